@@ -1,0 +1,46 @@
+# Two ways in: `make demo` (light, no PyTorch) and `make test` (everything).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --require-hashes --disable-pip-version-check
+PHOTO ?=
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test check format lock clean
+
+help: ## Say what can be made
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
+
+demo: $(VENV)/light ## Find faces in a photo: make demo, or make demo PHOTO=me.jpg
+	@$(BIN)/python -m pipeline.demo $(if $(PHOTO),"$(PHOTO)")
+
+test: $(VENV)/full ## Run all tests
+	$(BIN)/python -m pytest -n auto
+
+check: $(VENV)/full ## Lint, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/full ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: ## Pin the newest versions that pyproject.toml admits (needs uv)
+	.ci/lock
+
+clean: ## Remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+
+$(VENV)/light: requirements.lock | $(BIN)/python
+	sed '/^# --- everything else/,$$d' requirements.lock > $(VENV)/light.lock
+	$(PIP) -r $(VENV)/light.lock
+	touch $@
+
+$(VENV)/full: requirements.lock | $(BIN)/python
+	$(PIP) -r requirements.lock
+	touch $@ $(VENV)/light
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; name one: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)

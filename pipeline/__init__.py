@@ -1,0 +1,1 @@
+"""Joins the two stages: everything that a user runs."""

@@ -1,0 +1,276 @@
+"""A bundle: a directory with bundle.json and four ONNX graphs, all that inference needs. CLI: show one, pack one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from pipeline.errors import USER_ERRORS, PipelineError
+from stage1_faces.detector import CascadeConfig
+from stage2_classifier.console import guarded
+
+FORMAT_VERSION = 1
+GRAPHS = ("pnet", "rnet", "onet", "classifier")
+DEFAULT = Path(__file__).parent / "models" / "default"
+
+Graph = Callable[[NDArray[np.float32]], list[NDArray[np.float32]]]
+
+
+class BundleError(PipelineError):
+    """A bundle that cannot be used: the message names the file and the mend."""
+
+
+@dataclass(frozen=True)
+class BundleMeta:
+    """bundle.json: what the graphs need to be used rightly, and where they come from.
+
+    input_size: the classifier's, pixels a side. mean, std: per channel, of pixels scaled to 0..1. margin: context
+    around a face box, as a fraction of its longer side, on each side. search: the cascade's settings.
+    score_threshold: `score` from which on a face is reported unless told otherwise. metrics: figures measured when
+    the bundle was made. provenance: data, runs and versions it was made from. sha256: of each graph file.
+
+    Raises BundleError when a value does not fit.
+    """
+
+    class_names: tuple[str, ...]
+    input_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    margin: float
+    search: CascadeConfig
+    score_threshold: float
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if not self.class_names or len(set(self.class_names)) != len(self.class_names):
+            raise BundleError(f"class names {self.class_names} are empty or repeat")
+        if self.input_size < 8:
+            raise BundleError(f"input size {self.input_size} is below 8 pixels")
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(s > 0 for s in self.std):
+            raise BundleError(f"mean {self.mean} and std {self.std} must be three numbers each, std above 0")
+        if not (0 <= self.score_threshold <= 1 and 0 <= self.margin <= 4):
+            raise BundleError(f"score threshold {self.score_threshold} or margin {self.margin} is out of range")
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """The probabilities that pass each stage; "score" is the final one."""
+        return {"pnet": self.search.pnet, "rnet": self.search.rnet, "score": self.score_threshold}
+
+
+class Bundle:
+    """A bundle read from disk: its metadata, its graphs' verified bytes, and sessions made from them."""
+
+    def __init__(self, path: Path, meta: BundleMeta, graphs: Mapping[str, bytes]) -> None:
+        self.path, self.meta, self._graphs = path, meta, graphs
+
+    @classmethod
+    def load(cls, path: Path | str | None = None) -> Bundle:
+        """Reads and verifies a bundle directory; the default one when none is named.
+
+        Raises BundleError, naming the file and the mend, when something is missing, malformed, newer than this
+        program, or differs from its recorded sha256.
+        """
+        root = DEFAULT if path is None else Path(path)
+        meta = _read_meta(root)
+        graphs = {}
+        for name in GRAPHS:
+            file = root / f"{name}.onnx"
+            if not file.is_file():
+                raise BundleError(f"{file}: graph is missing; copy the whole bundle directory or pack it anew")
+            graphs[name] = file.read_bytes()
+            if hashlib.sha256(graphs[name]).hexdigest() != meta.sha256.get(name):
+                raise BundleError(f"{file}: does not match the sha256 in bundle.json; the file is damaged or changed")
+        return cls(root, meta, graphs)
+
+    def graph(self, name: str, threads: int = 1) -> Graph:
+        """A graph as a function from float32 input to its outputs, on ONNX Runtime's CPU provider.
+
+        Raises BundleError when ONNX Runtime cannot load it.
+        """
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Photos differ in size: remembered allocation patterns would only pile up.
+        options.enable_mem_pattern = False
+        try:
+            session = ort.InferenceSession(self._graphs[name], options, providers=["CPUExecutionProvider"])
+            if name == "classifier":
+                self._check_classes(session)
+        except BundleError:
+            raise
+        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise BundleError(f"{self.path / name}.onnx: ONNX Runtime cannot load it: {reason}") from error
+        input_name = session.get_inputs()[0].name
+        return lambda values: session.run(None, {input_name: values})
+
+    def _check_classes(self, session: ort.InferenceSession) -> None:
+        classes = session.get_outputs()[0].shape[-1]
+        if classes != len(self.meta.class_names):
+            raise BundleError(
+                f"{self.path}/classifier.onnx: gives {classes} classes, bundle.json names {len(self.meta.class_names)}"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """The metadata as plain JSON values, with the bundle's name."""
+        return {"name": self.path.resolve().name, **_to_json(self.meta)}
+
+
+def write_bundle(out: Path | str, meta: BundleMeta, graphs: Mapping[str, bytes]) -> Bundle:
+    """Writes a bundle directory in one step and loads it back, so that what was written is known to be good.
+
+    `meta.sha256` is filled in from the graphs. An existing bundle at `out` is replaced; any other directory is not.
+    Raises BundleError then, or when a graph is missing.
+    """
+    out = Path(out)
+    if set(graphs) != set(GRAPHS):
+        raise BundleError(f"{out}: a bundle needs the graphs {', '.join(GRAPHS)}, got {', '.join(sorted(graphs))}")
+    if out.exists() and not (out / "bundle.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise BundleError(f"{out}: exists and is no bundle; choose another place")
+    sha256 = {name: hashlib.sha256(graphs[name]).hexdigest() for name in GRAPHS}
+    record = {**_to_json(meta), "sha256": sha256}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        for name, graph in graphs.items():
+            (temporary / f"{name}.onnx").write_bytes(graph)
+        (temporary / "bundle.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        temporary.chmod(0o755)
+        Bundle.load(temporary)
+        if out.exists():
+            old = temporary.with_name(temporary.name + ".old")
+            out.replace(old)
+            temporary.replace(out)
+            shutil.rmtree(old)
+        else:
+            temporary.replace(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Bundle.load(out)
+
+
+def _to_json(meta: BundleMeta) -> dict[str, Any]:
+    record = asdict(meta)
+    record["thresholds"] = meta.thresholds
+    return json.loads(json.dumps({"format_version": record.pop("format_version"), **record}))
+
+
+def _read_meta(root: Path) -> BundleMeta:
+    file = root / "bundle.json"
+    if not file.is_file():
+        raise BundleError(f"{file}: not found; name a bundle directory (one with bundle.json and four .onnx graphs)")
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        version = record["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{file}: is not a bundle description ({error}); pack the bundle anew") from error
+    if version != FORMAT_VERSION:
+        raise BundleError(f"{file}: has format {version}, this program reads {FORMAT_VERSION}; update the program")
+    try:
+        return BundleMeta(
+            class_names=tuple(str(name) for name in record["class_names"]),
+            input_size=int(record["input_size"]),
+            mean=_numbers(record["mean"]),
+            std=_numbers(record["std"]),
+            margin=float(record["margin"]),
+            search=CascadeConfig(**{f.name: float(record["search"][f.name]) for f in fields(CascadeConfig)}),
+            score_threshold=float(record["score_threshold"]),
+            metrics=dict(record["metrics"]),
+            provenance=dict(record["provenance"]),
+            sha256={str(k): str(v) for k, v in record["sha256"].items()},
+            format_version=version,
+        )
+    except KeyError as error:
+        raise BundleError(f"{file}: the field {error} is missing; pack the bundle anew") from error
+    except (ValueError, TypeError, AttributeError, BundleError) as error:
+        raise BundleError(f"{file}: {error}; pack the bundle anew") from error
+
+
+def _numbers(values: Sequence[Any]) -> tuple[float, float, float]:
+    a, b, c = (float(v) for v in values)
+    if not all(math.isfinite(v) for v in (a, b, c)):
+        raise ValueError(f"{values} are not finite numbers")
+    return a, b, c
+
+
+@dataclass(frozen=True)
+class Show:
+    """Print where a bundle comes from, what it needs and what it scored."""
+
+    bundle: Path = DEFAULT
+    """Bundle directory."""
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Export a trained classifier and the cascade to ONNX, check them against torch, and write a bundle."""
+
+    run: Path
+    """Training run of stage2_classifier.train (its best checkpoint is used)."""
+    out: Path
+    """Bundle directory to write."""
+    min_face: float = 12.0
+    """Smallest face looked for, pixels."""
+    pnet: float = 0.6
+    """Face probability that passes P-Net."""
+    rnet: float = 0.7
+    """Face probability that passes R-Net."""
+    score: float = 0.5
+    """`score` from which on a face is reported."""
+    note: str = ""
+    """Kept in the bundle's provenance."""
+
+
+def run(args: Show | Pack) -> int:
+    """Shows a bundle, or packs one."""
+    from stage2_classifier.console import console
+
+    if isinstance(args, Show):
+        console().print_json(json.dumps(Bundle.load(args.bundle).describe()))
+        return 0
+    from pipeline.extras import needs
+
+    with needs("train"):
+        from pipeline.pack import pack_bundle
+    bundle = pack_bundle(
+        args.run,
+        args.out,
+        CascadeConfig(min_face=args.min_face, pnet=args.pnet, rnet=args.rnet),
+        score_threshold=args.score,
+        note=args.note,
+    )
+    size = sum(file.stat().st_size for file in bundle.path.iterdir())
+    console().print(f"{bundle.path}: {size / 1e6:.2f} MB, classes {', '.join(bundle.meta.class_names)}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line of `python -m pipeline.bundle`."""
+    import tyro
+
+    args = tyro.cli(
+        Annotated[Show, tyro.conf.subcommand("show")] | Annotated[Pack, tyro.conf.subcommand("pack")],  # type: ignore[arg-type]
+        args=argv,
+        description=__doc__,
+    )
+    return guarded(lambda: run(args), *USER_ERRORS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

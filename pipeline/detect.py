@@ -1,0 +1,219 @@
+"""Finds the faces in photos and names how each wears its mask: annotated pictures, a table, JSON, CSV."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from pipeline.draw import draw
+from pipeline.errors import USER_ERRORS, PipelineError
+from pipeline.find import FoundImage, find_images
+from pipeline.media import MediaError, read_image, shown, write_image
+from pipeline.outputs import (
+    PictureNames,
+    Writer,
+    csv_writer,
+    image_result,
+    json_writer,
+    submission_writer,
+)
+from pipeline.summary import FEW, Summary, show_summary
+from stage2_classifier.console import console, guarded, progress
+
+if TYPE_CHECKING:
+    from pipeline.predictor import Predictor
+
+
+@dataclass(frozen=True)
+class DetectArgs:
+    """Finds the faces in photos and says of each whether it wears a mask, none, or wears it wrongly."""
+
+    paths: tyro.conf.Positional[tuple[str, ...]]
+    """Photos, folders (searched to the bottom) and glob patterns."""
+    bundle: Path | None = None
+    """The bundle directory to use; the one that comes with the project when none is named."""
+    min_score: float | None = None
+    """Smallest score reported, 0 to 1 (the bundle's when not given); 0 keeps every candidate."""
+    min_face: float | None = None
+    """Smallest face looked for, in pixels (the bundle's when not given); larger is faster."""
+    out: Path = Path("detections")
+    """Folder of the annotated pictures."""
+    json: Path | None = None
+    """The JSON file; detections.json in the --out folder when not given."""
+    csv: Path | None = None
+    """Also write one row a face to this file."""
+    submission: Path | None = None
+    """Also write image_id,PredictionString rows to this file, as detection competitions take them."""
+    pictures: bool = True
+    """Write annotated pictures."""
+    threads: int = 1
+    """Threads of each net; one is quickest for single photos."""
+
+    @property
+    def json_file(self) -> Path:
+        """Where the JSON goes."""
+        return self.json or self.out / "detections.json"
+
+    def files(self) -> dict[str, Path]:
+        """The files to be written, by the flag that names each."""
+        named = {"--json": self.json_file, "--csv": self.csv, "--submission": self.submission}
+        return {flag: path for flag, path in named.items() if path is not None}
+
+
+def load_predictor(bundle: Path | None, threads: int) -> Predictor:
+    """The predictor of a bundle, the default one when none is named; imported late, after bad input was seen."""
+    from pipeline.predictor import Predictor
+
+    return Predictor.load(bundle, threads)
+
+
+def detect_images(
+    args: DetectArgs, images: Sequence[FoundImage], problems: Sequence[MediaError], predictor: Predictor
+) -> Summary:
+    """Detects in each image in turn and writes what `args` ask for; memory does not grow with their number.
+
+    problems: paths that gave no image, recorded among the JSON's errors. A picture that cannot be read or drawn
+    is named on standard error and counted as failed. Raises PipelineError when an output cannot be written.
+    """
+    summary = Summary(failed=len(problems))
+    bundle = predictor.bundle
+    class_names = bundle.meta.class_names
+    # An input that is a link is kept whole together with what it points to.
+    inputs = {name for image in images for name in (image.path, os.path.realpath(image.path))}
+    names = PictureNames(args.out, [*inputs, *args.files().values()])
+    with ExitStack() as stack:
+        if args.pictures:
+            with _naming("--out", args.out):
+                _probe(args.out)
+        with _naming("--json", args.json_file):
+            to_json = stack.enter_context(json_writer(args.json_file, bundle.describe()))
+        writers: list[Writer] = [to_json]
+        if args.csv:
+            with _naming("--csv", args.csv):
+                writers.append(stack.enter_context(csv_writer(args.csv, class_names)))
+        if args.submission:
+            with _naming("--submission", args.submission):
+                writers.append(stack.enter_context(submission_writer(args.submission, images, class_names)))
+        for problem in problems:
+            to_json.note(problem)
+
+        bar = stack.enter_context(progress()) if len(images) > FEW else None
+        for image in bar.track(images, description="detecting") if bar else images:
+            try:
+                pixels = read_image(image.path)
+            except MediaError as error:
+                _complain(error)
+                summary.failed += 1
+                for writer in writers:
+                    writer.fail(image, error)
+                continue
+            found = predictor.detect(pixels, args.min_score, args.min_face)
+            result = image_result(image, (pixels.shape[1], pixels.shape[0]), found)
+            summary.add(result)
+            for writer in writers:
+                writer.add(result)
+            if args.pictures:
+                picture = names.name(image)
+                try:
+                    write_image(picture, draw(pixels, found))
+                except MediaError as error:
+                    _complain(error)
+                    summary.failed += 1
+                    to_json.note(error)
+                else:
+                    summary.picture = picture
+                    summary.pictures += 1
+    return summary
+
+
+def run(args: DetectArgs) -> int:
+    """The whole command; returns its exit code."""
+    _check(args)
+    images, problems = find_images(args.paths, skip=args.out)
+    for problem in problems:
+        _complain(problem)
+    if not images:
+        return 1
+    _check_outputs(args, images)
+    predictor = load_predictor(args.bundle, args.threads)
+    summary = detect_images(args, images, problems, predictor)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a file name that the terminal cannot show is no reason to fail
+    screen = console()
+    show_summary(screen, summary, predictor.bundle.meta.class_names)
+    places = {flag.removeprefix("--"): path for flag, path in args.files().items()}
+    if summary.picture:
+        places = {"pictures": summary.picture if summary.pictures == 1 else args.out} | places
+    for name, path in places.items():
+        screen.print(f"{name + ':':<12}{shown(path)}", markup=False, highlight=False)
+    return 1 if summary.failed else 0
+
+
+def _check(args: DetectArgs) -> None:
+    if not args.paths:
+        raise PipelineError("no pictures named; give photos, folders or patterns, as in `detect photo.jpg`")
+    if args.min_score is not None and not 0 <= args.min_score <= 1:
+        raise PipelineError(f"--min-score is {args.min_score:g}; give a number from 0 to 1")
+    if args.min_face is not None and not 1 <= args.min_face < float("inf"):
+        raise PipelineError(f"--min-face is {args.min_face:g}; give 1 pixel or more")
+    if args.threads < 1:
+        raise PipelineError(f"--threads is {args.threads}; give 1 or more")
+
+
+def _check_outputs(args: DetectArgs, images: Sequence[FoundImage]) -> None:
+    """Refuses outputs that would overwrite an input, one another, or something that is no file."""
+    out = os.path.realpath(args.out)
+    if args.pictures and args.out.is_dir() and any(os.path.realpath(path) == out for path in args.paths):
+        raise PipelineError(f"{shown(args.out)}: is both --out and a folder of pictures; give another --out")
+    inputs = {os.path.realpath(image.path) for image in images}
+    seen: dict[str, str] = {}
+    for flag, path in args.files().items():
+        real = os.path.realpath(path)
+        if real in inputs:
+            raise PipelineError(f"{shown(path)}: is one of the pictures; name another file with {flag}")
+        if path.exists() and not path.is_file():
+            raise PipelineError(f"{shown(path)}: is a folder or device; name a file with {flag}")
+        if real in seen:
+            raise PipelineError(f"{shown(path)}: is named by both {seen[real]} and {flag}; give each its own file")
+        seen[real] = flag
+
+
+@contextmanager
+def _naming(flag: str, path: Path) -> Iterator[None]:
+    """Turns an OSError on opening an output into one line with the flag that can mend it."""
+    try:
+        yield
+    except OSError as error:
+        raise PipelineError(
+            f"{shown(path)}: cannot be written ({error.strerror}); name another place with {flag}"
+        ) from error
+
+
+def _probe(folder: Path) -> None:
+    """Raises OSError when files cannot be made in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def _complain(error: MediaError) -> None:
+    print(f"error: {error}", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line entry; returns the exit code."""
+    args = tyro.cli(DetectArgs, args=argv, prog="python -m pipeline.detect")
+    return guarded(lambda: run(args), *USER_ERRORS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,275 @@
+"""Scores the whole detector on annotated photos, end to end, beside any other detector's COCO results.
+
+Example: python -m pipeline.evaluate --data DIR --splits splits.csv --split test --out evaluation
+
+Data with fewer classes than the detector: mAP is over the classes that have truths, so a face called by another name
+is lost to its own class and counts for nothing else. To score it as one of them, merge the classes: a mask worn wrongly
+is without_mask to annotators who asked who is protected, with_mask to those who asked where a mask is seen.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.coco_results import CocoNames, read_results, write_results
+from pipeline.errors import USER_ERRORS, PipelineError
+from pipeline.errors_by_stage import above, list_mistakes
+from pipeline.evaluate_report import markdown, tables, to_json
+from pipeline.evaluation import (
+    Evaluation,
+    Settings,
+    check_classes,
+    detect_samples,
+    evaluate_samples,
+    merge_classes,
+)
+from pipeline.extras import needs
+from pipeline.media import read_image
+from pipeline.metrics import Sample
+from stage1_faces.annotations import AnnotatedImage, read_dataset
+from stage1_faces.splits import SPLITS, read_splits
+from stage2_classifier.console import console, guarded, progress
+from stage2_classifier.files import write_text
+
+
+@dataclass(frozen=True)
+class Args:
+    """Score the detector, and any other detector's results, on annotated photos."""
+
+    data: Path
+    """Annotated photos: a Pascal VOC, COCO or YOLO folder."""
+    splits: Path | None = None
+    """splits.csv of pipeline.split; not needed with --split all."""
+    split: str = "test"
+    """Which photos: train, val, test, or all."""
+    bundle: Path | None = None
+    """Bundle directory; the default bundle when none is named."""
+    ours: bool = True
+    """--no-ours scores only the --predictions."""
+    predictions: tuple[Path, ...] = ()
+    """COCO results of other detectors, scored the same way."""
+    categories: tuple[str, ...] = ()
+    """Class names of the category ids in --predictions, in order, where the file does not name them."""
+    first_category: int | None = None
+    """The id of the first of --categories, 0 or 1, where the ids in the file do not tell."""
+    coco_truth: Path | None = None
+    """COCO ground truth whose images and categories explain the ids in --predictions."""
+    merge: tuple[str, ...] = ()
+    """A=B: class A is counted as class B, in truth and detections alike (see above)."""
+    iou: float = 0.5
+    """IoU at which a box counts as on its face, in all but COCO's own figures; lower for boxes drawn by other rules."""
+    min_score: float = 0.0
+    """Leaves out detections below this score, of ours and others alike; above 0 it lowers average precision."""
+    score: float | None = None
+    """From which on detections count as errors; default: the bundle's, for others that of the best F1 here."""
+    bootstrap: int = 200
+    """Resamples of the photos for the 95% intervals; 0 for none."""
+    seed: int = 0
+    """Seed of the resamples."""
+    threads: int = 1
+    """Threads for each net."""
+    pictures: bool = True
+    """--no-pictures writes no contact sheets of mistakes (they show the photos' faces)."""
+    out: Path = Path("evaluation")
+    """Where the report goes; other detectors' pictures go into a folder each inside it."""
+
+
+def run(args: Args) -> int:
+    """Evaluates, prints the tables and writes the report."""
+    settings = Settings(args.iou, args.bootstrap, args.seed)
+    for name, value in (("--min-score", args.min_score), ("--score", args.score)):
+        if value is not None and not 0 <= value <= 1:
+            raise PipelineError(f"{name} is {value}, must lie in 0..1")
+    if not args.ours and not args.predictions:
+        raise PipelineError("nothing to score: --no-ours needs --predictions FILE")
+    with needs("train"):
+        import faster_coco_eval  # noqa: F401 (missing: say so before minutes of detecting)
+        import matplotlib  # noqa: F401
+
+    merge = parse_merge(args.merge)
+    dataset = read_dataset(args.data)
+    images, facts = select_images(dataset.images, args.data, args.splits, args.split)
+    facts += [f"{len(dataset.problems)} problems in the data, the first: {p}" for p in dataset.problems[:1]]
+    images = merge_classes(images, merge)
+
+    runs: dict[str, tuple[list[Sample], float | None]] = {}  # samples and seconds per photo, by detector
+    bundle: dict[str, Any] | None = None
+    class_names = merged_names(dataset.class_names, merge)
+    threshold = None
+    if args.ours:
+        from pipeline.predictor import Predictor
+
+        predictor = Predictor.load(args.bundle, threads=args.threads)
+        bundle, threshold = predictor.bundle.describe(), predictor.bundle.meta.thresholds["score"]
+        class_names = merged_names(predictor.bundle.meta.class_names, merge)
+        check_classes(images, class_names)
+        with progress() as bar:
+            task = bar.add_task("detecting", total=len(images))
+            runs["ours"] = detect_samples(
+                predictor, images, class_names, merge, args.min_score, lambda: bar.advance(task)
+            )
+    check_classes(images, class_names)
+    names = CocoNames(args.coco_truth, args.categories, args.first_category, merge)
+    for file in args.predictions:
+        results = read_results(file, dataset.images, class_names, names)
+        samples = [results.sample(image, class_names) for image in images]
+        if args.min_score > 0:
+            samples = above(samples, args.min_score)
+        runs[_free_name(file.stem, runs)] = (samples, None)
+
+    evaluations = []
+    for name, (samples, seconds) in runs.items():
+        chosen, source = args.score, "given"
+        if chosen is None and name == "ours":
+            chosen, source = threshold, "the bundle's"
+        evaluations.append(evaluate_samples(samples, class_names, settings, name, chosen, source, seconds))
+    facts += _facts(args, images, evaluations)
+    out = console()
+    for table in tables(evaluations):
+        out.print(table.rich())
+    for fact in facts:
+        out.print(f"- {fact}", markup=False, highlight=False)
+    record = {
+        "data": str(args.data),
+        "splits": None if args.splits is None else str(args.splits),
+        "split": args.split,
+        "photos": len(images),
+        "faces": {name: sum(image.labels.count(name) for image in images) for name in class_names},
+        "min_score": args.min_score,
+        "merge": merge,
+        "notes": facts,
+        "bundle": bundle,
+        "detectors": [to_json(e) for e in evaluations],
+    }
+    _write(args, record, markdown(evaluations, facts), evaluations, {n: s for n, (s, _) in runs.items()}, images)
+    out.print(f"report: {args.out / 'evaluation.md'}", markup=False, highlight=False)
+    return 0
+
+
+def select_images(
+    images: Sequence[AnnotatedImage], data: Path, splits: Path | None, split: str
+) -> tuple[list[AnnotatedImage], list[str]]:
+    """The images of one split, or of "all", and remarks on what was left out.
+
+    Raises PipelineError on an unknown or empty split, and when splits.csv puts an image into the split that the data
+    lacks: a score over the rest would be another split's.
+    """
+    if split == "all":
+        return list(images), []
+    if split not in SPLITS:
+        raise PipelineError(f"--split is {split!r}, must be one of {', '.join(SPLITS)}, all")
+    if splits is None:
+        raise PipelineError("give --splits FILE (made by pipeline.split), or --split all")
+    sides = read_splits(splits)
+    known = {image.image_id for image in images}
+    missing = [i for i, side in sides.items() if side == split and i not in known]
+    if missing:
+        raise PipelineError(
+            f"{splits}: {len(missing)} images of split {split} are not in {data} ({_some(missing)}); "
+            "name the data that the split was made from, or make the split anew"
+        )
+    selected = [image for image in images if sides.get(image.image_id) == split]
+    if not selected:
+        raise PipelineError(f"{splits}: no images in split {split!r}; choose another --split or make the split anew")
+    stray = [i for i in sorted(known) if i not in sides]
+    return selected, [f"{len(stray)} images of the data are not in {splits}: {_some(stray)}"] if stray else []
+
+
+def parse_merge(pairs: Sequence[str]) -> dict[str, str]:
+    """{"A": "B"} from "A=B". Raises PipelineError on anything else, and where a target is itself merged."""
+    merge = {}
+    for pair in pairs:
+        source, equals, target = pair.partition("=")
+        if not (source and equals and target):
+            raise PipelineError(f"--merge {pair!r} is not of the form A=B")
+        merge[source] = target
+    chained = sorted(set(merge.values()) & set(merge))
+    if chained:
+        raise PipelineError(f"--merge: {chained[0]!r} stands on both sides of =; name the last class at once")
+    return merge
+
+
+def merged_names(class_names: Sequence[str], merge: dict[str, str]) -> tuple[str, ...]:
+    """The classes that are left, in their order. Raises PipelineError when a target is none of them."""
+    names = tuple(dict.fromkeys(merge.get(name, name) for name in class_names))
+    unknown = sorted(set(merge.values()) - set(class_names))
+    if unknown:
+        raise PipelineError(f"--merge: {unknown[0]!r} is none of {', '.join(class_names)}")
+    return names
+
+
+def _facts(args: Args, images: Sequence[AnnotatedImage], evaluations: Sequence[Evaluation]) -> list[str]:
+    faces = sum(len(image.boxes) for image in images)
+    facts = [f"split {args.split}: {len(images)} photos with {faces} faces; bootstrap seed {args.seed}"]
+    for e in evaluations:
+        if e.silent_images:
+            facts.append(f"{e.name}: no detection in {e.silent_images} of {e.images} photos, counted as empty")
+        blank = {c.name for c in e.scores.classes if not c.overall.truths}
+        spare = {n: sum(row[k] for row in e.confusion) for k, n in enumerate(e.class_names) if n in blank}
+        facts += [
+            f"{e.name}: {count} detections of {name}, a class without truths here, count as faces but not in mAP"
+            for name, count in spare.items()
+            if count
+        ]
+    if args.min_score > 0:
+        facts.append(f"detections below score {args.min_score:g} were left out, which lowers average precision")
+    return facts
+
+
+def _write(
+    args: Args,
+    record: dict[str, Any],
+    report: str,
+    evaluations: Sequence[Evaluation],
+    samples: dict[str, list[Sample]],
+    images: Sequence[AnnotatedImage],
+) -> None:
+    from pipeline.evaluate_pictures import draw_confusion, draw_curves, draw_worst
+
+    @lru_cache(maxsize=16)
+    def read(index: int) -> NDArray[np.uint8]:
+        return read_image(images[index].path)
+
+    draw_curves(evaluations, args.out / "pr_curves.png")
+    for e in evaluations:
+        folder = args.out if e.name == "ours" else args.out / e.name
+        draw_confusion(e, folder / "confusion_matrix.png")
+        if args.pictures:
+            kept = above(samples[e.name], e.threshold)
+            draw_worst(folder, kept, list_mistakes(kept, e.settings.iou), e.class_names, read)
+    if "ours" in samples:
+        write_results(args.out / "predictions.coco.json", samples["ours"], images, evaluations[0].class_names)
+    write_text(args.out / "evaluation.md", report)
+    write_text(args.out / "evaluation.json", json.dumps(record, indent=1) + "\n")
+
+
+def _free_name(stem: str, taken: dict[str, Any]) -> str:
+    name, number = stem, 2
+    while name in taken or name == "ours":
+        name, number = f"{stem}-{number}", number + 1
+    return name
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line of `python -m pipeline.evaluate`."""
+    import tyro
+
+    args = tyro.cli(Args, args=argv, description=__doc__)
+    return guarded(lambda: run(args), *USER_ERRORS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""Predictor: the only inference path, from an upright RGB image to Detections; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.bundle import Bundle
+from pipeline.errors import PipelineError
+from pipeline.media import read_image
+from stage1_faces.boxes import Boxes, as_boxes
+from stage1_faces.detector import FaceDetector, Faces
+from stage2_classifier.cut import cut_crop, to_input
+
+CLASSIFIER_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Faces of one image with their classes, best score first.
+
+    boxes: float32 (N, 4) xyxy pixels. face_scores: (N,) probability of being a face. class_probs: (N, C), each row
+    sums to 1. landmarks: (N, 5, 2) pixels. class_names: the C classes. Raises ValueError on shapes that do not fit.
+    """
+
+    boxes: Boxes
+    face_scores: NDArray[np.float32]
+    class_probs: NDArray[np.float32]
+    landmarks: NDArray[np.float32]
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "boxes", as_boxes(self.boxes))
+        n = len(self.boxes)
+        shapes = (self.face_scores.shape, self.class_probs.shape, self.landmarks.shape)
+        if shapes != ((n,), (n, len(self.class_names)), (n, 5, 2)):
+            raise ValueError(f"{n} boxes of {len(self.class_names)} classes do not fit arrays of shapes {shapes}")
+        if n and not np.allclose(self.class_probs.sum(axis=1), 1, atol=1e-3):
+            raise ValueError("class probabilities do not sum to 1")
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @classmethod
+    def empty(cls, class_names: tuple[str, ...]) -> Detections:
+        """No face found."""
+        none = np.zeros(0, np.float32)
+        shape = (0, len(class_names))
+        return cls(np.zeros((0, 4), np.float32), none, none.reshape(shape), none.reshape(0, 5, 2), class_names)
+
+    @property
+    def label_ids(self) -> NDArray[np.intp]:
+        """(N,) index of each face's most probable class."""
+        return self.class_probs.argmax(axis=1) if len(self) else np.zeros(0, np.intp)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Each face's most probable class."""
+        return tuple(self.class_names[i] for i in self.label_ids)
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """(N,) face score times the label's probability: how likely this is a face of that class."""
+        best = self.class_probs.max(axis=1) if len(self) else np.zeros(0, np.float32)
+        return np.asarray(self.face_scores * best, dtype=np.float32)
+
+    def __getitem__(self, index: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Detections:
+        return Detections(
+            self.boxes[index],
+            self.face_scores[index],
+            self.class_probs[index],
+            self.landmarks[index],
+            self.class_names,
+        )
+
+
+class Predictor:
+    """The two stages of a bundle, joined: finds faces and names the class of each."""
+
+    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+        """threads: for each net; one is quickest for single photos, whose windows are small."""
+        self.bundle = bundle
+        meta = bundle.meta
+        self._detector = FaceDetector(
+            bundle.graph("pnet", threads),
+            bundle.graph("rnet", threads),
+            bundle.graph("onet", threads),
+            meta.search,
+        )
+        self._classifier = bundle.graph("classifier", threads)
+
+    @classmethod
+    def load(cls, path: Path | str | None = None, threads: int = 1) -> Predictor:
+        """A predictor from a bundle directory; the default bundle when none is named. Raises BundleError."""
+        return cls(Bundle.load(path), threads)
+
+    @classmethod
+    def default(cls, threads: int = 1) -> Predictor:
+        """A predictor from the bundle that comes with the project."""
+        return cls.load(None, threads)
+
+    def detect(
+        self,
+        image: NDArray[np.uint8] | Path | str,
+        min_score: float | None = None,
+        min_face: float | None = None,
+    ) -> Detections:
+        """Faces in an upright RGB image (H, W, 3 uint8) or an image file; see `detect_batch`."""
+        pixels = image if isinstance(image, np.ndarray) else read_image(Path(image))
+        return self.detect_batch([pixels], min_score, min_face)[0]
+
+    def detect_batch(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        min_score: float | None = None,
+        min_face: float | None = None,
+    ) -> list[Detections]:
+        """Faces in each of the images (H, W, 3 uint8 RGB, any sizes), in their order.
+
+        min_score: smallest `score` reported, min_face: smallest face looked for in pixels; both default to the
+        bundle's. min_score 0 keeps every candidate that the cascade's last net saw.
+        Raises PipelineError when either is out of range.
+        """
+        if min_score is not None and not 0 <= min_score <= 1:
+            raise PipelineError(f"min_score is {min_score}, must lie in 0..1")
+        if min_face is not None and not min_face >= 1:
+            raise PipelineError(f"min_face is {min_face}, must be 1 pixel or more")
+        floor = self.bundle.meta.score_threshold if min_score is None else min_score
+        # A score is at most its face score, so the cascade's last net may already drop what is below the floor.
+        found = self._detector.detect_batch(images, min_face=min_face, min_score=floor)
+        probs = self._classify(images, found)
+        results = []
+        for faces, class_probs in zip(found, probs, strict=True):
+            detections = Detections(
+                faces.boxes, faces.scores, class_probs, faces.landmarks, self.bundle.meta.class_names
+            )
+            scores = detections.scores
+            order = np.argsort(-scores, kind="stable")
+            results.append(detections[order[scores[order] >= floor]])
+        return results
+
+    def classify(self, image: NDArray[np.uint8], boxes: Boxes) -> NDArray[np.float32]:
+        """Class probabilities (N, C) of given face boxes (N, 4) in an image (H, W, 3 uint8 RGB)."""
+        return self._probabilities([self._crop(image, box) for box in as_boxes(boxes)])
+
+    def _classify(self, images: Sequence[NDArray[np.uint8]], found: Sequence[Faces]) -> list[NDArray[np.float32]]:
+        """Class probabilities of each image's faces, with the crops of all images batched together."""
+        crops = [self._crop(image, box) for image, faces in zip(images, found, strict=True) for box in faces.boxes]
+        ends = np.cumsum([len(faces) for faces in found])[:-1]
+        return np.split(self._probabilities(crops), ends)
+
+    def _crop(self, image: NDArray[np.uint8], box: NDArray[np.float32]) -> NDArray[np.uint8]:
+        return cut_crop(image, box, self.bundle.meta.margin, self.bundle.meta.input_size)
+
+    def _probabilities(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        meta = self.bundle.meta
+        probs = np.zeros((len(crops), len(meta.class_names)), np.float32)
+        for start in range(0, len(crops), CLASSIFIER_BATCH):
+            pixels = np.stack(crops[start : start + CLASSIFIER_BATCH])
+            probs[start : start + len(pixels)] = self._classifier(to_input(pixels, meta.mean, meta.std))[0]
+        return probs

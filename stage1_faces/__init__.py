@@ -1,0 +1,1 @@
+"""Stage 1: finds faces in images. Knows nothing of masks."""

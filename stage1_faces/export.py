@@ -1,0 +1,129 @@
+"""Exports the cascade's torch nets to ONNX graphs, each checked against torch before it is given out."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from facenet_pytorch.models.mtcnn import ONet, PNet, RNet
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from stage1_faces.detector import O_SIZE, R_SIZE
+from stage1_faces.errors import FacesError
+
+# Largest difference allowed between a graph and its torch net: float32 rounding through a few layers.
+TOLERANCE = 1e-4
+
+
+def _normalised(pixels: Tensor) -> Tensor:
+    """Pixels 0..255 to about -1..1, as the stock weights were trained: (x - 127.5) / 128."""
+    return (pixels - 127.5) * 0.0078125
+
+
+class PGraph(nn.Module):
+    """P-Net with its normalisation inside: (N, 3, H, W) of 0..255 -> probability (N, h, w), offsets (N, 4, h, w)."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        offsets, probabilities = self.net(_normalised(pixels))
+        return probabilities[:, 1], offsets
+
+
+class RGraph(PGraph):
+    """R-Net, likewise: (N, 3, 24, 24) -> probability (N,), offsets (N, 4)."""
+
+
+class OGraph(PGraph):
+    """O-Net, likewise: (N, 3, 48, 48) -> probability (N,), offsets (N, 4), landmarks (N, 5, 2)."""
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        offsets, points, probabilities = self.net(_normalised(pixels))
+        # The net gives five x, then five y.
+        return probabilities[:, 1], offsets, points.view(-1, 2, 5).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """How one net is exported: its inputs' shape for tracing, which axes vary, and its output names."""
+
+    shape: tuple[int, int, int, int]
+    dynamic: Mapping[int, str]
+    outputs: tuple[str, ...]
+
+
+SPECS = {
+    "pnet": Spec((2, 3, 40, 50), {0: "n", 2: "height", 3: "width"}, ("probability", "offsets")),
+    "rnet": Spec((2, 3, R_SIZE, R_SIZE), {0: "n"}, ("probability", "offsets")),
+    "onet": Spec((2, 3, O_SIZE, O_SIZE), {0: "n"}, ("probability", "offsets", "landmarks")),
+}
+
+
+def stock_nets() -> dict[str, nn.Module]:
+    """The three nets with the weights that come inside facenet-pytorch (trained on WIDER FACE and CelebA)."""
+    nets: dict[str, nn.Module] = {"pnet": PGraph(PNet()), "rnet": RGraph(RNet()), "onet": OGraph(ONet())}
+    return {name: net.eval() for name, net in nets.items()}
+
+
+def export_net(name: str, net: nn.Module) -> bytes:
+    """The ONNX graph of a net ("pnet", "rnet" or "onet"), checked against torch on random pixels.
+
+    Raises FacesError when the graph's outputs differ from torch's by more than TOLERANCE.
+    """
+    spec = SPECS[name]
+    graph = to_onnx(net, spec.shape, spec.dynamic, spec.outputs)
+    rng = np.random.default_rng(0)
+    for n in (1, 5):
+        shape = (n, 3, 61, 47) if name == "pnet" else (n, *spec.shape[1:])
+        pixels = rng.uniform(0, 255, shape).astype(np.float32)
+        difference = parity(graph, net, pixels)
+        if not difference <= TOLERANCE:
+            raise FacesError(f"{name}: the exported graph differs from torch by {difference:.2g}")
+    return graph
+
+
+def export_cascade(nets: Mapping[str, nn.Module] | None = None) -> dict[str, bytes]:
+    """ONNX graphs of the three nets; the stock ones when none are given."""
+    nets = stock_nets() if nets is None else nets
+    return {name: export_net(name, nets[name]) for name in SPECS}
+
+
+def to_onnx(net: nn.Module, shape: tuple[int, ...], dynamic: Mapping[int, str], outputs: tuple[str, ...]) -> bytes:
+    """One self-contained ONNX graph of a net in eval mode, with the named input axes left open."""
+    buffer = io.BytesIO()
+    axes = dict.fromkeys(dynamic, torch.export.Dim.DYNAMIC)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the exporter's own deprecation chatter
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            net.eval(),
+            (torch.zeros(shape),),
+            input_names=["pixels"],
+            output_names=list(outputs),
+            dynamic_shapes=(axes,),
+            dynamo=True,
+            verbose=False,
+        )
+    program.save(buffer)
+    return buffer.getvalue()
+
+
+def parity(graph: bytes, net: nn.Module, pixels: NDArray[np.float32]) -> float:
+    """The largest absolute difference between a graph's outputs and its torch net's; nan counts as infinite."""
+    session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        expected = net(torch.from_numpy(pixels))
+    expected = (expected,) if isinstance(expected, Tensor) else expected
+    actual = session.run(None, {"pixels": pixels})
+    differences = [np.abs(a - e.numpy()).max() for a, e in zip(actual, expected, strict=True)]
+    worst = float(np.max(differences))
+    return worst if np.isfinite(worst) else float("inf")

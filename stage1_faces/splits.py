@@ -1,0 +1,30 @@
+"""Reads splits.csv: which image is for training, validation or test."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from stage1_faces.errors import FacesError
+
+SPLITS = ("train", "val", "test")
+
+
+def read_splits(path: Path | str) -> dict[str, str]:
+    """{image_id: split}. Raises FacesError, naming the file and the mend, when it is missing or malformed."""
+    path = Path(path)
+    if not path.is_file():
+        raise FacesError(f"{path}: not found; make it with `python -m pipeline.split --data DIR --out {path}`")
+    splits: dict[str, str] = {}
+    with path.open(newline="", encoding="utf-8") as f:
+        reader = csv.DictReader(f)
+        if reader.fieldnames is None or {"image_id", "split"} - set(reader.fieldnames):
+            raise FacesError(f"{path}: needs the columns image_id and split; make it anew with pipeline.split")
+        for line, row in enumerate(reader, start=2):
+            image_id, split = row["image_id"], row["split"]
+            if split not in SPLITS:
+                raise FacesError(f"{path}, line {line}: split {split!r} is none of {', '.join(SPLITS)}")
+            if image_id in splits:
+                raise FacesError(f"{path}, line {line}: image {image_id!r} stands twice")
+            splits[image_id] = split
+    return splits

@@ -1,0 +1,1 @@
+"""Stage 2: names the class of a face crop. Knows nothing of detection."""

@@ -1,0 +1,104 @@
+"""Trained weights as safetensors with a JSON header, and the full state that resumes a broken run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from stage2_classifier.errors import ClassifierError
+from stage2_classifier.files import replacing
+from stage2_classifier.models import build_model
+
+HEADER = "face_mask_classifier"
+STATE_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ModelMeta:
+    """What must travel with a classifier's weights to build and feed it.
+
+    input_size: side of the square input in pixels. mean, std: per channel, of pixels scaled to 0..1.
+    margin: context around a face box that the training crops had, as a share of the box's side.
+    epoch: 1-based. metrics: those of the validation crops at that epoch.
+    """
+
+    model: str
+    class_names: tuple[str, ...]
+    input_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    margin: float
+    dropout: float
+    experiment: str
+    epoch: int
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def save_model(path: Path | str, state_dict: Mapping[str, Tensor], meta: ModelMeta) -> None:
+    """Writes weights and header into one .safetensors file, in one step."""
+    # Tensors that share memory are refused by safetensors; clones share none.
+    copied = torch.contiguous_format
+    tensors = {name: t.detach().cpu().clone(memory_format=copied) for name, t in state_dict.items()}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={HEADER: json.dumps(asdict(meta))})
+
+
+def load_model(path: Path | str) -> tuple[nn.Module, ModelMeta]:
+    """The classifier in eval mode on the CPU, and its header.
+
+    Raises ClassifierError naming the file when it is missing, damaged or not one of ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ClassifierError(f"{path}: no such file; train a model with `python -m stage2_classifier.train`")
+    try:
+        with safe_open(path, framework="pt") as f:
+            header = (f.metadata() or {}).get(HEADER)
+            tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118  # not a dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ClassifierError(f"{path}: damaged or not safetensors ({error}); train or copy it anew") from error
+    if header is None:
+        raise ClassifierError(f"{path}: has no {HEADER} header; give a best.safetensors of a run")
+    try:
+        fields = json.loads(header)
+        for name in ("class_names", "mean", "std"):
+            fields[name] = tuple(fields[name])
+        meta = ModelMeta(**fields)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ClassifierError(f"{path}: its header is malformed ({error}); train or copy it anew") from error
+    model = build_model(meta.model, len(meta.class_names), dropout=meta.dropout)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ClassifierError(f"{path}: its weights do not fit {meta.model}; train or copy it anew") from error
+    return model.eval(), meta
+
+
+def save_state(path: Path | str, state: Mapping[str, Any]) -> None:
+    """Writes a run's state (tensors, numbers, strings, lists, dictionaries) in one step."""
+    with replacing(path) as temporary:
+        torch.save({"format": STATE_FORMAT, **state}, temporary)
+
+
+def load_state(path: Path | str) -> dict[str, Any]:
+    """Reads what save_state wrote, onto the CPU and without running code from the file.
+
+    Raises ClassifierError naming the file when it is damaged or of another format.
+    """
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # damaged files raise many kinds: UnpicklingError, RuntimeError, EOFError, ...
+        raise ClassifierError(f"{path}: damaged; remove the run's folder or give --overwrite") from error
+    if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
+        raise ClassifierError(f"{path}: of another version of this program; give --overwrite to start anew")
+    return state

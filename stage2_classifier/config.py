@@ -1,0 +1,238 @@
+"""What one training run is, as plain scalars; and the named experiments, each with the question it answers.
+
+Light on purpose: reports and tests read it without importing torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass, replace
+
+from stage2_classifier.errors import ClassifierError
+
+CHOICES = {
+    "augment": ("none", "torchvision", "albumentations", "own"),
+    "scheduler": ("constant", "cosine", "poly", "step", "plateau", "onecycle"),
+    "loss": ("cross_entropy", "focal"),
+    "class_weights": ("none", "inverse", "effective"),
+    "mixed_precision": ("auto", "no", "bf16", "fp16"),
+}
+# Each field's lowest and highest value; None is no bound.
+RANGES: dict[str, tuple[float, float | None]] = {
+    "input_size": (32, 1024),
+    "batch_size": (2, None),
+    "epochs": (1, None),
+    "weight_decay": (0, None),
+    "momentum": (0, 0.9999),
+    "backbone_lr_scale": (0, 1),
+    "freeze_epochs": (0, None),
+    "warmup_epochs": (0, None),
+    "label_smoothing": (0, 0.5),
+    "focal_gamma": (0, 10),
+    "sampler_power": (0, 1),
+    "dropout": (0, 0.9),
+    "mixup": (0, None),
+    "ema_decay": (0, 0.99999),
+    "patience": (0, None),
+    "min_delta": (0, 1),
+    "grad_clip": (0, None),
+    "seed": (0, 2**31 - 1),
+    "workers": (0, 256),
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run. The defaults are the baseline experiment.
+
+    Raises ClassifierError naming the field and the mend when a value or a combination makes no sense.
+    """
+
+    name: str = "baseline"
+    """The run's folder under --runs."""
+    why: str = "The reference: every other experiment changes one thing of it."
+    """The question this run answers."""
+    model: str = "small_cnn"
+    """small_cnn, small_cnn_half (ours) or any timm model name."""
+    pretrained: bool = False
+    """Start from the timm model's weights on the hub."""
+    weights: str = ""
+    """Start from a local file of weights: .safetensors, .pth, .pt or .bin."""
+    input_size: int = 64
+    """Side of the square input in pixels."""
+    augment: str = "own"
+    """none, torchvision, albumentations or own."""
+    batch_size: int = 64
+    """Crops per update, over all processes together."""
+    epochs: int = 30
+    """Passes over the training crops at most; early stopping may end sooner."""
+    optimizer: str = "adamw"
+    """Any timm optimizer name; timm's "sgd" is with Nesterov momentum, "momentum" without."""
+    lr: float = 2e-3
+    """Highest learning rate (of the head)."""
+    weight_decay: float = 0.05
+    """On weight matrices and kernels; never on biases and norms."""
+    momentum: float = 0.9
+    """For optimizers that have one."""
+    backbone_lr_scale: float = 1.0
+    """The backbone's learning rate as a share of the head's."""
+    freeze_epochs: int = 0
+    """The first epochs train the head alone (only with pretrained or weights)."""
+    scheduler: str = "cosine"
+    """constant, cosine, poly, step (x0.1 after each third), plateau (x0.1 after patience/3 epochs) or onecycle."""
+    warmup_epochs: int = 2
+    """Linear rise of the learning rate, counted within epochs; 0 with plateau and onecycle."""
+    loss: str = "cross_entropy"
+    """cross_entropy or focal (Lin et al. 2017)."""
+    label_smoothing: float = 0.1
+    """Share of the target spread over all classes (cross entropy only)."""
+    focal_gamma: float = 2.0
+    """How much focal loss turns from easy crops; 0 is cross entropy."""
+    class_weights: str = "none"
+    """Loss weights: none, inverse (1 / count) or effective (Cui et al. 2019)."""
+    sampler_power: float = 1.0
+    """1 draws the classes equally often, 0 as often as they occur."""
+    dropout: float = 0.2
+    """Before the last layer."""
+    mixup: float = 0.0
+    """Alpha of the Beta distribution (Zhang et al. 2018); 0 is off."""
+    ema_decay: float = 0.99
+    """Moving average of the weights, which is what is validated and kept; 0 is off."""
+    patience: int = 10
+    """Stop after that many epochs without a better validation macro-F1; 0 never stops early."""
+    min_delta: float = 0.0
+    """How much better counts as better for patience."""
+    mixed_precision: str = "auto"
+    """auto (bf16 or fp16 on a GPU that has it), no, bf16 or fp16."""
+    grad_clip: float = 1.0
+    """Highest norm of the gradient; 0 is off."""
+    seed: int = 0
+    """Of the first weights, the draws and the augmentation."""
+    workers: int = 0
+    """Processes that read crops; the result does not depend on it."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise ClassifierError(f"name: {self.name!r} must be letters, digits, '.', '_' and '-' only")
+        for field, choices in CHOICES.items():
+            if (value := getattr(self, field)) not in choices:
+                raise ClassifierError(f"{field}: {value!r} is none of {', '.join(choices)}")
+        for field, (low, high) in RANGES.items():
+            value = getattr(self, field)
+            if not (low <= value and (high is None or value <= high)):  # written so that NaN fails too
+                bounds = f"at least {low}" if high is None else f"within {low} to {high}"
+                raise ClassifierError(f"{field}: {value} must be {bounds}")
+        if not 0 < self.lr < 1000:
+            raise ClassifierError(f"lr: {self.lr} must be above 0 and below 1000")
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        ours, starts_trained = self.model.startswith("small_cnn"), self.pretrained or bool(self.weights)
+        rules = (
+            (self.pretrained and ours, f"pretrained: {self.model} has no weights on the hub; use weights"),
+            (self.pretrained and self.weights != "", "weights: given beside pretrained; choose one of the two"),
+            (
+                self.freeze_epochs > 0 and not starts_trained,
+                "freeze_epochs: would freeze random weights; set 0, or give pretrained or weights",
+            ),
+            (
+                self.freeze_epochs > self.epochs,
+                f"freeze_epochs: {self.freeze_epochs} exceeds epochs {self.epochs}; lower it",
+            ),
+            (
+                0 < self.epochs <= self.warmup_epochs,
+                f"warmup_epochs: {self.warmup_epochs} must be below epochs {self.epochs}; lower it",
+            ),
+            (
+                self.warmup_epochs > 0 and self.scheduler in ("plateau", "onecycle"),
+                f"warmup_epochs: must be 0 with scheduler {self.scheduler}",
+            ),
+            (self.loss == "focal" and self.label_smoothing > 0, "label_smoothing: must be 0 with loss focal"),
+            (
+                self.class_weights != "none" and self.sampler_power == 1,
+                "class_weights: the sampler draws the classes equally already; set sampler_power below 1",
+            ),
+        )
+        for broken, message in rules:
+            if broken:
+                raise ClassifierError(message)
+
+
+_BASE = TrainConfig()
+
+
+def _vary(name: str, why: str, **changes: object) -> TrainConfig:
+    return replace(_BASE, name=name, why=why, **changes)  # type: ignore[arg-type]  # checked when built
+
+
+# One change each against the baseline, with what that change drags along (SGD's own learning rate, a scheduler
+# that has its own warm-up, fine-tuning rates for pretrained weights).
+_FINE_TUNE = {"pretrained": True, "lr": 1e-3, "backbone_lr_scale": 0.2, "freeze_epochs": 2, "input_size": 112}
+EXPERIMENTS: dict[str, TrainConfig] = {
+    config.name: config
+    for config in (
+        _BASE,
+        _vary("opt_sgd", "Optimizer: Nesterov SGD instead of AdamW?", optimizer="sgd", lr=0.1, weight_decay=5e-4),
+        _vary("opt_lamb", "Optimizer: LAMB instead of AdamW?", optimizer="lamb", lr=1e-2),
+        _vary("loss_plain_ce", "Loss: does label smoothing help?", label_smoothing=0.0),
+        _vary("loss_focal", "Loss: focal loss instead of cross entropy?", loss="focal", label_smoothing=0.0),
+        _vary(
+            "loss_class_weights",
+            "Imbalance: weigh the loss instead of drawing the classes equally?",
+            class_weights="effective",
+            sampler_power=0.0,
+        ),
+        _vary("imbalance_natural", "Imbalance: what if nothing is done about it?", sampler_power=0.0),
+        _vary("imbalance_half", "Imbalance: draw classes by the square root of their counts?", sampler_power=0.5),
+        _vary("sched_constant", "Scheduler: does lowering the learning rate matter?", scheduler="constant"),
+        _vary("sched_step", "Scheduler: step instead of cosine?", scheduler="step"),
+        _vary("sched_plateau", "Scheduler: plateau instead of cosine?", scheduler="plateau", warmup_epochs=0),
+        _vary("sched_onecycle", "Scheduler: one-cycle instead of cosine?", scheduler="onecycle", warmup_epochs=0),
+        _vary("aug_none", "Overfitting: what if crops are not augmented?", augment="none"),
+        _vary("aug_torchvision", "Augmentation: torchvision v2 instead of ours?", augment="torchvision"),
+        _vary("aug_albumentations", "Augmentation: albumentations instead of ours?", augment="albumentations"),
+        _vary("reg_mixup", "Overfitting: does mixup help?", mixup=0.2),
+        _vary("reg_no_dropout", "Overfitting: is dropout needed?", dropout=0.0),
+        _vary("reg_no_weight_decay", "Overfitting: is weight decay needed?", weight_decay=0.0),
+        _vary("reg_no_ema", "Overfitting: is averaging the weights needed?", ema_decay=0.0),
+        _vary("lr_low", "Learning rate: a quarter of the baseline's?", lr=_BASE.lr / 4),
+        _vary("lr_high", "Learning rate: four times the baseline's?", lr=_BASE.lr * 4),
+        _vary("batch_32", "Batch size: half the baseline's?", batch_size=32),
+        _vary("batch_128", "Batch size: twice the baseline's?", batch_size=128),
+        _vary("epochs_15", "Epochs: are half as many enough?", epochs=15),
+        _vary("epochs_60", "Epochs: do twice as many help?", epochs=60, patience=20),
+        _vary("input_48", "Input: are 48 pixels enough?", input_size=48),
+        _vary("input_96", "Input: do 96 pixels help?", input_size=96),
+        _vary("arch_small_cnn_half", "Architecture: is half the width enough?", model="small_cnn_half"),
+        _vary("arch_mobilenetv3", "Next network: MobileNetV3 from scratch?", model="mobilenetv3_small_100"),
+        _vary("arch_resnet10t", "Next network: ResNet-10 from scratch?", model="resnet10t"),
+        _vary("arch_efficientnet_lite0", "Next network: EfficientNet from scratch?", model="efficientnet_lite0"),
+        _vary(
+            "arch_mobilenetv3_pretrained",
+            "Next network: MobileNetV3 with ImageNet weights?",
+            model="mobilenetv3_small_100",
+            **_FINE_TUNE,
+        ),
+        _vary(
+            "arch_resnet18_pretrained",
+            "Next network: ResNet-18 with ImageNet weights?",
+            model="resnet18",
+            **_FINE_TUNE,
+        ),
+        _vary(
+            "arch_efficientnet_lite0_pretrained",
+            "Next network: EfficientNet with ImageNet weights?",
+            model="efficientnet_lite0",
+            **_FINE_TUNE,
+        ),
+    )
+}
+
+
+def experiment(name: str) -> TrainConfig:
+    """The experiment of that name; raises ClassifierError with close names when there is none."""
+    if name not in EXPERIMENTS:
+        close = difflib.get_close_matches(name, EXPERIMENTS, n=3) or list(EXPERIMENTS)[:3]
+        raise ClassifierError(f"experiment: no {name!r}; did you mean {', '.join(close)}? --list shows all")
+    return EXPERIMENTS[name]

@@ -1,0 +1,35 @@
+"""What a command line shares with the others: one clear line for bad input, a console, a progress bar."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+def console() -> Console:
+    """A console on standard output; made when used, so that tests and pipes see their own stream."""
+    return Console(soft_wrap=True)
+
+
+def progress() -> Progress:
+    """A progress bar on standard error, shown only on a terminal (a log file gets no half-drawn bars)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
+
+
+def guarded(command: Callable[[], int], *errors: type[Exception]) -> int:
+    """Runs a command and returns its exit code: one of `errors` or an OSError becomes one line and code 1.
+
+    Ctrl-C gives 130. A programming error keeps its traceback.
+    """
+    try:
+        return command()
+    except (*errors, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130

@@ -1,0 +1,62 @@
+"""From a face box to the classifier's input: the same code at training and inference (numpy and OpenCV only)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+
+def crop_window(box: Sequence[float] | NDArray[np.floating], margin: float) -> tuple[int, int, int, int]:
+    """The square window (x1, y1, x2, y2; whole pixels, exclusive ends) that is cut for a face box.
+
+    Its side is the box's longer side enlarged by `margin` of itself on each of the two sides, its centre the
+    box's. A square keeps the face's proportions when the crop is resized. It may stick out of the image.
+    """
+    x1, y1, x2, y2 = (float(v) for v in box)
+    side = max(round(max(x2 - x1, y2 - y1) * (1 + 2 * margin)), 1)
+    left = round((x1 + x2 - side) / 2)
+    top = round((y1 + y2 - side) / 2)
+    return left, top, left + side, top + side
+
+
+def cut_crop(
+    image: NDArray[np.uint8], box: Sequence[float] | NDArray[np.floating], margin: float, size: int | None = None
+) -> NDArray[np.uint8]:
+    """Cuts a face from `image` (H, W, 3 RGB) with context, square, and resizes it to (size, size, 3).
+
+    Without `size` the crop keeps the photo's pixels. What lies outside the image repeats the image's edge.
+    Cutting natively and resizing later with `resize_crop` gives the same pixels as doing both at once.
+
+    Raises ValueError when the window does not touch the image.
+    """
+    height, width = image.shape[:2]
+    x1, y1, x2, y2 = crop_window(box, margin)
+    left, top, right, bottom = max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)
+    if left >= right or top >= bottom:
+        raise ValueError(f"box {tuple(float(v) for v in box)} lies outside the {width}x{height} image")
+    crop = image[top:bottom, left:right]
+    if (left, top, right, bottom) != (x1, y1, x2, y2):
+        crop = cv2.copyMakeBorder(crop, top - y1, y2 - bottom, left - x1, x2 - right, cv2.BORDER_REPLICATE)
+    return np.ascontiguousarray(crop) if size is None else resize_crop(crop, size)
+
+
+def resize_crop(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Resizes a crop (H, W, 3) to (size, size, 3): area averaging when shrinking, bilinear when enlarging."""
+    if crop.shape[:2] == (size, size):
+        return np.ascontiguousarray(crop)
+    shrinks = crop.shape[0] > size
+    resized = cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return np.asarray(resized, dtype=np.uint8)
+
+
+def to_input(crops: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+    """Turns uint8 crops (N, S, S, 3) RGB into the network's float32 input (N, 3, S, S).
+
+    `mean` and `std` are per channel, of pixel values scaled to 0..1.
+    """
+    scale = (1.0 / (255.0 * np.asarray(std, dtype=np.float64))).astype(np.float32)
+    shift = (np.asarray(mean, dtype=np.float64) / np.asarray(std, dtype=np.float64)).astype(np.float32)
+    return np.ascontiguousarray((crops.astype(np.float32) * scale - shift).transpose(0, 3, 1, 2))

@@ -1,0 +1,214 @@
+"""Trains one classifier as a TrainConfig says: puts the parts together and runs the epochs."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
+from torch.utils.data import DataLoader
+
+from stage2_classifier.checkpoint import load_state
+from stage2_classifier.config import TrainConfig
+from stage2_classifier.console import console, progress
+from stage2_classifier.crops import BalancedSampler, CropDataset, build_loader
+from stage2_classifier.engine import Learner, train_one_epoch, validate
+from stage2_classifier.errors import ClassifierError
+from stage2_classifier.files import write_text
+from stage2_classifier.losses import build_loss
+from stage2_classifier.models import build_model, check_input_size, input_stats
+from stage2_classifier.optim import Schedule, build_ema, build_optimizer
+from stage2_classifier.plots import plot_curves
+from stage2_classifier.records import CropSet, read_crop_set
+from stage2_classifier.run_folder import (
+    OUTPUTS,
+    best_row,
+    check_folder,
+    patience_over,
+    run_record,
+    write_epoch,
+    write_metrics,
+)
+from stage2_classifier.transforms import eval_transform, train_transform
+
+
+def fit(
+    config: TrainConfig,
+    crops: Path | str,
+    runs: Path | str = "runs",
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    cpu: bool = False,
+    tensorboard: bool = False,
+) -> dict[str, Any]:
+    """Trains as `config` says into runs/<config.name>/ and returns what summary.json holds.
+
+    With `resume` a broken run goes on after its last whole epoch and, on the same machine with the same number of
+    threads and processes, ends in the same numbers and weights as an unbroken one; a finished run is
+    left as it is. Raises ClassifierError when crops or config do not fit, or the run exists already.
+    """
+    crop_set = read_crop_set(crops)
+    folder = Path(runs) / config.name
+    record = run_record(config, crop_set, crops)
+    finished = check_folder(folder, record, resume, overwrite)
+    if finished is not None:
+        return finished
+    accelerator = _accelerator(config, folder, cpu, tensorboard)
+    state_file = folder / "last.pt"
+    state = load_state(state_file) if resume and state_file.is_file() else None
+    learner, train_loader, val_loader = _build(config, crop_set, accelerator, state)
+    history: list[dict[str, Any]] = [] if state is None else state["history"]
+    accelerator.wait_for_everyone()  # every process has looked at the folder before one changes it
+    if accelerator.is_main_process:
+        if not resume:
+            for name in OUTPUTS:
+                (folder / name).unlink(missing_ok=True)
+        write_text(folder / "config.json", json.dumps(record, indent=2) + "\n")
+        write_metrics(folder, history)
+    if tensorboard:
+        accelerator.init_trackers("tensorboard")
+    _run_epochs(learner, train_loader, val_loader, history, crop_set, folder)
+    summary = _summary(learner, history)
+    if accelerator.is_main_process:
+        plot_curves(history, folder / "curves.png", title=f"{config.name}: {config.model}")
+        write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    accelerator.end_training()
+    return summary
+
+
+def _accelerator(config: TrainConfig, folder: Path, cpu: bool, tensorboard: bool) -> Accelerator:
+    gpu = torch.cuda.is_available() and not cpu
+    precision = config.mixed_precision
+    if precision == "auto":
+        precision = ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if gpu else "no"
+    if precision == "fp16" and not gpu:
+        raise ClassifierError("mixed_precision: fp16 needs a GPU; set auto, no or bf16")
+    if tensorboard and find_spec("tensorboard") is None:
+        raise ClassifierError("tensorboard: not installed; run `pip install tensorboard`")
+    accelerator = Accelerator(
+        cpu=cpu or (not gpu and "LOCAL_RANK" in os.environ),  # under torchrun without GPUs: gloo on the CPU
+        mixed_precision=precision,
+        log_with="tensorboard" if tensorboard else None,
+        project_dir=str(folder),
+        # A batch is split over the processes, so that batch_size means the same on any number of them.
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.freeze_epochs > 0)],
+    )
+    if config.batch_size % accelerator.num_processes:
+        raise ClassifierError(
+            f"batch_size: {config.batch_size} must be a multiple of the {accelerator.num_processes} processes"
+        )
+    # Autotuned kernels differ from run to run.
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    return accelerator
+
+
+def _build(
+    config: TrainConfig, crop_set: CropSet, accelerator: Accelerator, state: Mapping[str, Any] | None
+) -> tuple[Learner, DataLoader[Any], DataLoader[Any]]:
+    """The learner (at `state` when there is one) and the loaders of training and validation crops."""
+    torch.manual_seed(config.seed)
+    fresh = state is None  # a resumed model needs no weights from elsewhere
+    with accelerator.main_process_first():  # one process downloads, the others find it
+        model = build_model(
+            config.model,
+            len(crop_set.class_names),
+            pretrained=config.pretrained and fresh,
+            weights=config.weights if fresh else "",
+            dropout=config.dropout,
+        )
+    check_input_size(model, config.input_size)
+    stats = input_stats(model)
+    train_set = CropDataset(crop_set, "train", train_transform(config.augment, config.input_size, *stats), config.seed)
+    val_set = CropDataset(crop_set, "val", eval_transform(config.input_size, *stats), config.seed)
+    sampler = BalancedSampler(train_set.labels, power=config.sampler_power, seed=config.seed)
+    # A last batch of one crop would upset batch norm.
+    train_loader = build_loader(
+        train_set, config.batch_size, sampler, config.workers, drop_last=len(sampler) >= config.batch_size
+    )
+    val_loader = build_loader(val_set, 2 * config.batch_size, workers=config.workers)
+    counts = [int((train_set.labels == i).sum()) for i in range(len(crop_set.class_names))]
+
+    model.to(accelerator.device)
+    model.to(memory_format=torch.channels_last)  # a fifth faster on CPUs, more on GPUs
+    optimizer = build_optimizer(model, config)
+    ema = build_ema(model, config)
+    if state is not None:
+        model.load_state_dict(state["model"])
+        if ema is not None:
+            ema.module.load_state_dict(state["ema"])
+    # Schedules take their rates from the new optimizer, before the kept state puts in the current ones.
+    schedule = Schedule(optimizer, config, updates_per_epoch=len(train_loader))
+    if state is not None:
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(state["scaler"])
+    prepared = accelerator.prepare(model, optimizer, train_loader, val_loader)
+    criterion = build_loss(config, counts).to(accelerator.device)
+    learner = Learner(config, accelerator, prepared[0], criterion, prepared[1], schedule, ema)
+    return learner, prepared[2], prepared[3]
+
+
+def _run_epochs(
+    learner: Learner,
+    train_loader: DataLoader[Any],
+    val_loader: DataLoader[Any],
+    history: list[dict[str, Any]],
+    crop_set: CropSet,
+    folder: Path,
+) -> None:
+    """Trains until the epochs are over or patience is; adds a row to `history` and writes the files each epoch."""
+    config, accelerator = learner.config, learner.accelerator
+    with progress() as bar:
+        task = bar.add_task(
+            config.name, total=config.epochs * len(train_loader), completed=len(history) * len(train_loader)
+        )
+        bar.disable = bar.disable or not accelerator.is_main_process
+        while len(history) < config.epochs and not patience_over(history, config.patience, config.min_delta):
+            epoch = len(history)
+            start = time.perf_counter()
+            # accelerate's loader counts epochs itself and passes that on; with several processes to the sampler alone
+            train_loader.set_epoch(epoch)  # type: ignore[attr-defined]
+            train_loader.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
+            trained = train_one_epoch(learner, train_loader, epoch, lambda: bar.advance(task))
+            row = {"epoch": epoch + 1, **trained, **validate(learner, val_loader, crop_set.class_names)}
+            learner.schedule.after_epoch(row["val_macro_f1"])
+            history.append({**row, "seconds": round(time.perf_counter() - start, 2)})
+            accelerator.log({k: v for k, v in row.items() if isinstance(v, float)}, step=epoch + 1)
+            if accelerator.is_main_process:
+                write_epoch(learner, history, crop_set, folder)
+                console().print(_epoch_line(config, row))
+            accelerator.wait_for_everyone()
+
+
+def _epoch_line(config: TrainConfig, row: Mapping[str, Any]) -> str:
+    return (
+        f"epoch {row['epoch']}/{config.epochs}  loss {row['train_loss']:.4f}  val loss {row['val_loss']:.4f}  "
+        f"accuracy {row['val_accuracy']:.4f}  macro-F1 {row['val_macro_f1']:.4f}"
+    )
+
+
+def _summary(learner: Learner, history: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    best, accelerator = best_row(history), learner.accelerator
+    device = accelerator.device
+    return {
+        "best_epoch": best["epoch"],
+        "best": {k: v for k, v in best.items() if k.startswith("val_")},
+        "epochs_run": len(history),
+        "stopped_early": len(history) < learner.config.epochs,
+        "seconds": round(sum(row["seconds"] for row in history), 1),
+        "parameters": sum(p.numel() for p in learner.inner.parameters()),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processes": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+        "mixed_precision": accelerator.mixed_precision,
+    }

@@ -1,0 +1,59 @@
+"""Training losses: cross entropy and focal loss, with optional class weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stage2_classifier.config import TrainConfig
+
+# Cui et al. 2019 choose beta by cross-validation among 0.9, 0.99, 0.999 and 0.9999; 0.999 suits some thousand crops.
+EFFECTIVE_BETA = 0.999
+
+
+class FocalLoss(nn.Module):
+    """Focal loss, -(1 - p)^gamma log p of the true class (Lin et al. 2017, "Focal Loss for Dense Object Detection").
+
+    weight: (C,) class weights or None; a batch's mean is then weighted, as nn.CrossEntropyLoss does it.
+    """
+
+    weight: Tensor | None
+
+    def __init__(self, gamma: float = 2.0, weight: Tensor | None = None) -> None:
+        super().__init__()
+        self.gamma = gamma
+        self.register_buffer("weight", weight)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(N, C) logits and (N,) class indices -> scalar."""
+        log_p = F.log_softmax(logits, dim=1).gather(1, targets[:, None]).squeeze(1)  # (N,)
+        loss = -((1 - log_p.exp()) ** self.gamma) * log_p
+        if self.weight is None:
+            return loss.mean()
+        weight = self.weight[targets]
+        return (weight * loss).sum() / weight.sum()
+
+
+def class_weights(kind: str, counts: Sequence[int]) -> Tensor | None:
+    """(C,) float32 loss weights with mean 1 over the classes that occur; an absent class has weight 0.
+
+    inverse: 1 / n. effective: (1 - beta) / (1 - beta^n), the inverse effective number of samples (Cui et al. 2019,
+    "Class-Balanced Loss Based on Effective Number of Samples"). none: None.
+    """
+    if kind == "none":
+        return None
+    n = torch.tensor(counts, dtype=torch.float64)
+    size = n if kind == "inverse" else (1 - EFFECTIVE_BETA**n) / (1 - EFFECTIVE_BETA)
+    weights = torch.where(n > 0, 1 / size.clamp(min=1), 0.0)
+    return (weights / weights[n > 0].mean()).float()
+
+
+def build_loss(config: TrainConfig, class_counts: Sequence[int]) -> nn.Module:
+    """The loss that `config` names; class_counts are the training crops of each class, in class order."""
+    weight = class_weights(config.class_weights, class_counts)
+    if config.loss == "focal":
+        return FocalLoss(config.focal_gamma, weight)
+    return nn.CrossEntropyLoss(weight, label_smoothing=config.label_smoothing)

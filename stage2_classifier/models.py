@@ -1,0 +1,192 @@
+"""The networks: our SmallCNN, and any timm model by name. They take float32 (N, 3, S, S) and give logits (N, C)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from stage2_classifier.console import console
+from stage2_classifier.errors import ClassifierError
+
+# Our own networks by name, with the channels of the first layer.
+OWN_MODELS = {"small_cnn": 32, "small_cnn_half": 16}
+
+
+def _conv_bn(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut (He et al. 2016), halving height and width.
+
+    The shortcut averages 2x2 pixels before its 1x1 convolution, so that it uses every pixel (ResNet-D, He et al. 2019).
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.first = _conv_bn(inputs, outputs, stride=2)
+        self.second = _conv_bn(outputs, outputs)
+        self.shortcut = nn.Sequential(nn.AvgPool2d(2, ceil_mode=True), *_conv_bn(inputs, outputs, kernel=1))
+        # A block that starts as its shortcut trains more steadily (Goyal et al. 2017).
+        nn.init.zeros_(self.second.get_parameter("1.weight"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) -> (N, outputs, ceil(H / 2), ceil(W / 2))."""
+        return torch.relu(self.second(torch.relu(self.first(x))) + self.shortcut(x))
+
+
+class SmallCNN(nn.Module):
+    """A small residual network for face crops: 0.6 million weights at width 32, 24 million multiply-adds at 64 pixels.
+
+    Only 3x3 and 1x1 convolutions, batch norm and ReLU with channel counts in multiples of 16, which
+    ONNX Runtime runs fast. Global average pooling at the end takes any input of 32 pixels or more.
+    """
+
+    def __init__(self, num_classes: int, dropout: float = 0.0, width: int = 32) -> None:
+        super().__init__()
+        channels = [-(-int(width * ratio) // 16) * 16 for ratio in (1, 1.5, 3, 5)]
+        self.stem = nn.Sequential(*_conv_bn(3, channels[0], stride=2), nn.ReLU())
+        self.blocks = nn.Sequential(*(ResidualBlock(a, b) for a, b in pairwise(channels)))
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(channels[-1], num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer, by timm's name for it."""
+        return self.head
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, S, S) -> logits (N, num_classes)."""
+        x = self.blocks(self.stem(x))  # (N, C, S / 16, S / 16)
+        return self.head(self.dropout(x.mean(dim=(2, 3))))
+
+
+def build_model(
+    name: str, num_classes: int, pretrained: bool = False, weights: str = "", dropout: float = 0.0
+) -> nn.Module:
+    """One of OWN_MODELS or any timm model, with a fresh head unless `weights` has one of `num_classes`.
+
+    Raises ClassifierError on an unknown name, when the hub does not give pretrained weights, and when the
+    file `weights` does not fit the model.
+    """
+    if name in OWN_MODELS:
+        if pretrained:
+            raise ClassifierError(f"pretrained: {name} has no weights on the hub; use --weights FILE")
+        model: nn.Module = SmallCNN(num_classes, dropout, OWN_MODELS[name])
+    else:
+        model = _timm_model(name, num_classes, pretrained, dropout)
+    if weights:
+        load_weights(model, weights)
+    return model
+
+
+def _timm_model(name: str, num_classes: int, pretrained: bool, dropout: float) -> nn.Module:
+    if not timm.is_model(name.split(".", maxsplit=1)[0]):
+        close = difflib.get_close_matches(name, [*OWN_MODELS, *timm.list_models()], n=3)
+        hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() names all"
+        raise ClassifierError(f"model: {name!r} is neither ours nor timm's; {hint}")
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, drop_rate=dropout)
+    except Exception as error:  # the hub's client and timm raise many kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if not pretrained:
+            raise ClassifierError(f"model: timm cannot build {name} ({reason})") from error
+        raise ClassifierError(
+            f"pretrained: no weights for {name} ({reason}); download them where the hub can be reached "
+            "and give --no-pretrained --weights FILE"
+        ) from error
+
+
+def _head_modules(model: nn.Module) -> tuple[nn.Module, ...]:
+    heads = model.get_classifier()  # type: ignore[operator]  # timm's convention, unknown to nn.Module
+    return tuple(heads) if isinstance(heads, tuple) else (heads,)
+
+
+def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """(backbone, head) parameters; the head is what get_classifier() returns."""
+    head = [p for module in _head_modules(model) for p in module.parameters()]
+    ids = {id(p) for p in head}
+    return [p for p in model.parameters() if id(p) not in ids], head
+
+
+def backbone_modules(model: nn.Module) -> list[nn.Module]:
+    """Every module without children (convolutions, norms, ...) that is not in the head."""
+    head = {id(m) for module in _head_modules(model) for m in module.modules()}
+    return [m for m in model.modules() if id(m) not in head and not list(m.children())]
+
+
+def input_stats(model: nn.Module) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Per-channel mean and std of the 0..1 pixels the model wants: timm's own, 0.5 and 0.5 for ours."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    return _triple(config.get("mean")), _triple(config.get("std"))
+
+
+def _triple(values: Iterable[float] | None) -> tuple[float, float, float]:
+    r, g, b = (0.5, 0.5, 0.5) if values is None else (float(v) for v in values)
+    return r, g, b
+
+
+def check_input_size(model: nn.Module, input_size: int) -> None:
+    """Raises ClassifierError when the model does not take square inputs of that side."""
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, 3, input_size, input_size))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        own = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 64, 64))[-1]
+        raise ClassifierError(f"input_size: the model does not take {input_size} pixels; try {own}") from error
+    finally:
+        model.train(was_training)
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Loads a local file into `model`; a head of another class count is left out, and said.
+
+    Pickles are read with weights_only, which runs no code. Raises ClassifierError when the file is missing,
+    damaged, or has other tensors than the model.
+    """
+    path = Path(path)
+    found = _read_tensors(path)
+    own = model.state_dict()
+    head_ids = {id(p) for p in split_parameters(model)[1]}
+    heads = {name for name, p in model.named_parameters() if id(p) in head_ids}
+    dropped = sorted(n for n in heads if n not in found or found[n].shape != own[n].shape)
+    if dropped:
+        console().print(f"{path}: its head does not fit {len(own[dropped[0]])} classes; a fresh one is trained")
+        found = {name: t for name, t in found.items() if name not in dropped}
+    wrong = sorted((own.keys() - set(dropped)) ^ found.keys())
+    wrong += sorted(n for n in own.keys() & found.keys() if own[n].shape != found[n].shape)
+    if wrong:
+        shown = ", ".join(wrong[:3])
+        raise ClassifierError(f"{path}: holds another model's weights ({len(wrong)} tensors differ: {shown}, ...)")
+    model.load_state_dict(found, strict=False)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ClassifierError(f"{path}: no such file of weights")
+    try:
+        loaded: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except Exception as error:  # damaged files raise many kinds: SafetensorError, UnpicklingError, zip errors
+        raise ClassifierError(f"{path}: not readable as weights; it may be cut short, get it anew") from error
+    for key in ("state_dict", "model"):  # the usual wrappers around a state dict
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
+        raise ClassifierError(f"{path}: holds no dictionary of tensors; save model.state_dict() instead")
+    return {name.removeprefix("module."): tensor for name, tensor in loaded.items()}

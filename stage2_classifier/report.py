@@ -1,0 +1,183 @@
+"""CLI: scores trained runs on a split of crops, and reports what they say together.
+
+    python -m stage2_classifier.report runs/baseline runs/opt_sgd --crops DIR [--split test] [--out reports]
+
+Writes OUT/<run>/: classification_report.json, predictions.csv, confusion_matrix.png, pr_curves.png, mistakes.png,
+curves.png; and OUT/report.html (self-contained) and OUT/report.md over all runs.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+import tyro
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from stage2_classifier.checkpoint import load_model
+from stage2_classifier.console import console, guarded, progress
+from stage2_classifier.errors import ClassifierError
+from stage2_classifier.evaluation import Evaluation, check_fits, evaluate, scores
+from stage2_classifier.files import replacing, write_text
+from stage2_classifier.records import CropSet, read_crop_set
+from stage2_classifier.report_figures import save_confusion_matrix, save_mistakes, save_pr_curves
+from stage2_classifier.runs import Run, read_run
+from stage2_classifier.story import Measured, answers, find_baseline
+
+PICTURES = {
+    "confusion_matrix.png": "Confusion matrix: crops, and shares of each true class",
+    "pr_curves.png": "Precision against recall",
+    "mistakes.png": "The worst mistakes: the true class, the predicted one, its probability",
+    "curves.png": "Training",
+}
+
+
+@dataclass(frozen=True)
+class ReportArgs:
+    """Scores trained runs and reports what they say together."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders made by stage2_classifier.train."""
+    crops: Path
+    """Folder of crops made by pipeline.build_crops."""
+    split: Literal["val", "test"] = "test"
+    """The crops to score on."""
+    out: Path = Path("reports")
+    """Folder of the report."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a run's page; data_uri holds the file itself, so that the HTML page needs no other."""
+
+    file: str
+    title: str
+    data_uri: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """One run's part of the report. link: its folder as written in a link."""
+
+    name: str
+    link: str
+    scores: dict[str, Any]
+    pictures: tuple[Picture, ...]
+
+
+def run(args: ReportArgs) -> int:
+    """Checks everything first, so that a wrong folder costs no waiting; then predicts, draws and writes."""
+    if not args.runs:
+        raise ClassifierError("no run given; name at least one run folder")
+    runs = [read_run(folder) for folder in args.runs]
+    names = [one.name for one in runs]
+    if len(set(names)) < len(names):
+        raise ClassifierError(f"runs: two are called {max(names, key=names.count)}; rename one of the folders")
+    crops = read_crop_set(args.crops)
+    for one in runs:
+        check_fits(load_model(one.weights)[1], crops, one.name)
+    measured, pages = [], []
+    with progress() as bar:
+        for one in bar.track(runs, description="runs"):
+            scored, page = report_run(one, crops, args.split, args.out / one.name)
+            measured.append(scored)
+            pages.append(page)
+    write_report(args.out, measured, pages, args.split)
+    for scored in sorted(measured, key=lambda m: -m.f1):
+        console().print(f"{scored.run.name}: {args.split} accuracy {scored.accuracy:.3f}, macro-F1 {scored.f1:.3f}")
+    console().print(f"wrote {args.out / 'report.html'} and {args.out / 'report.md'}")
+    return 0
+
+
+def report_run(run: Run, crops: CropSet, split: str, out: Path) -> tuple[Measured, Page]:
+    """Scores one run on a split and writes its files into `out`."""
+    model, meta = load_model(run.weights)
+    evaluation = evaluate(model, meta, crops, split)
+    found = scores(evaluation)
+    train_f1 = None
+    if any(record.split == "train" for record in crops.records):
+        train_f1 = float(scores(evaluate(model, meta, crops, "train"))["macro_f1"])
+    write_predictions(evaluation, out / "predictions.csv")
+    details = {"run": run.name, "model": meta.model, "epoch": meta.epoch, **found, "train_macro_f1": train_f1}
+    write_text(out / "classification_report.json", json.dumps(details, indent=2) + "\n")
+    save_confusion_matrix(evaluation, out / "confusion_matrix.png")
+    save_pr_curves(evaluation, out / "pr_curves.png")
+    save_mistakes(evaluation, out / "mistakes.png")
+    _copy_curves(run, out / "curves.png")
+    low, high = found["macro_f1_interval_95"]
+    measured = Measured(run, found["accuracy"], found["macro_f1"], low, high, train_f1)
+    pictures = tuple(
+        Picture(file, title, _data_uri(out / file)) for file, title in PICTURES.items() if (out / file).is_file()
+    )
+    return measured, Page(run.name, quote(run.name), found, pictures)
+
+
+def write_predictions(evaluation: Evaluation, path: Path) -> None:
+    """One row a crop: its path, true and predicted label, confidence, and every class's probability."""
+    names = evaluation.class_names
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as f:
+        writer = csv.writer(f)
+        writer.writerow(("path", "label", "predicted", "confidence", *(f"p_{name}" for name in names)))
+        rows = zip(evaluation.dataset.records, evaluation.predicted, evaluation.probs, strict=True)
+        for record, predicted, probs in rows:
+            shown = (f"{p:.6f}" for p in (probs.max(), *probs))
+            writer.writerow((record.path, record.label, names[predicted], *shown))
+
+
+def write_report(out: Path, measured: Sequence[Measured], pages: Sequence[Page], split: str) -> None:
+    """Writes report.html and report.md over all runs."""
+    first = find_baseline([m.run for m in measured])
+    baseline = next(m for m in measured if m.run is first)
+    context = {
+        "split": split,
+        "crops": pages[0].scores["crops"],
+        "baseline": baseline,
+        "table": sorted(measured, key=lambda m: -m.val_f1),
+        "answers": answers(measured, baseline),
+        "pages": pages,
+    }
+    for name in ("report.html", "report.md"):
+        environment = Environment(
+            loader=PackageLoader("stage2_classifier"),
+            autoescape=name.endswith(".html"),
+            undefined=StrictUndefined,
+            keep_trailing_newline=True,
+        )
+        environment.filters["cell"] = _cell
+        write_text(out / name, environment.get_template(f"{name}.j2").render(context))
+
+
+def _cell(text: object) -> str:
+    """Text that stays within a cell of a Markdown table and brings no HTML."""
+    one_line = " ".join(str(text).split())
+    return one_line.replace("|", "\\|").replace("<", "&lt;")
+
+
+def _copy_curves(run: Run, path: Path) -> None:
+    source = run.folder / "curves.png"
+    if source.is_file():
+        with replacing(path) as temporary:
+            shutil.copyfile(source, temporary)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _data_uri(file: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode("ascii")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = tyro.cli(ReportArgs, args=argv)
+    return guarded(lambda: run(args), ClassifierError)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

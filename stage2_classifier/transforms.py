@@ -1,0 +1,125 @@
+"""Train and eval transforms of face crops side by side; CLI: a picture of crops before and after.
+
+    python -m stage2_classifier.transforms --crops DIR --preview preview.png [--augment own]
+
+Both kinds are callables (crop uint8 (H, W, 3) RGB, seed) -> float32 tensor (3, S, S).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+
+from stage2_classifier.console import guarded
+from stage2_classifier.cut import resize_crop, to_input
+from stage2_classifier.errors import ClassifierError
+from stage2_classifier.preview import save_preview
+from stage2_classifier.records import read_crop_set
+
+AUGMENTATIONS = ("none", "torchvision", "albumentations", "own")
+
+Augment = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
+
+
+class CropPreprocess:
+    """Resize, augment (or not), normalise: (crop uint8 (H, W, 3), seed) -> float32 tensor (3, S, S)."""
+
+    def __init__(self, input_size: int, mean: Sequence[float], std: Sequence[float], augment: Augment | None) -> None:
+        self.input_size, self.mean, self.std, self.augment = input_size, tuple(mean), tuple(std), augment
+
+    def __call__(self, crop: NDArray[np.uint8], seed: int) -> torch.Tensor:
+        image = resize_crop(crop, self.input_size)
+        if self.augment is not None:
+            image = self.augment(image, seed)
+        return torch.from_numpy(to_input(image[None], self.mean, self.std)[0])
+
+
+def train_transform(kind: str, input_size: int, mean: Sequence[float], std: Sequence[float]) -> CropPreprocess:
+    """The transform for training; the same seed gives the same pixels.
+
+    kind: one of AUGMENTATIONS. mean, std: per channel, of pixel values scaled to 0..1.
+    Raises ClassifierError on an unknown kind.
+    """
+    return CropPreprocess(input_size, mean, std, _augment(kind, input_size, mean))
+
+
+def eval_transform(input_size: int, mean: Sequence[float], std: Sequence[float]) -> CropPreprocess:
+    """The transform for validation and test: bit for bit what inference feeds the network."""
+    return CropPreprocess(input_size, mean, std, None)
+
+
+def _augment(kind: str, size: int, mean: Sequence[float]) -> Augment | None:
+    red, green, blue = (255 * float(v) for v in mean)
+    fill = (red, green, blue)
+    # Each library costs a second or two to import: only the chosen one is.
+    match kind:
+        case "none":
+            return None
+        case "own":
+            from stage2_classifier.augment import OwnAugment
+
+            return OwnAugment(size, fill)
+        case "torchvision":
+            from stage2_classifier.augment_torchvision import TorchvisionAugment
+
+            return TorchvisionAugment(size, fill)
+        case "albumentations":
+            from stage2_classifier.augment_albumentations import AlbumentationsAugment
+
+            return AlbumentationsAugment(size, fill)
+    raise ClassifierError(f"augmentation {kind!r} is none of {', '.join(AUGMENTATIONS)}")
+
+
+@dataclass(frozen=True)
+class PreviewArgs:
+    """Draws crops before and after augmentation."""
+
+    crops: Path
+    """Folder of crops made by pipeline.build_crops."""
+    preview: Path
+    """The picture to write (.png)."""
+    augment: Literal["all", "torchvision", "albumentations", "own"] = "all"
+    """Which implementation to show."""
+    input_size: Annotated[int, tyro.conf.arg(metavar="PX")] = 64
+    """Side of the network's input."""
+    seed: int = 0
+    """Seed of the choice of crops and of the augmentation."""
+    per_class: int = 3
+    """Crops shown of each class."""
+    versions: int = 4
+    """Augmented versions shown by each implementation."""
+
+
+def run(args: PreviewArgs) -> int:
+    if min(args.input_size, args.per_class, args.versions) < 1:
+        raise ClassifierError("--input-size, --per-class and --versions must be 1 or more")
+    kinds = [kind for kind in AUGMENTATIONS if kind != "none"] if args.augment == "all" else [args.augment]
+    grey = (0.5, 0.5, 0.5)
+    transforms = {kind: train_transform(kind, args.input_size, grey, grey) for kind in kinds}
+    save_preview(
+        args.preview,
+        read_crop_set(args.crops),
+        transforms,
+        per_class=args.per_class,
+        versions=args.versions,
+        seed=args.seed,
+    )
+    print(f"wrote {args.preview}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = tyro.cli(PreviewArgs, args=argv)
+    return guarded(lambda: run(args), ClassifierError)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""A stand-in for pipeline.predictor that "finds" a face in each blob of pure red: results can be worked by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+CLASSES = ("with_mask", "without_mask", "mask_weared_incorrect")
+FACE_SCORE = 0.9
+PROBS = (0.7, 0.2, 0.1)
+
+
+@dataclass(frozen=True)
+class FakeDetections:
+    boxes: np.ndarray
+    face_scores: np.ndarray
+    class_probs: np.ndarray
+    landmarks: np.ndarray
+    class_names: tuple[str, ...] = CLASSES
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @property
+    def label_ids(self) -> np.ndarray:
+        return self.class_probs.argmax(axis=1)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(self.class_names[i] for i in self.label_ids)
+
+    @property
+    def scores(self) -> np.ndarray:
+        return self.face_scores * self.class_probs.max(axis=1, initial=0)
+
+
+def detections(boxes: Any, probs: Any = None, face_scores: Any = None) -> FakeDetections:
+    """Detections with the given boxes; landmarks at the box's centre and the middles of its quarters."""
+    boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
+    n = len(boxes)
+    probs = np.tile(np.float32(PROBS), (n, 1)) if probs is None else np.asarray(probs, np.float32)
+    face_scores = np.full(n, FACE_SCORE, np.float32) if face_scores is None else np.float32(face_scores)
+    at = np.float32([[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]])
+    landmarks = boxes[:, None, :2] + at * (boxes[:, None, 2:] - boxes[:, None, :2])
+    return FakeDetections(boxes, face_scores, probs, landmarks.astype(np.float32))
+
+
+@dataclass(frozen=True)
+class FakeMeta:
+    class_names: tuple[str, ...] = CLASSES
+
+
+class FakeBundle:
+    meta = FakeMeta()
+
+    def describe(self) -> dict[str, Any]:
+        return {"path": "fake", "class_names": list(CLASSES), "thresholds": {"score": 0.5}}
+
+
+class FakePredictor:
+    def __init__(self) -> None:
+        self.bundle = FakeBundle()
+        self.calls: list[tuple[float | None, float | None]] = []
+
+    def detect(
+        self, image: np.ndarray, min_score: float | None = None, min_face: float | None = None
+    ) -> FakeDetections:
+        self.calls.append((min_score, min_face))
+        assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+        red = (image[..., 0] > 200) & (image[..., 1] < 60) & (image[..., 2] < 60)
+        _, _, stats, _ = cv2.connectedComponentsWithStats(red.astype(np.uint8))
+        return detections([(x, y, x + w, y + h) for x, y, w, h, _ in stats[1:]])
+
+
+def picture(path: Path, boxes: Any = ((8, 6, 20, 24),), size: tuple[int, int] = (48, 32)) -> Path:
+    """Writes a grey picture of `size` (width, height) with a red blob in each box."""
+    image = np.full((size[1], size[0], 3), 128, np.uint8)
+    for x1, y1, x2, y2 in boxes:
+        image[y1:y2, x1:x2] = (255, 0, 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), image[..., ::-1])
+    return path

@@ -1,0 +1,143 @@
+"""The crop dataset: what is cut, what is left alone when run again, and what is refused."""
+
+import csv
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.build_crops import build_crops, main
+from pipeline.errors import PipelineError
+from stage1_faces.annotations import AnnotatedImage, Annotations
+from stage2_classifier.cut import cut_crop
+from stage2_classifier.records import read_crop_set
+
+CLASSES = ("with_mask", "without_mask", "mask_weared_incorrect")
+
+
+def voc(boxes, name, size):
+    objects = "".join(
+        f"<object><name>{label}</name><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax>"
+        "</bndbox></object>"
+        for label, (x1, y1, x2, y2) in boxes
+    )
+    return (
+        f"<annotation><filename>{name}</filename><size><width>{size[0]}</width><height>{size[1]}</height>"
+        f"<depth>3</depth></size>{objects}</annotation>"
+    )
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Nine photos in the Kaggle layout, one face of each class in each, and a split."""
+    root = tmp_path / "data"
+    (root / "images").mkdir(parents=True)
+    (root / "annotations").mkdir()
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(9):
+        pixels = rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "images" / f"p{i}.png")
+        boxes = [(label, (1 + 20 * k, 10, 15 + 20 * k, 30)) for k, label in enumerate(CLASSES)]
+        (root / "annotations" / f"p{i}.xml").write_text(voc(boxes, f"p{i}.png", (80, 60)))
+        rows.append((f"p{i}", ("train", "val", "test")[i % 3], i))
+    with (tmp_path / "splits.csv").open("w", newline="") as f:
+        csv.writer(f).writerows([("image_id", "split", "group"), *rows])
+    return tmp_path
+
+
+def build(data, *flags):
+    return main(
+        ["--data", f"{data}/data", "--out", f"{data}/crops", "--splits", f"{data}/splits.csv", "--workers", "1", *flags]
+    )
+
+
+def test_cuts_one_crop_a_face_into_class_folders(data, capsys):
+    assert build(data) == 0
+    crops = read_crop_set(data / "crops")
+    assert len(crops.records) == 27
+    assert crops.class_names == CLASSES
+    for record in crops.records:
+        assert record.path.startswith(f"{record.split}/{record.label}/{record.image_id}_")
+        photo = np.asarray(Image.open(data / "data" / "images" / f"{record.image_id}.png"))
+        crop = np.asarray(Image.open(data / "crops" / record.path))
+        assert (crop == cut_crop(photo, record.box, crops.margin)).all()
+    first = next(r for r in crops.records if r.image_id == "p0" and r.label == "with_mask")
+    assert first.box == (0, 9, 15, 30)  # from 1-based inclusive corners 1, 10, 15, 30
+    assert {p.name for p in (data / "crops").glob("contact_*.png")} == {f"contact_{c}.png" for c in CLASSES}
+    assert "27 crops" in capsys.readouterr().out
+
+
+def test_imagefolder_reads_it_too(data):
+    from torchvision.datasets import ImageFolder
+
+    build(data)
+    folder = ImageFolder(str(data / "crops" / "train"))
+    assert len(folder) == 9
+    assert sorted(folder.classes) == sorted(CLASSES)
+
+
+def test_run_again_cuts_only_what_is_missing_or_changed(data, capsys):
+    build(data)
+    before = {p: p.stat().st_mtime_ns for p in (data / "crops").rglob("p*.png")}
+    victim = min(before)
+    victim.unlink()
+    photo = data / "data" / "images" / "p4.png"
+    Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(photo)
+    capsys.readouterr()
+    assert build(data) == 0
+    assert "4 cut now" in capsys.readouterr().out  # one was missing, a photo with three faces changed
+    after = {p: p.stat().st_mtime_ns for p in (data / "crops").rglob("p*.png")}
+    assert len(after) == len(before)
+    unchanged = [p for p in before if p != victim and not p.name.startswith("p4_")]
+    assert all(after[p] == before[p] for p in unchanged)
+
+
+def test_another_margin_replaces_every_crop(data):
+    build(data)
+    build(data, "--margin", "0.5")
+    crops = read_crop_set(data / "crops")
+    assert crops.margin == 0.5
+    assert len(list((data / "crops").rglob("p*.png"))) == 27
+    assert all(Image.open(data / "crops" / r.path).width == 42 for r in crops.records if r.label == "without_mask")
+
+
+def test_several_processes_give_the_same(data):
+    build(data)
+    one = (data / "crops" / "crops.csv").read_text()
+    assert main(["--data", f"{data}/data", "--out", f"{data}/two", "--splits", f"{data}/splits.csv", "--workers", "2"]) == 0
+    assert (data / "two" / "crops.csv").read_text() == one
+
+
+def test_an_unreadable_photo_is_named_and_the_rest_goes_on(data, capsys):
+    photo = data / "data" / "images" / "p2.png"
+    photo.write_bytes(photo.read_bytes()[:400])
+    assert build(data) == 1
+    assert "p2.png" in capsys.readouterr().err
+    assert len(read_crop_set(data / "crops").records) == 24
+
+
+def test_a_missing_splits_file_is_made(data):
+    (data / "splits.csv").unlink()
+    assert build(data) == 0
+    assert (data / "splits.csv").is_file()
+
+
+def test_a_folder_with_other_things_is_refused(data, capsys):
+    (data / "crops").mkdir()
+    (data / "crops" / "holiday.png").touch()
+    assert build(data) == 1
+    assert "holds other files" in capsys.readouterr().err
+    assert (data / "crops" / "holiday.png").exists()
+
+
+def test_a_class_that_is_no_folder_name_is_refused(tmp_path):
+    image = AnnotatedImage(tmp_path / "a.png", "a", (10, 10), np.array([[0, 0, 5, 5]], np.float32), ("../up",))
+    with pytest.raises(PipelineError, match="cannot be a folder's name"):
+        build_crops(Annotations((image,), ("../up",)), {"a": "train"}, tmp_path / "out")
+
+
+def test_no_image_in_the_split(tmp_path):
+    image = AnnotatedImage(tmp_path / "a.png", "a", (10, 10), np.array([[0, 0, 5, 5]], np.float32), ("x",))
+    with pytest.raises(PipelineError, match="no image of the dataset is in the splits"):
+        build_crops(Annotations((image,), ("x",)), {"b": "train"}, tmp_path / "out")

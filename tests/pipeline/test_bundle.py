@@ -1,0 +1,139 @@
+"""Bundles: what was written is read back, and every way one can be broken gives one clear line."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from pipeline.bundle import DEFAULT, FORMAT_VERSION, GRAPHS, Bundle, BundleError, BundleMeta, main, write_bundle
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the default bundle that a test may break."""
+    return shutil.copytree(DEFAULT, tmp_path / "bundle")
+
+
+def edit(bundle, **changes):
+    file = bundle / "bundle.json"
+    record = {**json.loads(file.read_text()), **changes}
+    file.write_text(json.dumps({k: v for k, v in record.items() if v is not ...}))
+
+
+def test_default_bundle_loads_and_is_small():
+    bundle = Bundle.load()
+    assert bundle.meta.class_names == ("with_mask", "without_mask", "mask_weared_incorrect")
+    assert sum(file.stat().st_size for file in DEFAULT.iterdir()) < 10_000_000
+    size = bundle.meta.input_size
+    probs = bundle.graph("classifier")(np.zeros((2, 3, size, size), np.float32))[0]
+    assert probs.shape == (2, 3)
+    assert probs.sum(axis=1) == pytest.approx(1)
+
+
+def test_written_bundle_reads_back(tmp_path):
+    source = Bundle.load()
+    graphs = {name: (DEFAULT / f"{name}.onnx").read_bytes() for name in GRAPHS}
+    meta = BundleMeta(
+        class_names=("a", "b", "c"),
+        input_size=64,
+        mean=(0.1, 0.2, 0.3),
+        std=(1, 2, 3),
+        margin=0.25,
+        search=source.meta.search,
+        score_threshold=0.4,
+        metrics={"val": {"f1": 0.5}},
+        provenance={"note": "x"},
+    )
+    written = write_bundle(tmp_path / "made", meta, graphs)
+    assert Bundle.load(tmp_path / "made").meta == written.meta
+    assert {**vars(written.meta), "sha256": {}} == vars(meta)
+    assert set(written.meta.sha256) == set(GRAPHS)
+    # Again over itself, and nothing is left beside it.
+    write_bundle(tmp_path / "made", meta, graphs)
+    assert [p.name for p in tmp_path.iterdir()] == ["made"]
+
+
+def test_write_refuses_another_folder_and_a_missing_graph(tmp_path):
+    meta = Bundle.load().meta
+    graphs = {name: (DEFAULT / f"{name}.onnx").read_bytes() for name in GRAPHS}
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "me.jpg").touch()
+    with pytest.raises(BundleError, match="is no bundle"):
+        write_bundle(tmp_path / "photos", meta, graphs)
+    with pytest.raises(BundleError, match="needs the graphs"):
+        write_bundle(tmp_path / "new", meta, {k: v for k, v in graphs.items() if k != "rnet"})
+    assert not (tmp_path / "new").exists()
+
+
+def test_missing_bundle(tmp_path):
+    with pytest.raises(BundleError, match=r"nowhere/bundle.json: not found"):
+        Bundle.load(tmp_path / "nowhere")
+
+
+def test_missing_graph(copy):
+    (copy / "rnet.onnx").unlink()
+    with pytest.raises(BundleError, match=r"rnet.onnx: graph is missing"):
+        Bundle.load(copy)
+
+
+def test_changed_graph(copy):
+    data = bytearray((copy / "onet.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / "onet.onnx").write_bytes(data)
+    with pytest.raises(BundleError, match=r"onet.onnx: does not match the sha256"):
+        Bundle.load(copy)
+
+
+def test_newer_format(copy):
+    edit(copy, format_version=FORMAT_VERSION + 1)
+    with pytest.raises(BundleError, match="update the program"):
+        Bundle.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mean": ...}, "'mean' is missing"),
+        ({"std": [1, 1, 0]}, "std above 0"),
+        ({"std": [1, 1]}, "pack the bundle anew"),
+        ({"class_names": ["a", "a"]}, "repeat"),
+        ({"input_size": "big"}, "pack the bundle anew"),
+        ({"score_threshold": 2}, "out of range"),
+        ({"search": {"min_face": 20}}, "is missing"),
+        ({"sha256": "x"}, "pack the bundle anew"),
+    ],
+)
+def test_malformed_description(copy, change, message):
+    edit(copy, **change)
+    with pytest.raises(BundleError, match=message):
+        Bundle.load(copy)
+
+
+def test_description_that_is_no_json(copy):
+    (copy / "bundle.json").write_text("[1, 2")
+    with pytest.raises(BundleError, match="is not a bundle description"):
+        Bundle.load(copy)
+
+
+def test_wrong_class_count(copy):
+    edit(copy, class_names=["only", "two"])
+    with pytest.raises(BundleError, match="gives 3 classes, bundle.json names 2"):
+        Bundle.load(copy).graph("classifier")
+
+
+def test_graph_that_is_no_onnx(tmp_path):
+    meta = Bundle.load().meta
+    graphs = {name: (DEFAULT / f"{name}.onnx").read_bytes() for name in GRAPHS} | {"pnet": b"not a graph"}
+    bundle = write_bundle(tmp_path / "made", meta, graphs)
+    with pytest.raises(BundleError, match="ONNX Runtime cannot load it"):
+        bundle.graph("pnet")
+
+
+def test_show_prints_provenance_and_bad_bundle_is_one_line(copy, capsys):
+    assert main(["show", "--bundle", str(copy)]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["provenance"]["stage2"]["model"]
+    (copy / "pnet.onnx").unlink()
+    assert main(["show", "--bundle", str(copy)]) == 1
+    assert capsys.readouterr().err.count("\n") == 1

@@ -1,0 +1,318 @@
+from __future__ import annotations
+
+import csv
+import gc
+import io
+import json
+import os
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_predictor import CLASSES, FakePredictor, picture
+from PIL import Image
+
+from pipeline import detect
+from pipeline.media import read_image
+from pipeline.summary import FEW
+
+ROOT = Path(__file__).resolve().parents[2]
+BOX = (8, 6, 20, 24)
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakePredictor:
+    monkeypatch.chdir(tmp_path)
+    predictor = FakePredictor()
+    monkeypatch.setattr(detect, "load_predictor", lambda bundle, threads: predictor)
+    return predictor
+
+
+def run(*args: str | Path) -> int:
+    return detect.main([str(arg) for arg in args])
+
+
+def read_json(path: str = "detections/detections.json") -> Any:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def rows(path: str) -> list[list[str]]:
+    with Path(path).open(newline="", encoding="utf-8") as f:
+        return list(csv.reader(f))
+
+
+def test_one_photo(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> None:
+    picture(Path("photo.png"))
+    assert run("photo.png") == 0
+    assert read_json() == {
+        "bundle": fake.bundle.describe(),
+        "images": [
+            {
+                "file": "photo.png",
+                "width": 48,
+                "height": 32,
+                "faces": [
+                    {
+                        "box": [8, 6, 20, 24],
+                        "label": "with_mask",
+                        "score": 0.63,
+                        "face_score": 0.9,
+                        "probs": {"with_mask": 0.7, "without_mask": 0.2, "mask_weared_incorrect": 0.1},
+                        # 0.3, 0.7, 0.5, 0.35, 0.65 of 12 px from 8; 0.4, 0.4, 0.6, 0.8, 0.8 of 18 px from 6
+                        "landmarks": [[11.6, 13.2], [16.4, 13.2], [14.0, 16.8], [12.2, 20.4], [15.8, 20.4]],
+                    }
+                ],
+            }
+        ],
+        "errors": [],
+    }
+    drawn = read_image("detections/photo.png")
+    assert drawn.shape == (32, 48, 3) and (drawn[6, 8:20] == (0, 158, 115)).all()
+    out, err = capsys.readouterr()
+    for text in ("photo.png", "48 x 32", "with_mask", "0.630", "0.900", "8.0", "24.0"):
+        assert text in out
+    assert "detections/photo.png" in out and "detections/detections.json" in out and err == ""
+    assert fake.calls == [(None, None)]
+
+
+def test_options_reach_the_predictor(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Path | None, int]] = []
+    monkeypatch.setattr(detect, "load_predictor", lambda bundle, threads: asked.append((bundle, threads)) or fake)
+    picture(Path("a.png"))
+    assert run("a.png", "--bundle", "b", "--threads", "3", "--min-score", "0", "--min-face", "12.5") == 0
+    assert asked == [(Path("b"), 3)] and fake.calls == [(0.0, 12.5)]
+
+
+def test_boxes_are_in_the_upright_photo(fake: FakePredictor) -> None:
+    stored = np.rot90(read_image(picture(Path("upright.png"))), 1)  # as orientation 6 stores it
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.ascontiguousarray(stored)).save("turned.png", exif=exif)
+    assert run("upright.png", "turned.png", "--no-pictures") == 0
+    upright, turned = read_json()["images"]
+    assert upright["faces"] == turned["faces"] and (turned["width"], turned["height"]) == (48, 32)
+
+
+def test_csv_and_submission(fake: FakePredictor) -> None:
+    picture(Path("in/a.png"), [BOX, (30, 10, 40, 20)])
+    picture(Path("in/none.png"), [])
+    picture(Path("in/x/same.png"))
+    picture(Path("in/y/same.png"), [])
+    Path("in/broken.png").write_bytes(b"no picture")
+    args = ("--csv", "t/faces.csv", "--submission", "t/sub.csv", "--json", "t/all.json", "--no-pictures")
+    assert run("in", *args) == 1
+    assert not Path("detections").exists()
+    header, *faces = rows("t/faces.csv")
+    assert header == ["file", "width", "height", "x1", "y1", "x2", "y2", "label", "score", "face_score"] + [
+        f"p_{name}" for name in CLASSES
+    ]
+    assert faces == [
+        ["in/a.png", "48", "32", *box, "with_mask", "0.63", "0.9", "0.7", "0.2", "0.1"]
+        for box in (["8.0", "6.0", "20.0", "24.0"], ["30.0", "10.0", "40.0", "20.0"])
+    ] + [["in/x/same.png", "48", "32", "8.0", "6.0", "20.0", "24.0", "with_mask", "0.63", "0.9", "0.7", "0.2", "0.1"]]
+    assert rows("t/sub.csv") == [
+        ["image_id", "PredictionString"],
+        ["a", "with_mask 0.63 8.0 6.0 20.0 24.0 with_mask 0.63 30.0 10.0 40.0 20.0"],
+        ["broken", ""],
+        ["none", ""],
+        ["x/same.png", "with_mask 0.63 8.0 6.0 20.0 24.0"],
+        ["y/same.png", ""],
+    ]
+    assert [len(image["faces"]) for image in read_json("t/all.json")["images"]] == [2, 0, 1, 0]
+
+
+def test_bad_files_are_named_and_the_rest_goes_on(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> None:
+    picture(Path("a.png"))
+    Path("b.jpg").write_bytes(Path("a.png").read_bytes()[:-40])
+    picture(Path("c.png"))
+    assert run("a.png", "b.jpg", "missing.jpg", "c.png") == 1
+    out, err = capsys.readouterr()
+    assert [line.split(": ")[:2] for line in err.splitlines()] == [["error", "missing.jpg"], ["error", "b.jpg"]]
+    result = read_json()
+    assert [image["file"] for image in result["images"]] == ["a.png", "c.png"]
+    assert [error["file"] for error in result["errors"]] == ["missing.jpg", "b.jpg"]
+    assert result["errors"][0]["error"] == "not found; check the name"
+    assert "failed: 2" in out
+
+
+def test_all_bad_files_still_leave_a_whole_json(fake: FakePredictor) -> None:
+    Path("a.jpg").touch()
+    assert run("a.jpg") == 1
+    assert read_json()["images"] == [] and len(read_json()["errors"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["empty"], "empty: holds no pictures; name a folder that does"),
+        (["nothing*.jpg"], "nothing*.jpg: matches no pictures; check the pattern"),
+        ([], "no pictures named"),
+        (["a.png", "--min-score", "1.5"], "--min-score is 1.5; give a number from 0 to 1"),
+        (["a.png", "--min-score", "nan"], "--min-score is nan"),
+        (["a.png", "--min-face", "0"], "--min-face is 0; give 1 pixel or more"),
+        (["a.png", "--threads", "0"], "--threads is 0"),
+        (["a.png", "--out", "a.png"], "a.png: cannot be written"),
+        (["a.png", "--json", "a.png/x.json"], "a.png/x.json: cannot be written"),
+        (["a.png", "--csv", "a.png/x.csv"], "name another place with --csv"),
+        (["a.png", "--json", "a.png"], "a.png: is one of the pictures; name another file with --json"),
+        (["a.png", "--json", "empty"], "empty: is a folder or device; name a file with --json"),
+        (["a.png", "--csv", "/dev/null"], "/dev/null: is a folder or device"),
+        (["a.png", "--csv", "x", "--submission", "./x"], "x: is named by both --csv and --submission"),
+        (["photos", "--out", "./photos"], "photos: is both --out and a folder of pictures"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(
+    fake: FakePredictor, capsys: pytest.CaptureFixture[str], args: list[str], message: str
+) -> None:
+    picture(Path("a.png"))
+    picture(Path("photos/b.png"))
+    Path("empty").mkdir()
+    assert run(*args) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and message in err and err.count("\n") == 1
+    assert fake.calls == []
+    files = sorted(str(path) for path in Path().rglob("*") if path.is_file())
+    assert files == ["a.png", "photos/b.png"]
+
+
+def test_pictures_keep_their_folders_and_never_collide(fake: FakePredictor) -> None:
+    sources = ["in/a.png", "in/a.jpg", "in/A.JPG", "in/a.tif", "in/a.tif.jpg", "in/deep/a.png", "other/a.png"]
+    for source in sources:
+        picture(Path(source))
+    assert run("in", "other") == 0
+    files = [path for path in Path("detections").rglob("*") if path.is_file() and path.suffix != ".json"]
+    assert len(files) == len({str(path).lower() for path in files}) == len(sources)
+    names = {str(path.relative_to("detections")).lower() for path in files}
+    assert {"a.png", "a.jpg", "a.tif.jpg", "a.tif-2.jpg", "a-2.png", "deep/a.png"} <= names
+
+
+def test_no_input_is_overwritten_and_outputs_are_not_read_again(fake: FakePredictor) -> None:
+    original = picture(Path("photo.png")).read_bytes()
+    assert run("photo.png", "--out", ".") == 0
+    assert Path("photo.png").read_bytes() == original and Path("photo-2.png").exists()
+    picture(Path("set/photo.png"))
+    for _ in range(2):  # the second run finds the first one's pictures below the folder
+        assert run("set", "--out", "set/out") == 0
+        assert [image["file"] for image in read_json("set/out/detections.json")["images"]] == ["set/photo.png"]
+
+
+def test_many_files_give_a_summary(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(6):
+        picture(Path(f"in/{i}.png"), [BOX] if i else [])
+    assert run("in", "--no-pictures") == 0
+    out = capsys.readouterr().out
+    assert "images: 6, faces: 5, images without a face: 1" in out and "0.630" in out and "without_mask" in out
+
+
+def test_an_interrupted_run_leaves_the_old_results(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(Path("a.png"))
+    assert run("a.png", "--no-pictures") == 0
+    before = Path("detections/detections.json").read_bytes()
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fake, "detect", interrupted)
+    assert run("a.png", "--no-pictures") == 130
+    assert [p.name for p in Path("detections").iterdir()] == ["detections.json"]
+    assert Path("detections/detections.json").read_bytes() == before
+
+
+def test_names_that_are_odd(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["[red]a.png", "口罩.png", "line\nbreak.png", os.fsdecode(b"caf\xe9.png"), 'a,b".png']
+    data = picture(Path("in.png")).read_bytes()
+    for name in names:
+        Path(name).write_bytes(data)
+    assert run(*names, "--csv", "t.csv", "--submission", "s.csv") == 0
+    written = [image["file"] for image in read_json()["images"]]
+    assert written == [*names[:3], "caf\N{REPLACEMENT CHARACTER}.png", names[4]]
+    assert [row[0] for row in rows("t.csv")[1:]] == written
+    assert "[red]a.png" in capsys.readouterr().out
+    assert len(list(Path("detections").glob("*.png"))) == 5
+
+
+def test_a_terminal_without_unicode(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(Path("a.png")).rename("口罩.png")
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", screen)
+    assert run("口罩.png") == 0
+    screen.flush()
+    assert b"detections/??.png" in screen.buffer.getvalue()
+
+
+def test_scores_agree_with_what_is_written(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fake_predictor import detections
+
+    rng = np.random.default_rng(0)
+    probs = rng.dirichlet([1, 1, 1], 50)
+    found = detections(rng.uniform(0, 30, (50, 4)), probs, rng.uniform(0, 1, 50))
+    monkeypatch.setattr(fake, "detect", lambda *_: found)
+    picture(Path("a.png"))
+    assert run("a.png", "--no-pictures") == 0
+    for i, face in enumerate(read_json()["images"][0]["faces"]):
+        assert face["score"] == round(face["face_score"] * face["probs"][face["label"]], 6)
+        assert face["score"] == pytest.approx(found.scores[i], abs=2e-6)
+        assert face["label"] == max(face["probs"], key=face["probs"].get)
+
+
+def test_a_class_with_a_space_cannot_go_into_a_submission(
+    fake: FakePredictor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fake_predictor import FakeMeta
+
+    monkeypatch.setattr(fake.bundle, "meta", FakeMeta(("with mask", "b", "c")), raising=False)
+    picture(Path("a.png"))
+    assert run("a.png", "--submission", "s.csv", "--no-pictures") == 1
+    assert "a submission cannot hold class 'with mask'" in capsys.readouterr().err
+    assert not Path("s.csv").exists() and not list(Path("detections").iterdir())
+
+
+HEAVY = "{'torch', 'torchvision', 'timm', 'matplotlib', 'scipy', 'sklearn', 'albumentations', 'facenet_pytorch'}"
+
+
+def test_thousands_of_images_are_not_held_in_memory(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[weakref.ref[Any]] = []
+    original = detect.image_result
+
+    def watched(*args: Any) -> Any:
+        result = original(*args)
+        alive.append(weakref.ref(result))
+        return result
+
+    monkeypatch.setattr(detect, "image_result", watched)
+    for i in range(30):
+        picture(Path(f"in/{i}.png"))
+    summary = detect.detect_images(
+        detect.DetectArgs(("in",), csv=Path("t.csv"), submission=Path("s.csv"), pictures=False),
+        detect.find_images(["in"])[0],
+        [],
+        fake,
+    )
+    gc.collect()
+    assert len(alive) == 30 and sum(ref() is not None for ref in alive) == len(summary.first) == FEW
+    assert len(read_json()["images"]) == 30
+
+
+def test_nothing_of_the_training_extra_is_imported(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    script = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from fake_predictor import FakePredictor
+from pipeline import detect
+import pipeline.predictor
+detect.load_predictor = lambda bundle, threads: FakePredictor()
+code = detect.main(["a.png"])
+print("imported:", sorted({HEAVY} & set(sys.modules)))
+sys.exit(code)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "imported: []" in done.stdout

@@ -1,0 +1,83 @@
+"""Box algebra against hand-worked cases and slow reference versions."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from stage1_faces.boxes import area, as_boxes, clip, iou, nms, square
+
+edges = st.floats(-50, 50, width=32)
+
+
+@st.composite
+def box_arrays(draw, most=12):
+    corners = draw(arrays(np.float32, st.tuples(st.integers(0, most), st.just(2), st.just(2)), elements=edges))
+    return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1).astype(np.float32)
+
+
+def slow_overlap(a, b, overlap):
+    width = max(min(a[2], b[2]) - max(a[0], b[0]), 0)
+    height = max(min(a[3], b[3]) - max(a[1], b[1]), 0)
+    shared = width * height
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    whole = min(areas) if overlap == "min" else sum(areas) - shared
+    return shared / whole if whole > 0 else 0.0
+
+
+def test_iou_by_hand():
+    a = as_boxes([[0, 0, 10, 10]])
+    b = as_boxes([[5, 0, 15, 10], [0, 0, 10, 10], [2, 2, 4, 4], [10, 0, 20, 10]])
+    assert iou(a, b)[0] == pytest.approx([50 / 150, 1, 4 / 100, 0])
+    assert iou(a, b, "min")[0] == pytest.approx([0.5, 1, 1, 0])
+
+
+@given(box_arrays(), box_arrays(), st.sampled_from(["union", "min"]))
+def test_iou_equals_slow_version(a, b, overlap):
+    expected = np.array([[slow_overlap(x, y, overlap) for y in b.astype(float)] for x in a.astype(float)])
+    assert iou(a, b, overlap) == pytest.approx(expected.reshape(len(a), len(b)), abs=1e-3)
+
+
+@given(box_arrays(), st.sampled_from([0.0, 0.3, 0.7, 1.0]), st.sampled_from(["union", "min"]), st.integers(0, 9))
+def test_nms_keeps_what_greedy_suppression_keeps(boxes, threshold, overlap, seed):
+    scores = np.random.default_rng(seed).integers(0, 5, len(boxes)).astype(np.float32) / 5
+    overlaps = iou(boxes, boxes, overlap)
+    kept = []
+    for i in sorted(range(len(boxes)), key=lambda i: (-scores[i], i)):
+        # Rounding decides at the threshold itself; leave those draws out.
+        if any(abs(overlaps[i, k] - threshold) < 1e-5 for k in kept if overlaps[i, k] not in (0, 1)):
+            return
+        if all(overlaps[i, k] <= threshold for k in kept):
+            kept.append(i)
+    assert nms(boxes, scores, threshold, overlap).tolist() == kept
+
+
+def test_nms_of_many_candidates():
+    # facenet-pytorch's "Min" version overflows int16 above 32,767 boxes.
+    n = 40_000
+    low = np.stack([np.arange(n) // 200 * 20.0, np.arange(n) % 200 * 20.0], axis=1)
+    boxes = np.concatenate([low, low + 10], axis=1).astype(np.float32)
+    assert len(nms(boxes[:2000], np.ones(2000, np.float32), 0.5)) == 2000
+    same = np.tile(np.array([[0, 0, 10, 10]], np.float32), (n, 1))
+    assert nms(same, np.linspace(0, 1, n, dtype=np.float32), 0.5, "min").tolist() == [n - 1]
+
+
+def test_square_and_clip():
+    assert square(as_boxes([[0, 0, 10, 20]])).tolist() == [[-5, 0, 15, 20]]
+    assert clip(as_boxes([[-5, 3, 15, 20]]), (12, 8)).tolist() == [[0, 3, 12, 8]]
+
+
+def test_nothing_is_edited_in_place():
+    boxes = as_boxes([[-5, 0, 10, 20], [1, 2, 3, 9]])
+    before = boxes.copy()
+    square(boxes), clip(boxes, (5, 5)), nms(boxes, np.ones(2, np.float32), 0.1), area(boxes), iou(boxes, boxes)
+    assert (boxes == before).all()
+
+
+def test_as_boxes_refuses_what_is_no_box():
+    assert as_boxes([]).shape == (0, 4)
+    with pytest.raises(ValueError, match="shape"):
+        as_boxes([[1, 2, 3]])
+    with pytest.raises(ValueError, match="finite"):
+        as_boxes([[0, 0, np.nan, 1]])

@@ -1,0 +1,86 @@
+"""TrainConfig refuses what makes no sense; experiments differ from the baseline in what they say."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, fields
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stage2_classifier.config import EXPERIMENTS, RANGES, TrainConfig, experiment
+from stage2_classifier.errors import ClassifierError
+
+# Changes that an experiment's one question drags along.
+DRAGGED = {
+    "optimizer": {"lr", "weight_decay"},
+    "loss": {"label_smoothing"},
+    "class_weights": {"sampler_power"},
+    "scheduler": {"warmup_epochs"},
+    "epochs": {"patience"},
+    "model": {"pretrained", "lr", "backbone_lr_scale", "freeze_epochs", "input_size"},
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("name", {"name": "../elsewhere"}),
+        ("name", {"name": ""}),
+        ("augment", {"augment": "lots"}),
+        ("loss", {"loss": "hinge"}),
+        ("scheduler", {"scheduler": "cosin"}),
+        ("epochs", {"epochs": 0}),
+        ("batch_size", {"batch_size": 1}),
+        ("input_size", {"input_size": 16}),
+        ("lr", {"lr": 0.0}),
+        ("lr", {"lr": math.nan}),
+        ("dropout", {"dropout": math.nan}),
+        ("dropout", {"dropout": 1.0}),
+        ("sampler_power", {"sampler_power": -0.1}),
+        ("pretrained", {"pretrained": True}),
+        ("weights", {"pretrained": True, "weights": "x.pth", "model": "resnet18"}),
+        ("freeze_epochs", {"freeze_epochs": 2}),
+        ("freeze_epochs", {"freeze_epochs": 31, "weights": "x.pth"}),
+        ("warmup_epochs", {"warmup_epochs": 30}),
+        ("warmup_epochs", {"scheduler": "onecycle"}),
+        ("warmup_epochs", {"scheduler": "plateau"}),
+        ("label_smoothing", {"loss": "focal"}),
+        ("class_weights", {"class_weights": "inverse"}),
+    ],
+)
+def test_refuses_and_names_the_field(field: str, changes: dict[str, Any]) -> None:
+    with pytest.raises(ClassifierError, match=f"^{field}: "):
+        TrainConfig(**changes)
+
+
+@given(st.sampled_from(sorted(RANGES)), st.floats(max_value=-1e-6))
+def test_no_field_with_a_range_takes_a_negative_value(field: str, value: float) -> None:
+    with pytest.raises(ClassifierError, match=f"^{field}: "):
+        TrainConfig(**{field: value})  # type: ignore[arg-type]
+
+
+def test_ranges_name_fields() -> None:
+    assert set(RANGES) <= {f.name for f in fields(TrainConfig)}
+
+
+def test_experiments_begin_with_the_baseline_and_each_has_a_reason() -> None:
+    assert next(iter(EXPERIMENTS)) == "baseline"
+    assert EXPERIMENTS["baseline"] == TrainConfig()
+    assert all(name == config.name and config.why for name, config in EXPERIMENTS.items())
+    assert len({config.why for config in EXPERIMENTS.values()}) == len(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name != "baseline"])
+def test_an_experiment_changes_one_thing(name: str) -> None:
+    base = asdict(TrainConfig())
+    changed = {k for k, v in asdict(EXPERIMENTS[name]).items() if v != base[k]} - {"name", "why"}
+    allowed = [{key} | dragged for key, dragged in DRAGGED.items() if key in changed]
+    assert len(changed) == 1 or any(changed <= group for group in allowed), changed
+
+
+def test_unknown_experiment_gives_close_names() -> None:
+    with pytest.raises(ClassifierError, match="did you mean opt_sgd"):
+        experiment("opt_sdg")

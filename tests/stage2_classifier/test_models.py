@@ -1,0 +1,182 @@
+"""The networks: shapes, heads, local weights, and clear refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from stage2_classifier.config import TrainConfig
+from stage2_classifier.engine import set_training_mode
+from stage2_classifier.errors import ClassifierError
+from stage2_classifier.models import OWN_MODELS, SmallCNN, build_model, check_input_size, input_stats, split_parameters
+from stage2_classifier.optim import Schedule, build_optimizer, parameter_groups
+
+TIMM_NAME = "test_resnet"  # timm's own miniature
+
+
+@pytest.mark.parametrize("name", [*OWN_MODELS, TIMM_NAME])
+@pytest.mark.parametrize("size", [32, 45, 64])
+def test_logits_have_one_column_a_class(name: str, size: int) -> None:
+    logits = build_model(name, 3).eval()(torch.zeros(2, 3, size, size))
+    assert logits.shape == (2, 3) and torch.isfinite(logits).all()
+
+
+def test_small_cnn_keeps_to_what_runs_fast() -> None:
+    model = SmallCNN(3)
+    channels = [m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert all(c % 16 == 0 for c in channels)
+    assert 500_000 <= sum(p.numel() for p in model.parameters()) <= 1_000_000
+
+
+@pytest.mark.parametrize("name", ["small_cnn", TIMM_NAME])
+def test_every_parameter_gets_a_gradient_and_is_in_one_part(name: str) -> None:
+    model = build_model(name, 3)
+    # Twice, because a block that starts as its shortcut passes nothing to its convolutions at first.
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(torch.randn(4, 3, 64, 64)).logsumexp(1).sum().backward()
+        optimizer.step()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+    backbone, head = split_parameters(model)
+    assert len(backbone) + len(head) == len(list(model.parameters()))
+    assert sorted(p.shape[0] for p in head) == [3, 3]
+
+
+def test_input_stats_are_timms_own_or_a_half() -> None:
+    assert input_stats(build_model("small_cnn", 3)) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert input_stats(build_model("resnet10t", 3))[0] == pytest.approx((0.485, 0.456, 0.406))
+
+
+@pytest.mark.parametrize(("name", "meant"), [("smal_cnn", "small_cnn"), ("resnet_18", "resnet18")])
+def test_an_unknown_model_gives_close_names(name: str, meant: str) -> None:
+    with pytest.raises(ClassifierError, match=meant):
+        build_model(name, 3)
+
+
+def test_pretrained_without_the_hub_says_how_to_give_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_args: Any, **kwargs: Any) -> nn.Module:
+        assert kwargs["pretrained"]
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("timm.create_model", unreachable)
+    with pytest.raises(ClassifierError, match=r"no route to host.*--weights FILE"):
+        build_model("resnet18", 3, pretrained=True)
+    with pytest.raises(ClassifierError, match="--weights FILE"):
+        build_model("small_cnn", 3, pretrained=True)
+
+
+def test_an_input_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ClassifierError, match=r"input_size: .* 64 pixels; try 224"):
+        check_input_size(build_model("deit_tiny_patch16_224", 3), 64)
+    check_input_size(build_model("small_cnn", 3), 32)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_local_weights_load_and_a_head_of_other_classes_is_dropped(
+    tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = build_model("small_cnn", 5)
+    file = tmp_path / f"w{suffix}"
+    if suffix == ".pth":
+        # As DistributedDataParallel and most training scripts leave it.
+        torch.save({"state_dict": {f"module.{k}": v for k, v in source.state_dict().items()}}, file)
+    else:
+        save_file(source.state_dict(), file)
+    same = build_model("small_cnn", 5, weights=str(file))
+    assert all(torch.equal(a, b) for a, b in zip(same.state_dict().values(), source.state_dict().values(), strict=True))
+    assert capsys.readouterr().out == ""
+    other = build_model("small_cnn", 3, weights=str(file))
+    assert torch.equal(other.get_parameter("stem.0.weight"), source.get_parameter("stem.0.weight"))
+    assert other.get_parameter("head.weight").shape[0] == 3
+    assert "a fresh one is trained" in capsys.readouterr().out
+
+
+def test_wrong_weights_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "w.pth"
+    with pytest.raises(ClassifierError, match="no such file"):
+        build_model("small_cnn", 3, weights=str(file))
+    torch.save(build_model("small_cnn_half", 3).state_dict(), file)
+    with pytest.raises(ClassifierError, match="another model's weights"):
+        build_model("small_cnn", 3, weights=str(file))
+    torch.save([1, 2], file)
+    with pytest.raises(ClassifierError, match="no dictionary of tensors"):
+        build_model("small_cnn", 3, weights=str(file))
+    torch.save(nn.Linear(2, 2), file)  # a pickled object could run code
+    with pytest.raises(ClassifierError, match="not readable"):
+        build_model("small_cnn", 3, weights=str(file))
+    truncated = tmp_path / "w.safetensors"
+    save_file(build_model("small_cnn", 3).state_dict(), truncated)
+    truncated.write_bytes(truncated.read_bytes()[:1000])
+    with pytest.raises(ClassifierError, match=r"w\.safetensors: not readable"):
+        build_model("small_cnn", 3, weights=str(truncated))
+
+
+def test_parameter_groups_scale_the_backbone_and_spare_biases_and_norms() -> None:
+    model = build_model("small_cnn", 3)
+    groups = parameter_groups(model, TrainConfig(lr=0.1, backbone_lr_scale=0.5, weight_decay=0.01))
+    assert [(g["lr"], g["weight_decay"]) for g in groups] == [(0.1, 0.01), (0.1, 0.0), (0.05, 0.01), (0.05, 0.0)]
+    assert all((p.ndim > 1) == (g["weight_decay"] > 0) for g in groups for p in g["params"])
+    assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
+
+
+def test_an_unknown_optimizer_gives_close_names() -> None:
+    with pytest.raises(ClassifierError, match=r"optimizer: .*'adamww'.*adamw"):
+        build_optimizer(build_model("small_cnn", 3), TrainConfig(optimizer="adamww"))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lamb", "lookahead_adamw"])
+def test_optimizers_by_name(optimizer: str) -> None:
+    assert build_optimizer(build_model("small_cnn_half", 3), TrainConfig(optimizer=optimizer)).param_groups
+
+
+def rates(scheduler: str, epochs: int = 6, warmup: int = 0) -> list[float]:
+    """The head's learning rate of each of 10 updates in each epoch, with scores that never get better."""
+    config = TrainConfig(
+        scheduler=scheduler, epochs=epochs, warmup_epochs=warmup, lr=1.0, patience=6, backbone_lr_scale=0.1
+    )
+    optimizer = build_optimizer(build_model("small_cnn_half", 3), config)
+    schedule = Schedule(optimizer, config, updates_per_epoch=10)
+    seen = []
+    for update in range(10 * epochs):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.after_update(update + 1)
+        if update % 10 == 9:
+            schedule.after_epoch(0.5)
+    return seen
+
+
+def test_schedules_have_their_shapes() -> None:
+    assert rates("constant") == [1.0] * 60
+    cosine = rates("cosine", warmup=2)
+    assert cosine[:20] == sorted(cosine[:20]) and cosine[20:] == sorted(cosine[20:], reverse=True)
+    assert cosine[0] < 0.01 and cosine[-1] < 0.01 and max(cosine) > 0.7
+    step = rates("step")
+    assert [step[0], step[20], step[40]] == pytest.approx([1, 0.1, 0.01])
+    assert rates("poly")[30] == pytest.approx(0.5)
+    plateau = rates("plateau")  # the first score is the best; two more are endured, the fourth lowers the rate
+    assert [plateau[39], plateau[40]] == pytest.approx([1, 0.1])
+    cycle = rates("onecycle")
+    assert (
+        max(cycle) == pytest.approx(1, abs=0.01) and 10 < cycle.index(max(cycle)) < 25 and cycle[-1] < 0.01 < cycle[0]
+    )
+
+
+def test_a_frozen_backbone_takes_no_gradient_and_keeps_its_statistics() -> None:
+    model = build_model("small_cnn", 3)
+    set_training_mode(model, freeze_backbone=True)
+    before = {k: v.clone() for k, v in model.named_buffers()}
+    model(torch.randn(4, 3, 32, 32)).sum().backward()
+    assert all(torch.equal(before[k], v) for k, v in model.named_buffers())
+    backbone, head = split_parameters(model)
+    assert all(p.grad is None for p in backbone) and all(p.grad is not None for p in head)
+    set_training_mode(model, freeze_backbone=False)
+    model(torch.randn(4, 3, 32, 32)).sum().backward()
+    assert any(p.grad is not None for p in backbone)
+    assert any(not torch.equal(before[k], v) for k, v in model.named_buffers())

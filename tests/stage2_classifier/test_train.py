@@ -1,0 +1,285 @@
+"""Training end to end on coloured squares: it learns, stops, and resumes to the same numbers after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stage2_classifier import fit as fit_module
+from stage2_classifier.checkpoint import load_model
+from stage2_classifier.config import TrainConfig
+from stage2_classifier.crops import CropDataset, build_loader
+from stage2_classifier.engine import predict, score, seed_epoch
+from stage2_classifier.errors import ClassifierError
+from stage2_classifier.fit import fit
+from stage2_classifier.records import CropSet
+from stage2_classifier.run_folder import best_row, patience_over
+from stage2_classifier.train import main
+from stage2_classifier.transforms import eval_transform
+
+QUICK = TrainConfig(
+    name="quick",
+    model="small_cnn_half",
+    input_size=32,
+    batch_size=8,
+    epochs=4,
+    warmup_epochs=1,
+    lr=5e-3,
+    augment="none",
+    patience=0,
+    ema_decay=0.9,
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without the seconds, which no two runs share."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tiny_crops: CropSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole QUICK run."""
+    torch.set_num_threads(1)
+    runs = tmp_path_factory.mktemp("unbroken")
+    fit(QUICK, tiny_crops.root, runs)
+    return runs / "quick"
+
+
+def test_learns_and_records(unbroken: Path, tiny_crops: CropSet) -> None:
+    history = rows(unbroken)
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4]
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    summary = json.loads((unbroken / "summary.json").read_text())
+    best = best_row(history)
+    assert summary["best_epoch"] == best["epoch"] and summary["best"]["val_f1"] == best["val_f1"]
+    assert best["val_macro_f1"] > 0.9 and summary["epochs_run"] == 4 and not summary["stopped_early"]
+    record = json.loads((unbroken / "config.json").read_text())
+    assert record["lr"] == QUICK.lr and record["margin"] == 0.2 and "torch" in record["packages"]
+    assert record["class_counts"]["train"] == {"with_mask": 24, "without_mask": 10, "mask_weared_incorrect": 6}
+    assert "test" not in record["class_counts"]
+    assert sorted(p.name for p in unbroken.iterdir()) == sorted(
+        ["best.safetensors", "config.json", "curves.png", "last.pt", "metrics.jsonl", "summary.json"]
+    )
+
+
+def test_best_weights_score_what_was_recorded(unbroken: Path, tiny_crops: CropSet) -> None:
+    model, meta = load_model(unbroken / "best.safetensors")
+    val = CropDataset(tiny_crops, "val", eval_transform(meta.input_size, meta.mean, meta.std))
+    probs, targets = predict(model, build_loader(val, 7))
+    assert probs.shape == (20, 3) and probs.dtype == np.float32 and targets.tolist() == val.labels.tolist()
+    assert meta.margin == 0.2 and meta.class_names == tiny_crops.class_names
+    scored = score(probs, targets, meta.class_names)
+    assert scored["val_macro_f1"] == meta.metrics["val_macro_f1"]
+    assert scored["val_loss"] == pytest.approx(meta.metrics["val_loss"], rel=1e-4)
+
+
+def break_after(epochs: int, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """Makes fit fail once `epochs` epochs are written: in the next epoch, or before its last.pt is."""
+    whole = fit_module.write_epoch if step == "write_epoch" else fit_module.train_one_epoch
+    calls = 0
+
+    def broken(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > epochs:
+            raise KeyboardInterrupt
+        return whole(*args)
+
+    monkeypatch.setattr(fit_module, step, broken)
+
+
+VARIANTS = {
+    "adamw_ema_cosine": QUICK,
+    "everything": replace(
+        QUICK,
+        optimizer="sgd",
+        augment="own",
+        scheduler="onecycle",
+        warmup_epochs=0,
+        mixup=0.4,
+        ema_decay=0.0,
+        epochs=3,
+    ),
+    "plateau": replace(QUICK, scheduler="plateau", warmup_epochs=0, epochs=3, sampler_power=0.0),
+}
+
+
+@pytest.mark.parametrize(
+    ("variant", "step"),
+    [
+        ("adamw_ema_cosine", "train_one_epoch"),
+        ("adamw_ema_cosine", "write_epoch"),
+        ("everything", "write_epoch"),
+        ("plateau", "train_one_epoch"),
+    ],
+)
+def test_resume_equals_unbroken(
+    variant: str, step: str, unbroken: Path, tiny_crops: CropSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, whole = VARIANTS[variant], unbroken
+    if config != QUICK:
+        fit(config, tiny_crops.root, tmp_path / "whole")
+        whole = tmp_path / "whole" / "quick"
+    with monkeypatch.context() as patch:
+        break_after(2, patch, step)
+        with pytest.raises(KeyboardInterrupt):
+            fit(config, tiny_crops.root, tmp_path / "broken")
+    folder = tmp_path / "broken" / "quick"
+    assert len(rows(folder)) == 2 and not (folder / "summary.json").exists()
+    with pytest.raises(ClassifierError, match="broken off"):
+        fit(config, tiny_crops.root, tmp_path / "broken")
+    (folder / "metrics.jsonl").write_text("as if the kill had come before this file\n")
+    fit(config, tiny_crops.root, tmp_path / "broken", resume=True)
+    assert rows(folder) == rows(whole)
+    assert (folder / "best.safetensors").read_bytes() == (whole / "best.safetensors").read_bytes()
+
+
+def test_resume_before_the_first_epoch_starts_at_the_beginning(
+    unbroken: Path, tiny_crops: CropSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        break_after(0, patch, "train_one_epoch")
+        with pytest.raises(KeyboardInterrupt):
+            fit(QUICK, tiny_crops.root, tmp_path)
+    fit(QUICK, tiny_crops.root, tmp_path, resume=True)
+    assert rows(tmp_path / "quick") == rows(unbroken)
+
+
+@pytest.mark.slow
+def test_resume_after_sigkill_equals_unbroken(unbroken: Path, tiny_crops: CropSet, tmp_path: Path) -> None:
+    fields = ("model", "input_size", "batch_size", "epochs", "warmup_epochs", "lr", "augment", "patience", "ema_decay")
+    flags = [f"--{name.replace('_', '-')}={getattr(QUICK, name)}" for name in fields]
+    command = [
+        *(sys.executable, "-m", "stage2_classifier.train", "--name=quick", "--threads=1"),
+        *(f"--crops={tiny_crops.root}", f"--runs={tmp_path}", *flags),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    state = tmp_path / "quick" / "last.pt"
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not state.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "quick" / "summary.json").exists()
+    subprocess.run([*command, "--resume"], env=environment, check=True, timeout=120, stdout=subprocess.DEVNULL)
+    assert rows(tmp_path / "quick") == rows(unbroken)
+    assert (tmp_path / "quick" / "best.safetensors").read_bytes() == (unbroken / "best.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_validate_each_crop_once(unbroken: Path, tiny_crops: CropSet, tmp_path: Path) -> None:
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+        *("-m", "stage2_classifier.train", "--name=two", f"--crops={tiny_crops.root}", f"--runs={tmp_path}"),
+        *("--model=small_cnn_half", "--input-size=32", "--batch-size=8", "--epochs=3", "--warmup-epochs=1"),
+        *("--lr=5e-3", "--augment=own", f"--weights={unbroken / 'best.safetensors'}", "--freeze-epochs=1", "--cpu"),
+    ]
+    subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, timeout=240, capture_output=True)
+    summary = json.loads((tmp_path / "two" / "summary.json").read_text())
+    assert summary["processes"] == 2 and len(rows(tmp_path / "two")) == 3
+    # 20 validation crops: gathered twice or not at all, they would not score as the saved weights do alone.
+    model, meta = load_model(tmp_path / "two" / "best.safetensors")
+    val = CropDataset(tiny_crops, "val", eval_transform(meta.input_size, meta.mean, meta.std))
+    scored = score(*predict(model, build_loader(val, 20)), meta.class_names)
+    assert scored["val_loss"] == pytest.approx(meta.metrics["val_loss"], rel=1e-4)
+
+
+def test_a_finished_run_is_kept(unbroken: Path, tiny_crops: CropSet) -> None:
+    before = (unbroken / "last.pt").stat().st_mtime_ns
+    runs = unbroken.parent
+    with pytest.raises(ClassifierError, match="holds a finished run; give --resume, --overwrite"):
+        fit(QUICK, tiny_crops.root, runs)
+    summary = fit(replace(QUICK, why="told anew", workers=1), tiny_crops.root, runs, resume=True)
+    assert summary == json.loads((unbroken / "summary.json").read_text())
+    with pytest.raises(ClassifierError, match=r"dropout was 0\.2, now 0\.5"):
+        fit(replace(QUICK, dropout=0.5), tiny_crops.root, runs, resume=True)
+    assert (unbroken / "last.pt").stat().st_mtime_ns == before
+
+
+def test_overwrite_starts_anew_and_patience_stops_early(tiny_crops: CropSet, tmp_path: Path) -> None:
+    config = replace(QUICK, epochs=30, patience=2, min_delta=1.0)  # nothing is better by more than 1
+    summary = fit(config, tiny_crops.root, tmp_path)
+    assert summary["stopped_early"] and summary["epochs_run"] == 3
+    again = fit(replace(config, epochs=2), tiny_crops.root, tmp_path, overwrite=True)
+    assert not again["stopped_early"] and len(rows(tmp_path / "quick")) == 2
+
+
+def test_patience_and_best_row_by_hand() -> None:
+    history = [{"val_macro_f1": f1, "val_loss": loss} for f1, loss in ((0.5, 1), (0.8, 3), (0.8, 2), (0.7, 1))]
+    assert best_row(history) is history[2]
+    assert patience_over(history, 2, 0.0) and not patience_over(history[:3], 2, 0.0)
+    assert patience_over(history, 3, 0.4) and not patience_over(history, 0, 0.4)
+
+
+def test_score_by_hand() -> None:
+    probs = np.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.5, 0.25, 0.25]], np.float32)
+    scored = score(probs, np.array([0, 1, 1]), ("a", "b", "c"))
+    # a: precision 1/2, recall 1; b: precision 1, recall 1/2; c has no crops and does not count.
+    assert scored["val_f1"] == pytest.approx({"a": 2 / 3, "b": 2 / 3})
+    assert scored["val_macro_f1"] == pytest.approx(2 / 3) and scored["val_accuracy"] == pytest.approx(2 / 3)
+    assert scored["val_loss"] == pytest.approx((np.log(2) + np.log(2) + np.log(4)) / 3)
+
+
+def test_seed_epoch_depends_on_all_three() -> None:
+    draws = {(seed_epoch(*key).random(), torch.rand(()).item()) for key in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))}
+    assert len({a for a, _ in draws}) == len({b for _, b in draws}) == 4
+    assert seed_epoch(3, 4).random() == seed_epoch(3, 4).random()
+
+
+def test_a_loss_that_explodes_is_one_clear_error(tiny_crops: CropSet, tmp_path: Path) -> None:
+    config = replace(QUICK, optimizer="sgd", lr=999.0, grad_clip=0.0, scheduler="constant", warmup_epochs=0)
+    with pytest.raises(ClassifierError, match="loss is not finite"):
+        fit(replace(config, momentum=0.999), tiny_crops.root, tmp_path)
+
+
+def test_command_line(tiny_crops: CropSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list"]) == 0
+    assert "opt_sgd" in capsys.readouterr().out
+    base = [f"--crops={tiny_crops.root}", f"--runs={tmp_path}", "--epochs=1", "--warmup-epochs=0", "--input-size=32"]
+    command = [*base, "--experiment=loss_focal", "--batch-size=8", "--augment=none", "--model=small_cnn_half"]
+    assert main(command) == 0
+    record = json.loads((tmp_path / "loss_focal" / "config.json").read_text())
+    assert (record["loss"], record["epochs"], record["label_smoothing"]) == ("focal", 1, 0.0)
+    assert "finished; best validation macro-F1" in capsys.readouterr().out
+    assert main([*command, "--resume"]) == 0
+    assert "finished already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--crops=nowhere"], "crops.csv: not found"),
+        (["--experiment=basline"], "did you mean baseline"),
+        (["--lr=0"], "lr: 0.0 must be above 0"),
+        (["--model=resnet1"], "model: 'resnet1'"),
+        (["--optimizer=adamm"], "optimizer: cannot make 'adamm'"),
+        (["--mixed-precision=fp16", "--cpu"], "fp16 needs a GPU"),
+        (["--resume", "--overwrite"], "contradicts overwrite"),
+        (["--weights=none.pth"], "none.pth: no such file"),
+    ],
+)
+def test_bad_input_is_one_line(
+    flags: list[str], message: str, tiny_crops: CropSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([f"--crops={tiny_crops.root}", f"--runs={tmp_path}", *flags]) == 1
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1 and err.startswith("error: ")
+    assert not any(tmp_path.rglob("config.json"))
