@@ -265,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import tyro
 
     args = tyro.cli(
-        Annotated[Show, tyro.conf.subcommand("show")] | Annotated[Pack, tyro.conf.subcommand("pack")],  # type: ignore[arg-type]
+        Annotated[Show, tyro.conf.subcommand("show")] | Annotated[Pack, tyro.conf.subcommand("pack")],
         args=argv,
         description=__doc__,
     )

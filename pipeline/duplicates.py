@@ -169,10 +169,10 @@ def take_print(photo: Path) -> Print | str:
     scale = SIDE / max(grey.shape)
     size = (max(round(grey.shape[1] * scale), 1), max(round(grey.shape[0] * scale), 1))
     grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    points, descriptors = cv2.ORB_create(FEATURES).detectAndCompute(grey, None)
+    points, descriptors = cv2.ORB.create(FEATURES).detectAndCompute(grey, None)
     if descriptors is None:
         return Print(bits, np.zeros((0, 32), np.uint8), np.zeros((0, 2), np.float32))
-    return Print(bits, descriptors, np.array([p.pt for p in points], np.float32))
+    return Print(bits, descriptors.astype(np.uint8, copy=False), np.array([p.pt for p in points], np.float32))
 
 
 def _close_hashes(prints: Sequence[Print], bits: int) -> Iterator[tuple[int, int]]:

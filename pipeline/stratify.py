@@ -14,16 +14,18 @@ def deal(counts: NDArray[np.float64], shares: Sequence[float], seed: int) -> lis
     counts: (G, C), how much group g holds of each quantity (faces of each class, images). shares: the part's
     fractions, summing to 1. No part stays empty where there are as many groups as parts.
 
-    Iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011): the quantity that is rarest among the groups
-    left is dealt first, while there is still choice; each group goes to the part that lacks most of it. Ours deals
-    the largest groups first, so that small ones even out the rest, and breaks ties by what the part lacks of
-    everything the group holds. The seed shuffles equals.
+    After iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011): the quantity that is rarest among the
+    groups left is dealt first, while there is still choice, its largest groups first, so that small ones even out
+    the rest. Their rule for where a group goes looks at that one quantity; as our groups hold many faces of
+    several classes, ours takes the part that leaves the smallest sum, over parts and quantities, of
+    (wanted - dealt)^2 / wanted, the chi-squared distance. The seed shuffles equals.
     """
     rng = np.random.default_rng(seed)
     total = counts.sum(axis=0)
     # As fractions of each quantity's total, so that rare and common classes weigh the same.
     held = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0)
-    lacking = np.outer(np.asarray(shares, np.float64), total > 0)
+    wanted = np.asarray(shares, np.float64)[:, None]
+    lacking = wanted * (total > 0)
     parts = np.full(len(counts), -1)
     shuffled = rng.permutation(len(counts))
     while (parts < 0).any():
@@ -35,8 +37,8 @@ def deal(counts: NDArray[np.float64], shares: Sequence[float], seed: int) -> lis
         rarest = int(np.argmin(np.where(remaining > 0, remaining, np.inf)))
         holders = left[counts[left, rarest] > 0]
         for group in holders[np.argsort(-counts[holders, rarest], kind="stable")]:
-            most = lacking[:, rarest] >= lacking[:, rarest].max() - 1e-12
-            part = int(np.argmax(np.where(most, lacking @ held[group], -np.inf)))
+            change = ((lacking - held[group]) ** 2 - lacking**2) / wanted
+            part = int(np.argmin(change.sum(axis=1)))
             parts[group] = part
             lacking[part] -= held[group]
     _fill_empty(parts, counts, len(shares))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import warnings
 from collections.abc import Mapping
@@ -99,7 +98,6 @@ def export_cascade(nets: Mapping[str, nn.Module] | None = None) -> dict[str, byt
 
 def to_onnx(net: nn.Module, shape: tuple[int, ...], dynamic: Mapping[int, str], outputs: tuple[str, ...]) -> bytes:
     """One self-contained ONNX graph of a net in eval mode, with the named input axes left open."""
-    buffer = io.BytesIO()
     axes = dict.fromkeys(dynamic, torch.export.Dim.DYNAMIC)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's own deprecation chatter
@@ -113,8 +111,9 @@ def to_onnx(net: nn.Module, shape: tuple[int, ...], dynamic: Mapping[int, str], 
             dynamo=True,
             verbose=False,
         )
-    program.save(buffer)
-    return buffer.getvalue()
+    if program is None:
+        raise FacesError("torch gave no ONNX graph; install the pinned torch and onnxscript")
+    return program.model_proto.SerializeToString()
 
 
 def parity(graph: bytes, net: nn.Module, pixels: NDArray[np.float32]) -> float:

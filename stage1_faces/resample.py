@@ -22,6 +22,11 @@ def _bins(length: int | NDArray[np.intp], bins: int) -> tuple[NDArray[np.intp], 
     return index * n // bins, -((index + 1) * n // -bins)
 
 
+def _integral(image: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """(H+1, W+1, 3) sums over all pixels above and to the left."""
+    return np.asarray(cv2.integral(image, sdepth=cv2.CV_32S), dtype=np.int32)
+
+
 def _means(
     table: NDArray[np.int32],
     rows: tuple[NDArray[np.intp], NDArray[np.intp]],
@@ -55,7 +60,7 @@ def area_resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np
         # As many output rows as their input rows fit the band; at least one.
         stop = max(int(np.searchsorted(bottom, top[start] + band, side="right")), start + 1)
         first, last = top[start], bottom[stop - 1]
-        table = cv2.integral(image[first:last], sdepth=cv2.CV_32S)
+        table = _integral(image[first:last])
         out[start:stop] = _means(table, (top[start:stop] - first, bottom[start:stop] - first), columns)
         start = stop
     return out
@@ -75,7 +80,7 @@ class WindowSampler:
             parts = [area_resize(self._image[y1:y2, x1:x2], size, size) for x1, y1, x2, y2 in boxes]
             return np.stack(parts) if parts else np.zeros((0, size, size, 3), np.float32)
         if self._table is None:
-            self._table = cv2.integral(self._image, sdepth=cv2.CV_32S)
+            self._table = _integral(self._image)
         x1, y1, x2, y2 = boxes.T
         left, right = _bins(x2 - x1, size)
         top, bottom = _bins(y2 - y1, size)

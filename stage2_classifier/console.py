@@ -25,9 +25,10 @@ def guarded(command: Callable[[], int], *errors: type[Exception]) -> int:
 
     Ctrl-C gives 130. A programming error keeps its traceback.
     """
+    expected: tuple[type[Exception], ...] = (*errors, OSError)
     try:
         return command()
-    except (*errors, OSError) as error:
+    except expected as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -39,7 +39,8 @@ def cut_crop(
         raise ValueError(f"box {tuple(float(v) for v in box)} lies outside the {width}x{height} image")
     crop = image[top:bottom, left:right]
     if (left, top, right, bottom) != (x1, y1, x2, y2):
-        crop = cv2.copyMakeBorder(crop, top - y1, y2 - bottom, left - x1, x2 - right, cv2.BORDER_REPLICATE)
+        edges = (top - y1, y2 - bottom, left - x1, x2 - right)
+        crop = np.asarray(cv2.copyMakeBorder(crop, *edges, cv2.BORDER_REPLICATE), dtype=np.uint8)
     return np.ascontiguousarray(crop) if size is None else resize_crop(crop, size)
 
 

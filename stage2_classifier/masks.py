@@ -43,8 +43,8 @@ def draw_mask(
     # A face's half width is near its eyes' distance; of a face turned away the eyes come closer, the height stays.
     right = right / np.hypot(*right) * max(np.hypot(*right), 0.85 * np.hypot(*down)) * 1.02
 
-    def place(u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.float64]:
-        return eyes + u[:, None] * right + v[:, None] * down
+    def place(u: NDArray[np.floating], v: NDArray[np.floating]) -> NDArray[np.floating]:
+        return np.asarray(eyes + u[:, None] * right + v[:, None] * down)
 
     middle, side = _TOP[way]
     across = np.linspace(-1, 1, 33)
@@ -65,7 +65,7 @@ def draw_mask(
     size = ((x2 - x1) * _SUPERSAMPLE, (y2 - y1) * _SUPERSAMPLE)
     scale = float(np.hypot(*right)) * _SUPERSAMPLE
 
-    def pixels(curve: NDArray[np.float64]) -> NDArray[np.int32]:
+    def pixels(curve: NDArray[np.floating]) -> NDArray[np.int32]:
         return np.round((curve - (x1, y1)) * _SUPERSAMPLE).astype(np.int32)
 
     def averaged(layer: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -46,10 +46,9 @@ def data(tmp_path):
     return tmp_path
 
 
-def build(data, *flags):
-    return main(
-        ["--data", f"{data}/data", "--out", f"{data}/crops", "--splits", f"{data}/splits.csv", "--workers", "1", *flags]
-    )
+def build(data, *flags, out="crops", workers="1"):
+    places = ["--data", f"{data}/data", "--out", f"{data}/{out}", "--splits", f"{data}/splits.csv"]
+    return main([*places, "--workers", workers, *flags])
 
 
 def test_cuts_one_crop_a_face_into_class_folders(data, capsys):
@@ -105,7 +104,7 @@ def test_another_margin_replaces_every_crop(data):
 def test_several_processes_give_the_same(data):
     build(data)
     one = (data / "crops" / "crops.csv").read_text()
-    assert main(["--data", f"{data}/data", "--out", f"{data}/two", "--splits", f"{data}/splits.csv", "--workers", "2"]) == 0
+    assert build(data, out="two", workers="2") == 0
     assert (data / "two" / "crops.csv").read_text() == one
 
 

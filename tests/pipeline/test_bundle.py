@@ -118,7 +118,7 @@ def test_description_that_is_no_json(copy):
 
 def test_wrong_class_count(copy):
     edit(copy, class_names=["only", "two"])
-    with pytest.raises(BundleError, match="gives 3 classes, bundle.json names 2"):
+    with pytest.raises(BundleError, match=r"gives 3 classes, bundle\.json names 2"):
         Bundle.load(copy).graph("classifier")
 
 
