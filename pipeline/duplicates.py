@@ -7,7 +7,7 @@ candidate counts when one similarity transform (RANSAC) explains enough of the m
 
 The limits below were set by eye on 674 photos of the Kaggle "Face Mask Detection" set, all pairs of which were
 matched once: the 17 pairs within 8 bits all show the same scene, and the first unrelated pair stands at 10; every pair
-with 5 or more inliers is a re-crop or a shot of one series, and unrelated pairs begin at 4.
+with 5 or more inliers is a re-crop, a shot of one series or the same person again; unrelated pairs begin at 4.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MAX_SCALE = 4.0  # a re-crop enlarged more than this leaves too few pixels to co
 
 # Candidates by locality-sensitive hashing with sampled bits (Indyk & Motwani 1998): descriptors equal in one
 # table's bits collide, photos with enough collisions are compared in full.
-TABLES = 24
+TABLES = 40
 TABLE_BITS = 40
 NEIGHBOURS = 8  # in a table's order; commonplace texture fills longer runs and tells nothing
 MIN_COLLISIONS = 3
@@ -190,12 +190,13 @@ def _candidates(prints: Sequence[Print]) -> list[tuple[int, int]]:
     owners = np.repeat(np.arange(len(prints)), [len(p.descriptors) for p in prints])
     if len(owners) == 0:
         return []
-    bits = np.unpackbits(np.concatenate([p.descriptors for p in prints]), axis=1)
+    descriptors = np.concatenate([p.descriptors for p in prints])
     rng = np.random.default_rng(0)
     found = []
     for _ in range(TABLES):
-        chosen = rng.choice(bits.shape[1], TABLE_BITS, replace=False)
-        keys = bits[:, chosen] @ (1 << np.arange(TABLE_BITS, dtype=np.int64))
+        keys = np.zeros(len(owners), np.int64)
+        for bit in rng.choice(8 * descriptors.shape[1], TABLE_BITS, replace=False):
+            keys = (keys << 1) | ((descriptors[:, bit // 8] >> (bit % 8)) & 1)
         order = np.argsort(keys, kind="stable")
         keys, owner = keys[order], owners[order]
         for step in range(1, NEIGHBOURS + 1):

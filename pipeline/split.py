@@ -168,12 +168,13 @@ def run(args: Args) -> int:
 
 
 def _print_table(name: Path, rows: Sequence[SplitRow], annotations: Annotations) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=str(name))
+    table = Table(title=escape(str(name)))
     table.add_column("split")
     for heading in ("images", *annotations.class_names, "faces"):
-        table.add_column(heading, justify="right")
+        table.add_column(escape(heading), justify="right")
     everything = [(row.split, image) for row, image in zip(rows, annotations.images, strict=True)]
     for split in (*SPLITS, "all"):
         images = [image for of, image in everything if split in (of, "all")]

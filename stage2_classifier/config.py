@@ -44,10 +44,7 @@ RANGES: dict[str, tuple[float, float | None]] = {
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run. The defaults are the baseline experiment.
-
-    Raises ClassifierError naming the field and the mend when a value or a combination makes no sense.
-    """
+    """One training run. The defaults are the baseline experiment."""
 
     name: str = "baseline"
     """The run's folder under --runs."""
@@ -91,8 +88,8 @@ class TrainConfig:
     """How much focal loss turns from easy crops; 0 is cross entropy."""
     class_weights: str = "none"
     """Loss weights: none, inverse (1 / count) or effective (Cui et al. 2019)."""
-    sampler_power: float = 1.0
-    """1 draws the classes equally often, 0 as often as they occur."""
+    sampler_power: float = 0.5
+    """1 draws the classes equally often, 0 as often as they occur, 0.5 by the square root of their counts."""
     dropout: float = 0.2
     """Before the last layer."""
     mixup: float = 0.0
@@ -113,6 +110,7 @@ class TrainConfig:
     """Processes that read crops; the result does not depend on it."""
 
     def __post_init__(self) -> None:
+        """Raises ClassifierError naming the field and the mend when a value or a combination makes no sense."""
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise ClassifierError(f"name: {self.name!r} must be letters, digits, '.', '_' and '-' only")
         for field, choices in CHOICES.items():
@@ -184,7 +182,7 @@ EXPERIMENTS: dict[str, TrainConfig] = {
             sampler_power=0.0,
         ),
         _vary("imbalance_natural", "Imbalance: what if nothing is done about it?", sampler_power=0.0),
-        _vary("imbalance_half", "Imbalance: draw classes by the square root of their counts?", sampler_power=0.5),
+        _vary("imbalance_balanced", "Imbalance: draw the classes equally often?", sampler_power=1.0),
         _vary("sched_constant", "Scheduler: does lowering the learning rate matter?", scheduler="constant"),
         _vary("sched_step", "Scheduler: step instead of cosine?", scheduler="step"),
         _vary("sched_plateau", "Scheduler: plateau instead of cosine?", scheduler="plateau", warmup_epochs=0),

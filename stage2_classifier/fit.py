@@ -61,13 +61,13 @@ def fit(
     if finished is not None:
         return finished
     accelerator = _accelerator(config, folder, cpu, tensorboard)
-    state_file = folder / "last.pt"
-    state = load_state(state_file) if resume and state_file.is_file() else None
+    goes_on = resume and (folder / "config.json").is_file()  # without it nothing says that the rest fits
+    state = load_state(folder / "last.pt") if goes_on and (folder / "last.pt").is_file() else None
     learner, train_loader, val_loader = _build(config, crop_set, accelerator, state)
     history: list[dict[str, Any]] = [] if state is None else state["history"]
     accelerator.wait_for_everyone()  # every process has looked at the folder before one changes it
     if accelerator.is_main_process:
-        if not resume:
+        if not goes_on:
             for name in OUTPUTS:
                 (folder / name).unlink(missing_ok=True)
         write_text(folder / "config.json", json.dumps(record, indent=2) + "\n")
@@ -150,7 +150,7 @@ def _build(
     if state is not None:
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
-        if accelerator.scaler is not None:
+        if accelerator.scaler is not None and state["scaler"] is not None:
             accelerator.scaler.load_state_dict(state["scaler"])
     prepared = accelerator.prepare(model, optimizer, train_loader, val_loader)
     criterion = build_loss(config, counts).to(accelerator.device)
@@ -168,11 +168,12 @@ def _run_epochs(
 ) -> None:
     """Trains until the epochs are over or patience is; adds a row to `history` and writes the files each epoch."""
     config, accelerator = learner.config, learner.accelerator
-    with progress() as bar:
+    bar = progress()
+    bar.disable = bar.disable or not accelerator.is_main_process
+    with bar:
         task = bar.add_task(
             config.name, total=config.epochs * len(train_loader), completed=len(history) * len(train_loader)
         )
-        bar.disable = bar.disable or not accelerator.is_main_process
         while len(history) < config.epochs and not patience_over(history, config.patience, config.min_delta):
             epoch = len(history)
             start = time.perf_counter()
