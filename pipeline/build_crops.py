@@ -209,10 +209,10 @@ def run(args: Args) -> int:
     """Reads, cuts, and prints a table; 1 when a photo could not be read."""
     annotations = read_dataset(args.data)
     if not args.splits.exists():
-        from pipeline import split
+        from pipeline.split import main as split
 
         print(f"{args.splits}: not found; making it with pipeline.split's defaults")
-        code = split.main(["--data", str(args.data), "--out", str(args.splits)])
+        code = split(["--data", str(args.data), "--out", str(args.splits)])
         if code:
             return code
     built = build_crops(annotations, read_splits(args.splits), args.out, args.margin, args.workers)

@@ -100,36 +100,42 @@ class Bundle:
     def graph(self, name: str, threads: int = 1) -> Graph:
         """A graph as a function from float32 input to its outputs, on ONNX Runtime's CPU provider.
 
-        Raises BundleError when ONNX Runtime cannot load it.
+        Raises BundleError when ONNX Runtime cannot load it, or the classifier's class count is not the bundle's.
         """
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # Photos differ in size: remembered allocation patterns would only pile up.
-        options.enable_mem_pattern = False
-        try:
-            session = ort.InferenceSession(self._graphs[name], options, providers=["CPUExecutionProvider"])
-            if name == "classifier":
-                self._check_classes(session)
-        except BundleError:
-            raise
-        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise BundleError(f"{self.path / name}.onnx: ONNX Runtime cannot load it: {reason}") from error
-        input_name = session.get_inputs()[0].name
-        return lambda values: session.run(None, {input_name: values})
-
-    def _check_classes(self, session: ort.InferenceSession) -> None:
-        classes = session.get_outputs()[0].shape[-1]
-        if classes != len(self.meta.class_names):
-            raise BundleError(
-                f"{self.path}/classifier.onnx: gives {classes} classes, bundle.json names {len(self.meta.class_names)}"
-            )
+        return load_graph(
+            self._graphs[name],
+            f"{self.path / name}.onnx",
+            threads,
+            classes=len(self.meta.class_names) if name == "classifier" else None,
+        )
 
     def describe(self) -> dict[str, Any]:
         """The metadata as plain JSON values, with the bundle's name."""
         return {"name": self.path.resolve().name, **_to_json(self.meta)}
+
+
+def load_graph(data: bytes, name: str, threads: int = 1, classes: int | None = None) -> Graph:
+    """An ONNX graph as a function from float32 input to its outputs, on ONNX Runtime's CPU provider.
+
+    name: for messages. classes: how many the graph must give, where that is known. Raises BundleError when ONNX
+    Runtime cannot load it or the number of classes is another.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Photos differ in size: remembered allocation patterns would only pile up.
+    options.enable_mem_pattern = False
+    try:
+        session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BundleError(f"{name}: ONNX Runtime cannot load it: {reason}") from error
+    given = session.get_outputs()[0].shape[-1]
+    if classes is not None and given != classes:
+        raise BundleError(f"{name}: gives {given} classes, bundle.json names {classes}; pack the bundle anew")
+    input_name = session.get_inputs()[0].name
+    return lambda values: session.run(None, {input_name: values})
 
 
 def write_bundle(out: Path | str, meta: BundleMeta, graphs: Mapping[str, bytes]) -> Bundle:
@@ -219,20 +225,28 @@ class Show:
 
 @dataclass(frozen=True)
 class Pack:
-    """Export a trained classifier and the cascade to ONNX, check them against torch, and write a bundle."""
+    """Export a trained classifier and the cascade to ONNX, check them against torch, and write a bundle.
+
+    With --data, the cascade's boxes are fitted to the annotators' on the training photos, the reporting threshold is
+    chosen on the validation photos, and the bundle records what it scores there.
+    """
 
     run: Path
     """Training run of stage2_classifier.train (its best checkpoint is used)."""
     out: Path
     """Bundle directory to write."""
+    data: Path | None = None
+    """Annotated photos to fit the boxes and choose the threshold on; stock boxes when not given."""
+    splits: Path = Path("splits.csv")
+    """The split of --data."""
     min_face: float = 12.0
     """Smallest face looked for, pixels."""
-    pnet: float = 0.6
+    pnet: float = 0.4
     """Face probability that passes P-Net."""
-    rnet: float = 0.7
+    rnet: float = 0.3
     """Face probability that passes R-Net."""
-    score: float = 0.5
-    """`score` from which on a face is reported."""
+    score: float | None = None
+    """`score` from which on a face is reported; default: the best F1 on validation photos, 0.5 without --data."""
     note: str = ""
     """Kept in the bundle's provenance."""
 
@@ -247,16 +261,18 @@ def run(args: Show | Pack) -> int:
     from pipeline.extras import needs
 
     with needs("train"):
-        from pipeline.pack import pack_bundle
-    bundle = pack_bundle(
-        args.run,
-        args.out,
-        CascadeConfig(min_face=args.min_face, pnet=args.pnet, rnet=args.rnet),
-        score_threshold=args.score,
-        note=args.note,
-    )
+        from pipeline.pack import pack_bundle, photos_of
+    try:
+        search = CascadeConfig(min_face=args.min_face, pnet=args.pnet, rnet=args.rnet)
+    except ValueError as error:
+        raise PipelineError(str(error)) from error
+    photos = None if args.data is None else photos_of(args.data, args.splits)
+    bundle = pack_bundle(args.run, args.out, search, photos, args.score, args.note)
     size = sum(file.stat().st_size for file in bundle.path.iterdir())
-    console().print(f"{bundle.path}: {size / 1e6:.2f} MB, classes {', '.join(bundle.meta.class_names)}")
+    classes = ", ".join(bundle.meta.class_names)
+    console().print(
+        f"{bundle.path}: {size / 1e6:.2f} MB; classes {classes}; score from {bundle.meta.score_threshold:g}"
+    )
     return 0
 
 

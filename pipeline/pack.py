@@ -1,10 +1,11 @@
-"""Makes a bundle from a training run and the cascade's torch nets: export, parity check, provenance."""
+"""Makes a bundle from a training run and the cascade's torch nets: export, parity check, box fit, threshold."""
 
 from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,40 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.bundle import Bundle, BundleError, BundleMeta, write_bundle
-from stage1_faces.detector import CascadeConfig
-from stage1_faces.export import TOLERANCE, export_cascade, parity, to_onnx
+from pipeline.bundle import Bundle, BundleError, BundleMeta, load_graph, write_bundle
+from pipeline.errors import PipelineError
+from pipeline.evaluation import check_classes, detect_samples
+from pipeline.fit_boxes import measure_shift
+from pipeline.metrics import score_samples
+from pipeline.predictor import Predictor
+from pipeline.resampling import best_score
+from stage1_faces.annotations import AnnotatedImage, read_dataset
+from stage1_faces.detector import CascadeConfig, FaceDetector
+from stage1_faces.export import TOLERANCE, export_cascade, export_net, parity, stock_nets, to_onnx
+from stage1_faces.splits import read_splits
 from stage2_classifier.checkpoint import load_model
+from stage2_classifier.console import progress
+
+MATCH_IOU = 0.5  # at which a detection counts as right when the threshold is chosen
+DEFAULT_SCORE = 0.5
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Annotated photos for packing: the boxes are fitted on `train`, the threshold is chosen on `val`."""
+
+    train: tuple[AnnotatedImage, ...]
+    val: tuple[AnnotatedImage, ...]
+
+
+def photos_of(data: Path, splits: Path) -> Photos:
+    """The training and validation photos of a dataset. Raises FacesError, or PipelineError when either is empty."""
+    sides = read_splits(splits)
+    images = read_dataset(data).images
+    train, val = (tuple(i for i in images if sides.get(i.image_id) == side) for side in ("train", "val"))
+    if not train or not val:
+        raise PipelineError(f"{splits}: no training or no validation photos of {data}; make the split anew")
+    return Photos(train, val)
 
 
 class Probabilities(nn.Module):
@@ -45,25 +76,28 @@ def pack_bundle(
     run: Path,
     out: Path,
     search: CascadeConfig,
-    score_threshold: float,
+    photos: Photos | None = None,
+    score_threshold: float | None = None,
     note: str = "",
-    metrics: Mapping[str, Any] | None = None,
-    cascade: Mapping[str, bytes] | None = None,
 ) -> Bundle:
-    """Packs a run's best classifier with the cascade (the stock one unless graphs are given) into a bundle at `out`.
+    """Packs a run's best classifier with the stock cascade into a bundle at `out`.
+
+    With photos, O-Net's boxes are moved by what `measure_shift` finds on the training ones, and the threshold, unless
+    given, is that of the best F1 on the validation ones.
 
     Raises ClassifierError when the run cannot be read, FacesError or BundleError when an export fails its check.
     """
     model, meta = load_model(run / "best.safetensors")
-    stage1 = "facenet-pytorch stock weights" if cascade is None else "fine-tuned"
-    provenance = {
-        "stage1": stage1,
-        "stage2": {"run": run.resolve().name, "model": meta.model, "epoch": meta.epoch},
-        "data": _training_data(run),
-        "torch": torch.__version__.split("+")[0],
-        "python": platform.python_version(),
-        "note": note,
-    }
+    graphs = export_cascade()
+    stage1: dict[str, Any] = {"weights": "facenet-pytorch 2.5.3, stock"}
+    if photos is not None:
+        pnet, rnet, onet = (load_graph(graphs[name], name) for name in ("pnet", "rnet", "onet"))
+        detector = FaceDetector(pnet, rnet, onet, search)
+        with progress() as bar:
+            shift = measure_shift(detector, bar.track(photos.train, description="fitting boxes"))
+        graphs["onet"] = export_net("onet", stock_nets(shift.edges)["onet"])
+        stage1["box_shift"] = asdict(shift)
+    graphs["classifier"] = export_classifier(model, meta.input_size)
     bundle_meta = BundleMeta(
         class_names=tuple(meta.class_names),
         input_size=meta.input_size,
@@ -71,23 +105,49 @@ def pack_bundle(
         std=_triple(meta.std),
         margin=meta.margin,
         search=search,
-        score_threshold=score_threshold,
-        metrics={**({} if metrics is None else metrics), "val_crops": dict(meta.metrics)},
-        provenance=provenance,
+        score_threshold=DEFAULT_SCORE if score_threshold is None else score_threshold,
+        metrics={"val_crops": dict(meta.metrics)},
+        provenance={
+            "stage1": stage1,
+            "stage2": {"run": run.resolve().name, "model": meta.model, "epoch": meta.epoch},
+            "data": {"class_counts": _class_counts(run)},
+            "torch": torch.__version__.split("+")[0],
+            "python": platform.python_version(),
+            "note": note,
+        },
     )
-    graphs = dict(export_cascade() if cascade is None else cascade)
-    graphs["classifier"] = export_classifier(model, meta.input_size)
+    if photos is not None:
+        bundle_meta = _judged(Bundle(out, bundle_meta, graphs), photos.val, choose=score_threshold is None)
     return write_bundle(out, bundle_meta, graphs)
 
 
-def _triple(values: Any) -> tuple[float, float, float]:
+def _judged(bundle: Bundle, val: Sequence[AnnotatedImage], choose: bool) -> BundleMeta:
+    """The bundle's metadata with what it scores on validation photos and, if asked for, the best threshold there."""
+    names = bundle.meta.class_names
+    check_classes(val, names)
+    with progress() as bar:
+        task = bar.add_task("scoring", total=len(val))
+        samples, _ = detect_samples(Predictor(bundle), val, names, advance=lambda: bar.advance(task))
+    scores = score_samples(samples, names)
+    measured = {
+        "photos": len(val),
+        "mAP50-95": scores.mean.overall.ap,
+        "mAP50": scores.mean.overall.ap50,
+        "face_AP50": scores.faces.overall.ap50,
+        "face_recall50": scores.faces.overall.recall50,
+    }
+    threshold = bundle.meta.score_threshold
+    if choose:
+        threshold = float(np.floor(best_score(samples, len(names), MATCH_IOU) * 1000) / 1000)
+    return replace(bundle.meta, metrics={**bundle.meta.metrics, "val": measured}, score_threshold=threshold)
+
+
+def _triple(values: Sequence[float]) -> tuple[float, float, float]:
     a, b, c = (float(v) for v in values)
     return a, b, c
 
 
-def _training_data(run: Path) -> dict[str, Any]:
-    """The class counts that the run recorded of its training crops, if it did."""
+def _class_counts(run: Path) -> Mapping[str, Any] | None:
+    """How many crops of each class the run was trained and validated on, if it says so."""
     file = run / "config.json"
-    if not file.is_file():
-        return {}
-    return {"class_counts": json.loads(file.read_text(encoding="utf-8")).get("class_counts")}
+    return json.loads(file.read_text(encoding="utf-8")).get("class_counts") if file.is_file() else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,10 +43,23 @@ class RGraph(PGraph):
 
 
 class OGraph(PGraph):
-    """O-Net, likewise: (N, 3, 48, 48) -> probability (N,), offsets (N, 4), landmarks (N, 5, 2)."""
+    """O-Net, likewise: (N, 3, 48, 48) -> probability (N,), offsets (N, 4), landmarks (N, 5, 2).
+
+    shift: moves the box's left, top, right and bottom edge by fractions of its width or height, for photos whose
+    annotators draw boxes differently from those that the weights were trained on.
+    """
+
+    shift: Tensor
+
+    def __init__(self, net: nn.Module, shift: Sequence[float] = (0, 0, 0, 0)) -> None:
+        super().__init__(net)
+        self.register_buffer("shift", torch.tensor(shift, dtype=torch.float32))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
         offsets, points, probabilities = self.net(_normalised(pixels))
+        # Offsets are fractions of the square window; the box's own sides are 1 + high offset - low offset of it.
+        sides = 1 + offsets[:, 2:] - offsets[:, :2]
+        offsets = offsets + self.shift * torch.cat([sides, sides], dim=1)
         # The net gives five x, then five y.
         return probabilities[:, 1], offsets, points.view(-1, 2, 5).transpose(1, 2)
 
@@ -67,9 +80,13 @@ SPECS = {
 }
 
 
-def stock_nets() -> dict[str, nn.Module]:
-    """The three nets with the weights that come inside facenet-pytorch (trained on WIDER FACE and CelebA)."""
-    nets: dict[str, nn.Module] = {"pnet": PGraph(PNet()), "rnet": RGraph(RNet()), "onet": OGraph(ONet())}
+def stock_nets(box_shift: Sequence[float] = (0, 0, 0, 0)) -> dict[str, nn.Module]:
+    """The three nets with the weights that come inside facenet-pytorch (trained on WIDER FACE and CelebA).
+
+    box_shift: see OGraph; zeros leave the stock boxes.
+    """
+    onet = OGraph(ONet(), box_shift)
+    nets: dict[str, nn.Module] = {"pnet": PGraph(PNet()), "rnet": RGraph(RNet()), "onet": onet}
     return {name: net.eval() for name, net in nets.items()}
 
 

@@ -200,6 +200,7 @@ EXPERIMENTS: dict[str, TrainConfig] = {
         _vary("batch_128", "Batch size: twice the baseline's?", batch_size=128),
         _vary("epochs_15", "Epochs: are half as many enough?", epochs=15),
         _vary("epochs_60", "Epochs: do twice as many help?", epochs=60, patience=20),
+        _vary("seed_1", "Chance: how much does another seed change?", seed=1),
         _vary("input_48", "Input: are 48 pixels enough?", input_size=48),
         _vary("input_96", "Input: do 96 pixels help?", input_size=96),
         _vary("arch_small_cnn_half", "Architecture: is half the width enough?", model="small_cnn_half"),

@@ -70,7 +70,7 @@ def draw_mask(
 
     def averaged(layer: NDArray[np.uint8]) -> NDArray[np.float32]:
         shrunk = cv2.resize(layer, (x2 - x1, y2 - y1), interpolation=cv2.INTER_AREA)
-        return np.asarray(shrunk, np.float32)[..., None] / 255
+        return np.asarray(shrunk, np.float32)[..., None] / np.float32(255)
 
     cloth = np.zeros(size[::-1], np.uint8)
     cv2.fillPoly(cloth, [pixels(outline)], 255)

@@ -107,7 +107,8 @@ def test_roboflow_yolo(tmp_path: Path) -> None:
     save_photo(tmp_path / "valid/images/empty.jpg")
     (tmp_path / "valid/labels/gone.txt").write_text("0 0.5 0.5 0.1 0.1")
     (tmp_path / "data.yaml").write_text(
-        "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnc: 2\nnames: ['with_mask', 'without_mask']\n"
+        "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnc: 2\n"
+        "names: ['with_mask', 'without_mask']\n"
     )
     read = read_dataset(tmp_path)
     assert [(i.image_id, i.split, i.labels) for i in read.images] == [
