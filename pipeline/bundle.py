@@ -126,6 +126,7 @@ def load_graph(data: bytes, name: str, threads: int = 1, classes: int | None = N
     options.log_severity_level = 3
     # Photos differ in size: remembered allocation patterns would only pile up.
     options.enable_mem_pattern = False
+    options.enable_cpu_mem_arena = False
     try:
         session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
