@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -100,7 +101,8 @@ def build_crops(
     if not jobs:
         raise PipelineError("no image of the dataset is in the splits file; make it anew with pipeline.split")
     _claim(out)
-    # Empty class folders too, so that torchvision's ImageFolder numbers the classes alike in every split.
+    # Empty class folders too, so that torchvision's ImageFolder numbers the classes alike in every split (it wants
+    # allow_empty=True where a split has none of a class).
     for split in SPLITS:
         for name in annotations.class_names:
             (out / split / name).mkdir(parents=True, exist_ok=True)
@@ -144,8 +146,11 @@ def _each(jobs: Sequence[_Job], workers: int) -> Iterator[_Done]:
         yield from map(_cut, jobs)
         return
     # spawn, not fork: the progress bar's thread is running by now
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_cut, jobs, chunksize=4)
+    try:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            yield from pool.map(_cut, jobs, chunksize=4)
+    except BrokenProcessPool as error:
+        raise PipelineError("a worker process was killed (out of memory?); run again with --workers 1") from error
 
 
 def _cut(job: _Job) -> _Done:
@@ -170,6 +175,10 @@ def _cut(job: _Job) -> _Done:
                     pixels = read_image(image.path)
                 except MediaError as error:
                     return _Done(error=str(error))
+                height, width = pixels.shape[:2]
+                if (width, height) != image.size:  # a PNG may tell of its rotation after its pixels
+                    sizes = f"{width}x{height} when decoded, {image.size[0]}x{image.size[1]} by its header"
+                    return _Done(error=f"{image.path}: is {sizes}; save it anew without EXIF rotation")
             with replacing(file) as temporary:
                 Image.fromarray(cut_crop(pixels, box, job.margin)).save(temporary)
             cut += 1
@@ -245,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `python -m pipeline.build_crops`."""
     import tyro
 
-    args = tyro.cli(Args, args=argv)
+    args = tyro.cli(Args, args=argv, prog="python -m pipeline.build_crops")
     return guarded(lambda: run(args), *USER_ERRORS)
 
 

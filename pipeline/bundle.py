@@ -142,14 +142,13 @@ def load_graph(data: bytes, name: str, threads: int = 1, classes: int | None = N
 def write_bundle(out: Path | str, meta: BundleMeta, graphs: Mapping[str, bytes]) -> Bundle:
     """Writes a bundle directory in one step and loads it back, so that what was written is known to be good.
 
-    `meta.sha256` is filled in from the graphs. An existing bundle at `out` is replaced; any other directory is not.
-    Raises BundleError then, or when a graph is missing.
+    `meta.sha256` is filled in from the graphs. An existing bundle at `out` is replaced. Raises BundleError as
+    `check_place` does, or when a graph is missing.
     """
-    out = Path(out)
+    out = Path(out).resolve()  # a link to a bundle stays one
     if set(graphs) != set(GRAPHS):
         raise BundleError(f"{out}: a bundle needs the graphs {', '.join(GRAPHS)}, got {', '.join(sorted(graphs))}")
-    if out.exists() and not (out / "bundle.json").is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise BundleError(f"{out}: exists and is no bundle; choose another place")
+    check_place(out)
     sha256 = {name: hashlib.sha256(graphs[name]).hexdigest() for name in GRAPHS}
     record = {**_to_json(meta), "sha256": sha256}
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -170,6 +169,20 @@ def write_bundle(out: Path | str, meta: BundleMeta, graphs: Mapping[str, bytes])
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Bundle.load(out)
+
+
+def check_place(out: Path) -> None:
+    """Raises BundleError when a bundle written to `out` would replace anything but a bundle."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise BundleError(f"{out}: is a file; choose another place")
+    here = {path.name for path in out.iterdir()}
+    strange = sorted(here - {"bundle.json", *(f"{name}.onnx" for name in GRAPHS)})
+    if here and "bundle.json" not in here:
+        raise BundleError(f"{out}: exists and is no bundle; choose another place")
+    if strange:
+        raise BundleError(f"{out}: holds {strange[0]!r} beside a bundle, which would be lost; choose another place")
 
 
 def _to_json(meta: BundleMeta) -> dict[str, Any]:
@@ -268,6 +281,8 @@ def run(args: Show | Pack) -> int:
     except ValueError as error:
         raise PipelineError(str(error)) from error
     photos = None if args.data is None else photos_of(args.data, args.splits)
+    for problem in photos.problems if photos else ():
+        print(f"warning: {problem}", file=sys.stderr)
     bundle = pack_bundle(args.run, args.out, search, photos, args.score, args.note)
     size = sum(file.stat().st_size for file in bundle.path.iterdir())
     classes = ", ".join(bundle.meta.class_names)
@@ -285,6 +300,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Annotated[Show, tyro.conf.subcommand("show")] | Annotated[Pack, tyro.conf.subcommand("pack")],
         args=argv,
         description=__doc__,
+        prog="python -m pipeline.bundle",
     )
     return guarded(lambda: run(args), *USER_ERRORS)
 

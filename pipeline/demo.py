@@ -69,7 +69,7 @@ def run(args: Args) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `python -m pipeline.demo`."""
-    args = tyro.cli(Args, args=argv)
+    args = tyro.cli(Args, args=argv, prog="python -m pipeline.demo")
     return guarded(lambda: run(args), *USER_ERRORS)
 
 

@@ -91,6 +91,11 @@ def run(args: Args) -> int:
             raise PipelineError(f"{name} is {value}, must lie in 0..1")
     if not args.ours and not args.predictions:
         raise PipelineError("nothing to score: --no-ours needs --predictions FILE")
+    if args.out.exists() and not args.out.is_dir():
+        raise PipelineError(f"{args.out}: is a file; name a folder with --out")
+    for file in args.predictions:
+        if not file.is_file():
+            raise PipelineError(f"{file}: not found; check the name given with --predictions")
     with needs("train"):
         import faster_coco_eval  # noqa: F401 (missing: say so before minutes of detecting)
         import matplotlib  # noqa: F401
@@ -267,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `python -m pipeline.evaluate`."""
     import tyro
 
-    args = tyro.cli(Args, args=argv, description=__doc__)
+    args = tyro.cli(Args, args=argv, description=__doc__, prog="python -m pipeline.evaluate")
     return guarded(lambda: run(args), *USER_ERRORS)
 
 

@@ -41,7 +41,7 @@ class Table:
         """As a table for the console."""
         table = RichTable(title=self.title, caption=self.note or None, title_justify="left", caption_justify="left")
         for k, name in enumerate(self.header):
-            table.add_column(name, justify="right" if k else "left")
+            table.add_column(name, justify="right" if k else "left", overflow="fold")  # wrapped, never cut off
         for row in self.rows:
             table.add_row(*row)
         return table
@@ -129,7 +129,7 @@ def _errors(e: Evaluation) -> Table:
         then = e.mended[kind]
         gain = "-" if then is None or now is None else f"{then:.3f} ({then - now:+.3f})"
         rows.append((KIND_NAMES[kind], str(STAGE[kind]), str(counts.kinds[kind]), *sizes, gain))
-    header = ("error", "stage", "count", *(f"faces {size} px" for size in SIZES), f"mAP@{e.settings.iou:g} if mended")
+    header = ("error", "stage", "count", *(f"{size} px" for size in SIZES), f"mAP@{e.settings.iou:g} if mended")
     note = (
         f"Of {counts.truths} faces and {counts.detections} detections with score {e.threshold:.3g} or more, "
         f"{counts.correct} are right. The last column is over detections of any score, mending one kind at a time."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from collections.abc import Mapping, Sequence
@@ -13,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.bundle import Bundle, BundleError, BundleMeta, load_graph, write_bundle
+from pipeline.bundle import Bundle, BundleError, BundleMeta, check_place, load_graph, write_bundle
 from pipeline.errors import PipelineError
-from pipeline.evaluation import check_classes, detect_samples
+from pipeline.evaluation import detect_samples
 from pipeline.fit_boxes import measure_shift
 from pipeline.metrics import score_samples
 from pipeline.predictor import Predictor
 from pipeline.resampling import best_score
-from stage1_faces.annotations import AnnotatedImage, read_dataset
+from stage1_faces.annotations import AnnotatedImage, Problem, read_dataset
 from stage1_faces.detector import CascadeConfig, FaceDetector
 from stage1_faces.export import TOLERANCE, export_cascade, export_net, parity, stock_nets, to_onnx
 from stage1_faces.splits import read_splits
@@ -33,20 +34,25 @@ DEFAULT_SCORE = 0.5
 
 @dataclass(frozen=True)
 class Photos:
-    """Annotated photos for packing: the boxes are fitted on `train`, the threshold is chosen on `val`."""
+    """Annotated photos for packing: the boxes are fitted on `train`, the threshold is chosen on `val`.
+
+    problems: what was refused when they were read. splits_sha256: of the split file.
+    """
 
     train: tuple[AnnotatedImage, ...]
     val: tuple[AnnotatedImage, ...]
+    problems: tuple[Problem, ...] = ()
+    splits_sha256: str = ""
 
 
 def photos_of(data: Path, splits: Path) -> Photos:
     """The training and validation photos of a dataset. Raises FacesError, or PipelineError when either is empty."""
     sides = read_splits(splits)
-    images = read_dataset(data).images
-    train, val = (tuple(i for i in images if sides.get(i.image_id) == side) for side in ("train", "val"))
+    read = read_dataset(data)
+    train, val = (tuple(i for i in read.images if sides.get(i.image_id) == side) for side in ("train", "val"))
     if not train or not val:
         raise PipelineError(f"{splits}: no training or no validation photos of {data}; make the split anew")
-    return Photos(train, val)
+    return Photos(train, val, read.problems, hashlib.sha256(splits.read_bytes()).hexdigest())
 
 
 class Probabilities(nn.Module):
@@ -85,9 +91,13 @@ def pack_bundle(
     With photos, O-Net's boxes are moved by what `measure_shift` finds on the training ones, and the threshold, unless
     given, is that of the best F1 on the validation ones.
 
-    Raises ClassifierError when the run cannot be read, FacesError or BundleError when an export fails its check.
+    Raises ClassifierError when the run cannot be read, PipelineError when the photos have a class that it does not
+    know, FacesError or BundleError when an export fails its check or `out` is taken.
     """
+    check_place(out)
     model, meta = load_model(run / "best.safetensors")
+    if photos is not None:
+        _check_labels(photos, meta.class_names)
     graphs = export_cascade()
     stage1: dict[str, Any] = {"weights": "facenet-pytorch 2.5.3, stock"}
     if photos is not None:
@@ -99,10 +109,10 @@ def pack_bundle(
         stage1["box_shift"] = asdict(shift)
     graphs["classifier"] = export_classifier(model, meta.input_size)
     bundle_meta = BundleMeta(
-        class_names=tuple(meta.class_names),
+        class_names=meta.class_names,
         input_size=meta.input_size,
-        mean=_triple(meta.mean),
-        std=_triple(meta.std),
+        mean=meta.mean,
+        std=meta.std,
         margin=meta.margin,
         search=search,
         score_threshold=DEFAULT_SCORE if score_threshold is None else score_threshold,
@@ -110,7 +120,10 @@ def pack_bundle(
         provenance={
             "stage1": stage1,
             "stage2": {"run": run.resolve().name, "model": meta.model, "epoch": meta.epoch},
-            "data": {"class_counts": _class_counts(run)},
+            "data": {
+                "class_counts": _class_counts(run),
+                "splits_sha256": None if photos is None else photos.splits_sha256,
+            },
             "torch": torch.__version__.split("+")[0],
             "python": platform.python_version(),
             "note": note,
@@ -124,7 +137,6 @@ def pack_bundle(
 def _judged(bundle: Bundle, val: Sequence[AnnotatedImage], choose: bool) -> BundleMeta:
     """The bundle's metadata with what it scores on validation photos and, if asked for, the best threshold there."""
     names = bundle.meta.class_names
-    check_classes(val, names)
     with progress() as bar:
         task = bar.add_task("scoring", total=len(val))
         samples, _ = detect_samples(Predictor(bundle), val, names, advance=lambda: bar.advance(task))
@@ -142,12 +154,20 @@ def _judged(bundle: Bundle, val: Sequence[AnnotatedImage], choose: bool) -> Bund
     return replace(bundle.meta, metrics={**bundle.meta.metrics, "val": measured}, score_threshold=threshold)
 
 
-def _triple(values: Sequence[float]) -> tuple[float, float, float]:
-    a, b, c = (float(v) for v in values)
-    return a, b, c
+def _check_labels(photos: Photos, class_names: Sequence[str]) -> None:
+    for image in (*photos.train, *photos.val):
+        unknown = sorted(set(image.labels) - set(class_names))
+        if unknown:
+            raise PipelineError(
+                f"{image.path}: class {unknown[0]!r} is none of the run's ({', '.join(class_names)}); "
+                "name the data that the run was trained on"
+            )
 
 
 def _class_counts(run: Path) -> Mapping[str, Any] | None:
     """How many crops of each class the run was trained and validated on, if it says so."""
     file = run / "config.json"
-    return json.loads(file.read_text(encoding="utf-8")).get("class_counts") if file.is_file() else None
+    try:
+        return json.loads(file.read_text(encoding="utf-8")).get("class_counts") if file.is_file() else None
+    except (ValueError, AttributeError) as error:
+        raise PipelineError(f"{file}: is no JSON object ({error}); train the run anew") from error

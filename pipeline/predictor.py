@@ -129,6 +129,8 @@ class Predictor:
             raise PipelineError(f"min_score is {min_score}, must lie in 0..1")
         if min_face is not None and not min_face >= 1:
             raise PipelineError(f"min_face is {min_face}, must be 1 pixel or more")
+        if not images:
+            return []
         floor = self.bundle.meta.score_threshold if min_score is None else min_score
         # A score is at most its face score, so the cascade's last net may already drop what is below the floor.
         found = self._detector.detect_batch(images, min_face=min_face, min_score=floor)

@@ -140,6 +140,10 @@ def _deal_images(
 
 def run(args: Args) -> int:
     """Reads, groups, splits, writes and prints; 1 when a photo could not be read."""
+    if args.seed < 0:
+        raise PipelineError(f"--seed {args.seed}: give 0 or more")
+    if args.workers < 1:
+        raise PipelineError(f"--workers {args.workers}: give 1 or more")
     if args.folds is not None and args.keep_folders:
         raise PipelineError("--folds and --keep-folders exclude each other; give one of them")
     annotations = read_dataset(args.data)
@@ -211,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `python -m pipeline.split`."""
     import tyro
 
-    args = tyro.cli(Args, args=argv)
+    args = tyro.cli(Args, args=argv, prog="python -m pipeline.split")
     return guarded(lambda: run(args), *USER_ERRORS)
 
 

@@ -92,7 +92,7 @@ class CascadeConfig:
 class _Windows:
     """Candidate windows of one image, 1-based with inclusive ends: the convention the stock weights were trained in.
 
-    `refine` and the scores below keep facenet-pytorch's arithmetic (widths of x2-x1, or +1 after R and O), because
+    `refined` and `_cells` keep facenet-pytorch's arithmetic (widths of x2-x1, or +1 after R and O), because
     the weights compensate for it. Faces leave the detector 0-based with exclusive ends.
     """
 

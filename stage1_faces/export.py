@@ -130,7 +130,13 @@ def to_onnx(net: nn.Module, shape: tuple[int, ...], dynamic: Mapping[int, str], 
         )
     if program is None:
         raise FacesError("torch gave no ONNX graph; install the pinned torch and onnxscript")
-    return program.model_proto.SerializeToString()
+    graph = program.model_proto
+    # The exporter writes stack traces, with the paths of this machine, beside every node.
+    parts = [graph, graph.graph, *graph.graph.node, *graph.graph.value_info, *graph.graph.initializer]
+    for part in (*parts, *graph.graph.input, *graph.graph.output):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    return graph.SerializeToString()
 
 
 def parity(graph: bytes, net: nn.Module, pixels: NDArray[np.float32]) -> float:

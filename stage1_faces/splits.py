@@ -15,16 +15,22 @@ def read_splits(path: Path | str) -> dict[str, str]:
     path = Path(path)
     if not path.is_file():
         raise FacesError(f"{path}: not found; make it with `python -m pipeline.split --data DIR --out {path}`")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as f:  # spreadsheets write the mark
+            return _splits(csv.DictReader(f), path)
+    except (ValueError, csv.Error) as error:
+        raise FacesError(f"{path}: is no CSV text ({error}); make it anew with pipeline.split") from error
+
+
+def _splits(reader: csv.DictReader[str], path: Path) -> dict[str, str]:
+    if reader.fieldnames is None or {"image_id", "split"} - set(reader.fieldnames):
+        raise FacesError(f"{path}: needs the columns image_id and split; make it anew with pipeline.split")
     splits: dict[str, str] = {}
-    with path.open(newline="", encoding="utf-8") as f:
-        reader = csv.DictReader(f)
-        if reader.fieldnames is None or {"image_id", "split"} - set(reader.fieldnames):
-            raise FacesError(f"{path}: needs the columns image_id and split; make it anew with pipeline.split")
-        for line, row in enumerate(reader, start=2):
-            image_id, split = row["image_id"], row["split"]
-            if split not in SPLITS:
-                raise FacesError(f"{path}, line {line}: split {split!r} is none of {', '.join(SPLITS)}")
-            if image_id in splits:
-                raise FacesError(f"{path}, line {line}: image {image_id!r} stands twice")
-            splits[image_id] = split
+    for line, row in enumerate(reader, start=2):
+        image_id, split = row["image_id"], row["split"]
+        if split not in SPLITS:
+            raise FacesError(f"{path}, line {line}: split {split!r} is none of {', '.join(SPLITS)}; correct it")
+        if image_id in splits:
+            raise FacesError(f"{path}, line {line}: image {image_id!r} stands twice; remove one line")
+        splits[image_id] = split
     return splits

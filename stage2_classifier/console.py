@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 
@@ -29,8 +30,29 @@ def guarded(command: Callable[[], int], *errors: type[Exception]) -> int:
     try:
         return command()
     except expected as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+# What mends the operating system's commonest refusals.
+_MENDS = {
+    errno.ENOENT: "check the name",
+    errno.EACCES: "change its permissions or name another place",
+    errno.EROFS: "name another place",
+    errno.EEXIST: "name another place",
+    errno.EISDIR: "name a file",
+    errno.ENOTDIR: "name another place",
+    errno.ENOSPC: "make room or name another place",
+    errno.EDQUOT: "make room or name another place",
+}
+
+
+def _line(error: Exception) -> str:
+    """The error in one line; the operating system's with the file first and what mends it."""
+    if not isinstance(error, OSError) or error.filename is None or error.errno is None:
+        return str(error)
+    mend = _MENDS.get(error.errno)
+    return f"{error.filename}: {error.strerror}" + (f"; {mend}" if mend else "")

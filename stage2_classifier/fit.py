@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -136,6 +137,9 @@ def _build(
     )
     val_loader = build_loader(val_set, 2 * config.batch_size, workers=config.workers)
     counts = [int((train_set.labels == i).sum()) for i in range(len(crop_set.class_names))]
+    if accelerator.is_main_process:
+        for name in (name for name, count in zip(crop_set.class_names, counts, strict=True) if not count):
+            print(f"warning: no training crops of class {name!r}; it cannot be learned", file=sys.stderr)
 
     model.to(accelerator.device)
     model.to(memory_format=torch.channels_last)  # a fifth faster on CPUs, more on GPUs

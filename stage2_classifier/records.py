@@ -59,14 +59,18 @@ class CropSet:
 
 
 def write_crop_set(crops: CropSet) -> None:
-    """Writes crops.csv and crops.json (class order, margin) into the set's folder, each in one step."""
+    """Writes crops.json (class order, margin) and crops.csv into the set's folder, each in one step.
+
+    An older crops.csv goes first, so that a killed run never leaves it beside another set's margin.
+    """
+    (crops.root / "crops.csv").unlink(missing_ok=True)
+    meta = {"class_names": list(crops.class_names), "margin": crops.margin}
+    write_text(crops.root / "crops.json", json.dumps(meta, indent=2) + "\n")
     with replacing(crops.root / "crops.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as f:
         writer = csv.writer(f)
         writer.writerow(COLUMNS)
         for r in crops.records:
-            writer.writerow((r.path, r.label, r.split, r.image_id, *(f"{v:g}" for v in r.box)))
-    meta = {"class_names": list(crops.class_names), "margin": crops.margin}
-    write_text(crops.root / "crops.json", json.dumps(meta, indent=2) + "\n")
+            writer.writerow((r.path, r.label, r.split, r.image_id, *(f"{v:.17g}" for v in r.box)))  # exact
 
 
 def read_crop_set(root: Path | str) -> CropSet:
@@ -85,11 +89,14 @@ def read_crop_set(root: Path | str) -> CropSet:
         margin = float(meta["margin"])
     except (ValueError, KeyError, TypeError) as error:
         raise ClassifierError(f"{meta_file}: malformed ({error}); build the crops anew") from error
-    with table.open(newline="", encoding="utf-8") as f:
-        reader = csv.DictReader(f)
-        if reader.fieldnames is None or set(COLUMNS) - set(reader.fieldnames):
-            raise ClassifierError(f"{table}: needs the columns {', '.join(COLUMNS)}; build the crops anew")
-        records = tuple(_records(reader, table))
+    try:
+        with table.open(newline="", encoding="utf-8") as f:
+            reader = csv.DictReader(f)
+            if reader.fieldnames is None or set(COLUMNS) - set(reader.fieldnames):
+                raise ClassifierError(f"{table}: needs the columns {', '.join(COLUMNS)}; build the crops anew")
+            records = tuple(_records(reader, table))
+    except (ValueError, csv.Error) as error:
+        raise ClassifierError(f"{table}: is no CSV text ({error}); build the crops anew") from error
     unknown = sorted({r.label for r in records} - set(class_names))
     if unknown:
         raise ClassifierError(f"{table}: labels {unknown} are not among the classes of {meta_file}")

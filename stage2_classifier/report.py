@@ -52,6 +52,8 @@ class ReportArgs:
     """The crops to score on."""
     out: Path = Path("reports")
     """Folder of the report."""
+    faces: bool = True
+    """--no-faces leaves out the worst mistakes, which show people's faces, so that the report can be given away."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ def run(args: ReportArgs) -> int:
     """Checks everything first, so that a wrong folder costs no waiting; then predicts, draws and writes."""
     if not args.runs:
         raise ClassifierError("no run given; name at least one run folder")
+    if args.out.exists() and not args.out.is_dir():
+        raise ClassifierError(f"{args.out}: is a file; name a folder with --out")
     runs = [read_run(folder) for folder in args.runs]
     names = [one.name for one in runs]
     if len(set(names)) < len(names):
@@ -87,7 +91,7 @@ def run(args: ReportArgs) -> int:
     measured, pages = [], []
     with progress() as bar:
         for one in bar.track(runs, description="runs"):
-            scored, page = report_run(one, crops, args.split, args.out / one.name)
+            scored, page = report_run(one, crops, args.split, args.out / one.name, args.faces)
             measured.append(scored)
             pages.append(page)
     write_report(args.out, measured, pages, args.split)
@@ -97,8 +101,8 @@ def run(args: ReportArgs) -> int:
     return 0
 
 
-def report_run(run: Run, crops: CropSet, split: str, out: Path) -> tuple[Measured, Page]:
-    """Scores one run on a split and writes its files into `out`."""
+def report_run(run: Run, crops: CropSet, split: str, out: Path, faces: bool = True) -> tuple[Measured, Page]:
+    """Scores one run on a split and writes its files into `out`; without `faces`, none that shows crops."""
     model, meta = load_model(run.weights)
     evaluation = evaluate(model, meta, crops, split)
     found = scores(evaluation)
@@ -110,7 +114,10 @@ def report_run(run: Run, crops: CropSet, split: str, out: Path) -> tuple[Measure
     write_text(out / "classification_report.json", json.dumps(details, indent=2) + "\n")
     save_confusion_matrix(evaluation, out / "confusion_matrix.png")
     save_pr_curves(evaluation, out / "pr_curves.png")
-    save_mistakes(evaluation, out / "mistakes.png")
+    if faces:
+        save_mistakes(evaluation, out / "mistakes.png")
+    else:
+        (out / "mistakes.png").unlink(missing_ok=True)
     _copy_curves(run, out / "curves.png")
     low, high = found["macro_f1_interval_95"]
     measured = Measured(run, found["accuracy"], found["macro_f1"], low, high, train_f1)
@@ -175,7 +182,7 @@ def _data_uri(file: Path) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = tyro.cli(ReportArgs, args=argv)
+    args = tyro.cli(ReportArgs, args=argv, prog="python -m stage2_classifier.report")
     return guarded(lambda: run(args), ClassifierError)
 
 

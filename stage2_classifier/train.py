@@ -56,7 +56,8 @@ def _parse(argv: Sequence[str] | None) -> TrainArgs:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--experiment", default="baseline")
     name = first.parse_known_args(argv)[0].experiment
-    return tyro.cli(TrainArgs, args=argv, default=TrainArgs(experiment=name, config=experiment(name)))
+    default = TrainArgs(experiment=name, config=experiment(name))
+    return tyro.cli(TrainArgs, args=argv, default=default, prog="python -m stage2_classifier.train")
 
 
 def _list_experiments() -> None:

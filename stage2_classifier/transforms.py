@@ -101,6 +101,8 @@ class PreviewArgs:
 def run(args: PreviewArgs) -> int:
     if min(args.input_size, args.per_class, args.versions) < 1:
         raise ClassifierError("--input-size, --per-class and --versions must be 1 or more")
+    if args.seed < 0:
+        raise ClassifierError(f"--seed {args.seed}: give 0 or more")
     kinds = [kind for kind in AUGMENTATIONS if kind != "none"] if args.augment == "all" else [args.augment]
     grey = (0.5, 0.5, 0.5)
     transforms = {kind: train_transform(kind, args.input_size, grey, grey) for kind in kinds}
@@ -117,7 +119,7 @@ def run(args: PreviewArgs) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = tyro.cli(PreviewArgs, args=argv)
+    args = tyro.cli(PreviewArgs, args=argv, prog="python -m stage2_classifier.transforms")
     return guarded(lambda: run(args), ClassifierError)
 
 

@@ -69,7 +69,7 @@ def _load(config: Path) -> dict[str, Any]:
     try:
         import yaml
     except ImportError as error:
-        raise FacesError(f"{config}: reading it needs PyYAML; install it with pip install '.[train]'") from error
+        raise FacesError(f"{config}: reading it needs PyYAML; install it with `pip install -e '.[train]'`") from error
     try:
         content = yaml.safe_load(config.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:

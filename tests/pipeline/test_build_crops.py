@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline import build_crops as module
 from pipeline.build_crops import build_crops, main
 from pipeline.errors import PipelineError
 from stage1_faces.annotations import AnnotatedImage, Annotations
@@ -76,6 +77,17 @@ def test_imagefolder_reads_it_too(data):
     assert sorted(folder.classes) == sorted(CLASSES)
 
 
+def test_imagefolder_numbers_the_classes_alike_where_one_is_missing(data):
+    from torchvision.datasets import ImageFolder
+
+    for file in (data / "data" / "annotations").iterdir():
+        if file.stem != "p0":  # a training photo
+            file.write_text(file.read_text().replace(CLASSES[2], CLASSES[1]))
+    build(data)
+    for split in ("train", "val", "test"):
+        assert ImageFolder(str(data / "crops" / split), allow_empty=True).classes == sorted(CLASSES)
+
+
 def test_run_again_cuts_only_what_is_missing_or_changed(data, capsys):
     build(data)
     before = {p: p.stat().st_mtime_ns for p in (data / "crops").rglob("p*.png")}
@@ -90,6 +102,27 @@ def test_run_again_cuts_only_what_is_missing_or_changed(data, capsys):
     assert len(after) == len(before)
     unchanged = [p for p in before if p != victim and not p.name.startswith("p4_")]
     assert all(after[p] == before[p] for p in unchanged)
+
+
+def test_a_killed_run_goes_on_where_it_stopped(data, capsys, monkeypatch):
+    cut, done = module._cut, []
+
+    def killed(job):
+        if len(done) == 4:
+            raise KeyboardInterrupt
+        done.append(job)
+        return cut(job)
+
+    monkeypatch.setattr(module, "_cut", killed)
+    assert build(data) == 130
+    assert not (data / "crops" / "crops.csv").exists()
+    # What a kill within a write leaves behind.
+    (data / "crops" / "train" / CLASSES[0] / ".p0_000.x1.tmp.png").write_bytes(b"half")
+    monkeypatch.undo()
+    capsys.readouterr()
+    assert build(data) == 0
+    assert "27 crops" in (screen := capsys.readouterr().out) and "15 cut now" in screen
+    assert len([p for p in (data / "crops").rglob("*.png") if not p.name.startswith("contact_")]) == 27
 
 
 def test_another_margin_replaces_every_crop(data):
@@ -113,6 +146,14 @@ def test_an_unreadable_photo_is_named_and_the_rest_goes_on(data, capsys):
     photo.write_bytes(photo.read_bytes()[:400])
     assert build(data) == 1
     assert "p2.png" in capsys.readouterr().err
+    assert len(read_crop_set(data / "crops").records) == 24
+
+
+def test_a_photo_that_turns_when_decoded_is_named(data, capsys, monkeypatch):
+    read = module.read_image
+    monkeypatch.setattr(module, "read_image", lambda p: read(p).swapaxes(0, 1) if p.stem == "p2" else read(p))
+    assert build(data) == 1
+    assert "p2.png: is 60x80 when decoded, 80x60 by its header" in capsys.readouterr().err
     assert len(read_crop_set(data / "crops").records) == 24
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,6 +65,27 @@ def test_write_refuses_another_folder_and_a_missing_graph(tmp_path):
     with pytest.raises(BundleError, match="needs the graphs"):
         write_bundle(tmp_path / "new", meta, {k: v for k, v in graphs.items() if k != "rnet"})
     assert not (tmp_path / "new").exists()
+
+
+def test_what_lies_beside_a_bundle_is_not_lost(copy):
+    meta = Bundle.load(copy).meta
+    graphs = {name: (DEFAULT / f"{name}.onnx").read_bytes() for name in GRAPHS}
+    (copy / "notes.txt").write_text("mine")
+    with pytest.raises(BundleError, match=r"holds 'notes.txt' beside a bundle, which would be lost"):
+        write_bundle(copy, meta, graphs)
+    assert (copy / "notes.txt").read_text() == "mine"
+    (copy / "notes.txt").unlink()
+    write_bundle(copy, meta, graphs)
+
+
+def test_a_link_to_a_bundle_stays_one(copy, tmp_path):
+    (tmp_path / "link").symlink_to(copy)
+    meta = Bundle.load(copy).meta
+    graphs = {name: (DEFAULT / f"{name}.onnx").read_bytes() for name in GRAPHS}
+    write_bundle(tmp_path / "link", replace(meta, score_threshold=0.25), graphs)
+    assert (tmp_path / "link").is_symlink()
+    assert Bundle.load(copy).meta.score_threshold == 0.25
+    assert {p.name for p in tmp_path.iterdir()} == {"link", copy.name}
 
 
 def test_missing_bundle(tmp_path):

@@ -110,6 +110,7 @@ def test_no_images(stock):
     assert stock.detect_batch([]) == []
 
 
+@pytest.mark.slow
 def test_a_window_for_every_cell():
     # Nets that pass everything: more than 32,768 windows reach the last net, where facenet-pytorch's NMS overflows.
     def everything(*shapes):

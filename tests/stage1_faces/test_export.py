@@ -17,6 +17,11 @@ def test_stock_graphs_agree_with_torch(stock_nets):
         assert output == pytest.approx(reference.numpy(), abs=1e-4)
 
 
+def test_graphs_name_no_file_of_the_machine_that_made_them():
+    graph = export.to_onnx(export.stock_nets()["pnet"], (1, 3, 20, 20), {0: "n"}, ("probability", "offsets"))
+    assert b".py" not in graph
+
+
 def test_landmarks_come_as_points(stock_nets):
     probability, offsets, landmarks = stock_nets["onet"](np.zeros((2, 3, 48, 48), np.float32))
     assert (probability.shape, offsets.shape, landmarks.shape) == ((2,), (2, 4), (2, 5, 2))
@@ -37,3 +42,18 @@ def test_a_graph_that_differs_is_refused(monkeypatch):
     monkeypatch.setattr(export, "to_onnx", wrong)
     with pytest.raises(FacesError, match="rnet"):
         export.export_net("rnet", net)
+
+
+def test_box_shift_moves_edges_by_fractions_of_the_box_itself():
+    class Fixed(torch.nn.Module):
+        def forward(self, pixels):
+            n = len(pixels)
+            # The box spans 0.1..0.9 of the window across and 0.2..0.8 down: sides 0.8 and 0.6.
+            offsets = torch.tensor([[0.1, 0.2, -0.1, -0.2]]).repeat(n, 1)
+            return offsets, torch.arange(10.0).repeat(n, 1), torch.tensor([[0.3, 0.7]]).repeat(n, 1)
+
+    probability, offsets, points = export.OGraph(Fixed(), (0.5, 0.1, 0, -1))(torch.zeros(2, 3, 48, 48))
+    assert offsets.numpy() == pytest.approx(np.tile([0.1 + 0.5 * 0.8, 0.2 + 0.1 * 0.6, -0.1, -0.2 - 0.6], (2, 1)))
+    # Neither the probability nor the landmarks move.
+    assert probability.numpy() == pytest.approx([0.7, 0.7])
+    assert points[0].tolist() == [[0, 5], [1, 6], [2, 7], [3, 8], [4, 9]]

@@ -241,6 +241,16 @@ def test_report_writes_everything(crops: CropSet, tmp_path: Path, capsys: pytest
         assert len(columns) == 1  # no row is broken
 
 
+def test_without_faces_no_picture_shows_crops(crops: CropSet, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs" / "baseline", val_f1=0.81)
+    flags = ["--crops", str(crops.root), "--out", str(tmp_path / "out")]
+    assert main([str(run), *flags]) == 0
+    assert (tmp_path / "out" / "baseline" / "mistakes.png").is_file()
+    assert main([str(run), *flags, "--no-faces"]) == 0
+    assert not (tmp_path / "out" / "baseline" / "mistakes.png").exists()  # the older one is gone too
+    assert "mistakes.png" not in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+
+
 def damage_config(run: Path) -> None:
     (run / "config.json").write_text('{"name": "x"}')
 

@@ -1,0 +1,200 @@
+"""Packing a run: graphs that agree with torch, boxes fitted and a threshold chosen on photos, clear refusals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline import pack
+from pipeline.bundle import DEFAULT, Bundle, BundleError, main
+from pipeline.demo import portrait
+from pipeline.errors import PipelineError
+from pipeline.pack import export_classifier, pack_bundle, photos_of
+from pipeline.predictor import Predictor
+from stage1_faces.boxes import iou
+from stage1_faces.detector import CascadeConfig
+from stage1_faces.export import export_cascade
+from stage2_classifier.checkpoint import ModelMeta, load_model, save_model
+from stage2_classifier.models import build_model
+
+CLASSES = ("with_mask", "without_mask", "mask_weared_incorrect")
+TILES = 5  # a side: 25 faces, more than the fit's fewest
+META = ModelMeta(
+    model="small_cnn_half",
+    class_names=CLASSES,
+    input_size=32,
+    mean=(0.5, 0.4, 0.3),
+    std=(0.25, 0.5, 0.5),
+    margin=0.3,
+    dropout=0.0,
+    experiment="try",
+    epoch=4,
+    metrics={"val_macro_f1": 0.75},
+)
+
+
+@pytest.fixture(scope="module")
+def cascade():
+    """The stock cascade is exported once for all the tests here."""
+    graphs = export_cascade()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pack, "export_cascade", lambda: dict(graphs))
+        yield graphs
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained network that calls everything without_mask."""
+    folder = tmp_path_factory.mktemp("runs") / "try"
+    torch.manual_seed(0)
+    model = build_model("small_cnn_half", 3)
+    with torch.no_grad():
+        model.head.bias[1] += 100
+    save_model(folder / "best.safetensors", model.state_dict(), META)
+    (folder / "config.json").write_text(json.dumps({"class_counts": {"train": {"with_mask": 7}}}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two photos of 25 small portraits each, annotated with larger boxes than the cascade draws, and their split."""
+    root = tmp_path_factory.mktemp("data")
+    tile = Image.fromarray(portrait()).resize((128, 105))
+    # The default bundle's box, then a quarter of its height more on top.
+    box = Predictor.default().detect(np.asarray(tile.resize((512, 420))), min_score=0.3).boxes[0] / 4
+    box[1] -= (box[3] - box[1]) / 4
+    pixels = np.tile(np.asarray(tile), (TILES, TILES, 1))
+    rows = []
+    for i, name in enumerate(("t.png", "v.png")):
+        Image.fromarray(pixels).save(root / name)
+        for k in range(TILES**2):
+            x, y = box[0] + 128 * (k % TILES), box[1] + 105 * (k // TILES)
+            sides = box[2:] - box[:2]
+            rows.append({"id": len(rows), "image_id": i, "category_id": 1, "bbox": [float(v) for v in (x, y, *sides)]})
+    images = [{"id": i, "file_name": name} for i, name in enumerate(("t.png", "v.png", "gone.png"))]
+    categories = [{"id": 1, "name": "without_mask"}]
+    coco = {"images": images, "categories": categories, "annotations": rows}
+    (root / "_annotations.coco.json").write_text(json.dumps(coco))
+    (root / "splits.csv").write_text("image_id,split\nt,train\nv,val\n")
+    return root
+
+
+def pack_it(run: Path, out: Path, *flags: str) -> int:
+    return main(["pack", "--run", str(run), "--out", str(out), *flags])
+
+
+@pytest.mark.slow
+def test_the_exported_classifier_is_the_runs_with_softmax() -> None:
+    torch.manual_seed(1)
+    model = build_model("small_cnn_half", 3).eval()
+    session = pack.load_graph(export_classifier(model, 32), "classifier", classes=3)
+    pixels = np.random.default_rng(0).normal(0, 1, (4, 3, 32, 32)).astype(np.float32)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(pixels)).softmax(dim=1).numpy()
+    assert session(pixels)[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_classifier_graph_that_differs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack, "to_onnx", lambda *_: b"")
+    monkeypatch.setattr(pack, "parity", lambda *_: 2e-4)
+    with pytest.raises(BundleError, match=r"classifier: the exported graph differs from torch by 0\.0002"):
+        export_classifier(build_model("small_cnn_half", 3), 32)
+
+
+@pytest.mark.slow
+def test_without_photos_the_stock_boxes_and_what_the_run_says(
+    run: Path, tmp_path: Path, cascade: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pack_it(run, tmp_path / "made", "--min-face", "30", "--note", "mine") == 0
+    screen = capsys.readouterr().out
+    assert "classes with_mask, without_mask, mask_weared_incorrect" in screen and "score from 0.5" in screen
+    meta = Bundle.load(tmp_path / "made").meta
+    assert (meta.class_names, meta.input_size, meta.margin) == (CLASSES, 32, 0.3)
+    assert (meta.mean, meta.std) == (META.mean, META.std)
+    assert meta.search == CascadeConfig(min_face=30, pnet=0.4, rnet=0.3)
+    assert meta.score_threshold == 0.5
+    assert meta.metrics == {"val_crops": {"val_macro_f1": 0.75}}
+    assert meta.provenance["stage2"] == {"run": "try", "model": "small_cnn_half", "epoch": 4}
+    assert meta.provenance["data"] == {"class_counts": {"train": {"with_mask": 7}}}
+    assert meta.provenance["note"] == "mine" and "box_shift" not in meta.provenance["stage1"]
+    assert (tmp_path / "made" / "onet.onnx").read_bytes() == cascade["onet"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cascade")
+def test_with_photos_boxes_are_fitted_and_the_threshold_chosen(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pack_it(run, tmp_path / "made", "--data", str(data), "--splits", str(data / "splits.csv")) == 0
+    assert "gone.png" in capsys.readouterr().err
+    bundle = Bundle.load(tmp_path / "made")
+    shift = bundle.meta.provenance["stage1"]["box_shift"]
+    assert shift["faces"] == TILES**2
+    assert shift["edges"][1] < -0.05  # tops move up
+    assert shift["iou"][1] > max(shift["iou"][0], 0.9)
+    # The graph itself moves them: what the packed bundle finds lies on the annotations.
+    photos = photos_of(data, data / "splits.csv")
+    pixels = np.asarray(Image.open(photos.val[0].path))
+    overlaps = iou(photos.val[0].boxes, Predictor(bundle).detect(pixels, min_score=0.5).boxes).max(axis=1)
+    assert overlaps.mean() == pytest.approx(shift["iou"][1], abs=0.01)
+    # All are found and rightly named, so the best threshold is the lowest of their scores, and below the rest.
+    measured = bundle.meta.metrics["val"]
+    assert measured["photos"] == 1 and measured["mAP50"] > 0.99 and measured["face_recall50"] == 1
+    found = Predictor(bundle).detect(pixels)
+    assert len(found) == TILES**2
+    assert 0 <= found.scores.min() - bundle.meta.score_threshold < 0.0011
+
+
+@pytest.mark.slow
+def test_a_given_threshold_is_kept(
+    run: Path, data: Path, tmp_path: Path, cascade: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The default bundle's classifier stands in, to save an export.
+    default = Bundle.load()
+    model, meta = load_model(run / "best.safetensors")
+    save_model(tmp_path / "best.safetensors", model.state_dict(), replace(meta, input_size=default.meta.input_size))
+    monkeypatch.setattr(pack, "export_net", lambda *_: cascade["onet"])
+    monkeypatch.setattr(pack, "export_classifier", lambda *_: (DEFAULT / "classifier.onnx").read_bytes())
+    photos = photos_of(data, data / "splits.csv")
+    bundle = pack_bundle(tmp_path, tmp_path / "made", CascadeConfig(min_face=40), photos, score_threshold=0.25)
+    assert bundle.meta.score_threshold == 0.25
+    assert "val" in bundle.meta.metrics
+
+
+def test_refusals_come_before_the_work(
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pack, "export_cascade", lambda: pytest.fail("was exported"))
+    assert pack_it(tmp_path / "nowhere", tmp_path / "made") == 1
+    assert "best.safetensors: no such file; train a model" in capsys.readouterr().err
+    assert pack_it(run, run) == 1
+    assert "exists and is no bundle" in capsys.readouterr().err
+    assert pack_it(run, tmp_path / "made", "--pnet", "2") == 1
+    assert "pnet is 2.0, must lie in 0..1" in capsys.readouterr().err
+
+    other = shutil.copytree(data, tmp_path / "other")
+    file = other / "_annotations.coco.json"
+    file.write_text(file.read_text().replace("without_mask", "hat"))
+    with pytest.raises(PipelineError, match=r"t\.png: class 'hat' is none of the run's"):
+        pack_bundle(run, tmp_path / "made", CascadeConfig(), photos_of(other, data / "splits.csv"))
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_split_without_validation_photos_is_refused(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "splits.csv").write_text("image_id,split\nt,train\nv,test\n")
+    with pytest.raises(PipelineError, match="no training or no validation photos"):
+        photos_of(data, tmp_path / "splits.csv")
+
+
+def test_the_default_bundle_was_packed_from_photos() -> None:
+    meta = Bundle.load(DEFAULT).meta
+    shift = meta.provenance["stage1"]["box_shift"]
+    assert shift["iou"][1] > shift["iou"][0]
+    assert meta.metrics["val"]["photos"] > 50

@@ -1,0 +1,48 @@
+"""Bad input is one line and code 1; a programming error keeps its traceback."""
+
+from __future__ import annotations
+
+import pytest
+
+from stage2_classifier.console import console, guarded, progress
+from stage2_classifier.errors import ClassifierError
+
+
+def failing(error: BaseException) -> int:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ClassifierError("a.png: broken; copy it anew"), 1, "error: a.png: broken; copy it anew\n"),
+        (FileNotFoundError(2, "No such file", "b.png"), 1, "error: b.png: No such file; check the name\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_expected_errors_become_one_line(
+    error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert guarded(lambda: failing(error), ClassifierError) == code
+    assert capsys.readouterr() == ("", line)
+
+
+def test_the_commands_own_code_is_passed_on() -> None:
+    assert guarded(lambda: 3) == 3
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), ClassifierError("not expected here")])
+def test_other_errors_are_not_swallowed(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        guarded(lambda: failing(error))
+
+
+def test_console_prints_long_lines_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    console().print("x" * 300)
+    assert capsys.readouterr().out == "x" * 300 + "\n"
+
+
+def test_no_bar_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress() as bar:
+        assert list(bar.track(range(3), description="working")) == [0, 1, 2]
+    assert capsys.readouterr() == ("", "")

@@ -1,0 +1,53 @@
+"""Files are replaced whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from stage2_classifier.files import replacing, write_text
+
+
+def test_the_new_content_takes_the_old_ones_place(tmp_path: Path) -> None:
+    file = tmp_path / "deep" / "down" / "a.txt"
+    write_text(file, "old")
+    with replacing(file) as temporary:
+        assert temporary.parent == file.parent and temporary.suffix == ".txt" and temporary != file
+        temporary.write_text("new ä", encoding="utf-8")
+        assert file.read_text() == "old"
+    assert file.read_text(encoding="utf-8") == "new ä"
+    assert list(file.parent.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
+    write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(error), replacing(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
+        raise error
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_permissions_are_those_of_a_plain_open(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "ours", "x")
+        (tmp_path / "plain").write_text("x")
+        assert os.umask(0o027) == 0o027  # left as it was
+    finally:
+        os.umask(before)
+    modes = {(tmp_path / name).stat().st_mode & 0o777 for name in ("ours", "plain")}
+    assert modes == {0o640}
+
+
+def test_errors_name_the_file_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError, match=f"'{tmp_path}'"):
+        write_text(tmp_path, "x")
+    with pytest.raises(OSError, match="full.txt") as raised, replacing(tmp_path / "full.txt"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert raised.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,90 @@
+"""crops.csv and crops.json: exact on the way back, refused by name when damaged, never a mix of two sets."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stage2_classifier import records
+from stage2_classifier.errors import ClassifierError
+from stage2_classifier.records import CropRecord, CropSet, read_crop_set, write_crop_set
+
+HEADER = "path,label,split,image_id,x1,y1,x2,y2\n"
+
+
+@pytest.fixture
+def crops(tmp_path: Path) -> CropSet:
+    # An edge as float32 boxes have it: six digits would not bring it back.
+    edge = float(np.float32(1234.5678))
+    rows = (
+        CropRecord("train/a/x.png", "a", "train", "photo, one", (0.0, 1.5, edge, 20.0)),
+        CropRecord("test/b/y.png", "b", "test", "train/ä", (3.0, 4.0, 5.0, 6.0)),
+    )
+    crops = CropSet(tmp_path, rows, ("b", "a"), 0.2)
+    write_crop_set(crops)
+    return crops
+
+
+def test_what_was_written_comes_back(crops: CropSet) -> None:
+    assert read_crop_set(crops.root) == crops
+    assert [record.path for record in crops.split("test")] == ["test/b/y.png"]
+    assert {file.name for file in crops.root.iterdir()} == {"crops.csv", "crops.json"}
+
+
+def test_a_split_without_crops_is_refused(crops: CropSet) -> None:
+    with pytest.raises(ClassifierError, match=r"crops\.csv: no crops in split 'val'"):
+        crops.split("val")
+
+
+@pytest.mark.parametrize("name", ["crops.csv", "crops.json"])
+def test_a_missing_file_says_what_to_run(crops: CropSet, name: str) -> None:
+    (crops.root / name).unlink()
+    with pytest.raises(ClassifierError, match=rf"{name}: not found; make it with `python -m pipeline\.build_crops"):
+        read_crop_set(crops.root)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "needs the columns"),
+        ("path,label\nx.png,a\n", "needs the columns"),
+        (HEADER + "x.png,a,train,p,0,0,5\n", "line 2: a box edge is not a number"),
+        (HEADER + "x.png,a,train,p,0,0,5,5\ny.png,a,train,p,0,0,5,wide\n", "line 3: a box edge"),
+        (HEADER + "x.png,a,train,p,0,0,nan,5\n", "empty or not a number"),
+        (HEADER + "x.png,a,train,p,5,0,5,5\n", "empty or not a number"),
+        (HEADER + "x.png,a,valid,p,0,0,5,5\n", "split 'valid' is none of"),
+        (HEADER + "x.png,,train,p,0,0,5,5\n", "the label is empty"),
+        (HEADER + "x.png,c,train,p,0,0,5,5\n", r"labels \['c'\] are not among the classes"),
+        (HEADER + "x\udcff.png,a,train,p,0,0,5,5\n", "is no CSV text"),
+    ],
+)
+def test_a_damaged_table_is_named(crops: CropSet, text: str, words: str) -> None:
+    (crops.root / "crops.csv").write_text(text, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(ClassifierError, match=words):
+        read_crop_set(crops.root)
+
+
+@pytest.mark.parametrize("meta", ["", "[]", '{"margin": 0.2}', '{"class_names": ["a"], "margin": "wide"}'])
+def test_damaged_metadata_is_named(crops: CropSet, meta: str) -> None:
+    (crops.root / "crops.json").write_text(meta)
+    with pytest.raises(ClassifierError, match=r"crops\.json: malformed .* build the crops anew"):
+        read_crop_set(crops.root)
+
+
+def test_a_killed_writer_leaves_no_mix_of_two_sets(crops: CropSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_text = records.write_text
+
+    def killed(path: Path, text: str) -> None:
+        write_text(path, text)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(records, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_crop_set(replace(crops, margin=0.5))
+    assert json.loads((crops.root / "crops.json").read_text())["margin"] == 0.5
+    with pytest.raises(ClassifierError, match=r"crops\.csv: not found"):
+        read_crop_set(crops.root)
