@@ -6,11 +6,8 @@ import hashlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +15,7 @@ from PIL import Image
 
 from pipeline.errors import USER_ERRORS, PipelineError
 from pipeline.media import MediaError, read_image
+from pipeline.workers import map_jobs
 from stage1_faces.annotations import AnnotatedImage, Annotations, read_dataset
 from stage1_faces.splits import SPLITS, read_splits
 from stage2_classifier.console import console, guarded, progress
@@ -109,7 +107,7 @@ def build_crops(
     results = []
     with progress() as bar:
         task = bar.add_task("cutting faces", total=len(jobs))
-        for done in _each(jobs, workers):
+        for done in map_jobs(_cut, jobs, workers):
             results.append(done)
             bar.advance(task)
     records = tuple(record for done in results for record in done.records)
@@ -138,19 +136,6 @@ def _claim(out: Path) -> None:
         raise PipelineError(f"{out}: holds other files; name an empty folder for the crops")
     out.mkdir(parents=True, exist_ok=True)
     begun.touch()
-
-
-def _each(jobs: Sequence[_Job], workers: int) -> Iterator[_Done]:
-    """The jobs' results in their order; in this process when one worker is asked for."""
-    if workers == 1:
-        yield from map(_cut, jobs)
-        return
-    # spawn, not fork: the progress bar's thread is running by now
-    try:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            yield from pool.map(_cut, jobs, chunksize=4)
-    except BrokenProcessPool as error:
-        raise PipelineError("a worker process was killed (out of memory?); run again with --workers 1") from error
 
 
 def _cut(job: _Job) -> _Done:

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -25,6 +23,7 @@ from numpy.typing import NDArray
 
 from pipeline.extras import needs
 from pipeline.media import MediaError, read_image
+from pipeline.workers import map_jobs
 from stage2_classifier.console import progress
 
 HASH_BITS = 8  # whole-photo hashes that differ in so few of their 64 bits are of the same picture
@@ -147,11 +146,7 @@ def inliers(a: Print, b: Print) -> int:
 
 
 def _prints(photos: Sequence[Path], workers: int) -> Iterator[Print | str]:
-    if workers < 2 or len(photos) < PARALLEL_FROM:
-        yield from map(take_print, photos)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(take_print, photos, chunksize=8)
+    yield from map_jobs(take_print, photos, workers if len(photos) >= PARALLEL_FROM else 1, chunksize=8)
 
 
 def take_print(photo: Path) -> Print | str:

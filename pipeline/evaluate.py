@@ -86,16 +86,7 @@ class Args:
 def run(args: Args) -> int:
     """Evaluates, prints the tables and writes the report."""
     settings = Settings(args.iou, args.bootstrap, args.seed)
-    for name, value in (("--min-score", args.min_score), ("--score", args.score)):
-        if value is not None and not 0 <= value <= 1:
-            raise PipelineError(f"{name} is {value}, must lie in 0..1")
-    if not args.ours and not args.predictions:
-        raise PipelineError("nothing to score: --no-ours needs --predictions FILE")
-    if args.out.exists() and not args.out.is_dir():
-        raise PipelineError(f"{args.out}: is a file; name a folder with --out")
-    for file in args.predictions:
-        if not file.is_file():
-            raise PipelineError(f"{file}: not found; check the name given with --predictions")
+    _check(args)
     with needs("train"):
         import faster_coco_eval  # noqa: F401 (missing: say so before minutes of detecting)
         import matplotlib  # noqa: F401
@@ -158,6 +149,20 @@ def run(args: Args) -> int:
     _write(args, record, markdown(evaluations, facts), evaluations, {n: s for n, (s, _) in runs.items()}, images)
     out.print(f"report: {args.out / 'evaluation.md'}", markup=False, highlight=False)
     return 0
+
+
+def _check(args: Args) -> None:
+    """Raises PipelineError on what can be refused before minutes of detecting."""
+    for name, value in (("--min-score", args.min_score), ("--score", args.score)):
+        if value is not None and not 0 <= value <= 1:
+            raise PipelineError(f"{name} is {value}, must lie in 0..1")
+    if not args.ours and not args.predictions:
+        raise PipelineError("nothing to score: --no-ours needs --predictions FILE")
+    if args.out.exists() and not args.out.is_dir():
+        raise PipelineError(f"{args.out}: is a file; name a folder with --out")
+    for file in args.predictions:
+        if not file.is_file():
+            raise PipelineError(f"{file}: not found; check the name given with --predictions")
 
 
 def select_images(

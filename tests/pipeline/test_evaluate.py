@@ -188,6 +188,8 @@ def test_no_detection_at_all(data: Path) -> None:
         ([], ["--merge", "with_mask=hat"], "'hat' is none of"),
         ([], ["--iou", "0"], "--iou"),
         ([], ["--score", "2"], "--score"),
+        ([], ["--out", __file__], "is a file; name a folder with --out"),
+        ([], ["--predictions", "nowhere.json"], "nowhere.json: not found"),
     ],
 )
 def test_bad_input_is_one_clear_line(

@@ -197,6 +197,8 @@ def test_command_warns_of_a_photo_on_two_sides(tmp_path: Path, capsys: pytest.Ca
         (["--ratios", "0.5", "0.1", "0.1"], "sum is 1"),
         (["--folds", "9"], "too few"),
         (["--folds", "3", "--keep-folders"], "exclude each other"),
+        (["--seed", "-1"], "give 0 or more"),
+        (["--workers", "0"], "give 1 or more"),
         (["--keep-folders"], "in no train, valid or test folder"),
     ],
 )

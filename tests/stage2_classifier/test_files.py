@@ -47,7 +47,7 @@ def test_permissions_are_those_of_a_plain_open(tmp_path: Path) -> None:
 def test_errors_name_the_file_asked_for(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError, match=f"'{tmp_path}'"):
         write_text(tmp_path, "x")
-    with pytest.raises(OSError, match="full.txt") as raised, replacing(tmp_path / "full.txt"):
+    with pytest.raises(OSError, match=r"full\.txt") as raised, replacing(tmp_path / "full.txt"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert raised.value.errno == errno.ENOSPC
     assert list(tmp_path.iterdir()) == []

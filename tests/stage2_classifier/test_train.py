@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from stage2_classifier.crops import CropDataset, build_loader
 from stage2_classifier.engine import predict, score, seed_epoch
 from stage2_classifier.errors import ClassifierError
 from stage2_classifier.fit import fit
-from stage2_classifier.records import CropSet
+from stage2_classifier.records import CropSet, write_crop_set
 from stage2_classifier.run_folder import best_row, patience_over
 from stage2_classifier.train import main
 from stage2_classifier.transforms import eval_transform
@@ -283,3 +284,14 @@ def test_bad_input_is_one_line(
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1 and err.startswith("error: ")
     assert not any(tmp_path.rglob("config.json"))
+
+
+def test_a_class_without_training_crops_is_named(
+    tiny_crops: CropSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tiny_crops.class_names[2]
+    kept = tuple(r for r in tiny_crops.records if (r.split, r.label) != ("train", missing))
+    root = shutil.copytree(tiny_crops.root, tmp_path / "crops")
+    write_crop_set(replace(tiny_crops, root=root, records=kept))
+    fit(replace(QUICK, epochs=1, warmup_epochs=0), root, tmp_path)
+    assert f"warning: no training crops of class {missing!r}; it cannot be learned\n" in capsys.readouterr().err

@@ -203,3 +203,8 @@ def test_preview_name_must_be_a_picture(crop_folder: Path, capsys: pytest.Captur
     assert main(["--crops", str(crop_folder), "--preview", str(crop_folder / "p.txt")]) == 1
     assert "end it with .png" in capsys.readouterr().err
     assert not (crop_folder / "p.txt").exists()
+
+
+def test_preview_refuses_a_negative_seed(crop_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--crops", str(crop_folder), "--preview", str(crop_folder / "p.png"), "--seed", "-1"]) == 1
+    assert capsys.readouterr().err == "error: --seed -1: give 0 or more\n"
