@@ -255,7 +255,7 @@ class Pack:
     """The split of --data."""
     min_face: float = 12.0
     """Smallest face looked for, pixels."""
-    pnet: float = 0.4
+    pnet: float = 0.6
     """Face probability that passes P-Net."""
     rnet: float = 0.3
     """Face probability that passes R-Net."""

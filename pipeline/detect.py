@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 import tyro
 
@@ -33,25 +33,27 @@ if TYPE_CHECKING:
     from pipeline.predictor import Predictor
 
 
+# tyro checks `X | None` and `tuple[str, ...]` with typeguard, whose import takes 0.1 s; not so these.
+# ruff: noqa: UP045
 @dataclass(frozen=True)
 class DetectArgs:
     """Finds the faces in photos and says of each whether it wears a mask, none, or wears it wrongly."""
 
-    paths: tyro.conf.Positional[tuple[str, ...]]
+    paths: tyro.conf.Positional[tuple]
     """Photos, folders (searched to the bottom) and glob patterns."""
-    bundle: Path | None = None
+    bundle: Optional[Path] = None
     """The bundle directory to use; the one that comes with the project when none is named."""
-    min_score: float | None = None
+    min_score: Optional[float] = None
     """Smallest score reported, 0 to 1 (the bundle's when not given); 0 keeps every candidate."""
-    min_face: float | None = None
+    min_face: Optional[float] = None
     """Smallest face looked for, in pixels (the bundle's when not given); larger is faster."""
     out: Path = Path("detections")
     """Folder of the annotated pictures."""
-    json: Path | None = None
+    json: Optional[Path] = None
     """The JSON file; detections.json in the --out folder when not given."""
-    csv: Path | None = None
+    csv: Optional[Path] = None
     """Also write one row a face to this file."""
-    submission: Path | None = None
+    submission: Optional[Path] = None
     """Also write image_id,PredictionString rows to this file, as detection competitions take them."""
     pictures: bool = True
     """Write annotated pictures."""

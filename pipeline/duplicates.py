@@ -1,4 +1,4 @@
-"""Finds photos that show the same picture or scene: exact copies, re-encodings, re-crops, shots of one series.
+"""Finds photos that show the same picture or scene: exact copies, re-encodings, re-crops, near-identical shots.
 
 Two kinds of evidence. A perceptual hash (imagehash.phash, 64 bits) of the whole photo finds copies and light
 crops. Stronger crops change it beyond use (true pairs at 20 to 34 bits, where unrelated pairs start at 10), so

@@ -95,6 +95,8 @@ def pack_bundle(
     know, FacesError or BundleError when an export fails its check or `out` is taken.
     """
     check_place(out)
+    if (run / "last.pt").is_file() and not (run / "summary.json").is_file():
+        raise PipelineError(f"{run}: its training is not finished; finish it with stage2_classifier.train --resume")
     model, meta = load_model(run / "best.safetensors")
     if photos is not None:
         _check_labels(photos, meta.class_names)

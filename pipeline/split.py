@@ -28,7 +28,7 @@ PROBLEMS_SHOWN = 5
 class Args:
     """Split a dataset into train, val and test, or into folds, and write who goes where as CSV.
 
-    Photos that show the same (copies, re-crops, shots of one series) stay together; each side gets its share of
+    Photos that show the same (copies, re-crops, near-identical shots) stay together; each side gets its share of
     every class's faces and of the photos.
     """
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 Boxes = NDArray[np.float32]  # (N, 4)
 Overlap = Literal["union", "min"]
+OPENCV_MOST = 4096  # boxes; its time grows with the square of their number
 
 
 def as_boxes(values: Any) -> Boxes:
@@ -60,23 +62,39 @@ def nms(boxes: Boxes, scores: NDArray[np.float32], threshold: float, overlap: Ov
     """Greedy non-maximum suppression: indices of the boxes kept, best score first.
 
     A box goes when its overlap with a better kept one exceeds `threshold`. Equal scores keep their order.
-    Each kept box is compared at once with those whose left edge lets them touch it, so tens of thousands of
-    candidates take about a second and O(N) memory.
     """
-    areas = area(boxes)
-    by_left = np.argsort(boxes[:, 0], kind="stable")
-    lefts = boxes[by_left, 0]
-    widest = (boxes[:, 2] - boxes[:, 0]).max(initial=0)
-    first = np.searchsorted(lefts, boxes[:, 0] - widest, side="left")
-    last = np.searchsorted(lefts, boxes[:, 2], side="right")
-    alive = np.ones(len(boxes), dtype=bool)
+    order = np.argsort(-scores, kind="stable")
+    ranked = boxes[order]
+    # OpenCV's suppression takes boxes without area for copies of one another, and all pairs of very many.
+    plain = overlap == "union" and len(ranked) <= OPENCV_MOST and bool((area(ranked) > 0).all())
+    return order[_nms_opencv(ranked, threshold) if plain else _nms_sparse(ranked, threshold, overlap)]
+
+
+def _nms_opencv(ranked: Boxes, threshold: float) -> NDArray[np.intp]:
+    """Ranks kept, by IoU: ten times quicker than numpy for hundreds of boxes."""
+    sides = ranked[:, 2:] - ranked[:, :2]
+    rectangles = np.concatenate([ranked[:, :2], sides], axis=1).astype(np.float64)
+    falling = np.arange(len(ranked), 0, -1, dtype=np.float32)
+    kept = cv2.dnn.NMSBoxes(rectangles, falling, 0.0, threshold)  # type: ignore[arg-type]  # arrays do, and quicker
+    return np.array(kept, dtype=np.intp).reshape(-1)
+
+
+def _nms_sparse(ranked: Boxes, threshold: float, overlap: Overlap) -> NDArray[np.intp]:
+    """Ranks kept, comparing each kept box at once with those whose left edge lets them touch it: O(N) memory."""
+    areas = area(ranked)
+    by_left = np.argsort(ranked[:, 0], kind="stable")
+    lefts = ranked[by_left, 0]
+    widest = (ranked[:, 2] - ranked[:, 0]).max(initial=0)
+    first = np.searchsorted(lefts, ranked[:, 0] - widest, side="left")
+    last = np.searchsorted(lefts, ranked[:, 2], side="right")
+    alive = np.ones(len(ranked), dtype=bool)
     kept = []
-    for i in np.argsort(-scores, kind="stable"):
+    for i in range(len(ranked)):
         if not alive[i]:
             continue
         kept.append(i)
         near = by_left[first[i] : last[i]]
-        low, high = np.maximum(boxes[i, :2], boxes[near, :2]), np.minimum(boxes[i, 2:], boxes[near, 2:])
+        low, high = np.maximum(ranked[i, :2], ranked[near, :2]), np.minimum(ranked[i, 2:], ranked[near, 2:])
         sides = np.maximum(high - low, 0)
         shared = sides[:, 0] * sides[:, 1]
         whole = np.minimum(areas[i], areas[near]) if overlap == "min" else areas[i] + areas[near] - shared

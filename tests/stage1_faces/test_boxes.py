@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from stage1_faces import boxes as module
 from stage1_faces.boxes import area, as_boxes, clip, iou, nms, square
 
 edges = st.floats(-50, 50, width=32)
@@ -39,8 +40,9 @@ def test_iou_equals_slow_version(a, b, overlap):
     assert iou(a, b, overlap) == pytest.approx(expected.reshape(len(a), len(b)), abs=1e-3)
 
 
+@pytest.mark.parametrize("opencv_most", [0, 4096])
 @given(box_arrays(), st.sampled_from([0.0, 0.3, 0.7, 1.0]), st.sampled_from(["union", "min"]), st.integers(0, 9))
-def test_nms_keeps_what_greedy_suppression_keeps(boxes, threshold, overlap, seed):
+def test_nms_keeps_what_greedy_suppression_keeps(opencv_most, boxes, threshold, overlap, seed):
     scores = np.random.default_rng(seed).integers(0, 5, len(boxes)).astype(np.float32) / 5
     overlaps = iou(boxes, boxes, overlap)
     kept = []
@@ -50,7 +52,9 @@ def test_nms_keeps_what_greedy_suppression_keeps(boxes, threshold, overlap, seed
             return
         if all(overlaps[i, k] <= threshold for k in kept):
             kept.append(i)
-    assert nms(boxes, scores, threshold, overlap).tolist() == kept
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "OPENCV_MOST", opencv_most)
+        assert nms(boxes, scores, threshold, overlap).tolist() == kept
 
 
 def test_nms_of_many_candidates():

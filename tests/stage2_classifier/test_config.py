@@ -48,7 +48,7 @@ DRAGGED = {
         ("warmup_epochs", {"scheduler": "onecycle"}),
         ("warmup_epochs", {"scheduler": "plateau"}),
         ("label_smoothing", {"loss": "focal"}),
-        ("class_weights", {"class_weights": "inverse"}),
+        ("class_weights", {"class_weights": "inverse", "sampler_power": 1.0}),
     ],
 )
 def test_refuses_and_names_the_field(field: str, changes: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ from stage2_classifier.transforms import eval_transform
 QUICK = TrainConfig(
     name="quick",
     model="small_cnn_half",
+    sampler_power=1.0,
     input_size=32,
     batch_size=8,
     epochs=4,
@@ -165,7 +166,18 @@ def test_resume_before_the_first_epoch_starts_at_the_beginning(
 
 @pytest.mark.slow
 def test_resume_after_sigkill_equals_unbroken(unbroken: Path, tiny_crops: CropSet, tmp_path: Path) -> None:
-    fields = ("model", "input_size", "batch_size", "epochs", "warmup_epochs", "lr", "augment", "patience", "ema_decay")
+    fields = (
+        "model",
+        "sampler_power",
+        "input_size",
+        "batch_size",
+        "epochs",
+        "warmup_epochs",
+        "lr",
+        "augment",
+        "patience",
+        "ema_decay",
+    )
     flags = [f"--{name.replace('_', '-')}={getattr(QUICK, name)}" for name in fields]
     command = [
         *(sys.executable, "-m", "stage2_classifier.train", "--name=quick", "--threads=1"),
