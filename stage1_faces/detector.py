@@ -23,7 +23,7 @@ Net = Callable[[NDArray[np.float32]], Sequence[NDArray[np.float32]]]
 
 STRIDE, CELL = 2, 12  # P-Net's, by its layers
 R_SIZE, O_SIZE = 24, 48
-# Bounds on one call, so that memory depends neither on the photo's size nor on the number of windows.
+# Bounds on one call, so that a net's memory depends neither on the photo's size nor on the number of windows.
 MAX_TILE = 512  # P-Net cells a side: 1034 px
 R_BATCH, O_BATCH = 64, 16
 

@@ -108,6 +108,16 @@ def test_a_classifier_graph_that_differs_is_refused(monkeypatch: pytest.MonkeyPa
         export_classifier(build_model("small_cnn_half", 3), 32)
 
 
+def test_a_run_still_in_training_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    (unfinished / "best.safetensors").write_bytes((run / "best.safetensors").read_bytes())
+    (unfinished / "last.pt").touch()
+    assert pack_it(unfinished, tmp_path / "made") == 1
+    assert "its training is not finished" in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
+
+
 @pytest.mark.slow
 def test_without_photos_the_stock_boxes_and_what_the_run_says(
     run: Path, tmp_path: Path, cascade: dict[str, bytes], capsys: pytest.CaptureFixture[str]
@@ -118,7 +128,7 @@ def test_without_photos_the_stock_boxes_and_what_the_run_says(
     meta = Bundle.load(tmp_path / "made").meta
     assert (meta.class_names, meta.input_size, meta.margin) == (CLASSES, 32, 0.3)
     assert (meta.mean, meta.std) == (META.mean, META.std)
-    assert meta.search == CascadeConfig(min_face=30, pnet=0.4, rnet=0.3)
+    assert meta.search == CascadeConfig(min_face=30, pnet=0.6, rnet=0.3)
     assert meta.score_threshold == 0.5
     assert meta.metrics == {"val_crops": {"val_macro_f1": 0.75}}
     assert meta.provenance["stage2"] == {"run": "try", "model": "small_cnn_half", "epoch": 4}
