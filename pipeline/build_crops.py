@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from pipeline.errors import USER_ERRORS, PipelineError
-from pipeline.media import MediaError, read_image
 from pipeline.workers import map_jobs
 from stage1_faces.annotations import AnnotatedImage, Annotations, read_dataset
+from stage1_faces.images import MediaError, read_image
 from stage1_faces.splits import SPLITS, read_splits
 from stage2_classifier.console import console, guarded, progress
 from stage2_classifier.cut import cut_crop

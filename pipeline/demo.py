@@ -13,8 +13,9 @@ import tyro
 from numpy.typing import NDArray
 
 from pipeline.errors import USER_ERRORS, PipelineError
-from pipeline.media import read_image, write_image
+from pipeline.media import write_image
 from pipeline.predictor import Predictor
+from stage1_faces.images import read_image
 from stage2_classifier.console import guarded
 from stage2_classifier.masks import draw_mask
 

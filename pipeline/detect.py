@@ -17,7 +17,7 @@ import tyro
 from pipeline.draw import draw
 from pipeline.errors import USER_ERRORS, PipelineError
 from pipeline.find import FoundImage, find_images
-from pipeline.media import MediaError, read_image, shown, write_image
+from pipeline.media import write_image
 from pipeline.outputs import (
     PictureNames,
     Writer,
@@ -27,6 +27,7 @@ from pipeline.outputs import (
     submission_writer,
 )
 from pipeline.summary import FEW, Summary, show_summary
+from stage1_faces.images import MediaError, read_image, shown
 from stage2_classifier.console import console, guarded, progress
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.media import to_rgb
+from stage1_faces.images import to_rgb
 
 if TYPE_CHECKING:
     from pipeline.predictor import Detections

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.extras import needs
-from pipeline.media import MediaError, read_image
 from pipeline.workers import map_jobs
+from stage1_faces.images import MediaError, read_image
 from stage2_classifier.console import progress
 
 HASH_BITS = 8  # whole-photo hashes that differ in so few of their 64 bits are of the same picture

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.media import MediaError
+from stage1_faces.images import MediaError
 
 # What a folder is searched for. HEIC cannot be read, but a phone's photos must be named, not passed over.
 SUFFIXES = frozenset(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from pipeline.errors import PipelineError
 from pipeline.find import FoundImage, location
-from pipeline.media import MediaError, as_text
+from stage1_faces.images import MediaError, as_text
 from stage2_classifier.files import replacing
 
 if TYPE_CHECKING:

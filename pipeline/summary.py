@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.media import shown
 from pipeline.outputs import ImageResult
+from stage1_faces.images import shown
 
 FEW = 5  # images; each gets its own table, more than that a summary
 

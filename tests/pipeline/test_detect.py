@@ -17,8 +17,8 @@ from fake_predictor import CLASSES, FakePredictor, picture
 from PIL import Image
 
 from pipeline import detect
-from pipeline.media import read_image
 from pipeline.summary import FEW
+from stage1_faces.images import read_image
 
 ROOT = Path(__file__).resolve().parents[2]
 BOX = (8, 6, 20, 24)

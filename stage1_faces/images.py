@@ -1,0 +1,135 @@
+"""Reads any picture file as upright RGB."""
+
+from __future__ import annotations
+
+import os
+import stat
+import warnings
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from stage1_faces.errors import FacesError
+
+Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
+
+# Pillow's own default bound: a quarter of a gibibyte as RGB. A file of a few kilobytes can claim far more.
+MAX_PIXELS = 89_478_485
+# Photo formats only: others that Pillow knows run programs (EPS) or hold no photo.
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "JPEG2000", "PPM", "QOI")
+_ORIENTATION = 0x0112  # the EXIF tag
+_STRIP = 256  # rows converted at a time: Pillow's own conversion would hold the picture three times
+
+
+class MediaError(FacesError):
+    """A picture that cannot be read or written: `file` is its path, `what` the matter and the mend (one line)."""
+
+    def __init__(self, file: str | Path, what: str) -> None:
+        self.file, self.what = str(file), " ".join(what.split())
+        super().__init__(f"{shown(file)}: {self.what}")
+
+
+def as_text(path: str | Path) -> str:
+    """A path as valid Unicode: bytes of a file name that are not UTF-8 become U+FFFD."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def shown(path: str | Path) -> str:
+    """A path fit for one line on a terminal: `as_text`, and no line breaks or control characters."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in as_text(path))
+
+
+def read_image(path: str | Path) -> Pixels:
+    """Reads a picture file as uint8 (H, W, 3) RGB, upright by its EXIF orientation.
+
+    Transparency is laid on white, 16-bit and float pixels are scaled to 8 bits, of an animation or a
+    multi-page file the first picture is taken.
+
+    Raises MediaError when the file is missing, special, empty, no picture, truncated or above MAX_PIXELS.
+    """
+    try:
+        status = Path(path).stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise MediaError(path, "is a folder, not a picture; name a picture file")
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+            raise MediaError(path, "is a pipe or device, not a file; save it as a picture file first")
+        if status.st_size == 0:
+            raise MediaError(path, "is empty (0 bytes); copy or download it again")
+        with Path(path).open("rb") as file:
+            return decode_image(file, path)
+    except FileNotFoundError as error:
+        raise MediaError(path, "not found; check the name") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise MediaError(path, f"cannot be read ({why}); check its name and permissions") from error
+
+
+def decode_image(file: BinaryIO, name: str | Path) -> Pixels:
+    """`read_image` for an open file or an upload; `name` is what errors call it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            with Image.open(file, formats=FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:  # known from the header, nothing is decoded yet
+                    raise Image.DecompressionBombError
+                image.load()
+                return _upright(to_rgb(image), image)
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            limit = f"more than {MAX_PIXELS / 1e6:g} million pixels"
+            raise MediaError(name, f"has {limit}; make it smaller first") from error
+        except UnidentifiedImageError as error:
+            raise MediaError(name, "is not a picture that can be read; convert it to JPEG or PNG") from error
+        except Exception as error:  # a broken file makes the decoders raise almost anything
+            why = str(error) or type(error).__name__
+            raise MediaError(name, f"is truncated or broken ({why}); copy or download it again") from error
+
+
+def to_rgb(image: Image.Image) -> Pixels:
+    """A loaded Pillow picture of any mode as uint8 (H, W, 3)."""
+    if image.mode in ("I", "F"):
+        return _stretch(np.asarray(image, dtype=np.float32))
+    width, height = image.size
+    out = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, _STRIP):
+        bottom = min(top + _STRIP, height)
+        out[top:bottom] = _strip_to_rgb(image.crop((0, top, width, bottom)))
+    return out
+
+
+def _strip_to_rgb(strip: Image.Image) -> Pixels:
+    if strip.mode.startswith("I;16"):  # Pillow's convert() cuts 16-bit grey off at 255
+        grey = (np.asarray(strip).astype(np.uint32) * 255 + 32767) // 65535
+        return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+    if strip.has_transparency_data:
+        white = Image.new("RGBA", strip.size, "white")
+        strip = Image.alpha_composite(white, strip.convert("RGBA"))
+    return np.asarray(strip.convert("RGB"))
+
+
+def _stretch(values: NDArray[np.float32]) -> Pixels:
+    """Grey (H, W) to 8 bits: a range of 0..1, 0..255 or 0..65535 as such, any other from its min to its max."""
+    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    if low >= 0 and high <= 65535:
+        low, high = 0.0, next(top for top in (1.0, 255.0, 65535.0) if high <= top)
+    grey = np.rint((values - low) * (255 / ((high - low) or 1.0))).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _upright(pixels: Pixels, image: Image.Image) -> Pixels:
+    """Turns the pixels by the picture's EXIF orientation; a damaged EXIF block counts as none."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # any damage: the pixels themselves are sound
+        return pixels
+    if orientation in (5, 6, 7, 8):  # rows become columns
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)

@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from stage1_faces import images
+from stage1_faces.images import MediaError, decode_image, read_image, shown
+
+# 2 rows x 3 columns of block colours, each 8 x 8 so that JPEG keeps them: R G B / white grey black
+COLOURS = np.array([[(255, 0, 0), (0, 255, 0), (0, 0, 255)], [(255, 255, 255), (128, 128, 128), (0, 0, 0)]], np.uint8)
+SCENE = COLOURS.repeat(8, axis=0).repeat(8, axis=1)
+# How a camera stores an upright scene under each EXIF orientation (the inverse of what the tag tells a viewer to do).
+STORED = {
+    1: SCENE,
+    2: SCENE[:, ::-1],
+    3: SCENE[::-1, ::-1],
+    4: SCENE[::-1],
+    5: SCENE.swapaxes(0, 1),
+    6: np.rot90(SCENE, 1),
+    7: np.rot90(SCENE, 2).swapaxes(0, 1),
+    8: np.rot90(SCENE, -1),
+}
+
+
+def save(path: Path, image: Image.Image, **options: object) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def assert_scene(pixels: np.ndarray, tolerance: int = 0) -> None:
+    assert pixels.dtype == np.uint8 and pixels.flags.c_contiguous and pixels.flags.writeable
+    assert pixels.shape == SCENE.shape
+    assert np.abs(pixels.astype(int)[4::8, 4::8] - COLOURS.astype(int)).max() <= tolerance
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_is_turned_upright(tmp_path: Path, orientation: int, suffix: str) -> None:
+    image = Image.fromarray(np.ascontiguousarray(STORED[orientation]))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 100, "subsampling": 0} if suffix == "jpg" else {"lossless": True} if suffix == "webp" else {}
+    assert_scene(read_image(save(tmp_path / f"a.{suffix}", image, exif=exif, **options)), 4)
+
+
+@pytest.mark.parametrize("value", [0, 9, 65535])
+def test_a_meaningless_orientation_is_ignored(tmp_path: Path, value: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    assert_scene(read_image(save(tmp_path / "a.png", Image.fromarray(SCENE), exif=exif)))
+
+
+def test_damaged_exif_does_not_lose_the_picture(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.jpg", Image.fromarray(SCENE), quality=100, subsampling=0, exif=b"Exif\0\0II*\0\xff\xff")
+    assert_scene(read_image(path), 4)
+
+
+def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
+    rgba = Image.fromarray(np.array([[(255, 0, 0, 255), (255, 0, 0, 0), (0, 0, 0, 51)]], np.uint8))
+    expected = [[[255, 0, 0], [255, 255, 255], [204, 204, 204]]]  # 255 x (1 - 51/255) = 204
+    assert read_image(save(tmp_path / "rgba.png", rgba)).tolist() == expected
+
+    grey_alpha = Image.fromarray(np.array([[(100, 255), (100, 0)]], np.uint8), mode="LA")
+    assert read_image(save(tmp_path / "la.png", grey_alpha)).tolist() == [[[100] * 3, [255] * 3]]
+
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([10, 20, 30, 200, 100, 50])
+    palette.putpixel((1, 0), 1)
+    expected = [[[10, 20, 30], [255, 255, 255]]]
+    assert read_image(save(tmp_path / "p.png", palette, transparency=1)).tolist() == expected
+    assert read_image(save(tmp_path / "p.gif", palette, transparency=1)).tolist() == expected
+
+    keyed = Image.fromarray(np.array([[(1, 2, 3), (9, 9, 9)]], np.uint8))
+    assert read_image(save(tmp_path / "t.png", keyed, transparency=(1, 2, 3))).tolist() == [[[255] * 3, [9] * 3]]
+
+
+def test_opaque_rgba_keeps_its_colours(tmp_path: Path) -> None:
+    assert_scene(read_image(save(tmp_path / "a.png", Image.fromarray(SCENE).convert("RGBA"))))
+
+
+def test_grey_palette_and_one_bit(tmp_path: Path) -> None:
+    grey = Image.fromarray(np.array([[0, 90, 255]], np.uint8))
+    assert read_image(save(tmp_path / "l.png", grey)).tolist() == [[[0] * 3, [90] * 3, [255] * 3]]
+    assert_scene(read_image(save(tmp_path / "p.png", Image.fromarray(SCENE).quantize(6))))
+    bits = Image.new("1", (2, 1))
+    bits.putpixel((1, 0), 1)
+    assert read_image(save(tmp_path / "1.png", bits)).tolist() == [[[0] * 3, [255] * 3]]
+
+
+def test_cmyk_in_adobes_inverted_jpeg_and_in_tiff(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.jpg", Image.fromarray(SCENE).convert("CMYK"), quality=100, subsampling=0)
+    data = path.read_bytes()
+    assert b"Adobe" in data  # Pillow writes the inverted values that Photoshop does
+    assert_scene(read_image(path), 6)
+    assert_scene(read_image(save(tmp_path / "a.tif", Image.fromarray(SCENE).convert("CMYK"))), 1)
+
+
+def test_16_bit_is_scaled_not_cut_off(tmp_path: Path) -> None:
+    grey = np.array([[0, 257 * 10, 257 * 128, 65535]], np.uint16)
+    rgb = np.array([[(65535, 257 * 7, 0), (257 * 200, 300, 65000)]], np.uint16)
+    for suffix in ("png", "tif"):
+        cv2.imwrite(str(tmp_path / f"grey.{suffix}"), grey)
+        assert read_image(tmp_path / f"grey.{suffix}")[0, :, 0].tolist() == [0, 10, 128, 255]
+        cv2.imwrite(str(tmp_path / f"rgb.{suffix}"), rgb[..., ::-1])
+        wanted = np.array([[(255, 7, 0), (200, 1, 253)]])
+        assert np.abs(read_image(tmp_path / f"rgb.{suffix}") - wanted).max() <= 1
+    cv2.imwrite(str(tmp_path / "grey.pgm"), grey)
+    assert read_image(tmp_path / "grey.pgm")[0, :, 2].tolist() == [0, 10, 128, 255]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.0, 0.5, 1.0], [0, 128, 255]),
+        ([0.0, 100.0, 255.0], [0, 100, 255]),
+        ([0.0, 257.0, 65535.0], [0, 1, 255]),
+        ([-1.0, 0.0, 1.0], [0, 128, 255]),
+        ([float("nan"), 0.5, 1.0], [0, 128, 255]),
+        ([-5.0, -5.0, -5.0], [0, 0, 0]),
+    ],
+)
+def test_float_tiff_by_its_range(tmp_path: Path, values: list[float], expected: list[int]) -> None:
+    path = save(tmp_path / "f.tif", Image.fromarray(np.array([values], np.float32)))
+    assert read_image(path)[0, :, 1].tolist() == expected
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif"])
+def test_the_first_frame_or_page(tmp_path: Path, suffix: str) -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    options = {"lossless": True} if suffix == "webp" else {}
+    path = save(tmp_path / f"a.{suffix}", frames[0], save_all=True, append_images=frames[1:], **options)
+    assert (read_image(path) == (255, 0, 0)).all()
+
+
+def test_more_rows_than_one_strip(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (700, 5, 3), np.uint8)
+    assert (read_image(save(tmp_path / "a.png", Image.fromarray(image))) == image).all()
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    """A PNG of a few bytes whose header claims a size."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [9_500, 12_000, 60_000])  # above our bound, Pillow's warning, Pillow's error
+def test_a_decompression_bomb_is_refused_unread(tmp_path: Path, side: int) -> None:
+    (tmp_path / "bomb.png").write_bytes(png_claiming(side, side))
+    with pytest.raises(MediaError, match=r"bomb\.png: has more than 89\.\d* million pixels; make it smaller"):
+        read_image(tmp_path / "bomb.png")
+
+
+def test_the_pixel_bound_is_inclusive_and_pillow_stays_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Image.MAX_IMAGE_PIXELS
+    path = save(tmp_path / "a.png", Image.new("RGB", (10, 10)))
+    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    assert read_image(path).shape == (10, 10, 3)
+    monkeypatch.setattr(images, "MAX_PIXELS", 99)
+    with pytest.raises(MediaError, match="make it smaller"):
+        read_image(path)
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "tif", "bmp", "webp"])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
+def test_a_truncated_file_is_an_error(tmp_path: Path, suffix: str, share: float) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    path = save(tmp_path / f"a.{suffix}", noise)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(MediaError) as caught:
+        read_image(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message and "; " in message
+
+
+def test_what_is_no_picture_is_named_with_the_mend(tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("hello")
+    (tmp_path / "page.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n")
+    (tmp_path / "folder.jpg").mkdir()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "dangling.jpg").symlink_to(tmp_path / "gone")
+    for name, matter in {
+        "empty.jpg": "is empty",
+        "text.jpg": "is not a picture that can be read; convert",
+        "page.jpg": "is not a picture that can be read",
+        "folder.jpg": "is a folder",
+        "pipe.jpg": "is a pipe or device",
+        "dangling.jpg": "not found",
+        "missing.jpg": "not found; check the name",
+        "x" * 300 + ".jpg": "cannot be read",
+        "nul\0.jpg": "cannot be read",
+    }.items():
+        with pytest.raises(MediaError, match=matter) as caught:
+            read_image(tmp_path / name)
+        assert shown(tmp_path / name) in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", Image.new("RGB", (2, 2)))
+    path.chmod(0)
+    with pytest.raises(MediaError, match="permission"):
+        read_image(path)
+
+
+def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    Image.new("RGB", (3, 2)).save(path, format="PNG")
+    assert read_image(path).shape == (2, 3, 3)
+    path.write_bytes(b"nothing")
+    with pytest.raises(MediaError) as caught:
+        read_image(path)
+    assert str(caught.value).encode().startswith(os.fsencode(tmp_path) + "/caf\N{REPLACEMENT CHARACTER}.png".encode())
+
+
+def test_shown_is_one_line() -> None:
+    assert shown("a\nb\x1b[31m.jpg") == "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}[31m.jpg"
+    assert shown("口罩.jpg") == "口罩.jpg"
+
+
+def test_an_upload_is_decoded_like_a_file() -> None:
+    data = io.BytesIO()
+    Image.fromarray(SCENE).save(data, "PNG")
+    assert_scene(decode_image(data, "upload"))
+    with pytest.raises(MediaError, match="upload: is truncated"):
+        decode_image(io.BytesIO(data.getvalue()[:-30]), "upload")
