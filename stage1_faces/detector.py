@@ -1,339 +1,349 @@
-"""FaceDetector: the batched MTCNN cascade over images of mixed sizes, on any runtime (numpy in, numpy out).
+"""FaceDetector: the fine-tuned cascade, batched over images of mixed sizes, on any runtime (numpy in, numpy out).
 
-Zhang et al., "Joint Face Detection and Alignment Using Multitask Cascaded Convolutional Networks", 2016. P-Net slides
-over an image pyramid and proposes windows, R-Net refines them, O-Net judges them and places five landmarks.
+The three steps are MTCNN's (Zhang et al. 2016): P-Net proposes boxes over an image pyramid, R-Net refines them, O-Net
+judges them and places five landmarks. The nets differ (stage1_faces.nets): P-Net and R-Net read a wide view, for half
+of the faces are under 22 px, where what surrounds a face tells as much as the face. O-Net looks twice, the second
+time at its own boxes and their mirror images, and the three nets' verdicts make the score together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stage1_faces.boxes import Boxes, area, as_boxes, clip, nms, square
-from stage1_faces.resample import WindowSampler, area_resize
+from stage1_faces.boxes import Boxes, area, clip, iou, nms
+from stage1_faces.faces import Faces, Net, Pixels, check_images
+from stage1_faces.windows import GREY, Mipmaps
 
-# A net maps float32 (N, 3, H, W) pixels of 0..255 to a tuple of float32 arrays:
-#   P-Net: face probability (N, h, w), box offsets (N, 4, h, w), one cell for every 12x12 window at stride 2;
-#   R-Net (24x24): face probability (N,), box offsets (N, 4);
-#   O-Net (48x48): face probability (N,), box offsets (N, 4), landmarks (N, 5, 2) as fractions of the window.
-Net = Callable[[NDArray[np.float32]], Sequence[NDArray[np.float32]]]
+# The nets, of float32 (N, 3, H, W) pixels of 0..255:
+#   P-Net (sides multiples of 8): face probability (N, H/4, W/4), box numbers (N, 4, H/4, W/4);
+#   R-Net (32x32): face probability (N,), box numbers (N, 4);
+#   O-Net (48x48): face probability (N,), box numbers (N, 4), landmarks (N, 5, 2) from the centre, in units.
+# Box numbers are a centre's shift in x and y and the logarithms of width and height, in units of REFERENCE pixels for
+# P-Net, of the judged box's longer side for the others.
 
-STRIDE, CELL = 2, 12  # P-Net's, by its layers
-R_SIZE, O_SIZE = 24, 48
+CELL = 8.0  # px: the smallest face, sqrt(area), that a level of the pyramid is for; the largest is twice that
+REFERENCE = CELL * 2**0.5
+STRIDE, EVEN = 4, 8  # px between P-Net's cells; its input's sides are multiples of EVEN
+R_SIZE, O_SIZE = 32, 48
+R_CONTEXT, O_CONTEXT = 2.0, 1.2  # side of the window that a net sees / longer side of the box it judges
+# Shares of the nets' verdicts (log odds) in the score: P-Net, R-Net, O-Net at first sight and at second sight. Chosen
+# on validation photos among a handful (EXPERIMENTS.md).
+P_SHARE, R_SHARE, O_SHARE, AGAIN_SHARE = 0.125, 0.125, 0.25, 0.5
+BOX_AGAIN = 2 / 3  # share of the second sight in where the box lies
 # Bounds on one call, so that a net's memory depends neither on the photo's size nor on the number of windows.
-MAX_TILE = 512  # P-Net cells a side: 1034 px
-R_BATCH, O_BATCH = 64, 16
-
-
-@dataclass(frozen=True)
-class Faces:
-    """Faces found in one image, best score first.
-
-    boxes: float32 (N, 4) xyxy pixels of the image, inside it. scores: (N,) in 0..1. landmarks: (N, 5, 2) pixels: the
-    eye left in the picture, the other eye, nose tip, the mouth's left and right corner. Raises ValueError on shapes
-    that do not fit.
-    """
-
-    boxes: Boxes
-    scores: NDArray[np.float32]
-    landmarks: NDArray[np.float32]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "boxes", as_boxes(self.boxes))
-        n = len(self.boxes)
-        if self.scores.shape != (n,) or self.landmarks.shape != (n, 5, 2):
-            raise ValueError(f"{n} boxes, but scores {self.scores.shape} and landmarks {self.landmarks.shape}")
-        if n and not (self.scores.min() >= 0 and self.scores.max() <= 1):
-            raise ValueError("a face score is outside 0..1")
-
-    def __len__(self) -> int:
-        return len(self.boxes)
-
-    @classmethod
-    def empty(cls) -> Faces:
-        """No face found."""
-        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 5, 2), np.float32))
+MAX_TILE = 1024  # px a side of P-Net's input
+TILE_MARGIN = 40  # px: more than half of P-Net's receptive field (63 px), so that tiles give the cells of the whole
+R_BATCH, O_BATCH = 64, 32
+LARGEST_LOG = 4.0  # no net may move a side by more than a factor of 55
+MOST_CELLS = 8  # cells considered per proposal wanted, best first: suppression takes the square of their number
+SURE = 1e-6  # probabilities are kept this far from 0 and 1 where their log odds are taken
+MIRRORED_POINTS = [1, 0, 2, 4, 3]  # the landmark that each becomes in a mirror
 
 
 @dataclass(frozen=True)
 class CascadeConfig:
-    """How the cascade searches. The defaults are facenet-pytorch's, after Zhang et al. 2016.
+    """How the cascade searches.
 
-    min_face: smallest face looked for, pixels. factor: size ratio of neighbouring pyramid levels.
-    pnet, rnet, onet: smallest face probability that passes each net. The nms_* are overlaps above which the weaker
-    of two boxes goes: within a pyramid level, over all levels, after R-Net (IoU), after O-Net (over the smaller box).
+    min_face: smallest face looked for, sqrt(area) in pixels. max_side: longer side, in pixels, of the largest level
+    that a photo is searched at; in a photo that would be larger, the smallest face looked for grows with it.
+    pnet, rnet, again: smallest face probability that passes P-Net, P- and R-Net together, and all three together, so
+    that O-Net looks again. onet: smallest score of a face. most_*: boxes a photo that pass each step, at most, best
+    first. nms_*: IoU above which the weaker of two boxes goes, after each net. vote: IoU from which the boxes that
+    O-Net gave around a face have a say in where it lies. slope, intercept: of the log odds that make the score a
+    probability (Platt 1999), fitted on validation photos.
     Raises ValueError when a value is out of range.
     """
 
-    min_face: float = 20.0
-    factor: float = 0.709
-    pnet: float = 0.6
-    rnet: float = 0.7
-    onet: float = 0.7
-    nms_level: float = 0.5
-    nms_pnet: float = 0.7
-    nms_rnet: float = 0.7
-    nms_onet: float = 0.7
+    min_face: float = 6.0
+    max_side: float = 800.0
+    pnet: float = 0.2
+    rnet: float = 0.15
+    again: float = 0.05
+    onet: float = 0.5
+    most_pnet: int = 500
+    most_rnet: int = 300
+    most_again: int = 300
+    nms_pnet: float = 0.5
+    nms_rnet: float = 0.6
+    nms_onet: float = 0.45
+    vote: float = 0.6
+    slope: float = 1.0
+    intercept: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.min_face >= 1:
-            raise ValueError(f"min_face is {self.min_face}, must be 1 pixel or more")
-        if not 0 < self.factor < 1:
-            raise ValueError(f"factor is {self.factor}, must lie between 0 and 1")
-        for name in ("pnet", "rnet", "onet", "nms_level", "nms_pnet", "nms_rnet", "nms_onet"):
+        for name in ("min_face", "max_side", "most_pnet", "most_rnet", "most_again"):
+            if not getattr(self, name) >= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be 1 or more")
+        for name in ("pnet", "rnet", "again", "onet", "nms_pnet", "nms_rnet", "nms_onet", "vote"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must lie in 0..1")
+        if not (self.slope > 0 and np.isfinite(self.slope) and np.isfinite(self.intercept)):
+            raise ValueError(f"slope {self.slope} and intercept {self.intercept} must be numbers, the slope above 0")
 
 
 @dataclass(frozen=True)
-class _Windows:
-    """Candidate windows of one image, 1-based with inclusive ends: the convention the stock weights were trained in.
+class Candidates:
+    """Boxes (N, 4) of one image inside it, in pixels, best first.
 
-    `refined` and `_cells` keep facenet-pytorch's arithmetic (widths of x2-x1, or +1 after R and O), because
-    the weights compensate for it. Faces leave the detector 0-based with exclusive ends.
+    scores (N,): face probability by the nets so far. verdict (N,): their log odds, by their shares.
     """
 
-    boxes: Boxes  # (N, 4)
-    scores: NDArray[np.float32]  # (N,)
-    offsets: NDArray[np.float32]  # (N, 4), as fractions of the window's sides
+    boxes: Boxes
+    scores: NDArray[np.float32]
+    verdict: NDArray[np.float32]
 
-    def __getitem__(self, index: NDArray[np.intp] | NDArray[np.bool_]) -> _Windows:
-        return _Windows(self.boxes[index], self.scores[index], self.offsets[index])
+    def __getitem__(self, index: NDArray[np.intp] | NDArray[np.bool_]) -> Candidates:
+        return Candidates(self.boxes[index], self.scores[index], self.verdict[index])
 
-    def refined(self, extra: float) -> Boxes:
-        """The boxes moved by their offsets; `extra` is added to the sides that the offsets are fractions of."""
-        sides = self.boxes[:, 2:] - self.boxes[:, :2] + np.float32(extra)
-        return self.boxes + self.offsets * np.tile(sides, 2)
 
-    @staticmethod
-    def joined(parts: Sequence[_Windows]) -> _Windows:
-        if not parts:
-            return _Windows(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 4), np.float32))
-        return _Windows(
-            np.concatenate([p.boxes for p in parts]),
-            np.concatenate([p.scores for p in parts]),
-            np.concatenate([p.offsets for p in parts]),
-        )
+@dataclass(frozen=True)
+class _Level:
+    """One level of one image's pyramid: its picture, and image pixels per pixel of it, across and down."""
+
+    image: int
+    picture: Pixels
+    step: NDArray[np.float32]
 
 
 class FaceDetector:
-    """The cascade. Holds no runtime: the three nets are plain functions (see `Net`), so ONNX and torch both fit."""
+    """The cascade. Holds no runtime: the three nets are plain functions, so ONNX and torch both fit."""
 
     def __init__(self, pnet: Net, rnet: Net, onet: Net, config: CascadeConfig | None = None) -> None:
         self.config = config or CascadeConfig()
         self._pnet, self._rnet, self._onet = pnet, rnet, onet
 
-    def detect(
-        self, image: NDArray[np.uint8], *, min_face: float | None = None, min_score: float | None = None
-    ) -> Faces:
+    def detect(self, image: Pixels, *, min_face: float | None = None, min_score: float | None = None) -> Faces:
         """Faces in one image (H, W, 3 uint8 RGB); see `detect_batch`."""
         return self.detect_batch([image], min_face=min_face, min_score=min_score)[0]
 
     def detect_batch(
-        self,
-        images: Sequence[NDArray[np.uint8]],
-        *,
-        min_face: float | None = None,
-        min_score: float | None = None,
+        self, images: Sequence[Pixels], *, min_face: float | None = None, min_score: float | None = None
     ) -> list[Faces]:
         """Faces in each image (H, W, 3 uint8 RGB, any sizes).
 
-        min_face and min_score replace the configured smallest face and O-Net threshold; min_score 0 keeps every
-        candidate that O-Net saw and non-maximum suppression left. The result for an image does not depend on the
-        others. Raises ValueError for anything but uint8 (H, W, 3) with at least one pixel.
+        min_face replaces the configured smallest face, and then photos of any size are searched for it (max_side
+        does not hold). min_score replaces O-Net's threshold; 0 keeps every candidate that O-Net saw and non-maximum
+        suppression left. The result for an image does not depend on the others, up to float rounding.
+        Raises ValueError for anything but uint8 (H, W, 3) with at least one pixel.
         """
-        for image in images:
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-                raise ValueError(f"an image must be uint8 (H, W, 3), got {image.dtype} {image.shape}")
-        if not images:
-            return []
-        config = replace(
-            self.config,
-            min_face=self.config.min_face if min_face is None else min_face,
-            onet=self.config.onet if min_score is None else min_score,
-        )
-        samplers = [WindowSampler(image) for image in images]
-        sizes = [(image.shape[1], image.shape[0]) for image in images]
-        proposals = self._propose(images, config)
-        refined = self._refine(samplers, sizes, proposals, config)
-        return self._judge(samplers, sizes, refined, config)
+        check_images(images)
+        config = self.config
+        if min_face is not None:
+            config = replace(config, min_face=min_face, max_side=np.inf)
+        if min_score is not None:
+            config = replace(config, onet=min_score)
+        maps = [Mipmaps(image) for image in images]
+        candidates = self.refine(maps, self.propose(maps, config), config)
+        return self.judge(maps, candidates, config)
 
-    def _propose(self, images: Sequence[NDArray[np.uint8]], config: CascadeConfig) -> list[Boxes]:
-        """P-Net over each image's pyramid: candidate squares per image."""
-        found: list[list[_Windows]] = [[] for _ in images]
+    def propose(self, maps: Sequence[Mipmaps], config: CascadeConfig | None = None) -> list[Candidates]:
+        """P-Net over each image's pyramid: the boxes that may be faces."""
+        config = config or self.config
         # Levels of equal shape, from any of the images, go through the net together.
-        by_shape: dict[tuple[int, int], list[tuple[int, float]]] = {}
-        for index, image in enumerate(images):
-            for scale in pyramid_scales(image.shape[0], image.shape[1], config):
-                shape = (int(image.shape[0] * scale + 1), int(image.shape[1] * scale + 1))
-                by_shape.setdefault(shape, []).append((index, scale))
-        for shape, levels in by_shape.items():
-            per_call = max(MAX_TILE**2 * STRIDE**2 // (shape[0] * shape[1]), 1)
-            for start in range(0, len(levels), per_call):
-                chunk = levels[start : start + per_call]
-                pixels = np.stack([area_resize(images[index], *shape) for index, _ in chunk]).transpose(0, 3, 1, 2)
-                parts: list[list[_Windows]] = [[] for _ in chunk]
-                for row, column, tile in _tiles(pixels):
-                    scores, offsets = self._pnet(tile)
-                    for k, (_, scale) in enumerate(chunk):
-                        cells = _cells(scores[k], offsets[k], row, column, scale, config.pnet)
-                        parts[k].append(cells)
-                for (index, _), part in zip(chunk, parts, strict=True):
-                    windows = _Windows.joined(part)
-                    found[index].append(windows[nms(windows.boxes, windows.scores, config.nms_level)])
-        proposals = []
-        for levels_found in found:
-            windows = _Windows.joined(levels_found)
-            windows = windows[nms(windows.boxes, windows.scores, config.nms_pnet)]
-            proposals.append(square(windows.refined(0)))
-        return proposals
+        by_shape: dict[tuple[int, ...], list[_Level]] = {}
+        for i, photo in enumerate(maps):
+            for level in _pyramid(i, photo.image, config):
+                by_shape.setdefault(level.picture.shape, []).append(level)
+        found: list[list[Candidates]] = [[] for _ in maps]
+        for shape, alike in by_shape.items():
+            per_call = max(MAX_TILE**2 // (shape[0] * shape[1]), 1)
+            for start in range(0, len(alike), per_call):
+                chunk = alike[start : start + per_call]
+                for row, column, probability, numbers in self._cells(chunk):
+                    for k, level in enumerate(chunk):
+                        rows, columns = np.nonzero(probability[k] >= config.pnet)
+                        centre = np.stack([columns + column, rows + row], axis=1) * STRIDE + 0.5
+                        boxes = decode(_frames(centre, REFERENCE), numbers[k][:, rows, columns].T)
+                        scores = probability[k][rows, columns]
+                        cells = Candidates(boxes * np.tile(level.step, 2), scores, P_SHARE * log_odds(scores))
+                        found[level.image].append(cells)
+        return [
+            _best(_joined(cells), photo.size, config.nms_pnet, config.most_pnet)
+            for photo, cells in zip(maps, found, strict=True)
+        ]
 
-    def _refine(
-        self,
-        samplers: Sequence[WindowSampler],
-        sizes: Sequence[tuple[int, int]],
-        proposals: Sequence[Boxes],
-        config: CascadeConfig,
-    ) -> list[Boxes]:
-        """R-Net on the proposals of all images at once: fewer, better squares per image."""
-        kept, (scores, offsets) = _run(self._rnet, samplers, sizes, proposals, R_SIZE, R_BATCH, ((), (4,)))
+    def _cells(self, levels: Sequence[_Level]) -> Iterable[tuple[int, int, NDArray[np.float32], NDArray[np.float32]]]:
+        """P-Net on levels of one shape, by tiles: first row and column, probability and box numbers of the cells."""
+        pixels = np.stack([level.picture for level in levels]).transpose(0, 3, 1, 2)
+        height, width = pixels.shape[2:]
+        for top in range(0, height, MAX_TILE):
+            for left in range(0, width, MAX_TILE):
+                # A tile sees what lies around it, and answers for its own cells only.
+                y, x = max(top - TILE_MARGIN, 0), max(left - TILE_MARGIN, 0)
+                tile = pixels[:, :, y : top + MAX_TILE + TILE_MARGIN, x : left + MAX_TILE + TILE_MARGIN]
+                probability, numbers = self._pnet(np.ascontiguousarray(tile, np.float32))
+                own = (
+                    slice((top - y) // STRIDE, (top - y + MAX_TILE) // STRIDE),
+                    slice((left - x) // STRIDE, (left - x + MAX_TILE) // STRIDE),
+                )
+                yield top // STRIDE, left // STRIDE, probability[:, *own], numbers[:, :, *own]
+
+    def refine(
+        self, maps: Sequence[Mipmaps], candidates: Sequence[Candidates], config: CascadeConfig | None = None
+    ) -> list[Candidates]:
+        """R-Net on the candidates of all images at once: fewer, better boxes per image."""
+        config = config or self.config
+        outputs = _run(self._rnet, maps, candidates, (R_SIZE, R_CONTEXT, R_BATCH), ((), (4,)))
         refined = []
-        for boxes, score, offset in zip(kept, scores, offsets, strict=True):
-            windows = _Windows(boxes, score, offset)
-            windows = windows[windows.scores > config.rnet]
-            windows = windows[nms(windows.boxes, windows.scores, config.nms_rnet)]
-            refined.append(square(windows.refined(1)))
+        for photo, before, (scores, numbers) in zip(maps, candidates, outputs, strict=True):
+            verdict = before.verdict + R_SHARE * log_odds(scores)
+            chance = _probability(verdict / (P_SHARE + R_SHARE))
+            now = Candidates(decode(frames(before.boxes), numbers), chance, verdict)
+            refined.append(_best(now[chance >= config.rnet], photo.size, config.nms_rnet, config.most_rnet))
         return refined
 
-    def _judge(
-        self,
-        samplers: Sequence[WindowSampler],
-        sizes: Sequence[tuple[int, int]],
-        refined: Sequence[Boxes],
-        config: CascadeConfig,
+    def judge(
+        self, maps: Sequence[Mipmaps], candidates: Sequence[Candidates], config: CascadeConfig | None = None
     ) -> list[Faces]:
-        """O-Net on the squares of all images at once: the faces of each image."""
-        shapes: tuple[tuple[int, ...], ...] = ((), (4,), (5, 2))
-        kept, (scores, offsets, points) = _run(self._onet, samplers, sizes, refined, O_SIZE, O_BATCH, shapes)
+        """O-Net on the candidates of all images at once, and again on what it makes of them: each image's faces."""
+        config = config or self.config
+        how, shapes = (O_SIZE, O_CONTEXT, O_BATCH), ((), (4,), (5, 2))
+        seen = []
+        outputs = _run(self._onet, maps, candidates, how, shapes)
+        for photo, before, (scores, numbers, _) in zip(maps, candidates, outputs, strict=True):
+            verdict = before.verdict + O_SHARE * log_odds(scores)
+            chance = _probability(verdict / (P_SHARE + R_SHARE + O_SHARE))
+            now = Candidates(clip(decode(frames(before.boxes), numbers), photo.size), chance, verdict)
+            now = now[(chance >= config.again) & (area(now.boxes) > 0)]
+            kept = nms(now.boxes, now.scores, config.nms_onet)[: config.most_again]
+            voted = clip(_vote(now.boxes, now.scores, kept, config.vote), photo.size)
+            seen.append(Candidates(voted, now.scores[kept], now.verdict[kept]))
         faces = []
-        for size, boxes, score, offset, point in zip(sizes, kept, scores, offsets, points, strict=True):
-            passed = score >= config.onet
-            windows = _Windows(boxes, score, offset)[passed]
-            sides = windows.boxes[:, None, 2:] - windows.boxes[:, None, :2] + 1
-            landmarks = windows.boxes[:, None, :2] + sides * point[passed] - 1
-            # From 1-based inclusive to 0-based exclusive: the low edges move by one, the high ones stay.
-            found = clip(windows.refined(1) - np.array([1, 1, 0, 0], np.float32), size)
-            found, keep_score, landmarks = _drop_empty(found, windows.scores, landmarks)
-            pick = nms(found, keep_score, config.nms_onet, "min")
-            faces.append(Faces(found[pick], keep_score[pick], landmarks[pick].astype(np.float32)))
+        outputs = _run(_both_ways(self._onet), maps, seen, how, shapes)
+        for photo, before, (scores, numbers, points) in zip(maps, seen, outputs, strict=True):
+            frame = frames(before.boxes)
+            boxes = clip(BOX_AGAIN * decode(frame, numbers) + (1 - BOX_AGAIN) * before.boxes, photo.size)
+            verdict = before.verdict + AGAIN_SHARE * log_odds(scores)
+            chance = _probability(config.slope * verdict + config.intercept)
+            landmarks = frame[:, None, :2] + points * frame[:, None, 2:]
+            passed = np.nonzero((chance >= config.onet) & (area(boxes) > 0))[0]
+            kept = passed[nms(boxes[passed], chance[passed], config.nms_onet)]
+            faces.append(Faces(boxes[kept], chance[kept], landmarks[kept].astype(np.float32)))
         return faces
 
 
-def pyramid_scales(height: int, width: int, config: CascadeConfig) -> list[float]:
-    """Scales at which a face of `min_face` pixels or more fills P-Net's 12 px cell; none for a smaller image."""
-    scale = CELL / config.min_face
-    side = min(height, width) * scale
-    scales = []
-    while side >= CELL:
-        scales.append(scale)
-        scale *= config.factor
-        side *= config.factor
-    return scales
+def log_odds(probability: NDArray[np.floating]) -> NDArray[np.float32]:
+    """log(p / (1 - p)), finite for 0 and 1, too."""
+    inside = np.clip(probability.astype(np.float64), SURE, 1 - SURE)
+    return np.log(inside / (1 - inside)).astype(np.float32)
 
 
-def _tiles(pixels: NDArray[np.float32]) -> Iterable[tuple[int, int, NDArray[np.float32]]]:
-    """Pieces of a level (N, 3, H, W) that give P-Net the same cells as the whole: (first row, first column, piece).
+def _probability(odds: NDArray[np.floating]) -> NDArray[np.float32]:
+    return np.asarray(1 / (1 + np.exp(-odds.astype(np.float64))), np.float32)
 
-    Neighbours overlap by the receptive field less the stride; the last piece runs to the edge.
+
+def _both_ways(net: Net) -> Net:
+    """O-Net's answers averaged over each window and its mirror image."""
+
+    def averaged(pixels: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        (score, numbers, points), (other_score, other_numbers, other_points) = (
+            net(pixels),
+            net(np.ascontiguousarray(pixels[..., ::-1])),
+        )
+        turned = other_numbers * np.array([-1, 1, 1, 1], np.float32)
+        turned_points = other_points[:, MIRRORED_POINTS] * np.array([-1, 1], np.float32)
+        odds = (log_odds(score) + log_odds(other_score)) / 2
+        halves = [(numbers + turned) / 2, (points + turned_points) / 2]
+        return [_probability(odds), *(half.astype(np.float32) for half in halves)]
+
+    return averaged
+
+
+def decode(frame: NDArray[np.float32], numbers: NDArray[np.float32]) -> Boxes:
+    """Boxes (N, 4) from frames (N, 3: centre x, y and unit, pixels) and a net's box numbers (N, 4)."""
+    unit = frame[:, 2:]
+    centre = frame[:, :2] + numbers[:, :2] * unit
+    half = np.exp(np.clip(numbers[:, 2:], -LARGEST_LOG, LARGEST_LOG)) * unit / 2
+    return np.asarray(np.concatenate([centre - half, centre + half], axis=1), np.float32)
+
+
+def frames(boxes: Boxes) -> NDArray[np.float32]:
+    """(N, 3): centre and unit (the longer side, at least a pixel) of each box (N, 4), as R- and O-Net count."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return _frames((boxes[:, :2] + boxes[:, 2:]) / 2, np.maximum(sides.max(axis=1), 1) if len(boxes) else 1.0)
+
+
+def _frames(centres: NDArray[np.floating], unit: float | NDArray[np.float32]) -> NDArray[np.float32]:
+    units = np.broadcast_to(np.asarray(unit, np.float32), len(centres))
+    return np.concatenate([centres.astype(np.float32), units[:, None]], axis=1)
+
+
+def _pyramid(index: int, image: Pixels, config: CascadeConfig) -> Iterable[_Level]:
+    """Octaves of one image, largest first, each padded to sides that P-Net takes; a face fits one of them.
+
+    The last one shows the whole image no larger than the largest face of a level.
     """
-    height, width = pixels.shape[2:]
-    span = MAX_TILE * STRIDE
-    overlap = CELL - STRIDE
-    rows = _tile_starts(height, span)
-    columns = _tile_starts(width, span)
-    for i, row in enumerate(rows):
-        bottom = height if i == len(rows) - 1 else row + span + overlap
-        for j, column in enumerate(columns):
-            right = width if j == len(columns) - 1 else column + span + overlap
-            piece = np.ascontiguousarray(pixels[:, :, row:bottom, column:right])
-            yield row // STRIDE, column // STRIDE, piece
+    height, width = image.shape[:2]
+    scale = min(CELL / config.min_face, config.max_side / max(height, width))
+    picture = image
+    while True:
+        size = (max(round(width * scale), 1), max(round(height * scale), 1))
+        way = cv2.INTER_LINEAR if size[0] > picture.shape[1] else cv2.INTER_AREA
+        picture = np.asarray(cv2.resize(picture, size, interpolation=way), np.uint8)
+        below, right = -size[1] % EVEN, -size[0] % EVEN
+        padded = cv2.copyMakeBorder(picture, 0, below, 0, right, cv2.BORDER_CONSTANT, value=(GREY, GREY, GREY))
+        step = np.array([width / size[0], height / size[1]], np.float32)
+        yield _Level(index, np.asarray(padded, np.uint8), step)
+        if max(size) <= 2 * CELL:
+            return
+        scale /= 2
 
 
-def _tile_starts(length: int, span: int) -> list[int]:
-    # A rest shorter than a cell joins the tile before it, which then ends at the edge.
-    return [start for start in range(0, length, span) if start == 0 or length - start >= CELL]
+def _joined(parts: Sequence[Candidates]) -> Candidates:
+    return Candidates(
+        np.concatenate([part.boxes for part in parts]),
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate([part.verdict for part in parts]),
+    )
 
 
-def _cells(
-    scores: NDArray[np.float32],
-    offsets: NDArray[np.float32],
-    first_row: int,
-    first_column: int,
-    scale: float,
-    threshold: float,
-) -> _Windows:
-    """P-Net's cells (h, w) of a level at `scale` that reach the threshold, as windows of the image."""
-    rows, columns = np.nonzero(scores >= threshold)
-    corner = np.stack([columns + first_column, rows + first_row], axis=1).astype(np.float32) * STRIDE
-    low = np.floor((corner + 1) / np.float32(scale))
-    high = np.floor((corner + CELL) / np.float32(scale))
-    return _Windows(np.concatenate([low, high], axis=1), scores[rows, columns], offsets[:, rows, columns].T)
-
-
-def _pixel_windows(boxes: Boxes, size: tuple[int, int]) -> NDArray[np.intp]:
-    """Windows in whole pixels, 0-based with exclusive ends, cut to the image of `size` (width, height)."""
-    width, height = size
-    whole = np.clip(np.trunc(boxes), -(2**31), 2**31).astype(np.intp)
-    low = np.maximum(whole[:, :2], 1) - 1
-    high = np.minimum(whole[:, 2:], np.array([width, height]))
-    return np.concatenate([low, high], axis=1)
+def _best(candidates: Candidates, size: tuple[int, int], overlap: float, most: int) -> Candidates:
+    """The `most` best candidates, cut to an image of `size`, that do not overlap a better one."""
+    boxes = clip(candidates.boxes, size)
+    order = np.argsort(-candidates.scores, kind="stable")
+    order = order[area(boxes)[order] > 0][: most * MOST_CELLS]
+    kept = order[nms(boxes[order], candidates.scores[order], overlap)[:most]]
+    return Candidates(boxes[kept], candidates.scores[kept], candidates.verdict[kept])
 
 
 def _run(
     net: Net,
-    samplers: Sequence[WindowSampler],
-    sizes: Sequence[tuple[int, int]],
-    candidates: Sequence[Boxes],
-    size: int,
-    batch: int,
+    maps: Sequence[Mipmaps],
+    candidates: Sequence[Candidates],
+    how: tuple[int, float, int],
     shapes: Sequence[tuple[int, ...]],
-) -> tuple[list[Boxes], list[list[NDArray[np.float32]]]]:
-    """A net on every image's candidate windows, batched over images.
+) -> list[list[NDArray[np.float32]]]:
+    """A net on every image's boxes with their context, batched over images.
 
-    Returns the candidates per image that touch it (a window outside the image has no pixels to judge), and for each
-    output of the net, of per-window shape `shapes[k]`, an array per image.
+    how: the window's side in pixels, its context, and windows a call. Gives for each image a list with an array for
+    each output of the net, of per-box shape `shapes[k]`.
     """
-    kept: list[Boxes] = []
-    windows: list[NDArray[np.intp]] = []
-    for boxes, image_size in zip(candidates, sizes, strict=True):
-        whole = _pixel_windows(boxes, image_size)
-        touches = (whole[:, 2:] > whole[:, :2]).all(axis=1)
-        kept.append(boxes[touches])
-        windows.append(whole[touches])
-    owner = np.repeat(np.arange(len(kept)), [len(boxes) for boxes in kept])
-    flat = np.concatenate(windows)
-    outputs = [np.empty((len(flat), *shape), np.float32) for shape in shapes]
-    for start in range(0, len(flat), batch):
-        stop = min(start + batch, len(flat))
-        pixels = np.concatenate(
-            [
-                samplers[image].windows(flat[start:stop][owner[start:stop] == image], size)
-                for image in np.unique(owner[start:stop])
-            ]
-        )
-        results = net(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
+    size, context, batch = how
+    owner = np.repeat(np.arange(len(maps)), [len(c.boxes) for c in candidates])
+    frame = np.concatenate([np.zeros((0, 3), np.float32), *(frames(c.boxes) for c in candidates)])
+    half = frame[:, 2:] * (context / 2)
+    squares = np.concatenate([frame[:, :2] - half, frame[:, :2] + half], axis=1)
+    outputs = [np.empty((len(owner), *shape), np.float32) for shape in shapes]
+    for start in range(0, len(owner), batch):
+        stop = min(start + batch, len(owner))
+        pixels = np.empty((stop - start, size, size, 3), np.uint8)
+        for image in np.unique(owner[start:stop]):
+            mine = owner[start:stop] == image
+            pixels[mine] = maps[image].squares(squares[start:stop][mine], size)
+        results = net(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32))
         for output, result in zip(outputs, results, strict=True):
             output[start:stop] = result
-    ends = np.cumsum([len(boxes) for boxes in kept])[:-1]
-    return kept, [np.split(output, ends) for output in outputs]
+    ends = np.cumsum([len(c.boxes) for c in candidates])[:-1]
+    parts = [np.split(output, ends) for output in outputs]
+    return [[part[i] for part in parts] for i in range(len(maps))]
 
 
-def _drop_empty(
-    boxes: Boxes, scores: NDArray[np.float32], landmarks: NDArray[np.float32]
-) -> tuple[Boxes, NDArray[np.float32], NDArray[np.float32]]:
-    """Without the boxes that lie outside the image once clipped to it."""
-    inside = area(boxes) > 0
-    return boxes[inside], scores[inside], landmarks[inside]
+def _vote(boxes: Boxes, scores: NDArray[np.float32], kept: NDArray[np.intp], overlap: float) -> Boxes:
+    """Each kept box as the mean, weighted by score, of the boxes that overlap it (Gidaris & Komodakis 2015)."""
+    weights = np.where(iou(boxes[kept], boxes) >= overlap, scores[None], 0)
+    return np.asarray(weights @ boxes / np.maximum(weights.sum(axis=1, keepdims=True), 1e-9), np.float32)

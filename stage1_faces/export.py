@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -14,11 +15,13 @@ from facenet_pytorch.models.mtcnn import ONet, PNet, RNet
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stage1_faces.detector import O_SIZE, R_SIZE
+from stage1_faces import detector, mtcnn
 from stage1_faces.errors import FacesError
+from stage1_faces.faces import Net
 
 # Largest difference allowed between a graph and its torch net: float32 rounding through a few layers.
 TOLERANCE = 1e-4
+LARGEST_AXIS = 1 << 20
 
 
 def _normalised(pixels: Tensor) -> Tensor:
@@ -27,7 +30,7 @@ def _normalised(pixels: Tensor) -> Tensor:
 
 
 class PGraph(nn.Module):
-    """P-Net with its normalisation inside: (N, 3, H, W) of 0..255 -> probability (N, h, w), offsets (N, 4, h, w)."""
+    """Stock P-Net, normalisation inside: (N, 3, H, W) of 0..255 -> probability (N, h, w), offsets (N, 4, h, w)."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -66,18 +69,24 @@ class OGraph(PGraph):
 
 @dataclass(frozen=True)
 class Spec:
-    """How one net is exported: its inputs' shape for tracing, which axes vary, and its output names."""
+    """How one net is exported: its input's shape for tracing, {axis that varies: its multiple}, its output names."""
 
     shape: tuple[int, int, int, int]
-    dynamic: Mapping[int, str]
+    dynamic: Mapping[int, int]
     outputs: tuple[str, ...]
 
 
-SPECS = {
-    "pnet": Spec((2, 3, 40, 50), {0: "n", 2: "height", 3: "width"}, ("probability", "offsets")),
-    "rnet": Spec((2, 3, R_SIZE, R_SIZE), {0: "n"}, ("probability", "offsets")),
-    "onet": Spec((2, 3, O_SIZE, O_SIZE), {0: "n"}, ("probability", "offsets", "landmarks")),
-}
+def specs(r_size: int, o_size: int, even: int) -> dict[str, Spec]:
+    """How a cascade's nets are exported; sides of R-Net's and O-Net's windows, multiple of P-Net's sides, px."""
+    return {
+        "pnet": Spec((2, 3, 40, 56), {0: 1, 2: even, 3: even}, ("probability", "offsets")),
+        "rnet": Spec((2, 3, r_size, r_size), {0: 1}, ("probability", "offsets")),
+        "onet": Spec((2, 3, o_size, o_size), {0: 1}, ("probability", "offsets", "landmarks")),
+    }
+
+
+STOCK = specs(mtcnn.R_SIZE, mtcnn.O_SIZE, even=1)
+FINE_TUNED = specs(detector.R_SIZE, detector.O_SIZE, detector.EVEN)
 
 
 def stock_nets(box_shift: Sequence[float] = (0, 0, 0, 0)) -> dict[str, nn.Module]:
@@ -90,32 +99,33 @@ def stock_nets(box_shift: Sequence[float] = (0, 0, 0, 0)) -> dict[str, nn.Module
     return {name: net.eval() for name, net in nets.items()}
 
 
-def export_net(name: str, net: nn.Module) -> bytes:
-    """The ONNX graph of a net ("pnet", "rnet" or "onet"), checked against torch on random pixels.
+def export_net(name: str, net: nn.Module, spec: Spec) -> bytes:
+    """The ONNX graph of a net, checked against torch on random pixels. name: for messages.
 
     Raises FacesError when the graph's outputs differ from torch's by more than TOLERANCE.
     """
-    spec = SPECS[name]
     graph = to_onnx(net, spec.shape, spec.dynamic, spec.outputs)
     rng = np.random.default_rng(0)
     for n in (1, 5):
-        shape = (n, 3, 61, 47) if name == "pnet" else (n, *spec.shape[1:])
-        pixels = rng.uniform(0, 255, shape).astype(np.float32)
+        sides = (64, 48) if 2 in spec.dynamic else spec.shape[2:]
+        pixels = rng.uniform(0, 255, (n, 3, *sides)).astype(np.float32)
         difference = parity(graph, net, pixels)
         if not difference <= TOLERANCE:
             raise FacesError(f"{name}: the exported graph differs from torch by {difference:.2g}")
     return graph
 
 
-def export_cascade(nets: Mapping[str, nn.Module] | None = None) -> dict[str, bytes]:
-    """ONNX graphs of the three nets; the stock ones when none are given."""
-    nets = stock_nets() if nets is None else nets
-    return {name: export_net(name, nets[name]) for name in SPECS}
+def export_cascade(nets: Mapping[str, nn.Module], how: Mapping[str, Spec]) -> dict[str, bytes]:
+    """ONNX graphs of the three nets `pnet`, `rnet` and `onet`, exported as STOCK or FINE_TUNED says."""
+    return {name: export_net(name, nets[name], spec) for name, spec in how.items()}
 
 
-def to_onnx(net: nn.Module, shape: tuple[int, ...], dynamic: Mapping[int, str], outputs: tuple[str, ...]) -> bytes:
-    """One self-contained ONNX graph of a net in eval mode, with the named input axes left open."""
-    axes = dict.fromkeys(dynamic, torch.export.Dim.DYNAMIC)
+def to_onnx(net: nn.Module, shape: tuple[int, ...], dynamic: Mapping[int, int], outputs: tuple[str, ...]) -> bytes:
+    """One self-contained ONNX graph of a net in eval mode. dynamic: {open input axis: what it is a multiple of}."""
+    axes: dict[int, Any] = {}
+    for axis, multiple in dynamic.items():
+        unit = torch.export.Dim(f"axis{axis}", min=1, max=LARGEST_AXIS)
+        axes[axis] = torch.export.Dim.DYNAMIC if multiple == 1 else multiple * unit
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's own deprecation chatter
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -139,13 +149,22 @@ def to_onnx(net: nn.Module, shape: tuple[int, ...], dynamic: Mapping[int, str], 
     return graph.SerializeToString()
 
 
+def runtime(graph: bytes, threads: int = 1) -> Net:
+    """A graph as a plain function on ONNX Runtime's CPU provider, for training-time search and checks."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda pixels: session.run(None, {name: pixels})
+
+
 def parity(graph: bytes, net: nn.Module, pixels: NDArray[np.float32]) -> float:
     """The largest absolute difference between a graph's outputs and its torch net's; nan counts as infinite."""
-    session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
     with torch.no_grad():
         expected = net(torch.from_numpy(pixels))
     expected = (expected,) if isinstance(expected, Tensor) else expected
-    actual = session.run(None, {"pixels": pixels})
+    actual = runtime(graph)(pixels)
     differences = [np.abs(a - e.numpy()).max() for a, e in zip(actual, expected, strict=True)]
     worst = float(np.max(differences))
     return worst if np.isfinite(worst) else float("inf")

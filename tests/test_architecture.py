@@ -37,7 +37,16 @@ def test_imports_go_one_way(package):
 
 
 @pytest.mark.parametrize(
-    "module", ["pipeline.detect", "pipeline.predictor", "pipeline.bundle", "pipeline.media", "pipeline.demo"]
+    "module",
+    [
+        "pipeline.detect",
+        "pipeline.predictor",
+        "pipeline.bundle",
+        "pipeline.media",
+        "pipeline.demo",
+        "stage1_faces.detector",
+        "stage1_faces.mtcnn",
+    ],
 )
 def test_inference_modules_do_not_import_the_training_packages(module):
     code = f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules])"

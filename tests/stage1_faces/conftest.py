@@ -1,15 +1,69 @@
-"""The stock cascade for the tests, as ONNX Runtime functions; exported once."""
+"""The cascades for the tests, as ONNX Runtime functions, each exported once; and a photo."""
 
-import onnxruntime as ort
+from __future__ import annotations
+
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+from torch import nn
 
-from stage1_faces.export import export_cascade
+from stage1_faces import export
+from stage1_faces.faces import Net, Pixels
+from stage1_faces.nets import Answers, build_net
+from stage1_faces.windows import GREY
+
+SIDES = {"pnet": (2, 96), "rnet": (24, 32), "onet": (24, 48)}  # batch and px of random pixels for each net
+
+
+def lively(name: str) -> nn.Module:
+    """An untrained net whose answers differ much from place to place, as a trained one's do."""
+    torch.manual_seed(1)
+    net = build_net(name)
+    for norm in (m for m in net.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.momentum = None  # the statistics of the next pixels, whole: signals neither die out nor grow
+    n, side = SIDES[name]
+    coarse = torch.rand(n, 3, side // 8, side // 8) * 255
+    pixels = nn.functional.interpolate(coarse, (side, side)) / 2 + torch.rand(n, 3, side, side) * 127
+    with torch.no_grad():
+        net((pixels - GREY) / 128)
+        if name != "onet":
+            net.head.weight.normal_(std=0.25)
+            net.head.bias.zero_()
+            net.head.bias[0] = -2.0
+            net.head.weight[1:] *= 0.2
+    return net.eval()
 
 
 @pytest.fixture(scope="session")
-def stock_nets():
-    def function(graph):
-        session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
-        return lambda pixels: session.run(None, {"pixels": pixels})
+def stock_graphs() -> dict[str, bytes]:
+    """The stock cascade's ONNX graphs."""
+    return export.export_cascade(export.stock_nets(), export.STOCK)
 
-    return {name: function(graph) for name, graph in export_cascade().items()}
+
+@pytest.fixture(scope="session")
+def stock_nets(stock_graphs: dict[str, bytes]) -> dict[str, Net]:
+    """The stock cascade."""
+    return {name: export.runtime(graph) for name, graph in stock_graphs.items()}
+
+
+@pytest.fixture(scope="session")
+def torch_nets() -> dict[str, nn.Module]:
+    """The fine-tuned cascade's nets, untrained but `lively`, in torch."""
+    return {name: Answers(lively(name)).eval() for name in export.FINE_TUNED}
+
+
+@pytest.fixture(scope="session")
+def untrained_nets(torch_nets: dict[str, nn.Module]) -> dict[str, Net]:
+    """The same, exported."""
+    graphs = export.export_cascade(torch_nets, export.FINE_TUNED)
+    return {name: export.runtime(graph) for name, graph in graphs.items()}
+
+
+@pytest.fixture(scope="session")
+def grace() -> Pixels:
+    """Grace Hopper's portrait from matplotlib's own sample data."""
+    from matplotlib import cbook
+
+    with cbook.get_sample_data("grace_hopper.jpg") as file:
+        return np.asarray(Image.open(file).convert("RGB"))

@@ -18,13 +18,29 @@ def test_stock_graphs_agree_with_torch(stock_nets):
 
 
 def test_graphs_name_no_file_of_the_machine_that_made_them():
-    graph = export.to_onnx(export.stock_nets()["pnet"], (1, 3, 20, 20), {0: "n"}, ("probability", "offsets"))
+    graph = export.to_onnx(export.stock_nets()["pnet"], (1, 3, 20, 20), {0: 1}, ("probability", "offsets"))
     assert b".py" not in graph
 
 
 def test_landmarks_come_as_points(stock_nets):
     probability, offsets, landmarks = stock_nets["onet"](np.zeros((2, 3, 48, 48), np.float32))
     assert (probability.shape, offsets.shape, landmarks.shape) == ((2,), (2, 4), (2, 5, 2))
+
+
+def test_the_stock_pnet_takes_any_side_and_batch(stock_nets):
+    # Its layers leave a cell of every 12 px at stride 2, the last one padded.
+    for n, height, width in ((1, 12, 12), (3, 13, 40), (2, 57, 31)):
+        probability, offsets = stock_nets["pnet"](np.zeros((n, 3, height, width), np.float32))
+        cells = tuple(-(-(side - 2) // 2) - 4 for side in (height, width))
+        assert probability.shape == (n, *cells)
+        assert offsets.shape == (n, 4, *cells)
+
+
+def test_open_axes_are_told_with_their_multiples():
+    specs = export.specs(24, 48, even=8)
+    assert specs["pnet"].dynamic == {0: 1, 2: 8, 3: 8}
+    assert [specs[name].shape[2:] for name in ("rnet", "onet")] == [(24, 24), (48, 48)]
+    assert all(side % 8 == 0 for side in specs["pnet"].shape[2:])
 
 
 def test_a_graph_that_differs_is_refused(monkeypatch):
@@ -41,7 +57,7 @@ def test_a_graph_that_differs_is_refused(monkeypatch):
 
     monkeypatch.setattr(export, "to_onnx", wrong)
     with pytest.raises(FacesError, match="rnet"):
-        export.export_net("rnet", net)
+        export.export_net("rnet", net, export.STOCK["rnet"])
 
 
 def test_box_shift_moves_edges_by_fractions_of_the_box_itself():

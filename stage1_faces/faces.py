@@ -1,0 +1,65 @@
+"""What every face detector gives and is: Faces, and the two calls by which a photo becomes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stage1_faces.boxes import Boxes, as_boxes
+
+# A net maps float32 (N, 3, H, W) pixels of 0..255 to a tuple of float32 arrays, on any runtime.
+Net = Callable[[NDArray[np.float32]], Sequence[NDArray[np.float32]]]
+Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Faces found in one image, best score first.
+
+    boxes: float32 (N, 4) xyxy pixels of the image, inside it. scores: (N,) in 0..1. landmarks: (N, 5, 2) pixels: the
+    eye left in the picture, the other eye, nose tip, the mouth's left and right corner. Raises ValueError on shapes
+    that do not fit.
+    """
+
+    boxes: Boxes
+    scores: NDArray[np.float32]
+    landmarks: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "boxes", as_boxes(self.boxes))
+        n = len(self.boxes)
+        if self.scores.shape != (n,) or self.landmarks.shape != (n, 5, 2):
+            raise ValueError(f"{n} boxes, but scores {self.scores.shape} and landmarks {self.landmarks.shape}")
+        if n and not (self.scores.min() >= 0 and self.scores.max() <= 1):
+            raise ValueError("a face score is outside 0..1")
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @classmethod
+    def empty(cls) -> Faces:
+        """No face found."""
+        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 5, 2), np.float32))
+
+
+class Detector(Protocol):
+    """A face detector, whatever its nets and its way to search."""
+
+    def detect(self, image: Pixels, *, min_face: float | None = None, min_score: float | None = None) -> Faces:
+        """Faces in one image (H, W, 3 uint8 RGB)."""
+
+    def detect_batch(
+        self, images: Sequence[Pixels], *, min_face: float | None = None, min_score: float | None = None
+    ) -> list[Faces]:
+        """Faces in each image; the result for one does not depend on the others."""
+
+
+def check_images(images: Sequence[Pixels]) -> None:
+    """Raises ValueError for anything but uint8 (H, W, 3) with at least one pixel."""
+    for image in images:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+            raise ValueError(f"an image must be uint8 (H, W, 3), got {image.dtype} {image.shape}")

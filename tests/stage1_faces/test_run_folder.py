@@ -1,0 +1,307 @@
+"""The folder of a fine-tuning: whose it is, what is written whole or not at all, and damage told by file."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stage1_faces import run_folder
+from stage1_faces.errors import FacesError
+from stage1_faces.nets import build_net
+from stage1_faces.run_folder import NETS, RunFolder, load_net, run_facts
+
+RECORD = {"format": 1, "recipe": {"steps": 3, "rate": 0.001}, "data": "abc"}
+OWN = ["config.json", "log.jsonl", "landmarks.npz", "pnet.safetensors", "rnet.state", "onet.windows.npz"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path / "run")
+    folder.start(RECORD, overwrite=False)
+    return folder
+
+
+def names(folder: RunFolder) -> list[str]:
+    return sorted(path.name for path in folder.path.iterdir())
+
+
+def one_line(error: pytest.ExceptionInfo[FacesError], file: Path) -> None:
+    assert "\n" not in str(error.value) and str(error.value).startswith(str(file))
+
+
+# Whose folder it is
+
+
+def test_start_makes_the_folder_and_goes_on_with_the_same_record(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "deep" / "run")
+    folder.start(RECORD, overwrite=False)
+    assert json.loads((folder.path / "config.json").read_text()) == RECORD
+    folder.write("log.jsonl", b"")
+    folder.start(json.loads(json.dumps(RECORD)), overwrite=False)
+    assert names(folder) == ["config.json", "log.jsonl"]
+
+
+def test_an_empty_folder_may_be_taken(tmp_path: Path) -> None:
+    RunFolder(tmp_path).start(RECORD, overwrite=False)
+    assert (tmp_path / "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"data": "xyz"}, "another data"),
+        ({"recipe": {"steps": 4, "rate": 0.001}}, "another recipe"),
+        ({"format": 2}, "another format"),
+    ],
+)
+def test_a_run_of_another_record_is_refused(folder: RunFolder, change: dict[str, Any], what: str) -> None:
+    with pytest.raises(FacesError, match=what) as error:
+        folder.start({**RECORD, **change}, overwrite=False)
+    one_line(error, folder.path)
+    assert "--overwrite" in str(error.value)
+    assert json.loads((folder.path / "config.json").read_text()) == RECORD
+
+
+def test_tuples_in_a_record_are_the_lists_that_json_makes_of_them(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.start({"sides": (1, 2)}, overwrite=False)
+    folder.start({"sides": (1, 2)}, overwrite=False)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_of_something_else_is_refused(tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "photo.jpg").write_text("mine")
+    with pytest.raises(FacesError, match="is not empty and holds no fine-tuning") as error:
+        RunFolder(tmp_path).start(RECORD, overwrite)
+    one_line(error, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
+
+
+@pytest.mark.parametrize("beside", [[], ["notes.txt", "best.safetensors"]])
+def test_overwrite_removes_the_runs_own_files_only(folder: RunFolder, beside: list[str]) -> None:
+    for name in (*OWN[1:], *beside):
+        (folder.path / name).write_text("old")
+    folder.start({**RECORD, "data": "new"}, overwrite=True)
+    assert names(folder) == sorted(["config.json", *beside])
+    assert all((folder.path / name).read_text() == "old" for name in beside)
+    assert json.loads((folder.path / "config.json").read_text())["data"] == "new"
+    # And it goes on as any run does.
+    folder.start({**RECORD, "data": "new"}, overwrite=False)
+
+
+@pytest.mark.parametrize("text", ["{", "", "[1, 2]", "3", "\xff"])
+def test_a_damaged_record_is_named(folder: RunFolder, text: str) -> None:
+    (folder.path / "config.json").write_text(text, encoding="latin-1")
+    with pytest.raises(FacesError, match="damaged") as error:
+        folder.start(RECORD, overwrite=False)
+    one_line(error, folder.path / "config.json")
+    folder.start(RECORD, overwrite=True)
+    folder.start(RECORD, overwrite=False)
+
+
+def test_a_kill_while_overwriting_leaves_a_run_that_can_be_overwritten(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in OWN[1:]:
+        (folder.path / name).write_text("old")
+    unlink, left = Path.unlink, 3
+
+    def killed(path: Path, missing_ok: bool = False) -> None:
+        nonlocal left
+        left -= path.exists()
+        if left < 0:
+            raise KeyboardInterrupt
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", killed)
+    with pytest.raises(KeyboardInterrupt):
+        folder.start(RECORD, overwrite=True)
+    monkeypatch.setattr(Path, "unlink", unlink)
+    assert len(names(folder)) == len(OWN) - 3
+    folder.start(RECORD, overwrite=True)
+    assert names(folder) == ["config.json"]
+
+
+# Files whole or not at all
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_temporary(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.write("pnet.state", b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/pnet\.state'"):
+        folder.write("pnet.state", b"new")
+    monkeypatch.undo()
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"'.*run/pnet\.state'"):
+        folder.write("pnet.state", b"new")
+    assert (folder.path / "pnet.state").read_bytes() == b"old"
+    assert names(folder) == ["config.json", "pnet.state"]
+
+
+def test_what_a_kill_left_of_a_write_is_replaced(folder: RunFolder) -> None:
+    (folder.path / ".pnet.state.tmp").write_bytes(b"half")
+    folder.write("pnet.state", b"new")
+    assert names(folder) == ["config.json", "pnet.state"]
+
+
+# The log
+
+
+def test_rows_read_back(folder: RunFolder) -> None:
+    assert folder.rows() == []
+    rows = [{"net": "pnet", "epoch": 1, "face": 0.5}, {"net": "pnet", "recall": {"5": 0.25}}]
+    folder.write_rows(rows)
+    assert folder.rows() == rows
+    text = (folder.path / "log.jsonl").read_text()
+    assert [json.loads(line) for line in text.splitlines()] == rows and text.endswith("\n")
+
+
+@pytest.mark.parametrize("text", ["{", '{"net": "pnet"}\nhalf', "3\n", "[]\n", "{}\n", "\xff"])
+def test_a_damaged_log_is_named(folder: RunFolder, text: str) -> None:
+    (folder.path / "log.jsonl").write_text(text, encoding="latin-1")
+    with pytest.raises(FacesError, match="damaged") as error:
+        folder.rows()
+    one_line(error, folder.path / "log.jsonl")
+
+
+# State and nets
+
+
+def test_state_reads_back(folder: RunFolder) -> None:
+    assert folder.load_state("rnet") is None
+    net = build_net("rnet")
+    optimizer = torch.optim.AdamW(net.parameters(), 0.1)
+    net(torch.zeros(2, 3, 32, 32)).sum().backward()
+    optimizer.step()
+    state = {"model": net.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3, "history": [{"loss": 0.5}]}
+    folder.save_state("rnet", state)
+    back = folder.load_state("rnet")
+    assert back is not None and (back["epoch"], back["history"]) == (3, [{"loss": 0.5}])
+    for key, value in net.state_dict().items():
+        assert torch.equal(back["model"][key], value)
+    moments, kept = optimizer.state_dict()["state"], back["optimizer"]["state"]
+    assert all(torch.equal(moments[k]["exp_avg"], kept[k]["exp_avg"]) for k in moments)
+    assert names(folder) == ["config.json", "rnet.state"]
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, ("/tmp/evil-was-run",))
+
+
+def test_damaged_states_are_named_and_run_no_code(folder: RunFolder) -> None:
+    file = folder.path / "pnet.state"
+    folder.save_state("pnet", {"epoch": 1, "model": {"w": torch.zeros(2000)}})
+    whole = file.read_bytes()
+    for damaged in (b"", b"hello", whole[: len(whole) // 2], whole[:-1], b"\0" * 5000):
+        file.write_bytes(damaged)
+        with pytest.raises(FacesError, match="damaged; remove it to train this net anew") as error:
+            folder.load_state("pnet")
+        one_line(error, file)
+    torch.save({"format": 1, "evil": Evil()}, file)
+    with pytest.raises(FacesError, match="damaged"):
+        folder.load_state("pnet")
+    assert not Path("/tmp/evil-was-run").exists()
+
+
+def test_states_of_another_version_are_named(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(run_folder, "FORMAT", 99)
+        folder.save_state("pnet", {"epoch": 1})
+    with pytest.raises(FacesError, match="another version"):
+        folder.load_state("pnet")
+    torch.save([1, 2], folder.path / "pnet.state")
+    with pytest.raises(FacesError, match="another version"):
+        folder.load_state("pnet")
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_nets_read_back_and_their_state_goes(folder: RunFolder, name: str) -> None:
+    torch.manual_seed(0)
+    net = build_net(name).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    folder.save_state(name, {"epoch": 1})
+    folder.save_net(name, net, {"steps": 7})
+    assert names(folder) == ["config.json", f"{name}.safetensors"]
+    back = load_net(folder.path, name)
+    assert not back.training
+    for key, value in net.state_dict().items():
+        assert torch.equal(back.state_dict()[key], value), key
+    assert b'"steps' in (folder.path / f"{name}.safetensors").read_bytes()[:1000].replace(b"\\", b"")
+
+
+def test_missing_and_damaged_nets_are_named(folder: RunFolder) -> None:
+    file = folder.path / "rnet.safetensors"
+    with pytest.raises(FacesError, match=r"not found; train it with `python -m stage1_faces\.finetune") as error:
+        load_net(folder.path, "rnet")
+    one_line(error, file)
+    folder.save_net("rnet", build_net("rnet"), {})
+    whole = file.read_bytes()
+    for damaged in (b"", b"hello", whole[:100], whole[:-1], b"\xff" * 5000):
+        file.write_bytes(damaged)
+        with pytest.raises(FacesError, match="damaged or not safetensors") as error:
+            load_net(folder.path, "rnet")
+        one_line(error, file)
+
+
+def test_another_nets_weights_are_refused(folder: RunFolder) -> None:
+    folder.save_net("pnet", build_net("pnet"), {})
+    data = (folder.path / "pnet.safetensors").read_bytes()
+    (folder.path / "rnet.safetensors").write_bytes(data)
+    with pytest.raises(FacesError, match="holds no rnet of this version") as error:
+        load_net(folder.path, "rnet")
+    one_line(error, folder.path / "rnet.safetensors")
+    # Rightly named, but of another shape or without some of its tensors; and of no program at all.
+    from safetensors.torch import save_file
+
+    state = {k: v.contiguous() for k, v in build_net("rnet").state_dict().items()}
+    header = {run_folder.HEADER: json.dumps({"net": "rnet"})}
+    broken = [
+        ({**state, "head.weight": torch.zeros(5, 3)}, header),
+        ({k: v for k, v in state.items() if k != "head.bias"}, header),
+        (state, None),
+        (state, {run_folder.HEADER: "[]"}),
+    ]
+    for tensors, metadata in broken:
+        save_file(tensors, folder.path / "rnet.safetensors", metadata)
+        with pytest.raises(FacesError, match="rnet of this version") as error:
+            load_net(folder.path, "rnet")
+        one_line(error, folder.path / "rnet.safetensors")
+
+
+# What others may read of a run
+
+
+def test_run_facts(folder: RunFolder) -> None:
+    assert run_facts(folder.path) == {"recipe": {"steps": 3, "rate": 0.001}, "data": "abc"}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"recipe": 3, "data": "x"}', "\xff"])
+def test_facts_of_a_damaged_record(folder: RunFolder, text: str) -> None:
+    (folder.path / "config.json").write_text(text, encoding="latin-1")
+    with pytest.raises(FacesError, match="damaged") as error:
+        run_facts(folder.path)
+    one_line(error, folder.path / "config.json")
+
+
+def test_facts_of_no_run(tmp_path: Path) -> None:
+    with pytest.raises(FacesError, match="not found; name a run"):
+        run_facts(tmp_path)
+
+
+def test_the_files_that_a_run_writes_are_its_own() -> None:
+    written = {"config.json", "log.jsonl", "landmarks.npz", "rnet.windows.npz", "onet.windows.npz"}
+    written |= {f"{name}.{end}" for name in NETS for end in ("safetensors", "state")}
+    assert written <= set(run_folder._OWN)
+    assert len(np.unique(run_folder._OWN)) == len(run_folder._OWN)
