@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,12 +18,18 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from pipeline.errors import USER_ERRORS, PipelineError
-from stage1_faces.detector import CascadeConfig
+from stage1_faces.detector import CascadeConfig, FaceDetector
+from stage1_faces.faces import Detector
+from stage1_faces.mtcnn import MtcnnConfig, MtcnnDetector
 from stage2_classifier.console import guarded
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+STOCK_ONLY = 1  # the format that knew the stock cascade alone; still read
 GRAPHS = ("pnet", "rnet", "onet", "classifier")
 DEFAULT = Path(__file__).parent / "models" / "default"
+Search = CascadeConfig | MtcnnConfig
+# What bundle.json calls the cascades, by how each is searched.
+CASCADES: dict[str, type[CascadeConfig] | type[MtcnnConfig]] = {"fine-tuned": CascadeConfig, "stock": MtcnnConfig}
 
 Graph = Callable[[NDArray[np.float32]], list[NDArray[np.float32]]]
 
@@ -37,7 +43,8 @@ class BundleMeta:
     """bundle.json: what the graphs need to be used rightly, and where they come from.
 
     input_size: the classifier's, pixels a side. mean, std: per channel, of pixels scaled to 0..1. margin: context
-    around a face box, as a fraction of its longer side, on each side. search: the cascade's settings.
+    around a face box, as a fraction of its longer side, on each side. search: the cascade's settings, whose type tells
+    which cascade the graphs are: the fine-tuned one's CascadeConfig or the stock one's MtcnnConfig.
     score_threshold: `score` from which on a face is reported unless told otherwise. metrics: figures measured when
     the bundle was made. provenance: data, runs and versions it was made from. sha256: of each graph file.
 
@@ -49,7 +56,7 @@ class BundleMeta:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     margin: float
-    search: CascadeConfig
+    search: Search
     score_threshold: float
     metrics: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -65,6 +72,11 @@ class BundleMeta:
             raise BundleError(f"mean {self.mean} and std {self.std} must be three numbers each, std above 0")
         if not (0 <= self.score_threshold <= 1 and 0 <= self.margin <= 4):
             raise BundleError(f"score threshold {self.score_threshold} or margin {self.margin} is out of range")
+
+    @property
+    def cascade(self) -> str:
+        """Which cascade the graphs are: "fine-tuned" or "stock"."""
+        return next(name for name, kind in CASCADES.items() if type(self.search) is kind)
 
     @property
     def thresholds(self) -> dict[str, float]:
@@ -97,6 +109,10 @@ class Bundle:
                 raise BundleError(f"{file}: does not match the sha256 in bundle.json; the file is damaged or changed")
         return cls(root, meta, graphs)
 
+    def graph_bytes(self, name: str) -> bytes:
+        """A graph's file, as verified."""
+        return self._graphs[name]
+
     def graph(self, name: str, threads: int = 1) -> Graph:
         """A graph as a function from float32 input to its outputs, on ONNX Runtime's CPU provider.
 
@@ -108,6 +124,14 @@ class Bundle:
             threads,
             classes=len(self.meta.class_names) if name == "classifier" else None,
         )
+
+    def detector(self, threads: int = 1) -> Detector:
+        """The cascade of the bundle. Raises BundleError as `graph` does."""
+        pnet, rnet, onet = (self.graph(name, threads) for name in ("pnet", "rnet", "onet"))
+        search = self.meta.search
+        if isinstance(search, MtcnnConfig):
+            return MtcnnDetector(pnet, rnet, onet, search)
+        return FaceDetector(pnet, rnet, onet, search)
 
     def describe(self) -> dict[str, Any]:
         """The metadata as plain JSON values, with the bundle's name."""
@@ -187,6 +211,7 @@ def check_place(out: Path) -> None:
 
 def _to_json(meta: BundleMeta) -> dict[str, Any]:
     record = asdict(meta)
+    record["search"] = {"cascade": meta.cascade, **record["search"]}
     record["thresholds"] = meta.thresholds
     return json.loads(json.dumps({"format_version": record.pop("format_version"), **record}))
 
@@ -200,7 +225,7 @@ def _read_meta(root: Path) -> BundleMeta:
         version = record["format_version"]
     except (ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{file}: is not a bundle description ({error}); pack the bundle anew") from error
-    if version != FORMAT_VERSION:
+    if version not in (STOCK_ONLY, FORMAT_VERSION):
         raise BundleError(f"{file}: has format {version}, this program reads {FORMAT_VERSION}; update the program")
     try:
         return BundleMeta(
@@ -209,17 +234,26 @@ def _read_meta(root: Path) -> BundleMeta:
             mean=_numbers(record["mean"]),
             std=_numbers(record["std"]),
             margin=float(record["margin"]),
-            search=CascadeConfig(**{f.name: float(record["search"][f.name]) for f in fields(CascadeConfig)}),
+            search=_search(record["search"]),
             score_threshold=float(record["score_threshold"]),
             metrics=dict(record["metrics"]),
             provenance=dict(record["provenance"]),
             sha256={str(k): str(v) for k, v in record["sha256"].items()},
-            format_version=version,
         )
     except KeyError as error:
         raise BundleError(f"{file}: the field {error} is missing; pack the bundle anew") from error
     except (ValueError, TypeError, AttributeError, BundleError) as error:
         raise BundleError(f"{file}: {error}; pack the bundle anew") from error
+
+
+def _search(record: Mapping[str, Any]) -> Search:
+    """The cascade's settings; whole numbers where the settings are."""
+    name = record.get("cascade", "stock")
+    if name not in CASCADES:
+        raise ValueError(f"the cascade {name!r} is none of {', '.join(CASCADES)}")
+    kind = CASCADES[name]
+    default = kind()
+    return kind(**{f.name: type(getattr(default, f.name))(record[f.name]) for f in fields(kind)})
 
 
 def _numbers(values: Sequence[Any]) -> tuple[float, float, float]:
@@ -239,30 +273,42 @@ class Show:
 
 @dataclass(frozen=True)
 class Pack:
-    """Export a trained classifier and the cascade to ONNX, check them against torch, and write a bundle.
+    """Export a trained classifier and a cascade to ONNX, check them against torch, and write a bundle.
 
-    With --data, the cascade's boxes are fitted to the annotators' on the training photos, the reporting threshold is
-    chosen on the validation photos, and the bundle records what it scores there.
+    With --data, the cascade is fitted to the annotators (the stock one's boxes on the training photos, the fine-tuned
+    one's scores on the validation photos), the reporting threshold is chosen on the validation photos, and the bundle
+    records what it scores there.
     """
 
     run: Path
-    """Training run of stage2_classifier.train (its best checkpoint is used)."""
+    """Training run of stage2_classifier.train (its best checkpoint is used), or a bundle whose classifier is kept."""
     out: Path
     """Bundle directory to write."""
+    cascade: Path | None = None
+    """Run of stage1_faces.finetune; the stock cascade when not given."""
     data: Path | None = None
-    """Annotated photos to fit the boxes and choose the threshold on; stock boxes when not given."""
+    """Annotated photos to fit the cascade and choose the threshold on."""
     splits: Path = Path("splits.csv")
     """The split of --data."""
-    min_face: float = 12.0
-    """Smallest face looked for, pixels."""
-    pnet: float = 0.6
-    """Face probability that passes P-Net."""
-    rnet: float = 0.3
-    """Face probability that passes R-Net."""
+    min_face: float | None = None
+    """Smallest face looked for, pixels; default: 6, of the stock cascade 12."""
+    pnet: float | None = None
+    """Face probability that passes P-Net; default: 0.2, of the stock cascade 0.6."""
+    rnet: float | None = None
+    """Face probability that passes R-Net; default: 0.15, of the stock cascade 0.3."""
     score: float | None = None
     """`score` from which on a face is reported; default: the best F1 on validation photos, 0.5 without --data."""
     note: str = ""
     """Kept in the bundle's provenance."""
+
+    def search(self) -> Search:
+        """The cascade's settings. Raises PipelineError when a value is out of range."""
+        given = {name: getattr(self, name) for name in ("min_face", "pnet", "rnet")}
+        default: Search = CascadeConfig() if self.cascade else MtcnnConfig(min_face=12, pnet=0.6, rnet=0.3)
+        try:
+            return replace(default, **{name: value for name, value in given.items() if value is not None})
+        except ValueError as error:
+            raise PipelineError(str(error)) from error
 
 
 def run(args: Show | Pack) -> int:
@@ -276,14 +322,11 @@ def run(args: Show | Pack) -> int:
 
     with needs("train"):
         from pipeline.pack import pack_bundle, photos_of
-    try:
-        search = CascadeConfig(min_face=args.min_face, pnet=args.pnet, rnet=args.rnet)
-    except ValueError as error:
-        raise PipelineError(str(error)) from error
+    search = args.search()
     photos = None if args.data is None else photos_of(args.data, args.splits)
     for problem in photos.problems if photos else ():
         print(f"warning: {problem}", file=sys.stderr)
-    bundle = pack_bundle(args.run, args.out, search, photos, args.score, args.note)
+    bundle = pack_bundle(args.run, args.out, search, args.cascade, photos, args.score, args.note)
     size = sum(file.stat().st_size for file in bundle.path.iterdir())
     classes = ", ".join(bundle.meta.class_names)
     console().print(

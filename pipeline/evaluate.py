@@ -33,12 +33,15 @@ from pipeline.evaluation import (
     merge_classes,
 )
 from pipeline.extras import needs
-from pipeline.media import read_image
 from pipeline.metrics import Sample
+from pipeline.stock import stock_detector
 from stage1_faces.annotations import AnnotatedImage, read_dataset
+from stage1_faces.images import read_image
 from stage1_faces.splits import SPLITS, read_splits
 from stage2_classifier.console import console, guarded, progress
 from stage2_classifier.files import write_text
+
+STOCK_NAME = "stock cascade"
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class Args:
     """Bundle directory; the default bundle when none is named."""
     ours: bool = True
     """--no-ours scores only the --predictions."""
+    stock: bool = False
+    """Also score the bundle's classifier on faces that the stock cascade (facenet-pytorch's MTCNN) finds."""
     predictions: tuple[Path, ...] = ()
     """COCO results of other detectors, scored the same way."""
     categories: tuple[str, ...] = ()
@@ -108,11 +113,13 @@ def run(args: Args) -> int:
         bundle, threshold = predictor.bundle.describe(), predictor.bundle.meta.thresholds["score"]
         class_names = merged_names(predictor.bundle.meta.class_names, merge)
         check_classes(images, class_names)
+        predictors = {"ours": predictor}
+        if args.stock:
+            predictors[STOCK_NAME] = Predictor(predictor.bundle, args.threads, stock_detector(args.threads))
         with progress() as bar:
-            task = bar.add_task("detecting", total=len(images))
-            runs["ours"] = detect_samples(
-                predictor, images, class_names, merge, args.min_score, lambda: bar.advance(task)
-            )
+            task = bar.add_task("detecting", total=len(images) * len(predictors))
+            for name, each in predictors.items():
+                runs[name] = detect_samples(each, images, class_names, merge, args.min_score, lambda: bar.advance(task))
     check_classes(images, class_names)
     names = CocoNames(args.coco_truth, args.categories, args.first_category, merge)
     for file in args.predictions:
@@ -156,6 +163,8 @@ def _check(args: Args) -> None:
     for name, value in (("--min-score", args.min_score), ("--score", args.score)):
         if value is not None and not 0 <= value <= 1:
             raise PipelineError(f"{name} is {value}, must lie in 0..1")
+    if args.stock and not args.ours:
+        raise PipelineError("--stock and --no-ours exclude each other; give one of them")
     if not args.ours and not args.predictions:
         raise PipelineError("nothing to score: --no-ours needs --predictions FILE")
     if args.out.exists() and not args.out.is_dir():
@@ -264,7 +273,7 @@ def _write(
 
 def _free_name(stem: str, taken: dict[str, Any]) -> str:
     name, number = stem, 2
-    while name in taken or name == "ours":
+    while name in taken or name in ("ours", STOCK_NAME):
         name, number = f"{stem}-{number}", number + 1
     return name
 

@@ -21,10 +21,10 @@ from pipeline.errors_by_stage import (
     list_mistakes,
     mended,
 )
-from pipeline.media import read_image
 from pipeline.metrics import Sample, Scores, score_samples
 from pipeline.resampling import Interval, best_score, bootstrap, mean_ap
 from stage1_faces.annotations.types import AnnotatedImage
+from stage1_faces.images import read_image
 
 if TYPE_CHECKING:
     from pipeline.predictor import Predictor

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.errors import PipelineError
-from pipeline.media import read_image
 from stage1_faces.annotations import AnnotatedImage
 from stage1_faces.boxes import iou
-from stage1_faces.detector import FaceDetector
+from stage1_faces.faces import Detector
+from stage1_faces.images import read_image
 
 # Below this overlap a detection may belong to another face; above it, differing box styles still match (0.67 on
 # average between MTCNN and the Kaggle set).
@@ -32,7 +32,7 @@ class BoxShift:
     iou: tuple[float, float]
 
 
-def measure_shift(detector: FaceDetector, images: Iterable[AnnotatedImage]) -> BoxShift:
+def measure_shift(detector: Detector, images: Iterable[AnnotatedImage]) -> BoxShift:
     """The median move from found boxes to annotated ones, over the faces that `detector` is sure of in `images`.
 
     Give it training images only. Raises PipelineError when fewer than FEWEST faces match.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.bundle import Bundle, BundleError, BundleMeta, check_place, load_graph, write_bundle
+from pipeline.bundle import Bundle, BundleError, BundleMeta, Search, check_place, load_graph, write_bundle
+from pipeline.calibration import calibrated
 from pipeline.errors import PipelineError
 from pipeline.evaluation import detect_samples
 from pipeline.fit_boxes import measure_shift
@@ -22,8 +23,20 @@ from pipeline.metrics import score_samples
 from pipeline.predictor import Predictor
 from pipeline.resampling import best_score
 from stage1_faces.annotations import AnnotatedImage, Problem, read_dataset
-from stage1_faces.detector import CascadeConfig, FaceDetector
-from stage1_faces.export import TOLERANCE, export_cascade, export_net, parity, stock_nets, to_onnx
+from stage1_faces.detector import CascadeConfig
+from stage1_faces.export import (
+    FINE_TUNED,
+    STOCK,
+    TOLERANCE,
+    export_cascade,
+    export_net,
+    parity,
+    stock_nets,
+    to_onnx,
+)
+from stage1_faces.mtcnn import MtcnnConfig, MtcnnDetector
+from stage1_faces.nets import Answers
+from stage1_faces.run_folder import load_net, run_facts
 from stage1_faces.splits import read_splits
 from stage2_classifier.checkpoint import load_model
 from stage2_classifier.console import progress
@@ -69,7 +82,7 @@ class Probabilities(nn.Module):
 def export_classifier(model: nn.Module, input_size: int) -> bytes:
     """The ONNX graph of a classifier, checked against torch. Raises BundleError when they differ."""
     net = Probabilities(model).eval()
-    graph = to_onnx(net, (2, 3, input_size, input_size), {0: "n"}, ("probabilities",))
+    graph = to_onnx(net, (2, 3, input_size, input_size), {0: 1}, ("probabilities",))
     rng = np.random.default_rng(0)
     for n in (1, 5):
         difference = parity(graph, net, rng.normal(0, 1, (n, 3, input_size, input_size)).astype(np.float32))
@@ -78,52 +91,100 @@ def export_classifier(model: nn.Module, input_size: int) -> bytes:
     return graph
 
 
+@dataclass(frozen=True)
+class Classifier:
+    """What a bundle needs of a classifier. export: makes its graph. origin: where it comes from."""
+
+    class_names: tuple[str, ...]
+    input_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    margin: float
+    metrics: Mapping[str, Any]
+    origin: Mapping[str, Any]
+    class_counts: Mapping[str, Any] | None
+    export: Callable[[], bytes]
+
+
+def _trained(run: Path) -> Classifier:
+    """The best classifier of a training run. Raises PipelineError when it is not finished, ClassifierError."""
+    if (run / "last.pt").is_file() and not (run / "summary.json").is_file():
+        raise PipelineError(f"{run}: its training is not finished; finish it with stage2_classifier.train --resume")
+    model, meta = load_model(run / "best.safetensors")
+    return Classifier(
+        meta.class_names,
+        meta.input_size,
+        meta.mean,
+        meta.std,
+        meta.margin,
+        meta.metrics,
+        {"run": run.resolve().name, "model": meta.model, "epoch": meta.epoch},
+        _class_counts(run),
+        lambda: export_classifier(model, meta.input_size),
+    )
+
+
+def _kept(bundle: Path) -> Classifier:
+    """The classifier of a bundle. Raises BundleError."""
+    loaded = Bundle.load(bundle)
+    meta = loaded.meta
+    return Classifier(
+        meta.class_names,
+        meta.input_size,
+        meta.mean,
+        meta.std,
+        meta.margin,
+        meta.metrics.get("val_crops", {}),
+        meta.provenance.get("stage2", {}),
+        meta.provenance.get("data", {}).get("class_counts"),
+        lambda: loaded.graph_bytes("classifier"),
+    )
+
+
 def pack_bundle(
     run: Path,
     out: Path,
-    search: CascadeConfig,
+    search: Search,
+    cascade: Path | None = None,
     photos: Photos | None = None,
     score_threshold: float | None = None,
     note: str = "",
 ) -> Bundle:
-    """Packs a run's best classifier with the stock cascade into a bundle at `out`.
+    """Packs a run's best classifier with a cascade into a bundle at `out`.
 
-    With photos, O-Net's boxes are moved by what `measure_shift` finds on the training ones, and the threshold, unless
-    given, is that of the best F1 on the validation ones.
+    run: of stage2_classifier.train, or a bundle whose classifier is kept. cascade: a run of stage1_faces.finetune, for
+    a `search` of its kind; the stock cascade without. With photos, the stock O-Net's boxes are moved by what
+    `measure_shift` finds on the training ones, the fine-tuned cascade's scores are calibrated on the validation ones,
+    and the threshold, unless given, is that of the best F1 there.
 
     Raises ClassifierError when the run cannot be read, PipelineError when the photos have a class that it does not
     know, FacesError or BundleError when an export fails its check or `out` is taken.
     """
     check_place(out)
-    if (run / "last.pt").is_file() and not (run / "summary.json").is_file():
-        raise PipelineError(f"{run}: its training is not finished; finish it with stage2_classifier.train --resume")
-    model, meta = load_model(run / "best.safetensors")
+    classifier = _kept(run) if (run / "bundle.json").is_file() else _trained(run)
     if photos is not None:
-        _check_labels(photos, meta.class_names)
-    graphs = export_cascade()
-    stage1: dict[str, Any] = {"weights": "facenet-pytorch 2.5.3, stock"}
-    if photos is not None:
-        pnet, rnet, onet = (load_graph(graphs[name], name) for name in ("pnet", "rnet", "onet"))
-        detector = FaceDetector(pnet, rnet, onet, search)
-        with progress() as bar:
-            shift = measure_shift(detector, bar.track(photos.train, description="fitting boxes"))
-        graphs["onet"] = export_net("onet", stock_nets(shift.edges)["onet"])
-        stage1["box_shift"] = asdict(shift)
-    graphs["classifier"] = export_classifier(model, meta.input_size)
+        _check_labels(photos, classifier.class_names)
+    if isinstance(search, CascadeConfig):
+        if cascade is None:
+            raise PipelineError("a fine-tuned cascade needs its run; name it with --cascade")
+        graphs, stage1 = _fine_tuned(cascade)
+    else:
+        graphs, stage1 = _stock(search, photos)
+    graphs["classifier"] = classifier.export()
     bundle_meta = BundleMeta(
-        class_names=meta.class_names,
-        input_size=meta.input_size,
-        mean=meta.mean,
-        std=meta.std,
-        margin=meta.margin,
+        class_names=classifier.class_names,
+        input_size=classifier.input_size,
+        mean=classifier.mean,
+        std=classifier.std,
+        margin=classifier.margin,
         search=search,
         score_threshold=DEFAULT_SCORE if score_threshold is None else score_threshold,
-        metrics={"val_crops": dict(meta.metrics)},
+        metrics={"val_crops": dict(classifier.metrics)},
         provenance={
             "stage1": stage1,
-            "stage2": {"run": run.resolve().name, "model": meta.model, "epoch": meta.epoch},
+            "stage2": dict(classifier.origin),
             "data": {
-                "class_counts": _class_counts(run),
+                "class_counts": classifier.class_counts,
                 "splits_sha256": None if photos is None else photos.splits_sha256,
             },
             "torch": torch.__version__.split("+")[0],
@@ -132,8 +193,34 @@ def pack_bundle(
         },
     )
     if photos is not None:
+        if isinstance(search, CascadeConfig):
+            detector = Bundle(out, bundle_meta, graphs).detector()
+            with progress() as bar:
+                search = calibrated(detector, search, bar.track(photos.val, description="calibrating scores"))
+            bundle_meta = replace(bundle_meta, search=search)
         bundle_meta = _judged(Bundle(out, bundle_meta, graphs), photos.val, choose=score_threshold is None)
     return write_bundle(out, bundle_meta, graphs)
+
+
+def _fine_tuned(cascade: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Graphs of a fine-tuning run, and where they come from."""
+    nets = {name: Answers(load_net(cascade, name)) for name in FINE_TUNED}
+    facts: dict[str, Any] = {"weights": "fine-tuned", "run": cascade.resolve().name, **run_facts(cascade)}
+    return export_cascade(nets, FINE_TUNED), facts
+
+
+def _stock(search: MtcnnConfig, photos: Photos | None) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Graphs of the stock cascade, its boxes fitted to the training photos, and where they come from."""
+    graphs = export_cascade(stock_nets(), STOCK)
+    facts: dict[str, Any] = {"weights": "facenet-pytorch 2.5.3, stock"}
+    if photos is not None:
+        pnet, rnet, onet = (load_graph(graphs[name], name) for name in ("pnet", "rnet", "onet"))
+        detector = MtcnnDetector(pnet, rnet, onet, search)
+        with progress() as bar:
+            shift = measure_shift(detector, bar.track(photos.train, description="fitting boxes"))
+        graphs["onet"] = export_net("onet", stock_nets(shift.edges)["onet"], STOCK["onet"])
+        facts["box_shift"] = asdict(shift)
+    return graphs, facts
 
 
 def _judged(bundle: Bundle, val: Sequence[AnnotatedImage], choose: bool) -> BundleMeta:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from pipeline.bundle import Bundle
 from pipeline.errors import PipelineError
-from pipeline.media import read_image
 from stage1_faces.boxes import Boxes, as_boxes
-from stage1_faces.detector import FaceDetector, Faces
+from stage1_faces.faces import Detector, Faces
+from stage1_faces.images import read_image
 from stage2_classifier.cut import cut_crop, to_input
 
 CLASSIFIER_BATCH = 64
@@ -81,16 +81,13 @@ class Detections:
 class Predictor:
     """The two stages of a bundle, joined: finds faces and names the class of each."""
 
-    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
-        """threads: for each net; one is quickest for single photos, whose windows are small."""
+    def __init__(self, bundle: Bundle, threads: int = 1, detector: Detector | None = None) -> None:
+        """threads: for each net; one is quickest for single photos, whose windows are small.
+
+        detector: finds the faces instead of the bundle's cascade, for comparison.
+        """
         self.bundle = bundle
-        meta = bundle.meta
-        self._detector = FaceDetector(
-            bundle.graph("pnet", threads),
-            bundle.graph("rnet", threads),
-            bundle.graph("onet", threads),
-            meta.search,
-        )
+        self._detector = detector or bundle.detector(threads)
         self._classifier = bundle.graph("classifier", threads)
 
     @classmethod

@@ -2,12 +2,30 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline.bundle import DEFAULT, FORMAT_VERSION, GRAPHS, Bundle, BundleError, BundleMeta, main, write_bundle
+from pipeline.bundle import (
+    DEFAULT,
+    FORMAT_VERSION,
+    GRAPHS,
+    STOCK_ONLY,
+    Bundle,
+    BundleError,
+    BundleMeta,
+    Pack,
+    main,
+    write_bundle,
+)
+from pipeline.errors import PipelineError
+from stage1_faces.detector import CascadeConfig, FaceDetector
+from stage1_faces.mtcnn import MtcnnConfig, MtcnnDetector
+
+STOCK = MtcnnConfig(min_face=15, factor=0.5, pnet=0.55, rnet=0.25)
+FINE_TUNED = CascadeConfig(min_face=7.5, max_side=900, most_pnet=33, slope=1.25, intercept=-0.5)
 
 
 @pytest.fixture
@@ -32,8 +50,8 @@ def test_default_bundle_loads_and_is_small():
     assert probs.sum(axis=1) == pytest.approx(1)
 
 
-def test_written_bundle_reads_back(tmp_path):
-    source = Bundle.load()
+@pytest.mark.parametrize("search", [STOCK, FINE_TUNED], ids=["stock", "fine-tuned"])
+def test_written_bundle_reads_back(tmp_path, search):
     graphs = {name: (DEFAULT / f"{name}.onnx").read_bytes() for name in GRAPHS}
     meta = BundleMeta(
         class_names=("a", "b", "c"),
@@ -41,7 +59,7 @@ def test_written_bundle_reads_back(tmp_path):
         mean=(0.1, 0.2, 0.3),
         std=(1, 2, 3),
         margin=0.25,
-        search=source.meta.search,
+        search=search,
         score_threshold=0.4,
         metrics={"val": {"f1": 0.5}},
         provenance={"note": "x"},
@@ -49,10 +67,56 @@ def test_written_bundle_reads_back(tmp_path):
     written = write_bundle(tmp_path / "made", meta, graphs)
     assert Bundle.load(tmp_path / "made").meta == written.meta
     assert {**vars(written.meta), "sha256": {}} == vars(meta)
+    # Whole numbers stay whole, for counts are used as such.
+    read = written.meta.search
+    assert all(type(getattr(read, f.name)) is type(getattr(search, f.name)) for f in fields(search) if "most" in f.name)
     assert set(written.meta.sha256) == set(GRAPHS)
     # Again over itself, and nothing is left beside it.
     write_bundle(tmp_path / "made", meta, graphs)
     assert [p.name for p in tmp_path.iterdir()] == ["made"]
+
+
+@pytest.mark.parametrize(
+    ("search", "name", "kind"), [(STOCK, "stock", MtcnnDetector), (FINE_TUNED, "fine-tuned", FaceDetector)]
+)
+def test_the_search_tells_which_cascade_it_is(search, name, kind):
+    default = Bundle.load()
+    graphs = {graph: default.graph_bytes(graph) for graph in GRAPHS}
+    bundle = Bundle(Path("made"), replace(default.meta, search=search), graphs)
+    assert bundle.meta.cascade == name
+    assert bundle.describe()["search"] == {"cascade": name, **asdict(search)}
+    assert bundle.meta.thresholds == {
+        "pnet": search.pnet, "rnet": search.rnet, "score": default.meta.score_threshold,
+    }  # fmt: skip
+    detector = bundle.detector()
+    assert type(detector) is kind and detector.config == search
+
+
+def test_bundles_of_before_the_fine_tuned_cascade_are_read_as_stock(copy):
+    record = {name: float(value) for name, value in asdict(STOCK).items()}
+    edit(copy, format_version=STOCK_ONLY, search=record)
+    bundle = Bundle.load(copy)
+    assert (bundle.meta.search, bundle.meta.cascade) == (STOCK, "stock")
+    # Written again, they are of today's format.
+    graphs = {name: bundle.graph_bytes(name) for name in GRAPHS}
+    assert bundle.meta.format_version == FORMAT_VERSION
+    assert write_bundle(copy, bundle.meta, graphs).meta == bundle.meta
+    assert json.loads((copy / "bundle.json").read_text())["search"]["cascade"] == "stock"
+
+
+def test_graph_bytes_are_the_files():
+    assert all(Bundle.load().graph_bytes(name) == (DEFAULT / f"{name}.onnx").read_bytes() for name in GRAPHS)
+
+
+def test_pack_searches_by_the_cascade_that_it_is_given(tmp_path):
+    assert Pack(tmp_path, tmp_path).search() == MtcnnConfig(min_face=12, pnet=0.6, rnet=0.3)
+    assert Pack(tmp_path, tmp_path, rnet=0.4).search() == MtcnnConfig(min_face=12, pnet=0.6, rnet=0.4)
+    assert Pack(tmp_path, tmp_path, cascade=tmp_path).search() == CascadeConfig()
+    given = Pack(tmp_path, tmp_path, cascade=tmp_path, min_face=9, pnet=0.05).search()
+    assert given == replace(CascadeConfig(), min_face=9, pnet=0.05)
+    for cascade in (None, tmp_path):
+        with pytest.raises(PipelineError, match="min_face is 0"):
+            Pack(tmp_path, tmp_path, cascade=cascade, min_face=0).search()
 
 
 def test_write_refuses_another_folder_and_a_missing_graph(tmp_path):
@@ -107,8 +171,9 @@ def test_changed_graph(copy):
         Bundle.load(copy)
 
 
-def test_newer_format(copy):
-    edit(copy, format_version=FORMAT_VERSION + 1)
+@pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 0, "2", None])
+def test_other_formats(copy, version):
+    edit(copy, format_version=version)
     with pytest.raises(BundleError, match="update the program"):
         Bundle.load(copy)
 
@@ -123,6 +188,13 @@ def test_newer_format(copy):
         ({"input_size": "big"}, "pack the bundle anew"),
         ({"score_threshold": 2}, "out of range"),
         ({"search": {"min_face": 20}}, "is missing"),
+        ({"search": {"cascade": "fine-tuned", "min_face": 20}}, "is missing"),
+        ({"search": {"cascade": "mine"}}, "the cascade 'mine' is none of fine-tuned, stock"),
+        ({"search": {"cascade": []}}, "pack the bundle anew"),
+        ({"search": 3}, "pack the bundle anew"),
+        ({"search": {"cascade": "stock", **asdict(STOCK), "rnet": 7}}, "rnet is 7"),
+        ({"search": {"cascade": "fine-tuned", **asdict(FINE_TUNED), "slope": -1}}, "slope"),
+        ({"search": {"cascade": "fine-tuned", **asdict(FINE_TUNED), "most_pnet": "many"}}, "pack the bundle anew"),
         ({"sha256": "x"}, "pack the bundle anew"),
     ],
 )

@@ -306,3 +306,26 @@ def test_perfect_results_on_real_photos_score_one(tmp_path: Path) -> None:
     assert record["intervals"]["mAP50"] == {"value": 1, "low": 1, "high": 1}
     assert record["errors"]["correct"] == len(results)
     assert not any(record["errors"]["kinds"].values())
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_stock_cascade_stands_beside_ours(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [
+        "--data",
+        str(data),
+        "--split",
+        "all",
+        "--bootstrap",
+        "0",
+        "--no-pictures",
+        "--out",
+        str(data.parent / "out"),
+    ]
+    assert main([*argv, "--stock"]) == 0
+    ours, stock = report(data)["detectors"]
+    assert (ours["name"], stock["name"]) == ("ours", "stock cascade")
+    assert stock["images"] == ours["images"] == 4
+    assert "best F1" in stock["threshold_from"]
+    capsys.readouterr()
+    assert main([*argv, "--stock", "--no-ours"]) == 1
+    assert "exclude each other" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from fake_predictor import picture
 from pipeline.errors import PipelineError
 from pipeline.fit_boxes import FEWEST, SURE, measure_shift
 from stage1_faces.annotations import AnnotatedImage
-from stage1_faces.detector import Faces
+from stage1_faces.faces import Faces
 
 SIZE = (400, 300)
 

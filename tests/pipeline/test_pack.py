@@ -13,14 +13,17 @@ import torch
 from PIL import Image
 
 from pipeline import pack
-from pipeline.bundle import DEFAULT, Bundle, BundleError, main
+from pipeline.bundle import DEFAULT, GRAPHS, Bundle, BundleError, main
 from pipeline.demo import portrait
 from pipeline.errors import PipelineError
 from pipeline.pack import export_classifier, pack_bundle, photos_of
 from pipeline.predictor import Predictor
 from stage1_faces.boxes import iou
-from stage1_faces.detector import CascadeConfig
-from stage1_faces.export import export_cascade
+from stage1_faces.detector import CascadeConfig, FaceDetector
+from stage1_faces.export import FINE_TUNED, STOCK, export_cascade, runtime, stock_nets
+from stage1_faces.mtcnn import MtcnnConfig, MtcnnDetector
+from stage1_faces.nets import Answers, build_net
+from stage1_faces.run_folder import RunFolder, load_net
 from stage2_classifier.checkpoint import ModelMeta, load_model, save_model
 from stage2_classifier.models import build_model
 
@@ -43,10 +46,22 @@ META = ModelMeta(
 @pytest.fixture(scope="module")
 def cascade():
     """The stock cascade is exported once for all the tests here."""
-    graphs = export_cascade()
+    graphs = export_cascade(stock_nets(), STOCK)
+    real = export_cascade
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pack, "export_cascade", lambda: dict(graphs))
+        patch.setattr(pack, "export_cascade", lambda nets, how: dict(graphs) if how is STOCK else real(nets, how))
         yield graphs
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fine-tuning run whose nets are as they are before training."""
+    folder = RunFolder(tmp_path_factory.mktemp("runs") / "tuned")
+    folder.start({"format": 1, "recipe": {"pnet_steps": 1}, "data": "abc"}, overwrite=False)
+    torch.manual_seed(0)
+    for name in FINE_TUNED:
+        folder.save_net(name, build_net(name), {})
+    return folder.path
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +78,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory, cascade: dict[str, bytes]) -> Path:
     """Two photos of 25 small portraits each, annotated with larger boxes than the cascade draws, and their split."""
     root = tmp_path_factory.mktemp("data")
     tile = Image.fromarray(portrait()).resize((128, 105))
-    # The default bundle's box, then a quarter of its height more on top.
-    box = Predictor.default().detect(np.asarray(tile.resize((512, 420))), min_score=0.3).boxes[0] / 4
+    # The stock cascade's box, then a quarter of its height more on top.
+    detector = MtcnnDetector(**{name: runtime(graph) for name, graph in cascade.items()})
+    box = detector.detect(np.asarray(tile.resize((512, 420)))).boxes[0] / 4
     box[1] -= (box[3] - box[1]) / 4
     pixels = np.tile(np.asarray(tile), (TILES, TILES, 1))
     rows = []
@@ -128,7 +144,7 @@ def test_without_photos_the_stock_boxes_and_what_the_run_says(
     meta = Bundle.load(tmp_path / "made").meta
     assert (meta.class_names, meta.input_size, meta.margin) == (CLASSES, 32, 0.3)
     assert (meta.mean, meta.std) == (META.mean, META.std)
-    assert meta.search == CascadeConfig(min_face=30, pnet=0.6, rnet=0.3)
+    assert meta.search == MtcnnConfig(min_face=30, pnet=0.6, rnet=0.3)
     assert meta.score_threshold == 0.5
     assert meta.metrics == {"val_crops": {"val_macro_f1": 0.75}}
     assert meta.provenance["stage2"] == {"run": "try", "model": "small_cnn_half", "epoch": 4}
@@ -173,27 +189,102 @@ def test_a_given_threshold_is_kept(
     monkeypatch.setattr(pack, "export_net", lambda *_: cascade["onet"])
     monkeypatch.setattr(pack, "export_classifier", lambda *_: (DEFAULT / "classifier.onnx").read_bytes())
     photos = photos_of(data, data / "splits.csv")
-    bundle = pack_bundle(tmp_path, tmp_path / "made", CascadeConfig(min_face=40), photos, score_threshold=0.25)
+    bundle = pack_bundle(tmp_path, tmp_path / "made", MtcnnConfig(min_face=40), None, photos, score_threshold=0.25)
     assert bundle.meta.score_threshold == 0.25
     assert "val" in bundle.meta.metrics
 
 
-def test_refusals_come_before_the_work(
-    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.slow
+def test_a_fine_tuned_cascade_and_where_it_comes_from(
+    run: Path, tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(pack, "export_cascade", lambda: pytest.fail("was exported"))
+    assert pack_it(run, tmp_path / "made", "--cascade", str(tuned), "--min-face", "9") == 0
+    assert "score from 0.5" in capsys.readouterr().out
+    bundle = Bundle.load(tmp_path / "made")
+    assert bundle.meta.search == replace(CascadeConfig(), min_face=9)
+    assert bundle.meta.provenance["stage1"] == {
+        "weights": "fine-tuned", "run": "tuned", "recipe": {"pnet_steps": 1}, "data": "abc",
+    }  # fmt: skip
+    # The graphs are the run's nets.
+    pixels = np.random.default_rng(0).uniform(0, 255, (3, 3, 32, 32)).astype(np.float32)
+    with torch.no_grad():
+        expected = Answers(load_net(tuned, "rnet"))(torch.from_numpy(pixels))
+    for found, wanted in zip(bundle.graph("rnet")(pixels), expected, strict=True):
+        assert found == pytest.approx(wanted.numpy(), abs=1e-4)
+    assert len(Predictor(bundle).detect(np.asarray(portrait()))) == 0  # untrained
+
+
+@pytest.mark.usefixtures("cascade")
+def test_with_photos_scores_are_calibrated_on_the_validation_ones(
+    run: Path, tuned: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    default = Bundle.load()
+    model, meta = load_model(run / "best.safetensors")
+    save_model(tmp_path / "best.safetensors", model.state_dict(), replace(meta, input_size=default.meta.input_size))
+    graphs = {name: default.graph_bytes(name) for name in GRAPHS}
+    monkeypatch.setattr(pack, "export_classifier", lambda *_: graphs["classifier"])
+    monkeypatch.setattr(pack, "export_cascade", lambda nets, how: {name: graphs[name] for name in how})
+    monkeypatch.setattr(pack, "measure_shift", lambda *_: pytest.fail("moved the boxes"))
+    given = CascadeConfig(min_face=9, slope=2.0)
+
+    def calibrated(detector: object, search: CascadeConfig, images: object) -> CascadeConfig:
+        assert isinstance(detector, FaceDetector) and detector.config == search == given
+        assert [image.image_id for image in images] == ["v"]  # type: ignore[attr-defined]
+        return replace(search, slope=1.5, intercept=-0.25)
+
+    def judged(bundle: Bundle, val: object, choose: bool):
+        assert bundle.meta.search == replace(given, slope=1.5, intercept=-0.25) and choose
+        return replace(bundle.meta, score_threshold=0.375)
+
+    monkeypatch.setattr(pack, "calibrated", calibrated)
+    monkeypatch.setattr(pack, "_judged", judged)
+    bundle = pack_bundle(tmp_path, tmp_path / "made", given, tuned, photos_of(data, data / "splits.csv"))
+    assert bundle.meta.search == replace(given, slope=1.5, intercept=-0.25)
+    assert bundle.meta.score_threshold == 0.375
+    assert "box_shift" not in bundle.meta.provenance["stage1"]
+
+
+@pytest.mark.usefixtures("cascade")
+def test_the_classifier_of_a_bundle_may_be_kept(tmp_path: Path) -> None:
+    default = Bundle.load()
+    assert pack_it(DEFAULT, tmp_path / "made") == 0
+    bundle = Bundle.load(tmp_path / "made")
+    assert bundle.graph_bytes("classifier") == default.graph_bytes("classifier")
+    assert bundle.meta.cascade == "stock"
+    for part in ("class_names", "input_size", "mean", "std", "margin"):
+        assert getattr(bundle.meta, part) == getattr(default.meta, part)
+    assert bundle.meta.provenance["stage2"] == default.meta.provenance["stage2"]
+    assert bundle.meta.metrics == {"val_crops": default.meta.metrics["val_crops"]}
+
+
+def test_refusals_come_before_the_work(
+    run: Path,
+    tuned: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(pack, "export_cascade", lambda *_: pytest.fail("was exported"))
     assert pack_it(tmp_path / "nowhere", tmp_path / "made") == 1
     assert "best.safetensors: no such file; train a model" in capsys.readouterr().err
     assert pack_it(run, run) == 1
     assert "exists and is no bundle" in capsys.readouterr().err
     assert pack_it(run, tmp_path / "made", "--pnet", "2") == 1
     assert "pnet is 2.0, must lie in 0..1" in capsys.readouterr().err
+    assert pack_it(run, tmp_path / "made", "--cascade", str(tmp_path / "nowhere"), "--pnet", "2") == 1
+    assert "pnet is 2.0, must lie in 0..1" in capsys.readouterr().err
+    assert pack_it(run, tmp_path / "made", "--cascade", str(tmp_path / "nowhere")) == 1
+    assert "nowhere/pnet.safetensors: not found; train it with" in capsys.readouterr().err
+    with pytest.raises(PipelineError, match="a fine-tuned cascade needs its run; name it with --cascade"):
+        pack_bundle(run, tmp_path / "made", CascadeConfig())
 
     other = shutil.copytree(data, tmp_path / "other")
     file = other / "_annotations.coco.json"
     file.write_text(file.read_text().replace("without_mask", "hat"))
-    with pytest.raises(PipelineError, match=r"t\.png: class 'hat' is none of the run's"):
-        pack_bundle(run, tmp_path / "made", CascadeConfig(), photos_of(other, data / "splits.csv"))
+    for search in (MtcnnConfig(), CascadeConfig()):
+        with pytest.raises(PipelineError, match=r"t\.png: class 'hat' is none of the run's"):
+            pack_bundle(run, tmp_path / "made", search, tuned, photos_of(other, data / "splits.csv"))
     assert not (tmp_path / "made").exists()
 
 
@@ -205,6 +296,24 @@ def test_a_split_without_validation_photos_is_refused(data: Path, tmp_path: Path
 
 def test_the_default_bundle_was_packed_from_photos() -> None:
     meta = Bundle.load(DEFAULT).meta
-    shift = meta.provenance["stage1"]["box_shift"]
-    assert shift["iou"][1] > shift["iou"][0]
+    made = meta.provenance["stage1"]
+    if meta.cascade == "stock":
+        assert made["box_shift"]["iou"][1] > made["box_shift"]["iou"][0]
+    else:
+        assert made["weights"] == "fine-tuned" and made["recipe"] and len(made["data"]) == 64
+        assert (meta.search.slope, meta.search.intercept) != (1, 0)  # type: ignore[union-attr]
     assert meta.metrics["val"]["photos"] > 50
+
+
+def test_a_bundles_classifier_can_be_kept(tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "made"
+    assert pack_it(DEFAULT, out, "--cascade", str(tuned)) == 0
+    made, old = Bundle.load(out), Bundle.load(DEFAULT)
+    assert made.graph_bytes("classifier") == old.graph_bytes("classifier")
+    assert made.meta.provenance["stage2"] == old.meta.provenance["stage2"]
+    assert made.meta.provenance["stage1"] == {
+        "weights": "fine-tuned",
+        "run": "tuned",
+        "recipe": {"pnet_steps": 1},
+        "data": "abc",
+    }
