@@ -339,7 +339,8 @@ def _keep_memory() -> None:
 def _progress() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # A log file gets the epochs' lines, no half-drawn bars.
-    return Progress(*columns, console=Console(stderr=True, soft_wrap=True), redirect_stdout=False, transient=True)
+    hidden = not sys.stderr.isatty()
+    return Progress(*columns, console=Console(stderr=True, soft_wrap=True), transient=True, disable=hidden)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

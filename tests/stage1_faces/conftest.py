@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -33,6 +35,15 @@ def lively(name: str) -> nn.Module:
             net.head.bias[0] = -2.0
             net.head.weight[1:] *= 0.2
     return net.eval()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """The nets here are small: more threads would only wait for one another, and tests may run side by side."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

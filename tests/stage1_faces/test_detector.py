@@ -281,7 +281,7 @@ def test_rows_stay_aligned_when_boxes_leave_the_image() -> None:
     faces = FaceDetector(_largest(pnet, 96), rnet, saying(brightness, points=CENTRED), config).detect(
         image, min_score=0
     )
-    assert 10 < len(faces) == len(seen)
+    assert len(faces) == len(seen) == 10 * 12  # cells of every second column
     # What R-Net saw and what O-Net said grow by 2 a column.
     inside = (faces.boxes[:, 0] > 0) & (faces.boxes[:, 2] < 96)
     centre = faces.boxes[inside][:, [0, 2]].mean(axis=1)
@@ -289,6 +289,35 @@ def test_rows_stay_aligned_when_boxes_leave_the_image() -> None:
     assert faces.scores[inside] * 255 == pytest.approx((centre - 0.5 + 20) * 2, abs=1.5)
     assert faces.landmarks[inside][:, :, 0] == pytest.approx(np.tile(centre[:, None], 5), abs=1e-3)
     assert (np.diff(faces.scores) <= 0).all()
+
+
+def test_rows_stay_aligned_when_the_second_look_turns_the_order() -> None:
+    # Three white squares of 16 px; what O-Net likes best at first sight, by brightness, it likes least afterwards.
+    image = np.zeros((64, 192, 3), np.uint8)
+    places = {40: 120, 88: 170, 136: 220}
+    for x, value in places.items():
+        image[24:40, x - 8 : x + 8] = value
+    cells = np.zeros((1, 16, 48))
+    cells[0, 8, [x // 4 for x in places]] = 0.5
+    calls = 0
+
+    def onet(pixels: np.ndarray) -> list[np.ndarray]:
+        nonlocal calls
+        calls += 1
+        bright = pixels[:, 0, 20:28, 20:28].mean(axis=(1, 2)) / 255
+        return saying(lambda _: bright if calls == 1 else 0.95 - 0.9 * bright, points=CENTRED)(pixels)
+
+    config = replace(KEEP_ALL, slope=1 / AGAIN_SHARE, again=0)
+    pnet = _largest(proposing(lambda *_: cells), 192)
+    faces = FaceDetector(pnet, saying(0.5), onet, config).detect(image, min_score=0)
+    assert calls == 3
+    assert [round(float(x)) for x in faces.boxes[:, [0, 2]].mean(axis=1)] == list(places)
+    first = np.array([logit(value / 255) for value in places.values()])
+    again = np.array([logit(0.95 - 0.9 * value / 255) for value in places.values()])
+    verdict = (O_SHARE * first + AGAIN_SHARE * again) / AGAIN_SHARE
+    assert faces.scores == pytest.approx(1 / (1 + np.exp(-verdict)), abs=1e-3)
+    assert (np.diff(faces.scores) < 0).all() and np.diff(first).min() > 0
+    assert faces.landmarks[:, 0, 0].round().tolist() == list(places)
 
 
 def test_boxes_are_inside_the_image() -> None:
