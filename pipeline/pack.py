@@ -169,6 +169,8 @@ def pack_bundle(
             raise PipelineError("a fine-tuned cascade needs its run; name it with --cascade")
         graphs, stage1 = _fine_tuned(cascade)
     else:
+        if cascade is not None:
+            raise PipelineError(f"{cascade}: a fine-tuned cascade cannot be searched as the stock one is")
         graphs, stage1 = _stock(search, photos)
     graphs["classifier"] = classifier.export()
     bundle_meta = BundleMeta(

@@ -35,7 +35,7 @@ from stage1_faces.detector import CascadeConfig, FaceDetector
 from stage1_faces.errors import FacesError
 from stage1_faces.export import FINE_TUNED, STOCK, export_cascade, export_net, runtime, stock_nets
 from stage1_faces.faces import Net
-from stage1_faces.images import read_image
+from stage1_faces.images import MediaError, read_image
 from stage1_faces.landmarks import SEARCH as TEACHER_SEARCH
 from stage1_faces.landmarks import stock_landmarks
 from stage1_faces.learn import AVERAGE_DECAY, AVERAGE_POWER, Batches, PatchBatches, Schedule, WindowBatches, train_epoch
@@ -132,7 +132,10 @@ def finetune(
     if threads > 0:
         torch.set_num_threads(threads)
     sides = read_splits(splits)
-    images = read_dataset(data).images
+    read = read_dataset(data)
+    for problem in read.problems:
+        print(f"warning: {problem}", file=sys.stderr)
+    images = read.images
     train, val = ([i for i in images if sides.get(i.image_id) == side] for side in ("train", "val"))
     if not any(len(i.boxes) for i in train):
         raise FacesError(f"{splits}: no training photo of {data} has a face; make the split anew")
@@ -156,8 +159,10 @@ class Run:
     ) -> None:
         self.folder, self.recipe, self.threads = folder, recipe, threads
         with _progress() as bar:
-            self.photos = [_photo(image) for image in bar.track(train, description="reading photos")]
-            self.val = [_photo(image) for image in bar.track(val, description="reading validation photos")]
+            self.photos = _photos(bar.track(train, description="reading photos"))
+            self.val = _photos(bar.track(val, description="reading validation photos"))
+        if not any(len(photo.boxes) for photo in self.photos):
+            raise FacesError(f"{folder.path}: not one training photo with a face can be read")
         self.nets: dict[str, Net] = {}
 
     def finish(self) -> None:
@@ -300,6 +305,17 @@ def recall_by_count(
         )
         recall[count] = hits / max(faces, 1)
     return recall
+
+
+def _photos(images: Iterable[AnnotatedImage]) -> list[Photo]:
+    """The photos that can be read; a warning names each of the others."""
+    photos = []
+    for image in images:
+        try:
+            photos.append(_photo(image))
+        except MediaError as error:
+            print(f"warning: {error}; left out", file=sys.stderr)
+    return photos
 
 
 def _photo(image: AnnotatedImage) -> Photo:

@@ -303,17 +303,3 @@ def test_the_default_bundle_was_packed_from_photos() -> None:
         assert made["weights"] == "fine-tuned" and made["recipe"] and len(made["data"]) == 64
         assert (meta.search.slope, meta.search.intercept) != (1, 0)  # type: ignore[union-attr]
     assert meta.metrics["val"]["photos"] > 50
-
-
-def test_a_bundles_classifier_can_be_kept(tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "made"
-    assert pack_it(DEFAULT, out, "--cascade", str(tuned)) == 0
-    made, old = Bundle.load(out), Bundle.load(DEFAULT)
-    assert made.graph_bytes("classifier") == old.graph_bytes("classifier")
-    assert made.meta.provenance["stage2"] == old.meta.provenance["stage2"]
-    assert made.meta.provenance["stage1"] == {
-        "weights": "fine-tuned",
-        "run": "tuned",
-        "recipe": {"pnet_steps": 1},
-        "data": "abc",
-    }

@@ -507,3 +507,16 @@ def test_the_fingerprint_tells_training_sets_apart(data: Path) -> None:
     prints = [finetune._fingerprint(some) for some in (images[:2], images[:1], [moved], [named])]
     assert len(set(prints)) == 4
     assert finetune._fingerprint(images[:2]) == prints[0]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_photo_that_cannot_be_read_is_named_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_dataset(tmp_path / "data", ("train", "train", "val"))
+    pixels = (data / "p1.png").read_bytes()
+    (data / "p1.png").write_bytes(pixels[: len(pixels) // 2])
+    run(data, tmp_path / "run")
+    assert (tmp_path / "run" / "onet.safetensors").is_file()
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 1
+    assert "p1.png: is truncated or broken" in warnings[0]
+    assert warnings[0].endswith("left out")
