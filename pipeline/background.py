@@ -5,7 +5,7 @@ from __future__ import annotations
 from stage1_faces.annotations import AnnotatedImage
 from stage1_faces.faces import Pixels
 
-GRID = 8  # px
+FINEST, CELLS = 8, 75  # px, and cells along the longer side at most
 MARGIN = 0.5  # of a face's own sides that stay out on each side of it: hair, and what annotators cut off
 SMALLEST = 96  # px a side
 
@@ -13,19 +13,20 @@ SMALLEST = 96  # px a side
 def face_free_part(pixels: Pixels, image: AnnotatedImage) -> Pixels | None:
     """The largest rectangle of a photo that comes near no annotated face, or None when its sides are under 96 px.
 
-    Edges lie on a grid of 8 px. A face that the annotators left out may be in it.
+    Edges lie on a grid of 8 px, coarser for photos over 600 px. A face that the annotators left out may be in it.
     """
-    columns, rows = image.size[0] // GRID, image.size[1] // GRID
+    grid = max(FINEST, -(-max(image.size) // CELLS))
+    columns, rows = image.size[0] // grid, image.size[1] // grid
     taken = [[False] * columns for _ in range(rows)]
     for x1, y1, x2, y2 in image.boxes.tolist():
         wide, high = MARGIN * (x2 - x1), MARGIN * (y2 - y1)
-        for row in range(max(int((y1 - high) // GRID), 0), min(int((y2 + high) // GRID) + 1, rows)):
-            for column in range(max(int((x1 - wide) // GRID), 0), min(int((x2 + wide) // GRID) + 1, columns)):
+        for row in range(max(int((y1 - high) // grid), 0), min(int((y2 + high) // grid) + 1, rows)):
+            for column in range(max(int((x1 - wide) // grid), 0), min(int((x2 + wide) // grid) + 1, columns)):
                 taken[row][column] = True
-    left, top, right, bottom = _largest_free(taken, SMALLEST // GRID)
+    left, top, right, bottom = _largest_free(taken, -(-SMALLEST // grid))
     if right <= left:
         return None
-    return pixels[top * GRID : bottom * GRID, left * GRID : right * GRID]
+    return pixels[top * grid : bottom * grid, left * grid : right * grid]
 
 
 def _largest_free(taken: list[list[bool]], shortest: int) -> tuple[int, int, int, int]:

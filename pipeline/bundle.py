@@ -18,6 +18,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from pipeline.errors import USER_ERRORS, PipelineError
+from pipeline.stock import SEARCH as STOCK_SEARCH
 from stage1_faces.detector import CascadeConfig, FaceDetector
 from stage1_faces.faces import Detector
 from stage1_faces.mtcnn import MtcnnConfig, MtcnnDetector
@@ -304,7 +305,7 @@ class Pack:
     def search(self) -> Search:
         """The cascade's settings. Raises PipelineError when a value is out of range."""
         given = {name: getattr(self, name) for name in ("min_face", "pnet", "rnet")}
-        default: Search = CascadeConfig() if self.cascade else MtcnnConfig(min_face=12, pnet=0.6, rnet=0.3)
+        default: Search = CascadeConfig() if self.cascade else STOCK_SEARCH
         try:
             return replace(default, **{name: value for name, value in given.items() if value is not None})
         except ValueError as error:

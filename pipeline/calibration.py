@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -24,7 +25,8 @@ def calibrated(detector: Detector, search: CascadeConfig, images: Iterable[Annot
     """The settings with slope and intercept fitted on what `detector` finds in `images` (Platt 1999).
 
     `detector` works by `search`, whose own slope and intercept are taken into account. Give it validation images only.
-    Raises PipelineError when there are fewer than 10 right or 10 wrong detections to tell apart.
+    With fewer than 10 right or 10 wrong detections to tell apart, a warning is printed and the settings stay.
+    Raises PipelineError when wrong detections score higher than right ones.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -35,9 +37,9 @@ def calibrated(detector: Detector, search: CascadeConfig, images: Iterable[Annot
         right.append(hits(found.boxes, image.boxes))
     odds, hit = log_odds(np.concatenate(scores)), np.concatenate(right)
     if min(hit.sum(), (~hit).sum()) < FEWEST:
-        raise PipelineError(
-            f"only {hit.sum()} right and {(~hit).sum()} wrong detections, too few to calibrate scores on"
-        )
+        few = f"only {hit.sum()} right and {(~hit).sum()} wrong detections on the validation photos"
+        print(f"warning: {few}, too few to calibrate scores on; they stay as they are", file=sys.stderr)
+        return search
     fit = LogisticRegression(C=np.inf).fit(odds[:, None], hit)
     slope, intercept = float(fit.coef_[0, 0]), float(fit.intercept_[0])
     if slope <= 0:

@@ -30,8 +30,8 @@ from pipeline.stock import stock_detector
 from stage1_faces.annotations import AnnotatedImage, read_dataset
 from stage1_faces.detector import CascadeConfig, FaceDetector
 from stage1_faces.faces import Detector
-from stage1_faces.images import read_image
-from stage1_faces.splits import read_splits
+from stage1_faces.images import MediaError, read_image
+from stage1_faces.splits import SPLITS, read_splits
 from stage2_classifier.console import console, guarded, progress
 from stage2_classifier.files import write_text
 
@@ -174,8 +174,13 @@ def run(args: Args) -> int:
         import torch  # noqa: F401
     if args.jobs < 1:
         raise PipelineError(f"--jobs {args.jobs}: give 1 or more")
-    images = read_dataset(args.data).images
-    also = read_dataset(args.also).images if args.also else ()
+    if args.folds < len(SPLITS):
+        raise PipelineError(f"--folds {args.folds}: give 3 or more (one to test, one to validate, the rest to train)")
+    if not 0.1 < args.also_iou < 1:
+        raise PipelineError(f"--also-iou is {args.also_iou}, must lie between 0.1 and 1")
+    images = _readable(args.data)
+    also = _readable(args.also) if args.also else []
+    _start(args, images, also)
     splits = _splits(args)
     runs = [args.out / f"fold{k}" for k in range(args.folds)]
     _finetune(args, splits, runs)
@@ -194,6 +199,44 @@ def run(args: Args) -> int:
     write_text(args.out / "crossval.json", json.dumps(record, indent=1) + "\n")
     console().print(text, markup=False, highlight=False)
     return 0
+
+
+def _readable(data: Path) -> list[AnnotatedImage]:
+    """The annotated photos that can be read; a warning names each of the others."""
+    read = read_dataset(data)
+    images, problems = [], [str(problem) for problem in read.problems]
+    for image in read.images:
+        try:
+            read_image(image.path)
+            images.append(image)
+        except MediaError as error:
+            problems.append(f"{error}; left out")
+    for problem in problems:
+        print(f"warning: {problem}", file=sys.stderr)
+    return images
+
+
+def _start(args: Args, images: Sequence[AnnotatedImage], also: Sequence[AnnotatedImage]) -> None:
+    """Takes --out for this cross-validation, or goes on with it. Raises PipelineError when it holds another one."""
+    from stage1_faces.run_folder import fingerprint
+
+    file = args.out / "crossval_config.json"
+    record = {
+        "folds": args.folds,
+        "seed": args.seed,
+        "data": fingerprint(images),
+        "also": fingerprint(also) if also else None,
+        "also_iou": args.also_iou,
+    }
+    if file.is_file():
+        try:
+            before = dict(json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise PipelineError(f"{file}: damaged ({error}); give another --out") from error
+        for name, value in record.items():
+            if before.get(name) != value:
+                raise PipelineError(f"{args.out}: holds a cross-validation with another {name}; give another --out")
+    write_text(file, json.dumps(record, indent=1) + "\n")
 
 
 def _splits(args: Args) -> list[Path]:

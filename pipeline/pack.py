@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -36,7 +37,7 @@ from stage1_faces.export import (
 )
 from stage1_faces.mtcnn import MtcnnConfig, MtcnnDetector
 from stage1_faces.nets import Answers
-from stage1_faces.run_folder import load_net, run_facts
+from stage1_faces.run_folder import fingerprint, load_net, run_facts
 from stage1_faces.splits import read_splits
 from stage2_classifier.checkpoint import load_model
 from stage2_classifier.console import progress
@@ -168,6 +169,9 @@ def pack_bundle(
         if cascade is None:
             raise PipelineError("a fine-tuned cascade needs its run; name it with --cascade")
         graphs, stage1 = _fine_tuned(cascade)
+        if photos is not None and stage1["data"] != fingerprint(photos.train):
+            what = "learned from other photos than the split's training ones; figures on the others may flatter"
+            print(f"warning: {cascade}: {what}", file=sys.stderr)
     else:
         if cascade is not None:
             raise PipelineError(f"{cascade}: a fine-tuned cascade cannot be searched as the stock one is")

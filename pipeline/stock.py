@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline.extras import needs
 from stage1_faces.mtcnn import MtcnnConfig, MtcnnDetector
 
-# The settings that find most with the stock weights on training and validation photos (EXPERIMENTS.md).
+# Chosen for the stock weights on training and validation photos, between finding most and speed (EXPERIMENTS.md).
 SEARCH = MtcnnConfig(min_face=12, pnet=0.6, rnet=0.3)
 
 

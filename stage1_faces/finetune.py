@@ -3,14 +3,14 @@
     python -m stage1_faces.finetune --data DIR --splits splits.csv --out RUN
 
 Reads the training photos to learn and the validation photos to report; never the test split. Writes RUN/: config.json,
-log.jsonl (one line an epoch, and each net's recall against boxes a photo), pnet.safetensors, rnet.safetensors and
-onet.safetensors, ready for `python -m pipeline.bundle pack --cascade RUN`. Started again after a kill, it goes on.
+log.jsonl (one line an epoch, and each net's recall against boxes a photo), landmarks.npz (the stock cascade's), and
+pnet.safetensors, rnet.safetensors and onet.safetensors, ready for `python -m pipeline.bundle pack --cascade RUN`.
+Started again after a kill, it goes on. All training photos are kept in memory: about 1 MB for each 600x400 pixels.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import io
 import math
 import sys
@@ -42,12 +42,12 @@ from stage1_faces.learn import AVERAGE_DECAY, AVERAGE_POWER, Batches, PatchBatch
 from stage1_faces.mining import Mined, arrays_in, mine
 from stage1_faces.mtcnn import MtcnnDetector
 from stage1_faces.nets import Answers, build_net
-from stage1_faces.run_folder import NETS, RunFolder, load_net
+from stage1_faces.run_folder import NETS, RunFolder, fingerprint, load_net
 from stage1_faces.samples import Photo
 from stage1_faces.splits import read_splits
 from stage1_faces.windows import Mipmaps
 
-LARGEST_SIDE = 1600  # px: larger photos are shrunk to it for training, which bounds the memory
+LARGEST_SIDE = 1600  # px: larger photos are shrunk to it for training, which bounds the memory for each
 COUNTS = (5, 10, 20, 50, 100, 200)  # boxes a photo at which recall is told
 MATCH_IOU = 0.5
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
@@ -57,7 +57,7 @@ OVERLAPS = {"rnet": (0.3, 0.45), "onet": (0.25, 0.4)}
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how fast each net learns; the choices behind the numbers stand in EXPERIMENTS.md."""
+    """How long and how fast each net learns (EXPERIMENTS.md tells what was tried)."""
 
     pnet_steps: int = 6000
     """Batches that P-Net learns from."""
@@ -129,20 +129,30 @@ def finetune(
     """
     recipe = recipe or Recipe()
     _keep_memory()
-    if threads > 0:
+    if threads < 0:
+        raise FacesError(f"--threads is {threads}, must be 0 or more")
+    if threads:
         torch.set_num_threads(threads)
     sides = read_splits(splits)
     read = read_dataset(data)
     for problem in read.problems:
         print(f"warning: {problem}", file=sys.stderr)
     images = read.images
-    train, val = ([i for i in images if sides.get(i.image_id) == side] for side in ("train", "val"))
-    if not any(len(i.boxes) for i in train):
+    sets = [[i for i in images if sides.get(i.image_id) == side] for side in ("train", "val")]
+    if not any(len(i.boxes) for i in sets[0]):
         raise FacesError(f"{splits}: no training photo of {data} has a face; make the split anew")
+    with _progress() as bar:
+        task = bar.add_task("reading photos", total=sum(map(len, sets)))
+        train, val = (_photos(some, lambda: bar.advance(task)) for some in sets)
+    if not any(len(photo.boxes) for photo in train.values()):
+        raise FacesError(f"{data}: not one training photo with a face can be read; copy the photos again")
     folder = RunFolder(out)
-    folder.start({"format": 1, "recipe": asdict(recipe), "data": _fingerprint(train)}, overwrite)
-    if not folder.finished:
-        Run(folder, recipe, train, val, torch.get_num_threads()).finish()
+    # The photos that could be read: mined windows count them.
+    data_print = fingerprint([image for image in sets[0] if image.image_id in train])
+    folder.start({"format": 1, "recipe": asdict(recipe), "data": data_print}, overwrite)
+    with folder.held():
+        if not folder.finished:
+            Run(folder, recipe, list(train.values()), list(val.values()), torch.get_num_threads()).finish()
     return folder.path
 
 
@@ -153,16 +163,12 @@ class Run:
         self,
         folder: RunFolder,
         recipe: Recipe,
-        train: Sequence[AnnotatedImage],
-        val: Sequence[AnnotatedImage],
+        train: Sequence[Photo],
+        val: Sequence[Photo],
         threads: int,
     ) -> None:
         self.folder, self.recipe, self.threads = folder, recipe, threads
-        with _progress() as bar:
-            self.photos = _photos(bar.track(train, description="reading photos"))
-            self.val = _photos(bar.track(val, description="reading validation photos"))
-        if not any(len(photo.boxes) for photo in self.photos):
-            raise FacesError(f"{folder.path}: not one training photo with a face can be read")
+        self.photos, self.val = train, val
         self.nets: dict[str, Net] = {}
 
     def finish(self) -> None:
@@ -196,7 +202,9 @@ class Run:
             task = bar.add_task(f"training {name}", total=schedule.steps, completed=epoch * schedule.per_epoch)
             while epoch < schedule.epochs:
                 start = time.perf_counter()
-                parts = train_epoch(net, average, optimizer, batches, schedule, epoch, lambda: bar.advance(task))
+                parts = train_epoch(
+                    net, average, optimizer, batches, schedule, epoch, self.recipe.seed, lambda: bar.advance(task)
+                )
                 epoch += 1
                 seconds = round(time.perf_counter() - start, 1)
                 losses = {part: round(value, 5) for part, value in parts.items()}
@@ -307,14 +315,15 @@ def recall_by_count(
     return recall
 
 
-def _photos(images: Iterable[AnnotatedImage]) -> list[Photo]:
-    """The photos that can be read; a warning names each of the others."""
-    photos = []
+def _photos(images: Iterable[AnnotatedImage], advance: Callable[[], None]) -> dict[str, Photo]:
+    """{image_id: photo} of those that can be read; a warning names each of the others."""
+    photos = {}
     for image in images:
         try:
-            photos.append(_photo(image))
+            photos[image.image_id] = _photo(image)
         except MediaError as error:
             print(f"warning: {error}; left out", file=sys.stderr)
+        advance()
     return photos
 
 
@@ -326,15 +335,6 @@ def _photo(image: AnnotatedImage) -> Photo:
         pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
         boxes = boxes * np.tile(np.array(size) / image.size, 2).astype(np.float32)
     return Photo(Mipmaps(pixels), boxes, image.labels, np.full((len(boxes), 5, 2), np.nan, np.float32))
-
-
-def _fingerprint(train: Sequence[AnnotatedImage]) -> str:
-    """Tells the training photos and their faces from others."""
-    digest = hashlib.sha256()
-    for image in train:
-        digest.update(f"{image.image_id} {image.size} {image.labels}".encode())
-        digest.update(image.boxes.tobytes())
-    return digest.hexdigest()
 
 
 def _points_from_bytes(data: bytes) -> list[NDArray[np.float32]]:

@@ -88,11 +88,12 @@ def train_epoch(
     batches: Batches,
     schedule: Schedule,
     epoch: int,
+    seed: int,
     advance: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """One epoch, counted from 0; the mean of each part of the loss. advance: called after each step."""
     net.train()
-    torch.manual_seed(epoch)  # dropout
+    torch.manual_seed(1000 * seed + epoch)  # dropout
     steps = schedule.steps_in(epoch)
     batches.start_epoch(epoch, steps)
     sums: dict[str, float] = {}

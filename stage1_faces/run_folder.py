@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from stage1_faces.annotations import AnnotatedImage
 from stage1_faces.errors import FacesError
 from stage1_faces.nets import build_net
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 NETS = ("pnet", "rnet", "onet")
 HEADER = "face_cascade"
@@ -66,9 +74,20 @@ class RunFolder:
                         "go on with the same, or give --overwrite or another --out"
                     )
             return
-        elif self.path.is_dir() and any(self.path.iterdir()):
+        elif self.path.is_dir() and any(path.suffix != ".tmp" for path in self.path.iterdir()):
             raise FacesError(f"{self.path}: is not empty and holds no fine-tuning; give another --out")
         self.write_json("config.json", record)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other processes from training in the folder. Raises FacesError when one does (not told on Windows)."""
+        with (self.path / "config.json").open("rb") as file:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError as error:
+                    raise FacesError(f"{self.path}: another process trains here; wait for it or end it") from error
+            yield
 
     @property
     def finished(self) -> bool:
@@ -170,3 +189,12 @@ def run_facts(folder: Path | str) -> dict[str, Any]:
         raise FacesError(f"{file}: not found; name a run of stage1_faces.finetune") from error
     except (ValueError, KeyError, TypeError) as error:
         raise FacesError(f"{file}: damaged ({error}); train the run anew") from error
+
+
+def fingerprint(train: Sequence[AnnotatedImage]) -> str:
+    """Tells the training photos and their faces from others."""
+    digest = hashlib.sha256()
+    for image in train:
+        digest.update(f"{image.image_id} {image.size} {image.labels}".encode())
+        digest.update(image.boxes.tobytes())
+    return digest.hexdigest()

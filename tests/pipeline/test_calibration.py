@@ -125,15 +125,15 @@ def few(folder: Path, hit: int, missed: int) -> tuple[Told, list[AnnotatedImage]
 
 
 @pytest.mark.parametrize(("hit", "missed"), [(FEWEST - 1, FEWEST), (FEWEST, FEWEST - 1), (0, 0)])
-def test_too_few_to_tell_apart(tmp_path: Path, hit: int, missed: int) -> None:
+def test_too_few_to_tell_apart(tmp_path: Path, hit: int, missed: int, capsys: pytest.CaptureFixture[str]) -> None:
     detector, images = few(tmp_path, hit, missed)
-    with pytest.raises(PipelineError, match=f"only {hit} right and {missed} wrong detections"):
-        calibrated(detector, CascadeConfig(), images)  # type: ignore[arg-type]
+    assert calibrated(detector, CascadeConfig(), images) == CascadeConfig()  # type: ignore[arg-type]
+    assert f"only {hit} right and {missed} wrong detections" in capsys.readouterr().err
 
 
-def test_no_photos() -> None:
-    with pytest.raises(PipelineError, match="only 0 right and 0 wrong"):
-        calibrated(Told(), CascadeConfig(), [])  # type: ignore[arg-type]
+def test_no_photos(capsys: pytest.CaptureFixture[str]) -> None:
+    assert calibrated(Told(), CascadeConfig(), []) == CascadeConfig()  # type: ignore[arg-type]
+    assert "only 0 right and 0 wrong" in capsys.readouterr().err
 
 
 def test_scores_that_tell_nothing_are_refused(tmp_path: Path) -> None:

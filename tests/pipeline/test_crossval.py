@@ -105,6 +105,8 @@ def test_folds_that_are_scored_are_not_repeated(data, tmp_path, monkeypatch, cap
     assert trained == [3, 3]
     assert "| face AP50 | 0.500 ± 0.000 | 0.500 ± 0.000 |" in (out / "crossval.md").read_text()
     assert json.loads((out / "crossval.json").read_text())["mean_and_spread"]["face AP50"]["stock"] == [0.5, 0.0]
+    assert main([*argv, "--seed", "1"]) == 1  # its folds are other ones
+    assert "holds a cross-validation with another seed" in capsys.readouterr().err
     (out / "fold2.json").write_text("{")
     capsys.readouterr()
     assert main(argv) == 1
@@ -122,3 +124,17 @@ def test_a_fine_tuning_that_fails_is_told_with_its_log(data, tmp_path, capsys):
     assert error.startswith(f"error: {Path(out) / 'fold0.log'}: fine-tuning this fold failed: ")
     assert "holds no fine-tuning" in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--folds", "2"], "--folds 2: give 3 or more"),
+        (["--jobs", "0"], "--jobs 0: give 1 or more"),
+        (["--also-iou", "1.5"], "--also-iou is 1.5, must lie between 0.1 and 1"),
+    ],
+)
+def test_options_out_of_range_are_refused_before_the_work(data, tmp_path, capsys, flags, told):
+    assert main(["--data", str(data), "--out", str(tmp_path / "cv"), *flags]) == 1
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "cv").exists()

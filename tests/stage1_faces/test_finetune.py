@@ -25,7 +25,7 @@ from stage1_faces import finetune
 from stage1_faces.annotations import AnnotatedImage
 from stage1_faces.errors import FacesError
 from stage1_faces.finetune import COUNTS, LARGEST_SIDE, Recipe, main, recall_by_count
-from stage1_faces.run_folder import NETS, RunFolder, load_net
+from stage1_faces.run_folder import NETS, RunFolder, fingerprint, load_net
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS = {"pnet": 3, "rnet": 2, "onet": 2}
@@ -504,9 +504,9 @@ def test_the_fingerprint_tells_training_sets_apart(data: Path) -> None:
     one = images[0]
     moved = AnnotatedImage(one.path, one.image_id, one.size, one.boxes * np.float32(0.99), one.labels)
     named = AnnotatedImage(one.path, one.image_id, one.size, one.boxes, one.labels[::-1])
-    prints = [finetune._fingerprint(some) for some in (images[:2], images[:1], [moved], [named])]
+    prints = [fingerprint(some) for some in (images[:2], images[:1], [moved], [named])]
     assert len(set(prints)) == 4
-    assert finetune._fingerprint(images[:2]) == prints[0]
+    assert fingerprint(images[:2]) == prints[0]
 
 
 @pytest.mark.usefixtures("quick")
