@@ -165,7 +165,7 @@ def test_finished_nets_are_left_as_they_are(quick: pytest.MonkeyPatch, data: Pat
     out = run(data, tmp_path / "run")
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     quick.setattr(finetune, "train_epoch", lambda *_: pytest.fail("was trained"))
-    quick.setattr(finetune, "read_image", lambda *_: pytest.fail("was read"))
+    quick.setattr(finetune, "mine", lambda *_: pytest.fail("was mined"))
     assert run(data, out) == out
     assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
 
@@ -205,14 +205,16 @@ def test_killed_within_epochs(quick: pytest.MonkeyPatch, data: Path, unbroken: P
     real: Callable[..., dict[str, float]] = finetune.train_epoch
     broken_off: set[str] = set()
 
-    def broken(net: Any, average: Any, optimizer: Any, batches: Any, schedule: Any, epoch: int, advance: Any) -> Any:
+    def broken(
+        net: Any, average: Any, optimizer: Any, batches: Any, schedule: Any, epoch: int, seed: int, advance: Any
+    ) -> Any:
         def killing() -> None:
             if epoch == 1 and type(net).__name__ not in broken_off:
                 broken_off.add(type(net).__name__)
                 raise Killed
             advance()
 
-        return real(net, average, optimizer, batches, schedule, epoch, killing)
+        return real(net, average, optimizer, batches, schedule, epoch, seed, killing)
 
     mine = finetune.mine
     mined: list[str] = []
@@ -520,3 +522,23 @@ def test_a_photo_that_cannot_be_read_is_named_and_left_out(tmp_path: Path, capsy
     assert len(warnings) == 1
     assert "p1.png: is truncated or broken" in warnings[0]
     assert warnings[0].endswith("left out")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_photo_that_comes_back_makes_another_run(tmp_path: Path) -> None:
+    # Mined windows count the photos: one more would shift them all.
+    data = write_dataset(tmp_path / "data", ("train", "train", "val"))
+    pixels = (data / "p1.png").read_bytes()
+    (data / "p1.png").write_bytes(pixels[: len(pixels) // 2])
+    run(data, tmp_path / "run")
+    (data / "p1.png").write_bytes(pixels)
+    with pytest.raises(FacesError, match="holds a run with another data"):
+        run(data, tmp_path / "run")
+
+
+@pytest.mark.usefixtures("quick")
+def test_one_process_a_folder(data: Path, tmp_path: Path) -> None:
+    out = run(data, tmp_path / "run")
+    with RunFolder(out).held(), pytest.raises(FacesError, match="another process trains here"):
+        run(data, out)
+    run(data, out)

@@ -334,7 +334,7 @@ def trained(steps: int = 3, drawn_before: int = 0) -> tuple[nn.Module, ModelEmaV
     optimizer = torch.optim.AdamW(net.parameters(), 0.1)
     told: list[int] = []
     losses = train_epoch(
-        net, average, optimizer, windows(), Schedule(5, steps, 0.01), 1, lambda: told.append(len(told))
+        net, average, optimizer, windows(), Schedule(5, steps, 0.01), 1, 0, lambda: told.append(len(told))
     )
     assert optimizer.param_groups[0]["lr"] == Schedule(5, steps, 0.01).rate_at(4)
     return net, average, losses, told
@@ -364,4 +364,4 @@ def test_an_error_in_a_batch_ends_the_epoch() -> None:
     net = build_net("pnet")
     optimizer = torch.optim.AdamW(net.parameters(), 0.1)
     with pytest.raises(RuntimeError, match="no photo"):
-        train_epoch(net, ModelEmaV3(net), optimizer, Broken([photo()], 1, 0), Schedule(2, 2, 0.1), 0)
+        train_epoch(net, ModelEmaV3(net), optimizer, Broken([photo()], 1, 0), Schedule(2, 2, 0.1), 0, 0)
