@@ -296,7 +296,7 @@ class Pack:
     pnet: float | None = None
     """Face probability that passes P-Net; default: 0.2, of the stock cascade 0.6."""
     rnet: float | None = None
-    """Face probability that passes R-Net; default: 0.15, of the stock cascade 0.3."""
+    """Face probability that passes R-Net (P-Net's counts, too, but in the stock cascade); default: 0.15, stock 0.3."""
     score: float | None = None
     """`score` from which on a face is reported; default: the best F1 on validation photos, 0.5 without --data."""
     note: str = ""

@@ -39,7 +39,7 @@ from stage1_faces.mtcnn import MtcnnConfig, MtcnnDetector
 from stage1_faces.nets import Answers
 from stage1_faces.run_folder import fingerprint, load_net, run_facts
 from stage1_faces.splits import read_splits
-from stage2_classifier.checkpoint import load_model
+from stage2_classifier.checkpoint import ModelMeta, load_model
 from stage2_classifier.console import progress
 
 MATCH_IOU = 0.5  # at which a detection counts as right when the threshold is chosen
@@ -94,13 +94,9 @@ def export_classifier(model: nn.Module, input_size: int) -> bytes:
 
 @dataclass(frozen=True)
 class Classifier:
-    """What a bundle needs of a classifier. export: makes its graph. origin: where it comes from."""
+    """What a bundle needs of a classifier. meta: how to feed it. origin: where it is from. export: makes its graph."""
 
-    class_names: tuple[str, ...]
-    input_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    margin: float
+    meta: ModelMeta | BundleMeta
     metrics: Mapping[str, Any]
     origin: Mapping[str, Any]
     class_counts: Mapping[str, Any] | None
@@ -113,11 +109,7 @@ def _trained(run: Path) -> Classifier:
         raise PipelineError(f"{run}: its training is not finished; finish it with stage2_classifier.train --resume")
     model, meta = load_model(run / "best.safetensors")
     return Classifier(
-        meta.class_names,
-        meta.input_size,
-        meta.mean,
-        meta.std,
-        meta.margin,
+        meta,
         meta.metrics,
         {"run": run.resolve().name, "model": meta.model, "epoch": meta.epoch},
         _class_counts(run),
@@ -130,11 +122,7 @@ def _kept(bundle: Path) -> Classifier:
     loaded = Bundle.load(bundle)
     meta = loaded.meta
     return Classifier(
-        meta.class_names,
-        meta.input_size,
-        meta.mean,
-        meta.std,
-        meta.margin,
+        meta,
         meta.metrics.get("val_crops", {}),
         meta.provenance.get("stage2", {}),
         meta.provenance.get("data", {}).get("class_counts"),
@@ -164,7 +152,7 @@ def pack_bundle(
     check_place(out)
     classifier = _kept(run) if (run / "bundle.json").is_file() else _trained(run)
     if photos is not None:
-        _check_labels(photos, classifier.class_names)
+        _check_labels(photos, classifier.meta.class_names)
     if isinstance(search, CascadeConfig):
         if cascade is None:
             raise PipelineError("a fine-tuned cascade needs its run; name it with --cascade")
@@ -178,11 +166,11 @@ def pack_bundle(
         graphs, stage1 = _stock(search, photos)
     graphs["classifier"] = classifier.export()
     bundle_meta = BundleMeta(
-        class_names=classifier.class_names,
-        input_size=classifier.input_size,
-        mean=classifier.mean,
-        std=classifier.std,
-        margin=classifier.margin,
+        class_names=classifier.meta.class_names,
+        input_size=classifier.meta.input_size,
+        mean=classifier.meta.mean,
+        std=classifier.meta.std,
+        margin=classifier.meta.margin,
         search=search,
         score_threshold=DEFAULT_SCORE if score_threshold is None else score_threshold,
         metrics={"val_crops": dict(classifier.metrics)},

@@ -119,7 +119,7 @@ class Predictor:
         """Faces in each of the images (H, W, 3 uint8 RGB, any sizes), in their order.
 
         min_score: smallest `score` reported, min_face: smallest face looked for in pixels; both default to the
-        bundle's. min_score 0 keeps every candidate that the cascade's last net saw.
+        bundle's. min_score 0 keeps every candidate that comes through the whole cascade.
         Raises PipelineError when either is out of range.
         """
         if min_score is not None and not 0 <= min_score <= 1:

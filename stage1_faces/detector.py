@@ -127,8 +127,8 @@ class FaceDetector:
         """Faces in each image (H, W, 3 uint8 RGB, any sizes).
 
         min_face replaces the configured smallest face, and then photos of any size are searched for it (max_side
-        does not hold). min_score replaces O-Net's threshold; 0 keeps every candidate that O-Net saw and non-maximum
-        suppression left. The result for an image does not depend on the others, up to float rounding.
+        does not hold). min_score replaces the smallest score of a face; 0 keeps every one that O-Net looks at twice.
+        The result for an image does not depend on the others, up to float rounding.
         Raises ValueError for anything but uint8 (H, W, 3) with at least one pixel.
         """
         check_images(images)

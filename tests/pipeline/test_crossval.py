@@ -72,14 +72,17 @@ def test_mean_and_spread_over_folds():
 
 
 def test_a_fold_is_scored_by_both_cascades(data, tmp_path, monkeypatch):
-    # Untrained nets find nothing to calibrate on.
+    # Untrained nets find nothing, and so have nothing to calibrate on.
+    monkeypatch.setattr(crossval, "stock_detector", Fake)
     monkeypatch.setattr("stage1_faces.run_folder.load_net", lambda run, name: build_net(name).eval())
     monkeypatch.setattr(crossval, "calibrated", lambda detector, search, images: search)
     (tmp_path / "s.csv").write_text("image_id,split\np0,val\np1,test\np2,train\n")
     images = read_dataset(data).images
     scores = crossval.score_fold(tmp_path / "run", tmp_path / "s.csv", images, images[3:5], 0.35)
     assert [s.detector for s in scores] == ["stock", "fine-tuned"]
-    assert all(0 <= s.figures["face AP50"] <= 1 for s in scores)
+    assert [s.figures["face AP50"] for s in scores] == [1, 0]
+    assert [s.figures["false alarms per face-free part"] for s in scores] == [1, 0]
+    assert scores[0].threshold == pytest.approx(0.9)  # of the best F1: the corner's 0.4 is wrong
     assert "face AP at IoU 0.35 elsewhere" in scores[1].figures
     assert "face AP at IoU 0.35 elsewhere" not in scores[0].figures  # the same in every fold: scored once
 

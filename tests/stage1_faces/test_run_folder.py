@@ -197,11 +197,14 @@ def test_state_reads_back(folder: RunFolder) -> None:
 
 
 class Evil:
+    def __init__(self, trace: Path) -> None:
+        self.trace = str(trace)
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return (os.mkdir, ("/tmp/evil-was-run",))
+        return (os.mkdir, (self.trace,))
 
 
-def test_damaged_states_are_named_and_run_no_code(folder: RunFolder) -> None:
+def test_damaged_states_are_named_and_run_no_code(folder: RunFolder, tmp_path: Path) -> None:
     file = folder.path / "pnet.state"
     folder.save_state("pnet", {"epoch": 1, "model": {"w": torch.zeros(2000)}})
     whole = file.read_bytes()
@@ -210,10 +213,10 @@ def test_damaged_states_are_named_and_run_no_code(folder: RunFolder) -> None:
         with pytest.raises(FacesError, match="damaged; remove it to train this net anew") as error:
             folder.load_state("pnet")
         one_line(error, file)
-    torch.save({"format": 1, "evil": Evil()}, file)
+    torch.save({"format": 1, "evil": Evil(tmp_path / "trace")}, file)
     with pytest.raises(FacesError, match="damaged"):
         folder.load_state("pnet")
-    assert not Path("/tmp/evil-was-run").exists()
+    assert not (tmp_path / "trace").exists()
 
 
 def test_states_of_another_version_are_named(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
