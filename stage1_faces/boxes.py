@@ -70,6 +70,26 @@ def nms(boxes: Boxes, scores: NDArray[np.float32], threshold: float, overlap: Ov
     return order[_nms_opencv(ranked, threshold) if plain else _nms_sparse(ranked, threshold, overlap)]
 
 
+def soft_nms(boxes: Boxes, scores: NDArray[np.float32], sigma: float) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Gaussian soft non-maximum suppression (Bodla et al. 2017): the boxes' order, and their lowered scores in it.
+
+    The best box left lowers every other's score by exp(-IoU^2 / sigma); none goes. With sigma 0 scores stay.
+    """
+    if sigma <= 0 or len(boxes) < 2:
+        order = np.argsort(-scores, kind="stable")
+        return order, scores[order]
+    decay = np.exp(-(iou(boxes, boxes) ** 2) / np.float32(sigma))
+    left = scores.astype(np.float32)
+    waiting = np.ones(len(boxes), bool)
+    order, lowered = np.zeros(len(boxes), np.intp), np.zeros(len(boxes), np.float32)
+    for rank in range(len(boxes)):
+        best = int(np.argmax(np.where(waiting, left, -1)))
+        order[rank], lowered[rank] = best, left[best]
+        waiting[best] = False
+        left = np.where(waiting, left * decay[best], left)
+    return order, lowered
+
+
 def _nms_opencv(ranked: Boxes, threshold: float) -> NDArray[np.intp]:
     """Ranks kept, by IoU: ten times quicker than numpy for hundreds of boxes."""
     sides = ranked[:, 2:] - ranked[:, :2]

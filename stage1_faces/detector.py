@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stage1_faces.boxes import Boxes, area, clip, iou, nms
+from stage1_faces.boxes import Boxes, area, clip, iou, nms, soft_nms
 from stage1_faces.faces import Faces, Net, Pixels, check_images
 from stage1_faces.windows import GREY, Mipmaps
 
@@ -53,7 +53,8 @@ class CascadeConfig:
     that a photo is searched at; in a photo that would be larger, the smallest face looked for grows with it.
     pnet, rnet, again: smallest face probability that passes P-Net, P- and R-Net together, and all three together, so
     that O-Net looks again. onet: smallest score of a face. most_*: boxes a photo that pass each step, at most, best
-    first. nms_*: IoU above which the weaker of two boxes goes, after each net. vote: IoU from which the boxes that
+    first. nms_*: IoU above which the weaker of two boxes goes, after each net. soft: sigma of the soft suppression that
+    lowers the scores of what is left at the end (boxes.soft_nms); 0 is none. vote: IoU from which the boxes that
     O-Net gave around a face have a say in where it lies. slope, intercept: of the log odds that make the score a
     probability (Platt 1999), fitted on validation photos.
     Raises ValueError when a value is out of range.
@@ -70,7 +71,8 @@ class CascadeConfig:
     most_again: int = 300
     nms_pnet: float = 0.5
     nms_rnet: float = 0.6
-    nms_onet: float = 0.45
+    nms_onet: float = 0.65
+    soft: float = 0.3
     vote: float = 0.6
     slope: float = 1.0
     intercept: float = 0.0
@@ -82,6 +84,8 @@ class CascadeConfig:
         for name in ("pnet", "rnet", "again", "onet", "nms_pnet", "nms_rnet", "nms_onet", "vote"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must lie in 0..1")
+        if not 0 <= self.soft < np.inf:
+            raise ValueError(f"soft is {self.soft}, must be 0 or more")
         if not (self.slope > 0 and np.isfinite(self.slope) and np.isfinite(self.intercept)):
             raise ValueError(f"slope {self.slope} and intercept {self.intercept} must be numbers, the slope above 0")
 
@@ -223,7 +227,10 @@ class FaceDetector:
             landmarks = frame[:, None, :2] + points * frame[:, None, 2:]
             passed = np.nonzero((chance >= config.onet) & (area(boxes) > 0))[0]
             kept = passed[nms(boxes[passed], chance[passed], config.nms_onet)]
-            faces.append(Faces(boxes[kept], chance[kept], landmarks[kept].astype(np.float32)))
+            order, chance = soft_nms(boxes[kept], chance[kept], config.soft)
+            alive = chance >= config.onet
+            kept = kept[order[alive]]
+            faces.append(Faces(boxes[kept], chance[alive], landmarks[kept].astype(np.float32)))
         return faces
 
 

@@ -128,7 +128,7 @@ def finetune(
     ends in the same weights as an unbroken one. Raises FacesError when the data cannot be used or `out` is taken.
     """
     recipe = recipe or Recipe()
-    _keep_memory()
+    keep_memory()
     if threads < 0:
         raise FacesError(f"--threads is {threads}, must be 0 or more")
     if threads:
@@ -342,7 +342,7 @@ def _points_from_bytes(data: bytes) -> list[NDArray[np.float32]]:
     return np.split(arrays["points"], arrays["ends"])
 
 
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Has the C library keep freed memory for the next step instead of giving it back: a third of O-Net's time."""
     try:
         libc = ctypes.CDLL(None)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from stage1_faces import boxes as module
-from stage1_faces.boxes import area, as_boxes, clip, iou, nms, square
+from stage1_faces.boxes import area, as_boxes, clip, iou, nms, soft_nms, square
 
 # A billionth of a pixel from 0 is 0: areas that float32 cannot hold are none.
 edges = st.floats(-50, 50, width=32).map(lambda edge: edge if abs(edge) > 1e-9 else 0.0)
@@ -68,6 +68,52 @@ def test_nms_of_many_candidates():
     assert nms(same, np.linspace(0, 1, n, dtype=np.float32), 0.5, "min").tolist() == [n - 1]
 
 
+def test_soft_nms_by_hand():
+    # The second overlaps the first by 1/3, the third by nothing; the fourth is the first again.
+    boxes = as_boxes([[0, 0, 10, 10], [5, 0, 15, 10], [40, 0, 50, 10], [0, 0, 10, 10]])
+    scores = np.float32([0.9, 0.8, 0.7, 0.6])
+    order, lowered = soft_nms(boxes, scores, sigma=0.5)
+    # The second falls below the third by the first; the fourth by the first, and by the second after it.
+    second = 0.8 * np.exp(-(1 / 9) / 0.5)
+    fourth = 0.6 * np.exp(-1 / 0.5) * np.exp(-(1 / 9) / 0.5)
+    assert order.tolist() == [0, 2, 1, 3]
+    assert lowered == pytest.approx([0.9, 0.7, second, fourth], rel=1e-5)
+    assert lowered.dtype == np.float32 and order.dtype == np.intp
+
+
+def slow_soft_nms(boxes, scores, sigma):
+    """Order, lowered scores, and whether each pick was clear, beyond float32 rounding."""
+    left = dict(enumerate(scores.astype(float)))
+    order, lowered, clear = [], [], True
+    while left:
+        best = max(left, key=left.get)
+        order.append(best)
+        lowered.append(left.pop(best))
+        clear = clear and all(score < lowered[-1] * (1 - 1e-4) for score in left.values())
+        for i in left:
+            left[i] *= np.exp(-(slow_overlap(boxes[best], boxes[i], "union") ** 2) / sigma)
+    return order, lowered, clear
+
+
+@given(box_arrays(), st.sampled_from([0.1, 0.3, 1.0, 10.0]), st.integers(0, 9))
+def test_soft_nms_equals_slow_version(boxes, sigma, seed):
+    scores = np.random.default_rng(seed).uniform(0.01, 1, len(boxes)).astype(np.float32)
+    order, lowered = soft_nms(boxes, scores, sigma)
+    expected, values, clear = slow_soft_nms(boxes.astype(float), scores, sigma)
+    assert sorted(order.tolist()) == list(range(len(boxes)))  # none goes
+    assert (np.diff(lowered) <= 0).all()
+    assert lowered == pytest.approx(np.array(values), rel=1e-3)
+    assert order.tolist() == expected or not clear
+
+
+@given(box_arrays(), st.integers(0, 9))
+def test_soft_nms_with_sigma_zero_only_sorts(boxes, seed):
+    scores = np.random.default_rng(seed).integers(0, 5, len(boxes)).astype(np.float32) / 5
+    order, lowered = soft_nms(boxes, scores, 0.0)
+    assert order.tolist() == sorted(range(len(boxes)), key=lambda i: (-scores[i], i))
+    assert lowered.tolist() == scores[order].tolist()
+
+
 def test_square_and_clip():
     assert square(as_boxes([[0, 0, 10, 20]])).tolist() == [[-5, 0, 15, 20]]
     assert clip(as_boxes([[-5, 3, 15, 20]]), (12, 8)).tolist() == [[0, 3, 12, 8]]
@@ -76,8 +122,10 @@ def test_square_and_clip():
 def test_nothing_is_edited_in_place():
     boxes = as_boxes([[-5, 0, 10, 20], [1, 2, 3, 9]])
     before = boxes.copy()
-    square(boxes), clip(boxes, (5, 5)), nms(boxes, np.ones(2, np.float32), 0.1), area(boxes), iou(boxes, boxes)
-    assert (boxes == before).all()
+    scores = np.ones(2, np.float32)
+    square(boxes), clip(boxes, (5, 5)), nms(boxes, scores, 0.1), area(boxes), iou(boxes, boxes)
+    soft_nms(boxes, scores, 0.3), soft_nms(boxes[[0, 0]], scores, 0.3)
+    assert (boxes == before).all() and (scores == 1).all()
 
 
 def test_as_boxes_refuses_what_is_no_box():

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from stage1_faces import detector
-from stage1_faces.boxes import area
+from stage1_faces.boxes import area, iou
 from stage1_faces.detector import (
     AGAIN_SHARE,
     BOX_AGAIN,
@@ -36,7 +36,7 @@ Cells = Callable[[int, int, int], np.ndarray]
 # Low thresholds, whatever the defaults are.
 LOW = CascadeConfig(
     min_face=8, max_side=1280, pnet=0.02, rnet=0.02, again=0.01, onet=0.5,
-    most_pnet=200, most_rnet=100, most_again=100, nms_pnet=0.6, nms_rnet=0.6, nms_onet=0.45, vote=0.6,
+    most_pnet=200, most_rnet=100, most_again=100, nms_pnet=0.6, nms_rnet=0.6, nms_onet=0.45, soft=0, vote=0.6,
 )  # fmt: skip
 LIVELY = replace(LOW, min_face=6, pnet=0.3)  # for the nets of conftest, which fire at many places
 MOST = dict.fromkeys(("most_pnet", "most_rnet", "most_again"), 10_000)
@@ -381,11 +381,12 @@ def test_min_face_and_max_side_set_the_largest_level() -> None:
     assert found.config.min_face == 8 and found.config.max_side == 320
 
 
-def test_min_score_replaces_the_last_threshold_only() -> None:
+@pytest.mark.parametrize("soft", [0, 0.3])
+def test_min_score_replaces_the_last_threshold_only(soft: float) -> None:
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     brightness = saying(lambda pixels: pixels[..., 16:32, 16:32].mean((1, 2, 3)) / 255, points=CENTRED)
     nets = (_largest(proposing(everywhere(0.5)), 64), saying(0.5), brightness)
-    found = FaceDetector(*nets, replace(LOW, nms_pnet=0.3))
+    found = FaceDetector(*nets, replace(LOW, nms_pnet=0.3, soft=soft))
     everything, default = found.detect(image, min_score=0), found.detect(image)
     assert everything.scores.min() < 0.5
     assert len(everything) > len(default) > 0
@@ -407,6 +408,7 @@ SHARES = ("pnet", "rnet", "again", "onet", "nms_pnet", "nms_rnet", "nms_onet", "
 WRONG = {
     **dict.fromkeys(COUNTS, (0, 0.99, -1, math.nan)),
     **dict.fromkeys(SHARES, (-0.01, 1.01, math.nan)),
+    "soft": (-0.01, math.inf, math.nan),
     "slope": (0, -1, math.inf, math.nan),
     "intercept": (math.inf, -math.inf, math.nan),
 }
@@ -465,6 +467,34 @@ def test_both_looks_have_the_same_say() -> None:
     assert score == pytest.approx([1 / (1 + math.exp(-(logit(0.9) + logit(0.2)) / 2))], abs=1e-5)
     assert numbers[0] == pytest.approx([(0.2 - 0.1) / 2, 0.15, 0.15, 0.15], abs=1e-6)
     assert points[0] == pytest.approx(np.tile([(0.3 - 0.1) / 2, (0.6 + 0.2) / 2], (5, 1)), abs=1e-6)
+
+
+def test_soft_suppression_lowers_what_lies_over_a_better_face() -> None:
+    # Bright bars: one, another right beside it, and one apart; brightness is the score.
+    image = np.zeros((64, 192, 3), np.uint8)
+    places = {40: 230, 44: 200, 136: 190}
+    for x, value in places.items():
+        image[24:40, x - 2 : x + 2] = value
+    cells = np.zeros((1, 16, 48))
+    cells[0, 8, [x // 4 for x in places]] = 0.5
+
+    def found(soft: float, onet: float) -> Faces:
+        brightness = saying(lambda pixels: pixels[:, 0, 23:25, 23:25].mean(axis=(1, 2)) / 255, points=CENTRED)
+        config = replace(KEEP_ALL, again=0, slope=1 / (O_SHARE + AGAIN_SHARE), soft=soft, onet=onet)
+        return FaceDetector(_largest(proposing(lambda *_: cells), 192), saying(0.5), brightness, config).detect(image)
+
+    plain, soft = found(0, 0), found(0.3, 0)
+    centres = plain.boxes[:, [0, 2]].mean(axis=1)
+    assert centres.round().tolist() == list(places)
+    (overlap,) = iou(plain.boxes[:1], plain.boxes[1:2])[0]
+    assert 0.2 < overlap < 0.8
+    lowered = plain.scores[1] * math.exp(-(overlap**2) / 0.3)
+    assert soft.scores == pytest.approx([plain.scores[0], plain.scores[2], lowered], rel=1e-4)
+    assert soft.boxes.tolist() == plain.boxes[[0, 2, 1]].tolist()
+    assert soft.landmarks.tolist() == plain.landmarks[[0, 2, 1]].tolist()
+    # What falls below the threshold by it goes.
+    above = found(0.3, float(lowered) + 1e-3)
+    assert above.boxes.tolist() == soft.boxes[:2].tolist()
 
 
 def test_votes_weigh_the_boxes_around_a_face_by_their_scores() -> None:
