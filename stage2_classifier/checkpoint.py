@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from stage2_classifier.errors import ClassifierError
 from stage2_classifier.files import replacing
+from stage2_classifier.heads import Heads
 from stage2_classifier.models import build_model
 
 HEADER = "face_mask_classifier"
@@ -27,7 +28,8 @@ class ModelMeta:
 
     input_size: side of the square input in pixels. mean, std: per channel, of pixels scaled to 0..1.
     margin: context around a face box that the training crops had, as a share of the box's side.
-    epoch: 1-based. metrics: those of the validation crops at that epoch.
+    epoch: 1-based. metrics: those of the validation crops at that epoch. judges, boxes: which outputs follow the
+    classes' (stage2_classifier.heads).
     """
 
     model: str
@@ -40,6 +42,13 @@ class ModelMeta:
     experiment: str
     epoch: int
     metrics: dict[str, float] = field(default_factory=dict)
+    judges: bool = False
+    boxes: bool = False
+
+    @property
+    def heads(self) -> Heads:
+        """What the network's outputs mean."""
+        return Heads(len(self.class_names), self.judges, self.boxes)
 
 
 def save_model(path: Path | str, state_dict: Mapping[str, Tensor], meta: ModelMeta) -> None:
@@ -74,7 +83,7 @@ def load_model(path: Path | str) -> tuple[nn.Module, ModelMeta]:
         meta = ModelMeta(**fields)
     except (ValueError, KeyError, TypeError) as error:
         raise ClassifierError(f"{path}: its header is malformed ({error}); train or copy it anew") from error
-    model = build_model(meta.model, len(meta.class_names), dropout=meta.dropout)
+    model = build_model(meta.model, meta.heads.outputs, dropout=meta.dropout)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

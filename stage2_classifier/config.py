@@ -11,16 +11,22 @@ from dataclasses import dataclass, replace
 
 from stage2_classifier.errors import ClassifierError
 
+FACE_TRUNK = "face_trunk"
 CHOICES = {
     "augment": ("none", "torchvision", "albumentations", "own"),
     "scheduler": ("constant", "cosine", "poly", "step", "plateau", "onecycle"),
     "loss": ("cross_entropy", "focal"),
     "class_weights": ("none", "inverse", "effective"),
+    "keep": ("best", "last"),
     "mixed_precision": ("auto", "no", "bf16", "fp16"),
 }
 # Each field's lowest and highest value; None is no bound.
 RANGES: dict[str, tuple[float, float | None]] = {
     "input_size": (32, 1024),
+    "margin": (0, 4),
+    "jitter": (0, 3),
+    "spliced": (0, 1),
+    "rejects": (0, 0.9),
     "batch_size": (2, None),
     "epochs": (1, None),
     "weight_decay": (0, None),
@@ -51,15 +57,25 @@ class TrainConfig:
     why: str = "The reference: every other experiment changes one thing of it."
     """The question this run answers."""
     model: str = "small_cnn"
-    """small_cnn, small_cnn_half (ours) or any timm model name."""
+    """small_cnn, small_cnn_half (ours), face_trunk (O-Net's layers, 48 px) or any timm model name."""
     pretrained: bool = False
-    """Start from the timm model's weights on the hub."""
+    """Start from trained weights: the timm model's on the hub, face_trunk's from facenet-pytorch, already here."""
     weights: str = ""
     """Start from a local file of weights: .safetensors, .pth, .pt or .bin."""
+    margin: float = 0.2
+    """Context around a face box that the network sees, as a fraction of its longer side; at most the crops'."""
     input_size: int = 64
     """Side of the square input in pixels."""
     augment: str = "own"
     """none, torchvision, albumentations or own."""
+    jitter: float = 0.0
+    """How far training views stray from the annotated box; 1 is as far as stage 1's boxes do, 0 not at all."""
+    spliced: float = 0.0
+    """Share of the rare class's draws that are a bare face with another face's mask worn wrongly."""
+    rejects: float = 0.0
+    """Share of all draws that are stage 1's false alarms, by which the network learns to refuse them; 0: none."""
+    boxes: bool = False
+    """Learn to correct the face's box, too."""
     batch_size: int = 64
     """Crops per update, over all processes together."""
     epochs: int = 30
@@ -104,6 +120,8 @@ class TrainConfig:
     """auto (bf16 or fp16 on a GPU that has it), no, bf16 or fp16."""
     grad_clip: float = 1.0
     """Highest norm of the gradient; 0 is off."""
+    keep: str = "best"
+    """Which epoch's weights are kept: best (by validation macro-F1) or last (which needs no validation crops)."""
     seed: int = 0
     """Of the first weights, the draws and the augmentation."""
     workers: int = 0
@@ -146,6 +164,7 @@ class TrainConfig:
                 self.warmup_epochs > 0 and self.scheduler in ("plateau", "onecycle"),
                 f"warmup_epochs: must be 0 with scheduler {self.scheduler}",
             ),
+            (self.boxes and not self.rejects, "boxes: are learned beside rejects only; give rejects a share"),
             (self.loss == "focal" and self.label_smoothing > 0, "label_smoothing: must be 0 with loss focal"),
             (
                 self.class_weights != "none" and self.sampler_power == 1,
@@ -167,6 +186,21 @@ def _vary(name: str, why: str, **changes: object) -> TrainConfig:
 # One change each against the baseline, with what that change drags along (SGD's own learning rate, a scheduler
 # that has its own warm-up, fine-tuning rates for pretrained weights).
 _FINE_TUNE = {"pretrained": True, "lr": 1e-3, "backbone_lr_scale": 0.2, "freeze_epochs": 2, "input_size": 112}
+# What the default bundle's networks were trained with: all that helped (EXPERIMENTS.md).
+_FINAL: dict[str, object] = {
+    "margin": 0.1,
+    "input_size": 48,
+    "jitter": 1.0,
+    "rejects": 0.25,
+    "boxes": True,
+    "batch_size": 128,
+    "epochs": 80,
+    "sampler_power": 0.7,
+    "warmup_epochs": 5,
+    "ema_decay": 0.998,
+    "patience": 0,
+    "keep": "last",
+}
 EXPERIMENTS: dict[str, TrainConfig] = {
     config.name: config
     for config in (
@@ -201,12 +235,34 @@ EXPERIMENTS: dict[str, TrainConfig] = {
         _vary("epochs_15", "Epochs: are half as many enough?", epochs=15),
         _vary("epochs_60", "Epochs: do twice as many help?", epochs=60, patience=20),
         _vary("seed_1", "Chance: how much does another seed change?", seed=1),
+        _vary("view_jitter", "Views: stray as stage 1's boxes do, into the photo's own surroundings?", jitter=1.0),
+        _vary("view_margin_35", "Views: more context around the face?", margin=0.35),
+        _vary(
+            "judge",
+            "Last judge: learn stage 1's false alarms and the face's box, too?",
+            jitter=1.0,
+            rejects=0.25,
+            boxes=True,
+        ),
         _vary("input_48", "Input: are 48 pixels enough?", input_size=48),
         _vary("input_96", "Input: do 96 pixels help?", input_size=96),
         _vary("arch_small_cnn_half", "Architecture: is half the width enough?", model="small_cnn_half"),
         _vary("arch_mobilenetv3", "Next network: MobileNetV3 from scratch?", model="mobilenetv3_small_100"),
         _vary("arch_resnet10t", "Next network: ResNet-10 from scratch?", model="resnet10t"),
         _vary("arch_efficientnet_lite0", "Next network: EfficientNet from scratch?", model="efficientnet_lite0"),
+        _vary(
+            "arch_face_trunk",
+            "Next network: O-Net's layers, which know faces and landmarks already?",
+            model="face_trunk",
+            pretrained=True,
+            input_size=48,
+        ),
+        _vary(
+            "arch_face_trunk_scratch",
+            "Next network: O-Net's layers from scratch?",
+            model="face_trunk",
+            input_size=48,
+        ),
         _vary(
             "arch_mobilenetv3_pretrained",
             "Next network: MobileNetV3 with ImageNet weights?",
@@ -225,6 +281,15 @@ EXPERIMENTS: dict[str, TrainConfig] = {
             model="efficientnet_lite0",
             **_FINE_TUNE,
         ),
+        _vary(
+            "final_trunk",
+            "Everything that helped, with O-Net's layers?",
+            model="face_trunk",
+            pretrained=True,
+            spliced=0.25,
+            **_FINAL,
+        ),
+        _vary("final_cnn", "Everything that helped, with our own network?", **_FINAL),
     )
 }
 

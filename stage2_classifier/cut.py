@@ -32,16 +32,25 @@ def cut_crop(
 
     Raises ValueError when the window does not touch the image.
     """
+    crop = cut_window(image, crop_window(box, margin))
+    return crop if size is None else resize_crop(crop, size)
+
+
+def cut_window(image: NDArray[np.uint8], window: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    """The pixels of a window (x1, y1, x2, y2; exclusive ends) of `image` (H, W, 3), edges repeated outside it.
+
+    Raises ValueError when the window does not touch the image.
+    """
     height, width = image.shape[:2]
-    x1, y1, x2, y2 = crop_window(box, margin)
+    x1, y1, x2, y2 = window
     left, top, right, bottom = max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)
     if left >= right or top >= bottom:
-        raise ValueError(f"box {tuple(float(v) for v in box)} lies outside the {width}x{height} image")
+        raise ValueError(f"window {window} lies outside the {width}x{height} image")
     crop = image[top:bottom, left:right]
     if (left, top, right, bottom) != (x1, y1, x2, y2):
         edges = (top - y1, y2 - bottom, left - x1, x2 - right)
         crop = np.asarray(cv2.copyMakeBorder(crop, *edges, cv2.BORDER_REPLICATE), dtype=np.uint8)
-    return np.ascontiguousarray(crop) if size is None else resize_crop(crop, size)
+    return np.ascontiguousarray(crop)
 
 
 def resize_crop(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -61,3 +70,29 @@ def to_input(crops: NDArray[np.uint8], mean: Sequence[float], std: Sequence[floa
     scale = (1.0 / (255.0 * np.asarray(std, dtype=np.float64))).astype(np.float32)
     shift = (np.asarray(mean, dtype=np.float64) / np.asarray(std, dtype=np.float64)).astype(np.float32)
     return np.ascontiguousarray((crops.astype(np.float32) * scale - shift).transpose(0, 3, 1, 2))
+
+
+# Box numbers are a centre's shift in x and y and the logarithms of width and height, in units of the window's side
+# without its margins: all zero says that the face fills the window's middle.
+
+
+def box_numbers(box: Sequence[float] | NDArray[np.floating], frame: tuple[float, float, float]) -> NDArray[np.float32]:
+    """(4,) box numbers of a face box as seen from a frame (centre x, y and unit, pixels)."""
+    x1, y1, x2, y2 = (float(v) for v in box)
+    x, y, unit = frame
+    sides = np.log(np.maximum((x2 - x1, y2 - y1), 1e-3) / unit)
+    return np.array([((x1 + x2) / 2 - x) / unit, ((y1 + y2) / 2 - y) / unit, *sides], dtype=np.float32)
+
+
+def window_frame(box: Sequence[float] | NDArray[np.floating], margin: float) -> tuple[float, float, float]:
+    """The frame (centre x, y and unit, pixels) of the window that is cut for a box."""
+    x1, y1, x2, y2 = crop_window(box, margin)
+    return (x1 + x2) / 2, (y1 + y2) / 2, (x2 - x1) / (1 + 2 * margin)
+
+
+def boxes_of_numbers(boxes: NDArray[np.float32], numbers: NDArray[np.float32], margin: float) -> NDArray[np.float32]:
+    """The face boxes (N, 4) that box numbers (N, 4) tell of, given the boxes (N, 4) whose windows the network saw."""
+    frames = np.array([window_frame(box, margin) for box in boxes], np.float32).reshape(-1, 3)
+    centres = frames[:, :2] + numbers[:, :2] * frames[:, 2:]
+    halves = np.exp(np.clip(numbers[:, 2:], -4, 4)) * frames[:, 2:] / 2  # no side changes by a factor over 55
+    return np.concatenate([centres - halves, centres + halves], axis=1).astype(np.float32)

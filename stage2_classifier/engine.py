@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from stage2_classifier.config import TrainConfig
 from stage2_classifier.errors import ClassifierError
+from stage2_classifier.heads import Heads, JointLoss
 from stage2_classifier.models import backbone_modules, split_parameters
 from stage2_classifier.optim import Schedule
 
@@ -33,7 +34,7 @@ class Learner:
     config: TrainConfig
     accelerator: Accelerator
     model: nn.Module
-    criterion: nn.Module
+    criterion: JointLoss
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     ema: ModelEmaV3 | None
@@ -74,8 +75,8 @@ def train_one_epoch(
 ) -> dict[str, float]:
     """Trains one epoch (0-based) and returns train_loss, train_accuracy and lr (the head's, at the last update).
 
-    The loss is the criterion's, on augmented crops as the sampler draws them; with mixup the accuracy is against
-    the label that dominates. `advance` is called after each update. Raises ClassifierError when the loss
+    The loss is the criterion's, on augmented crops as the sampler draws them; the accuracy is over faces, with mixup
+    against the label that dominates. `advance` is called after each update. Raises ClassifierError when the loss
     is not finite any more.
     """
     config, accelerator = learner.config, learner.accelerator
@@ -83,11 +84,12 @@ def train_one_epoch(
     learner.model.train()
     set_training_mode(learner.inner, freeze_backbone=epoch < config.freeze_epochs)
     updates = epoch * len(loader)
-    sums = torch.zeros(3, dtype=torch.float64 if accelerator.device.type != "mps" else torch.float32)
-    sums = sums.to(accelerator.device)  # loss, correct, crops: kept on the device, read once
+    sums = torch.zeros(4, dtype=torch.float64 if accelerator.device.type != "mps" else torch.float32)
+    sums = sums.to(accelerator.device)  # loss, correct, faces, crops: kept on the device, read once
+    heads = learner.criterion.heads
     lr = 0.0
-    for images, targets in loader:
-        logits, loss = _forward(learner, images.contiguous(memory_format=torch.channels_last), targets, rng)
+    for images, targets, numbers in loader:
+        outputs, loss = _forward(learner, images.contiguous(memory_format=torch.channels_last), targets, numbers, rng)
         accelerator.backward(loss)
         if config.grad_clip > 0:
             accelerator.clip_grad_norm_(learner.model.parameters(), config.grad_clip)
@@ -98,35 +100,39 @@ def train_one_epoch(
         learner.schedule.after_update(updates)
         if learner.ema is not None:
             learner.ema.update(learner.inner, step=updates)
-        n = len(targets)
-        correct = (logits.detach().argmax(dim=1) == targets).sum()
-        sums += torch.stack([loss.detach() * n, correct, torch.tensor(n, device=sums.device)]).to(sums.dtype)
+        n = torch.tensor(len(targets), device=sums.device)
+        correct = (heads.class_logits(outputs.detach()).argmax(dim=1) == targets).sum()
+        faces = (targets < heads.classes).sum()
+        sums += torch.stack([loss.detach() * n, correct, faces, n]).to(sums.dtype)
         advance()
-    total_loss, correct_crops, crops = accelerator.reduce(sums, reduction="sum").tolist()
+    total_loss, correct_faces, faces_seen, crops = accelerator.reduce(sums, reduction="sum").tolist()
     if not np.isfinite(total_loss):
         raise ClassifierError(
             f"lr: the loss is not finite in epoch {epoch + 1}; lower lr {config.lr:g} or set grad_clip"
         )
-    return {"train_loss": total_loss / crops, "train_accuracy": correct_crops / crops, "lr": lr}
+    return {"train_loss": total_loss / crops, "train_accuracy": correct_faces / max(faces_seen, 1), "lr": lr}
 
 
-def _forward(learner: Learner, images: Tensor, targets: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Logits (N, C) and the loss, with mixup (Zhang et al. 2018) when the config says so."""
+def _forward(
+    learner: Learner, images: Tensor, targets: Tensor, numbers: Tensor, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Outputs (N, heads.outputs) and the loss, with mixup (Zhang et al. 2018) when the config says so."""
     alpha = learner.config.mixup
     if alpha == 0:
-        logits = learner.model(images)
-        return logits, learner.criterion(logits, targets)
+        outputs = learner.model(images)
+        return outputs, learner.criterion(outputs, targets, numbers)
     share = rng.beta(alpha, alpha)
     share = max(share, 1 - share)  # the first label dominates
     partner = torch.from_numpy(rng.permutation(len(targets))).to(targets.device)
-    logits = learner.model(share * images + (1 - share) * images[partner])
-    mixed = share * learner.criterion(logits, targets) + (1 - share) * learner.criterion(logits, targets[partner])
-    return logits, mixed
+    outputs = learner.model(share * images + (1 - share) * images[partner])
+    first = learner.criterion(outputs, targets, numbers)
+    second = learner.criterion(outputs, targets[partner], numbers[partner])
+    return outputs, share * first + (1 - share) * second
 
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, loader: DataLoader[Any], accelerator: Accelerator | None = None
+    model: nn.Module, loader: DataLoader[Any], heads: Heads, accelerator: Accelerator | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Class probabilities float32 (N, C) and class indices int64 (N,) of all crops, in the loader's order.
 
@@ -137,9 +143,9 @@ def predict(
     model.eval()
     device = next(model.parameters()).device
     all_probs, all_targets = [], []
-    for images, targets in loader:
+    for images, targets, _ in loader:
         with nullcontext() if accelerator is None else accelerator.autocast():
-            logits = model(images.to(device).contiguous(memory_format=torch.channels_last))
+            logits = heads.class_logits(model(images.to(device).contiguous(memory_format=torch.channels_last)))
         both = (logits, targets) if accelerator is None else accelerator.gather_for_metrics((logits, targets))
         all_probs.append(both[0].float().softmax(dim=1).cpu())
         all_targets.append(both[1].cpu())
@@ -157,7 +163,7 @@ def validate(learner: Learner, loader: DataLoader[Any], class_names: Sequence[st
         # Each process has seen other crops, so batch norm's statistics differ; the main process's are saved.
         for buffer in kept.buffers():
             buffer.copy_(broadcast(buffer))
-    probs, targets = predict(kept, loader, learner.accelerator)
+    probs, targets = predict(kept, loader, learner.criterion.heads, learner.accelerator)
     return score(probs, targets, class_names)
 
 

@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, confusion_matrix, precision
 from torch import nn
 
 from stage2_classifier.checkpoint import ModelMeta
-from stage2_classifier.crops import CropDataset, build_loader
+from stage2_classifier.crops import CropDataset, build_loader, check_margin
 from stage2_classifier.engine import predict
 from stage2_classifier.errors import ClassifierError
 from stage2_classifier.records import CropSet
@@ -49,17 +49,14 @@ def check_fits(meta: ModelMeta, crops: CropSet, run: str) -> None:
             f"{crops.root}: classes {', '.join(crops.class_names)} differ from run {run}'s "
             f"{', '.join(meta.class_names)}; give the crops it was trained on"
         )
-    if not np.isclose(meta.margin, crops.margin):
-        raise ClassifierError(
-            f"{crops.root}: margin {crops.margin:g} differs from run {run}'s {meta.margin:g}; "
-            f"build crops with `pipeline.build_crops --margin {meta.margin:g}`"
-        )
+    check_margin(crops, meta.margin)
 
 
 def evaluate(model: nn.Module, meta: ModelMeta, crops: CropSet, split: str) -> Evaluation:
     """Predicts one split's crops as inference would. Raises ClassifierError when the split is empty."""
-    dataset = CropDataset(crops, split, eval_transform(meta.input_size, meta.mean, meta.std))
-    probs, targets = predict(model, build_loader(dataset, batch_size=128))
+    transform = eval_transform(meta.input_size, meta.mean, meta.std)
+    dataset = CropDataset(crops, split, transform, margin=meta.margin)
+    probs, targets = predict(model, build_loader(dataset, batch_size=128), meta.heads)
     return Evaluation(split, dataset, probs, targets)
 
 

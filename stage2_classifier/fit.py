@@ -7,6 +7,8 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import torch
 from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
 from torch.utils.data import DataLoader
 
+from stage2_classifier.augment import POLICY
 from stage2_classifier.checkpoint import load_state
 from stage2_classifier.config import TrainConfig
 from stage2_classifier.console import console, progress
@@ -22,7 +25,7 @@ from stage2_classifier.crops import BalancedSampler, CropDataset, build_loader
 from stage2_classifier.engine import Learner, train_one_epoch, validate
 from stage2_classifier.errors import ClassifierError
 from stage2_classifier.files import write_text
-from stage2_classifier.losses import build_loss
+from stage2_classifier.losses import build_loss, heads_of
 from stage2_classifier.models import build_model, check_input_size, input_stats
 from stage2_classifier.optim import Schedule, build_ema, build_optimizer
 from stage2_classifier.plots import plot_curves
@@ -37,6 +40,9 @@ from stage2_classifier.run_folder import (
     write_metrics,
 )
 from stage2_classifier.transforms import eval_transform, train_transform
+from stage2_classifier.view import Jitter
+
+Stats = tuple[float, float, float]
 
 
 def fit(
@@ -114,28 +120,36 @@ def _accelerator(config: TrainConfig, folder: Path, cpu: bool, tensorboard: bool
 
 def _build(
     config: TrainConfig, crop_set: CropSet, accelerator: Accelerator, state: Mapping[str, Any] | None
-) -> tuple[Learner, DataLoader[Any], DataLoader[Any]]:
-    """The learner (at `state` when there is one) and the loaders of training and validation crops."""
+) -> tuple[Learner, DataLoader[Any], DataLoader[Any] | None]:
+    """The learner (at `state` when there is one) and the loaders of training and validation crops.
+
+    There may be no validation crops where the last epoch is kept anyway.
+    """
     torch.manual_seed(config.seed)
     fresh = state is None  # a resumed model needs no weights from elsewhere
     with accelerator.main_process_first():  # one process downloads, the others find it
         model = build_model(
             config.model,
-            len(crop_set.class_names),
+            heads_of(config, len(crop_set.class_names)).outputs,
             pretrained=config.pretrained and fresh,
             weights=config.weights if fresh else "",
             dropout=config.dropout,
         )
     check_input_size(model, config.input_size)
     stats = input_stats(model)
-    train_set = CropDataset(crop_set, "train", train_transform(config.augment, config.input_size, *stats), config.seed)
-    val_set = CropDataset(crop_set, "val", eval_transform(config.input_size, *stats), config.seed)
-    sampler = BalancedSampler(train_set.labels, power=config.sampler_power, seed=config.seed)
+    train_set = training_crops(config, crop_set, stats)
+    sampler = face_sampler(config, train_set)
     # A last batch of one crop would upset batch norm.
     train_loader = build_loader(
         train_set, config.batch_size, sampler, config.workers, drop_last=len(sampler) >= config.batch_size
     )
-    val_loader = build_loader(val_set, 2 * config.batch_size, workers=config.workers)
+    val_loader = None
+    if config.scheduler == "plateau" and not any(r.split == "val" for r in crop_set.records):
+        raise ClassifierError("scheduler: plateau waits for validation scores, and there are no validation crops")
+    if config.keep != "last" or any(r.split == "val" for r in crop_set.records):
+        plain = eval_transform(config.input_size, *stats)
+        val_set = CropDataset(crop_set, "val", plain, config.seed, margin=config.margin)
+        val_loader = build_loader(val_set, 2 * config.batch_size, workers=config.workers)
     counts = [int((train_set.labels == i).sum()) for i in range(len(crop_set.class_names))]
     if accelerator.is_main_process:
         for name in (name for name, count in zip(crop_set.class_names, counts, strict=True) if not count):
@@ -156,16 +170,52 @@ def _build(
         schedule.load_state_dict(state["schedule"])
         if accelerator.scaler is not None and state["scaler"] is not None:
             accelerator.scaler.load_state_dict(state["scaler"])
-    prepared = accelerator.prepare(model, optimizer, train_loader, val_loader)
+    prepared = accelerator.prepare(model, optimizer, train_loader)
     criterion = build_loss(config, counts).to(accelerator.device)
     learner = Learner(config, accelerator, prepared[0], criterion, prepared[1], schedule, ema)
-    return learner, prepared[2], prepared[3]
+    return learner, prepared[2], None if val_loader is None else accelerator.prepare(val_loader)
+
+
+def training_crops(config: TrainConfig, crop_set: CropSet, stats: tuple[Stats, Stats]) -> CropDataset:
+    """The training crops, viewed and augmented as `config` says. stats: the network's mean and std.
+
+    Raises ClassifierError when `config` wants rejects and the crops have none.
+    """
+    if config.rejects and not any(r.split == "train" for r in crop_set.rejects):
+        raise ClassifierError(
+            f"rejects: {crop_set.root} has none for training; build crops with `pipeline.build_crops --cascade RUN`"
+        )
+    jitter, policy = None, POLICY
+    if config.jitter:
+        # The view moves and mirrors the face already, with the photo's own surroundings.
+        jitter = Jitter().scaled(config.jitter, config.input_size)
+        policy = replace(POLICY, flip_p=0.0, geometry_p=0.0)
+    transform = train_transform(config.augment, config.input_size, *stats, policy)
+    return CropDataset(
+        crop_set,
+        "train",
+        transform,
+        config.seed,
+        margin=config.margin,
+        jitter=jitter,
+        rejects=config.rejects > 0,
+        spliced=config.spliced,
+    )
+
+
+def face_sampler(config: TrainConfig, crops: CropDataset) -> BalancedSampler:
+    """Draws as many faces an epoch as there are, by `config.sampler_power`, and rejects beside them."""
+    reject = len(crops.class_names)
+    faces = int((crops.labels < reject).sum())
+    fixed = {reject: config.rejects} if config.rejects else None
+    draws = round(faces / (1 - config.rejects))
+    return BalancedSampler(crops.labels, draws, config.sampler_power, config.seed, fixed)
 
 
 def _run_epochs(
     learner: Learner,
     train_loader: DataLoader[Any],
-    val_loader: DataLoader[Any],
+    val_loader: DataLoader[Any] | None,
     history: list[dict[str, Any]],
     crop_set: CropSet,
     folder: Path,
@@ -185,8 +235,10 @@ def _run_epochs(
             train_loader.set_epoch(epoch)  # type: ignore[attr-defined]
             train_loader.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
             trained = train_one_epoch(learner, train_loader, epoch, lambda: bar.advance(task))
-            row = {"epoch": epoch + 1, **trained, **validate(learner, val_loader, crop_set.class_names)}
-            learner.schedule.after_epoch(row["val_macro_f1"])
+            row = {"epoch": epoch + 1, **trained}
+            if val_loader is not None:
+                row.update(validate(learner, val_loader, crop_set.class_names))
+                learner.schedule.after_epoch(row["val_macro_f1"])
             history.append({**row, "seconds": round(time.perf_counter() - start, 2)})
             accelerator.log({k: v for k, v in row.items() if isinstance(v, float)}, step=epoch + 1)
             if accelerator.is_main_process:
@@ -196,14 +248,15 @@ def _run_epochs(
 
 
 def _epoch_line(config: TrainConfig, row: Mapping[str, Any]) -> str:
-    return (
-        f"epoch {row['epoch']}/{config.epochs}  loss {row['train_loss']:.4f}  val loss {row['val_loss']:.4f}  "
-        f"accuracy {row['val_accuracy']:.4f}  macro-F1 {row['val_macro_f1']:.4f}"
-    )
+    line = f"epoch {row['epoch']}/{config.epochs}  loss {row['train_loss']:.4f}"
+    if "val_loss" in row:
+        line += f"  val loss {row['val_loss']:.4f}  accuracy {row['val_accuracy']:.4f}"
+        line += f"  macro-F1 {row['val_macro_f1']:.4f}"
+    return line
 
 
 def _summary(learner: Learner, history: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    best, accelerator = best_row(history), learner.accelerator
+    best, accelerator = best_row(history, learner.config.keep), learner.accelerator
     device = accelerator.device
     return {
         "best_epoch": best["epoch"],
@@ -211,6 +264,7 @@ def _summary(learner: Learner, history: Sequence[dict[str, Any]]) -> dict[str, A
         "epochs_run": len(history),
         "stopped_early": len(history) < learner.config.epochs,
         "seconds": round(sum(row["seconds"] for row in history), 1),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "parameters": sum(p.numel() for p in learner.inner.parameters()),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processes": accelerator.num_processes,

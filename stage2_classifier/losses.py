@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage2_classifier.config import TrainConfig
+from stage2_classifier.heads import Heads, JointLoss
 
 # Cui et al. 2019 choose beta by cross-validation among 0.9, 0.99, 0.999 and 0.9999; 0.999 suits some thousand crops.
 EFFECTIVE_BETA = 0.999
@@ -51,8 +52,17 @@ def class_weights(kind: str, counts: Sequence[int]) -> Tensor | None:
     return (weights / weights[n > 0].mean()).float()
 
 
-def build_loss(config: TrainConfig, class_counts: Sequence[int]) -> nn.Module:
+def build_loss(config: TrainConfig, class_counts: Sequence[int]) -> JointLoss:
     """The loss that `config` names; class_counts are the training crops of each class, in class order."""
+    return JointLoss(_class_loss(config, class_counts), heads_of(config, len(class_counts)))
+
+
+def heads_of(config: TrainConfig, classes: int) -> Heads:
+    """The outputs that `config` asks of a network of `classes` classes."""
+    return Heads(classes, judges=config.rejects > 0, boxes=config.boxes)
+
+
+def _class_loss(config: TrainConfig, class_counts: Sequence[int]) -> nn.Module:
     weight = class_weights(config.class_weights, class_counts)
     if config.loss == "focal":
         return FocalLoss(config.focal_gamma, weight)

@@ -26,14 +26,15 @@ PANELS = (
 
 
 def plot_curves(history: Sequence[Mapping[str, Any]], path: Path | str, title: str = "") -> None:
-    """Draws the rows of metrics.jsonl, three panels side by side, into a PNG. The best epoch is marked."""
+    """Draws the rows of metrics.jsonl, three panels side by side, into a PNG. The epoch of the best score is marked."""
     figure = Figure(figsize=(14, 4), layout="constrained")
     figure.suptitle(title)
     epochs = [row["epoch"] for row in history]
     for axes, (name, series) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
         for key, label in series:
-            axes.plot(epochs, [row[key] for row in history], marker=".", label=label)
-        if history:
+            if all(key in row for row in history):
+                axes.plot(epochs, [row[key] for row in history], marker=".", label=label)
+        if history and "val_macro_f1" in history[0]:
             best = max(history, key=lambda row: (row["val_macro_f1"], -row["val_loss"]))
             axes.axvline(best["epoch"], color="grey", linestyle=":", label="best epoch")
         axes.set(title=name, xlabel="epoch")

@@ -1,9 +1,10 @@
-"""crops.csv: one row for each face crop, and its reader and writer (no torch)."""
+"""crops.csv: one row for each face crop; rejects.csv: for each false alarm of stage 1. Reader and writer (no torch)."""
 
 from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from stage2_classifier.errors import ClassifierError
 from stage2_classifier.files import replacing, write_text
 
 SPLITS = ("train", "val", "test")
+REJECT = "not_a_face"  # the label of what stage 1 took for a face and is none
+LANDMARKS = "landmarks"  # a column that older tables lack
 COLUMNS = ("path", "label", "split", "image_id", "x1", "y1", "x2", "y2")
 
 
@@ -20,7 +23,8 @@ class CropRecord:
     """One face crop.
 
     path: of the crop image, relative to the folder of crops.csv, with forward slashes.
-    box: the face in pixels of its photo, xyxy, 0-based, right and bottom edge exclusive.
+    box: the face in pixels of its photo, xyxy, 0-based, right and bottom edge exclusive. landmarks: x and y of five
+    points (eyes, nose, mouth's corners) in pixels of its photo, one after the other; empty where they are not known.
 
     Raises ClassifierError on an unknown split, an empty label or an empty box.
     """
@@ -30,6 +34,7 @@ class CropRecord:
     split: str
     image_id: str
     box: tuple[float, float, float, float]
+    landmarks: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -39,16 +44,22 @@ class CropRecord:
         x1, y1, x2, y2 = self.box
         if not (x2 > x1 and y2 > y1):
             raise ClassifierError(f"crop {self.path}: box {self.box} is empty or not a number")
+        if len(self.landmarks) not in (0, 10) or not all(math.isfinite(v) for v in self.landmarks):
+            raise ClassifierError(f"crop {self.path}: landmarks must be ten numbers or none")
 
 
 @dataclass(frozen=True)
 class CropSet:
-    """A folder of crops: its records, the classes in their fixed order, and the margin they were cut with."""
+    """A folder of crops: its records, the classes in their fixed order, and the margin they were cut with.
+
+    rejects: crops of what stage 1 took for faces and are none, all with the label REJECT; they belong to no class.
+    """
 
     root: Path
     records: tuple[CropRecord, ...]
     class_names: tuple[str, ...]
     margin: float
+    rejects: tuple[CropRecord, ...] = ()
 
     def split(self, name: str) -> tuple[CropRecord, ...]:
         """The records of one split; raises ClassifierError when there are none."""
@@ -59,18 +70,26 @@ class CropSet:
 
 
 def write_crop_set(crops: CropSet) -> None:
-    """Writes crops.json (class order, margin) and crops.csv into the set's folder, each in one step.
+    """Writes crops.json (class order, margin), rejects.csv if there are any and crops.csv, each in one step.
 
-    An older crops.csv goes first, so that a killed run never leaves it beside another set's margin.
+    Older tables go first, so that a killed run never leaves them beside another set's margin.
     """
-    (crops.root / "crops.csv").unlink(missing_ok=True)
+    for table in ("crops.csv", "rejects.csv"):
+        (crops.root / table).unlink(missing_ok=True)
     meta = {"class_names": list(crops.class_names), "margin": crops.margin}
     write_text(crops.root / "crops.json", json.dumps(meta, indent=2) + "\n")
-    with replacing(crops.root / "crops.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as f:
+    if crops.rejects:
+        _write_table(crops.root / "rejects.csv", crops.rejects)
+    _write_table(crops.root / "crops.csv", crops.records)
+
+
+def _write_table(table: Path, records: Iterable[CropRecord]) -> None:
+    with replacing(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as f:
         writer = csv.writer(f)
-        writer.writerow(COLUMNS)
-        for r in crops.records:
-            writer.writerow((r.path, r.label, r.split, r.image_id, *(f"{v:.17g}" for v in r.box)))  # exact
+        writer.writerow((*COLUMNS, LANDMARKS))
+        for r in records:
+            box = (f"{v:.17g}" for v in r.box)  # exact
+            writer.writerow((r.path, r.label, r.split, r.image_id, *box, " ".join(f"{v:.2f}" for v in r.landmarks)))
 
 
 def read_crop_set(root: Path | str) -> CropSet:
@@ -89,24 +108,33 @@ def read_crop_set(root: Path | str) -> CropSet:
         margin = float(meta["margin"])
     except (ValueError, KeyError, TypeError) as error:
         raise ClassifierError(f"{meta_file}: malformed ({error}); build the crops anew") from error
+    records = _read_table(table)
+    unknown = sorted({r.label for r in records} - set(class_names))
+    if unknown:
+        raise ClassifierError(f"{table}: labels {unknown} are not among the classes of {meta_file}")
+    beside = root / "rejects.csv"
+    rejects = _read_table(beside) if beside.is_file() else ()
+    if any(r.label != REJECT for r in rejects):
+        raise ClassifierError(f"{beside}: holds another label than {REJECT}; build the crops anew")
+    return CropSet(root, records, class_names, margin, rejects)
+
+
+def _read_table(table: Path) -> tuple[CropRecord, ...]:
     try:
         with table.open(newline="", encoding="utf-8") as f:
             reader = csv.DictReader(f)
             if reader.fieldnames is None or set(COLUMNS) - set(reader.fieldnames):
                 raise ClassifierError(f"{table}: needs the columns {', '.join(COLUMNS)}; build the crops anew")
-            records = tuple(_records(reader, table))
+            return tuple(_records(reader, table))
     except (ValueError, csv.Error) as error:
         raise ClassifierError(f"{table}: is no CSV text ({error}); build the crops anew") from error
-    unknown = sorted({r.label for r in records} - set(class_names))
-    if unknown:
-        raise ClassifierError(f"{table}: labels {unknown} are not among the classes of {meta_file}")
-    return CropSet(root, records, class_names, margin)
 
 
 def _records(rows: Iterable[dict[str, str]], table: Path) -> Iterable[CropRecord]:
     for line, row in enumerate(rows, start=2):
         try:
             box = (float(row["x1"]), float(row["y1"]), float(row["x2"]), float(row["y2"]))
+            landmarks = tuple(float(v) for v in (row.get(LANDMARKS) or "").split())
         except (TypeError, ValueError) as error:
-            raise ClassifierError(f"{table}, line {line}: a box edge is not a number") from error
-        yield CropRecord(row["path"], row["label"], row["split"], row["image_id"], box)
+            raise ClassifierError(f"{table}, line {line}: a box edge or landmark is not a number") from error
+        yield CropRecord(row["path"], row["label"], row["split"], row["image_id"], box, landmarks)

@@ -27,14 +27,15 @@ FREE_KEYS = ("why", "workers", "crops", "packages")
 def run_record(config: TrainConfig, crop_set: CropSet, crops: Path | str) -> dict[str, Any]:
     """What config.json holds: every field of the config, the crops it was trained on, and package versions."""
     counts = {
-        split: {name: sum(r.label == name for r in crop_set.split(split)) for name in crop_set.class_names}
+        split: {n: sum(r.label == n and r.split == split for r in crop_set.records) for n in crop_set.class_names}
         for split in ("train", "val")
     }
     return {
         **asdict(config),
         "crops": str(crops),
         "class_names": list(crop_set.class_names),
-        "margin": crop_set.margin,
+        "cut_margin": crop_set.margin,
+        "reject_crops": len(crop_set.rejects),
         "class_counts": counts,
         "packages": {name: version(name) for name in PACKAGES},
     }
@@ -72,7 +73,7 @@ def write_epoch(learner: Learner, history: list[dict[str, Any]], crop_set: CropS
     # In this order a kill between two files is harmless: best without last is made again by the repeated epoch,
     # metrics.jsonl is written again from the history in last.
     row = history[-1]
-    if best_row(history) is row:
+    if best_row(history, learner.config.keep) is row:
         mean, std = input_stats(learner.inner)
         meta = ModelMeta(
             model=learner.config.model,
@@ -80,11 +81,13 @@ def write_epoch(learner: Learner, history: list[dict[str, Any]], crop_set: CropS
             input_size=learner.config.input_size,
             mean=mean,
             std=std,
-            margin=crop_set.margin,
+            margin=learner.config.margin,
             dropout=learner.config.dropout,
             experiment=learner.config.name,
             epoch=row["epoch"],
             metrics={k: v for k, v in row.items() if k.startswith("val_") and isinstance(v, float)},
+            judges=learner.criterion.heads.judges,
+            boxes=learner.criterion.heads.boxes,
         )
         save_model(folder / "best.safetensors", learner.kept.state_dict(), meta)
     scaler = learner.accelerator.scaler
@@ -105,8 +108,13 @@ def write_metrics(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
     write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in history))
 
 
-def best_row(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The epoch with the highest validation macro-F1; among equals the lowest loss, then the earliest."""
+def best_row(history: Sequence[dict[str, Any]], keep: str = "best") -> dict[str, Any]:
+    """The epoch whose weights are kept: the last, or the one with the highest validation macro-F1.
+
+    Among equals the lowest loss, then the earliest.
+    """
+    if keep == "last":
+        return history[-1]
     return max(history, key=lambda row: (row["val_macro_f1"], -row["val_loss"]))
 
 
@@ -114,8 +122,9 @@ def patience_over(history: Sequence[Mapping[str, Any]], patience: int, min_delta
     """Whether the last `patience` epochs brought no macro-F1 better by more than min_delta; 0 is never."""
     reference, waited = float("-inf"), 0
     for row in history:
-        if row["val_macro_f1"] > reference + min_delta:
-            reference, waited = row["val_macro_f1"], 0
+        score = row.get("val_macro_f1", float("inf"))  # without validation crops there is nothing to wait for
+        if score > reference + min_delta or score == float("inf"):
+            reference, waited = score, 0
         else:
             waited += 1
     return 0 < patience <= waited

@@ -88,8 +88,9 @@ def run(argv: Sequence[str] | None) -> int:
     )
     if int(os.environ.get("RANK", "0")) == 0:
         state = "was finished already" if finished_before else "finished"
-        f1, epoch = summary["best"]["val_macro_f1"], summary["best_epoch"]
-        console().print(f"{folder}: {state}; best validation macro-F1 {f1:.4f} in epoch {epoch}")
+        f1, epoch = summary["best"].get("val_macro_f1"), summary["best_epoch"]
+        score = "" if f1 is None else f"; best validation macro-F1 {f1:.4f} in epoch {epoch}"
+        console().print(f"{folder}: {state}{score}")
     return 0
 
 

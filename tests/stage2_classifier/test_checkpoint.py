@@ -13,6 +13,7 @@ from torch import nn
 
 from stage2_classifier.checkpoint import HEADER, ModelMeta, load_model, load_state, save_model, save_state
 from stage2_classifier.errors import ClassifierError
+from stage2_classifier.heads import Heads
 from stage2_classifier.models import build_model
 
 META = ModelMeta(
@@ -38,6 +39,23 @@ def test_weights_and_header_come_back(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded(x), model(x))
     assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in model.state_dict().items())
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def test_what_the_outputs_mean_comes_back(tmp_path: Path) -> None:
+    meta = replace(META, judges=True, boxes=True)
+    save_model(tmp_path / "m.safetensors", build_model("small_cnn_half", 8).state_dict(), meta)
+    loaded, found = load_model(tmp_path / "m.safetensors")
+    assert found.heads == Heads(3, judges=True, boxes=True)
+    assert loaded(torch.zeros(2, 3, 64, 64)).shape == (2, 8)
+
+
+def test_a_header_of_before_the_judge_names_classes_alone(tmp_path: Path) -> None:
+    old = {k: v for k, v in vars(META).items() if k not in ("judges", "boxes")}
+    tensors = build_model("small_cnn_half", 3).state_dict()
+    save_file(tensors, tmp_path / "m.safetensors", {HEADER: json.dumps(old)})
+    loaded, meta = load_model(tmp_path / "m.safetensors")
+    assert meta == META and meta.heads == Heads(3)
+    assert loaded(torch.zeros(1, 3, 64, 64)).shape == (1, 3)
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, 100_000])

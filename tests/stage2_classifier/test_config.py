@@ -20,6 +20,7 @@ DRAGGED = {
     "class_weights": {"sampler_power"},
     "scheduler": {"warmup_epochs"},
     "epochs": {"patience"},
+    "rejects": {"boxes", "jitter"},
     "model": {"pretrained", "lr", "backbone_lr_scale", "freeze_epochs", "input_size"},
 }
 
@@ -40,6 +41,13 @@ DRAGGED = {
         ("dropout", {"dropout": math.nan}),
         ("dropout", {"dropout": 1.0}),
         ("sampler_power", {"sampler_power": -0.1}),
+        ("margin", {"margin": 4.5}),
+        ("jitter", {"jitter": 3.5}),
+        ("spliced", {"spliced": 1.5}),
+        ("rejects", {"rejects": 0.95}),
+        ("rejects", {"rejects": math.nan}),
+        ("keep", {"keep": "first"}),
+        ("boxes", {"boxes": True}),
         ("pretrained", {"pretrained": True}),
         ("weights", {"pretrained": True, "weights": "x.pth", "model": "resnet18"}),
         ("freeze_epochs", {"freeze_epochs": 2}),
@@ -73,12 +81,27 @@ def test_experiments_begin_with_the_baseline_and_each_has_a_reason() -> None:
     assert len({config.why for config in EXPERIMENTS.values()}) == len(EXPERIMENTS)
 
 
-@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name != "baseline"])
+FINAL = ("final_trunk", "final_cnn")
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name not in ("baseline", *FINAL)])
 def test_an_experiment_changes_one_thing(name: str) -> None:
     base = asdict(TrainConfig())
     changed = {k for k, v in asdict(EXPERIMENTS[name]).items() if v != base[k]} - {"name", "why"}
     allowed = [{key} | dragged for key, dragged in DRAGGED.items() if key in changed]
     assert len(changed) == 1 or any(changed <= group for group in allowed), changed
+
+
+def test_the_final_experiments_differ_in_their_networks_and_what_suits_them() -> None:
+    trunk, cnn = (asdict(EXPERIMENTS[name]) for name in FINAL)
+    assert {k for k in trunk if trunk[k] != cnn[k]} <= {"name", "why", "model", "pretrained", "spliced"}
+    assert EXPERIMENTS["final_cnn"].keep == "last"  # so that it can learn from all crops
+
+
+def test_rejects_may_be_learned_with_and_without_boxes_and_jitter() -> None:
+    assert TrainConfig(rejects=0.25).boxes is False
+    assert TrainConfig(rejects=0.25, boxes=True, jitter=1.0, margin=0.35, keep="last").rejects == 0.25
+    assert TrainConfig(model="face_trunk", pretrained=True, input_size=48).pretrained  # its weights come with us
 
 
 def test_unknown_experiment_gives_close_names() -> None:

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stage2_classifier.cut import crop_window, cut_crop, resize_crop, to_input
+from stage2_classifier.cut import (
+    box_numbers,
+    boxes_of_numbers,
+    crop_window,
+    cut_crop,
+    cut_window,
+    resize_crop,
+    to_input,
+    window_frame,
+)
 
 
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -70,6 +79,51 @@ def test_cutting_then_resizing_is_cutting_at_once(
     x1, _, x2, _ = crop_window(box, margin)
     assert native.shape == (x2 - x1, x2 - x1, 3)
     assert np.array_equal(resize_crop(native, size), cut_crop(image, box, margin, size))
+
+
+def test_a_window_is_cut_with_its_edges_repeated() -> None:
+    image = photo(6, 8)
+    assert np.array_equal(cut_window(image, (2, 1, 5, 4)), image[1:4, 2:5])
+    expected = np.pad(image, ((2, 0), (0, 3), (0, 0)), mode="edge")[0:4, 6:11]
+    assert np.array_equal(cut_window(image, (6, -2, 11, 2)), expected)
+    with pytest.raises(ValueError, match=r"window \(8, 0, 9, 1\) lies outside the 8x6 image"):
+        cut_window(image, (8, 0, 9, 1))
+
+
+def test_box_numbers_by_hand() -> None:
+    # A box of 10 x 20 px whose centre lies 2 px right of and 4 px above that of a frame of 8 px.
+    numbers = box_numbers((7, -4, 17, 16), (10, 10, 8))
+    assert numbers.dtype == np.float32
+    assert numbers == pytest.approx([0.25, -0.5, np.log(10 / 8), np.log(20 / 8)])
+    assert np.isfinite(box_numbers((3, 3, 3, 3), (3, 3, 8))).all()
+
+
+def test_the_frame_is_the_windows() -> None:
+    # Window (0, 15, 30, 45), whose margins take a third of it.
+    assert window_frame((10, 20, 20, 40), 0.25) == (15, 30, 20)
+
+
+def test_numbers_move_the_box_by_hand() -> None:
+    box = np.float32([[10, 20, 20, 40]])  # in a frame (15, 30, 20)
+    assert boxes_of_numbers(box, np.zeros((1, 4), np.float32), 0.25).tolist() == [[5, 20, 25, 40]]
+    moved = boxes_of_numbers(box, np.float32([[0.5, -0.25, np.log(0.5), np.log(2)]]), 0.25)
+    assert moved == pytest.approx(np.float32([[20, 5, 30, 45]]), abs=1e-4)
+    assert boxes_of_numbers(box[:0], np.zeros((0, 4), np.float32), 0.25).shape == (0, 4)
+    wild = boxes_of_numbers(box, np.float32([[0, 0, 99, -99]]), 0.25)
+    assert np.isfinite(wild).all()
+    assert wild[0, 2] - wild[0, 0] == pytest.approx(20 * np.exp(4), rel=1e-4)
+
+
+@given(boxes, boxes, st.sampled_from([0.0, 0.2, 0.35]))
+def test_a_box_survives_being_made_numbers(
+    seen: tuple[float, float, float, float], truth: tuple[float, float, float, float], margin: float
+) -> None:
+    numbers = box_numbers(truth, window_frame(seen, margin))
+    if np.abs(numbers[2:]).max() > 4:  # bounded on the way back
+        return
+    back = boxes_of_numbers(np.float32([seen]), numbers[None], margin)
+    assert back.dtype == np.float32
+    assert back[0] == pytest.approx(truth, abs=0.01)
 
 
 def test_resize_averages_when_shrinking() -> None:

@@ -8,10 +8,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import CrossEntropyLoss
 from torch.nn.functional import cross_entropy
 
 from stage2_classifier.config import TrainConfig
-from stage2_classifier.losses import EFFECTIVE_BETA, FocalLoss, build_loss, class_weights
+from stage2_classifier.heads import Heads
+from stage2_classifier.losses import EFFECTIVE_BETA, FocalLoss, build_loss, class_weights, heads_of
 
 
 def test_focal_loss_of_two_crops_by_hand() -> None:
@@ -59,9 +61,20 @@ def test_an_absent_class_has_no_weight(kind: str) -> None:
 
 def test_build_loss_follows_the_config() -> None:
     smoothed = build_loss(TrainConfig(label_smoothing=0.2), [1, 1, 1])
+    assert smoothed.heads == Heads(3)
     logits = torch.tensor([[0.7, 0.2, 0.1]]).log()
     target = [0.8 + 0.2 / 3, 0.2 / 3, 0.2 / 3]
     expected = -sum(t * math.log(p) for t, p in zip(target, (0.7, 0.2, 0.1), strict=True))
-    assert smoothed(logits, torch.tensor([0])).item() == pytest.approx(expected, rel=1e-5)
+    assert smoothed(logits, torch.tensor([0]), torch.zeros(1, 4)).item() == pytest.approx(expected, rel=1e-5)
     focal = build_loss(TrainConfig(loss="focal", label_smoothing=0, focal_gamma=1.5), [1, 1, 1])
-    assert isinstance(focal, FocalLoss) and focal.gamma == 1.5
+    assert isinstance(focal.criterion, FocalLoss) and focal.criterion.gamma == 1.5
+
+
+def test_outputs_follow_the_config() -> None:
+    assert heads_of(TrainConfig(), 3) == Heads(3)
+    assert heads_of(TrainConfig(rejects=0.25), 3) == Heads(3, judges=True)
+    assert heads_of(TrainConfig(rejects=0.25, boxes=True), 2) == Heads(2, judges=True, boxes=True)
+    weighted = build_loss(TrainConfig(rejects=0.25, class_weights="inverse"), [30, 10])
+    assert weighted.heads == Heads(2, judges=True)
+    assert isinstance(weighted.criterion, CrossEntropyLoss) and weighted.criterion.weight is not None
+    assert weighted.criterion.weight.tolist() == pytest.approx([0.5, 1.5])

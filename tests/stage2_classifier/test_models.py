@@ -48,12 +48,52 @@ def test_every_parameter_gets_a_gradient_and_is_in_one_part(name: str) -> None:
     assert sorted(p.shape[0] for p in head) == [3, 3]
 
 
+def stock_onet() -> nn.Module:
+    """facenet-pytorch's O-Net with one slope a layer, as its layers have it that become a FaceTrunk."""
+    from facenet_pytorch.models.mtcnn import ONet
+
+    stock = ONet().eval()
+    for prelu in (m for m in stock.modules() if isinstance(m, nn.PReLU)):
+        nn.init.constant_(prelu.weight, prelu.weight.detach().mean().item())
+    return stock
+
+
+def test_a_pretrained_face_trunk_sees_what_the_stock_net_sees() -> None:
+    stock = stock_onet()
+    trunk = build_model("face_trunk", 2, pretrained=True).eval()
+    trunk.head.load_state_dict(stock.dense6_1.state_dict())
+    pixels = torch.rand(4, 3, 48, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        torch.testing.assert_close(trunk(pixels).softmax(dim=1), stock(pixels)[2])
+    assert input_stats(trunk) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # pixels of -1..1, as it was trained on
+
+
+def test_a_face_trunk_from_scratch_keeps_nothing_but_its_slopes() -> None:
+    torch.manual_seed(0)
+    trunk, pretrained = build_model("face_trunk", 3), build_model("face_trunk", 3, pretrained=True)
+    for own, known in zip(trunk.parameters(), pretrained.parameters(), strict=True):
+        assert not torch.equal(own, known)
+    slopes = [
+        [m.negative_slope for m in model.modules() if isinstance(m, nn.LeakyReLU)] for model in (trunk, pretrained)
+    ]
+    assert slopes[0] == slopes[1] and len(slopes[0]) == 5
+    assert {id(p) for p in split_parameters(trunk)[1]} == {id(p) for p in trunk.head.parameters()}
+
+
+def test_a_face_trunk_takes_48_pixels_only() -> None:
+    check_input_size(build_model("face_trunk", 3), 48)
+    with pytest.raises(ClassifierError, match=r"input_size: .* 64 pixels; try 48"):
+        check_input_size(build_model("face_trunk", 3), 64)
+
+
 def test_input_stats_are_timms_own_or_a_half() -> None:
     assert input_stats(build_model("small_cnn", 3)) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     assert input_stats(build_model("resnet10t", 3))[0] == pytest.approx((0.485, 0.456, 0.406))
 
 
-@pytest.mark.parametrize(("name", "meant"), [("smal_cnn", "small_cnn"), ("resnet_18", "resnet18")])
+@pytest.mark.parametrize(
+    ("name", "meant"), [("smal_cnn", "small_cnn"), ("face_trnk", "face_trunk"), ("resnet_18", "resnet18")]
+)
 def test_an_unknown_model_gives_close_names(name: str, meant: str) -> None:
     with pytest.raises(ClassifierError, match=meant):
         build_model(name, 3)

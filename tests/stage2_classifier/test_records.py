@@ -11,9 +11,11 @@ import pytest
 
 from stage2_classifier import records
 from stage2_classifier.errors import ClassifierError
-from stage2_classifier.records import CropRecord, CropSet, read_crop_set, write_crop_set
+from stage2_classifier.records import REJECT, CropRecord, CropSet, read_crop_set, write_crop_set
 
 HEADER = "path,label,split,image_id,x1,y1,x2,y2\n"
+WITH_LANDMARKS = HEADER.replace("y2", "y2,landmarks")
+REJECTS = (CropRecord("rejects/train/z.png", REJECT, "train", "photo, one", (7.0, 8.0, 9.5, 20.0)),)
 
 
 @pytest.fixture
@@ -35,6 +37,45 @@ def test_what_was_written_comes_back(crops: CropSet) -> None:
     assert {file.name for file in crops.root.iterdir()} == {"crops.csv", "crops.json"}
 
 
+def test_rejects_and_landmarks_come_back(crops: CropSet) -> None:
+    seen = replace(crops.records[0], landmarks=tuple(float(v) / 4 for v in range(10)))
+    given = replace(crops, records=(seen, crops.records[1]), rejects=REJECTS)
+    write_crop_set(given)
+    assert read_crop_set(crops.root) == given
+    assert {file.name for file in crops.root.iterdir()} == {"crops.csv", "crops.json", "rejects.csv"}
+    assert [r.path for r in given.split("train")] == [seen.path]  # rejects belong to no split's faces
+
+
+def test_older_rejects_go_when_none_are_left(crops: CropSet) -> None:
+    write_crop_set(replace(crops, rejects=REJECTS))
+    write_crop_set(crops)
+    assert not (crops.root / "rejects.csv").exists()
+    assert read_crop_set(crops.root).rejects == ()
+
+
+def test_a_reject_with_another_label_is_refused(crops: CropSet) -> None:
+    write_crop_set(replace(crops, rejects=(*REJECTS, replace(REJECTS[0], label="a"))))
+    with pytest.raises(ClassifierError, match=rf"rejects\.csv: holds another label than {REJECT}; build"):
+        read_crop_set(crops.root)
+
+
+def test_a_reject_among_the_faces_is_refused(crops: CropSet) -> None:
+    write_crop_set(replace(crops, records=(*crops.records, *REJECTS)))
+    with pytest.raises(ClassifierError, match=rf"crops\.csv: labels \['{REJECT}'\] are not among the classes"):
+        read_crop_set(crops.root)
+
+
+def test_a_damaged_table_of_rejects_is_named(crops: CropSet) -> None:
+    (crops.root / "rejects.csv").write_text(HEADER + f"x.png,{REJECT},train,p,0,0,5\n")
+    with pytest.raises(ClassifierError, match=r"rejects\.csv, line 2: a box edge or landmark"):
+        read_crop_set(crops.root)
+
+
+def test_a_table_of_before_landmarks_is_read(crops: CropSet) -> None:
+    (crops.root / "crops.csv").write_text(HEADER + "x.png,a,train,p,0,0,5,5\n")
+    assert read_crop_set(crops.root).records == (CropRecord("x.png", "a", "train", "p", (0, 0, 5, 5)),)
+
+
 def test_a_split_without_crops_is_refused(crops: CropSet) -> None:
     with pytest.raises(ClassifierError, match=r"crops\.csv: no crops in split 'val'"):
         crops.split("val")
@@ -52,9 +93,12 @@ def test_a_missing_file_says_what_to_run(crops: CropSet, name: str) -> None:
     [
         ("", "needs the columns"),
         ("path,label\nx.png,a\n", "needs the columns"),
-        (HEADER + "x.png,a,train,p,0,0,5\n", "line 2: a box edge is not a number"),
+        (HEADER + "x.png,a,train,p,0,0,5\n", "line 2: a box edge or landmark is not a number"),
         (HEADER + "x.png,a,train,p,0,0,5,5\ny.png,a,train,p,0,0,5,wide\n", "line 3: a box edge"),
         (HEADER + "x.png,a,train,p,0,0,nan,5\n", "empty or not a number"),
+        (WITH_LANDMARKS + "x.png,a,train,p,0,0,5,5,1 2 3\n", "landmarks must be ten numbers or none"),
+        (WITH_LANDMARKS + f"x.png,a,train,p,0,0,5,5,{'nan ' * 10}\n", "landmarks must be ten numbers or none"),
+        (WITH_LANDMARKS + "x.png,a,train,p,0,0,5,5,here\n", "line 2: a box edge or landmark is not a number"),
         (HEADER + "x.png,a,train,p,5,0,5,5\n", "empty or not a number"),
         (HEADER + "x.png,a,valid,p,0,0,5,5\n", "split 'valid' is none of"),
         (HEADER + "x.png,,train,p,0,0,5,5\n", "the label is empty"),
@@ -82,9 +126,11 @@ def test_a_killed_writer_leaves_no_mix_of_two_sets(crops: CropSet, monkeypatch: 
         write_text(path, text)
         raise KeyboardInterrupt
 
+    write_crop_set(replace(crops, rejects=REJECTS))
     monkeypatch.setattr(records, "write_text", killed)
     with pytest.raises(KeyboardInterrupt):
         write_crop_set(replace(crops, margin=0.5))
     assert json.loads((crops.root / "crops.json").read_text())["margin"] == 0.5
+    assert not (crops.root / "rejects.csv").exists()
     with pytest.raises(ClassifierError, match=r"crops\.csv: not found"):
         read_crop_set(crops.root)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from stage2_classifier import fit as fit_module
+from stage2_classifier.augment import POLICY
 from stage2_classifier.checkpoint import load_model
 from stage2_classifier.config import TrainConfig
 from stage2_classifier.crops import CropDataset, build_loader
 from stage2_classifier.engine import predict, score, seed_epoch
 from stage2_classifier.errors import ClassifierError
-from stage2_classifier.fit import fit
+from stage2_classifier.fit import face_sampler, fit, training_crops
+from stage2_classifier.heads import Heads
 from stage2_classifier.records import CropSet, write_crop_set
 from stage2_classifier.run_folder import best_row, patience_over
 from stage2_classifier.train import main
 from stage2_classifier.transforms import eval_transform
+from stage2_classifier.view import Jitter
 
 QUICK = TrainConfig(
     name="quick",
@@ -84,7 +89,7 @@ def test_learns_and_records(unbroken: Path, tiny_crops: CropSet) -> None:
 def test_best_weights_score_what_was_recorded(unbroken: Path, tiny_crops: CropSet) -> None:
     model, meta = load_model(unbroken / "best.safetensors")
     val = CropDataset(tiny_crops, "val", eval_transform(meta.input_size, meta.mean, meta.std))
-    probs, targets = predict(model, build_loader(val, 7))
+    probs, targets = predict(model, build_loader(val, 7), meta.heads)
     assert probs.shape == (20, 3) and probs.dtype == np.float32 and targets.tolist() == val.labels.tolist()
     assert meta.margin == 0.2 and meta.class_names == tiny_crops.class_names
     scored = score(probs, targets, meta.class_names)
@@ -211,7 +216,7 @@ def test_two_processes_validate_each_crop_once(unbroken: Path, tiny_crops: CropS
     # 20 validation crops: gathered twice or not at all, they would not score as the saved weights do alone.
     model, meta = load_model(tmp_path / "two" / "best.safetensors")
     val = CropDataset(tiny_crops, "val", eval_transform(meta.input_size, meta.mean, meta.std))
-    scored = score(*predict(model, build_loader(val, 20)), meta.class_names)
+    scored = score(*predict(model, build_loader(val, 20), meta.heads), meta.class_names)
     assert scored["val_loss"] == pytest.approx(meta.metrics["val_loss"], rel=1e-4)
 
 
@@ -240,6 +245,9 @@ def test_patience_and_best_row_by_hand() -> None:
     assert best_row(history) is history[2]
     assert patience_over(history, 2, 0.0) and not patience_over(history[:3], 2, 0.0)
     assert patience_over(history, 3, 0.4) and not patience_over(history, 0, 0.4)
+    assert best_row(history, "last") is history[3]
+    unscored: list[dict[str, Any]] = [{"train_loss": 1.0}] * 9
+    assert best_row(unscored, "last") is unscored[8] and not patience_over(unscored, 2, 0.0)
 
 
 def test_score_by_hand() -> None:
@@ -296,6 +304,153 @@ def test_bad_input_is_one_line(
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1 and err.startswith("error: ")
     assert not any(tmp_path.rglob("config.json"))
+
+
+# A network with dense layers, which learn places at once.
+JUDGE = replace(
+    QUICK,
+    name="judge",
+    model="face_trunk",
+    input_size=48,
+    jitter=1.0,
+    rejects=0.25,
+    boxes=True,
+    epochs=6,
+    lr=2e-3,
+    dropout=0.0,
+    keep="last",
+)
+
+
+@pytest.fixture(scope="module")
+def judge(wide_crops: CropSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole JUDGE run."""
+    torch.set_num_threads(1)
+    runs = tmp_path_factory.mktemp("judge")
+    fit(JUDGE, wide_crops.root, runs)
+    return runs / "judge"
+
+
+def outputs_of(run: Path, crops: CropSet, jitter: Jitter | None = None) -> tuple[Heads, Tensor, Tensor, Tensor]:
+    """What the kept network says of validation faces and rejects: its heads, its outputs, the labels, box numbers."""
+    model, meta = load_model(run / "best.safetensors")
+    plain = eval_transform(meta.input_size, meta.mean, meta.std)
+    val = CropDataset(crops, "val", plain, margin=meta.margin, jitter=jitter, rejects=True)
+    ((images, targets, numbers),) = build_loader(val, len(val))
+    with torch.no_grad():
+        return meta.heads, model.eval()(images), targets, numbers
+
+
+def test_a_judge_learns_classes_false_alarms_and_boxes(judge: Path, wide_crops: CropSet) -> None:
+    history = rows(judge)
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    assert history[-1]["val_macro_f1"] > 0.9 and history[-1]["train_accuracy"] > 0.8
+    record = json.loads((judge / "config.json").read_text())
+    assert (record["margin"], record["cut_margin"], record["reject_crops"]) == (0.2, 0.6, 30)
+    assert record["class_counts"]["train"] == dict.fromkeys(wide_crops.class_names, 10)  # rejects are none of them
+    heads, outputs, targets, _ = outputs_of(judge, wide_crops)
+    assert heads == Heads(3, judges=True, boxes=True)
+    face, odds = targets < 3, heads.face_logit(outputs)
+    assert face.sum() == 30 and (~face).sum() == 15
+    above = (odds[face][:, None] > odds[~face][None, :]).float().mean()  # the area under the ROC curve
+    assert above > 0.9
+    # Of views that stray, its numbers tell where the face is.
+    heads, outputs, targets, numbers = outputs_of(judge, wide_crops, Jitter(shift=0.15, scale=0.0, degrees=0))
+    said, true = heads.box_numbers(outputs)[targets < 3][:, :2], numbers[targets < 3][:, :2]
+    assert all(np.corrcoef(said[:, k], true[:, k])[0, 1] > 0.6 for k in (0, 1))
+    assert (said - true).abs().mean() < 0.8 * true.abs().mean()
+
+
+def test_a_judge_resumes_to_the_same_numbers(
+    judge: Path, wide_crops: CropSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        break_after(2, patch, "write_epoch")
+        with pytest.raises(KeyboardInterrupt):
+            fit(JUDGE, wide_crops.root, tmp_path)
+    assert len(rows(tmp_path / "judge")) == 2
+    fit(JUDGE, wide_crops.root, tmp_path, resume=True)
+    assert rows(tmp_path / "judge") == rows(judge)
+    assert (tmp_path / "judge" / "best.safetensors").read_bytes() == (judge / "best.safetensors").read_bytes()
+
+
+def test_a_run_does_not_go_on_with_other_rejects(judge: Path, wide_crops: CropSet, tmp_path: Path) -> None:
+    root = shutil.copytree(wide_crops.root, tmp_path / "crops")
+    write_crop_set(replace(wide_crops, root=root, rejects=wide_crops.rejects[:-1]))
+    with pytest.raises(ClassifierError, match="reject_crops was 30, now 29"):
+        fit(JUDGE, root, judge.parent, resume=True)
+
+
+def test_rejects_are_drawn_beside_as_many_faces_as_there_are(wide_crops: CropSet) -> None:
+    stats = ((0.5,) * 3, (0.5,) * 3)
+    crops = training_crops(JUDGE, wide_crops, stats)
+    sampler = face_sampler(JUDGE, crops)
+    assert len(sampler) == 40
+    labels = crops.labels[[i for _, i in sampler]].tolist()
+    assert Counter(labels) == {0: 10, 1: 10, 2: 10, 3: 10}
+    without = training_crops(QUICK, wide_crops, stats)
+    assert len(without) == len(face_sampler(QUICK, without)) == 30 and without.labels.max() == 2
+
+
+def test_views_replace_the_augmentations_own_geometry(wide_crops: CropSet) -> None:
+    stats = ((0.5,) * 3, (0.5,) * 3)
+    config = replace(QUICK, augment="own")
+    for jitter, probabilities in ((0.0, (POLICY.flip_p, POLICY.geometry_p)), (1.0, (0.0, 0.0))):
+        transform = training_crops(replace(config, jitter=jitter), wide_crops, stats).transform
+        policy = transform.augment.policy  # type: ignore[attr-defined]
+        assert (policy.flip_p, policy.geometry_p) == probabilities
+        assert replace(policy, flip_p=POLICY.flip_p, geometry_p=POLICY.geometry_p) == POLICY
+
+
+def test_crops_without_rejects_are_refused(tiny_crops: CropSet, wide_crops: CropSet, tmp_path: Path) -> None:
+    message = r"^rejects: .* has none for training; build crops with `pipeline\.build_crops --cascade RUN`"
+    with pytest.raises(ClassifierError, match=message):
+        fit(replace(QUICK, rejects=0.2), tiny_crops.root, tmp_path)
+    root = shutil.copytree(wide_crops.root, tmp_path / "crops")
+    write_crop_set(replace(wide_crops, root=root, rejects=tuple(r for r in wide_crops.rejects if r.split == "val")))
+    with pytest.raises(ClassifierError, match=message):
+        fit(replace(QUICK, rejects=0.2), root, tmp_path)
+    with pytest.raises(ClassifierError, match=r"^margin: 0\.7 is more than the 0\.6"):
+        fit(replace(QUICK, margin=0.7), wide_crops.root, tmp_path)
+
+
+def test_the_margin_looked_at_goes_with_the_weights(judge: Path) -> None:
+    assert load_model(judge / "best.safetensors")[1].margin == 0.2  # not that of the crops
+
+
+LAST = replace(QUICK, keep="last", epochs=2)
+
+
+def test_the_last_epoch_is_kept_where_that_is_wanted(tiny_crops: CropSet, tmp_path: Path) -> None:
+    summary = fit(replace(LAST, lr=1e-7, sampler_power=0.0, warmup_epochs=0), tiny_crops.root, tmp_path)
+    history = rows(tmp_path / "quick")
+    assert summary["best_epoch"] == 2 and summary["best"]["val_macro_f1"] == history[1]["val_macro_f1"]
+    assert load_model(tmp_path / "quick" / "best.safetensors")[1].epoch == 2
+
+
+def test_all_crops_may_be_for_training(
+    tiny_crops: CropSet, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = shutil.copytree(tiny_crops.root, tmp_path / "crops")
+    write_crop_set(replace(tiny_crops, root=root, records=tuple(replace(r, split="train") for r in tiny_crops.records)))
+    with pytest.raises(ClassifierError, match="no crops in split 'val'"):
+        fit(replace(LAST, keep="best"), root, tmp_path / "best")
+    summary = fit(LAST, root, tmp_path)
+    assert (summary["best_epoch"], summary["best"], summary["epochs_run"]) == (2, {}, 2)
+    assert all(not key.startswith("val_") for row in rows(tmp_path / "quick") for key in row)
+    meta = load_model(tmp_path / "quick" / "best.safetensors")[1]
+    assert (meta.epoch, meta.metrics) == (2, {})
+    # Resumed, too, and from the command line.
+    with monkeypatch.context() as patch:
+        break_after(1, patch, "train_one_epoch")
+        with pytest.raises(KeyboardInterrupt):
+            fit(LAST, root, tmp_path / "broken")
+    fit(LAST, root, tmp_path / "broken", resume=True)
+    whole, again = (folder / "quick" / "best.safetensors" for folder in (tmp_path, tmp_path / "broken"))
+    assert whole.read_bytes() == again.read_bytes()
+    flags = ["--keep=last", "--epochs=1", "--warmup-epochs=0", "--model=small_cnn_half", "--input-size=32"]
+    assert main([f"--crops={root}", f"--runs={tmp_path}", "--name=cli", "--augment=none", *flags]) == 0
+    assert "cli: finished" in capsys.readouterr().out
 
 
 def test_a_class_without_training_crops_is_named(

@@ -1,0 +1,96 @@
+"""A network's outputs: which numbers mean what, and the loss on all of them, worked by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from stage2_classifier.heads import BOX_BETA, BOX_WEIGHT, FACE_SMOOTHING, FACE_WEIGHT, Heads, JointLoss
+
+ALL = Heads(2, judges=True, boxes=True)
+# Class logits, log odds of being a face, box numbers: a face of class 0, one of class 1, and a reject.
+OUTPUTS = torch.tensor(
+    [
+        [math.log(3), 0.0, math.log(4), 0.0, 0.1, 0.0, 0.0],
+        [math.log(3), 0.0, 0.0, 0.0, 0.0, 0.0, 0.02],
+        [-50.0, 50.0, -math.log(4), 9.0, 9.0, 9.0, 9.0],
+    ]
+)
+TARGETS = torch.tensor([0, 1, 2])
+NUMBERS = torch.zeros(3, 4)
+# The classes' probabilities of the two faces are 3/4 and 1/4.
+CLASS_LOSS = -(math.log(3 / 4) + math.log(1 / 4)) / 2
+# Of eight numbers, one is off by more than beta and one by less.
+BOX_LOSS = ((0.1 - BOX_BETA / 2) + 0.02**2 / (2 * BOX_BETA)) / 8
+
+
+def cross_entropy(p: float, wanted: float) -> float:
+    return -(wanted * math.log(p) + (1 - wanted) * math.log(1 - p))
+
+
+YES, NO = 1 - FACE_SMOOTHING, FACE_SMOOTHING
+FACE_LOSS = (cross_entropy(4 / 5, YES) + cross_entropy(1 / 2, YES) + cross_entropy(1 / 5, NO)) / 3
+
+
+@pytest.mark.parametrize(
+    ("heads", "outputs"),
+    [(Heads(3), 3), (Heads(3, judges=True), 4), (Heads(3, boxes=True), 7), (Heads(3, judges=True, boxes=True), 8)],
+)
+def test_outputs_are_the_classes_and_what_else_is_asked_for(heads: Heads, outputs: int) -> None:
+    assert heads.outputs == outputs
+    given = torch.arange(2 * outputs).reshape(2, outputs)
+    assert heads.class_logits(given).tolist() == [[0, 1, 2], [outputs, outputs + 1, outputs + 2]]
+    if heads.judges:
+        assert heads.face_logit(given).tolist() == [3, outputs + 3]
+    if heads.boxes:
+        assert heads.box_numbers(given).tolist() == [
+            list(range(outputs - 4, outputs)), list(range(2 * outputs - 4, 2 * outputs)),
+        ]  # fmt: skip
+
+
+def test_joint_loss_by_hand() -> None:
+    loss = JointLoss(nn.CrossEntropyLoss(), ALL)(OUTPUTS, TARGETS, NUMBERS)
+    assert loss.item() == pytest.approx(CLASS_LOSS + BOX_WEIGHT * BOX_LOSS + FACE_WEIGHT * FACE_LOSS, rel=1e-5)
+
+
+def test_without_boxes_their_numbers_do_not_count() -> None:
+    heads = Heads(2, judges=True)
+    loss = JointLoss(nn.CrossEntropyLoss(), heads)(OUTPUTS[:, :3], TARGETS, NUMBERS + 7)
+    assert loss.item() == pytest.approx(CLASS_LOSS + FACE_WEIGHT * FACE_LOSS, rel=1e-5)
+
+
+def test_rejects_teach_neither_classes_nor_boxes() -> None:
+    outputs = OUTPUTS.clone().requires_grad_()
+    JointLoss(nn.CrossEntropyLoss(), ALL)(outputs, TARGETS, NUMBERS).backward()
+    assert outputs.grad is not None
+    face, reject = outputs.grad[:2], outputs.grad[2]
+    assert reject[[0, 1, 3, 4, 5, 6]].tolist() == [0] * 6 and reject[2] > 0  # its odds are to fall
+    assert (face[:, :2] != 0).all() and (face[:, 2] < 0).all() and face[0, 4] > 0
+
+
+def test_a_batch_without_faces_has_a_loss() -> None:
+    outputs = OUTPUTS[2:].clone().requires_grad_()
+    loss = JointLoss(nn.CrossEntropyLoss(), ALL)(outputs, TARGETS[2:], NUMBERS[2:])
+    assert loss.item() == pytest.approx(FACE_WEIGHT * cross_entropy(1 / 5, NO), rel=1e-5)
+    loss.backward()
+    assert outputs.grad is not None and torch.isfinite(outputs.grad).all()
+
+
+def test_a_batch_of_faces_alone_has_all_parts() -> None:
+    loss = JointLoss(nn.CrossEntropyLoss(), ALL)(OUTPUTS[:2], TARGETS[:2], NUMBERS[:2])
+    faces = (cross_entropy(4 / 5, YES) + cross_entropy(1 / 2, YES)) / 2
+    assert loss.item() == pytest.approx(CLASS_LOSS + BOX_WEIGHT * BOX_LOSS + FACE_WEIGHT * faces, rel=1e-5)
+
+
+@given(st.integers(0, 2**31), st.sampled_from([0.0, 0.1]))
+def test_without_other_outputs_it_is_the_criterion(seed: int, smoothing: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits, targets = torch.randn(6, 3, generator=generator), torch.randint(3, (6,), generator=generator)
+    criterion = nn.CrossEntropyLoss(torch.tensor([1.0, 2.0, 0.5]), label_smoothing=smoothing)
+    loss = JointLoss(criterion, Heads(3))(logits, targets, torch.full((6, 4), torch.nan))
+    assert loss.item() == criterion(logits, targets).item()
