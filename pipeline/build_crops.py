@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.errors import USER_ERRORS, PipelineError
+from pipeline.rejects import Mined
 from pipeline.workers import map_jobs
 from stage1_faces.annotations import AnnotatedImage, Annotations, read_dataset
 from stage1_faces.images import MediaError, read_image
@@ -21,12 +22,13 @@ from stage1_faces.splits import SPLITS, read_splits
 from stage2_classifier.console import console, guarded, progress
 from stage2_classifier.cut import cut_crop
 from stage2_classifier.files import replacing
-from stage2_classifier.records import CropRecord, CropSet, write_crop_set
+from stage2_classifier.records import REJECT, CropRecord, CropSet, write_crop_set
 from stage2_classifier.sheets import Cell, contact_sheet
 
-# A fifth of the face on each side: hair, chin and the mask's straps are seen, neighbours in a crowd mostly not.
-DEFAULT_MARGIN = 0.2
+# More than any network is shown (TrainConfig.margin), so that training can look beside the face as stage 1's boxes do.
+DEFAULT_MARGIN = 0.6
 SHEET_COLUMNS, SHEET_ROWS = 12, 6
+REJECTS = "rejects"  # beside the splits: a class folder of it would be a class to torchvision's ImageFolder
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ class Args:
     splits: Path = Path("splits.csv")
     """The split to follow; made with pipeline.split's defaults when it does not exist."""
     margin: float = DEFAULT_MARGIN
-    """Context around a face on each side, as a fraction of its longer side."""
+    """Context around a face on each side, as a fraction of its longer side; training looks at a part of it."""
+    cascade: Path | None = None
+    """Run of stage1_faces.finetune, whose false alarms in training photos are cut, too: rejects.csv and rejects/."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Processes."""
 
@@ -66,19 +70,28 @@ class _Job:
     split: str
     root: Path
     margin: float
+    mined: Mined | None
 
 
 @dataclass(frozen=True)
 class _Done:
     records: tuple[CropRecord, ...] = ()
+    rejects: tuple[CropRecord, ...] = ()
     cut: int = 0
     error: str = ""
 
 
 def build_crops(
-    annotations: Annotations, splits: Mapping[str, str], out: Path, margin: float = DEFAULT_MARGIN, workers: int = 1
+    annotations: Annotations,
+    splits: Mapping[str, str],
+    out: Path,
+    margin: float = DEFAULT_MARGIN,
+    workers: int = 1,
+    mined: Mapping[str, Mined] | None = None,
 ) -> Built:
     """Cuts each face of `annotations` whose image is in `splits` ({image_id: split}) into `out`.
+
+    mined: {image_id: false alarms, cut beside the faces, and landmarks}.
 
     A crop's file name carries a digest of the photo's bytes, the box and the margin, so a finished crop is known
     from a stale one, and a run that was killed goes on where it stopped. crops.csv is written last.
@@ -94,7 +107,9 @@ def build_crops(
         if name != Path(name).name or name.startswith("."):
             raise PipelineError(f"class {name!r} cannot be a folder's name; rename it in the annotations")
     jobs = [
-        _Job(image, splits[image.image_id], out, margin) for image in annotations.images if image.image_id in splits
+        _Job(image, splits[image.image_id], out, margin, (mined or {}).get(image.image_id))
+        for image in annotations.images
+        if image.image_id in splits
     ]
     if not jobs:
         raise PipelineError("no image of the dataset is in the splits file; make it anew with pipeline.split")
@@ -113,7 +128,8 @@ def build_crops(
     records = tuple(record for done in results for record in done.records)
     if not records:
         raise PipelineError(f"{out}: no face could be cut; the first photo says: {results[0].error or 'no boxes'}")
-    crops = CropSet(out, records, annotations.class_names, margin)
+    refused = tuple(record for done in results for record in done.rejects)
+    crops = CropSet(out, records, annotations.class_names, margin, refused)
     write_crop_set(crops)
     _remove_stale(crops)
     for name in annotations.class_names:
@@ -148,11 +164,14 @@ def _cut(job: _Job) -> _Done:
     digest.update(repr(job.margin).encode())
     pixels = None
     records, cut = [], 0
-    for number, (box, label) in enumerate(zip(image.boxes, image.labels, strict=True)):
+    faces = [(f"{job.split}/{label}", label, box) for label, box in zip(image.labels, image.boxes, strict=True)]
+    others = [(f"{REJECTS}/{job.split}", REJECT, box) for box in (job.mined.rejects if job.mined else ())]
+    landmarks = [*(job.mined.landmarks if job.mined else [()] * len(faces)), *[()] * len(others)]
+    for number, ((folder, label, box), points) in enumerate(zip([*faces, *others], landmarks, strict=True)):
         mark = digest.copy()
         mark.update(box.tobytes())
         stem = image.image_id.replace("/", "__")
-        path = f"{job.split}/{label}/{stem}_{number:03d}_{mark.hexdigest()[:8]}.png"
+        path = f"{folder}/{stem}_{number:03d}_{mark.hexdigest()[:8]}.png"
         file = job.root / path
         if not file.is_file():
             if pixels is None:
@@ -168,13 +187,16 @@ def _cut(job: _Job) -> _Done:
                 Image.fromarray(cut_crop(pixels, box, job.margin)).save(temporary)
             cut += 1
         x1, y1, x2, y2 = (float(v) for v in box)
-        records.append(CropRecord(path, label, job.split, image.image_id, (x1, y1, x2, y2)))
-    return _Done(tuple(records), cut)
+        records.append(CropRecord(path, label, job.split, image.image_id, (x1, y1, x2, y2), points))
+    return _Done(tuple(records[: len(faces)]), tuple(records[len(faces) :]), cut)
 
 
 def _remove_stale(crops: CropSet) -> None:
     """Deletes crop files that are in no record: of changed boxes, another split or margin, or a killed run."""
-    current = {record.path for record in crops.records}
+    current = {record.path for record in (*crops.records, *crops.rejects)}
+    for file in (crops.root / REJECTS).glob("*/*.png"):
+        if file.relative_to(crops.root).as_posix() not in current:
+            file.unlink()
     for split in SPLITS:
         for file in (crops.root / split).glob("*/*.png"):
             if file.relative_to(crops.root).as_posix() not in current:
@@ -209,7 +231,16 @@ def run(args: Args) -> int:
         code = split(["--data", str(args.data), "--out", str(args.splits)])
         if code:
             return code
-    built = build_crops(annotations, read_splits(args.splits), args.out, args.margin, args.workers)
+    splits = read_splits(args.splits)
+    mined = None
+    if args.cascade is not None:
+        from pipeline.rejects import mine, tuned_detector
+
+        train = [image for image in annotations.images if splits.get(image.image_id) == "train"]
+        with progress() as bar:
+            task = bar.add_task("finding false alarms", total=len(train))
+            mined = mine(tuned_detector(args.cascade), train, lambda: bar.advance(task))
+    built = build_crops(annotations, splits, args.out, args.margin, args.workers, mined)
     _print_summary(built, annotations)
     return 1 if built.unreadable else 0
 
@@ -227,6 +258,8 @@ def _print_summary(built: Built, annotations: Annotations) -> None:
         row = [counts[name, label] for label in crops.class_names]
         table.add_row(name, *(str(n) for n in (*row, sum(row))))
     console().print(table)
+    if crops.rejects:
+        print(f"{len(crops.rejects)} false alarms of stage 1 in {crops.root / REJECTS}, of training photos")
     for problem in (*map(str, annotations.problems), *built.unreadable):
         print(f"warning: {problem}", file=sys.stderr)
     if built.without_split:

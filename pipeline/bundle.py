@@ -18,15 +18,17 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from pipeline.errors import USER_ERRORS, PipelineError
+from pipeline.judge import Judge
 from pipeline.stock import SEARCH as STOCK_SEARCH
 from stage1_faces.detector import CascadeConfig, FaceDetector
 from stage1_faces.faces import Detector
 from stage1_faces.mtcnn import MtcnnConfig, MtcnnDetector
 from stage2_classifier.console import guarded
 
-FORMAT_VERSION = 2
-STOCK_ONLY = 1  # the format that knew the stock cascade alone; still read
+FORMAT_VERSION = 3
+READABLE = (1, 2, FORMAT_VERSION)  # 1 knew the stock cascade alone, 2 no judge
 GRAPHS = ("pnet", "rnet", "onet", "classifier")
+REPORT = "report.md"  # may stand beside them: what the bundle scored, for people
 DEFAULT = Path(__file__).parent / "models" / "default"
 Search = CascadeConfig | MtcnnConfig
 # What bundle.json calls the cascades, by how each is searched.
@@ -46,6 +48,7 @@ class BundleMeta:
     input_size: the classifier's, pixels a side. mean, std: per channel, of pixels scaled to 0..1. margin: context
     around a face box, as a fraction of its longer side, on each side. search: the cascade's settings, whose type tells
     which cascade the graphs are: the fine-tuned one's CascadeConfig or the stock one's MtcnnConfig.
+    judge: how stage 2's verdicts join stage 1's.
     score_threshold: `score` from which on a face is reported unless told otherwise. metrics: figures measured when
     the bundle was made. provenance: data, runs and versions it was made from. sha256: of each graph file.
 
@@ -59,6 +62,7 @@ class BundleMeta:
     margin: float
     search: Search
     score_threshold: float
+    judge: Judge = field(default_factory=Judge)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     sha256: Mapping[str, str] = field(default_factory=dict)
@@ -164,10 +168,11 @@ def load_graph(data: bytes, name: str, threads: int = 1, classes: int | None = N
     return lambda values: session.run(None, {input_name: values})
 
 
-def write_bundle(out: Path | str, meta: BundleMeta, graphs: Mapping[str, bytes]) -> Bundle:
+def write_bundle(out: Path | str, meta: BundleMeta, graphs: Mapping[str, bytes], report: str | None = None) -> Bundle:
     """Writes a bundle directory in one step and loads it back, so that what was written is known to be good.
 
-    `meta.sha256` is filled in from the graphs. An existing bundle at `out` is replaced. Raises BundleError as
+    `meta.sha256` is filled in from the graphs. report: the text of report.md; none is written without. An existing
+    bundle at `out` is replaced, report and all. Raises BundleError as
     `check_place` does, or when a graph is missing.
     """
     out = Path(out).resolve()  # a link to a bundle stays one
@@ -182,6 +187,8 @@ def write_bundle(out: Path | str, meta: BundleMeta, graphs: Mapping[str, bytes])
         for name, graph in graphs.items():
             (temporary / f"{name}.onnx").write_bytes(graph)
         (temporary / "bundle.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        if report is not None:
+            (temporary / REPORT).write_text(report, encoding="utf-8")
         temporary.chmod(0o755)
         Bundle.load(temporary)
         if out.exists():
@@ -203,7 +210,7 @@ def check_place(out: Path) -> None:
     if not out.is_dir():
         raise BundleError(f"{out}: is a file; choose another place")
     here = {path.name for path in out.iterdir()}
-    strange = sorted(here - {"bundle.json", *(f"{name}.onnx" for name in GRAPHS)})
+    strange = sorted(here - {"bundle.json", REPORT, *(f"{name}.onnx" for name in GRAPHS)})
     if here and "bundle.json" not in here:
         raise BundleError(f"{out}: exists and is no bundle; choose another place")
     if strange:
@@ -226,7 +233,7 @@ def _read_meta(root: Path) -> BundleMeta:
         version = record["format_version"]
     except (ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{file}: is not a bundle description ({error}); pack the bundle anew") from error
-    if version not in (STOCK_ONLY, FORMAT_VERSION):
+    if version not in READABLE:
         raise BundleError(f"{file}: has format {version}, this program reads {FORMAT_VERSION}; update the program")
     try:
         return BundleMeta(
@@ -237,13 +244,14 @@ def _read_meta(root: Path) -> BundleMeta:
             margin=float(record["margin"]),
             search=_search(record["search"]),
             score_threshold=float(record["score_threshold"]),
+            judge=_judge(record.get("judge", {})),  # older formats had none
             metrics=dict(record["metrics"]),
             provenance=dict(record["provenance"]),
             sha256={str(k): str(v) for k, v in record["sha256"].items()},
         )
     except KeyError as error:
         raise BundleError(f"{file}: the field {error} is missing; pack the bundle anew") from error
-    except (ValueError, TypeError, AttributeError, BundleError) as error:
+    except (ValueError, TypeError, AttributeError, PipelineError) as error:
         raise BundleError(f"{file}: {error}; pack the bundle anew") from error
 
 
@@ -254,7 +262,13 @@ def _search(record: Mapping[str, Any]) -> Search:
         raise ValueError(f"the cascade {name!r} is none of {', '.join(CASCADES)}")
     kind = CASCADES[name]
     default = kind()
+    record = {"soft": 0.0, **record}  # format 2 suppressed without softness
     return kind(**{f.name: type(getattr(default, f.name))(record[f.name]) for f in fields(kind)})
+
+
+def _judge(record: Mapping[str, Any]) -> Judge:
+    default = Judge()
+    return replace(default, **{name: type(getattr(default, name))(value) for name, value in record.items()})
 
 
 def _numbers(values: Sequence[Any]) -> tuple[float, float, float]:
@@ -281,8 +295,8 @@ class Pack:
     records what it scores there.
     """
 
-    run: Path
-    """Training run of stage2_classifier.train (its best checkpoint is used), or a bundle whose classifier is kept."""
+    run: tuple[Path, ...]
+    """Runs of stage2_classifier.train, whose classifiers are averaged, or a bundle whose classifier is kept."""
     out: Path
     """Bundle directory to write."""
     cascade: Path | None = None
@@ -299,6 +313,8 @@ class Pack:
     """Face probability that passes R-Net (P-Net's counts, too, but in the stock cascade); default: 0.15, stock 0.3."""
     score: float | None = None
     """`score` from which on a face is reported; default: the best F1 on validation photos, 0.5 without --data."""
+    like: Path | None = None
+    """Bundle of the same recipe whose settings and figures are taken, for weights learned from all photos."""
     note: str = ""
     """Kept in the bundle's provenance."""
 
@@ -324,10 +340,12 @@ def run(args: Show | Pack) -> int:
     with needs("train"):
         from pipeline.pack import pack_bundle, photos_of
     search = args.search()
+    if args.like is not None and (args.min_face, args.pnet, args.rnet) != (None, None, None):
+        raise PipelineError("--like takes all settings from that bundle; leave out --min-face, --pnet and --rnet")
     photos = None if args.data is None else photos_of(args.data, args.splits)
     for problem in photos.problems if photos else ():
         print(f"warning: {problem}", file=sys.stderr)
-    bundle = pack_bundle(args.run, args.out, search, args.cascade, photos, args.score, args.note)
+    bundle = pack_bundle(args.run, args.out, search, args.cascade, photos, args.score, args.note, args.like)
     size = sum(file.stat().st_size for file in bundle.path.iterdir())
     classes = ", ".join(bundle.meta.class_names)
     console().print(

@@ -7,20 +7,22 @@ import json
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.metrics import f1_score
 from torch import Tensor, nn
 
-from pipeline.bundle import Bundle, BundleError, BundleMeta, Search, check_place, load_graph, write_bundle
-from pipeline.calibration import calibrated
+from pipeline.bundle import GRAPHS, Bundle, BundleError, BundleMeta, Search, check_place, load_graph, write_bundle
+from pipeline.calibration import calibrated, calibration_error, fit_judge, gather, uncalibrated
 from pipeline.errors import PipelineError
 from pipeline.evaluation import detect_samples
 from pipeline.fit_boxes import measure_shift
-from pipeline.metrics import score_samples
+from pipeline.judge import Judge
+from pipeline.metrics import score_every_class, score_samples
 from pipeline.predictor import Predictor
 from pipeline.resampling import best_score
 from stage1_faces.annotations import AnnotatedImage, Problem, read_dataset
@@ -35,15 +37,22 @@ from stage1_faces.export import (
     stock_nets,
     to_onnx,
 )
+from stage1_faces.images import read_image
 from stage1_faces.mtcnn import MtcnnConfig, MtcnnDetector
 from stage1_faces.nets import Answers
 from stage1_faces.run_folder import fingerprint, load_net, run_facts
 from stage1_faces.splits import read_splits
 from stage2_classifier.checkpoint import ModelMeta, load_model
 from stage2_classifier.console import progress
+from stage2_classifier.heads import Heads
 
 MATCH_IOU = 0.5  # at which a detection counts as right when the threshold is chosen
 DEFAULT_SCORE = 0.5
+# What bundle.json says of a bundle that was packed like another.
+LIKE = (
+    "the weights were learned from all photos; settings and metrics are those of the bundle named below, "
+    "whose weights were learned by the same recipe from the training part only"
+)
 
 
 @dataclass(frozen=True)
@@ -69,21 +78,37 @@ def photos_of(data: Path, splits: Path) -> Photos:
     return Photos(train, val, read.problems, hashlib.sha256(splits.read_bytes()).hexdigest())
 
 
-class Probabilities(nn.Module):
-    """A classifier followed by softmax: (N, 3, S, S) normalised pixels -> class probabilities (N, C)."""
+class Verdicts(nn.Module):
+    """A classifier's outputs as a bundle's graph gives them, from (N, 3, S, S) normalised pixels.
 
-    def __init__(self, model: nn.Module) -> None:
+    Class probabilities (N, C), then log odds of being a face (N,) and box numbers (N, 4) where the classifier has them.
+    Of several models with the same heads the mean of each output.
+    """
+
+    def __init__(self, models: Sequence[nn.Module], heads: Heads) -> None:
         super().__init__()
-        self.model = model
+        self.models, self.heads = nn.ModuleList(models), heads
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.model(pixels).softmax(dim=1)
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the outputs."""
+        return ("probabilities", *("face",) * self.heads.judges, *("box",) * self.heads.boxes)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        each = [model(pixels) for model in self.models]
+        outputs = torch.stack(each).mean(dim=0)  # of log odds and box numbers
+        given = [torch.stack([self.heads.class_logits(one).softmax(dim=1) for one in each]).mean(dim=0)]
+        if self.heads.judges:
+            given.append(self.heads.face_logit(outputs))
+        if self.heads.boxes:
+            given.append(self.heads.box_numbers(outputs))
+        return tuple(given)
 
 
-def export_classifier(model: nn.Module, input_size: int) -> bytes:
-    """The ONNX graph of a classifier, checked against torch. Raises BundleError when they differ."""
-    net = Probabilities(model).eval()
-    graph = to_onnx(net, (2, 3, input_size, input_size), {0: 1}, ("probabilities",))
+def export_classifier(models: Sequence[nn.Module], input_size: int, heads: Heads) -> bytes:
+    """The ONNX graph of one or more classifiers, checked against torch. Raises BundleError when they differ."""
+    net = Verdicts(models, heads).eval()
+    graph = to_onnx(net, (2, 3, input_size, input_size), {0: 1}, net.names)
     rng = np.random.default_rng(0)
     for n in (1, 5):
         difference = parity(graph, net, rng.normal(0, 1, (n, 3, input_size, input_size)).astype(np.float32))
@@ -94,26 +119,51 @@ def export_classifier(model: nn.Module, input_size: int) -> bytes:
 
 @dataclass(frozen=True)
 class Classifier:
-    """What a bundle needs of a classifier. meta: how to feed it. origin: where it is from. export: makes its graph."""
+    """What a bundle needs of a classifier.
+
+    meta: how to feed it. origin: where it is from. export: makes its graph. judges: whether that gives verdicts on
+    faces and boxes, too. judge: how they join stage 1's as long as nothing else is fitted.
+    """
 
     meta: ModelMeta | BundleMeta
     metrics: Mapping[str, Any]
     origin: Mapping[str, Any]
     class_counts: Mapping[str, Any] | None
     export: Callable[[], bytes]
+    judges: bool
+    judge: Judge = field(default_factory=Judge)
 
 
-def _trained(run: Path) -> Classifier:
-    """The best classifier of a training run. Raises PipelineError when it is not finished, ClassifierError."""
-    if (run / "last.pt").is_file() and not (run / "summary.json").is_file():
-        raise PipelineError(f"{run}: its training is not finished; finish it with stage2_classifier.train --resume")
-    model, meta = load_model(run / "best.safetensors")
+def _trained(runs: Sequence[Path]) -> Classifier:
+    """The kept classifiers of training runs, to be averaged.
+
+    Raises PipelineError when one is not finished or is fed another way than the first, ClassifierError.
+    """
+    loaded: list[tuple[nn.Module, ModelMeta]] = []
+    for run in runs:
+        if (run / "last.pt").is_file() and not (run / "summary.json").is_file():
+            raise PipelineError(f"{run}: its training is not finished; finish it with stage2_classifier.train --resume")
+        model, meta = load_model(run / "best.safetensors")
+        first = loaded[0][1] if loaded else meta
+        for name in ("class_names", "input_size", "margin", "mean", "std", "heads"):
+            if getattr(meta, name) != getattr(first, name):
+                raise PipelineError(
+                    f"{run}: its {name} {getattr(meta, name)} differs from {runs[0]}'s {getattr(first, name)}; "
+                    "average runs that are fed alike"
+                )
+        loaded.append((model, meta))
+    meta = loaded[0][1]
+    origins = [
+        {"run": run.resolve().name, "model": own.model, "epoch": own.epoch}
+        for run, (_, own) in zip(runs, loaded, strict=True)
+    ]
     return Classifier(
         meta,
-        meta.metrics,
-        {"run": run.resolve().name, "model": meta.model, "epoch": meta.epoch},
-        _class_counts(run),
-        lambda: export_classifier(model, meta.input_size),
+        meta.metrics if len(loaded) == 1 else {},
+        origins[0] if len(loaded) == 1 else {"mean_of": origins},
+        _class_counts(runs[0]),
+        lambda: export_classifier([model for model, _ in loaded], meta.input_size, meta.heads),
+        meta.judges and meta.boxes,
     )
 
 
@@ -121,36 +171,45 @@ def _kept(bundle: Path) -> Classifier:
     """The classifier of a bundle. Raises BundleError."""
     loaded = Bundle.load(bundle)
     meta = loaded.meta
+    verdicts = loaded.graph("classifier")(np.zeros((1, 3, meta.input_size, meta.input_size), np.float32))
     return Classifier(
         meta,
         meta.metrics.get("val_crops", {}),
         meta.provenance.get("stage2", {}),
         meta.provenance.get("data", {}).get("class_counts"),
         lambda: loaded.graph_bytes("classifier"),
+        len(verdicts) == 3,
+        meta.judge,
     )
 
 
 def pack_bundle(
-    run: Path,
+    runs: Sequence[Path],
     out: Path,
     search: Search,
     cascade: Path | None = None,
     photos: Photos | None = None,
     score_threshold: float | None = None,
     note: str = "",
+    like: Path | None = None,
 ) -> Bundle:
-    """Packs a run's best classifier with a cascade into a bundle at `out`.
+    """Packs the kept classifier of one or more runs with a cascade into a bundle at `out`.
 
-    run: of stage2_classifier.train, or a bundle whose classifier is kept. cascade: a run of stage1_faces.finetune, for
-    a `search` of its kind; the stock cascade without. With photos, the stock O-Net's boxes are moved by what
-    `measure_shift` finds on the training ones, the fine-tuned cascade's scores are calibrated on the validation ones,
-    and the threshold, unless given, is that of the best F1 there.
+    runs: of stage2_classifier.train, whose outputs are averaged, or a bundle whose classifier is kept. cascade: a run
+    of stage1_faces.finetune, for a `search` of its kind; the stock cascade without. With photos, the stock O-Net's
+    boxes are moved by what `measure_shift` finds on the training ones, the fine-tuned cascade's scores and the
+    judge are calibrated on the validation ones, and the threshold, unless given, is that of the best F1 there.
+    like: a bundle whose settings and figures are taken instead, for weights of the same recipe learned from all photos.
 
     Raises ClassifierError when the run cannot be read, PipelineError when the photos have a class that it does not
     know, FacesError or BundleError when an export fails its check or `out` is taken.
     """
     check_place(out)
-    classifier = _kept(run) if (run / "bundle.json").is_file() else _trained(run)
+    if like is not None and (photos is not None or score_threshold is not None):
+        raise PipelineError("--like takes all settings from that bundle; leave out --data and --score")
+    model = None if like is None else Bundle.load(like).meta
+    kept = len(runs) == 1 and (runs[0] / "bundle.json").is_file()
+    classifier = _kept(runs[0]) if kept else _trained(runs)
     if photos is not None:
         _check_labels(photos, classifier.meta.class_names)
     if isinstance(search, CascadeConfig):
@@ -173,6 +232,7 @@ def pack_bundle(
         margin=classifier.meta.margin,
         search=search,
         score_threshold=DEFAULT_SCORE if score_threshold is None else score_threshold,
+        judge=classifier.judge,
         metrics={"val_crops": dict(classifier.metrics)},
         provenance={
             "stage1": stage1,
@@ -192,8 +252,47 @@ def pack_bundle(
             with progress() as bar:
                 search = calibrated(detector, search, bar.track(photos.val, description="calibrating scores"))
             bundle_meta = replace(bundle_meta, search=search)
+        if classifier.judges:
+            bundle_meta = _with_judge(Bundle(out, bundle_meta, graphs), photos.val)
         bundle_meta = _judged(Bundle(out, bundle_meta, graphs), photos.val, choose=score_threshold is None)
+    if model is not None:
+        if model.judge.stage2 and not classifier.judges:
+            raise PipelineError(f"{like}: its face scores need stage 2's verdicts, which these runs do not give")
+        bundle_meta = _like(bundle_meta, model, like)
     return write_bundle(out, bundle_meta, graphs)
+
+
+def _with_judge(bundle: Bundle, val: Sequence[AnnotatedImage]) -> BundleMeta:
+    """The bundle's metadata with its judge fitted on validation photos, and the calibration error before and after."""
+    meta = replace(bundle.meta, judge=Judge(mirrored=True))
+    predictor = Predictor(Bundle(bundle.path, meta, {name: bundle.graph_bytes(name) for name in GRAPHS}))
+    with progress() as bar:
+        evidence = gather(predictor, bundle.detector(), bar.track(val, description="fitting the judge"))
+    judge = fit_judge(evidence, meta.margin, mirrored=True)
+    raw = meta.judge if not isinstance(meta.search, CascadeConfig) else uncalibrated(meta.search)
+    error = {"before": calibration_error(raw, evidence), "after": calibration_error(judge, evidence)}
+    return replace(meta, judge=judge, metrics={**meta.metrics, "val_calibration_error": error})
+
+
+def _like(meta: BundleMeta, other: BundleMeta, path: Path | None) -> BundleMeta:
+    """`meta` with another bundle's settings and figures. Raises PipelineError when the two are not of one make."""
+    for name in ("class_names", "input_size", "margin", "cascade"):
+        if getattr(meta, name) != getattr(other, name):
+            raise PipelineError(
+                f"{path}: its {name} {getattr(other, name)} is not {getattr(meta, name)}; name one of the same make"
+            )
+    whence = {
+        "weights_and_metrics": LIKE,
+        "settings_and_metrics_from": {"sha256": dict(other.sha256), "data": other.provenance.get("data")},
+    }
+    return replace(
+        meta,
+        search=other.search,
+        judge=other.judge,
+        score_threshold=other.score_threshold,
+        metrics=other.metrics,
+        provenance={**meta.provenance, **whence},
+    )
 
 
 def _fine_tuned(cascade: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
@@ -220,21 +319,42 @@ def _stock(search: MtcnnConfig, photos: Photos | None) -> tuple[dict[str, bytes]
 def _judged(bundle: Bundle, val: Sequence[AnnotatedImage], choose: bool) -> BundleMeta:
     """The bundle's metadata with what it scores on validation photos and, if asked for, the best threshold there."""
     names = bundle.meta.class_names
+    predictor = Predictor(bundle)
     with progress() as bar:
         task = bar.add_task("scoring", total=len(val))
-        samples, _ = detect_samples(Predictor(bundle), val, names, advance=lambda: bar.advance(task))
+        samples, _ = detect_samples(predictor, val, names, advance=lambda: bar.advance(task))
+    accuracy, macro_f1 = crop_scores(predictor, val)
     scores = score_samples(samples, names)
+    each_class = score_every_class(samples, names, scores)
     measured = {
         "photos": len(val),
-        "mAP50-95": scores.mean.overall.ap,
-        "mAP50": scores.mean.overall.ap50,
+        "mAP50-95": each_class.mean.overall.ap,
+        "mAP50": each_class.mean.overall.ap50,
+        "mAP50, one label": scores.mean.overall.ap50,
         "face_AP50": scores.faces.overall.ap50,
         "face_recall50": scores.faces.overall.recall50,
+        "crop_accuracy": accuracy,
+        "crop_macro_f1": macro_f1,
     }
     threshold = bundle.meta.score_threshold
     if choose:
         threshold = float(np.floor(best_score(samples, len(names), MATCH_IOU) * 1000) / 1000)
     return replace(bundle.meta, metrics={**bundle.meta.metrics, "val": measured}, score_threshold=threshold)
+
+
+def crop_scores(predictor: Predictor, images: Sequence[AnnotatedImage]) -> tuple[float, float]:
+    """Accuracy and macro-F1 of the classes that the predictor gives the annotators' boxes; 0 without any box."""
+    names = predictor.bundle.meta.class_names
+    truths, labels = [np.zeros(0, np.intp)], [np.zeros(0, np.intp)]
+    for image in images:
+        if len(image.boxes):
+            truths.append(np.array([names.index(label) for label in image.labels], np.intp))
+            labels.append(predictor.classify(read_image(image.path), image.boxes).argmax(axis=1))
+    true, given = np.concatenate(truths), np.concatenate(labels)
+    if not len(true):
+        return 0.0, 0.0
+    macro_f1 = f1_score(true, given, labels=sorted(set(true.tolist())), average="macro", zero_division=0)
+    return float((true == given).mean()), float(macro_f1)
 
 
 def _check_labels(photos: Photos, class_names: Sequence[str]) -> None:

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from pipeline.bundle import Bundle
 from pipeline.errors import PipelineError
 from stage1_faces.boxes import Boxes, as_boxes
-from stage1_faces.faces import Detector, Faces
+from stage1_faces.faces import Detector
 from stage1_faces.images import read_image
 from stage2_classifier.cut import cut_crop, to_input
 
 CLASSIFIER_BATCH = 64
+# Class probabilities (N, C); log odds of being a face (N,); box numbers (N, 4).
+Verdicts = tuple[NDArray[np.float32], NDArray[np.float32] | None, NDArray[np.float32] | None]
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Detections:
     """Faces of one image with their classes, best score first.
 
     boxes: float32 (N, 4) xyxy pixels. face_scores: (N,) probability of being a face. class_probs: (N, C), each row
-    sums to 1. landmarks: (N, 5, 2) pixels. class_names: the C classes. Raises ValueError on shapes that do not fit.
+    sums to 1. landmarks: (N, 5, 2) pixels. class_names: the C classes. unsure_margin: see `unsure`.
+    Raises ValueError on shapes that do not fit.
     """
 
     boxes: Boxes
@@ -32,6 +35,7 @@ class Detections:
     class_probs: NDArray[np.float32]
     landmarks: NDArray[np.float32]
     class_names: tuple[str, ...]
+    unsure_margin: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "boxes", as_boxes(self.boxes))
@@ -68,6 +72,14 @@ class Detections:
         best = self.class_probs.max(axis=1) if len(self) else np.zeros(0, np.float32)
         return np.asarray(self.face_scores * best, dtype=np.float32)
 
+    @property
+    def unsure(self) -> NDArray[np.bool_]:
+        """(N,) whether the two best classes are closer than the bundle's margin; the label is the best one still."""
+        if len(self.class_names) < 2:
+            return np.zeros(len(self), bool)
+        best = np.sort(self.class_probs, axis=1)
+        return best[:, -1] - best[:, -2] < self.unsure_margin
+
     def __getitem__(self, index: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Detections:
         return Detections(
             self.boxes[index],
@@ -75,6 +87,7 @@ class Detections:
             self.class_probs[index],
             self.landmarks[index],
             self.class_names,
+            self.unsure_margin,
         )
 
 
@@ -119,7 +132,7 @@ class Predictor:
         """Faces in each of the images (H, W, 3 uint8 RGB, any sizes), in their order.
 
         min_score: smallest `score` reported, min_face: smallest face looked for in pixels; both default to the
-        bundle's. min_score 0 keeps every candidate that comes through the whole cascade.
+        bundle's. min_score 0 keeps every candidate that comes through the whole cascade, down to its judge's floor.
         Raises PipelineError when either is out of range.
         """
         if min_score is not None and not 0 <= min_score <= 1:
@@ -128,14 +141,21 @@ class Predictor:
             raise PipelineError(f"min_face is {min_face}, must be 1 pixel or more")
         if not images:
             return []
-        floor = self.bundle.meta.score_threshold if min_score is None else min_score
-        # A score is at most its face score, so the cascade's last net may already drop what is below the floor.
-        found = self._detector.detect_batch(images, min_face=min_face, min_score=floor)
-        probs = self._classify(images, found)
+        meta, judge = self.bundle.meta, self.bundle.meta.judge
+        floor = meta.score_threshold if min_score is None else min_score
+        # A score is at most its face score, so stage 1 may drop what cannot reach the floor.
+        found = self._detector.detect_batch(images, min_face=min_face, min_score=judge.least(floor))
+        seen = self.judge(images, [faces.boxes for faces in found])
         results = []
-        for faces, class_probs in zip(found, probs, strict=True):
+        for image, faces, (probs, verdicts, numbers) in zip(images, found, seen, strict=True):
+            size = (image.shape[1], image.shape[0])
             detections = Detections(
-                faces.boxes, faces.scores, class_probs, faces.landmarks, self.bundle.meta.class_names
+                judge.boxes(faces.boxes, numbers, meta.margin, size),
+                judge.face_scores(faces.scores, verdicts),
+                judge.class_probs(probs),
+                faces.landmarks,
+                meta.class_names,
+                judge.unsure,
             )
             scores = detections.scores
             order = np.argsort(-scores, kind="stable")
@@ -144,21 +164,43 @@ class Predictor:
 
     def classify(self, image: NDArray[np.uint8], boxes: Boxes) -> NDArray[np.float32]:
         """Class probabilities (N, C) of given face boxes (N, 4) in an image (H, W, 3 uint8 RGB)."""
-        return self._probabilities([self._crop(image, box) for box in as_boxes(boxes)])
+        return self.bundle.meta.judge.class_probs(self.judge([image], [as_boxes(boxes)])[0][0])
 
-    def _classify(self, images: Sequence[NDArray[np.uint8]], found: Sequence[Faces]) -> list[NDArray[np.float32]]:
-        """Class probabilities of each image's faces, with the crops of all images batched together."""
-        crops = [self._crop(image, box) for image, faces in zip(images, found, strict=True) for box in faces.boxes]
-        ends = np.cumsum([len(faces) for faces in found])[:-1]
-        return np.split(self._probabilities(crops), ends)
+    def judge(self, images: Sequence[NDArray[np.uint8]], boxes: Sequence[Boxes]) -> list[Verdicts]:
+        """What the classifier makes of boxes (N, 4) in each of the images, as its graph says it, before calibration.
+
+        For each image class probabilities (N, C) and, where the bundle's classifier gives them, log odds of being a
+        face (N,) and box numbers (N, 4), else None. The crops of all images go through the graph together.
+        """
+        crops = [self._crop(image, box) for image, own in zip(images, boxes, strict=True) for box in own]
+        outputs = self._outputs(crops)
+        ends = np.cumsum([len(own) for own in boxes])[:-1]
+        parts = [[None] * len(images) if each is None else np.split(each, ends) for each in outputs]
+        return list(zip(*parts, strict=True))
 
     def _crop(self, image: NDArray[np.uint8], box: NDArray[np.float32]) -> NDArray[np.uint8]:
         return cut_crop(image, box, self.bundle.meta.margin, self.bundle.meta.input_size)
 
-    def _probabilities(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    def _outputs(self, crops: Sequence[NDArray[np.uint8]]) -> Verdicts:
+        """The classifier's outputs for all crops (N of them); None for those that its graph does not have."""
         meta = self.bundle.meta
-        probs = np.zeros((len(crops), len(meta.class_names)), np.float32)
+        outputs: list[NDArray[np.float32]] = [np.zeros((len(crops), len(meta.class_names)), np.float32)]
         for start in range(0, len(crops), CLASSIFIER_BATCH):
-            pixels = np.stack(crops[start : start + CLASSIFIER_BATCH])
-            probs[start : start + len(pixels)] = self._classifier(to_input(pixels, meta.mean, meta.std))[0]
-        return probs
+            pixels = to_input(np.stack(crops[start : start + CLASSIFIER_BATCH]), meta.mean, meta.std)
+            given = self._classifier(pixels)
+            if meta.judge.mirrored:
+                given = _averaged(given, self._classifier(np.ascontiguousarray(pixels[..., ::-1])))
+            for k, values in enumerate(given):
+                if k == len(outputs):
+                    outputs.append(np.zeros((len(crops), *values.shape[1:]), np.float32))
+                outputs[k][start : start + len(values)] = values
+        probs, verdicts, numbers = [*outputs, None, None][:3]
+        return np.asarray(probs), verdicts, numbers
+
+
+def _averaged(
+    given: Sequence[NDArray[np.float32]], mirrored: Sequence[NDArray[np.float32]]
+) -> list[NDArray[np.float32]]:
+    """Outputs averaged over crops and their mirror images, whose boxes lie the other way."""
+    turned = [*mirrored[:2], *(values * np.array([-1, 1, 1, 1], np.float32) for values in mirrored[2:])]
+    return [np.asarray((a + b) / 2, np.float32) for a, b in zip(given, turned, strict=True)]

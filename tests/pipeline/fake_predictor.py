@@ -21,6 +21,7 @@ class FakeDetections:
     class_probs: np.ndarray
     landmarks: np.ndarray
     class_names: tuple[str, ...] = CLASSES
+    unsure_margin: float = 0.0
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -37,8 +38,13 @@ class FakeDetections:
     def scores(self) -> np.ndarray:
         return self.face_scores * self.class_probs.max(axis=1, initial=0)
 
+    @property
+    def unsure(self) -> np.ndarray:
+        best = np.sort(self.class_probs, axis=1)
+        return best[:, -1] - best[:, -2] < self.unsure_margin
 
-def detections(boxes: Any, probs: Any = None, face_scores: Any = None) -> FakeDetections:
+
+def detections(boxes: Any, probs: Any = None, face_scores: Any = None, unsure_margin: float = 0) -> FakeDetections:
     """Detections with the given boxes; landmarks at the box's centre and the middles of its quarters."""
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
     n = len(boxes)
@@ -46,7 +52,7 @@ def detections(boxes: Any, probs: Any = None, face_scores: Any = None) -> FakeDe
     face_scores = np.full(n, FACE_SCORE, np.float32) if face_scores is None else np.float32(face_scores)
     at = np.float32([[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]])
     landmarks = boxes[:, None, :2] + at * (boxes[:, None, 2:] - boxes[:, None, :2])
-    return FakeDetections(boxes, face_scores, probs, landmarks.astype(np.float32))
+    return FakeDetections(boxes, face_scores, probs, landmarks.astype(np.float32), unsure_margin=unsure_margin)
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,10 @@ class FakeBundle:
 
 
 class FakePredictor:
+    """unsure_margin: that of what it finds."""
+
     def __init__(self) -> None:
+        self.unsure_margin = 0.0
         self.bundle = FakeBundle()
         self.calls: list[tuple[float | None, float | None]] = []
 
@@ -73,7 +82,8 @@ class FakePredictor:
         assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
         red = (image[..., 0] > 200) & (image[..., 1] < 60) & (image[..., 2] < 60)
         _, _, stats, _ = cv2.connectedComponentsWithStats(red.astype(np.uint8))
-        return detections([(x, y, x + w, y + h) for x, y, w, h, _ in stats[1:]])
+        boxes = [(x, y, x + w, y + h) for x, y, w, h, _ in stats[1:]]
+        return detections(boxes, unsure_margin=self.unsure_margin)
 
 
 def picture(path: Path, boxes: Any = ((8, 6, 20, 24),), size: tuple[int, int] = (48, 32)) -> Path:

@@ -7,11 +7,13 @@ import pytest
 from PIL import Image
 
 from pipeline import build_crops as module
+from pipeline import rejects as rejects_module
 from pipeline.build_crops import build_crops, main
 from pipeline.errors import PipelineError
 from stage1_faces.annotations import AnnotatedImage, Annotations
+from stage1_faces.faces import Faces
 from stage2_classifier.cut import cut_crop
-from stage2_classifier.records import read_crop_set
+from stage2_classifier.records import REJECT, read_crop_set
 
 CLASSES = ("with_mask", "without_mask", "mask_weared_incorrect")
 
@@ -132,6 +134,109 @@ def test_another_margin_replaces_every_crop(data):
     assert crops.margin == 0.5
     assert len(list((data / "crops").rglob("p*.png"))) == 27
     assert all(Image.open(data / "crops" / r.path).width == 42 for r in crops.records if r.label == "without_mask")
+
+
+# Of the three faces in each photo, 0-based: the first, well boxed; then two false alarms, one of them at the edge.
+FACE, ALARM, AT_EDGE = (0, 10, 15, 30), (60, 40, 76, 55), (74, 0, 80, 8)
+POINTS = np.float32([[3, 15], [10, 15], [7, 20], [4, 25], [9.5, 25.25]])
+
+
+class Cascade:
+    """Stands in for the fine-tuned one; notes how many photos it has seen."""
+
+    def __init__(self, *boxes):
+        self.boxes, self.seen = boxes, 0
+
+    def detect(self, image, *, min_score):
+        assert image.shape == (60, 80, 3) and min_score == rejects_module.FLOOR
+        self.seen += 1
+        scores = np.linspace(0.9, 0.1, len(self.boxes), dtype=np.float32)
+        return Faces(np.float32(self.boxes).reshape(-1, 4), scores, np.tile(POINTS, (len(self.boxes), 1, 1)))
+
+
+@pytest.fixture
+def cascade(monkeypatch):
+    """Makes `--cascade RUN` a stand-in, which the test may tell what to find."""
+    made = Cascade(FACE, ALARM, AT_EDGE)
+    monkeypatch.setattr(rejects_module, "tuned_detector", lambda run: made if run.name == "RUN" else pytest.fail(run))
+    return made
+
+
+def pngs(folder):
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*.png") if not p.name.startswith("contact_")}
+
+
+def test_false_alarms_of_training_photos_are_cut_beside_the_faces(data, cascade, capsys):
+    assert build(data, "--cascade", "RUN", workers="2") == 0
+    assert cascade.seen == 3  # the training photos p0, p3 and p6
+    assert "6 false alarms of stage 1" in capsys.readouterr().out
+    crops = read_crop_set(data / "crops")
+    assert len(crops.records) == 27 and crops.class_names == CLASSES
+    assert [(r.image_id, r.box) for r in crops.rejects] == [
+        (p, b) for p in ("p0", "p3", "p6") for b in (ALARM, AT_EDGE)
+    ]
+    for record in crops.rejects:
+        assert (record.label, record.split, record.landmarks) == (REJECT, "train", ())
+        assert record.path.startswith(f"rejects/train/{record.image_id}_")
+        photo = np.asarray(Image.open(data / "data" / "images" / f"{record.image_id}.png"))
+        crop = np.asarray(Image.open(data / "crops" / record.path))
+        assert (crop == cut_crop(photo, record.box, crops.margin)).all()
+    assert pngs(data / "crops") == {r.path for r in (*crops.records, *crops.rejects)}
+    # The class folders that others read hold no rejects, and no picture shows them as faces.
+    assert not list((data / "crops" / "train").rglob(f"*{REJECT}*"))
+    assert {p.name for p in (data / "crops").glob("contact_*.png")} == {f"contact_{c}.png" for c in CLASSES}
+
+
+def test_landmarks_of_the_faces_that_the_cascade_finds_are_kept(data, cascade):
+    build(data, "--cascade", "RUN")
+    crops = read_crop_set(data / "crops")
+    known = {(r.image_id, r.label): r.landmarks for r in crops.records if r.landmarks}
+    assert set(known) == {(p, CLASSES[0]) for p in ("p0", "p3", "p6")}
+    assert set(known.values()) == {tuple(POINTS.ravel().tolist())}
+
+
+def test_run_again_with_the_same_false_alarms_cuts_nothing(data, cascade, capsys):
+    build(data, "--cascade", "RUN")
+    before = {p: p.stat().st_mtime_ns for p in (data / "crops").rglob("p*.png")}
+    table = (data / "crops" / "rejects.csv").read_text()
+    capsys.readouterr()
+    assert build(data, "--cascade", "RUN") == 0
+    assert "27 crops" in (screen := capsys.readouterr().out) and "0 cut now" in screen
+    assert {p: p.stat().st_mtime_ns for p in (data / "crops").rglob("p*.png")} == before
+    assert (data / "crops" / "rejects.csv").read_text() == table
+
+
+def test_false_alarms_that_are_none_any_more_go(data, cascade, capsys):
+    build(data, "--cascade", "RUN")
+    cascade.boxes = (FACE, ALARM)
+    capsys.readouterr()
+    build(data, "--cascade", "RUN")
+    assert "0 cut now" in capsys.readouterr().out
+    crops = read_crop_set(data / "crops")
+    assert [r.box for r in crops.rejects] == [ALARM] * 3
+    assert pngs(data / "crops") == {r.path for r in (*crops.records, *crops.rejects)}
+    # Without a cascade there are none.
+    build(data)
+    assert read_crop_set(data / "crops").rejects == ()
+    assert not (data / "crops" / "rejects.csv").exists() and not pngs(data / "crops" / "rejects")
+    assert len(pngs(data / "crops")) == 27
+
+
+def test_a_photo_that_cannot_be_read_is_named_once_with_a_cascade(data, cascade, capsys):
+    photo = data / "data" / "images" / "p3.png"
+    photo.write_bytes(photo.read_bytes()[:400])
+    assert build(data, "--cascade", "RUN") == 1
+    assert capsys.readouterr().err.count("p3.png") == 1
+    crops = read_crop_set(data / "crops")
+    assert len(crops.records) == 24 and {r.image_id for r in crops.rejects} == {"p0", "p6"}
+
+
+def test_another_margin_cuts_rejects_anew(data, cascade):
+    build(data, "--cascade", "RUN")
+    build(data, "--cascade", "RUN", "--margin", "0.25")
+    crops = read_crop_set(data / "crops")
+    assert pngs(data / "crops") == {r.path for r in (*crops.records, *crops.rejects)}
+    assert {Image.open(data / "crops" / r.path).width for r in crops.rejects if r.box == ALARM} == {24}
 
 
 def test_several_processes_give_the_same(data):

@@ -12,7 +12,7 @@ from pipeline.bundle import (
     DEFAULT,
     FORMAT_VERSION,
     GRAPHS,
-    STOCK_ONLY,
+    READABLE,
     Bundle,
     BundleError,
     BundleMeta,
@@ -21,11 +21,25 @@ from pipeline.bundle import (
     write_bundle,
 )
 from pipeline.errors import PipelineError
+from pipeline.judge import Judge
 from stage1_faces.detector import CascadeConfig, FaceDetector
 from stage1_faces.mtcnn import MtcnnConfig, MtcnnDetector
 
 STOCK = MtcnnConfig(min_face=15, factor=0.5, pnet=0.55, rnet=0.25)
 FINE_TUNED = CascadeConfig(min_face=7.5, max_side=900, most_pnet=33, slope=1.25, intercept=-0.5)
+
+
+JUDGE = Judge(
+    stage1=0.75,
+    stage2=0.5,
+    intercept=-0.25,
+    temperature=1.25,
+    box_share=0.5,
+    floor=0.01,
+    most=7.5,
+    unsure=0.125,
+    mirrored=True,
+)
 
 
 @pytest.fixture
@@ -61,6 +75,7 @@ def test_written_bundle_reads_back(tmp_path, search):
         margin=0.25,
         search=search,
         score_threshold=0.4,
+        judge=JUDGE,
         metrics={"val": {"f1": 0.5}},
         provenance={"note": "x"},
     )
@@ -70,6 +85,7 @@ def test_written_bundle_reads_back(tmp_path, search):
     # Whole numbers stay whole, for counts are used as such.
     read = written.meta.search
     assert all(type(getattr(read, f.name)) is type(getattr(search, f.name)) for f in fields(search) if "most" in f.name)
+    assert written.meta.judge.mirrored is True and written.describe()["judge"] == asdict(JUDGE)
     assert set(written.meta.sha256) == set(GRAPHS)
     # Again over itself, and nothing is left beside it.
     write_bundle(tmp_path / "made", meta, graphs)
@@ -92,16 +108,37 @@ def test_the_search_tells_which_cascade_it_is(search, name, kind):
     assert type(detector) is kind and detector.config == search
 
 
-def test_bundles_of_before_the_fine_tuned_cascade_are_read_as_stock(copy):
+@pytest.mark.parametrize("version", READABLE[:-1])
+def test_bundles_of_before_the_fine_tuned_cascade_are_read_as_stock(copy, version):
     record = {name: float(value) for name, value in asdict(STOCK).items()}
-    edit(copy, format_version=STOCK_ONLY, search=record)
+    edit(copy, format_version=version, search=record, judge=...)
     bundle = Bundle.load(copy)
     assert (bundle.meta.search, bundle.meta.cascade) == (STOCK, "stock")
+    assert bundle.meta.judge == Judge() and bundle.meta.judge.passive
     # Written again, they are of today's format.
     graphs = {name: bundle.graph_bytes(name) for name in GRAPHS}
     assert bundle.meta.format_version == FORMAT_VERSION
     assert write_bundle(copy, bundle.meta, graphs).meta == bundle.meta
     assert json.loads((copy / "bundle.json").read_text())["search"]["cascade"] == "stock"
+
+
+def test_formats_1_to_3_are_read():
+    assert READABLE == (1, 2, 3) and FORMAT_VERSION == 3
+
+
+def test_bundles_of_before_the_judge_are_searched_and_scored_as_then(copy):
+    record = {"cascade": "fine-tuned", **asdict(replace(FINE_TUNED, nms_onet=0.45))}
+    edit(copy, format_version=2, search={k: v for k, v in record.items() if k != "soft"}, judge=...)
+    meta = Bundle.load(copy).meta
+    assert CascadeConfig().soft > 0  # today's; then there was none
+    assert meta.search == replace(FINE_TUNED, nms_onet=0.45, soft=0.0)
+    assert meta.judge == Judge() and meta.judge.passive
+
+
+def test_a_judge_of_which_a_part_is_said_has_the_rest_by_default(copy):
+    edit(copy, judge={"temperature": 2, "mirrored": True})
+    judge = Bundle.load(copy).meta.judge
+    assert judge == Judge(temperature=2.0, mirrored=True) and type(judge.temperature) is float
 
 
 def test_graph_bytes_are_the_files():
@@ -140,6 +177,15 @@ def test_what_lies_beside_a_bundle_is_not_lost(copy):
     assert (copy / "notes.txt").read_text() == "mine"
     (copy / "notes.txt").unlink()
     write_bundle(copy, meta, graphs)
+
+
+def test_a_report_stands_beside_the_graphs_until_the_bundle_is_replaced(copy):
+    meta = Bundle.load(copy).meta
+    graphs = {name: (DEFAULT / f"{name}.onnx").read_bytes() for name in GRAPHS}
+    write_bundle(copy, meta, graphs, report="mAP: très bien\n")
+    assert (copy / "report.md").read_text(encoding="utf-8") == "mAP: très bien\n"
+    write_bundle(copy, meta, graphs)  # it is the bundle's own, and another bundle scores otherwise
+    assert not (copy / "report.md").exists()
 
 
 def test_a_link_to_a_bundle_stays_one(copy, tmp_path):
@@ -195,6 +241,13 @@ def test_other_formats(copy, version):
         ({"search": {"cascade": "stock", **asdict(STOCK), "rnet": 7}}, "rnet is 7"),
         ({"search": {"cascade": "fine-tuned", **asdict(FINE_TUNED), "slope": -1}}, "slope"),
         ({"search": {"cascade": "fine-tuned", **asdict(FINE_TUNED), "most_pnet": "many"}}, "pack the bundle anew"),
+        ({"judge": {"stage1": 0}}, "stage1 and temperature must be above 0.*; pack the bundle anew"),
+        ({"judge": {"box_share": 2}}, "must lie in 0..1"),
+        ({"judge": {"temperature": float("nan")}}, "not a finite number"),
+        ({"judge": {"stage3": 1}}, "stage3.*pack the bundle anew"),
+        ({"judge": {"stage2": "much"}}, "pack the bundle anew"),
+        ({"judge": 3}, "pack the bundle anew"),
+        ({"judge": None}, "pack the bundle anew"),
         ({"sha256": "x"}, "pack the bundle anew"),
     ],
 )
