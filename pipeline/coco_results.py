@@ -27,7 +27,7 @@ class CocoNames:
 
     truth: a COCO ground-truth file whose "images" and "categories" give the ids their names. categories: class names in
     the order of the ids. first: the id of the first of them (0 or 1); None to tell it from the ids in the file.
-    rename: {name in the file: class name}.
+    rename: {name in the file: class name}; where one box has several that become one class, their scores are added up.
     """
 
     truth: Path | None = None
@@ -84,25 +84,28 @@ def read_results(
         categories = _numbered(entries, names, path)
     known = _image_keys(images)
     rename, order = names.rename or {}, {name: k for k, name in enumerate(class_names)}
-    found: dict[str, list[tuple[tuple[float, ...], float, int]]] = {}
+    found: dict[str, list[_Row]] = {}
     for position, entry in enumerate(entries):
         where = f"{path}, detection {position + 1}"
         box, score = _box_and_score(entry, where)
         image = _image(entry.get("image_id"), files, known, where)
-        label = _category(entry.get("category_id"), categories, where)
-        label = rename.get(label, label)
+        given = _category(entry.get("category_id"), categories, where)
+        label = rename.get(given, given)
         if label not in order:
             raise PipelineError(
                 f"{where}: class {label!r} is none of {', '.join(class_names)}; map it with --merge {label}=NAME"
             )
-        found.setdefault(image, []).append((box, score, order[label]))
-    return Results(found)
+        found.setdefault(image, []).append(_Row(box, score, order[label], given))
+    return Results({image: _merged(rows) for image, rows in found.items()})
 
 
 def write_results(
     path: Path | str, samples: Sequence[Sample], images: Sequence[AnnotatedImage], class_names: Sequence[str]
 ) -> None:
-    """Writes the samples' detections as a COCO dictionary that `read_results` (and other tools) can read again."""
+    """Writes the samples' detections as a COCO dictionary that `read_results` (and other tools) can read again.
+
+    A row for each class of a box, as COCO's tools expect, is written of the samples of metrics.every_class.
+    """
     annotations: list[dict[str, Any]] = []
     for i, s in enumerate(samples, start=1):
         for box, score, label in zip(s.boxes.astype(np.float64).tolist(), s.scores, s.labels, strict=True):
@@ -126,6 +129,31 @@ def write_results(
         "annotations": annotations,
     }
     write_text(path, json.dumps(coco) + "\n")
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A detection as the file has it; name: what the file calls its class."""
+
+    box: tuple[float, ...]
+    score: float
+    label: int
+    name: str
+
+
+def _merged(rows: Sequence[_Row]) -> list[tuple[tuple[float, ...], float, int]]:
+    """One row for each box and class where the file gives the box several names of it; the others as they are."""
+    groups: dict[tuple[tuple[float, ...], int], list[_Row]] = {}
+    for row in rows:
+        groups.setdefault((row.box, row.label), []).append(row)
+    merged = []
+    for (box, label), group in groups.items():
+        scores = [row.score for row in group]
+        best = {row.name: row.score for row in sorted(group, key=lambda row: row.score)}
+        if len(best) > 1:
+            scores = [min(sum(best.values()), 1.0)]  # sigmoids, one a class, may exceed 1 together
+        merged += [(box, score, label) for score in scores]
+    return merged
 
 
 def _file_name(image: AnnotatedImage) -> str:

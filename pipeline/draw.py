@@ -44,7 +44,8 @@ def draw(image: NDArray[np.uint8], detections: Detections) -> NDArray[np.uint8]:
     """A copy of `image` (H, W, 3 RGB uint8) with every detection drawn, the best on top.
 
     Each text stands beside its box where it hides no face and no other text; where "label score" does not fit,
-    the score alone does, or nothing (the box's colour tells the class, and a key at an edge the colours).
+    the score alone does, or nothing (the box's colour tells the class, and a key at an edge the colours). A label that
+    is unsure ends in "?", and where it does not fit its score does.
     """
     canvas = Image.fromarray(image)
     pen = ImageDraw.Draw(canvas)
@@ -61,11 +62,13 @@ def draw(image: NDArray[np.uint8], detections: Detections) -> NDArray[np.uint8]:
     if scores_only:
         taken[-1] = _draw_key(pen, names, size, taken) or np.nan
     fits = True
-    for i, (label, score) in enumerate(zip(detections.labels[:texts], detections.scores, strict=False)):
+    rows = zip(detections.labels[:texts], detections.scores, detections.unsure, strict=False)
+    for i, (label, score, unsure) in enumerate(rows):
         taken[i] = np.nan  # its own box it may stand in
         font = _font(_font_size(detections.boxes[i], size))
-        short = f"{score:.2f}"
-        for text in (short,) if scores_only else (f"{label} {short}", short):
+        mark = "?" if unsure else ""
+        long, short = f"{label}{mark} {score:.2f}", f"{score:.2f}{mark}"
+        for text in (short,) if scores_only else (long, short):
             area = _place(detections.boxes[i], _text_size(text, font), size, taken)
             if area is not None:
                 _write(pen, area, text, font, class_colour(ids[i]))

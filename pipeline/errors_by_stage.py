@@ -74,7 +74,7 @@ def overlaps(boxes: Boxes, truths: Boxes) -> NDArray[np.float64]:
 
 def above(samples: Sequence[Sample], score: float) -> list[Sample]:
     """The samples with only the detections whose score is at least `score`."""
-    return [_only(s, s.scores >= score) for s in samples]
+    return [s.keeping(s.scores >= score) for s in samples]
 
 
 def attribute(sample: Sample, match_iou: float = 0.5) -> Attribution:
@@ -150,7 +150,7 @@ def count_errors(samples: Sequence[Sample], mistakes: Sequence[Mistake]) -> Erro
 
 
 def mended(samples: Sequence[Sample], kind: Kind, match_iou: float = 0.5) -> list[Sample]:
-    """The samples as they would be without one kind of error, all else equal.
+    """The samples, with one label a face, as they would be without one kind of error, all else equal.
 
     wrong_class: each box on a face takes the face's class. loose: each loose box takes the face's own edges.
     duplicate, false_alarm: those detections go. missed: those truths go (TIDE's way: no detection is invented).
@@ -167,7 +167,7 @@ def _right_classes(s: Sample, a: Attribution, match_iou: float) -> Sample:
         labels[near] = s.truth_labels[overlap.argmax(axis=1)[near]]
     for t, d in a.pairs:
         labels[d] = s.truth_labels[t]
-    return replace(s, labels=labels)
+    return replace(s, labels=labels, class_scores=None)  # those no longer say why the label is what it is
 
 
 def _tight_boxes(s: Sample, a: Attribution, _: float) -> Sample:
@@ -183,11 +183,11 @@ def _no_misses(s: Sample, a: Attribution, _: float) -> Sample:
 
 
 def _no_duplicates(s: Sample, a: Attribution, _: float) -> Sample:
-    return _only(s, ~np.isin(np.arange(len(s.boxes)), a.duplicate))
+    return s.keeping(~np.isin(np.arange(len(s.boxes)), a.duplicate))
 
 
 def _no_false_alarms(s: Sample, a: Attribution, _: float) -> Sample:
-    return _only(s, ~np.isin(np.arange(len(s.boxes)), a.false_alarm))
+    return s.keeping(~np.isin(np.arange(len(s.boxes)), a.false_alarm))
 
 
 _MENDS: dict[Kind, Callable[[Sample, Attribution, float], Sample]] = {
@@ -197,10 +197,6 @@ _MENDS: dict[Kind, Callable[[Sample, Attribution, float], Sample]] = {
     "false_alarm": _no_false_alarms,
     "duplicate": _no_duplicates,
 }
-
-
-def _only(s: Sample, keep: NDArray[np.bool_]) -> Sample:
-    return replace(s, boxes=s.boxes[keep], scores=s.scores[keep], labels=s.labels[keep])
 
 
 def _greedy(overlap: NDArray[np.float64], threshold: float) -> list[tuple[int, int]]:

@@ -4,18 +4,19 @@ Example: python -m pipeline.evaluate --data DIR --splits splits.csv --split test
 
 Data with fewer classes than the detector: mAP is over the classes that have truths, so a face called by another name
 is lost to its own class and counts for nothing else. To score it as one of them, merge the classes: a mask worn wrongly
-is without_mask to annotators who asked who is protected, with_mask to those who asked where a mask is seen.
+is without_mask to annotators who asked who is protected, with_mask to those who asked where a mask is seen. The
+scores of merged classes are added up before a face gets its label.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,8 @@ from pipeline.evaluation import (
     merge_classes,
 )
 from pipeline.extras import needs
-from pipeline.metrics import Sample
+from pipeline.metrics import CLASS_FLOOR, Sample, every_class, one_label
+from pipeline.slices import Look, look
 from pipeline.stock import stock_detector
 from stage1_faces.annotations import AnnotatedImage, read_dataset
 from stage1_faces.images import read_image
@@ -41,7 +43,23 @@ from stage1_faces.splits import SPLITS, read_splits
 from stage2_classifier.console import console, guarded, progress
 from stage2_classifier.files import write_text
 
+if TYPE_CHECKING:
+    from pipeline.predictor import Predictor
+
 STOCK_NAME = "stock cascade"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one detector found in each image, and what it brings along.
+
+    seconds: per photo. threshold: its own score from which on a face is reported. margin: its own of `unsure`.
+    """
+
+    samples: list[Sample]
+    seconds: float | None = None
+    threshold: float | None = None
+    margin: float | None = None
 
 
 @dataclass(frozen=True)
@@ -90,8 +108,8 @@ class Args:
 
 def run(args: Args) -> int:
     """Evaluates, prints the tables and writes the report."""
-    settings = Settings(args.iou, args.bootstrap, args.seed)
     _check(args)
+    settings = Settings(args.iou, args.bootstrap, args.seed, max(CLASS_FLOOR, args.min_score))
     with needs("train"):
         import faster_coco_eval  # noqa: F401 (missing: say so before minutes of detecting)
         import matplotlib  # noqa: F401
@@ -102,24 +120,22 @@ def run(args: Args) -> int:
     facts += [f"{len(dataset.problems)} problems in the data, the first: {p}" for p in dataset.problems[:1]]
     images = merge_classes(images, merge)
 
-    runs: dict[str, tuple[list[Sample], float | None]] = {}  # samples and seconds per photo, by detector
+    looks: dict[str, Look] = {}
+
+    def see(image: AnnotatedImage, pixels: NDArray[np.uint8]) -> None:
+        if image.image_id not in looks:  # it may have been seen with another detector
+            looks[image.image_id] = look(pixels, image.boxes)
+
+    runs: dict[str, Found] = {}
     bundle: dict[str, Any] | None = None
     class_names = merged_names(dataset.class_names, merge)
-    threshold = None
     if args.ours:
         from pipeline.predictor import Predictor
 
         predictor = Predictor.load(args.bundle, threads=args.threads)
-        bundle, threshold = predictor.bundle.describe(), predictor.bundle.meta.thresholds["score"]
-        class_names = merged_names(predictor.bundle.meta.class_names, merge)
+        bundle, class_names = predictor.bundle.describe(), merged_names(predictor.bundle.meta.class_names, merge)
         check_classes(images, class_names)
-        predictors = {"ours": predictor}
-        if args.stock:
-            predictors[STOCK_NAME] = Predictor(predictor.bundle, args.threads, stock_detector(args.threads))
-        with progress() as bar:
-            task = bar.add_task("detecting", total=len(images) * len(predictors))
-            for name, each in predictors.items():
-                runs[name] = detect_samples(each, images, class_names, merge, args.min_score, lambda: bar.advance(task))
+        runs |= _detect(args, predictor, images, class_names, merge, see)
     check_classes(images, class_names)
     names = CocoNames(args.coco_truth, args.categories, args.first_category, merge)
     for file in args.predictions:
@@ -127,14 +143,25 @@ def run(args: Args) -> int:
         samples = [results.sample(image, class_names) for image in images]
         if args.min_score > 0:
             samples = above(samples, args.min_score)
-        runs[_free_name(file.stem, runs)] = (samples, None)
+        runs[_free_name(file.stem, runs)] = Found(samples)
+    for image in images:
+        if image.image_id not in looks:
+            see(image, read_image(image.path))
 
-    evaluations = []
-    for name, (samples, seconds) in runs.items():
-        chosen, source = args.score, "given"
-        if chosen is None and name == "ours":
-            chosen, source = threshold, "the bundle's"
-        evaluations.append(evaluate_samples(samples, class_names, settings, name, chosen, source, seconds))
+    evaluations = [
+        evaluate_samples(
+            found.samples,
+            class_names,
+            settings,
+            name,
+            found.threshold if args.score is None else args.score,
+            "the bundle's" if args.score is None else "given",
+            found.seconds,
+            [looks[image.image_id] for image in images],
+            found.margin,
+        )
+        for name, found in runs.items()
+    ]
     facts += _facts(args, images, evaluations)
     out = console()
     for table in tables(evaluations):
@@ -153,9 +180,36 @@ def run(args: Args) -> int:
         "bundle": bundle,
         "detectors": [to_json(e) for e in evaluations],
     }
-    _write(args, record, markdown(evaluations, facts), evaluations, {n: s for n, (s, _) in runs.items()}, images)
+    samples_of = {name: found.samples for name, found in runs.items()}
+    _write(args, record, markdown(evaluations, facts), evaluations, samples_of, images)
     out.print(f"report: {args.out / 'evaluation.md'}", markup=False, highlight=False)
     return 0
+
+
+def _detect(
+    args: Args,
+    predictor: Predictor,
+    images: Sequence[AnnotatedImage],
+    class_names: Sequence[str],
+    merge: dict[str, str],
+    see: Callable[[AnnotatedImage, NDArray[np.uint8]], None],
+) -> dict[str, Found]:
+    """What the bundle finds, and the stock cascade with its classifier where that is asked for."""
+    from pipeline.predictor import Predictor
+
+    meta, runs = predictor.bundle.meta, {}
+    predictors = {"ours": predictor}
+    if args.stock:
+        predictors[STOCK_NAME] = Predictor(predictor.bundle, args.threads, stock_detector(args.threads))
+    with progress() as bar:
+        task = bar.add_task("detecting", total=len(images) * len(predictors))
+        for name, each in predictors.items():
+            advance = partial(bar.advance, task)
+            samples, seconds = detect_samples(each, images, class_names, merge, args.min_score, advance, see)
+            # The bundle's threshold was chosen for its own cascade's scores.
+            threshold = meta.thresholds["score"] if name == "ours" else None
+            runs[name] = Found(samples, seconds, threshold, meta.judge.unsure)
+    return runs
 
 
 def _check(args: Args) -> None:
@@ -252,7 +306,7 @@ def _write(
     samples: dict[str, list[Sample]],
     images: Sequence[AnnotatedImage],
 ) -> None:
-    from pipeline.evaluate_pictures import draw_confusion, draw_curves, draw_worst
+    from pipeline.evaluate_pictures import draw_confusion, draw_curves, draw_reliability, draw_worst
 
     @lru_cache(maxsize=16)
     def read(index: int) -> NDArray[np.uint8]:
@@ -262,11 +316,14 @@ def _write(
     for e in evaluations:
         folder = args.out if e.name == "ours" else args.out / e.name
         draw_confusion(e, folder / "confusion_matrix.png")
+        draw_reliability(e, folder / "reliability.png")
         if args.pictures:
-            kept = above(samples[e.name], e.threshold)
+            kept = above(one_label(samples[e.name]), e.threshold)
             draw_worst(folder, kept, list_mistakes(kept, e.settings.iou), e.class_names, read)
     if "ours" in samples:
-        write_results(args.out / "predictions.coco.json", samples["ours"], images, evaluations[0].class_names)
+        # A row for each class, so that any COCO tool comes to the same average precision.
+        rows = every_class(samples["ours"], evaluations[0].settings.class_floor)
+        write_results(args.out / "predictions.coco.json", rows, images, evaluations[0].class_names)
     write_text(args.out / "evaluation.md", report)
     write_text(args.out / "evaluation.json", json.dumps(record, indent=1) + "\n")
 

@@ -1,4 +1,4 @@
-"""An evaluation as pictures: confusion matrix, precision-recall curves, and the worst mistakes of each kind."""
+"""An evaluation as pictures: confusion matrix, precision-recall curves, reliability, and the worst mistakes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,10 @@ def draw_confusion(evaluation: Evaluation, path: Path) -> None:
 
 
 def draw_curves(evaluations: Sequence[Evaluation], path: Path) -> None:
-    """Writes precision over recall at the run's IoU: a panel for each class and for faces, a line for each detector."""
+    """Writes precision over recall at the run's IoU: a panel for each class and for faces, a line for each detector.
+
+    Every class of a face is scored.
+    """
     names = [*evaluations[0].class_names, "face"]
     columns = min(len(names), 4)
     rows = -(-len(names) // columns)
@@ -53,7 +56,7 @@ def draw_curves(evaluations: Sequence[Evaluation], path: Path) -> None:
     for k, name in enumerate(names):
         axes = figure.add_subplot(rows, columns, k + 1)
         for e in evaluations:
-            category = [*e.scores.classes, e.scores.faces][k]
+            category = [*e.each_class.classes, e.each_class.faces][k]
             if category.precision is not None:
                 label = f"{e.name} ({category.overall.ap_at_iou:.3f})"
                 axes.plot(RECALLS, category.precision, label=label)
@@ -61,6 +64,30 @@ def draw_curves(evaluations: Sequence[Evaluation], path: Path) -> None:
         if axes.lines:
             axes.legend(loc="best", fontsize="small", title=f"AP@{e.settings.iou:g}")
         axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def draw_reliability(evaluation: Evaluation, path: Path) -> None:
+    """Writes the share of right detections over their score, and how many have that score, found and reported.
+
+    Of scores that are probabilities the bars end on the diagonal (DeGroot & Fienberg 1983).
+    """
+    figure = _figure(9, 5)
+    axes = figure.subplots(2, 2, sharex=True, height_ratios=(3, 1))
+    for column, (name, part) in enumerate(evaluation.reliability.items()):
+        share, count = axes[:, column]
+        lows, widths = [b.low for b in part.bins], [b.high - b.low for b in part.bins]
+        share.bar(lows, [b.right for b in part.bins], widths, align="edge", edgecolor="white", label="share right")
+        share.plot([b.score for b in part.bins], [b.right for b in part.bins], "k.", label="at the mean score")
+        share.plot([0, 1], [0, 1], "k--", linewidth=0.8)
+        error = "-" if part.ece is None else f"{part.ece:.3f}"
+        title = f"{name}: score {part.floor:.3g} or more, calibration error {error}"
+        share.set(xlim=(0, 1), ylim=(0, 1), ylabel="share right")
+        share.set_title(title, fontsize="medium")
+        share.legend(loc="upper left", fontsize="small")
+        count.bar(lows, [b.count for b in part.bins], widths, align="edge", edgecolor="white", color="grey")
+        count.set(xlabel="score", ylabel="detections", yscale="log", ylim=(0.5, None))
+    figure.suptitle(f"{evaluation.name}: right means IoU {evaluation.settings.iou:g} and the right class")
     _save(figure, path)
 
 

@@ -3,12 +3,16 @@
 faster-coco-eval does the scoring (the protocol of Lin et al., "Microsoft COCO", 2014: 101-point interpolated average
 precision, IoU 0.50 to 0.95). Two settings differ from COCO's defaults: no image's detections are cut off (photos of
 crowds hold more than COCO's 100), and the size ranges are those of faces.
+
+A face can count with its best label alone, or once for each class with that class's score. The latter is how one-stage
+detectors are scored, whose heads score every class of every box: by torchvision's detectors and by YOLO's validation
+(Ultralytics' `multi_label`, which keeps scores from 0.001 on).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +23,7 @@ from stage1_faces.boxes import Boxes, as_boxes
 
 COCO_IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
+CLASS_FLOOR = 0.001  # of a class's score where every class counts: that of YOLO's validation
 # Face size = sqrt(box area) in pixels; the lower bound is inside, the upper one outside.
 LARGEST = 1e5
 SIZES = {"<12": (0.0, 12.0), "12-24": (12.0, 24.0), "24-48": (24.0, 48.0), ">48": (48.0, LARGEST)}
@@ -30,7 +35,9 @@ class Sample:
 
     truths: float32 (N, 4). truth_labels: (N,) indices into the class names. boxes: float32 (M, 4).
     scores: (M,). labels: (M,) indices into the class names. Boxes are xyxy pixels, 0-based, right and bottom exclusive.
-    The detections are put in order, best score first; equal scores keep theirs.
+    class_scores: (M, C), each box's score as each of the C classes, where they are known: the face's probability times
+    the class's, so that a row sums to the former. The detections are put in order, best score first; equal scores keep
+    theirs.
 
     Raises ValueError when counts do not fit or a score is not finite.
     """
@@ -41,6 +48,7 @@ class Sample:
     boxes: Boxes
     scores: NDArray[np.float64]
     labels: NDArray[np.intp]
+    class_scores: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         scores = np.asarray(self.scores, dtype=np.float64).reshape(-1)
@@ -52,14 +60,62 @@ class Sample:
         if not np.isfinite(scores).all():
             raise ValueError(f"{self.image_id}: a score is not a finite number")
         order = np.argsort(-scores, kind="stable")
+        class_scores = self.class_scores
+        if class_scores is not None:
+            class_scores = np.asarray(class_scores, dtype=np.float64)
+            if class_scores.ndim != 2 or len(class_scores) != len(boxes):
+                raise ValueError(f"{self.image_id}: {len(boxes)} boxes, but class scores of shape {class_scores.shape}")
+            if not np.isfinite(class_scores).all():
+                raise ValueError(f"{self.image_id}: a class score is not a finite number")
+            class_scores = class_scores[order]
         for name, value in {
             "truths": truths,
             "truth_labels": truth_labels,
             "boxes": boxes[order],
             "scores": scores[order],
             "labels": labels[order],
+            "class_scores": class_scores,
         }.items():
             object.__setattr__(self, name, value)
+
+    def keeping(self, keep: NDArray[np.bool_]) -> Sample:
+        """The sample with only the detections that `keep` (M,) says."""
+        class_scores = None if self.class_scores is None else self.class_scores[keep]
+        return replace(
+            self, boxes=self.boxes[keep], scores=self.scores[keep], labels=self.labels[keep], class_scores=class_scores
+        )
+
+
+def every_class(samples: Sequence[Sample], floor: float = CLASS_FLOOR) -> list[Sample]:
+    """The samples with a detection for each class of each box whose score as that class is `floor` or more.
+
+    Samples without class scores stay: other detectors' results hold a row for each class already.
+    """
+    return [_every_class(s, floor) for s in samples]
+
+
+def _every_class(s: Sample, floor: float) -> Sample:
+    if s.class_scores is None:
+        return s
+    rows, labels = np.nonzero(s.class_scores >= floor)
+    return replace(s, boxes=s.boxes[rows], scores=s.class_scores[rows, labels], labels=labels, class_scores=None)
+
+
+def one_label(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples with one detection a box: of rows with exactly the same box, the best. What `every_class` undoes.
+
+    Samples with class scores have one already, and stay.
+    """
+    return [_one_label(s) for s in samples]
+
+
+def _one_label(s: Sample) -> Sample:
+    if s.class_scores is not None or len(s.boxes) < 2:
+        return s
+    _, first = np.unique(s.boxes, axis=0, return_index=True)  # best first, so the first is the best
+    keep = np.zeros(len(s.boxes), bool)
+    keep[first] = True
+    return s.keeping(keep)
 
 
 @dataclass(frozen=True)
@@ -103,15 +159,30 @@ class Scores:
 
 
 def score_samples(samples: Sequence[Sample], class_names: Sequence[str], iou: float = 0.5) -> Scores:
-    """Scores detections against truths, each with its one label and score.
+    """Scores detections against truths, each with its one label and score (see `score_every_class`).
 
     iou: an IoU of the run's own beside COCO's, for truths drawn by another hand. As COCO does, the mean leaves out
     classes without truths, so a detection of such a class counts neither for nor against; it still counts in `faces`.
 
     Raises PipelineError when the scoring library is not installed.
     """
-    classes = _score(samples, list(class_names), iou, agnostic=False)
     faces = _score(samples, ["face"], iou, agnostic=True)[0]
+    return _with_mean(_score(samples, list(class_names), iou, agnostic=False), faces, iou)
+
+
+def score_every_class(
+    samples: Sequence[Sample], class_names: Sequence[str], one: Scores, floor: float = CLASS_FLOOR
+) -> Scores:
+    """Scores detections as each class from a score of `floor` on, at the IoU of `one`.
+
+    one: the scores of the same samples with one label a face; its `faces` are taken over, for a box that is repeated
+    for each class says nothing of faces. Raises PipelineError when the scoring library is not installed.
+    """
+    classes = _score(every_class(samples, floor), list(class_names), one.iou, agnostic=False)
+    return _with_mean(classes, one.faces, one.iou)
+
+
+def _with_mean(classes: Sequence[CategoryScores], faces: CategoryScores, iou: float) -> Scores:
     by_size = {size: _mean([c.by_size[size] for c in classes]) for size in SIZES}
     curves = [c.precision for c in classes if c.precision is not None]
     precision = tuple(np.mean(curves, axis=0).tolist()) if curves else None

@@ -40,9 +40,11 @@ class Writer(Protocol):
 def image_result(image: FoundImage, size: tuple[int, int], detections: Detections) -> ImageResult:
     """Plain numbers for `detections` in an image of `size` (width, height): pixels to 2 decimals, scores to 6.
 
-    A score is the product of the rounded face score and label probability, so that a reader can check it.
+    A score is the product of the rounded face score and label probability, so that a reader can check it. unsure:
+    whether another class is nearly as probable as the label.
     """
     faces: list[dict[str, Any]] = []
+    unsure = detections.unsure
     for i, label in enumerate(detections.labels):
         face_score = round(float(detections.face_scores[i]), 6)
         probs = [round(float(p), 6) for p in detections.class_probs[i]]
@@ -53,6 +55,7 @@ def image_result(image: FoundImage, size: tuple[int, int], detections: Detection
                 "score": round(face_score * probs[int(detections.label_ids[i])], 6),
                 "face_score": face_score,
                 "probs": dict(zip(detections.class_names, probs, strict=True)),
+                "unsure": bool(unsure[i]),
                 "landmarks": [[round(float(v), 2) for v in point] for point in detections.landmarks[i]],
             }
         )
@@ -97,13 +100,15 @@ class CsvWriter:
         self._csv.writerow(
             ["file", "width", "height", "x1", "y1", "x2", "y2", "label", "score", "face_score"]
             + [f"p_{name}" for name in class_names]
+            + ["unsure"]
         )
 
     def add(self, result: ImageResult) -> None:
         file = as_text(result.image.path)
         for face in result.faces:
             scores = (face["label"], face["score"], face["face_score"], *face["probs"].values())
-            self._csv.writerow((file, result.width, result.height, *face["box"], *scores))
+            unsure = json.dumps(face["unsure"])  # as in the JSON
+            self._csv.writerow((file, result.width, result.height, *face["box"], *scores, unsure))
 
     def fail(self, image: FoundImage, error: MediaError) -> None:
         pass  # a face table has no place for it

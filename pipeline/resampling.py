@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors_by_stage import overlaps
-from pipeline.metrics import COCO_IOUS, RECALLS, Sample, index_of, with_iou
+from pipeline.metrics import CLASS_FLOOR, COCO_IOUS, RECALLS, Sample, every_class, index_of, one_label, with_iou
+
+ONE_LABEL = ", one label"  # ends the name of a figure that counts each face with its best label alone
 
 
 @dataclass(frozen=True)
@@ -84,32 +86,40 @@ def mean_ap(samples: Sequence[Sample], classes: int, iou: float) -> float:
 
 
 def bootstrap(
-    samples: Sequence[Sample], class_names: Sequence[str], iou: float = 0.5, rounds: int = 200, seed: int = 0
+    samples: Sequence[Sample],
+    class_names: Sequence[str],
+    iou: float = 0.5,
+    rounds: int = 200,
+    seed: int = 0,
+    floor: float = CLASS_FLOOR,
 ) -> dict[str, Interval]:
     """95% intervals from `rounds` resamples of the images with replacement; empty when rounds is 0.
 
-    Keys: mAP50, mAP50-95, face_AP50, AP50/<class>, and mAP and face_AP at `iou` where it is not 0.5. A resample
-    without a truth of some class leaves that class out of its mean, as COCO does. Scores without truths are left out.
+    Keys: mAP50, mAP50-95, AP50/<class>, and mAP@<iou> where `iou` is not 0.5, each with every class scored from `floor`
+    on; the same ones ending in ONE_LABEL, with one label a face; face_AP50, and face_AP@<iou>. A resample without a
+    truth of some class leaves that class out of its mean, as COCO does. Scores without truths are left out.
     """
     if rounds < 1 or not samples:
         return {}
     ious = with_iou(iou)
-    categories = {name: match(samples, ious, k) for k, name in enumerate(class_names)}
-    faces = match(samples, ious)
+    ways = {"": every_class(samples, floor), ONE_LABEL: one_label(samples)}
+    categories = {way: {n: match(own, ious, k) for k, n in enumerate(class_names)} for way, own in ways.items()}
+    faces = match(ways[ONE_LABEL], ious)
     generator = np.random.default_rng(seed)
 
     def scores(weights: NDArray[np.intp]) -> dict[str, float]:
-        ap = {name: matches.average_precision(weights) for name, matches in categories.items()}
+        at, own = index_of(iou), iou != 0.5
+        figures: dict[str, float] = {}
+        for way, by_class in categories.items():
+            ap = {name: matches.average_precision(weights) for name, matches in by_class.items()}
+            figures[f"mAP50{way}"] = _mean([float(v[0]) for v in ap.values()])
+            figures[f"mAP50-95{way}"] = _mean([float(v[: len(COCO_IOUS)].mean()) for v in ap.values()])
+            figures |= {f"AP50/{name}{way}": float(v[0]) for name, v in ap.items()}
+            if own:
+                figures[f"mAP@{iou:g}{way}"] = _mean([float(v[at]) for v in ap.values()])
         face = faces.average_precision(weights)
-        figures = {
-            "mAP50": _mean([float(v[0]) for v in ap.values()]),
-            "mAP50-95": _mean([float(v[: len(COCO_IOUS)].mean()) for v in ap.values()]),
-            "face_AP50": float(face[0]),
-            **{f"AP50/{name}": float(v[0]) for name, v in ap.items()},
-        }
-        if iou != 0.5:
-            at = index_of(iou)
-            figures[f"mAP@{iou:g}"] = _mean([float(v[at]) for v in ap.values()])
+        figures["face_AP50"] = float(face[0])
+        if own:
             figures[f"face_AP@{iou:g}"] = float(face[at])
         return figures
 

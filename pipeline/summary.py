@@ -22,14 +22,15 @@ class Summary:
     """Counts of a run.
 
     first: the results of the first images only. empty: images without a face. failed: files that could not be read or
-    drawn. faces, images_with, scores: faces, images and the sum of scores of each label. picture: the last one
-    written of `pictures`.
+    drawn. faces, unsure, images_with, scores: faces, unsure ones, images and the sum of scores of each label. picture:
+    the last one written of `pictures`.
     """
 
     images: int = 0
     empty: int = 0
     failed: int = 0
     faces: Counter[str] = field(default_factory=Counter)
+    unsure: Counter[str] = field(default_factory=Counter)
     images_with: Counter[str] = field(default_factory=Counter)
     scores: dict[str, float] = field(default_factory=dict)
     first: list[ImageResult] = field(default_factory=list)
@@ -43,6 +44,7 @@ class Summary:
         self.images_with.update({face["label"] for face in result.faces})
         for face in result.faces:
             self.faces[face["label"]] += 1
+            self.unsure[face["label"]] += face["unsure"]
             self.scores[face["label"]] = self.scores.get(face["label"], 0.0) + face["score"]
         if len(self.first) < FEW:
             self.first.append(result)
@@ -71,16 +73,17 @@ def _show_image(screen: Console, result: ImageResult) -> None:
         table.add_column(name, justify="right")
     for number, face in enumerate(result.faces, start=1):
         scores = (f"{face['score']:.3f}", f"{face['face_score']:.3f}")
-        table.add_row(str(number), Text(face["label"]), *scores, *(f"{v:.1f}" for v in face["box"]))
+        label = Text(face["label"] + ("?" if face["unsure"] else ""))
+        table.add_row(str(number), label, *scores, *(f"{v:.1f}" for v in face["box"]))
     screen.print(table)
 
 
 def _show_classes(screen: Console, summary: Summary, class_names: Sequence[str]) -> None:
     table = Table("label")
-    for name in ("faces", "images", "mean score"):
+    for name in ("faces", "unsure", "images", "mean score"):
         table.add_column(name, justify="right")
     for name in class_names:
         count = summary.faces[name]
         mean = f"{summary.scores[name] / count:.3f}" if count else "-"
-        table.add_row(Text(name), str(count), str(summary.images_with[name]), mean)
+        table.add_row(Text(name), str(count), str(summary.unsure[name]), str(summary.images_with[name]), mean)
     screen.print(table)

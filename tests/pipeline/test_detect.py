@@ -62,6 +62,7 @@ def test_one_photo(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> N
                         "score": 0.63,
                         "face_score": 0.9,
                         "probs": {"with_mask": 0.7, "without_mask": 0.2, "mask_weared_incorrect": 0.1},
+                        "unsure": False,
                         # 0.3, 0.7, 0.5, 0.35, 0.65 of 12 px from 8; 0.4, 0.4, 0.6, 0.8, 0.8 of 18 px from 6
                         "landmarks": [[11.6, 13.2], [16.4, 13.2], [14.0, 16.8], [12.2, 20.4], [15.8, 20.4]],
                     }
@@ -109,11 +110,13 @@ def test_csv_and_submission(fake: FakePredictor) -> None:
     header, *faces = rows("t/faces.csv")
     assert header == ["file", "width", "height", "x1", "y1", "x2", "y2", "label", "score", "face_score"] + [
         f"p_{name}" for name in CLASSES
-    ]
+    ] + ["unsure"]
+    box, verdict = ["8.0", "6.0", "20.0", "24.0"], ["with_mask", "0.63", "0.9", "0.7", "0.2", "0.1", "false"]
     assert faces == [
-        ["in/a.png", "48", "32", *box, "with_mask", "0.63", "0.9", "0.7", "0.2", "0.1"]
-        for box in (["8.0", "6.0", "20.0", "24.0"], ["30.0", "10.0", "40.0", "20.0"])
-    ] + [["in/x/same.png", "48", "32", "8.0", "6.0", "20.0", "24.0", "with_mask", "0.63", "0.9", "0.7", "0.2", "0.1"]]
+        ["in/a.png", "48", "32", *box, *verdict],
+        ["in/a.png", "48", "32", "30.0", "10.0", "40.0", "20.0", *verdict],
+        ["in/x/same.png", "48", "32", *box, *verdict],
+    ]
     assert rows("t/sub.csv") == [
         ["image_id", "PredictionString"],
         ["a", "with_mask 0.63 8.0 6.0 20.0 24.0 with_mask 0.63 30.0 10.0 40.0 20.0"],
@@ -206,6 +209,30 @@ def test_many_files_give_a_summary(fake: FakePredictor, capsys: pytest.CaptureFi
     assert run("in", "--no-pictures") == 0
     out = capsys.readouterr().out
     assert "images: 6, faces: 5, images without a face: 1" in out and "0.630" in out and "without_mask" in out
+
+
+@pytest.mark.parametrize(("margin", "unsure"), [(0.4, False), (0.6, True)])  # the two best classes are 0.5 apart
+def test_an_unsure_face_is_called_so_everywhere(
+    fake: FakePredictor, capsys: pytest.CaptureFixture[str], margin: float, unsure: bool
+) -> None:
+    fake.unsure_margin = margin
+    picture(Path("a.png"))
+    assert run("a.png", "--csv", "t.csv", "--submission", "s.csv") == 0
+    (face,) = read_json()["images"][0]["faces"]
+    assert face["unsure"] is unsure and face["label"] == "with_mask"
+    assert rows("t.csv")[1][-1] == ("true" if unsure else "false")
+    assert rows("s.csv")[1][1].startswith("with_mask 0.63 ")  # a competition's scorer knows class names alone
+    assert ("with_mask?" in capsys.readouterr().out) == unsure
+
+
+def test_many_files_give_the_number_of_unsure_faces(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.unsure_margin = 0.6
+    for i in range(6):
+        picture(Path(f"in/{i}.png"), [BOX, (30, 10, 40, 20)] if i < 2 else [])
+    assert run("in", "--no-pictures") == 0
+    lines = capsys.readouterr().out.splitlines()
+    cells = next(line for line in lines if "with_mask" in line).replace("│", " ").split()
+    assert cells == ["with_mask", "4", "4", "2", "0.630"]  # faces, unsure, images, mean score
 
 
 def test_an_interrupted_run_leaves_the_old_results(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,6 +70,19 @@ def test_the_text_stays_inside_the_picture(box: tuple[int, int, int, int]) -> No
     assert columns.max() - columns.min() >= 60 and rows.max() - rows.min() >= 8  # "with_mask 0.63", whole
 
 
+def test_an_unsure_label_has_a_question_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    pen = "PIL.ImageDraw.ImageDraw.text"
+    monkeypatch.setattr(pen, lambda self, at, text, *args, **options: written.append(text))
+    boxes = [(100, 100, 200, 200), (300, 100, 400, 200)]
+    faces = detections(boxes, [(0.5, 0.3, 0.2), (0.1, 0.8, 0.1)], unsure_margin=0.4)  # 0.2 and 0.7 apart
+    draw(blank(600, 300), faces)
+    assert written == ["with_mask? 0.45", "without_mask 0.72"]
+    written.clear()
+    draw(blank(200, 200), detections([(0, 40, 30, 70), (62, 0, 200, 200)], unsure_margin=0.6))
+    assert written[0] == "0.63?"  # no room for the name
+
+
 def test_text_hides_no_other_face() -> None:
     boxes = [(x, y, x + 14, y + 14) for y in range(20, 280, 30) for x in range(10, 380, 40)]  # 90 faces, a crowd
     image = blank(400, 300)

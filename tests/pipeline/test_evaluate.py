@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 
 from pipeline.evaluate import main
-from pipeline.evaluation import Settings, evaluate
+from pipeline.evaluate_pictures import draw_reliability
+from pipeline.evaluation import Settings, detect_samples, evaluate, evaluate_samples
+from pipeline.metrics import Sample
 from stage1_faces.annotations import read_dataset
 
 FACES = {  # file stem -> [(class, box)]
@@ -103,10 +105,12 @@ def test_scores_another_detectors_results(data: Path, capsys: pytest.CaptureFixt
     assert other["threshold"] == 0.7  # F1 after each score: 1/2, 2/5, 4/6, 4/7
     assert other["confusion"]["rows_true_columns_predicted"] == [[1, 0, 0, 0], [1, 1, 0, 0], [0] * 4, [0] * 4]
     assert other["errors"]["kinds"]["wrong_class"] == 1
-    assert set(other["intervals"]) == {"mAP50", "mAP50-95", "face_AP50", "AP50/with_mask", "AP50/without_mask"}
+    assert other["each_class"] == other["scores"]  # no box has two rows
+    both = {"mAP50", "mAP50-95", "AP50/with_mask", "AP50/without_mask"}
+    assert set(other["intervals"]) == {"face_AP50", *both, *(f"{name}, one label" for name in both)}
     out = data.parent / "out"
     files = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
-    pictures = {"pr_curves.png", "other/confusion_matrix.png", "other/worst_wrong_class.png"}
+    pictures = {"pr_curves.png", "other/confusion_matrix.png", "other/reliability.png", "other/worst_wrong_class.png"}
     assert files == {"evaluation.json", "evaluation.md", *pictures}
     text = (out / "evaluation.md").read_text()
     assert "no detection in 1 of 3 photos" in text
@@ -221,23 +225,33 @@ class FakePredictor:
 
     found: list[SimpleNamespace]
     class_names: tuple[str, ...] = ("without_mask", "with_mask", "mask_weared_incorrect")  # not the data's order
+    unsure: float = 0.45
 
     @property
     def bundle(self) -> SimpleNamespace:
         return SimpleNamespace(
-            meta=SimpleNamespace(class_names=self.class_names, thresholds={"score": 0.5}),
+            meta=SimpleNamespace(
+                class_names=self.class_names, thresholds={"score": 0.5}, judge=SimpleNamespace(unsure=self.unsure)
+            ),
             describe=lambda: {"name": "fake"},
         )
 
     def detect(self, image: np.ndarray, min_score: float | None = None) -> SimpleNamespace:
         assert image.shape == (100, 120, 3)
-        return self.found.pop(0)
+        found = self.found.pop(0)
+        kept = found.face_scores * found.class_probs.max(axis=1, initial=0) >= (min_score or 0)
+        return SimpleNamespace(**{name: values[kept] for name, values in vars(found).items()})
 
 
-def faces(*rows: tuple[tuple[float, ...], float, int]) -> SimpleNamespace:
+def faces(*rows: tuple[tuple[float, ...], float, int | tuple[float, ...]]) -> SimpleNamespace:
+    """Rows of a box, a face score, and the class probabilities, or the one class that is sure."""
     boxes = np.array([r[0] for r in rows], np.float32).reshape(-1, 4)
-    labels = np.array([r[2] for r in rows], np.intp)
-    return SimpleNamespace(boxes=boxes, scores=np.array([r[1] for r in rows], np.float32), label_ids=labels)
+    probs = [np.eye(3)[r[2]] if isinstance(r[2], int) else r[2] for r in rows]
+    return SimpleNamespace(
+        boxes=boxes,
+        face_scores=np.array([r[1] for r in rows], np.float32),
+        class_probs=np.array(probs, np.float32).reshape(-1, 3),
+    )
 
 
 def fake() -> FakePredictor:
@@ -252,6 +266,12 @@ def test_evaluates_a_predictor_with_its_own_class_order_and_threshold(data: Path
     assert result.confusion == ((0, 1, 0, 1), (0, 1, 0, 0), (0, 0, 0, 1), (0, 0, 0, 0))
     assert result.seconds is not None
     assert result.seconds >= 0
+    assert result.each_class == result.scores  # every other class of its faces has probability 0
+    # Bins: 0.8 wrong and 0.9 (in single precision just below) right, 0.4 right, 1/3 right.
+    assert result.reliability["found"].ece == pytest.approx((2 * abs(0.85 - 0.5) + 0.6 + 2 / 3) / 4)
+    assert result.reliability["reported"].ece == pytest.approx(0.35)
+    assert {s.by for s in result.slices} == {"size", "light", "blur", "class"}
+    assert [(t.margin, t.unsure, t.wrong) for t in result.unsure if t.own] == [(0.45, 0, 1)]
 
 
 def test_a_class_that_the_bundle_does_not_know_is_named(data: Path) -> None:
@@ -280,11 +300,133 @@ def test_ours_stands_beside_the_other_and_can_be_scored_again(data: Path, monkey
     found = str(out / "predictions.coco.json")
     assert main([*common, "--no-ours", "--predictions", found, "--out", str(again), "--score", "0.5"]) == 0
     record = json.loads((again / "evaluation.json").read_text())["detectors"][0]
-    # The data's class order differs from the fake bundle's, so classes are compared by name.
-    by_name = {c["name"]: c for c in ours["scores"]["classes"]}
-    assert {c["name"]: c for c in record["scores"]["classes"]} == by_name
-    assert record["scores"]["mean"]["overall"] == pytest.approx(ours["scores"]["mean"]["overall"])
+    assert_same_scores(record, ours)
     assert record["errors"] == ours["errors"]
+
+
+def assert_same_scores(record: dict[str, Any], expected: dict[str, Any]) -> None:
+    """The data's class order differs from the fake bundle's, so classes are compared by name."""
+    for way in ("scores", "each_class"):
+        by_name = {c["name"]: c for c in expected[way]["classes"]}
+        assert {c["name"]: c for c in record[way]["classes"]} == by_name
+        assert record[way]["faces"] == expected[way]["faces"]
+        assert record[way]["mean"]["overall"] == pytest.approx(expected[way]["mean"]["overall"])
+
+
+def doubtful() -> FakePredictor:
+    """Faces whose second class is the true one, in the fake's order: without, with, incorrect."""
+    a = faces(((10, 10, 40, 50), 0.9, (0.5, 0.4, 0.1)), ((60, 10, 90, 50), 0.8, (0.45, 0.25, 0.3)))
+    b = faces(((5, 5, 25, 25), 0.7, (0.3, 0.699, 0.001)))  # 0.7 * 0.001 is below the floor
+    return FakePredictor([a, b, faces(), faces(((20, 20, 80, 80), 0.6, (0.25, 0.4, 0.35)))])
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_predictions_hold_a_row_for_each_class_and_score_the_same(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.predictor.Predictor.load", lambda *_, **__: doubtful())
+    out, again = data.parent / "out", data.parent / "again"
+    common = ["--data", str(data), "--split", "all", "--bootstrap", "2"]
+    for merge in ([], ["--merge", "mask_weared_incorrect=with_mask"]):
+        assert main([*common, *merge, "--out", str(out)]) == 0
+        ours = report(data)["detectors"][0]
+        file = out / "predictions.coco.json"
+        written = json.loads(file.read_text())
+        assert len(written["annotations"]) == (8 if merge else 11)  # of 4 faces; one class is below the floor
+        assert [c["name"] for c in written["categories"]][:2] == ["without_mask", "with_mask"]
+        assert main([*common, *merge, "--no-ours", "--predictions", str(file), "--out", str(again)]) == 0
+        record = json.loads((again / "evaluation.json").read_text())["detectors"][0]
+        assert_same_scores(record, ours)
+        assert {n: i["value"] for n, i in record["intervals"].items()} == pytest.approx(
+            {n: i["value"] for n, i in ours["intervals"].items()}
+        )
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_every_class_is_scored_beside_the_best_label(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.predictor.Predictor.load", lambda *_, **__: doubtful())
+    out = data.parent / "out"
+    assert main(["--data", str(data), "--split", "all", "--bootstrap", "2", "--out", str(out)]) == 0
+    ours = report(data)["detectors"][0]
+    figures = {way: {c["name"]: c["overall"]["ap50"] for c in ours[way]["classes"]} for way in ("scores", "each_class")}
+    # One label: a1 0.45 without (false), a2 0.36 without (hit), b 0.4893 with (false), d 0.24 with (false).
+    assert figures["scores"] == pytest.approx(
+        {"without_mask": 51 / 2 / 101, "with_mask": 0, "mask_weared_incorrect": 0}
+    )
+    # with_mask: b 0.4893 and d 0.24 false, a1 0.36 a hit between them. without_mask: a1 0.45 false, a2 0.36 and
+    # b 0.21 hits, d 0.15 false. mask_weared_incorrect: a2 0.24 false, d 0.21 a hit.
+    assert figures["each_class"] == pytest.approx(
+        {"without_mask": 2 / 3, "with_mask": 1 / 2, "mask_weared_incorrect": 1 / 2}
+    )
+    assert ours["intervals"]["mAP50"]["value"] == pytest.approx((2 / 3 + 1) / 3)
+    assert ours["intervals"]["mAP50, one label"]["value"] == pytest.approx(51 / 2 / 101 / 3)
+    assert ours["each_class"]["faces"] == ours["scores"]["faces"]
+    assert ours["settings"]["class_floor"] == 0.001
+    assert ours["slice_cuts"]["luma"] == [85, 150]
+    # Nothing reaches the fake's 0.5.
+    assert ours["reliability"]["reported"] == {"floor": 0.5, "count": 0, "ece": None, "bins": []}
+    assert ours["reliability"]["found"]["count"] == 4
+    assert all(t["found"] == 0 and t["unsure_share"] is None for t in ours["unsure"])
+    text = (out / "evaluation.md").read_text()
+    assert "| mAP50 | 0.556 [" in text and "| mAP50, one label | 0.084 [" in text
+    assert "so they compare with such detectors' published figures" in text
+    assert (out / "reliability.png").is_file()
+
+
+@pytest.mark.parametrize(("floor", "count"), [(0.0, 2), (0.42, 2), (0.445, 1)])
+def test_merged_classes_are_added_up_before_the_label_is_chosen(data: Path, floor: float, count: int) -> None:
+    images = read_dataset(data).images[:1]
+    ((s,), _) = detect_samples(
+        doubtful(),  # type: ignore[arg-type]
+        images,
+        ("without_mask", "with_mask"),
+        {"mask_weared_incorrect": "with_mask"},
+        floor,
+    )
+    # 0.9 * (0.5 | 0.4 + 0.1) is a tie, which the first class wins. 0.8 * (0.45 | 0.25 + 0.3) changes its label; its
+    # best class alone, 0.36, would not have reached the second floor, both together do.
+    assert s.class_scores is not None
+    assert s.scores.tolist() == pytest.approx([0.45, 0.44][:count])
+    assert s.labels.tolist()[1:] == [1][: count - 1]
+    assert s.class_scores[:, 0].tolist() == pytest.approx([0.45, 0.36][:count])
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_names_that_become_one_class_are_added_up_in_others_results_too(data: Path) -> None:
+    box = (10, 10, 40, 50)
+    rows = [
+        detection("a", "without_mask", box, 0.5),
+        detection("a", "with_mask", box, 0.4),
+        detection("a", "mask_weared_incorrect", box, 0.3),
+        detection("a", "mask_weared_incorrect", (60, 10, 90, 50), 0.2),
+    ]
+    assert call(data, rows, "--merge", "mask_weared_incorrect=with_mask", "--score", "0.6") == 0
+    other = report(data)["detectors"][0]
+    # 0.4 + 0.3 passes 0.6 and is right; before, 0.5 for without_mask would have been the label.
+    assert other["confusion"]["rows_true_columns_predicted"][0] == [1, 0, 0]
+    assert other["reliability"]["reported"]["bins"][0]["score"] == pytest.approx(0.7)
+    assert other["reliability"]["found"]["count"] == 2  # a face each
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_row_for_each_class_is_no_duplicate(data: Path) -> None:
+    rows = [detection("b", name, (5, 5, 25, 25), score) for name, score in (("without_mask", 0.6), ("with_mask", 0.4))]
+    assert call(data, rows, "--score", "0.1") == 0
+    other = report(data)["detectors"][0]
+    assert other["errors"]["kinds"]["duplicate"] == 0
+    assert other["confusion"]["rows_true_columns_predicted"][3] == [0, 0, 0, 0]
+    assert not (data.parent / "out/other/worst_duplicate.png").exists()
+
+
+def test_the_reliability_diagram_shows_shares_and_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr("pipeline.evaluate_pictures._save", lambda figure, path: drawn.append((figure, path)))
+    box, far = (0, 0, 50, 50), (200, 200, 250, 250)
+    photos = [Sample(str(i), [box], [0], [box, far], [0.95, 0.55], [0, 0]) for i in range(3)]
+    result = evaluate_samples(photos, ("with_mask",), Settings(rounds=0), threshold=0.6)
+    draw_reliability(result, tmp_path / "r.png")
+    ((figure, path),) = drawn
+    heights = [[bar.get_height() for bar in axes.patches] for axes in figure.axes]
+    assert heights == [[0, 1], [1], [3, 3], [3]]  # found and reported: shares above, counts below
+    assert path == tmp_path / "r.png"
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"needs the photos in {REAL}")
