@@ -1,47 +1,54 @@
-"""Cross-validates the fine-tuned cascade: fine-tunes it once for each fold, scores it on that fold's unseen photos.
+"""Cross-validates the whole pipeline: trains it once for each fold, scores it on that fold's unseen photos.
 
     python -m pipeline.crossval --data DIR --out runs/crossval --also ../other-photos
 
-In fold k the k-th part of the photos is scored, the next one calibrates scores and chooses the threshold, and the
-cascade learns from the rest. The stock cascade is scored on the same photos. Started again after a kill, it goes on;
-fine-tunings that are finished are not repeated.
+In fold k the k-th part of the photos is scored, the next one fits what pipeline.bundle fits (calibration, threshold),
+and cascade and classifiers learn from the rest. The stock cascade is scored on the same photos. Started again after a
+kill, it goes on; trainings that are finished are not repeated.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pipeline.background import face_free_part
-from pipeline.calibration import FLOOR, MATCH_IOU, calibrated
+from pipeline.branch import EXPERIMENTS, Branch, usable
+from pipeline.calibration import FLOOR, MATCH_IOU
 from pipeline.errors import USER_ERRORS, PipelineError
+from pipeline.evaluate import merged_names, parse_merge
+from pipeline.evaluation import check_classes, detect_samples, merge_classes
 from pipeline.extras import needs
-from pipeline.metrics import Sample, score_samples
-from pipeline.resampling import best_score
+from pipeline.metrics import Sample, score_every_class, score_samples
+from pipeline.predictor import Predictor
+from pipeline.reliability import Reliability, judged
+from pipeline.resampling import best_score, bootstrap
+from pipeline.steps import Say, claimed, interruptible, side_by_side
 from pipeline.stock import stock_detector
 from stage1_faces.annotations import AnnotatedImage, read_dataset
-from stage1_faces.detector import CascadeConfig, FaceDetector
 from stage1_faces.faces import Detector
-from stage1_faces.images import MediaError, read_image
+from stage1_faces.images import read_image
 from stage1_faces.splits import SPLITS, read_splits
+from stage2_classifier.config import experiment
 from stage2_classifier.console import console, guarded, progress
 from stage2_classifier.files import write_text
 
-DETECTORS = ("stock", "fine-tuned")
+DETECTORS = ("stock", "fine-tuned")  # cascades, scored by the faces that they find
+WHOLE = "whole pipeline"
+SAMPLE_ARRAYS = ("truths", "truth_labels", "boxes", "scores", "labels")
 Figures = dict[str, float | None]
 
 
 @dataclass(frozen=True)
 class Args:
-    """Fine-tune and score the cascade once for each fold of the photos, beside the stock cascade."""
+    """Train and score the whole pipeline once for each fold of the photos, the stock cascade beside it."""
 
     data: Path
     """Annotated photos: a Pascal VOC, COCO or YOLO folder."""
@@ -52,9 +59,13 @@ class Args:
     seed: int = 0
     """Seed of the folds."""
     jobs: int = 2
-    """Fine-tunings at a time, each with one thread."""
+    """Trainings at a time, each with one thread."""
+    experiments: tuple[str, ...] = EXPERIMENTS
+    """Stage 2's experiments, whose networks are averaged."""
     also: Path | None = None
-    """Annotated photos from elsewhere that each fold's cascade is scored on, too; never learned from."""
+    """Annotated photos from elsewhere that each fold is scored on, too; never learned from."""
+    also_merge: tuple[str, ...] = ()
+    """A=B: class A is counted as class B in --also, whose classes may be fewer."""
     also_iou: float = 0.35
     """IoU at which a box counts as on its face in --also, whose boxes may be drawn by other rules."""
 
@@ -120,31 +131,77 @@ def elsewhere(detector: Detector, images: Sequence[AnnotatedImage], iou: float, 
 
 
 def score_fold(
-    run: Path, splits: Path, images: Sequence[AnnotatedImage], also: Sequence[AnnotatedImage], also_iou: float
-) -> list[Score]:
-    """Scores the stock and a fold's fine-tuned cascade on the fold's test photos, the latter elsewhere as well."""
-    from stage1_faces.export import FINE_TUNED, export_cascade, runtime
-    from stage1_faces.nets import Answers
-    from stage1_faces.run_folder import load_net
+    branch: Branch, images: Sequence[AnnotatedImage], also: Sequence[AnnotatedImage], args: Args
+) -> tuple[list[Score], list[Sample]]:
+    """Scores both cascades and the whole pipeline on a fold's test photos, the latter two elsewhere as well.
 
-    sides = read_splits(splits)
+    Gives the whole pipeline's detections there, too.
+    """
+    from pipeline.pack import crop_scores
+
+    sides = read_splits(branch.splits)
     val, test = ([i for i in images if sides.get(i.image_id) == side] for side in ("val", "test"))
-    graphs = export_cascade({name: Answers(load_net(run, name)) for name in FINE_TUNED}, FINE_TUNED)
-    nets = (runtime(graphs["pnet"]), runtime(graphs["rnet"]), runtime(graphs["onet"]))
-    search = calibrated(FaceDetector(*nets), CascadeConfig(), val)
-    tuned = FaceDetector(*nets, search)
+    predictor = Predictor.load(branch.bundle)
+    tuned = predictor.bundle.detector()
     scores = []
     detectors: dict[str, tuple[Detector, float]] = {"stock": (stock_detector(), 0.0), "fine-tuned": (tuned, FLOOR)}
     with progress() as bar:
-        task = bar.add_task(run.name, total=len(detectors) * (len(val) + len(test)))
+        task = bar.add_task(branch.folder.name, total=len(detectors) * (len(val) + len(test)))
         for name, (detector, floor) in detectors.items():
             found = [face_samples(detector, some, floor, lambda: bar.advance(task)) for some in (val, test)]
             threshold = best_score(found[0], 1, MATCH_IOU)
             figures = face_figures(found[1])
             figures["false alarms per face-free part"] = false_alarms(detector, test, threshold)
             scores.append(Score(name, threshold, figures))
-    scores[1].figures.update(elsewhere(tuned, also, also_iou, FLOOR))
-    return scores
+    scores[1].figures.update(elsewhere(tuned, also, args.also_iou, FLOOR))
+    names = predictor.bundle.meta.class_names
+    samples, _ = detect_samples(predictor, test, names)
+    accuracy, macro_f1 = crop_scores(predictor, test)
+    figures = {
+        **whole_figures(samples, names),
+        "crop accuracy": accuracy,
+        "crop macro-F1": macro_f1,
+        **whole_elsewhere(predictor, also, args),
+    }
+    scores.append(Score(WHOLE, predictor.bundle.meta.score_threshold, figures))
+    return scores, samples
+
+
+def whole_figures(samples: Sequence[Sample], class_names: Sequence[str]) -> Figures:
+    """Mean average precision, every class scored and with one label a face; how far scores are probabilities."""
+    one = score_samples(samples, class_names)
+    each = score_every_class(samples, class_names, one)
+    probabilities, right = judged(samples, len(class_names), MATCH_IOU)
+    return {
+        "mAP50": each.mean.overall.ap50,
+        "mAP50-95": each.mean.overall.ap,
+        **{f"AP50 {c.name}": c.overall.ap50 for c in each.classes},
+        "mAP50, one label a face": one.mean.overall.ap50,
+        "mAP50-95, one label a face": one.mean.overall.ap,
+        "face AP50 with stage 2's verdict": one.faces.overall.ap50,
+        "face AP, IoU 0.50-0.95, with stage 2's verdict": one.faces.overall.ap,
+        "expected calibration error": Reliability.above(FLOOR, probabilities, right).ece,
+    }
+
+
+def whole_elsewhere(predictor: Predictor, also: Sequence[AnnotatedImage], args: Args) -> Figures:
+    """Mean average precision on photos from elsewhere; nothing without photos."""
+    if not also:
+        return {}
+    merge = parse_merge(args.also_merge)
+    names = merged_names(predictor.bundle.meta.class_names, merge)
+    merged = merge_classes(also, merge)
+    check_classes(merged, names)
+    with progress() as bar:
+        task = bar.add_task("photos from elsewhere", total=len(also))
+        samples, _ = detect_samples(predictor, merged, names, merge, advance=lambda: bar.advance(task))
+    one = score_samples(samples, names, args.also_iou)
+    each = score_every_class(samples, names, one)
+    return {
+        f"mAP at IoU {args.also_iou:g} elsewhere": each.mean.overall.ap_at_iou,
+        f"mAP at IoU {args.also_iou:g} elsewhere, one label a face": one.mean.overall.ap_at_iou,
+        f"face AP at IoU {args.also_iou:g} elsewhere, with stage 2's verdict": one.faces.overall.ap_at_iou,
+    }
 
 
 def summary(folds: Sequence[Sequence[Score]]) -> dict[str, dict[str, tuple[float, float] | None]]:
@@ -158,85 +215,103 @@ def summary(folds: Sequence[Sequence[Score]]) -> dict[str, dict[str, tuple[float
     return table
 
 
-def markdown(table: Mapping[str, Mapping[str, tuple[float, float] | None]], folds: int) -> str:
-    """The summary as a Markdown table."""
-    lines = [f"| {folds}-fold, mean and spread | " + " | ".join(DETECTORS) + " |", "|---" * (len(DETECTORS) + 1) + "|"]
+def markdown(
+    table: Mapping[str, Mapping[str, tuple[float, float] | None]], folds: int, columns: Sequence[str] = DETECTORS
+) -> str:
+    """The rows of the summary that any of the columns has, as a Markdown table."""
+    lines = [f"| {folds}-fold, mean and spread | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, row in table.items():
-        cells = ["-" if row.get(d) is None else "{:.3f} ± {:.3f}".format(*row[d]) for d in DETECTORS]  # type: ignore[misc]
+        if not any(c in row for c in columns):
+            continue
+        cells = ["-" if row.get(c) is None else "{:.3f} ± {:.3f}".format(*row[c]) for c in columns]  # type: ignore[misc]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
+def pooled(samples: Sequence[Sample], class_names: Sequence[str]) -> str:
+    """A Markdown table of the figures over all folds' unseen photos together, with bootstrap intervals over photos.
+
+    Each fold's scores are calibrated on photos of its own, so they compare.
+    """
+    lines = ["| all folds' unseen photos together | value | 95% interval |", "|---|---|---|"]
+    for name, interval in bootstrap(samples, class_names).items():
+        lines.append(f"| {name} | {interval.value:.3f} | {interval.low:.3f}-{interval.high:.3f} |")
+    probabilities, right = judged(samples, len(class_names), MATCH_IOU)
+    error = Reliability.above(FLOOR, probabilities, right).ece
+    return "\n".join([*lines, f"| expected calibration error | {'-' if error is None else f'{error:.3f}'} | |"]) + "\n"
+
+
 def run(args: Args) -> int:
-    """Splits, fine-tunes, scores, prints and writes crossval.md and crossval.json."""
+    """Splits, trains, scores, prints and writes crossval.md and crossval.json."""
     with needs("train"):
         import faster_coco_eval  # noqa: F401 (missing: say so before an hour of training)
         import torch  # noqa: F401
-    if args.jobs < 1:
-        raise PipelineError(f"--jobs {args.jobs}: give 1 or more")
-    if args.folds < len(SPLITS):
-        raise PipelineError(f"--folds {args.folds}: give 3 or more (one to test, one to validate, the rest to train)")
-    if not 0.1 < args.also_iou < 1:
-        raise PipelineError(f"--also-iou is {args.also_iou}, must lie between 0.1 and 1")
-    images = _readable(args.data)
-    also = _readable(args.also) if args.also else []
-    _start(args, images, also)
-    splits = _splits(args)
-    runs = [args.out / f"fold{k}" for k in range(args.folds)]
-    _finetune(args, splits, runs)
-    folds, stock = [], _stock_elsewhere(args, also)
-    for fold, file in zip(runs, splits, strict=True):
-        kept = fold.with_suffix(".json")
-        if not kept.is_file():
-            scores = score_fold(fold, file, images, also, args.also_iou)
-            write_text(kept, json.dumps([asdict(score) for score in scores], indent=1) + "\n")
-        folds.append(_read_scores(kept))
-        folds[-1][0].figures.update(stock)
-    table = summary(folds)
-    text = markdown(table, args.folds)
-    write_text(args.out / "crossval.md", text)
-    record = {"folds": [[asdict(s) for s in fold] for fold in folds], "mean_and_spread": table}
-    write_text(args.out / "crossval.json", json.dumps(record, indent=1) + "\n")
-    console().print(text, markup=False, highlight=False)
-    return 0
-
-
-def _readable(data: Path) -> list[AnnotatedImage]:
-    """The annotated photos that can be read; a warning names each of the others."""
-    read = read_dataset(data)
-    images, problems = [], [str(problem) for problem in read.problems]
-    for image in read.images:
-        try:
-            read_image(image.path)
-            images.append(image)
-        except MediaError as error:
-            problems.append(f"{error}; left out")
-    for problem in problems:
-        print(f"warning: {problem}", file=sys.stderr)
-    return images
-
-
-def _start(args: Args, images: Sequence[AnnotatedImage], also: Sequence[AnnotatedImage]) -> None:
-    """Takes --out for this cross-validation, or goes on with it. Raises PipelineError when it holds another one."""
     from stage1_faces.run_folder import fingerprint
 
-    file = args.out / "crossval_config.json"
+    _check(args)
+    out = console()
+
+    def say(line: str) -> None:
+        out.print(line, markup=False, highlight=False)
+
+    read = read_dataset(args.data)
+    images = usable(args.data, read, say)
+    also = usable(args.also, read_dataset(args.also), say) if args.also else []
+    merge = parse_merge(args.also_merge)
+    check_classes(merge_classes(also, merge), merged_names(read.class_names, merge))
     record = {
         "folds": args.folds,
         "seed": args.seed,
         "data": fingerprint(images),
         "also": fingerprint(also) if also else None,
         "also_iou": args.also_iou,
+        "also_merge": list(args.also_merge),
+        "experiments": list(args.experiments),
     }
-    if file.is_file():
-        try:
-            before = dict(json.loads(file.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise PipelineError(f"{file}: damaged ({error}); give another --out") from error
-        for name, value in record.items():
-            if before.get(name) != value:
-                raise PipelineError(f"{args.out}: holds a cross-validation with another {name}; give another --out")
-    write_text(file, json.dumps(record, indent=1) + "\n")
+    with claimed(args.out, "crossval_config.json", record, "cross-validation", "--out"):
+        out.print(_cross_validate(args, images, also, read.class_names, say), markup=False, highlight=False)
+    return 0
+
+
+def _check(args: Args) -> None:
+    """Raises PipelineError or ClassifierError on what can be refused before the work."""
+    if args.jobs < 1:
+        raise PipelineError(f"--jobs {args.jobs}: give 1 or more")
+    if args.folds < len(SPLITS):
+        raise PipelineError(f"--folds {args.folds}: give 3 or more (one to test, one to validate, the rest to train)")
+    if not 0.1 < args.also_iou < 1:
+        raise PipelineError(f"--also-iou is {args.also_iou}, must lie between 0.1 and 1")
+    if not args.experiments or len(set(args.experiments)) < len(args.experiments):
+        raise PipelineError("--experiments: name at least one, and each once")
+    for name in args.experiments:
+        experiment(name)
+
+
+def _cross_validate(
+    args: Args, images: Sequence[AnnotatedImage], also: Sequence[AnnotatedImage], names: Sequence[str], say: Say
+) -> str:
+    """Trains and scores what is left to do, writes both files, and gives the text of crossval.md."""
+    branches = [
+        Branch(args.data, splits, args.out / f"fold{k}", args.experiments) for k, splits in enumerate(_splits(args))
+    ]
+    side_by_side([(b.folder, b.steps) for b in branches], args.jobs, say)
+    folds, samples, stock = [], [], _stock_elsewhere(args, also)
+    for branch in branches:
+        kept, beside = (branch.folder.with_suffix(suffix) for suffix in (".json", ".samples.json"))
+        if not kept.is_file():
+            scores, found = score_fold(branch, images, also, args)
+            write_text(beside, json.dumps([_to_json(s) for s in found]) + "\n")
+            write_text(kept, json.dumps([asdict(score) for score in scores], indent=1) + "\n")
+            say(f"{branch.folder.name}: scored")
+        folds.append(_read_scores(kept))
+        folds[-1][0].figures.update(stock)
+        samples += _read_samples(beside, len(names))
+    table = summary(folds)
+    text = "\n".join((markdown(table, args.folds), markdown(table, args.folds, (WHOLE,)), pooled(samples, names)))
+    write_text(args.out / "crossval.md", text)
+    record = {"folds": [[asdict(s) for s in fold] for fold in folds], "mean_and_spread": table}
+    write_text(args.out / "crossval.json", json.dumps(record, indent=1) + "\n")
+    return text
 
 
 def _splits(args: Args) -> list[Path]:
@@ -247,24 +322,6 @@ def _splits(args: Args) -> list[Path]:
     if not all(file.is_file() for file in files):
         split.run(split.Args(data=args.data, out=args.out / "splits.csv", folds=args.folds, seed=args.seed))
     return files
-
-
-def _finetune(args: Args, splits: Sequence[Path], runs: Sequence[Path]) -> None:
-    """Fine-tunes each fold in a process of its own, `jobs` at a time; what they print goes to foldK.log."""
-
-    def one(k: int) -> int:
-        command = [sys.executable, "-m", "stage1_faces.finetune", "--threads", "1"]
-        command += ["--data", str(args.data), "--splits", str(splits[k]), "--out", str(runs[k])]
-        with runs[k].with_suffix(".log").open("a", encoding="utf-8") as log:
-            return subprocess.run(command, stdout=log, stderr=log, check=False).returncode
-
-    with progress() as bar, ThreadPoolExecutor(args.jobs) as pool:
-        codes = list(bar.track(pool.map(one, range(args.folds)), total=args.folds, description="fine-tuning"))
-    for fold, code in zip(runs, codes, strict=True):
-        if code:
-            log = fold.with_suffix(".log")
-            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            raise PipelineError(f"{log}: fine-tuning this fold failed: {lines[-1] if lines else f'exit code {code}'}")
 
 
 def _stock_elsewhere(args: Args, also: Sequence[AnnotatedImage]) -> Figures:
@@ -282,12 +339,31 @@ def _read_scores(file: Path) -> list[Score]:
         raise PipelineError(f"{file}: damaged ({error}); remove it to score this fold anew") from error
 
 
+def _to_json(sample: Sample) -> dict[str, Any]:
+    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in vars(sample).items()}
+
+
+def _read_samples(file: Path, classes: int) -> list[Sample]:
+    try:
+        return [
+            Sample(
+                r["image_id"],
+                **{name: np.array(r[name]) for name in SAMPLE_ARRAYS},
+                class_scores=np.array(r["class_scores"]).reshape(-1, classes),  # without detections: (0, C)
+            )
+            for r in json.loads(file.read_text(encoding="utf-8"))
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        mend = f"remove {file.name.replace('.samples', '')} to score this fold anew"
+        raise PipelineError(f"{file}: damaged or missing ({error}); {mend}") from error
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `python -m pipeline.crossval`."""
     import tyro
 
     args = tyro.cli(Args, args=argv, description=__doc__, prog="python -m pipeline.crossval")
-    return guarded(lambda: run(args), *USER_ERRORS)
+    return guarded(lambda: interruptible(lambda: run(args)), *USER_ERRORS)
 
 
 if __name__ == "__main__":
