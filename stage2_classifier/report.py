@@ -3,7 +3,7 @@
     python -m stage2_classifier.report runs/baseline runs/opt_sgd --crops DIR [--split test] [--out reports]
 
 Writes OUT/<run>/: classification_report.json, predictions.csv, confusion_matrix.png, pr_curves.png, mistakes.png,
-curves.png; and OUT/report.html (self-contained) and OUT/report.md over all runs.
+curves.png, augmentation.png; and OUT/report.html (self-contained) and OUT/report.md over all runs.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -22,21 +23,23 @@ from urllib.parse import quote
 import tyro
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from stage2_classifier.checkpoint import load_model
+from stage2_classifier.checkpoint import ModelMeta, load_model
 from stage2_classifier.console import console, guarded, progress
 from stage2_classifier.errors import ClassifierError
-from stage2_classifier.evaluation import Evaluation, check_fits, evaluate, scores
+from stage2_classifier.evaluation import Evaluation, check_fits, evaluate, macro_f1_interval, scores
 from stage2_classifier.files import replacing, write_text
+from stage2_classifier.preview import save_training_views
 from stage2_classifier.records import CropSet, read_crop_set
 from stage2_classifier.report_figures import save_confusion_matrix, save_mistakes, save_pr_curves
 from stage2_classifier.runs import Run, read_run
-from stage2_classifier.story import Measured, answers, find_baseline
+from stage2_classifier.story import Measured, answers, course, find_baseline
 
 PICTURES = {
     "confusion_matrix.png": "Confusion matrix: crops, and shares of each true class",
     "pr_curves.png": "Precision against recall",
     "mistakes.png": "The worst mistakes: the true class, the predicted one, its probability",
     "curves.png": "Training",
+    "augmentation.png": "Training crops: as inference would see them, then as this training drew them, epoch by epoch",
 }
 
 
@@ -53,7 +56,8 @@ class ReportArgs:
     out: Path = Path("reports")
     """Folder of the report."""
     faces: bool = True
-    """--no-faces leaves out the worst mistakes, which show people's faces, so that the report can be given away."""
+    """--no-faces leaves out the pictures that show people's faces (worst mistakes, training crops), so that the report
+    can be given away."""
 
 
 @dataclass(frozen=True)
@@ -106,25 +110,36 @@ def report_run(run: Run, crops: CropSet, split: str, out: Path, faces: bool = Tr
     model, meta = load_model(run.weights)
     evaluation = evaluate(model, meta, crops, split)
     found = scores(evaluation)
-    train_f1 = None
-    if any(record.split == "train" for record in crops.records):
-        train_f1 = float(scores(evaluate(model, meta, crops, "train"))["macro_f1"])
+    low, high = found["macro_f1_interval_95"]
+    splits = {record.split for record in crops.records}
+    train_f1 = float(scores(evaluate(model, meta, crops, "train"))["macro_f1"]) if "train" in splits else None
+    val_interval = (low, high) if split == "val" else None
+    if split != "val" and "val" in splits:
+        val_interval = macro_f1_interval(evaluate(model, meta, crops, "val"))
     write_predictions(evaluation, out / "predictions.csv")
     details = {"run": run.name, "model": meta.model, "epoch": meta.epoch, **found, "train_macro_f1": train_f1}
     write_text(out / "classification_report.json", json.dumps(details, indent=2) + "\n")
     save_confusion_matrix(evaluation, out / "confusion_matrix.png")
     save_pr_curves(evaluation, out / "pr_curves.png")
+    for name in ("mistakes.png", "augmentation.png"):  # of an earlier report
+        (out / name).unlink(missing_ok=True)
     if faces:
         save_mistakes(evaluation, out / "mistakes.png")
-    else:
-        (out / "mistakes.png").unlink(missing_ok=True)
+        save_augmentation(run, meta, crops, out / "augmentation.png")
     _copy_curves(run, out / "curves.png")
-    low, high = found["macro_f1_interval_95"]
-    measured = Measured(run, found["accuracy"], found["macro_f1"], low, high, train_f1)
+    measured = Measured(run, found["accuracy"], found["macro_f1"], low, high, train_f1, val_interval)
     pictures = tuple(
         Picture(file, title, _data_uri(out / file)) for file, title in PICTURES.items() if (out / file).is_file()
     )
     return measured, Page(run.name, quote(run.name), found, pictures)
+
+
+def save_augmentation(run: Run, meta: ModelMeta, crops: CropSet, path: Path) -> None:
+    """What the run's training saw of its crops; where they lack what it was trained with, a warning and no picture."""
+    try:
+        save_training_views(path, run.settings, crops, (meta.mean, meta.std), per_class=2, versions=6)
+    except ClassifierError as error:
+        print(f"warning: {run.name}: no picture of its training crops ({error})", file=sys.stderr)
 
 
 def write_predictions(evaluation: Evaluation, path: Path) -> None:
@@ -148,6 +163,7 @@ def write_report(out: Path, measured: Sequence[Measured], pages: Sequence[Page],
         "crops": pages[0].scores["crops"],
         "baseline": baseline,
         "table": sorted(measured, key=lambda m: -m.val_f1),
+        "course": course(measured, baseline),
         "answers": answers(measured, baseline),
         "pages": pages,
     }
@@ -158,7 +174,7 @@ def write_report(out: Path, measured: Sequence[Measured], pages: Sequence[Page],
             undefined=StrictUndefined,
             keep_trailing_newline=True,
         )
-        environment.filters["cell"] = _cell
+        environment.filters.update(cell=_cell, when=_when)
         write_text(out / name, environment.get_template(f"{name}.j2").render(context))
 
 
@@ -166,6 +182,11 @@ def _cell(text: object) -> str:
     """Text that stays within a cell of a Markdown table and brings no HTML."""
     one_line = " ".join(str(text).split())
     return one_line.replace("|", "\\|").replace("<", "&lt;")
+
+
+def _when(time: datetime | None) -> str:
+    """A moment to the minute in UTC."""
+    return "—" if time is None else f"{time.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
 def _copy_curves(run: Run, path: Path) -> None:

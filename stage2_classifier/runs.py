@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from stage2_classifier.config import TrainConfig
 from stage2_classifier.errors import ClassifierError
 
 CONFIG_FIELDS = tuple(field.name for field in fields(TrainConfig))
+# TrainConfig's fields that runs of earlier versions did not have: they were trained as their defaults say.
+LATER_FIELDS = ("margin", "jitter", "spliced", "rejects", "boxes", "keep")
 _SUMMARY_FIELDS = ("best_epoch", "epochs_run", "stopped_early", "seconds", "parameters")
 _EPOCH_FIELDS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_macro_f1")
 
@@ -20,7 +23,8 @@ class Run:
     """One finished run.
 
     config: TrainConfig's fields as they were recorded. best: the metrics.jsonl row of the epoch whose weights were
-    kept. seconds: of the whole training. parameters: of the network, counted.
+    kept. seconds: of the whole training. parameters: of the network, counted. finished: when, with its time zone;
+    None where an earlier version did not record it.
     """
 
     folder: Path
@@ -31,6 +35,7 @@ class Run:
     stopped_early: bool
     seconds: float
     parameters: int
+    finished: datetime | None = None
 
     @property
     def name(self) -> str:
@@ -40,9 +45,18 @@ class Run:
     def weights(self) -> Path:
         return self.folder / "best.safetensors"
 
+    @property
+    def settings(self) -> TrainConfig:
+        """What it was trained with, as training takes it."""
+        return TrainConfig(**self.config)
+
 
 def read_run(folder: Path | str) -> Run:
-    """Reads a run's folder; raises ClassifierError naming the file and the mend when something is missing."""
+    """Reads a run's folder; raises ClassifierError naming the file and the mend when something is missing.
+
+    Runs of earlier versions lack LATER_FIELDS in their config.json, which get TrainConfig's defaults here, and the time
+    at which they finished. A run without validation scores is refused: nothing compares it with others.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise ClassifierError(f"{folder}: no such run; train it with `python -m stage2_classifier.train`")
@@ -50,18 +64,37 @@ def read_run(folder: Path | str) -> Run:
     summary = _read_json(folder / "summary.json")
     if not (folder / "best.safetensors").is_file():
         raise ClassifierError(f"{folder / 'best.safetensors'}: not found; train the run anew")
-    _require(folder / "config.json", config, CONFIG_FIELDS)
+    _require(folder / "config.json", config, tuple(name for name in CONFIG_FIELDS if name not in LATER_FIELDS))
     _require(folder / "summary.json", summary, _SUMMARY_FIELDS)
     return Run(
         folder=folder,
-        config={name: config[name] for name in CONFIG_FIELDS},
+        config=_config(folder / "config.json", config),
         best=_epoch(folder / "metrics.jsonl", int(summary["best_epoch"])),
         best_epoch=int(summary["best_epoch"]),
         epochs_run=int(summary["epochs_run"]),
         stopped_early=bool(summary["stopped_early"]),
         seconds=float(summary["seconds"]),
         parameters=int(summary["parameters"]),
+        finished=_time(folder / "summary.json", summary.get("finished")),
     )
+
+
+def _config(file: Path, recorded: dict[str, Any]) -> dict[str, Any]:
+    """TrainConfig's fields; raises ClassifierError when it does not take what was recorded."""
+    try:
+        return asdict(TrainConfig(**{name: recorded[name] for name in CONFIG_FIELDS if name in recorded}))
+    except (ClassifierError, TypeError, AttributeError) as error:
+        raise ClassifierError(f"{file}: is no training's ({error}); train the run anew") from error
+
+
+def _time(file: Path, recorded: Any) -> datetime | None:
+    if recorded is None:
+        return None
+    try:
+        time = datetime.fromisoformat(recorded)
+    except (ValueError, TypeError) as error:
+        raise ClassifierError(f"{file}: finished {recorded!r} is no ISO 8601 time; train the run anew") from error
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -96,5 +129,10 @@ def _epoch(file: Path, epoch: int) -> dict[str, Any]:
             raise ClassifierError(f"{file}, line {number}: malformed ({error}); train the run anew") from error
     if not found:
         raise ClassifierError(f"{file}: has no epoch {epoch}, which summary.json calls the best; train the run anew")
+    if not any(name.startswith("val_") for name in found):
+        raise ClassifierError(
+            f"{file}: epoch {epoch} has no validation scores, by which runs are compared; leave the run out, or train "
+            "it with crops that have a val split"
+        )
     _require(file, found, _EPOCH_FIELDS)
     return found

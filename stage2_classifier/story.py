@@ -1,4 +1,4 @@
-"""What the runs say together: each compared with the baseline, sorted by the question it answers.
+"""What the runs say together: each compared with the baseline, in the order of training and by the question it answers.
 
 Everything comes from what the runs recorded; a question without an alternative run says so.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from stage2_classifier.runs import Run
@@ -23,7 +25,11 @@ TOPIC_OF_FIELD = {
     "sampler_power": "loss",
     "label_smoothing": "loss",
     "focal_gamma": "loss",
+    "rejects": "judge",
+    "boxes": "judge",
     "augment": "overfitting",
+    "jitter": "overfitting",
+    "spliced": "loss",
     "mixup": "overfitting",
     "dropout": "overfitting",
     "weight_decay": "overfitting",
@@ -33,6 +39,8 @@ TOPIC_OF_FIELD = {
     "scheduler": "hyperparameters",
     "lr": "hyperparameters",
     "input_size": "hyperparameters",
+    "margin": "hyperparameters",
+    "keep": "hyperparameters",
     "warmup_epochs": "hyperparameters",
     "freeze_epochs": "hyperparameters",
     "backbone_lr_scale": "hyperparameters",
@@ -72,19 +80,25 @@ TOPICS = (
     Topic(
         "loss",
         "Which loss, and what about rare classes?",
-        ("loss", "label_smoothing", "class_weights", "sampler_power"),
+        ("loss", "label_smoothing", "class_weights", "sampler_power", "spliced"),
         "No run with another loss or sampling was given.",
     ),
     Topic(
         "overfitting",
         "What was done against overfitting?",
-        ("augment", "dropout", "weight_decay", "label_smoothing", "mixup", "ema_decay", "patience"),
+        ("augment", "jitter", "dropout", "weight_decay", "label_smoothing", "mixup", "ema_decay", "patience"),
         "No run without one of these measures was given, so what each brings is not measured.",
+    ),
+    Topic(
+        "judge",
+        "Does it also judge whether stage 1 was right?",
+        ("rejects", "boxes"),
+        "No run that learns stage 1's false alarms was given.",
     ),
     Topic(
         "hyperparameters",
         "Which hyperparameters, and why?",
-        ("batch_size", "epochs", "lr", "scheduler", "warmup_epochs", "input_size"),
+        ("batch_size", "epochs", "lr", "scheduler", "warmup_epochs", "input_size", "margin", "keep"),
         "No run with other hyperparameters was given.",
     ),
     Topic(
@@ -100,7 +114,7 @@ TOPICS = (
 class Measured:
     """A run with its scores: on the split, on training crops without augmentation (None: there are none).
 
-    f1, low, high: macro-F1 on the split and its 95% interval.
+    f1, low, high: macro-F1 on the split and its 95% interval. val_interval: that on validation crops, where there are.
     """
 
     run: Run
@@ -109,6 +123,7 @@ class Measured:
     low: float
     high: float
     train_f1: float | None
+    val_interval: tuple[float, float] | None = None
 
     @property
     def val_f1(self) -> float:
@@ -127,6 +142,32 @@ class Row:
     measured: Measured
     changes: tuple[str, ...]
     delta: float
+
+
+@dataclass(frozen=True)
+class Chance:
+    """What a difference in validation macro-F1 must exceed. name: what it is, in short; text: in a sentence."""
+
+    size: float
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run in the order of training. number: from 1. verdict: a sentence on what it gave."""
+
+    number: int
+    row: Row
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Course:
+    """All runs in the order in which they finished, and what is to be known of it."""
+
+    steps: tuple[Step, ...]
+    text: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -160,8 +201,10 @@ def find_baseline(runs: Sequence[Run]) -> Run:
     return min(runs, key=lambda run: sum(len(changed_fields(other, run)) for other in runs))
 
 
-def show(value: Any) -> str:
-    """A config value for people."""
+def show(field: str, value: Any) -> str:
+    """A config field's value for people; a file without its folder, which is nobody else's business."""
+    if field == "weights" and value:
+        return Path(value).name
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
@@ -174,14 +217,70 @@ def answers(measured: Sequence[Measured], baseline: Measured) -> list[Answer]:
     groups: dict[str, dict[str, list[Row]]] = {topic.key: {} for topic in TOPICS}
     for one in measured:
         changed = changed_fields(one.run, baseline.run)
-        if one is baseline or not changed:
-            continue
-        changes = tuple(
-            f"{field} {show(baseline.run.config[field])} → {show(one.run.config[field])}" for field in changed
-        )
-        row = Row(one, changes, one.val_f1 - baseline.val_f1)
-        groups[TOPIC_OF_FIELD[changed[0]]].setdefault(changed[0], []).append(row)
+        if changed:
+            groups[TOPIC_OF_FIELD[changed[0]]].setdefault(changed[0], []).append(_row(one, baseline))
     return [_answer(topic, groups[topic.key], baseline) for topic in TOPICS]
+
+
+def _row(one: Measured, baseline: Measured) -> Row:
+    before, after = baseline.run.config, one.run.config
+    changes = tuple(f"{f} {show(f, before[f])} → {show(f, after[f])}" for f in changed_fields(one.run, baseline.run))
+    return Row(one, changes, one.val_f1 - baseline.val_f1)
+
+
+def course(measured: Sequence[Measured], baseline: Measured) -> Course:
+    """The runs as they came one after the other; those that recorded no time stand last, by name."""
+    first = datetime.min.replace(tzinfo=UTC)
+    ordered = sorted(measured, key=lambda m: (m.run.finished is None, m.run.finished or first, m.run.name))
+    chance = find_chance(measured, baseline)
+    rows = [_row(one, baseline) for one in ordered]
+    steps = tuple(Step(n, row, _verdict(row, baseline, chance)) for n, row in enumerate(rows, start=1))
+    text = [chance.text]
+    if untimed := [one.run.name for one in ordered if one.run.finished is None]:
+        text.append(f"When they finished was not recorded, so they stand last, by name: {', '.join(untimed)}.")
+    return Course(steps, tuple(text))
+
+
+def find_chance(measured: Sequence[Measured], baseline: Measured) -> Chance:
+    """The widest spread between runs that differ in their seed alone; without such, half of the baseline's interval."""
+    alike: list[list[Measured]] = []
+    for one in measured:
+        same = next((group for group in alike if _differ_by_seed(one.run, group[0].run)), None)
+        if same is None:
+            alike.append([one])
+        else:
+            same.append(one)
+    groups = [group for group in alike if len({one.run.config["seed"] for one in group}) > 1]
+    if groups:
+        sizes = [max(m.val_f1 for m in group) - min(m.val_f1 for m in group) for group in groups]
+        size = max(sizes)
+        names = ", ".join(one.run.name for one in groups[sizes.index(size)])
+        widest = f", the widest of {len(groups)} such spreads" if len(groups) > 1 else ""
+        source = f"the spread of validation macro-F1 between runs that differ in their seed alone ({names}{widest})"
+        return Chance(size, "the spread between seeds", f"Chance is taken to be {size:.3f}: {source}.")
+    low, high = baseline.val_interval or (baseline.low, baseline.high)
+    where = "validation crops" if baseline.val_interval else "the crops scored here"
+    text = (
+        f"Chance is taken to be {(high - low) / 2:.3f}: half the width of {baseline.run.name}'s 95% bootstrap interval "
+        f"of macro-F1 on {where}, as no two runs differ in their seed alone."
+    )
+    return Chance((high - low) / 2, f"half of {baseline.run.name}'s bootstrap interval", text)
+
+
+def _differ_by_seed(run: Run, other: Run) -> bool:
+    """Whether two runs differ in their seed at most; how many processes read crops changes nothing."""
+    return set(changed_fields(run, other)) <= {"seed", "workers"}
+
+
+def _verdict(row: Row, baseline: Measured, chance: Chance) -> str:
+    if row.measured is baseline:
+        return "The reference that all others are compared with."
+    if _differ_by_seed(row.measured.run, baseline.run):
+        return f"The same settings again: this difference ({row.delta:+.3f}) is chance itself."
+    measure = f"{chance.name} ({chance.size:.3f})"
+    if abs(row.delta) <= chance.size + 1e-9:  # sums of floats that are equal on paper
+        return f"Within chance: {row.delta:+.3f} is no more than {measure}."
+    return f"{'Better' if row.delta > 0 else 'Worse'}: {row.delta:+.3f} is more than {measure}."
 
 
 def _answer(topic: Topic, groups: dict[str, list[Row]], baseline: Measured) -> Answer:
@@ -191,7 +290,7 @@ def _answer(topic: Topic, groups: dict[str, list[Row]], baseline: Measured) -> A
         for field, rows in groups.items()
     )
     others = [row for rows in groups.values() for row in rows]
-    settings = tuple((name, show(baseline.run.config[name])) for name in topic.settings)
+    settings = tuple((name, show(name, baseline.run.config[name])) for name in topic.settings)
     text = _summary(others, baseline) if others else [topic.missing]
     if topic.key == "overfitting":
         text += _gaps(others, baseline)

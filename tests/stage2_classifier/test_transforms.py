@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,11 +15,15 @@ import pytest
 import torch
 from PIL import Image
 
+from stage2_classifier import preview
 from stage2_classifier.augment import POLICY, OwnAugment, Policy
 from stage2_classifier.augment_albumentations import AlbumentationsAugment
 from stage2_classifier.augment_torchvision import TorchvisionAugment
+from stage2_classifier.config import TrainConfig
+from stage2_classifier.crops import CropDataset, build_loader
 from stage2_classifier.cut import cut_crop, to_input
 from stage2_classifier.errors import ClassifierError
+from stage2_classifier.fit import face_sampler, training_crops
 from stage2_classifier.records import CropRecord, CropSet, write_crop_set
 from stage2_classifier.transforms import AUGMENTATIONS, eval_transform, main, train_transform
 
@@ -208,3 +213,102 @@ def test_preview_name_must_be_a_picture(crop_folder: Path, capsys: pytest.Captur
 def test_preview_refuses_a_negative_seed(crop_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--crops", str(crop_folder), "--preview", str(crop_folder / "p.png"), "--seed", "-1"]) == 1
     assert capsys.readouterr().err == "error: --seed -1: give 0 or more\n"
+
+
+@pytest.fixture
+def sheets(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What is drawn: (rows of cells, side, row labels, caption lines) of each sheet."""
+    drawn: list[tuple[Any, ...]] = []
+    draw = preview.contact_sheet
+
+    def keep(*sheet: Any) -> Image.Image:
+        drawn.append(sheet)
+        return draw(*sheet)
+
+    monkeypatch.setattr(preview, "contact_sheet", keep)
+    return drawn
+
+
+def looked_at(crops: CropSet, margin: float) -> dict[bytes, str]:
+    """The label of what inference would see of each training crop, by its pixels."""
+    dataset = CropDataset(crops, "train", eval_transform(32, MEAN, STD), margin=margin, rejects=True)
+    return {dataset.pixels(i).tobytes(): record.label for i, record in enumerate(dataset.records)}
+
+
+STATS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@pytest.mark.parametrize("changes", [{}, {"jitter": 1.0}, {"jitter": 1.0, "rejects": 0.25, "margin": 0.1}])
+def test_the_preview_shows_what_training_sees(
+    wide_crops: CropSet, tmp_path: Path, sheets: list[tuple[Any, ...]], changes: dict[str, Any]
+) -> None:
+    config = TrainConfig(input_size=48, epochs=6, batch_size=10, **changes)
+    preview.save_training_views(tmp_path / "p.png", config, wide_crops, STATS, per_class=2, versions=5)
+    with Image.open(tmp_path / "p.png") as picture:
+        picture.verify()
+    # Every view of the training, by epoch, its pixels as the network gets them.
+    dataset = training_crops(config, wide_crops, STATS)
+    sampler = face_sampler(config, dataset)
+    names = (*wide_crops.class_names, "not_a_face")
+    seen: dict[tuple[str, bytes], str] = {}
+    for epoch in range(config.epochs):
+        dataset.set_epoch(epoch)
+        sampler.set_epoch(epoch)
+        for views, labels, _ in build_loader(dataset, config.batch_size, sampler):
+            for view, label in zip(views.numpy(), labels, strict=True):
+                pixels = view.transpose(1, 2, 0) * np.float32(STATS[1]) + np.float32(STATS[0])
+                seen[f"epoch {epoch + 1}", np.rint(255 * pixels).clip(0, 255).astype(np.uint8).tobytes()] = names[label]
+    before = looked_at(wide_crops, config.margin)
+    [(rows, _, labels, _)] = sheets
+    expected = names if config.rejects else names[:3]
+    assert labels == [name for name in expected for _ in range(2)]
+    for row, label in zip(rows, labels, strict=True):
+        assert before[row[0].image.tobytes()] == label
+        assert 2 <= len(row) <= 6  # 5 views, or fewer of a crop that is drawn less often
+        for cell in row[1:]:
+            assert seen[cell.caption, cell.image.tobytes()] == label
+    assert any(len(row) == 6 for row in rows)
+
+
+def test_preview_of_an_experiment(wide_crops: CropSet, tmp_path: Path, sheets: list[tuple[Any, ...]]) -> None:
+    out = tmp_path / "judge.png"
+    flags = ["--crops", str(wide_crops.root), "--preview", str(out), "--experiment", "judge", "--per-class", "1"]
+    assert main([*flags, "--versions", "3"]) == 0
+    [(rows, side, labels, _)] = sheets
+    assert labels == [*wide_crops.class_names, "not_a_face"]
+    assert [len(row) for row in rows] == [4] * 4 and rows[0][1].image.shape == (64, 64, 3)
+    with Image.open(out) as picture:
+        assert picture.width > 4 * side and picture.height > 4 * side
+
+
+def test_the_comparison_looks_at_crops_as_the_baseline_does(
+    wide_crops: CropSet, crop_folder: Path, sheets: list[tuple[Any, ...]]
+) -> None:
+    out = crop_folder / "p.png"
+    assert main(["--crops", str(wide_crops.root), "--preview", str(out), "--augment", "own"]) == 0
+    assert main(["--crops", str(crop_folder), "--preview", str(out), "--augment", "own"]) == 0
+    before = looked_at(wide_crops, 0.2)
+    (rows, *_), (narrow, *_) = sheets
+    assert rows and all(row[0].image.tobytes() in before for row in rows)
+    assert {row[0].image.shape[0] for row in narrow} <= {20, 21, 22, 23}  # whole files
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--experiment", "jugde"], "did you mean judge"),
+        (["--experiment", "judge", "--augment", "own"], "--experiment: has its own augmentation and input size"),
+        (["--experiment", "judge", "--input-size", "64"], "--experiment: has its own augmentation and input size"),
+        (["--experiment", "judge"], "rejects: {crops} has none for training"),
+        (["--experiment", "view_margin_35"], "margin: 0.35 is more than the 0.2 that {crops} was cut with"),
+        (["--input-size", "0"], "--input-size, --per-class and --versions must be 1 or more"),
+    ],
+)
+def test_a_preview_that_cannot_be_is_one_line(
+    crop_folder: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    out = crop_folder / "p.png"
+    assert main(["--crops", str(crop_folder), "--preview", str(out), *flags]) == 1
+    error = capsys.readouterr().err
+    assert message.format(crops=crop_folder) in error and len(error.splitlines()) == 1
+    assert not out.exists()
