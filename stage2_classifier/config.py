@@ -298,5 +298,6 @@ def experiment(name: str) -> TrainConfig:
     """The experiment of that name; raises ClassifierError with close names when there is none."""
     if name not in EXPERIMENTS:
         close = difflib.get_close_matches(name, EXPERIMENTS, n=3) or list(EXPERIMENTS)[:3]
-        raise ClassifierError(f"experiment: no {name!r}; did you mean {', '.join(close)}? --list shows all")
+        meant = f"did you mean {', '.join(close)}?"
+        raise ClassifierError(f"experiment: no {name!r}; {meant} stage2_classifier.train --list shows all")
     return EXPERIMENTS[name]
