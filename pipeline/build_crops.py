@@ -103,9 +103,7 @@ def build_crops(
         raise PipelineError(f"margin is {margin}, must lie in 0..4")
     if workers < 1:
         raise PipelineError(f"workers is {workers}, must be 1 or more")
-    for name in annotations.class_names:
-        if name != Path(name).name or name.startswith("."):
-            raise PipelineError(f"class {name!r} cannot be a folder's name; rename it in the annotations")
+    check_class_names(annotations.class_names)
     jobs = [
         _Job(image, splits[image.image_id], out, margin, (mined or {}).get(image.image_id))
         for image in annotations.images
@@ -140,6 +138,15 @@ def build_crops(
         unreadable=tuple(done.error for done in results if done.error),
         without_split=tuple(i.image_id for i in annotations.images if i.image_id not in splits),
     )
+
+
+def check_class_names(class_names: Sequence[str]) -> None:
+    """Raises PipelineError when a class cannot have a folder of crops, or has the name of what is no class."""
+    for name in class_names:
+        if name != Path(name).name or name.startswith("."):
+            raise PipelineError(f"class {name!r} cannot be a folder's name; rename it in the annotations")
+        if name == REJECT:
+            raise PipelineError(f"class {name!r} is what false alarms are called here; rename it in the annotations")
 
 
 def _claim(out: Path) -> None:

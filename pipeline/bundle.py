@@ -291,8 +291,9 @@ class Pack:
     """Export a trained classifier and a cascade to ONNX, check them against torch, and write a bundle.
 
     With --data, the cascade is fitted to the annotators (the stock one's boxes on the training photos, the fine-tuned
-    one's scores on the validation photos), the reporting threshold is chosen on the validation photos, and the bundle
-    records what it scores there.
+    one's scores on the validation photos), how the classifier joins it is fitted on the validation photos (what its
+    verdicts weigh, its temperature, how far boxes move, when a face is unsure), the threshold is chosen there,
+    and the bundle records what it scores there.
     """
 
     run: tuple[Path, ...]

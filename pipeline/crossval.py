@@ -21,8 +21,10 @@ import numpy as np
 
 from pipeline.background import face_free_part
 from pipeline.branch import EXPERIMENTS, Branch, usable
+from pipeline.bundle import Bundle
 from pipeline.calibration import FLOOR, MATCH_IOU
 from pipeline.errors import USER_ERRORS, PipelineError
+from pipeline.errors_by_stage import above
 from pipeline.evaluate import merged_names, parse_merge
 from pipeline.evaluation import check_classes, detect_samples, merge_classes
 from pipeline.extras import needs
@@ -32,6 +34,7 @@ from pipeline.reliability import Reliability, judged
 from pipeline.resampling import best_score, bootstrap
 from pipeline.steps import Say, claimed, interruptible, side_by_side
 from pipeline.stock import stock_detector
+from pipeline.unsure import trades
 from stage1_faces.annotations import AnnotatedImage, read_dataset
 from stage1_faces.faces import Detector
 from stage1_faces.images import read_image
@@ -241,6 +244,25 @@ def pooled(samples: Sequence[Sample], class_names: Sequence[str]) -> str:
     return "\n".join([*lines, f"| expected calibration error | {'-' if error is None else f'{error:.3f}'} | |"]) + "\n"
 
 
+def fitted(bundles: Sequence[Bundle]) -> str:
+    """A Markdown table of the calibration error on validation photos before and after fitting, by fold."""
+    errors = [bundle.meta.metrics.get("val_calibration_error", {}) for bundle in bundles]
+    lines = ["| calibration error on the photos that it was fitted on, by fold | |", "|---|---|"]
+    for when in ("before", "after"):
+        values = [error.get(when) for error in errors]
+        lines.append(f"| {when} | {', '.join('-' if v is None else f'{v:.3f}' for v in values)} |")
+    return "\n".join(lines) + "\n"
+
+
+def unsure_table(samples: Sequence[Sample]) -> str:
+    """A Markdown table of what calling faces unsure brings; `samples` hold what is reported."""
+    lines = ["| margin | unsure, of the faces found | wrong labels, of the sure ones |", "|---|---|---|"]
+    for trade in trades(samples, MATCH_IOU):
+        shares = ("-" if v is None else f"{v:.3f}" for v in (trade.unsure_share, trade.wrong_share))
+        lines.append(f"| {trade.margin:g} | {' | '.join(shares)} |")
+    return "\n".join(lines) + "\n"
+
+
 def run(args: Args) -> int:
     """Splits, trains, scores, prints and writes crossval.md and crossval.json."""
     with needs("train"):
@@ -281,6 +303,8 @@ def _check(args: Args) -> None:
         raise PipelineError(f"--folds {args.folds}: give 3 or more (one to test, one to validate, the rest to train)")
     if not 0.1 < args.also_iou < 1:
         raise PipelineError(f"--also-iou is {args.also_iou}, must lie between 0.1 and 1")
+    if args.also_merge and args.also is None:
+        raise PipelineError("--also-merge: says how to count the classes of --also; give that, too")
     if not args.experiments or len(set(args.experiments)) < len(args.experiments):
         raise PipelineError("--experiments: name at least one, and each once")
     for name in args.experiments:
@@ -295,7 +319,7 @@ def _cross_validate(
         Branch(args.data, splits, args.out / f"fold{k}", args.experiments) for k, splits in enumerate(_splits(args))
     ]
     side_by_side([(b.folder, b.steps) for b in branches], args.jobs, say)
-    folds, samples, stock = [], [], _stock_elsewhere(args, also)
+    folds, samples, reported, stock = [], [], [], _stock_elsewhere(args, also)
     for branch in branches:
         kept, beside = (branch.folder.with_suffix(suffix) for suffix in (".json", ".samples.json"))
         if not kept.is_file():
@@ -305,9 +329,12 @@ def _cross_validate(
             say(f"{branch.folder.name}: scored")
         folds.append(_read_scores(kept))
         folds[-1][0].figures.update(stock)
-        samples += _read_samples(beside, len(names))
+        found = _read_samples(beside, len(names))
+        samples += found
+        reported += above(found, folds[-1][-1].threshold)
     table = summary(folds)
-    text = "\n".join((markdown(table, args.folds), markdown(table, args.folds, (WHOLE,)), pooled(samples, names)))
+    parts = (markdown(table, args.folds), markdown(table, args.folds, (WHOLE,)), pooled(samples, names))
+    text = "\n".join((*parts, fitted([Bundle.load(branch.bundle) for branch in branches]), unsure_table(reported)))
     write_text(args.out / "crossval.md", text)
     record = {"folds": [[asdict(s) for s in fold] for fold in folds], "mean_and_spread": table}
     write_text(args.out / "crossval.json", json.dumps(record, indent=1) + "\n")

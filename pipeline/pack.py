@@ -122,7 +122,7 @@ class Classifier:
     """What a bundle needs of a classifier.
 
     meta: how to feed it. origin: where it is from. export: makes its graph. judges: whether that gives verdicts on
-    faces and boxes, too. judge: how they join stage 1's as long as nothing else is fitted.
+    faces, too. judge: how they join stage 1's as long as nothing else is fitted.
     """
 
     meta: ModelMeta | BundleMeta
@@ -163,7 +163,7 @@ def _trained(runs: Sequence[Path]) -> Classifier:
         origins[0] if len(loaded) == 1 else {"mean_of": origins},
         _class_counts(runs[0]),
         lambda: export_classifier([model for model, _ in loaded], meta.input_size, meta.heads),
-        meta.judges and meta.boxes,
+        meta.judges,
     )
 
 
@@ -178,7 +178,7 @@ def _kept(bundle: Path) -> Classifier:
         meta.provenance.get("stage2", {}),
         meta.provenance.get("data", {}).get("class_counts"),
         lambda: loaded.graph_bytes("classifier"),
-        len(verdicts) == 3,
+        len(verdicts) > 1,
         meta.judge,
     )
 
@@ -252,8 +252,7 @@ def pack_bundle(
             with progress() as bar:
                 search = calibrated(detector, search, bar.track(photos.val, description="calibrating scores"))
             bundle_meta = replace(bundle_meta, search=search)
-        if classifier.judges:
-            bundle_meta = _with_judge(Bundle(out, bundle_meta, graphs), photos.val)
+        bundle_meta = _with_judge(Bundle(out, bundle_meta, graphs), photos.val)
         bundle_meta = _judged(Bundle(out, bundle_meta, graphs), photos.val, choose=score_threshold is None)
     if model is not None:
         if model.judge.stage2 and not classifier.judges:

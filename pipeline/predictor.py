@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.bundle import Bundle
+from pipeline.bundle import Bundle, BundleError
 from pipeline.errors import PipelineError
 from stage1_faces.boxes import Boxes, as_boxes
 from stage1_faces.faces import Detector
@@ -195,6 +195,10 @@ class Predictor:
                     outputs.append(np.zeros((len(crops), *values.shape[1:]), np.float32))
                 outputs[k][start : start + len(values)] = values
         probs, verdicts, numbers = [*outputs, None, None][:3]
+        if len(crops) and meta.judge.stage2 and verdicts is None:
+            raise BundleError(
+                f"{self.bundle.path}: its scores need verdicts that its graph lacks; pack it anew"
+            )
         return np.asarray(probs), verdicts, numbers
 
 

@@ -15,10 +15,10 @@ from pipeline.metrics import SIZES, Sample, Scores
 from stage1_faces.boxes import Boxes, area
 
 By = Literal["size", "light", "blur", "class"]
-# Mean luma of the face box, 0 to 255; about a tenth each of 86 faces of the Kaggle set's training photos lie below and
-# above. Fixed, so that sets can be held against one another. The lower bound is inside, the upper one outside.
+# Mean luma of the face box, 0 to 255; a fifth each of the faces of the Kaggle set's test photos lie below and above.
+# Fixed, so that sets can be held against one another. The lower bound is inside, the upper one outside.
 LIGHT = {"dark": (0.0, 85.0), "medium": (85.0, 150.0), "bright": (150.0, np.inf)}
-# Detail (see `look`); about thirds of the 68 of those faces that are large enough.
+# Detail (see `look`); about thirds of those faces that are large enough.
 BLUR = {"blurred": (0.0, 2800.0), "medium": (2800.0, 4400.0), "sharp": (4400.0, np.inf)}
 DETAIL_SIDE = 16  # px; half of the set's faces are hardly larger
 TOO_SMALL = "too small to tell"

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.branch import EXPERIMENTS, FEW, Branch, usable
+from pipeline.build_crops import check_class_names
 from pipeline.bundle import GRAPHS, Bundle, check_place, write_bundle
 from pipeline.duplicates import near_duplicate_groups
 from pipeline.errors import USER_ERRORS, PipelineError
@@ -74,6 +75,9 @@ def run(args: Args) -> int:
     from stage1_faces.run_folder import fingerprint
 
     read = read_dataset(args.data)
+    check_class_names(read.class_names)
+    if args.splits is not None:
+        read_splits(args.splits)
     record = {
         "data": fingerprint(read.images),
         "splits": None if args.splits is None else args.splits.read_text(encoding="utf-8"),

@@ -186,7 +186,7 @@ def _vary(name: str, why: str, **changes: object) -> TrainConfig:
 # One change each against the baseline, with what that change drags along (SGD's own learning rate, a scheduler
 # that has its own warm-up, fine-tuning rates for pretrained weights).
 _FINE_TUNE = {"pretrained": True, "lr": 1e-3, "backbone_lr_scale": 0.2, "freeze_epochs": 2, "input_size": 112}
-# What the default bundle's networks were trained with: all that helped (EXPERIMENTS.md).
+# What the default bundle's networks were trained with (EXPERIMENTS.md says what each part gave).
 _FINAL: dict[str, object] = {
     "margin": 0.1,
     "input_size": 48,
@@ -283,13 +283,13 @@ EXPERIMENTS: dict[str, TrainConfig] = {
         ),
         _vary(
             "final_trunk",
-            "Everything that helped, with O-Net's layers?",
+            "The default bundle's recipe, with O-Net's layers?",
             model="face_trunk",
             pretrained=True,
             spliced=0.25,
             **_FINAL,
         ),
-        _vary("final_cnn", "Everything that helped, with our own network?", **_FINAL),
+        _vary("final_cnn", "The default bundle's recipe, with our own network?", **_FINAL),
     )
 }
 

@@ -1,6 +1,7 @@
 """Cross-validation: figures of a detector by hand, folds kept and resumed, failures told in one line."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -208,6 +209,8 @@ def folds(monkeypatch):
     monkeypatch.setattr(crossval, "side_by_side", side_by_side)
     monkeypatch.setattr(crossval, "score_fold", score_fold)
     monkeypatch.setattr(crossval, "stock_detector", Fake)
+    meta = SimpleNamespace(metrics={"val_calibration_error": {"before": 0.1, "after": None}})
+    monkeypatch.setattr(crossval, "Bundle", SimpleNamespace(load=lambda path: SimpleNamespace(meta=meta)))
     return trained, scored
 
 
@@ -223,6 +226,8 @@ def test_folds_that_are_scored_are_not_repeated(data, tmp_path, folds, capsys):
     assert "| AP50 with_mask | 1.000 ± 0.000 |\n| AP50 without_mask | - |" in text
     assert "| AP50/with_mask | 1.000 | 1.000-1.000 |" in text
     assert "| expected calibration error | 0.250 | |" in text
+    assert "| before | 0.100, 0.100, 0.100 |\n| after | -, -, - |" in text
+    assert "| 0.5 | 0.000 | 0.000 |" in text  # every face found is surely named, and rightly
     assert text in capsys.readouterr().out
     (out / "fold1.json").unlink()
     assert main(argv) == 0
@@ -261,7 +266,7 @@ def test_a_step_that_fails_is_told_with_its_log(data, tmp_path, monkeypatch, cap
         (["--also-iou", "1.5"], "--also-iou is 1.5, must lie between 0.1 and 1"),
         (["--experiments"], "--experiments: name at least one"),
         (["--experiments", "final"], "experiment: no 'final'; did you mean"),
-        (["--also-merge", "with_mask=hat"], "--merge: 'hat' is none of with_mask"),
+        (["--also-merge", "a=b"], "--also-merge: says how to count the classes of --also"),
     ],
 )
 def test_options_out_of_range_are_refused_before_the_work(data, tmp_path, capsys, flags, told):

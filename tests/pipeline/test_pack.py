@@ -375,14 +375,16 @@ def test_a_judge_is_fitted_on_the_validation_photos(
 
 
 @pytest.mark.usefixtures("exported")
-def test_a_classifier_that_does_not_judge_is_not_asked(
+def test_a_classifier_without_verdicts_is_calibrated_too(
     run: Path, tuned: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    fitted = Judge(temperature=0.5, unsure=0.25)
     monkeypatch.setattr(pack, "calibrated", lambda detector, given, images: given)
-    monkeypatch.setattr(pack, "gather", lambda *_: pytest.fail("was asked"))
+    monkeypatch.setattr(pack, "gather", lambda *_: [])
+    monkeypatch.setattr(pack, "fit_judge", lambda *_, **__: fitted)
     monkeypatch.setattr(pack, "_judged", lambda bundle, *_, **__: bundle.meta)
     bundle = pack_bundle([run], tmp_path / "made", CascadeConfig(), tuned, photos_of(data, data / "splits.csv"))
-    assert bundle.meta.judge == Judge() and "val_calibration_error" not in bundle.meta.metrics
+    assert bundle.meta.judge == fitted and "val_calibration_error" in bundle.meta.metrics
 
 
 def test_a_cascades_onet_gives_a_face_trunk_its_start(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:

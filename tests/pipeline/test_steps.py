@@ -142,7 +142,9 @@ def test_a_step_ends_with_the_process_that_began_it(tmp_path: Path, how: signal.
     )
     script = tmp_path / "parent.py"
     script.write_text(
-        "import sys\nfrom pathlib import Path\nfrom pipeline.steps import Step, interruptible, side_by_side\n"
+        "import signal, sys\nfrom pathlib import Path\nfrom pipeline.steps import Step, interruptible, side_by_side\n"
+        # Started in the background, the tests may have inherited that Ctrl-C is ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"work = [(Path({str(tmp_path / 'w')!r}), [Step('long', ('long_step',))])]\n"
         "sys.exit(interruptible(lambda: side_by_side(work, 2)))\n"
     )
@@ -153,7 +155,11 @@ def test_a_step_ends_with_the_process_that_began_it(tmp_path: Path, how: signal.
         pid = int(pid_file.read_text())
         assert running(pid)
         parent.send_signal(how)  # to the parent alone, as a process manager does
-        _, errors = parent.communicate(timeout=60)
+        try:
+            _, errors = parent.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            parent.kill()  # or leaving the block would wait for it
+            raise
     while running(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not running(pid)
