@@ -196,9 +196,7 @@ class Predictor:
                 outputs[k][start : start + len(values)] = values
         probs, verdicts, numbers = [*outputs, None, None][:3]
         if len(crops) and meta.judge.stage2 and verdicts is None:
-            raise BundleError(
-                f"{self.bundle.path}: its scores need verdicts that its graph lacks; pack it anew"
-            )
+            raise BundleError(f"{self.bundle.path}: its scores need verdicts that its graph lacks; pack it anew")
         return np.asarray(probs), verdicts, numbers
 
 
