@@ -282,6 +282,12 @@ def test_a_class_that_is_no_folder_name_is_refused(tmp_path):
         build_crops(Annotations((image,), ("../up",)), {"a": "train"}, tmp_path / "out")
 
 
+def test_a_class_called_as_false_alarms_are_is_refused(tmp_path):
+    image = AnnotatedImage(tmp_path / "a.png", "a", (10, 10), np.array([[0, 0, 5, 5]], np.float32), ("not_a_face",))
+    with pytest.raises(PipelineError, match="is what false alarms are called here"):
+        build_crops(Annotations((image,), ("not_a_face",)), {"a": "train"}, tmp_path / "out")
+
+
 def test_no_image_in_the_split(tmp_path):
     image = AnnotatedImage(tmp_path / "a.png", "a", (10, 10), np.array([[0, 0, 5, 5]], np.float32), ("x",))
     with pytest.raises(PipelineError, match="no image of the dataset is in the splits"):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pipeline import predictor as module
-from pipeline.bundle import Bundle
+from pipeline.bundle import GRAPHS, Bundle, BundleError
 from pipeline.demo import portrait, tiled_photo
 from pipeline.errors import PipelineError
 from pipeline.judge import Judge
@@ -313,3 +313,12 @@ def test_detections_refuse_shapes_that_do_not_fit():
         Detections(
             np.zeros((1, 4)), ones, np.full((1, 2), 0.9, np.float32), np.zeros((1, 5, 2), np.float32), ("a", "b")
         )
+
+
+def test_a_judge_that_weighs_verdicts_needs_a_graph_that_gives_them(predictor):
+    meta = predictor.bundle.meta
+    graphs = {name: predictor.bundle.graph_bytes(name) for name in GRAPHS}
+    lacking = Predictor(Bundle(predictor.bundle.path, replace(meta, judge=Judge(stage2=0.5)), graphs))
+    lacking._classifier = lambda pixels: [np.full((len(pixels), len(meta.class_names)), 1 / 3, np.float32)]
+    with pytest.raises(BundleError, match="verdicts that its graph lacks"):
+        lacking.classify(np.zeros((40, 40, 3), np.uint8), np.float32([[5, 5, 30, 30]]))

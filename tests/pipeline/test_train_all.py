@@ -263,3 +263,18 @@ def test_the_whole_way(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     text = (made.path / "report.md").read_text()
     assert text == (work / "report" / "evaluation.md").read_text() and "split test: 2 photos with 4 faces" in text
     assert Predictor(made).detect(np.zeros((60, 80, 3), np.uint8)).class_names == CLASSES
+
+
+def test_what_a_later_step_would_refuse_is_refused_before_the_work(
+    data: Path, tmp_path: Path, begun: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--data", str(data), "--work", str(tmp_path / "w"), "--out", str(tmp_path / "b")]
+    strange = tmp_path / "strange.csv"
+    strange.write_bytes(b"image_id,split\np\xff,train\n")
+    assert main([*argv, "--splits", str(strange)]) == 1
+    assert "is no CSV text" in capsys.readouterr().err
+    file = data / "_annotations.coco.json"
+    file.write_text(file.read_text().replace('"helmet"', '"no/helmet"'))
+    assert main(argv) == 1
+    assert "class 'no/helmet' cannot be a folder's name" in capsys.readouterr().err
+    assert not begun and not (tmp_path / "w").exists()
