@@ -280,7 +280,7 @@ def test_graph_that_is_no_onnx(tmp_path):
 def test_show_prints_provenance_and_bad_bundle_is_one_line(copy, capsys):
     assert main(["show", "--bundle", str(copy)]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert shown["provenance"]["stage2"]["model"]
+    assert shown["provenance"]["stage1"]["weights"] == "fine-tuned" and shown["provenance"]["stage2"]
     (copy / "pnet.onnx").unlink()
     assert main(["show", "--bundle", str(copy)]) == 1
     assert capsys.readouterr().err.count("\n") == 1
