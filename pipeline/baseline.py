@@ -24,6 +24,7 @@ from pipeline.errors import USER_ERRORS, PipelineError
 from pipeline.evaluate import select_images
 from pipeline.evaluation import Settings
 from pipeline.extras import needs
+from pipeline.usable import readable
 from stage1_faces.annotations import AnnotatedImage, Annotations, read_dataset
 from stage1_faces.images import read_image
 from stage1_faces.splits import SPLITS, read_splits
@@ -66,7 +67,6 @@ def run(args: Args) -> int:
         import faster_coco_eval  # noqa: F401 (missing: say so before hours of training)
         import torch
 
-        from pipeline.baseline_data import readable
         from pipeline.baseline_fit import fit
         from pipeline.baseline_folder import BaselineFolder
         from pipeline.baseline_model import check_name
@@ -84,7 +84,9 @@ def run(args: Args) -> int:
     for image in scored:
         read_image(image.path)  # one that cannot be read: say so before hours of training
     sides = read_splits(args.splits)
-    train, val = (readable([i for i in dataset.images if sides.get(i.image_id) == s]) for s in ("train", "val"))
+    train, val = (
+        readable([i for i in dataset.images if sides.get(i.image_id) == side], _warn) for side in ("train", "val")
+    )
     _check_faces(args, train, val)
     folder = BaselineFolder(args.out)
     folder.start(_record(args, dataset, train, val), args.overwrite)
@@ -97,6 +99,10 @@ def run(args: Args) -> int:
             facts.append(f"split {args.split} was used in training, which flatters")
         report(folder.path, args.split, scored, facts, settings, device)
     return 0
+
+
+def _warn(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _check(args: Args) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,24 +14,10 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from stage1_faces.annotations import AnnotatedImage
-from stage1_faces.images import MediaError, read_image
-from stage2_classifier.console import progress
+from stage1_faces.images import read_image
 
 GREY = (123, 117, 104)  # ImageNet's mean colour, around a photo that was made smaller
 Target = dict[str, Tensor]  # boxes float32 (N, 4) xyxy in the photo's pixels, labels int64 (N,) from 1 on
-
-
-def readable(images: Sequence[AnnotatedImage]) -> list[AnnotatedImage]:
-    """The photos that can be read; a warning names each of the others."""
-    kept = []
-    with progress() as bar:
-        for image in bar.track(images, description="reading photos"):
-            try:
-                read_image(image.path)
-                kept.append(image)
-            except MediaError as error:
-                print(f"warning: {error}; left out", file=sys.stderr)
-    return kept
 
 
 def train_transform() -> v2.Transform:

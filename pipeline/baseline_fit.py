@@ -175,18 +175,19 @@ def find_faces(
     model: nn.Module,
     images: Sequence[AnnotatedImage],
     class_names: Sequence[str],
-    advance: Callable[[], None] = lambda: None,
+    seen: Callable[[AnnotatedImage, NDArray[np.uint8]], None] = lambda image, pixels: None,
 ) -> list[Sample]:
     """Each photo's truths and detections, where a box may have a row for each class; puts the model into eval mode.
 
-    advance: called after each photo.
+    seen: called after each photo, with its pixels (H, W, 3 RGB).
     """
     model.eval()
     samples = []
     for image in images:
         truths = np.array([class_names.index(label) for label in image.labels], np.intp)
-        samples.append(Sample(image.image_id, image.boxes, truths, *detect(model, read_image(image.path))))
-        advance()
+        pixels = read_image(image.path)
+        samples.append(Sample(image.image_id, image.boxes, truths, *detect(model, pixels)))
+        seen(image, pixels)
     return samples
 
 

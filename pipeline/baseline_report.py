@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.baseline_fit import find_faces, seconds_a_photo
 from pipeline.baseline_folder import load_best
@@ -16,9 +18,8 @@ from pipeline.bench import machine
 from pipeline.coco_results import write_results
 from pipeline.evaluate_report import Table, tables, to_json
 from pipeline.evaluation import Evaluation, Settings, evaluate_samples
-from pipeline.slices import look
+from pipeline.slices import Look, look
 from stage1_faces.annotations import AnnotatedImage
-from stage1_faces.images import read_image
 from stage2_classifier.console import console, progress
 from stage2_classifier.files import write_text
 
@@ -41,8 +42,13 @@ def report(
     model.to(device)
     with progress() as bar:
         task = bar.add_task("detecting", total=len(images))
-        samples = find_faces(model, images, best.class_names, lambda: bar.advance(task))
-    looks = [look(read_image(image.path), image.boxes) for image in images]
+        looks: list[Look] = []
+
+        def seen(image: AnnotatedImage, pixels: NDArray[np.uint8]) -> None:
+            looks.append(look(pixels, image.boxes))
+            bar.advance(task)
+
+        samples = find_faces(model, images, best.class_names, seen)
     chosen = "best F1 on validation photos"
     evaluation = evaluate_samples(
         samples, best.class_names, settings, best.model, best.threshold, chosen, seconds, looks

@@ -11,11 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.steps import Fitted, Say, Step
-from stage1_faces.annotations import AnnotatedImage, Annotations
-from stage1_faces.images import MediaError, read_image
+from pipeline.steps import Fitted, Step
 from stage2_classifier.config import FACE_TRUNK, experiment
-from stage2_classifier.console import progress
 from stage2_classifier.errors import ClassifierError
 from stage2_classifier.records import CropSet, read_crop_set
 
@@ -27,7 +24,6 @@ QUICK_STEPS |= {"rnet-batch": 64, "onet-batch": 64}
 QUICK_RATES = {"pnet-rate": 0.01, "rnet-rate": 0.01, "onet-rate": 0.01}
 QUICK_EPOCHS = 2
 CROPS = "crops"
-FEW = 5  # of the problems in the data are told, and of the photos in a list
 QUICK_NOTE = "quick: a few steps of each training, to see that everything fits; a poor detector"
 
 
@@ -114,6 +110,14 @@ class Branch:
         return [part for name, value in options.items() for part in (f"--{name}", str(value))] if self.quick else []
 
 
+def check_experiments(names: Sequence[str]) -> None:
+    """Raises PipelineError when there are none or one is named twice, ClassifierError when one is not known."""
+    if not names or len(set(names)) < len(names):
+        raise PipelineError("--experiments: name at least one, and each once")
+    for name in names:
+        experiment(name)
+
+
 def fit_to_crops(name: str, crops: Sequence[Path]) -> Fitted:
     """What of the experiment `name` one of these crop sets does not allow, as options that leave it out.
 
@@ -144,30 +148,3 @@ def _unspliced(crops: CropSet) -> str:
     except ClassifierError:
         return "no masked or no bare training face is large enough and has landmarks"
     return ""
-
-
-def usable(data: Path, read: Annotations, say: Say) -> list[AnnotatedImage]:
-    """The photos that can be read and are as large as their headers say; every other is named.
-
-    Raises PipelineError when there are none.
-    """
-    for problem in read.problems[:FEW]:
-        say(f"warning: {problem}")
-    if len(read.problems) > FEW:
-        say(f"warning: and {len(read.problems) - FEW} more problems in the data")
-    images = []
-    with progress() as bar:
-        for image in bar.track(read.images, description="reading photos"):
-            try:
-                height, width = read_image(image.path).shape[:2]
-            except MediaError as error:
-                say(f"warning: {error}; left out")
-                continue
-            if (width, height) == image.size:
-                images.append(image)
-            else:  # a PNG may tell of its rotation after its pixels
-                sizes = f"{width}x{height} when decoded, {image.size[0]}x{image.size[1]} by its header"
-                say(f"warning: {image.path}: is {sizes}; left out")
-    if not images:
-        raise PipelineError(f"{data}: not one of its {len(read.images)} photos can be used")
-    return images

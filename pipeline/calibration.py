@@ -37,8 +37,6 @@ def calibrated(detector: Detector, search: CascadeConfig, images: Iterable[Annot
     With fewer than 10 right or 10 wrong detections to tell apart, a warning is printed and the settings stay.
     Raises PipelineError when wrong detections score higher than right ones.
     """
-    from sklearn.linear_model import LogisticRegression
-
     scores, right = [np.zeros(0, np.float32)], [np.zeros(0, bool)]
     for image in images:
         found = detector.detect(read_image(image.path), min_score=FLOOR)
@@ -49,13 +47,24 @@ def calibrated(detector: Detector, search: CascadeConfig, images: Iterable[Annot
         few = f"only {hit.sum()} right and {(~hit).sum()} wrong detections on the validation photos"
         print(f"warning: {few}, too few to calibrate scores on; they stay as they are", file=sys.stderr)
         return search
-    fit = LogisticRegression(C=np.inf).fit(odds[:, None], hit)
-    slope, intercept = float(fit.coef_[0, 0]), float(fit.intercept_[0])
-    if slope <= 0:
-        raise PipelineError("wrong detections score higher than right ones; train the cascade longer")
+    (slope,), intercept = _platt(odds[:, None], hit)
     return replace(
         search, slope=round(search.slope * slope, 4), intercept=round(search.intercept * slope + intercept, 4)
     )
+
+
+def _platt(odds: NDArray[np.float32], right: NDArray[np.bool_]) -> tuple[list[float], float]:
+    """The weights of log odds (N, K) and the intercept that make their sum the log odds of `right` (N,).
+
+    Raises PipelineError when the first, stage 1's, tells right from wrong the wrong way round.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    fit = LogisticRegression(C=np.inf).fit(odds, right)
+    weights = [float(w) for w in fit.coef_[0]]
+    if weights[0] <= 0:
+        raise PipelineError("wrong detections score higher than right ones; train the cascade longer")
+    return weights, float(fit.intercept_[0])
 
 
 @dataclass(frozen=True)
@@ -129,16 +138,11 @@ def calibration_error(judge: Judge, evidence: Sequence[Evidence], floor: float =
 
 
 def _with_weights(judge: Judge, evidence: Sequence[Evidence], right: NDArray[np.bool_]) -> Judge:
-    from sklearn.linear_model import LogisticRegression
-
     columns = [np.concatenate([log_odds(e.scores) for e in evidence])]
     verdicts = [e.verdicts for e in evidence if e.verdicts is not None]
     if verdicts:
         columns.append(np.concatenate(verdicts))
-    fit = LogisticRegression(C=np.inf).fit(np.stack(columns, axis=1), right)
-    weights = [float(w) for w in fit.coef_[0]]
-    if weights[0] <= 0:
-        raise PipelineError("wrong candidates score higher than right ones in stage 1; train the cascade longer")
+    weights, intercept = _platt(np.stack(columns, axis=1), right)
     most = max((float(v.max(initial=0.0)) for v in verdicts), default=judge.most)
     # A classifier that tells nothing of faces may get a weight below 0 by chance.
     stage2 = max(weights[1], 0.0) if verdicts else 0.0
@@ -146,7 +150,7 @@ def _with_weights(judge: Judge, evidence: Sequence[Evidence], right: NDArray[np.
         judge,
         stage1=round(weights[0], 4),
         stage2=round(stage2, 4),
-        intercept=round(float(fit.intercept_[0]), 4),
+        intercept=round(intercept, 4),
         most=round(most, 3),
     )
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.background import face_free_part
-from pipeline.branch import EXPERIMENTS, Branch, usable
+from pipeline.branch import EXPERIMENTS, Branch, check_experiments
 from pipeline.bundle import Bundle
 from pipeline.calibration import FLOOR, MATCH_IOU
 from pipeline.errors import USER_ERRORS, PipelineError
@@ -35,11 +35,11 @@ from pipeline.resampling import best_score, bootstrap
 from pipeline.steps import Say, claimed, interruptible, side_by_side
 from pipeline.stock import stock_detector
 from pipeline.unsure import trades
+from pipeline.usable import usable
 from stage1_faces.annotations import AnnotatedImage, read_dataset
 from stage1_faces.faces import Detector
 from stage1_faces.images import read_image
 from stage1_faces.splits import SPLITS, read_splits
-from stage2_classifier.config import experiment
 from stage2_classifier.console import console, guarded, progress
 from stage2_classifier.files import write_text
 
@@ -305,10 +305,7 @@ def _check(args: Args) -> None:
         raise PipelineError(f"--also-iou is {args.also_iou}, must lie between 0.1 and 1")
     if args.also_merge and args.also is None:
         raise PipelineError("--also-merge: says how to count the classes of --also; give that, too")
-    if not args.experiments or len(set(args.experiments)) < len(args.experiments):
-        raise PipelineError("--experiments: name at least one, and each once")
-    for name in args.experiments:
-        experiment(name)
+    check_experiments(args.experiments)
 
 
 def _cross_validate(

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.extras import needs
 from stage1_faces.annotations import AnnotatedImage
 from stage1_faces.boxes import Boxes, iou
-from stage1_faces.detector import CascadeConfig, FaceDetector
+from stage1_faces.detector import FaceDetector
 from stage1_faces.faces import Detector, Faces
 from stage1_faces.images import MediaError, read_image
 
@@ -19,15 +19,18 @@ SAME = 0.5  # a candidate that overlaps a face as much has its landmarks
 APART = 0.3  # a candidate that overlaps a face more may be that face, boxed loosely
 
 
-def tuned_detector(run: Path, search: CascadeConfig | None = None, threads: int = 1) -> FaceDetector:
-    """The cascade of a run of stage1_faces.finetune. Raises FacesError, or PipelineError without PyTorch."""
+def tuned_detector(run: Path) -> FaceDetector:
+    """The cascade of a run of stage1_faces.finetune at its default settings.
+
+    Raises FacesError, or PipelineError without PyTorch.
+    """
     with needs("train"):
         from stage1_faces.export import FINE_TUNED, export_cascade, runtime
         from stage1_faces.nets import Answers
         from stage1_faces.run_folder import load_net
     graphs = export_cascade({name: Answers(load_net(run, name)) for name in FINE_TUNED}, FINE_TUNED)
-    pnet, rnet, onet = (runtime(graphs[name], threads) for name in ("pnet", "rnet", "onet"))
-    return FaceDetector(pnet, rnet, onet, search)
+    pnet, rnet, onet = (runtime(graphs[name]) for name in ("pnet", "rnet", "onet"))
+    return FaceDetector(pnet, rnet, onet)
 
 
 @dataclass(frozen=True)

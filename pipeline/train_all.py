@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.branch import EXPERIMENTS, FEW, Branch, usable
+from pipeline.branch import EXPERIMENTS, Branch, check_experiments
 from pipeline.build_crops import check_class_names
 from pipeline.bundle import GRAPHS, Bundle, check_place, write_bundle
 from pipeline.duplicates import near_duplicate_groups
@@ -27,9 +27,9 @@ from pipeline.extras import needs
 from pipeline.resampling import ONE_LABEL
 from pipeline.split import SplitRow, make_split, write_splits
 from pipeline.steps import Say, Step, claimed, interruptible, run_steps, side_by_side
+from pipeline.usable import FEW, usable
 from stage1_faces.annotations import AnnotatedImage, Annotations, read_dataset
 from stage1_faces.splits import SPLITS, read_splits
-from stage2_classifier.config import experiment
 from stage2_classifier.console import console, guarded
 from stage2_classifier.files import replacing
 
@@ -105,10 +105,7 @@ def _check(args: Args) -> None:
         raise PipelineError(f"--jobs {args.jobs}: give 1 or more")
     if args.seed < 0:
         raise PipelineError(f"--seed {args.seed}: give 0 or more")
-    if not args.experiments or len(set(args.experiments)) < len(args.experiments):
-        raise PipelineError("--experiments: name at least one, and each once")
-    for name in args.experiments:
-        experiment(name)
+    check_experiments(args.experiments)
     check_place(args.out)
     data, work, out = (path.resolve() for path in (args.data, args.work, args.out))
     if work.is_relative_to(out) or any(out.is_relative_to(work / name) for name in OWN):

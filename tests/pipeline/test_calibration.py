@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_predictor import picture
+from fake_predictor import Told, picture
 
 from pipeline.calibration import (
     FEWEST,
@@ -59,19 +59,6 @@ def test_a_second_box_may_meet_another_face() -> None:
 
 def test_hits_without_boxes_or_faces() -> None:
     assert right([], [BOX]) == [] and right([BOX], []) == [False] and right([], []) == []
-
-
-class Told:
-    """Finds what it is told, photo after photo."""
-
-    def __init__(self, *found: Faces) -> None:
-        self.left = list(found)
-        self.asked: list[float | None] = []
-
-    def detect(self, image: np.ndarray, *, min_score: float | None = None) -> Faces:
-        assert image.shape == (SIZE[1], SIZE[0], 3)
-        self.asked.append(min_score)
-        return self.left.pop(0)
 
 
 def photo(folder: Path, name: str, boxes: np.ndarray) -> AnnotatedImage:
@@ -273,7 +260,7 @@ def test_too_few_candidates_leave_stage_1s_scores(capsys: pytest.CaptureFixture[
 
 
 def test_stage_1_upside_down_is_refused() -> None:
-    with pytest.raises(PipelineError, match="wrong candidates score higher than right ones in stage 1"):
+    with pytest.raises(PipelineError, match="wrong detections score higher than right ones"):
         fit_judge(many(3, weights=(-1.0, 0.0, 0.0)), 0.2, mirrored=False)
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fake_predictor import picture
+from fake_predictor import Told, picture
 
-from pipeline import rejects
 from pipeline.rejects import APART, FLOOR, SAME, Mined, mine, tuned_detector
 from stage1_faces import export
 from stage1_faces.annotations import AnnotatedImage
@@ -22,19 +21,6 @@ from stage1_faces.run_folder import RunFolder
 
 SIZE = (64, 48)
 BOX = (10.0, 10.0, 20.0, 20.0)
-
-
-class Told:
-    """Finds what it is told, photo after photo."""
-
-    def __init__(self, *found: Faces) -> None:
-        self.left = list(found)
-        self.asked: list[float | None] = []
-
-    def detect(self, image: np.ndarray, *, min_score: float | None = None) -> Faces:
-        assert image.shape == (SIZE[1], SIZE[0], 3)
-        self.asked.append(min_score)
-        return self.left.pop(0)
 
 
 def faces(*boxes: tuple[float, ...]) -> Faces:
@@ -112,11 +98,9 @@ def test_the_cascade_is_a_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         return {name: name.encode() for name in given}
 
     monkeypatch.setattr(export, "export_cascade", exported)
-    monkeypatch.setattr(export, "runtime", lambda graph, threads: (graph, threads))
-    search = CascadeConfig(min_face=9)
-    detector = rejects.tuned_detector(folder.path, search, threads=2)
-    assert detector.config == search
-    assert (detector._pnet, detector._rnet, detector._onet) == ((b"pnet", 2), (b"rnet", 2), (b"onet", 2))
-    assert tuned_detector(folder.path).config == CascadeConfig()
+    monkeypatch.setattr(export, "runtime", lambda graph: graph)
+    detector = tuned_detector(folder.path)
+    assert (detector._pnet, detector._rnet, detector._onet) == (b"pnet", b"rnet", b"onet")
+    assert detector.config == CascadeConfig()
     with pytest.raises(FacesError, match=r"pnet\.safetensors: not found; train it with"):
         tuned_detector(tmp_path / "nowhere")

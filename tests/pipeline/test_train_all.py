@@ -208,7 +208,7 @@ def test_a_folder_of_another_training_is_refused(
         (["--out", "{here}/splits.csv"], "splits.csv: is a file"),
         (["--out", "{here}/my data"], "exists and is no bundle"),
         (["--out", "{here}/work"], "--work needs this place for itself"),
-        (["--out", "{here}/work/part/bundle"], "--work needs this place for itself"),
+        (["--out", "{work}/part/bundle"], "--work needs this place for itself"),
         (["--work", "{here}/my data/work"], "would be read as data"),
         (["--work", "{here}/photos"], "photos: holds other files"),
         (["--splits", "{here}/nowhere.csv"], "nowhere.csv"),
@@ -221,7 +221,7 @@ def test_refusals_come_before_the_work(
     (data.parent / "photos").mkdir()
     (data.parent / "photos" / "me.jpg").touch()
     before = sorted(data.parent.rglob("*"))
-    assert main(flags(data, *(word.format(here=data.parent) for word in more))) == 1
+    assert main(flags(data, *(word.format(here=data.parent, work=data.parent / "work") for word in more))) == 1
     error = capsys.readouterr().err
     assert told in error and error.startswith("error: ") and error.count("\n") == 1
     assert not begun and sorted(data.parent.rglob("*")) == before

@@ -1,0 +1,47 @@
+"""Which annotated photos can be used: those that can be read, and are as large as their headers say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from pipeline.errors import PipelineError
+from pipeline.steps import Say
+from stage1_faces.annotations import AnnotatedImage, Annotations
+from stage1_faces.images import MediaError, read_image
+from stage2_classifier.console import progress
+
+FEW = 5  # of the problems in the data are told, and of the photos in a list
+
+
+def usable(data: Path, read: Annotations, say: Say) -> list[AnnotatedImage]:
+    """The photos of `read` that can be used; every other is named, and the first problems that reading met.
+
+    Raises PipelineError when there are none.
+    """
+    for problem in read.problems[:FEW]:
+        say(f"warning: {problem}")
+    if len(read.problems) > FEW:
+        say(f"warning: and {len(read.problems) - FEW} more problems in the data")
+    images = readable(read.images, say)
+    if not images:
+        raise PipelineError(f"{data}: not one of its {len(read.images)} photos can be used")
+    return images
+
+
+def readable(images: Iterable[AnnotatedImage], say: Say) -> list[AnnotatedImage]:
+    """The photos that can be used; every other is named."""
+    kept = []
+    with progress() as bar:
+        for image in bar.track(list(images), description="reading photos"):
+            try:
+                height, width = read_image(image.path).shape[:2]
+            except MediaError as error:
+                say(f"warning: {error}; left out")
+                continue
+            if (width, height) == image.size:
+                kept.append(image)
+            else:  # a PNG may tell of its rotation after its pixels
+                sizes = f"{width}x{height} when decoded, {image.size[0]}x{image.size[1]} by its header"
+                say(f"warning: {image.path}: is {sizes}; left out")
+    return kept
