@@ -17,6 +17,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from pipeline.device import Device, check_running, providers
 from pipeline.errors import USER_ERRORS, PipelineError
 from pipeline.judge import Judge
 from pipeline.stock import SEARCH as STOCK_SEARCH
@@ -118,21 +119,23 @@ class Bundle:
         """A graph's file, as verified."""
         return self._graphs[name]
 
-    def graph(self, name: str, threads: int = 1) -> Graph:
-        """A graph as a function from float32 input to its outputs, on ONNX Runtime's CPU provider.
+    def graph(self, name: str, threads: int = 1, device: Device = "cpu") -> Graph:
+        """A graph as a function from float32 input to its outputs, on ONNX Runtime.
 
-        Raises BundleError when ONNX Runtime cannot load it, or the classifier's class count is not the bundle's.
+        Raises BundleError when ONNX Runtime cannot load it, or the classifier's class count is not the bundle's, and
+        PipelineError when it cannot run on the device.
         """
         return load_graph(
             self._graphs[name],
             f"{self.path / name}.onnx",
             threads,
+            device,
             classes=len(self.meta.class_names) if name == "classifier" else None,
         )
 
-    def detector(self, threads: int = 1) -> Detector:
-        """The cascade of the bundle. Raises BundleError as `graph` does."""
-        pnet, rnet, onet = (self.graph(name, threads) for name in ("pnet", "rnet", "onet"))
+    def detector(self, threads: int = 1, device: Device = "cpu") -> Detector:
+        """The cascade of the bundle. Raises what `graph` does."""
+        pnet, rnet, onet = (self.graph(name, threads, device) for name in ("pnet", "rnet", "onet"))
         search = self.meta.search
         if isinstance(search, MtcnnConfig):
             return MtcnnDetector(pnet, rnet, onet, search)
@@ -143,12 +146,13 @@ class Bundle:
         return {"name": self.path.resolve().name, **_to_json(self.meta)}
 
 
-def load_graph(data: bytes, name: str, threads: int = 1, classes: int | None = None) -> Graph:
-    """An ONNX graph as a function from float32 input to its outputs, on ONNX Runtime's CPU provider.
+def load_graph(data: bytes, name: str, threads: int = 1, device: Device = "cpu", classes: int | None = None) -> Graph:
+    """An ONNX graph as a function from float32 input to its outputs, on ONNX Runtime.
 
     name: for messages. classes: how many the graph must give, where that is known. Raises BundleError when ONNX
-    Runtime cannot load it or the number of classes is another.
+    Runtime cannot load it or the number of classes is another, PipelineError when it cannot run on the device.
     """
+    wanted = providers(device)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -157,10 +161,11 @@ def load_graph(data: bytes, name: str, threads: int = 1, classes: int | None = N
     options.enable_mem_pattern = False
     options.enable_cpu_mem_arena = False
     try:
-        session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(data, options, providers=wanted)
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BundleError(f"{name}: ONNX Runtime cannot load it: {reason}") from error
+    check_running(session, device)
     given = session.get_outputs()[0].shape[-1]
     if classes is not None and given != classes:
         raise BundleError(f"{name}: gives {given} classes, bundle.json names {classes}; pack the bundle anew")

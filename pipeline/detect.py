@@ -7,18 +7,21 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 import tyro
 
+from pipeline.device import Device
 from pipeline.draw import draw
 from pipeline.errors import USER_ERRORS, PipelineError
 from pipeline.find import FoundImage, find_images
+from pipeline.in_order import in_order, usable_cores
 from pipeline.media import write_image
 from pipeline.outputs import (
+    ImageResult,
     PictureNames,
     Writer,
     csv_writer,
@@ -58,8 +61,12 @@ class DetectArgs:
     """Also write image_id,PredictionString rows to this file, as detection competitions take them."""
     pictures: bool = True
     """Write annotated pictures."""
+    workers: Optional[int] = None
+    """Photos under way at a time; the cores of this machine when not given."""
     threads: int = 1
-    """Threads of each net; one is quickest for single photos."""
+    """Threads of each net; more workers bring more."""
+    device: Device = "cpu"
+    """What the nets run on; cuda needs the package onnxruntime-gpu."""
 
     @property
     def json_file(self) -> Path:
@@ -72,17 +79,45 @@ class DetectArgs:
         return {flag: path for flag, path in named.items() if path is not None}
 
 
-def load_predictor(bundle: Path | None, threads: int) -> Predictor:
+def load_predictor(bundle: Path | None, threads: int, device: Device) -> Predictor:
     """The predictor of a bundle, the default one when none is named; imported late, after bad input was seen."""
     from pipeline.predictor import Predictor
 
-    return Predictor.load(bundle, threads)
+    return Predictor.load(bundle, threads, device)
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A photo gone through, or why not. picture: its annotated picture, where one was written; drawing: why not."""
+
+    image: FoundImage
+    result: ImageResult | None = None
+    error: MediaError | None = None
+    picture: Path | None = None
+    drawing: MediaError | None = None
+
+
+def _detect_one(args: DetectArgs, predictor: Predictor, image: FoundImage, picture: Path | None) -> _Done:
+    """Reads a photo, detects, and writes its annotated picture to `picture`, if any."""
+    try:
+        pixels = read_image(image.path)
+    except MediaError as error:
+        return _Done(image, error=error)
+    found = predictor.detect(pixels, args.min_score, args.min_face)
+    result = image_result(image, (pixels.shape[1], pixels.shape[0]), found)
+    if picture is None:
+        return _Done(image, result)
+    try:
+        write_image(picture, draw(pixels, found))
+    except MediaError as error:
+        return _Done(image, result, drawing=error)
+    return _Done(image, result, picture=picture)
 
 
 def detect_images(
     args: DetectArgs, images: Sequence[FoundImage], problems: Sequence[MediaError], predictor: Predictor
 ) -> Summary:
-    """Detects in each image in turn and writes what `args` ask for; memory does not grow with their number.
+    """Detects in each image and writes what `args` ask for, in order; memory does not grow with their number.
 
     problems: paths that gave no image, recorded among the JSON's errors. A picture that cannot be read or drawn
     is named on standard error and counted as failed. Raises PipelineError when an output cannot be written.
@@ -109,33 +144,33 @@ def detect_images(
         for problem in problems:
             to_json.note(problem)
 
+        jobs = ((image, names.name(image) if args.pictures else None) for image in images)
+        done = in_order(lambda job: _detect_one(args, predictor, *job), jobs, _workers(args, len(images)))
+        stack.enter_context(closing(done))
         bar = stack.enter_context(progress()) if len(images) > FEW else None
-        for image in bar.track(images, description="detecting") if bar else images:
-            try:
-                pixels = read_image(image.path)
-            except MediaError as error:
-                _complain(error)
+        for one in bar.track(done, len(images), description="detecting") if bar else done:
+            if one.result is None:
+                assert one.error is not None
+                _complain(one.error)
                 summary.failed += 1
                 for writer in writers:
-                    writer.fail(image, error)
+                    writer.fail(one.image, one.error)
                 continue
-            found = predictor.detect(pixels, args.min_score, args.min_face)
-            result = image_result(image, (pixels.shape[1], pixels.shape[0]), found)
-            summary.add(result)
+            summary.add(one.result)
             for writer in writers:
-                writer.add(result)
-            if args.pictures:
-                picture = names.name(image)
-                try:
-                    write_image(picture, draw(pixels, found))
-                except MediaError as error:
-                    _complain(error)
-                    summary.failed += 1
-                    to_json.note(error)
-                else:
-                    summary.picture = picture
-                    summary.pictures += 1
+                writer.add(one.result)
+            if one.drawing is not None:
+                _complain(one.drawing)
+                summary.failed += 1
+                to_json.note(one.drawing)
+            elif one.picture is not None:
+                summary.picture = one.picture
+                summary.pictures += 1
     return summary
+
+
+def _workers(args: DetectArgs, images: int) -> int:
+    return min(args.workers or usable_cores(), images)
 
 
 def run(args: DetectArgs) -> int:
@@ -147,7 +182,7 @@ def run(args: DetectArgs) -> int:
     if not images:
         return 1
     _check_outputs(args, images)
-    predictor = load_predictor(args.bundle, args.threads)
+    predictor = load_predictor(args.bundle, args.threads, args.device)
     summary = detect_images(args, images, problems, predictor)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a file name that the terminal cannot show is no reason to fail
@@ -168,8 +203,9 @@ def _check(args: DetectArgs) -> None:
         raise PipelineError(f"--min-score is {args.min_score:g}; give a number from 0 to 1")
     if args.min_face is not None and not 1 <= args.min_face < float("inf"):
         raise PipelineError(f"--min-face is {args.min_face:g}; give 1 pixel or more")
-    if args.threads < 1:
-        raise PipelineError(f"--threads is {args.threads}; give 1 or more")
+    for flag, value in (("--threads", args.threads), ("--workers", args.workers)):
+        if value is not None and value < 1:
+            raise PipelineError(f"{flag} is {value}; give 1 or more")
 
 
 def _check_outputs(args: DetectArgs, images: Sequence[FoundImage]) -> None:

@@ -200,7 +200,7 @@ def _detect(
     meta, runs = predictor.bundle.meta, {}
     predictors = {"ours": predictor}
     if args.stock:
-        predictors[STOCK_NAME] = Predictor(predictor.bundle, args.threads, stock_detector(args.threads))
+        predictors[STOCK_NAME] = Predictor(predictor.bundle, args.threads, detector=stock_detector(args.threads))
     with progress() as bar:
         task = bar.add_task("detecting", total=len(images) * len(predictors))
         for name, each in predictors.items():

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.bundle import Bundle, BundleError
+from pipeline.device import Device
 from pipeline.errors import PipelineError
 from stage1_faces.boxes import Boxes, as_boxes
 from stage1_faces.faces import Detector
@@ -94,24 +95,27 @@ class Detections:
 class Predictor:
     """The two stages of a bundle, joined: finds faces and names the class of each."""
 
-    def __init__(self, bundle: Bundle, threads: int = 1, detector: Detector | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, threads: int = 1, device: Device = "cpu", detector: Detector | None = None
+    ) -> None:
         """threads: for each net; one is quickest for single photos, whose windows are small.
 
-        detector: finds the faces instead of the bundle's cascade, for comparison.
+        device: what the nets run on. detector: finds the faces instead of the bundle's cascade, for comparison.
+        A predictor may be called from several threads at once. Raises PipelineError when a net cannot run.
         """
         self.bundle = bundle
-        self._detector = detector or bundle.detector(threads)
-        self._classifier = bundle.graph("classifier", threads)
+        self._detector = detector or bundle.detector(threads, device)
+        self._classifier = bundle.graph("classifier", threads, device)
 
     @classmethod
-    def load(cls, path: Path | str | None = None, threads: int = 1) -> Predictor:
-        """A predictor from a bundle directory; the default bundle when none is named. Raises BundleError."""
-        return cls(Bundle.load(path), threads)
+    def load(cls, path: Path | str | None = None, threads: int = 1, device: Device = "cpu") -> Predictor:
+        """A predictor from a bundle directory; the default bundle when none is named. Raises PipelineError."""
+        return cls(Bundle.load(path), threads, device)
 
     @classmethod
-    def default(cls, threads: int = 1) -> Predictor:
+    def default(cls, threads: int = 1, device: Device = "cpu") -> Predictor:
         """A predictor from the bundle that comes with the project."""
-        return cls.load(None, threads)
+        return cls.load(None, threads, device)
 
     def detect(
         self,

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import weakref
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ BOX = (8, 6, 20, 24)
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakePredictor:
     monkeypatch.chdir(tmp_path)
     predictor = FakePredictor()
-    monkeypatch.setattr(detect, "load_predictor", lambda bundle, threads: predictor)
+    monkeypatch.setattr(detect, "load_predictor", lambda bundle, threads, device: predictor)
     return predictor
 
 
@@ -81,11 +82,11 @@ def test_one_photo(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_options_reach_the_predictor(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[Path | None, int]] = []
-    monkeypatch.setattr(detect, "load_predictor", lambda bundle, threads: asked.append((bundle, threads)) or fake)
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(detect, "load_predictor", lambda *asked_for: asked.append(asked_for) or fake)
     picture(Path("a.png"))
     assert run("a.png", "--bundle", "b", "--threads", "3", "--min-score", "0", "--min-face", "12.5") == 0
-    assert asked == [(Path("b"), 3)] and fake.calls == [(0.0, 12.5)]
+    assert asked == [(Path("b"), 3, "cpu")] and fake.calls == [(0.0, 12.5)]
 
 
 def test_boxes_are_in_the_upright_photo(fake: FakePredictor) -> None:
@@ -158,6 +159,7 @@ def test_all_bad_files_still_leave_a_whole_json(fake: FakePredictor) -> None:
         (["a.png", "--min-score", "nan"], "--min-score is nan"),
         (["a.png", "--min-face", "0"], "--min-face is 0; give 1 pixel or more"),
         (["a.png", "--threads", "0"], "--threads is 0"),
+        (["a.png", "--workers", "-1"], "--workers is -1; give 1 or more"),
         (["a.png", "--out", "a.png"], "a.png: cannot be written"),
         (["a.png", "--json", "a.png/x.json"], "a.png/x.json: cannot be written"),
         (["a.png", "--csv", "a.png/x.csv"], "name another place with --csv"),
@@ -249,6 +251,50 @@ def test_an_interrupted_run_leaves_the_old_results(fake: FakePredictor, monkeypa
     assert Path("detections/detections.json").read_bytes() == before
 
 
+def test_an_interrupt_among_workers_ends_the_run(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(20):
+        picture(Path(f"in/{i}.png"))
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fake, "detect", interrupted)
+    assert run("in", "--workers", "3") == 130
+    assert not [path for path in Path("detections").rglob("*") if path.is_file()]
+
+
+def test_workers_write_what_one_writes(
+    fake: FakePredictor, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(12):
+        picture(Path(f"in/{i}.png"), boxes=[(4 + i, 6, 20 + i, 24)])
+    Path("in/5.png").write_bytes(b"broken")
+    picture(Path("in/deep/3.png"))
+    original, first = detect.read_image, threading.Event()
+
+    def late_first(path: str) -> Any:
+        if path.endswith(os.sep + "0.png"):
+            first.wait(20)  # the first photo ends after the second
+        else:
+            first.set()
+        return original(path)
+
+    screens = []
+    for workers in ("1", "4"):
+        if workers == "4":
+            monkeypatch.setattr(detect, "read_image", late_first)
+        out = Path(f"out{workers}")
+        command = ("in", "--out", out, "--csv", out / "t.csv", "--submission", out / "s.csv", "--workers", workers)
+        assert run(*command) == 1
+        screen = capsys.readouterr()
+        screens.append((screen.out.replace(str(out), "out"), screen.err))
+    assert screens[0] == screens[1]
+    written = [
+        {p.relative_to(o): p.read_bytes() for p in o.rglob("*") if p.is_file()} for o in map(Path, ("out1", "out4"))
+    ]
+    assert written[0] == written[1] and len(written[0]) == 12 + 3
+
+
 def test_names_that_are_odd(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> None:
     names = ["[red]a.png", "口罩.png", "line\nbreak.png", os.fsdecode(b"caf\xe9.png"), 'a,b".png']
     data = picture(Path("in.png")).read_bytes()
@@ -332,7 +378,7 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from fake_predictor import FakePredictor
 from pipeline import detect
 import pipeline.predictor
-detect.load_predictor = lambda bundle, threads: FakePredictor()
+detect.load_predictor = lambda bundle, threads, device: FakePredictor()
 code = detect.main(["a.png"])
 print("imported:", sorted({HEAVY} & set(sys.modules)))
 sys.exit(code)

@@ -152,7 +152,9 @@ def made(judge, *found, outputs=3, score_threshold=0.25):
         score_threshold=score_threshold,
         judge=judge,
     )
-    bundle = SimpleNamespace(meta=meta, graph=lambda name, threads: lambda pixels: made_classifier(pixels, outputs))
+    bundle = SimpleNamespace(
+        meta=meta, graph=lambda name, threads, device: lambda pixels: made_classifier(pixels, outputs)
+    )
     return Predictor(bundle, detector=Told(*found))
 
 

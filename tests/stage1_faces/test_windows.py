@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import cv2
 import numpy as np
 import pytest
 
@@ -46,9 +47,31 @@ def test_a_window_of_the_photo_itself_is_the_photo() -> None:
     assert (window == image[7:39, 5:37]).all()
 
 
+@pytest.mark.parametrize("shape", [(20, 40000), (70000, 12)])
+def test_photos_longer_than_opencv_warps(shape: tuple[int, int]) -> None:
+    photo = Mipmaps(np.full((*shape, 3), 90, np.uint8))
+    (window,) = photo.squares(np.float32([[4, 4, 10, 10]]), 8)
+    assert (window == 90).all()
+    assert (photo.cut(np.array([[1.0, 0, 2], [0, 1.0, 2]]), 8) == 90).all()
+
+
 def test_sides_may_differ() -> None:
     window = Mipmaps(gradient()).cut(np.array([[2.0, 0, 10], [0, 1.0, 20]]), 24)
     assert np.abs(window - shown(np.array([[2.0, 0, 10], [0, 1.0, 20]]), 24)).max() < 1.7
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 1000])
+def test_squares_are_what_cut_gives_one_by_one(count: int) -> None:
+    rng = np.random.default_rng(count)
+    photo = Mipmaps(cv2.GaussianBlur(rng.integers(0, 256, (90, 130, 3), np.uint8), (0, 0), 1.5))
+    centres, halves = rng.uniform(-20, 140, (count, 2)), 2 ** rng.uniform(0, 7, (count, 1))
+    squares = np.concatenate([centres - halves, centres + halves], axis=1).astype(np.float32)
+    got = photo.squares(squares, 32)
+    assert got.shape == (count, 32, 32, 3) and got.dtype == np.uint8
+    for window, (x1, y1, x2, y2) in zip(got, squares.astype(np.float64), strict=True):
+        alone = photo.cut(np.array([[(x2 - x1) / 32, 0, x1], [0, (y2 - y1) / 32, y1]]), 32)
+        difference = np.abs(window.astype(int) - alone)
+        assert difference.max() <= 1 and (difference > 0).mean() < 0.01
 
 
 @pytest.mark.parametrize("mirror", [False, True])
