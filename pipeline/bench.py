@@ -1,12 +1,14 @@
-"""Times our cascade and facenet-pytorch's MTCNN side by side: tables, and one line of JSON as the last line.
+"""Times the pipeline beside others, in one run on the same photos: tables, and one line of JSON as the last line.
 
-Example: python -m pipeline.bench --data DIR --photos 50
+Example: python -m pipeline.bench --data DIR --photos 50 --against stand-in
 
-Both read the same photos, look for the same smallest face and use the same number of threads; each keeps its own
-thresholds. They take turns on each photo: with one thread, a busy machine slows both alike and only the milliseconds
-suffer; with more threads than idle cores, the ratio misleads too. Reading the photos is not timed. Our cascade reports
-a face from the bundle's score on, as in pipeline.detect. Photos that facenet-pytorch cannot search are left out for
-both.
+Parts (--parts): photos, everyone on the same photos, in turn, so that a busy machine slows all alike (with one thread;
+with more threads than idle cores, ratios mislead too); sizes, the same on made photos of several sizes with 0 to 100
+faces; command, `pipeline.detect` on one photo as a whole process; folder, photos per second from file to result with
+one worker and with one for each core; memory, its peak over ten photos and over --many. Beside ours stand
+facenet-pytorch's MTCNN, the naive pipeline (MTCNN, then a timm model in eager PyTorch, crop by crop), and with
+--against a one-stage ONNX detector at 640x640. All look for the same smallest face; each keeps its own thresholds.
+Photos that facenet-pytorch cannot search are left out for all.
 """
 
 from __future__ import annotations
@@ -15,192 +17,146 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import partial
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 import onnxruntime
 
+from pipeline import bench_photos, bench_runs
 from pipeline.bundle import Bundle
-from pipeline.demo import portrait
+from pipeline.device import Device
 from pipeline.errors import USER_ERRORS, PipelineError
 from pipeline.evaluate_report import Table
 from pipeline.extras import needs
-from pipeline.find import find_images
-from pipeline.timing import Contender, Figures, Spread, figures, take_turns
-from stage1_faces.images import MediaError, Pixels, read_image
-from stage2_classifier.console import console, guarded, progress
+from pipeline.in_order import usable_cores
+from pipeline.rivals import Naive, OneStage, Ours
+from stage2_classifier.console import console, guarded
 
-OURS, BASELINE = "cascade", "facenet-pytorch"
-BATCH = 16
-PORTRAIT_WIDTHS = (256, 320, 400, 512, 640, 800)  # px: what is timed when no photos are named
+Part = Literal["photos", "sizes", "command", "folder", "memory"]
 # ONNX Runtime's threads go on spinning for 40 ms after a call and would take the next one's cores.
 REST = 0.1  # s
 
 
 @dataclass(frozen=True)
 class Args:
-    """Time our cascade and facenet-pytorch's MTCNN side by side."""
+    """Time the pipeline and its stages beside others, on the same photos."""
 
     data: Path | None = None
     """Photos: a folder (annotated or not), searched to the bottom, or one photo; default: a portrait in six sizes."""
     photos: int = 50
     """How many of them, evenly spaced."""
+    parts: tuple[Part, ...] = ("photos", "command", "folder")
+    """What to measure."""
+    against: Path | None = None
+    """A one-stage detector as an ONNX file; the word stand-in makes one as large as YOLO11n, with random weights."""
     rounds: int = 3
-    """How often each detector gets each photo; its median counts."""
+    """How often each photo, process or folder is timed; the median counts."""
     bundle: Path | None = None
     """Bundle directory; the default bundle when none is named."""
     min_face: float | None = None
-    """Smallest face that both look for, pixels; default: the bundle's."""
+    """Smallest face that all look for, pixels; default: the bundle's, which grows with large photos."""
     threads: int = 1
     """Threads for each net."""
-
-
-@dataclass(frozen=True)
-class Photo:
-    """A photo by name; `read` gives its pixels or raises MediaError."""
-
-    name: str
-    read: Callable[[], Pixels]
+    device: Device = "cpu"
+    """What our nets and the one-stage detector run on."""
+    naive_model: str = "mobilenetv3_small_100"
+    """The naive pipeline's timm model."""
+    many: int = 10000
+    """How many photos the memory part goes through; the named ones over again."""
 
 
 def run(args: Args) -> int:
-    """Times the detectors, prints the table and the line of JSON."""
+    """Measures, prints the tables and the line of JSON."""
     _check(args)
     bundle = Bundle.load(args.bundle)
-    min_face = bundle.meta.search.min_face if args.min_face is None else args.min_face
-    cascade, facenet = contenders(bundle, min_face, args.threads)
-    photos, notes = find_photos(args.data, args.photos)
-    here = machine()
-    with same_threads(args.threads), progress() as bar:
-        task = bar.add_task("warming up", total=len(photos))
-        usable = []
-        for photo in photos:
-            reason = warm_up(photo, (cascade, facenet), min_face)
-            if reason is None:
-                usable.append(photo)
-            else:
-                notes.append(f"left out: {reason}")
-            bar.advance(task)
-        if not usable:
-            raise PipelineError(f"not one photo can be timed; {notes[-1]}")
-        bar.reset(task, description="timing", total=len(usable))
-        # The rows of the table: add a contender, get a row. The batched one is warm by the cascade's own calls.
-        batch = min(BATCH, len(usable))
-        rows = [cascade, facenet, Contender(f"{OURS}, by {batch}", cascade.find, batch)]
-        timings = take_turns(
-            rows,
-            [photo.read for photo in usable],
-            args.rounds,
-            REST if args.threads > 1 else 0.0,
-            lambda count: bar.advance(task, count),
-        )
-    baseline = timings[rows.index(facenet)]
-    results = [
-        (row, figures(timing, None if row is facenet else baseline)) for row, timing in zip(rows, timings, strict=True)
-    ]
-    record = {
-        "machine": here,
+    with needs("train"):
+        import torch  # noqa: F401  # missing, it is said now, not after minutes
+    ours = Ours(bundle, args.min_face, args.threads, args.device)
+    naive = Naive(args.naive_model, ours.smallest)
+    one_stage = None if args.against is None else OneStage(args.against, args.threads, args.device)
+    field = bench_photos.Field(ours, naive, one_stage, args.rounds, REST if args.threads > 1 else 0.0)
+    record: dict[str, Any] = {
+        "machine": machine(),
         "versions": versions(),
         "threads": args.threads,
+        "device": args.device,
         "bundle": {"name": bundle.path.resolve().name, "cascade": bundle.meta.cascade},
-        "min_face": min_face,
+        "min_face": bundle.meta.search.min_face if args.min_face is None else args.min_face,
         "min_score": bundle.meta.score_threshold,
+        "naive_model": args.naive_model,
         "data": None if args.data is None else str(args.data),
-        "photos": len(usable),
         "rounds": args.rounds,
-        "notes": notes,
-        "baseline": BASELINE,
-        "detectors": [{"name": row.name, "batch": row.batch, **asdict(result)} for row, result in results],
+        "notes": [],
     }
+    with ExitStack() as stack:
+        stack.enter_context(same_threads(args.threads))
+        data = args.data
+        if data is None:
+            data = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            bench_photos.write_portraits(data)
+            record["notes"].append("no --data: one portrait in several sizes was timed")
+        photos, notes = bench_photos.find_photos(data, args.photos)
+        usable, left_out = bench_photos.usable_photos(field, photos)
+        record["notes"] += [*notes, *left_out]
+        tables = _measure(args, field, usable, record)
     out = console()
-    out.print(table(results).rich())
-    for fact in (*_facts(record), *notes):
+    for table in tables:
+        out.print(table.rich())
+    for fact in (*_facts(record), *record["notes"]):
         out.print(f"- {fact}", markup=False, highlight=False)
     print(json.dumps(record))
     return 0
 
 
+def _measure(
+    args: Args, field: bench_photos.Field, photos: Sequence[bench_photos.Photo], record: dict[str, Any]
+) -> list[Table]:
+    """Goes through the parts asked for; adds each to the record."""
+    names = [photo.name for photo in photos]
+    options = ["--threads", str(args.threads), "--device", args.device]
+    options += [] if args.bundle is None else ["--bundle", str(args.bundle)]
+    options += [] if args.min_face is None else ["--min-face", str(args.min_face)]
+    tables = []
+    if "photos" in args.parts:
+        record["photos"] = bench_photos.time_photos(field, photos)
+        tables += bench_photos.photos_tables(record["photos"])
+    if "sizes" in args.parts:
+        record["sizes"] = bench_photos.time_sizes(field, bench_photos.SIZES, bench_photos.FACES)
+        tables.append(bench_photos.sizes_table(record["sizes"]))
+    if "folder" in args.parts:
+        cores = usable_cores()
+        record["folder"] = bench_runs.time_folder(
+            field.ours.predictor, field.naive, names, args.rounds, cores, args.min_face
+        )
+        tables.append(bench_runs.folder_table(record["folder"]))
+    if "command" in args.parts:
+        record["command"] = bench_runs.time_command(names[0], options, args.rounds)
+        tables.append(bench_runs.command_table(record["command"]))
+    if "memory" in args.parts:
+        record["memory"] = bench_runs.measure_memory(names, args.many, options)
+        tables.append(bench_runs.memory_table(record["memory"]))
+    return tables
+
+
 def _check(args: Args) -> None:
     """Raises PipelineError on options out of range."""
-    for name, value in (("--photos", args.photos), ("--rounds", args.rounds), ("--threads", args.threads)):
+    numbers = (
+        ("--photos", args.photos), ("--rounds", args.rounds), ("--threads", args.threads), ("--many", args.many),
+    )  # fmt: skip
+    for name, value in numbers:
         if value < 1:
             raise PipelineError(f"{name} is {value}, must be 1 or more")
     if args.min_face is not None and not 1 <= args.min_face < np.inf:
         raise PipelineError(f"--min-face is {args.min_face}, must be 1 pixel or more")
-
-
-def contenders(bundle: Bundle, min_face: float, threads: int) -> tuple[Contender, Contender]:
-    """Our cascade and facenet-pytorch's, both on the CPU. Raises PipelineError when the latter is not installed."""
-    with needs("train"):
-        import torch
-        from facenet_pytorch import MTCNN
-
-    ours = bundle.detector(threads)
-    theirs = MTCNN(keep_all=True, min_face_size=min_face, device=torch.device("cpu"))
-
-    def find_ours(photos: Sequence[Pixels]) -> list[int]:
-        # The least face score with which the pipeline reports a face.
-        found = ours.detect_batch(photos, min_face=min_face, min_score=bundle.meta.score_threshold)
-        return [len(faces) for faces in found]
-
-    def find_theirs(photos: Sequence[Pixels]) -> list[int]:
-        found = [theirs.detect(photo)[0] for photo in photos]
-        return [0 if boxes is None else len(boxes) for boxes in found]
-
-    return Contender(OURS, find_ours), Contender(BASELINE, find_theirs)
-
-
-def find_photos(data: Path | None, count: int) -> tuple[list[Photo], list[str]]:
-    """At most `count` photos, evenly spaced, and remarks; the portrait's sizes when no place is named.
-
-    Raises MediaError when the place has none, PipelineError when none is named and the portrait is not installed.
-    """
-    if data is None:
-        face = portrait()
-        sizes = [(width, round(face.shape[0] * width / face.shape[1])) for width in PORTRAIT_WIDTHS]
-        made = [Photo(f"portrait {w}x{h}", partial(_resized, face, (w, h))) for w, h in sizes]
-        return choose(made, count), ["no --data: one portrait in several sizes was timed"]
-    found, errors = find_images([data])
-    if not found:
-        raise errors[0]
-    chosen = choose([Photo(image.path, partial(read_image, image.path)) for image in found], count)
-    return chosen, [str(error) for error in errors]
-
-
-def _resized(image: Pixels, size: tuple[int, int]) -> Pixels:
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def choose(photos: Sequence[Photo], count: int) -> list[Photo]:
-    """`count` of the photos, evenly spaced from the first on; all when there are no more."""
-    count = min(count, len(photos))
-    return [photos[k * len(photos) // count] for k in range(count)]
-
-
-def warm_up(photo: Photo, detectors: Sequence[Contender], min_face: float) -> str | None:
-    """Runs each detector on the photo once; in one line why it cannot be timed, None when it can."""
-    try:
-        pixels = photo.read()
-    except MediaError as error:
-        return str(error)
-    if min(pixels.shape[:2]) < min_face:
-        return f"{photo.name}: is smaller than the smallest face, {min_face:g} px"
-    for detector in detectors:
-        try:
-            detector.find([pixels])
-        except Exception as error:
-            # MTCNN fails in several ways where no window is left to judge. Ours must not fail.
-            if detector.name != BASELINE:
-                raise
-            return f"{photo.name}: {detector.name} fails ({' '.join(str(error).split())})"
-    return None
+    if not args.parts:
+        raise PipelineError("--parts names nothing to measure")
 
 
 @contextmanager
@@ -220,9 +176,8 @@ def same_threads(threads: int) -> Iterator[None]:
 
 def machine() -> dict[str, Any]:
     """What the figures depend on: the processor, its cores that this process may use, their load of the last minute."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return {"cpu": _cpu(Path("/proc/cpuinfo")), "cores": cores, "load": load, "system": platform.platform()}
+    return {"cpu": _cpu(Path("/proc/cpuinfo")), "cores": usable_cores(), "load": load, "system": platform.platform()}
 
 
 def _cpu(cpuinfo: Path) -> str:
@@ -242,35 +197,17 @@ def versions() -> dict[str, str]:
         "opencv": cv2.__version__,
         "torch": torch.__version__,
         "facenet-pytorch": version("facenet-pytorch"),
+        "timm": version("timm"),
     }
-
-
-def table(results: Sequence[tuple[Contender, Figures]]) -> Table:
-    """A row for each contender."""
-    header = ("detector", "median", "quartiles", "mean", "faces", "ratio", "quartiles")  # 80 columns are enough
-    rows = []
-    for row, result in results:
-        ratio = ("-", "-") if result.ratio is None else (f"{result.ratio.median:.2f}", _quartiles(result.ratio, 2))
-        times = (f"{result.ms.median:.1f}", _quartiles(result.ms, 1), f"{result.mean_ms:.1f}")
-        rows.append((row.name, *times, f"{result.faces_per_photo:.2f}", *ratio))
-    note = (
-        "Over photos; a batch counts once for each of its photos: compare it by the mean.\n"
-        f"ratio: {BASELINE}'s time on the same photo (or batch) / the detector's."
-    )
-    return Table("Stage 1, finding faces: ms per photo", header, tuple(rows), note)
-
-
-def _quartiles(spread: Spread, digits: int) -> str:
-    return f"{spread.q1:.{digits}f}-{spread.q3:.{digits}f}"
 
 
 def _facts(record: dict[str, Any]) -> list[str]:
     cpu = record["machine"]
     load = "" if cpu["load"] is None else f", load {cpu['load']:.1f} before"
     return [
-        f"{record['photos']} photos, median of {record['rounds']} rounds; faces from {record['min_face']:g} px on",
-        f"{cpu['cpu']}, {cpu['cores']} cores{load}; threads for each net: {record['threads']}",
-        f"bundle {record['bundle']['name']}: {record['bundle']['cascade']} cascade",
+        f"median of {record['rounds']} rounds; faces from {record['min_face']:g} px on",
+        f"{cpu['cpu']}, {cpu['cores']} cores{load}; threads for each net: {record['threads']}, on {record['device']}",
+        f"bundle {record['bundle']['name']}: {record['bundle']['cascade']} cascade; naive: {record['naive_model']}",
         ", ".join(f"{name} {number}" for name, number in record["versions"].items()),
     ]
 

@@ -63,15 +63,13 @@ class Spread:
 class Figures:
     """A contender's figures over all photos; a batch counts once for each of its photos.
 
-    mean_ms weighs long photos as a whole run would, the median of `ms` does not. ratio: the baseline's time on the
-    photos of a call / this contender's; None for the baseline itself.
+    mean_ms weighs long photos as a whole run would, the median of `ms` does not.
     """
 
     photos: int
     ms: Spread
     mean_ms: float
     faces_per_photo: float
-    ratio: Spread | None
 
 
 def take_turns(
@@ -125,23 +123,27 @@ def _turns(contenders: Sequence[Contender], count: int) -> Iterator[tuple[int, s
                 yield c, slice(k // contender.batch * contender.batch, k + 1)
 
 
-def figures(timings: Timings, baseline: Timings | None = None) -> Figures:
-    """The figures of one contender beside the baseline, which was timed on the same photos one by one.
-
-    Raises ValueError when the two do not cover the same number of photos.
-    """
+def figures(timings: Timings) -> Figures:
+    """The figures of one contender."""
     typical, photos = timings.typical, timings.photos
     total = int(photos.sum())
-    ratio = None
-    if baseline is not None:
-        if len(baseline.photos) != total or (baseline.photos != 1).any():
-            raise ValueError(f"the baseline must have {total} calls of one photo, has {len(baseline.photos)} calls")
-        starts = np.cumsum(photos) - photos
-        ratio = Spread.of(np.repeat(np.add.reduceat(baseline.typical, starts) / typical, photos))
     return Figures(
         photos=total,
         ms=Spread.of(np.repeat(typical / photos, photos) * 1000),
         mean_ms=float(typical.sum() / total * 1000),
         faces_per_photo=float(timings.faces.sum() / total),
-        ratio=ratio,
     )
+
+
+def ratio(slow: Timings, quick: Timings) -> Spread:
+    """How many times as long the one takes on the same photo as the other; over photos.
+
+    Where the other was timed in batches, a batch's photos count together. Raises ValueError when `slow` was not timed
+    photo by photo on as many photos.
+    """
+    photos = quick.photos
+    total = int(photos.sum())
+    if len(slow.photos) != total or (slow.photos != 1).any():
+        raise ValueError(f"{total} calls of one photo are needed, there are {len(slow.photos)} calls")
+    starts = np.cumsum(photos) - photos
+    return Spread.of(np.repeat(np.add.reduceat(slow.typical, starts) / quick.typical, photos))

@@ -339,7 +339,7 @@ def _run(
     for start in range(0, len(owner), batch):
         stop = min(start + batch, len(owner))
         pixels = np.empty((stop - start, size, size, 3), np.uint8)
-        for image in np.unique(owner[start:stop]):
+        for image in range(owner[start], owner[stop - 1] + 1):
             mine = owner[start:stop] == image
             pixels[mine] = maps[image].squares(squares[start:stop][mine], size)
         results = net(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32))

@@ -72,7 +72,7 @@ class Mipmaps:
         mean_steps = np.maximum(np.sqrt(np.abs(steps.prod(axis=1))), 1e-6)
         levels = np.maximum(np.floor(np.log2(mean_steps)).astype(int), self._finest)
         pixels = np.arange(size)
-        for k in np.unique(levels):
+        for k in np.flatnonzero(np.bincount(levels)):  # not np.unique, which imports all of numpy.ma
             picture = self.level(int(k))
             shrink = np.array([picture.shape[1], picture.shape[0]]) / self.size
             (all_of_it,) = np.nonzero(levels == k)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from pipeline.timing import Contender, Spread, Timings, figures, take_turns
+from pipeline.timing import Contender, Spread, Timings, figures, ratio, take_turns
 from stage1_faces.images import Pixels
 
 
@@ -22,40 +22,40 @@ OURS = timings([[0.010, 0.009, 0.9], [0.020, 0.020, 0.020], [0.001, 0.040, 0.7],
 THEIRS = timings([[0.030] * 3, [0.040] * 3, [0.040] * 3, [0.200] * 3], [1] * 4, [1, 0, 3, 2])
 
 
-def quartiles(spread: Spread | None) -> tuple[float, float, float]:
-    assert spread is not None
+def quartiles(spread: Spread) -> tuple[float, float, float]:
     return spread.q1, spread.median, spread.q3
 
 
-def test_the_ratio_is_the_median_over_photos_of_their_median_rounds() -> None:
-    found = figures(OURS, THEIRS)
+def test_figures_are_over_photos_of_their_median_rounds() -> None:
+    found = figures(OURS)
     assert found.photos == 4
     assert quartiles(found.ms) == pytest.approx((17.5, 30, 42.5))
     assert found.mean_ms == pytest.approx(30)
+    assert figures(THEIRS).faces_per_photo == 1.5
+
+
+def test_the_ratio_is_the_median_over_photos() -> None:
     # 30/10, 40/20, 40/40 and 200/50. (The ratio of the two medians would be 40/30.)
-    assert quartiles(found.ratio) == pytest.approx((1.75, 2.5, 3.25))
-
-
-def test_the_baseline_has_no_ratio_to_itself() -> None:
-    found = figures(THEIRS)
-    assert found.ratio is None
-    assert found.faces_per_photo == 1.5
+    assert quartiles(ratio(THEIRS, OURS)) == pytest.approx((1.75, 2.5, 3.25))
 
 
 def test_a_batch_counts_once_for_each_of_its_photos() -> None:
-    found = figures(timings([[0.09], [0.06]], [3, 1], [4, 2]), THEIRS)  # 30 ms for three photos, 60 ms for one
+    batched = timings([[0.09], [0.06]], [3, 1], [4, 2])  # 30 ms for three photos, 60 ms for one
+    found = figures(batched)
     assert found.photos == 4
     assert quartiles(found.ms) == pytest.approx((30, 30, 37.5))
     assert found.mean_ms == pytest.approx(37.5)
     assert found.faces_per_photo == 1.5
-    # The baseline takes 110 ms for the first three, 200 ms for the last.
-    assert quartiles(found.ratio) == pytest.approx(tuple(np.percentile([11 / 9] * 3 + [10 / 3], (25, 50, 75))))
+    # The slow one takes 110 ms for the first three, 200 ms for the last.
+    assert quartiles(ratio(THEIRS, batched)) == pytest.approx(
+        tuple(np.percentile([11 / 9] * 3 + [10 / 3], (25, 50, 75)))
+    )
 
 
-@pytest.mark.parametrize("baseline", [timings([[1.0]] * 3, [1] * 3), timings([[1.0]] * 2, [2, 2])])
-def test_a_baseline_of_other_photos_is_refused(baseline: Timings) -> None:
+@pytest.mark.parametrize("slow", [timings([[1.0]] * 3, [1] * 3), timings([[1.0]] * 2, [2, 2])])
+def test_a_ratio_to_other_photos_is_refused(slow: Timings) -> None:
     with pytest.raises(ValueError, match="4 calls of one photo"):
-        figures(OURS, baseline)
+        ratio(slow, OURS)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,176 @@
+"""The benchmark's whole runs: `pipeline.detect` as a process, and photos per second over a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.detect import DetectArgs, detect_images
+from pipeline.errors import PipelineError
+from pipeline.evaluate_report import Table
+from pipeline.find import find_images
+from pipeline.predictor import Predictor
+from pipeline.rivals import NAIVE, PIPELINE, Naive
+from pipeline.timing import Spread
+from stage1_faces.images import read_image
+from stage2_classifier.console import progress
+
+ROOT = Path(__file__).resolve().parent.parent
+FEW_PHOTOS = 10  # what memory over many photos is held against
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one process took. seconds: wall time. megabytes: most memory held at a time (resident set)."""
+
+    seconds: float
+    megabytes: float
+
+
+def run_detect(arguments: Sequence[str | Path]) -> Run:
+    """Runs `python -m pipeline.detect` with the arguments and --out a folder that is thrown away.
+
+    Raises PipelineError with what it said when it fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        report, out = Path(folder) / "measured.json", Path(folder) / "out"
+        detect = [sys.executable, "-m", "pipeline.detect", *map(str, arguments), "--out", str(out)]
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline.measured", str(report), *detect],
+            capture_output=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        if done.returncode != 0:
+            lines = done.stderr.decode(errors="replace").strip().splitlines()
+            raise PipelineError(f"pipeline.detect failed: {lines[-1] if lines else f'code {done.returncode}'}")
+        return Run(**json.loads(report.read_text(encoding="utf-8")))
+
+
+def time_command(photo: str | Path, options: Sequence[str], rounds: int) -> dict[str, Any]:
+    """Runs the command on one photo, after once for the file cache: spread of its seconds and megabytes."""
+    run_detect([photo, *options])
+    runs = [run_detect([photo, *options]) for _ in range(rounds)]
+    return {
+        "photo": Path(photo).name,
+        "seconds": asdict(Spread.of(np.array([run.seconds for run in runs]))),
+        "megabytes": asdict(Spread.of(np.array([run.megabytes for run in runs]))),
+    }
+
+
+def time_folder(
+    predictor: Predictor, naive: Naive, photos: Sequence[str], rounds: int, workers: int, min_face: float | None
+) -> dict[str, Any]:
+    """Photos per second from file to result, ours with one worker and several, the naive pipeline; they take turns.
+
+    Ours is what `pipeline.detect --no-pictures` does, its JSON included; the naive one is read_image and then its
+    detect, with PyTorch's threads on all of `workers` cores.
+    """
+    import torch
+
+    images, _ = find_images(photos)
+
+    def ours(count: int) -> int:
+        with tempfile.TemporaryDirectory() as out:
+            args = DetectArgs((), out=Path(out), pictures=False, workers=count, min_face=min_face)
+            return detect_images(args, images, [], predictor).faces.total()
+
+    def theirs() -> int:
+        before = torch.get_num_threads()
+        torch.set_num_threads(workers)
+        try:
+            return sum(naive.detect([read_image(image.path)])[0] for image in images)
+        finally:
+            torch.set_num_threads(before)
+
+    ways: dict[str, Callable[[], int]] = {f"{PIPELINE}, 1 worker": lambda: ours(1)}
+    if workers > 1:
+        ways[f"{PIPELINE}, {workers} workers"] = lambda: ours(workers)
+    ways[NAIVE] = theirs
+    took: dict[str, list[float]] = {name: [] for name in ways}
+    faces: dict[str, int] = {}
+    with progress() as bar:
+        task = bar.add_task("going through a folder", total=rounds * len(ways))
+        for _ in range(rounds):
+            for name, go in ways.items():
+                begin = time.perf_counter()
+                faces[name] = go()
+                took[name].append(time.perf_counter() - begin)
+                bar.advance(task)
+    best = list(ways)[-2]
+    rows = [
+        {
+            "name": name,
+            "photos_per_second": asdict(Spread.of(len(images) / np.array(took[name]))),
+            "faces_per_photo": faces[name] / len(images),
+        }
+        for name in ways
+    ]
+    ratios = {
+        f"{best} / {NAIVE}": asdict(Spread.of(np.array(took[NAIVE]) / np.array(took[best]))),
+        f"{best} / {PIPELINE}, 1 worker": asdict(
+            Spread.of(np.array(took[f"{PIPELINE}, 1 worker"]) / np.array(took[best]))
+        ),
+    }
+    return {"photos": len(images), "ways": rows, "ratios": ratios}
+
+
+def measure_memory(photos: Sequence[str], count: int, options: Sequence[str]) -> dict[str, Any]:
+    """Most memory of `pipeline.detect --no-pictures` over a few photos and over `count` (the same ones over again)."""
+    with tempfile.TemporaryDirectory() as folder:
+        few, many = Path(folder) / "few", Path(folder) / "many"
+        for place, number in ((few, FEW_PHOTOS), (many, count)):
+            place.mkdir()
+            # The few are spread over all, so that the largest is likely among them.
+            chosen = [photos[k * len(photos) // number] for k in range(number)] if number < len(photos) else photos
+            for k in range(number):
+                photo = Path(chosen[k % len(chosen)]).resolve()
+                (place / f"{k}{photo.suffix}").symlink_to(photo)
+        small, large = (run_detect([place, "--no-pictures", *options]) for place in (few, many))
+    return {
+        "photos": [FEW_PHOTOS, count],
+        "megabytes": [small.megabytes, large.megabytes],
+        "seconds": [small.seconds, large.seconds],
+    }
+
+
+def command_table(record: dict[str, Any]) -> Table:
+    """The whole command."""
+    seconds, memory = Spread(**record["seconds"]), Spread(**record["megabytes"])
+    row = (record["photo"], f"{seconds.median:.2f}", f"{seconds.q1:.2f}-{seconds.q3:.2f}", f"{memory.median:.0f}")
+    title = "The whole command on one photo, from start to written results"
+    return Table(title, ("photo", "s", "quartiles", "MB at the peak"), (row,))
+
+
+def folder_table(record: dict[str, Any]) -> Table:
+    """Photos per second of each way, and the ratios."""
+    rows = []
+    for way in record["ways"]:
+        spread = Spread(**way["photos_per_second"])
+        rows.append(
+            (way["name"], f"{spread.median:.1f}", f"{spread.q1:.1f}-{spread.q3:.1f}", f"{way['faces_per_photo']:.2f}")
+        )
+    for name, ratio in record["ratios"].items():
+        rows.append((name, f"{ratio['median']:.2f}", f"{ratio['q1']:.2f}-{ratio['q3']:.2f}", ""))
+    header = ("", "photos/s", "quartiles", "faces a photo")
+    return Table(f"Over a folder of {record['photos']} photos, from file to result", header, tuple(rows))
+
+
+def memory_table(record: dict[str, Any]) -> Table:
+    """Memory over few and many photos."""
+    rows = tuple(
+        (str(photos), f"{megabytes:.0f}", f"{seconds:.1f}")
+        for photos, megabytes, seconds in zip(record["photos"], record["megabytes"], record["seconds"], strict=True)
+    )
+    return Table("Memory over many photos", ("photos", "MB at the peak", "s"), rows)
