@@ -1,6 +1,7 @@
 """The one inference path: from pixels to Detections, alone and in batches."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,9 +13,13 @@ from pipeline.bundle import GRAPHS, Bundle, BundleError
 from pipeline.demo import portrait, tiled_photo
 from pipeline.errors import PipelineError
 from pipeline.judge import Judge
+from pipeline.made_photos import made_photo
 from pipeline.predictor import Detections, Predictor
 from stage1_faces.faces import Faces
+from stage1_faces.images import read_image
 from stage2_classifier.cut import cut_crop, to_input
+
+REAL = Path(__file__).resolve().parents[2].parent / "shared/data/face-mask-detection"
 
 
 @pytest.fixture(scope="module")
@@ -324,3 +329,36 @@ def test_a_judge_that_weighs_verdicts_needs_a_graph_that_gives_them(predictor):
     lacking._classifier = lambda pixels: [np.full((len(pixels), len(meta.class_names)), 1 / 3, np.float32)]
     with pytest.raises(BundleError, match="verdicts that its graph lacks"):
         lacking.classify(np.zeros((40, 40, 3), np.uint8), np.float32([[5, 5, 30, 30]]))
+
+
+def same_when_asked_for_more(image, min_score):
+    """Whether the faces at `min_score` are those of all candidates that reach it; O-Net's windows both ways."""
+    windows = []
+    results = []
+    for floor in (min_score, 0.0):
+        predictor = Predictor.default()
+        net, seen = predictor._detector._onet, []
+        predictor._detector._onet = lambda pixels, net=net, seen=seen: seen.append(len(pixels)) or net(pixels)
+        found = predictor.detect(image, min_score=floor)
+        results.append(found[found.scores >= min_score])
+        windows.append(sum(seen))
+    asked, everything = results
+    assert asked.labels == everything.labels
+    np.testing.assert_allclose(asked.boxes, everything.boxes, atol=0.01)
+    np.testing.assert_allclose(asked.scores, everything.scores, atol=1e-4)
+    return windows
+
+
+@pytest.mark.parametrize("min_score", [0.3, 0.44, 0.8])
+def test_what_cannot_reach_the_score_wanted_is_not_looked_at_again(min_score):
+    few, all_of_them = same_when_asked_for_more(made_photo(500, 400, 12), min_score)
+    assert 0 < few < all_of_them
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs the real photos beside the project")
+def test_nothing_is_lost_by_it_on_real_photos():
+    photos = sorted((REAL / "images").iterdir())[::40]
+    assert len(photos) >= 15
+    windows = [same_when_asked_for_more(read_image(photo), 0.44) for photo in photos]
+    few, all_of_them = np.sum(windows, axis=0)
+    assert few < 0.75 * all_of_them
