@@ -100,15 +100,16 @@ class _Done:
 def _detect_one(args: DetectArgs, predictor: Predictor, image: FoundImage, picture: Path | None) -> _Done:
     """Reads a photo, detects, and writes its annotated picture to `picture`, if any."""
     try:
-        pixels = read_image(image.path)
+        photo = predictor.read(image.path, args.min_face)
     except MediaError as error:
         return _Done(image, error=error)
-    found = predictor.detect(pixels, args.min_score, args.min_face)
-    result = image_result(image, (pixels.shape[1], pixels.shape[0]), found)
+    found = predictor.detect(photo, args.min_score, args.min_face)
+    result = image_result(image, photo.size, found)
     if picture is None:
         return _Done(image, result)
     try:
-        write_image(picture, draw(pixels, found))
+        whole = photo.pixels if photo.scale == (1, 1) else read_image(image.path)
+        write_image(picture, draw(whole, found))
     except MediaError as error:
         return _Done(image, result, drawing=error)
     return _Done(image, result, picture=picture)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,9 @@ from pipeline.bundle import Bundle, BundleError
 from pipeline.device import Device
 from pipeline.errors import PipelineError
 from stage1_faces.boxes import Boxes, as_boxes
+from stage1_faces.detector import O_CONTEXT, O_SIZE, CascadeConfig
 from stage1_faces.faces import Detector
-from stage1_faces.images import read_image
+from stage1_faces.images import Photo, read_photo
 from stage2_classifier.cut import cut_crop, to_input
 
 CLASSIFIER_BATCH = 64
@@ -81,6 +82,13 @@ class Detections:
         best = np.sort(self.class_probs, axis=1)
         return best[:, -1] - best[:, -2] < self.unsure_margin
 
+    def scaled(self, across: float, down: float) -> Detections:
+        """The same faces in an image so many times as wide and high."""
+        if across == 1 and down == 1:
+            return self
+        stretch = np.array([across, down], np.float32)
+        return replace(self, boxes=self.boxes * np.tile(stretch, 2), landmarks=self.landmarks * stretch)
+
     def __getitem__(self, index: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Detections:
         return Detections(
             self.boxes[index],
@@ -119,13 +127,34 @@ class Predictor:
 
     def detect(
         self,
-        image: NDArray[np.uint8] | Path | str,
+        image: NDArray[np.uint8] | Photo | Path | str,
         min_score: float | None = None,
         min_face: float | None = None,
     ) -> Detections:
-        """Faces in an upright RGB image (H, W, 3 uint8) or an image file; see `detect_batch`."""
-        pixels = image if isinstance(image, np.ndarray) else read_image(Path(image))
-        return self.detect_batch([pixels], min_score, min_face)[0]
+        """Faces in an upright RGB image (H, W, 3 uint8), a photo read before or an image file; see `detect_batch`.
+
+        Boxes and landmarks are in the file's pixels, also where fewer were read. Raises MediaError when a file cannot
+        be read.
+        """
+        if isinstance(image, np.ndarray):
+            return self.detect_batch([image], min_score, min_face)[0]
+        photo = image if isinstance(image, Photo) else self.read(image, min_face)
+        across, down = photo.scale
+        searched = None if min_face is None else max(min_face / max(across, down), 1.0)
+        return self.detect_batch([photo.pixels], min_score, searched)[0].scaled(across, down)
+
+    def read(self, path: Path | str, min_face: float | None = None) -> Photo:
+        """Reads a photo with as many pixels as its detection uses: a huge JPEG at a half, quarter or eighth.
+
+        It is read smaller only while its smallest face looked for still fills the windows that the nets see, which
+        are shrunk from more pixels otherwise. Raises MediaError when the file cannot be read.
+        """
+        search, meta = self.bundle.meta.search, self.bundle.meta
+        if not isinstance(search, CascadeConfig):
+            return read_photo(path)
+        # px that a face must keep to fill a window, by its longer side, which is at least its mean one
+        least = max(O_SIZE / O_CONTEXT, meta.input_size / (1 + 2 * meta.margin))
+        return read_photo(path, lambda size: search.smallest(size, min_face) / least)
 
     def detect_batch(
         self,

@@ -21,7 +21,7 @@ from pipeline.extras import needs
 from pipeline.predictor import Predictor
 from pipeline.timing import Contender
 from stage1_faces.boxes import Boxes
-from stage1_faces.detector import CELL, CascadeConfig
+from stage1_faces.detector import CascadeConfig
 from stage1_faces.faces import Faces
 from stage1_faces.images import Pixels
 
@@ -48,11 +48,9 @@ class Ours:
 
     def smallest(self, photo: Pixels) -> float:
         """The smallest face, in pixels, that is looked for in a photo."""
-        if self._min_face is not None:
-            return self._min_face
-        if not isinstance(self._search, CascadeConfig):
-            return self._search.min_face
-        return max(self._search.min_face, CELL * max(photo.shape[:2]) / self._search.max_side)
+        if isinstance(self._search, CascadeConfig):
+            return self._search.smallest((photo.shape[1], photo.shape[0]), self._min_face)
+        return self._search.min_face if self._min_face is None else self._min_face
 
     def contenders(self, batch: int) -> list[Contender]:
         """The pipeline photo by photo and, if that is more than one, `batch` photos a call; its stages alone."""

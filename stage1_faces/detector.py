@@ -92,6 +92,13 @@ class CascadeConfig:
         if not (self.slope > 0 and np.isfinite(self.slope) and np.isfinite(self.intercept)):
             raise ValueError(f"slope {self.slope} and intercept {self.intercept} must be numbers, the slope above 0")
 
+    def smallest(self, size: tuple[int, int], min_face: float | None = None) -> float:
+        """The smallest face, sqrt(area) in pixels, looked for in a photo of `size` (width, height).
+
+        min_face: what detect is asked for, in place of this configuration's.
+        """
+        return max(self.min_face, CELL * max(size) / self.max_side) if min_face is None else min_face
+
 
 @dataclass(frozen=True)
 class Candidates:

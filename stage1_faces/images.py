@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,12 +18,14 @@ from PIL import Image, UnidentifiedImageError
 from stage1_faces.errors import FacesError
 
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
+Shrink = Callable[[tuple[int, int]], float]
 
 # Pillow's own default bound: a quarter of a gibibyte as RGB. A file of a few kilobytes can claim far more.
 MAX_PIXELS = 89_478_485
 # Photo formats only: others that Pillow knows run programs (EPS) or hold no photo.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "JPEG2000", "PPM", "QOI")
 _ORIENTATION = 0x0112  # the EXIF tag
+_SMALLER = (2, 4, 8)  # how many times smaller a JPEG's decoder can give a picture
 _STRIP = 256  # rows converted at a time: Pillow's own conversion would hold the picture three times
 
 
@@ -42,6 +47,22 @@ def shown(path: str | Path) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in as_text(path))
 
 
+@dataclass(frozen=True)
+class Photo:
+    """A picture file as read. pixels: uint8 (H, W, 3) RGB, upright. size: the file's width and height, upright.
+
+    The pixels may be fewer than the file's, `scale` times in each direction.
+    """
+
+    pixels: Pixels
+    size: tuple[int, int]
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Pixels of the file per pixel read, across and down."""
+        return self.size[0] / self.pixels.shape[1], self.size[1] / self.pixels.shape[0]
+
+
 def read_image(path: str | Path) -> Pixels:
     """Reads a picture file as uint8 (H, W, 3) RGB, upright by its EXIF orientation.
 
@@ -49,6 +70,16 @@ def read_image(path: str | Path) -> Pixels:
     multi-page file the first picture is taken.
 
     Raises MediaError when the file is missing, special, empty, no picture, truncated or above MAX_PIXELS.
+    """
+    return read_photo(path).pixels
+
+
+def read_photo(path: str | Path, shrink: Shrink | None = None) -> Photo:
+    """`read_image`, at a half, quarter or eighth of its size where `shrink` admits it and the file is a JPEG.
+
+    A JPEG's decoder gives such sizes in half the time and a quarter of the memory (it leaves fine detail out of
+    each block of 8x8). shrink: how many times smaller a file of (width, height) may be read; 1, 2, 4 or 8 times at
+    most so many are taken.
     """
     try:
         status = Path(path).stat()
@@ -59,7 +90,7 @@ def read_image(path: str | Path) -> Pixels:
         if status.st_size == 0:
             raise MediaError(path, "is empty (0 bytes); copy or download it again")
         with Path(path).open("rb") as file:
-            return decode_image(file, path)
+            return decode_photo(file, path, shrink)
     except FileNotFoundError as error:
         raise MediaError(path, "not found; check the name") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
@@ -67,17 +98,21 @@ def read_image(path: str | Path) -> Pixels:
         raise MediaError(path, f"cannot be read ({why}); check its name and permissions") from error
 
 
-def decode_image(file: BinaryIO, name: str | Path) -> Pixels:
-    """`read_image` for an open file or an upload; `name` is what errors call it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+def decode_photo(file: BinaryIO, name: str | Path, shrink: Shrink | None = None) -> Photo:
+    """`read_photo` for an open file or an upload; `name` is what errors call it."""
+    with _QUIET:
         try:
             with Image.open(file, formats=FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:  # known from the header, nothing is decoded yet
+                width, height = image.size
+                if width * height > MAX_PIXELS:  # known from the header, nothing is decoded yet
                     raise Image.DecompressionBombError
+                admitted = 1 if shrink is None or image.format != "JPEG" else shrink((width, height))
+                times = max((each for each in _SMALLER if each <= admitted), default=1)
+                if times > 1:
+                    image.draft(None, (max(width // times, 1), max(height // times, 1)))
                 image.load()
-                return _upright(to_rgb(image), image)
+                pixels, turned = _upright(to_rgb(image), image)
+                return Photo(pixels, (height, width) if turned else (width, height))
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             limit = f"more than {MAX_PIXELS / 1e6:g} million pixels"
             raise MediaError(name, f"has {limit}; make it smaller first") from error
@@ -86,6 +121,36 @@ def decode_image(file: BinaryIO, name: str | Path) -> Pixels:
         except Exception as error:  # a broken file makes the decoders raise almost anything
             why = str(error) or type(error).__name__
             raise MediaError(name, f"is truncated or broken ({why}); copy or download it again") from error
+
+
+class _Quiet:
+    """Pillow's warnings are silent inside, but one: too many pixels are an error.
+
+    `warnings.catch_warnings` alone is not for threads: who leaves last would put back what another had changed. So
+    the first one in changes the filters, the last one out restores them.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._filters: warnings.catch_warnings[None] | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._filters is not None:
+                self._filters.__exit__(None, None, None)
+
+
+_QUIET = _Quiet()
 
 
 def to_rgb(image: Image.Image) -> Pixels:
@@ -120,16 +185,20 @@ def _stretch(values: NDArray[np.float32]) -> Pixels:
     return np.repeat(grey[..., None], 3, axis=2)
 
 
-def _upright(pixels: Pixels, image: Image.Image) -> Pixels:
-    """Turns the pixels by the picture's EXIF orientation; a damaged EXIF block counts as none."""
+def _upright(pixels: Pixels, image: Image.Image) -> tuple[Pixels, bool]:
+    """The pixels turned by the picture's EXIF orientation, and whether rows became columns.
+
+    A damaged EXIF block counts as none.
+    """
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # any damage: the pixels themselves are sound
-        return pixels
-    if orientation in (5, 6, 7, 8):  # rows become columns
+        return pixels, False
+    turned = orientation in (5, 6, 7, 8)
+    if turned:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)
+    return np.ascontiguousarray(pixels), turned

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from stage1_faces.faces import Faces
+from stage1_faces.images import Photo, read_photo
 
 CLASSES = ("with_mask", "without_mask", "mask_weared_incorrect")
 FACE_SCORE = 0.9
@@ -77,10 +78,15 @@ class FakePredictor:
         self.bundle = FakeBundle()
         self.calls: list[tuple[float | None, float | None]] = []
 
+    def read(self, path: str, min_face: float | None = None) -> Photo:
+        return read_photo(path)
+
     def detect(
-        self, image: np.ndarray, min_score: float | None = None, min_face: float | None = None
+        self, image: np.ndarray | Photo, min_score: float | None = None, min_face: float | None = None
     ) -> FakeDetections:
         self.calls.append((min_score, min_face))
+        if isinstance(image, Photo):
+            image = image.pixels
         assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
         red = (image[..., 0] > 200) & (image[..., 1] < 60) & (image[..., 2] < 60)
         _, _, stats, _ = cv2.connectedComponentsWithStats(red.astype(np.uint8))

@@ -19,7 +19,7 @@ from PIL import Image
 
 from pipeline import detect
 from pipeline.summary import FEW
-from stage1_faces.images import read_image
+from stage1_faces.images import read_image, read_photo
 
 ROOT = Path(__file__).resolve().parents[2]
 BOX = (8, 6, 20, 24)
@@ -270,19 +270,19 @@ def test_workers_write_what_one_writes(
         picture(Path(f"in/{i}.png"), boxes=[(4 + i, 6, 20 + i, 24)])
     Path("in/5.png").write_bytes(b"broken")
     picture(Path("in/deep/3.png"))
-    original, first = detect.read_image, threading.Event()
+    original, first = fake.read, threading.Event()
 
-    def late_first(path: str) -> Any:
+    def late_first(path: str, min_face: float | None) -> Any:
         if path.endswith(os.sep + "0.png"):
             first.wait(20)  # the first photo ends after the second
         else:
             first.set()
-        return original(path)
+        return original(path, min_face)
 
     screens = []
     for workers in ("1", "4"):
         if workers == "4":
-            monkeypatch.setattr(detect, "read_image", late_first)
+            monkeypatch.setattr(fake, "read", late_first)
         out = Path(f"out{workers}")
         command = ("in", "--out", out, "--csv", out / "t.csv", "--submission", out / "s.csv", "--workers", workers)
         assert run(*command) == 1
@@ -293,6 +293,14 @@ def test_workers_write_what_one_writes(
         {p.relative_to(o): p.read_bytes() for p in o.rglob("*") if p.is_file()} for o in map(Path, ("out1", "out4"))
     ]
     assert written[0] == written[1] and len(written[0]) == 12 + 3
+
+
+def test_a_picture_read_smaller_is_drawn_whole(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(Path("a.jpg"), size=(96, 64))
+    monkeypatch.setattr(fake, "read", lambda path, min_face: read_photo(path, lambda size: 2))
+    assert run("a.jpg") == 0
+    assert read_image("detections/a.jpg").shape == (64, 96, 3)
+    assert (read_json()["images"][0]["width"], read_json()["images"][0]["height"]) == (96, 64)
 
 
 def test_names_that_are_odd(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from pipeline.errors import PipelineError
 from pipeline.judge import Judge
 from pipeline.made_photos import made_photo
 from pipeline.predictor import Detections, Predictor
+from stage1_faces.boxes import iou
 from stage1_faces.faces import Faces
 from stage1_faces.images import read_image
 from stage2_classifier.cut import cut_crop, to_input
@@ -362,3 +363,36 @@ def test_nothing_is_lost_by_it_on_real_photos():
     windows = [same_when_asked_for_more(read_image(photo), 0.44) for photo in photos]
     few, all_of_them = np.sum(windows, axis=0)
     assert few < 0.75 * all_of_them
+
+
+@pytest.mark.parametrize(("min_face", "times"), [(None, 1), (79, 1), (80, 2), (170, 4)])
+def test_a_huge_jpeg_is_read_as_small_as_its_smallest_face_admits(predictor, tmp_path, min_face, times):
+    whole = made_photo(1600, 1200, 2)
+    Image.fromarray(whole).save(tmp_path / "a.jpg", quality=95)
+    photo = predictor.read(tmp_path / "a.jpg", min_face)
+    assert photo.size == (1600, 1200) and photo.pixels.shape == (1200 // times, 1600 // times, 3)
+    found, expected = (
+        predictor.detect(tmp_path / "a.jpg", min_face=min_face),
+        predictor.detect(whole, min_face=min_face),
+    )
+    assert len(found) == len(expected) == 2 and found.labels == expected.labels
+    order, other = found.boxes[:, 0].argsort(), expected.boxes[:, 0].argsort()
+    assert (np.diag(iou(found.boxes[order], expected.boxes[other])) > 0.9).all()
+    assert np.abs(found.landmarks[order] - expected.landmarks[other]).max() < 25  # faces of 400 px
+    assert predictor.detect(photo, min_face=min_face).boxes == pytest.approx(found.boxes)
+
+
+def test_a_default_search_reads_only_the_hugest_photos_smaller(predictor, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(module, "read_photo", lambda path, shrink: asked.update(shrink=shrink))
+    predictor.read("any.jpg")
+    assert asked["shrink"]((4000, 3000)) == pytest.approx(1) and asked["shrink"]((3000, 8000)) == pytest.approx(2)
+    assert asked["shrink"]((400, 300)) < 1
+
+
+def test_scaled_detections(predictor, tiles):
+    found = predictor.detect(tiles)
+    twice = found.scaled(2, 3)
+    assert twice.boxes == pytest.approx(found.boxes * [2, 3, 2, 3])
+    assert twice.landmarks == pytest.approx(found.landmarks * [2, 3])
+    assert twice.labels == found.labels and (twice.scores == found.scores).all() and found.scaled(1, 1) is found

@@ -3,7 +3,9 @@ from __future__ import annotations
 import io
 import os
 import struct
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -12,7 +14,7 @@ import pytest
 from PIL import Image
 
 from stage1_faces import images
-from stage1_faces.images import MediaError, decode_image, read_image, shown
+from stage1_faces.images import MediaError, decode_photo, read_image, read_photo, shown
 
 # 2 rows x 3 columns of block colours, each 8 x 8 so that JPEG keeps them: R G B / white grey black
 COLOURS = np.array([[(255, 0, 0), (0, 255, 0), (0, 0, 255)], [(255, 255, 255), (128, 128, 128), (0, 0, 0)]], np.uint8)
@@ -237,6 +239,53 @@ def test_shown_is_one_line() -> None:
 def test_an_upload_is_decoded_like_a_file() -> None:
     data = io.BytesIO()
     Image.fromarray(SCENE).save(data, "PNG")
-    assert_scene(decode_image(data, "upload"))
+    assert_scene(decode_photo(data, "upload").pixels)
     with pytest.raises(MediaError, match="upload: is truncated"):
-        decode_image(io.BytesIO(data.getvalue()[:-30]), "upload")
+        decode_photo(io.BytesIO(data.getvalue()[:-30]), "upload")
+
+
+def gradient(width: int, height: int) -> Image.Image:
+    across, down = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([across, down, 255 - across], axis=2).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"), [(0.3, 1), (1, 1), (1.99, 1), (2, 2), (3.9, 2), (4, 4), (7.9, 4), (8, 8), (1000, 8)]
+)
+def test_a_jpeg_is_read_smaller_where_that_is_admitted(tmp_path: Path, times: float, expected: int) -> None:
+    gradient(330, 170).save(tmp_path / "a.jpg", quality=95)
+    asked = []
+    photo = read_photo(tmp_path / "a.jpg", lambda size: asked.append(size) or times)
+    assert asked == [(330, 170)] and photo.size == (330, 170)
+    assert photo.pixels.shape == (-(-170 // expected), -(-330 // expected), 3)
+    assert photo.scale == pytest.approx((expected, expected), rel=0.05)
+    whole = read_image(tmp_path / "a.jpg")
+    small = np.asarray(Image.fromarray(whole).resize(photo.pixels.shape[1::-1], Image.Resampling.BOX))
+    assert np.abs(small.astype(int) - photo.pixels).mean() < 3
+
+
+def test_other_formats_are_read_whole(tmp_path: Path) -> None:
+    for suffix in ("png", "webp", "bmp"):
+        gradient(64, 48).save(tmp_path / f"a.{suffix}")
+        photo = read_photo(tmp_path / f"a.{suffix}", lambda size: 8)
+        assert photo.pixels.shape == (48, 64, 3) and photo.scale == (1, 1)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_the_size_is_the_upright_one(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    gradient(160, 80).save(tmp_path / "a.jpg", exif=exif)
+    photo = read_photo(tmp_path / "a.jpg", lambda size: 2)
+    assert photo.size == ((80, 160) if orientation == 6 else (160, 80))
+    assert photo.pixels.shape[1::-1] == ((40, 80) if orientation == 6 else (80, 40))
+
+
+def test_reading_in_threads_leaves_the_warnings_as_they_were(tmp_path: Path) -> None:
+    for i in range(8):
+        Image.fromarray(SCENE).save(tmp_path / f"{i}.png")
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(20):
+            list(pool.map(read_image, [tmp_path / f"{i}.png" for i in range(8)]))
+    assert warnings.filters == before
