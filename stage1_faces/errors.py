@@ -1,5 +1,19 @@
-"""The error of stage 1 whose message is meant for the person at the keyboard."""
+"""The error of stage 1 whose message is meant for the person at the keyboard; what stops a command before it starts."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
 
 
 class FacesError(Exception):
     """Bad input to stage 1: the message is one line that names the file and the mend."""
+
+
+def need_training_extra(package: str = "torch") -> None:
+    """Ends the program with one line and code 1 when the training extra, which brings `package`, is not installed.
+
+    For a command to call before the imports that would fail with a traceback.
+    """
+    if find_spec(package) is None:
+        sys.exit(f"error: this needs the package {package!r}; install it with `pip install -e '.[train]'`")

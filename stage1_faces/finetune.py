@@ -10,6 +10,11 @@ Started again after a kill, it goes on. All training photos are kept in memory: 
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from stage1_faces.errors import need_training_extra
+
+    need_training_extra()
+
 import ctypes
 import io
 import math

@@ -8,6 +8,11 @@ curves.png, augmentation.png; and OUT/report.html (self-contained) and OUT/repor
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from stage2_classifier.errors import need_training_extra
+
+    need_training_extra()
+
 import base64
 import csv
 import json

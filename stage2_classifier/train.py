@@ -9,6 +9,11 @@ when done, summary.json.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from stage2_classifier.errors import need_training_extra
+
+    need_training_extra()
+
 import argparse
 import os
 import sys

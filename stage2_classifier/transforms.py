@@ -8,6 +8,11 @@ Both kinds are callables (crop uint8 (H, W, 3) RGB, seed) -> float32 tensor (3, 
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from stage2_classifier.errors import need_training_extra
+
+    need_training_extra()
+
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -69,3 +69,14 @@ def test_detecting_never_loads_torch(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "loaded []"
     assert (tmp_path / "out" / "detections.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["stage1_faces.finetune", "stage2_classifier.train", "stage2_classifier.report", "stage2_classifier.transforms"],
+)
+def test_without_the_training_extra_a_command_is_one_line(module: str) -> None:
+    code = f"import runpy, sys; sys.modules['torch'] = None; runpy.run_module({module!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr == "error: this needs the package 'torch'; install it with `pip install -e '.[train]'`\n"
