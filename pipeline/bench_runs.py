@@ -23,7 +23,6 @@ from pipeline.predictor import Predictor
 from pipeline.rivals import NAIVE, PIPELINE, Naive
 from pipeline.timing import Spread
 from stage1_faces.images import read_image
-from stage2_classifier.console import progress
 
 ROOT = Path(__file__).resolve().parent.parent
 FEW_PHOTOS = 10  # what memory over many photos is held against
@@ -100,14 +99,11 @@ def time_folder(
     ways[NAIVE] = theirs
     took: dict[str, list[float]] = {name: [] for name in ways}
     faces: dict[str, int] = {}
-    with progress() as bar:
-        task = bar.add_task("going through a folder", total=rounds * len(ways))
-        for _ in range(rounds):
-            for name, go in ways.items():
-                begin = time.perf_counter()
-                faces[name] = go()
-                took[name].append(time.perf_counter() - begin)
-                bar.advance(task)
+    for _ in range(rounds):
+        for name, go in ways.items():
+            begin = time.perf_counter()
+            faces[name] = go()
+            took[name].append(time.perf_counter() - begin)
     best = list(ways)[-2]
     rows = [
         {

@@ -200,6 +200,7 @@ _FINAL: dict[str, object] = {
     "ema_decay": 0.998,
     "patience": 0,
     "keep": "last",
+    "label_smoothing": 0.0,
 }
 EXPERIMENTS: dict[str, TrainConfig] = {
     config.name: config
