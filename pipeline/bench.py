@@ -5,10 +5,10 @@ Example: python -m pipeline.bench --data DIR --photos 50 --against stand-in
 Parts (--parts): photos, everyone on the same photos, in turn, so that a busy machine slows all alike (with one thread;
 with more threads than idle cores, ratios mislead too); sizes, the same on made photos of several sizes with 0 to 100
 faces; command, `pipeline.detect` on one photo as a whole process; folder, photos per second from file to result with
-one worker and with one for each core; memory, its peak over ten photos and over --many. Beside ours stand
-facenet-pytorch's MTCNN, the naive pipeline (MTCNN, then a timm model in eager PyTorch, crop by crop), and with
---against a one-stage ONNX detector at 640x640. All look for the same smallest face; each keeps its own thresholds.
-Photos that facenet-pytorch cannot search are left out for all.
+one worker and with one for each core; memory, its peak over the photos once and over --many, the same ones again.
+Beside ours stand facenet-pytorch's MTCNN, the naive pipeline (MTCNN, then a timm model in eager PyTorch, crop by
+crop), and with --against a one-stage ONNX detector at 640x640. All look for the same smallest face; each keeps its own
+thresholds. Photos that facenet-pytorch cannot search are left out for all.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Args:
     naive_model: str = "mobilenetv3_small_100"
     """The naive pipeline's timm model."""
     many: int = 10000
-    """How many photos the memory part goes through; the named ones over again."""
+    """How many photos the memory part goes through: the chosen ones over and over."""
 
 
 def run(args: Args) -> int:

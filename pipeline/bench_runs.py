@@ -25,7 +25,6 @@ from pipeline.timing import Spread
 from stage1_faces.images import read_image
 
 ROOT = Path(__file__).resolve().parent.parent
-FEW_PHOTOS = 10  # what memory over many photos is held against
 
 
 @dataclass(frozen=True)
@@ -123,21 +122,21 @@ def time_folder(
 
 
 def measure_memory(photos: Sequence[str], count: int, options: Sequence[str]) -> dict[str, Any]:
-    """Most memory of `pipeline.detect --no-pictures` over a few photos and over `count` (the same ones over again)."""
+    """Most memory of `pipeline.detect --no-pictures` over the photos once, and over `count`, the same ones again."""
+    numbers = [len(photos), count]
     with tempfile.TemporaryDirectory() as folder:
-        few, many = Path(folder) / "few", Path(folder) / "many"
-        for place, number in ((few, FEW_PHOTOS), (many, count)):
+        runs: list[Run] = []
+        for number in numbers:
+            place = Path(folder) / str(len(runs))
             place.mkdir()
-            # The few are spread over all, so that the largest is likely among them.
-            chosen = [photos[k * len(photos) // number] for k in range(number)] if number < len(photos) else photos
             for k in range(number):
-                photo = Path(chosen[k % len(chosen)]).resolve()
+                photo = Path(photos[k % len(photos)]).resolve()
                 (place / f"{k}{photo.suffix}").symlink_to(photo)
-        small, large = (run_detect([place, "--no-pictures", *options]) for place in (few, many))
+            runs.append(run_detect([place, "--no-pictures", *options]))
     return {
-        "photos": [FEW_PHOTOS, count],
-        "megabytes": [small.megabytes, large.megabytes],
-        "seconds": [small.seconds, large.seconds],
+        "photos": numbers,
+        "megabytes": [run.megabytes for run in runs],
+        "seconds": [run.seconds for run in runs],
     }
 
 

@@ -18,6 +18,7 @@ from pipeline.device import Device
 from pipeline.draw import draw
 from pipeline.errors import USER_ERRORS, PipelineError
 from pipeline.find import FoundImage, find_images
+from pipeline.heap import one_heap
 from pipeline.in_order import in_order, usable_cores
 from pipeline.media import write_image
 from pipeline.outputs import (
@@ -183,6 +184,7 @@ def run(args: DetectArgs) -> int:
     if not images:
         return 1
     _check_outputs(args, images)
+    one_heap()
     predictor = load_predictor(args.bundle, args.threads, args.device)
     summary = detect_images(args, images, problems, predictor)
     if isinstance(sys.stdout, io.TextIOWrapper):
