@@ -21,8 +21,8 @@ class Judge:
     intercept (Platt 1999, of two scores). temperature: divides the class logits (Guo et al. 2017). box_share: how far
     the box moves to where stage 2 sees the face. floor: stage 1's score from which on stage 2 is asked at all. most:
     the highest log odds that stage 2 may give, so that who cannot reach a wanted score is not asked. unsure: margin
-    between the two best class probabilities below which a face is called unsure. mirrored: whether crops are judged
-    twice, as they are and mirrored.
+    between the two best class probabilities below which a face is called unsure. mirrored: whether crops of no
+    certain class are judged twice, as they are and mirrored.
 
     Raises PipelineError when a value is out of range.
     """

@@ -19,6 +19,9 @@ from stage1_faces.images import Photo, read_photo
 from stage2_classifier.cut import cut_crop, to_input
 
 CLASSIFIER_BATCH = 64
+# A crop whose class has this probability is not judged in its mirror image, too: more than half of all crops, and on
+# validation photos no figure suffered (EXPERIMENTS.md).
+CERTAIN = 0.97
 # Class probabilities (N, C); log odds of being a face (N,); box numbers (N, 4).
 Verdicts = tuple[NDArray[np.float32], NDArray[np.float32] | None, NDArray[np.float32] | None]
 
@@ -222,7 +225,7 @@ class Predictor:
             pixels = to_input(np.stack(crops[start : start + CLASSIFIER_BATCH]), meta.mean, meta.std)
             given = self._classifier(pixels)
             if meta.judge.mirrored:
-                given = _averaged(given, self._classifier(np.ascontiguousarray(pixels[..., ::-1])))
+                given = self._with_mirrored(pixels, given)
             for k, values in enumerate(given):
                 if k == len(outputs):
                     outputs.append(np.zeros((len(crops), *values.shape[1:]), np.float32))
@@ -231,6 +234,20 @@ class Predictor:
         if len(crops) and meta.judge.stage2 and verdicts is None:
             raise BundleError(f"{self.bundle.path}: its scores need verdicts that its graph lacks; pack it anew")
         return np.asarray(probs), verdicts, numbers
+
+    def _with_mirrored(
+        self, pixels: NDArray[np.float32], given: list[NDArray[np.float32]]
+    ) -> list[NDArray[np.float32]]:
+        """The outputs for pixels (N, 3, S, S), where the class is not certain averaged with the mirror image's."""
+        (doubtful,) = np.nonzero(given[0].max(axis=1) < CERTAIN)
+        if not len(doubtful):
+            return given
+        turned = self._classifier(np.ascontiguousarray(pixels[doubtful][..., ::-1]))
+        averaged = []
+        for values, mean in zip(given, _averaged([values[doubtful] for values in given], turned), strict=True):
+            averaged.append(values.copy())
+            averaged[-1][doubtful] = mean
+        return averaged
 
 
 def _averaged(

@@ -14,7 +14,7 @@ from pipeline.demo import portrait, tiled_photo
 from pipeline.errors import PipelineError
 from pipeline.judge import Judge
 from pipeline.made_photos import made_photo
-from pipeline.predictor import Detections, Predictor
+from pipeline.predictor import CERTAIN, Detections, Predictor
 from stage1_faces.boxes import iou
 from stage1_faces.faces import Faces
 from stage1_faces.images import read_image
@@ -77,7 +77,7 @@ def test_classify_uses_the_training_crop_and_preprocessing(predictor, tiles):
     crop = cut_crop(tiles, box, meta.margin, meta.input_size)[None]
     pixels = to_input(crop, meta.mean, meta.std)
     expected = predictor.bundle.graph("classifier")(pixels)[0]
-    if meta.judge.mirrored:
+    if meta.judge.mirrored and expected.max() < CERTAIN:
         expected = (expected + predictor.bundle.graph("classifier")(pixels[..., ::-1].copy())[0]) / 2
     expected = meta.judge.class_probs(expected)
     assert predictor.classify(tiles, box[None]) == pytest.approx(expected, abs=1e-6)
@@ -237,6 +237,16 @@ def test_mirrored_crops_are_averaged_with_the_box_the_other_way():
         .class_probs
     )
     assert one_way == pytest.approx([0.8, 0.2], abs=1e-5)
+
+
+def test_a_certain_crop_is_not_judged_in_its_mirror_image():
+    judge = Judge(mirrored=True)
+    # P(b) 0.98 on the left half and 0.6 on the right; then 0.96.
+    certain, doubtful = ((250, 255, 0), (153, 51, 0)), ((245, 255, 0), (153, 51, 0))
+    image = image_of(certain, doubtful, certain)
+    found = made(judge, faces((0.9, 0), (0.8, 8), (0.7, 16)), score_threshold=0).detect(image)
+    order = found.boxes[:, 0].argsort()
+    assert found.class_probs[order, 1] == pytest.approx([250 / 255, (245 + 153) / 255 / 2, 250 / 255], abs=1e-4)
 
 
 ACTIVE = Judge(stage1=0.5, stage2=0.25, intercept=-0.5, floor=0.2, most=4)
