@@ -35,6 +35,7 @@ from pipeline.device import Device
 from pipeline.errors import USER_ERRORS, PipelineError
 from pipeline.evaluate_report import Table
 from pipeline.extras import needs
+from pipeline.heap import one_heap
 from pipeline.in_order import usable_cores
 from pipeline.rivals import Naive, OneStage, Ours
 from stage2_classifier.console import console, guarded
@@ -52,7 +53,7 @@ class Args:
     """Photos: a folder (annotated or not), searched to the bottom, or one photo; default: a portrait in six sizes."""
     photos: int = 50
     """How many of them, evenly spaced."""
-    parts: tuple[Part, ...] = ("photos", "command", "folder")
+    parts: tuple[Part, ...] = ("photos", "sizes", "command", "folder", "memory")
     """What to measure."""
     against: Path | None = None
     """A one-stage detector as an ONNX file; the word stand-in makes one as large as YOLO11n, with random weights."""
@@ -68,18 +69,19 @@ class Args:
     """What our nets and the one-stage detector run on."""
     naive_model: str = "mobilenetv3_small_100"
     """The naive pipeline's timm model."""
-    many: int = 10000
+    many: int = 1000
     """How many photos the memory part goes through: the chosen ones over and over."""
 
 
 def run(args: Args) -> int:
     """Measures, prints the tables and the line of JSON."""
     _check(args)
+    one_heap()  # as pipeline.detect has it
     bundle = Bundle.load(args.bundle)
     with needs("train"):
         import torch  # noqa: F401  # missing, it is said now, not after minutes
     ours = Ours(bundle, args.min_face, args.threads, args.device)
-    naive = Naive(args.naive_model, ours.smallest)
+    naive = Naive(args.naive_model, ours.smallest, args.device)
     one_stage = None if args.against is None else OneStage(args.against, args.threads, args.device)
     field = bench_photos.Field(ours, naive, one_stage, args.rounds, REST if args.threads > 1 else 0.0)
     record: dict[str, Any] = {
@@ -129,6 +131,7 @@ def _measure(
         tables += bench_photos.photos_tables(record["photos"])
     if "sizes" in args.parts:
         record["sizes"] = bench_photos.time_sizes(field, bench_photos.SIZES, bench_photos.FACES)
+        record["notes"] += [one["failing"] for one in record["sizes"] if one["failing"]]
         tables.append(bench_photos.sizes_table(record["sizes"]))
     if "folder" in args.parts:
         cores = usable_cores()
@@ -205,7 +208,7 @@ def _facts(record: dict[str, Any]) -> list[str]:
     cpu = record["machine"]
     load = "" if cpu["load"] is None else f", load {cpu['load']:.1f} before"
     return [
-        f"median of {record['rounds']} rounds; faces from {record['min_face']:g} px on",
+        f"median of {record['rounds']} rounds; faces from {record['min_face']:g} px on (larger in large photos)",
         f"{cpu['cpu']}, {cpu['cores']} cores{load}; threads for each net: {record['threads']}, on {record['device']}",
         f"bundle {record['bundle']['name']}: {record['bundle']['cascade']} cascade; naive: {record['naive_model']}",
         ", ".join(f"{name} {number}" for name, number in record["versions"].items()),

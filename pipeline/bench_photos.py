@@ -178,7 +178,7 @@ def time_sizes(field: Field, sizes: Sequence[tuple[int, int]], faces: Sequence[i
                 photo = Photo(f"{width}x{height}", partial(made_photo, width, height, count))
                 rows = field.contenders(1)
                 failing = warm_up(photo, rows, field.ours.smallest)
-                # Where MTCNN itself fails, ours alone is timed.
+                # Where MTCNN itself fails, the others are timed.
                 rows = [row for row in rows if failing is None or row.name not in THEIRS]
                 timings = take_turns(rows, [photo.read], field.rounds, field.rest)
                 found = {

@@ -18,7 +18,7 @@ import numpy as np
 from pipeline.detect import DetectArgs, detect_images
 from pipeline.errors import PipelineError
 from pipeline.evaluate_report import Table
-from pipeline.find import find_images
+from pipeline.find import SUFFIXES, find_images
 from pipeline.predictor import Predictor
 from pipeline.rivals import NAIVE, PIPELINE, Naive
 from pipeline.timing import Spread
@@ -112,12 +112,8 @@ def time_folder(
         }
         for name in ways
     ]
-    ratios = {
-        f"{best} / {NAIVE}": asdict(Spread.of(np.array(took[NAIVE]) / np.array(took[best]))),
-        f"{best} / {PIPELINE}, 1 worker": asdict(
-            Spread.of(np.array(took[f"{PIPELINE}, 1 worker"]) / np.array(took[best]))
-        ),
-    }
+    others = [NAIVE] if workers == 1 else [NAIVE, f"{PIPELINE}, 1 worker"]
+    ratios = {f"{best} / {other}": asdict(Spread.of(np.array(took[other]) / np.array(took[best]))) for other in others}
     return {"photos": len(images), "ways": rows, "ratios": ratios}
 
 
@@ -130,8 +126,9 @@ def measure_memory(photos: Sequence[str], count: int, options: Sequence[str]) ->
             place = Path(folder) / str(len(runs))
             place.mkdir()
             for k in range(number):
-                photo = Path(photos[k % len(photos)]).resolve()
-                (place / f"{k}{photo.suffix}").symlink_to(photo)
+                photo = Path(photos[k % len(photos)])
+                suffix = photo.suffix if photo.suffix.lower() in SUFFIXES else ".jpg"  # files are told by content
+                (place / f"{k}{suffix}").symlink_to(photo.resolve())
             runs.append(run_detect([place, "--no-pictures", *options]))
     return {
         "photos": numbers,

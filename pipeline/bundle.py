@@ -166,9 +166,11 @@ def load_graph(data: bytes, name: str, threads: int = 1, device: Device = "cpu",
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BundleError(f"{name}: ONNX Runtime cannot load it: {reason}") from error
     check_running(session, device)
-    given = session.get_outputs()[0].shape[-1]
-    if classes is not None and given != classes:
-        raise BundleError(f"{name}: gives {given} classes, bundle.json names {classes}; pack the bundle anew")
+    given = session.get_outputs()[0].shape[-1:]
+    if classes is not None and given != [classes]:
+        raise BundleError(
+            f"{name}: gives {given[0] if given else 'no'} classes, bundle.json names {classes}; pack the bundle anew"
+        )
     input_name = session.get_inputs()[0].name
     return lambda values: session.run(None, {input_name: values})
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
+import cv2
 import tyro
 
 from pipeline.device import Device
@@ -36,6 +37,8 @@ from stage2_classifier.console import console, guarded, progress
 
 if TYPE_CHECKING:
     from pipeline.predictor import Predictor
+
+MOST_WORKERS = 8  # unless told: each may hold a photo of 89 million pixels
 
 
 # tyro checks `X | None` and `tuple[str, ...]` with typeguard, whose import takes 0.1 s; not so these.
@@ -63,7 +66,7 @@ class DetectArgs:
     pictures: bool = True
     """Write annotated pictures."""
     workers: Optional[int] = None
-    """Photos under way at a time; the cores of this machine when not given."""
+    """Photos under way at a time; when not given, one for each core (8 at most), with cuda one."""
     threads: int = 1
     """Threads of each net; more workers bring more."""
     device: Device = "cpu"
@@ -109,6 +112,7 @@ def _detect_one(args: DetectArgs, predictor: Predictor, image: FoundImage, pictu
     if picture is None:
         return _Done(image, result)
     try:
+        # Detected on the smaller picture with pictures and without, so that both give the same faces.
         whole = photo.pixels if photo.scale == (1, 1) else read_image(image.path)
         write_image(picture, draw(whole, found))
     except MediaError as error:
@@ -172,7 +176,8 @@ def detect_images(
 
 
 def _workers(args: DetectArgs, images: int) -> int:
-    return min(args.workers or usable_cores(), images)
+    usual = 1 if args.device == "cuda" else min(usable_cores(), MOST_WORKERS)
+    return min(args.workers or usual, images)
 
 
 def run(args: DetectArgs) -> int:
@@ -185,6 +190,8 @@ def run(args: DetectArgs) -> int:
         return 1
     _check_outputs(args, images)
     one_heap()
+    if _workers(args, len(images)) > 1:
+        cv2.setNumThreads(1)  # the cores are taken
     predictor = load_predictor(args.bundle, args.threads, args.device)
     summary = detect_images(args, images, problems, predictor)
     if isinstance(sys.stdout, io.TextIOWrapper):

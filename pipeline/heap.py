@@ -15,5 +15,5 @@ def one_heap() -> bool:
     """Asks the C library for it, before the first thread starts; whether it was heard."""
     try:
         return bool(ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1))
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, TypeError):  # TypeError: Windows wants a library's name
         return False  # no glibc here

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.demo import portrait
 from stage1_faces.images import Pixels
 
-SPREAD = 24  # grey levels, standard deviation of the background
+OCTAVES, SPREAD = 5, 32  # sizes of the background's noise; grey levels, standard deviation of the coarsest
 FILLED = 0.9  # share of its place on the grid that a portrait takes
 
 
@@ -22,9 +22,13 @@ def made_photo(width: int, height: int, faces: int, seed: int = 0) -> Pixels:
     if min(width, height) < 32 or faces < 0:
         raise ValueError(f"a photo of {width}x{height} with {faces} faces cannot be made")
     rng = np.random.default_rng(seed)
-    # Coarse noise enlarged: light and colour that change slowly, as behind people.
-    coarse = rng.normal(128, SPREAD, (8, 8, 3)).clip(0, 255).astype(np.uint8)
-    photo = np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8).copy()
+    # Noise of several sizes (fractal, as in photos: half the contrast at half the size), over a mean grey.
+    light = np.full((height, width, 3), 128, np.float32)
+    for octave in range(OCTAVES):
+        cells = 8 << octave
+        noise = rng.normal(0, SPREAD / 2**octave, (cells, cells, 3)).astype(np.float32)
+        light += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+    photo = np.asarray(light.clip(0, 255), np.uint8)
     if not faces:
         return photo
     face = portrait()

@@ -116,6 +116,7 @@ class Predictor:
         """
         self.bundle = bundle
         self._detector = detector or bundle.detector(threads, device)
+        self._search = None if detector else bundle.meta.search  # a foreign detector has its own
         self._classifier = bundle.graph("classifier", threads, device)
 
     @classmethod
@@ -139,11 +140,15 @@ class Predictor:
         Boxes and landmarks are in the file's pixels, also where fewer were read. Raises MediaError when a file cannot
         be read.
         """
+        _check(min_score, min_face)
         if isinstance(image, np.ndarray):
             return self.detect_batch([image], min_score, min_face)[0]
         photo = image if isinstance(image, Photo) else self.read(image, min_face)
         across, down = photo.scale
-        searched = None if min_face is None else max(min_face / max(across, down), 1.0)
+        searched = min_face
+        if (across, down) != (1, 1):  # then the cascade is one that says what it looks for
+            assert isinstance(self._search, CascadeConfig)
+            searched = max(self._search.smallest(photo.size, min_face) / max(across, down), 1.0)
         return self.detect_batch([photo.pixels], min_score, searched)[0].scaled(across, down)
 
     def read(self, path: Path | str, min_face: float | None = None) -> Photo:
@@ -152,7 +157,8 @@ class Predictor:
         It is read smaller only while its smallest face looked for still fills the windows that the nets see, which
         are shrunk from more pixels otherwise. Raises MediaError when the file cannot be read.
         """
-        search, meta = self.bundle.meta.search, self.bundle.meta
+        _check(None, min_face)
+        search, meta = self._search, self.bundle.meta
         if not isinstance(search, CascadeConfig):
             return read_photo(path)
         # px that a face must keep to fill a window, by its longer side, which is at least its mean one
@@ -171,10 +177,7 @@ class Predictor:
         bundle's. min_score 0 keeps every candidate that comes through the whole cascade, down to its judge's floor.
         Raises PipelineError when either is out of range.
         """
-        if min_score is not None and not 0 <= min_score <= 1:
-            raise PipelineError(f"min_score is {min_score}, must lie in 0..1")
-        if min_face is not None and not min_face >= 1:
-            raise PipelineError(f"min_face is {min_face}, must be 1 pixel or more")
+        _check(min_score, min_face)
         if not images:
             return []
         meta, judge = self.bundle.meta, self.bundle.meta.judge
@@ -248,6 +251,14 @@ class Predictor:
             averaged.append(values.copy())
             averaged[-1][doubtful] = mean
         return averaged
+
+
+def _check(min_score: float | None, min_face: float | None) -> None:
+    """Raises PipelineError when either is out of range."""
+    if min_score is not None and not 0 <= min_score <= 1:
+        raise PipelineError(f"min_score is {min_score}, must lie in 0..1")
+    if min_face is not None and not min_face >= 1:
+        raise PipelineError(f"min_face is {min_face}, must be 1 pixel or more")
 
 
 def _averaged(

@@ -1,7 +1,8 @@
 """Whom the benchmark times: our pipeline and each of its stages, the naive pipeline, any one-stage ONNX detector.
 
 The naive pipeline is what one writes first: facenet_pytorch.MTCNN.detect, then a timm model in eager torch, crop by
-crop. It is not trained here: time does not depend on what weights say.
+crop; but it looks for faces as small as ours does (MTCNN's own default is 20 px). It is not trained here: time does not
+depend on what weights say.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.bundle import Bundle, load_graph
-from pipeline.device import Device
+from pipeline.bundle import Bundle
+from pipeline.device import Device, check_running, providers
 from pipeline.errors import PipelineError
 from pipeline.extras import needs
 from pipeline.predictor import Predictor
@@ -79,10 +80,10 @@ class Ours:
 
 
 class Naive:
-    """facenet_pytorch's MTCNN, and behind it a timm model; both by PyTorch on the CPU."""
+    """facenet_pytorch's MTCNN, and behind it a timm model; both by PyTorch."""
 
-    def __init__(self, model: str, smallest: Callable[[Pixels], float]) -> None:
-        """model: a timm name. smallest: the smallest face to look for in a photo, pixels.
+    def __init__(self, model: str, smallest: Callable[[Pixels], float], device: Device = "cpu") -> None:
+        """model: a timm name. smallest: the smallest face to look for in a photo, pixels. device: of both.
 
         Raises PipelineError when the training extra is missing or timm does not know the model.
         """
@@ -93,8 +94,9 @@ class Naive:
         if not timm.is_model(model):
             raise PipelineError(f"--naive-model is {model!r}, which timm does not know; timm.list_models() names all")
         self._torch = torch
-        self._mtcnn = MTCNN(keep_all=True, device=torch.device("cpu"))
-        self._model = timm.create_model(model, pretrained=False, num_classes=3).eval()
+        self._device = torch.device(device)
+        self._mtcnn = MTCNN(keep_all=True, device=self._device)
+        self._model = timm.create_model(model, pretrained=False, num_classes=3).eval().to(self._device)
         self._side = int(timm.data.resolve_data_config(model=self._model)["input_size"][-1])
         self._smallest = smallest
 
@@ -118,7 +120,7 @@ class Naive:
         crop = photo[min(y1, height - 1) : y2, min(x1, width - 1) : x2]
         pixels = cv2.resize(crop, (self._side, self._side)).astype(np.float32) / 255
         torch = self._torch
-        batch = torch.from_numpy((pixels - MEAN) / STD).permute(2, 0, 1)[None]
+        batch = torch.from_numpy((pixels - MEAN) / STD).permute(2, 0, 1)[None].to(self._device)
         with torch.no_grad():
             return self._model(batch).softmax(dim=1).argmax().item()
 
@@ -129,7 +131,7 @@ class OneStage:
     def __init__(self, file: Path, threads: int, device: Device = "cpu") -> None:
         """file: an ONNX graph with one picture input of (1, 3, H, W), or the word "stand-in" (pipeline.stand_in).
 
-        Raises PipelineError when it is missing or no such graph, and BundleError when it cannot be loaded.
+        Raises PipelineError when it is missing, cannot be loaded or is no such graph.
         """
         import onnxruntime
 
@@ -141,8 +143,17 @@ class OneStage:
             raise PipelineError(f"{file}: not found; name an ONNX file, or say --against {STAND_IN}")
         else:
             data, self.name = file.read_bytes(), f"{ONE_STAGE} ({file.name})"
-        self._run = load_graph(data, str(file), threads, device)
-        inputs = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"]).get_inputs()
+        # ONNX Runtime's own settings but for the threads: ours are for photos of all sizes.
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        wanted_providers = providers(device)
+        try:
+            session = onnxruntime.InferenceSession(data, options, providers=wanted_providers)
+        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+            raise PipelineError(f"{file}: ONNX Runtime cannot load it: {_first_line(error)}") from error
+        check_running(session, device)
+        inputs = session.get_inputs()
         kinds = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
         self._kind = kinds.get(inputs[0].type)
         takes = inputs[0].shape  # a number, or a name or None where an axis is open
@@ -151,12 +162,21 @@ class OneStage:
         if len(inputs) != 1 or self._kind is None or not fits:
             described = ", ".join(f"{each.name} {each.shape} {each.type}" for each in inputs)
             raise PipelineError(f"{file}: takes {described}; give a graph with one input {wanted}")
+        self._run = lambda pixels: session.run(None, {inputs[0].name: pixels})
+        try:
+            self._run(np.zeros(wanted, self._kind))
+        except Exception as error:
+            raise PipelineError(f"{file}: does not run on {wanted}: {_first_line(error)}") from error
 
     def detect(self, photos: Sequence[Pixels]) -> list[int]:
         """Photos -> nothing is counted: what the answers mean differs from one detector to the next."""
         for photo in photos:
             self._run(letterbox(photo, self._kind))
         return [0] * len(photos)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def letterbox(photo: Pixels, kind: Any) -> NDArray[Any]:

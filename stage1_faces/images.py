@@ -106,7 +106,7 @@ def decode_photo(file: BinaryIO, name: str | Path, shrink: Shrink | None = None)
                 width, height = image.size
                 if width * height > MAX_PIXELS:  # known from the header, nothing is decoded yet
                     raise Image.DecompressionBombError
-                admitted = 1 if shrink is None or image.format != "JPEG" else shrink((width, height))
+                admitted = 1 if shrink is None or image.format not in ("JPEG", "MPO") else shrink((width, height))
                 times = max((each for each in _SMALLER if each <= admitted), default=1)
                 if times > 1:
                     image.draft(None, (max(width // times, 1), max(height // times, 1)))

@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_UMASK = threading.Lock()
 
 
 @contextmanager
@@ -35,8 +38,9 @@ def replacing(path: Path | str) -> Iterator[Path]:
                 raise OSError(error.errno, error.strerror, str(path)) from error
             raise
         # mkstemp makes files private; give the result the permissions that open() would have given.
-        umask = os.umask(0)
-        os.umask(umask)
+        with _UMASK:  # the process's own: of two threads at once one would read, and put back, the other's 0
+            umask = os.umask(0)
+            os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     finally:

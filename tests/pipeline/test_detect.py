@@ -295,6 +295,22 @@ def test_workers_write_what_one_writes(
     assert written[0] == written[1] and len(written[0]) == 12 + 3
 
 
+def test_workers_are_the_cores_and_share_one_heap(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(9):
+        picture(Path(f"in/{i}.png"))
+    asked: list[Any] = []
+    original = detect.in_order
+    monkeypatch.setattr(detect, "one_heap", lambda: asked.append("heap"))
+    monkeypatch.setattr(
+        detect, "in_order", lambda f, jobs, threads: asked.append(threads) or original(f, jobs, threads)
+    )
+    for cores, options in ((3, []), (99, []), (3, ["--workers", "5"]), (3, ["--device", "cuda"])):
+        monkeypatch.setattr(detect, "usable_cores", lambda cores=cores: cores)
+        assert run("in", "--no-pictures", *options) == 0
+    assert run("in/1.png", "--no-pictures") == 0
+    assert asked == ["heap", 3, "heap", 8, "heap", 5, "heap", 1, "heap", 1]
+
+
 def test_a_picture_read_smaller_is_drawn_whole(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
     picture(Path("a.jpg"), size=(96, 64))
     monkeypatch.setattr(fake, "read", lambda path, min_face: read_photo(path, lambda size: 2))

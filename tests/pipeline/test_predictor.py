@@ -17,7 +17,7 @@ from pipeline.made_photos import made_photo
 from pipeline.predictor import CERTAIN, Detections, Predictor
 from stage1_faces.boxes import iou
 from stage1_faces.faces import Faces
-from stage1_faces.images import read_image
+from stage1_faces.images import Photo, read_image
 from stage2_classifier.cut import cut_crop, to_input
 
 REAL = Path(__file__).resolve().parents[2].parent / "shared/data/face-mask-detection"
@@ -94,6 +94,8 @@ def test_refuses_values_out_of_range(predictor, tiles):
         predictor.detect(tiles, min_score=1.5)
     with pytest.raises(PipelineError, match="min_face"):
         predictor.detect(tiles, min_face=0)
+    with pytest.raises(PipelineError, match="min_face"):
+        predictor.detect("never-read.jpg", min_face=-5)
 
 
 # A made bundle: crops of 8 px without margin, and a classifier that reads its outputs off a crop's channels.
@@ -390,6 +392,31 @@ def test_a_huge_jpeg_is_read_as_small_as_its_smallest_face_admits(predictor, tmp
     assert (np.diag(iou(found.boxes[order], expected.boxes[other])) > 0.9).all()
     assert np.abs(found.landmarks[order] - expected.landmarks[other]).max() < 25  # faces of 400 px
     assert predictor.detect(photo, min_face=min_face).boxes == pytest.approx(found.boxes)
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_a_turned_jpeg_read_smaller_gives_the_boxes_of_the_upright_file(predictor, tmp_path, orientation):
+    stored = np.ascontiguousarray(np.rot90(made_photo(1200, 900, 2), {3: 2, 6: 1}[orientation]))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(tmp_path / "a.jpg", quality=95, exif=exif)
+    photo = predictor.read(tmp_path / "a.jpg", 80)
+    assert photo.size == (1200, 900) and photo.pixels.shape == (450, 600, 3)
+    found = predictor.detect(tmp_path / "a.jpg", min_face=80)
+    expected = predictor.detect(read_image(tmp_path / "a.jpg"), min_face=80)
+    assert len(found) == len(expected) == 2
+    assert (iou(found.boxes, expected.boxes).max(axis=1) > 0.9).all()
+
+
+def test_the_bundles_own_smallest_face_holds_for_a_photo_read_smaller(predictor):
+    search = replace(predictor.bundle.meta.search, min_face=100)
+    graphs = {name: predictor.bundle.graph_bytes(name) for name in GRAPHS}
+    own = Predictor(Bundle(predictor.bundle.path, replace(predictor.bundle.meta, search=search), graphs))
+    asked = []
+    own._detector.detect_batch = lambda images, *, min_face, min_score: asked.append(min_face) or [faces()]
+    own.detect(Photo(np.zeros((100, 200, 3), np.uint8), (400, 200)))
+    own.detect(Photo(np.zeros((100, 200, 3), np.uint8), (200, 100)))
+    assert asked == [50, None]
 
 
 def test_a_default_search_reads_only_the_hugest_photos_smaller(predictor, monkeypatch):

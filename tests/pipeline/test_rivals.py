@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.bundle import Bundle, BundleError
+from pipeline.bundle import Bundle
 from pipeline.demo import portrait
 from pipeline.errors import PipelineError
 from pipeline.predictor import Predictor
@@ -98,6 +98,30 @@ def test_letterbox_keeps_proportions_and_pads_with_grey() -> None:
     assert letterbox(np.zeros((1, 3000, 3), np.uint8), np.uint8).shape == (1, 3, SIDE, SIDE)
 
 
+class Fixed(nn.Module):
+    """Takes any side by its declared axes, but only 64 pixels a side in truth."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.reshape(-1, 3 * 64 * 64)[:1]
+
+
+def test_a_graph_that_fails_at_its_first_picture_is_refused(tmp_path: Path) -> None:
+    import onnx
+
+    file = tmp_path / "fixed.onnx"
+    model = onnx.load_from_string(to_onnx(Fixed(), (1, 3, 64, 64), {}, ("answer",)))
+    for axis in (2, 3):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"side{axis}"
+    del model.graph.value_info[:]
+    model.graph.node.insert(
+        0, onnx.helper.make_node("MaxPool", ["pixels"], ["pooled"], kernel_shape=[7, 7], strides=[1, 1])
+    )
+    model.graph.node[1].input[0] = "pooled"
+    file.write_bytes(model.SerializeToString())
+    with pytest.raises(PipelineError, match=r"fixed\.onnx: does not run on \(1, 3, 640, 640\): "):
+        OneStage(file, threads=1)
+
+
 @pytest.mark.parametrize(("side", "channels"), [(320, 3), (SIDE, 1)])
 def test_a_graph_of_another_kind_is_refused(tmp_path: Path, side: int, channels: int) -> None:
     file = tmp_path / "other.onnx"
@@ -105,7 +129,7 @@ def test_a_graph_of_another_kind_is_refused(tmp_path: Path, side: int, channels:
     with pytest.raises(PipelineError, match=rf"other\.onnx: takes .*{channels}, {side}.*give a graph with one input"):
         OneStage(file, threads=1)
     file.write_bytes(b"no graph")
-    with pytest.raises(BundleError, match=r"other\.onnx: ONNX Runtime cannot load it"):
+    with pytest.raises(PipelineError, match=r"other\.onnx: ONNX Runtime cannot load it"):
         OneStage(file, threads=1)
 
 
