@@ -19,7 +19,7 @@ from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, first_line
 from stage2_classifier.console import console
 from stage2_classifier.models import read_tensors
 
@@ -120,7 +120,7 @@ def load_pretrained(model: nn.Module, name: str) -> None:
     try:
         found = weights.get_state_dict(progress=False, check_hash=True)
     except Exception as error:  # the hub's client raises many kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise PipelineError(
             f"--pretrained: no weights for {name} ({reason}); download {weights.url} where it can be reached "
             "and give --weights FILE"

@@ -18,7 +18,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from pipeline.device import Device, check_running, providers
-from pipeline.errors import USER_ERRORS, PipelineError
+from pipeline.errors import USER_ERRORS, PipelineError, first_line
 from pipeline.judge import Judge
 from pipeline.stock import SEARCH as STOCK_SEARCH
 from stage1_faces.detector import CascadeConfig, FaceDetector
@@ -163,8 +163,7 @@ def load_graph(data: bytes, name: str, threads: int = 1, device: Device = "cpu",
     try:
         session = ort.InferenceSession(data, options, providers=wanted)
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BundleError(f"{name}: ONNX Runtime cannot load it: {reason}") from error
+        raise BundleError(f"{name}: ONNX Runtime cannot load it: {first_line(error)}") from error
     check_running(session, device)
     given = session.get_outputs()[0].shape[-1:]
     if classes is not None and given != [classes]:

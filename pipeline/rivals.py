@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.bundle import Bundle
 from pipeline.device import Device, check_running, providers
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, first_line
 from pipeline.extras import needs
 from pipeline.predictor import Predictor
 from pipeline.timing import Contender
@@ -151,7 +151,7 @@ class OneStage:
         try:
             session = onnxruntime.InferenceSession(data, options, providers=wanted_providers)
         except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-            raise PipelineError(f"{file}: ONNX Runtime cannot load it: {_first_line(error)}") from error
+            raise PipelineError(f"{file}: ONNX Runtime cannot load it: {first_line(error)}") from error
         check_running(session, device)
         inputs = session.get_inputs()
         kinds = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
@@ -166,17 +166,13 @@ class OneStage:
         try:
             self._run(np.zeros(wanted, self._kind))
         except Exception as error:
-            raise PipelineError(f"{file}: does not run on {wanted}: {_first_line(error)}") from error
+            raise PipelineError(f"{file}: does not run on {wanted}: {first_line(error)}") from error
 
     def detect(self, photos: Sequence[Pixels]) -> list[int]:
         """Photos -> nothing is counted: what the answers mean differs from one detector to the next."""
         for photo in photos:
             self._run(letterbox(photo, self._kind))
         return [0] * len(photos)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def letterbox(photo: Pixels, kind: Any) -> NDArray[Any]:

@@ -78,8 +78,8 @@ def read_photo(path: str | Path, shrink: Shrink | None = None) -> Photo:
     """`read_image`, at a half, quarter or eighth of its size where `shrink` admits it and the file is a JPEG.
 
     A JPEG's decoder gives such sizes in half the time and a quarter of the memory (it leaves fine detail out of
-    each block of 8x8). shrink: how many times smaller a file of (width, height) may be read; 1, 2, 4 or 8 times at
-    most so many are taken.
+    each block of 8x8). shrink: how many times smaller a file of (width, height) may be read; the largest of 1, 2, 4
+    and 8 that is no larger is taken. Raises MediaError as `read_image` does.
     """
     try:
         status = Path(path).stat()
