@@ -1,18 +1,22 @@
-# Two ways in: `make demo` (light, no PyTorch) and `make test` (everything).
+# Three ways in: `make demo` and `make serve` (light, no PyTorch), `make test` (everything).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --require-hashes --disable-pip-version-check
 PHOTO ?=
+PORT ?= 8000
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format lock clean
+.PHONY: help demo serve test check format lock clean
 
 help: ## Say what can be made
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
 
 demo: $(VENV)/light ## Find faces in a photo: make demo, or make demo PHOTO=me.jpg
 	@$(BIN)/python -m pipeline.demo $(if $(PHOTO),"$(PHOTO)")
+
+serve: $(VENV)/serve ## The web page and HTTP API on this machine, video too: make serve PORT=8080
+	@$(BIN)/python -m pipeline.serve --port $(PORT)
 
 test: $(VENV)/full ## Run all tests
 	$(BIN)/python -m pytest -n auto
@@ -33,13 +37,18 @@ clean: ## Remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/light: requirements.lock | $(BIN)/python
-	sed '/^# --- everything else/,$$d' requirements.lock > $(VENV)/light.lock
+	sed '/^# --- serving and video/,$$d' requirements.lock > $(VENV)/light.lock
 	$(PIP) -r $(VENV)/light.lock
 	touch $@
 
+$(VENV)/serve: requirements.lock | $(BIN)/python
+	sed '/^# --- everything else/,$$d' requirements.lock > $(VENV)/serve.lock
+	$(PIP) -r $(VENV)/serve.lock
+	touch $@ $(VENV)/light
+
 $(VENV)/full: requirements.lock | $(BIN)/python
 	$(PIP) -r requirements.lock
-	touch $@ $(VENV)/light
+	touch $@ $(VENV)/serve $(VENV)/light
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; name one: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.device import Device, check_running, providers
 from pipeline.errors import USER_ERRORS, PipelineError, first_line
+from pipeline.heap import one_arena
 from pipeline.judge import Judge
 from pipeline.stock import SEARCH as STOCK_SEARCH
 from stage1_faces.detector import CascadeConfig, FaceDetector
@@ -159,7 +160,8 @@ def load_graph(data: bytes, name: str, threads: int = 1, device: Device = "cpu",
     options.log_severity_level = 3
     # Photos differ in size: remembered allocation patterns would only pile up.
     options.enable_mem_pattern = False
-    options.enable_cpu_mem_arena = False
+    one_arena()
+    options.add_session_config_entry("session.use_env_allocators", "1")
     try:
         session = ort.InferenceSession(data, options, providers=wanted)
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
