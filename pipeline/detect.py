@@ -1,4 +1,4 @@
-"""Finds the faces in photos and names how each wears its mask: annotated pictures, a table, JSON, CSV."""
+"""Finds the faces in photos and videos and names how each wears its mask: annotated pictures, a table, JSON, CSV."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Optional
 import cv2
 import tyro
 
+from pipeline.blur import LEAST_SCORE, blur_faces
 from pipeline.device import Device
 from pipeline.draw import draw
 from pipeline.errors import USER_ERRORS, PipelineError
-from pipeline.find import FoundImage, find_images
+from pipeline.find import FoundImage, find_images, is_address, is_video
 from pipeline.heap import one_heap
 from pipeline.in_order import in_order, usable_cores
 from pipeline.media import write_image
@@ -32,11 +33,12 @@ from pipeline.outputs import (
     submission_writer,
 )
 from pipeline.summary import FEW, Summary, show_summary
-from stage1_faces.images import MediaError, read_image, shown
+from stage1_faces.boxes import Boxes
+from stage1_faces.images import MediaError, Photo, read_image, shown
 from stage2_classifier.console import console, guarded, progress
 
 if TYPE_CHECKING:
-    from pipeline.predictor import Predictor
+    from pipeline.predictor import Detections, Predictor
 
 MOST_WORKERS = 8  # unless told: each may hold a photo of 89 million pixels
 
@@ -45,10 +47,12 @@ MOST_WORKERS = 8  # unless told: each may hold a photo of 89 million pixels
 # ruff: noqa: UP045
 @dataclass(frozen=True)
 class DetectArgs:
-    """Finds the faces in photos and says of each whether it wears a mask, none, or wears it wrongly."""
+    """Finds the faces in photos or videos and says of each whether it wears a mask, none, or wears it wrongly."""
 
-    paths: tyro.conf.Positional[tuple]
-    """Photos, folders (searched to the bottom) and glob patterns."""
+    paths: tyro.conf.Positional[tuple] = ()
+    """Photos, folders (searched to the bottom) and glob patterns; or videos and addresses of streams (rtsp://...)."""
+    camera: Optional[int] = None
+    """Watch this camera, 0 for the first, until Ctrl-C."""
     bundle: Optional[Path] = None
     """The bundle directory to use; the one that comes with the project when none is named."""
     min_score: Optional[float] = None
@@ -56,17 +60,33 @@ class DetectArgs:
     min_face: Optional[float] = None
     """Smallest face looked for, in pixels (the bundle's when not given); larger is faster."""
     out: Path = Path("detections")
-    """Folder of the annotated pictures."""
+    """Folder of the annotated pictures and videos."""
     json: Optional[Path] = None
-    """The JSON file; detections.json in the --out folder when not given."""
+    """The JSON file; detections.json in the --out folder when not given. Of a video one line a frame, in NAME.jsonl."""
     csv: Optional[Path] = None
-    """Also write one row a face to this file."""
+    """Also write one row a face to this file (photos)."""
     submission: Optional[Path] = None
     """Also write image_id,PredictionString rows to this file, as detection competitions take them."""
     pictures: bool = True
-    """Write annotated pictures."""
+    """Write annotated pictures and videos."""
+    boxes: bool = True
+    """Draw boxes and labels into them."""
+    blur: bool = False
+    """Make every face in them unrecognisable."""
+    every: int = 1
+    """Look at every Nth frame of a video."""
+    max_fps: Optional[float] = None
+    """Look at no more frames of a video a second than this."""
+    seconds: Optional[float] = None
+    """Stop after so many seconds of a video or camera."""
+    events: Optional[Path] = None
+    """File of a video's events, .csv or .jsonl; NAME.events.csv in the --out folder when not given."""
+    webhook: Optional[str] = None
+    """Post each event of a video as JSON to this address."""
+    show: bool = False
+    """Show a video while it is watched, in a window."""
     workers: Optional[int] = None
-    """Photos under way at a time; when not given, one for each core (8 at most), with cuda one."""
+    """Photos or frames under way at a time; if not given, one a core (8 at most), with cuda or a camera one."""
     threads: int = 1
     """Threads of each net; more workers bring more."""
     device: Device = "cpu"
@@ -107,17 +127,29 @@ def _detect_one(args: DetectArgs, predictor: Predictor, image: FoundImage, pictu
         photo = predictor.read(image.path, args.min_face)
     except MediaError as error:
         return _Done(image, error=error)
-    found = predictor.detect(photo, args.min_score, args.min_face)
+    found, hidden = _find(args, predictor, photo)
     result = image_result(image, photo.size, found)
     if picture is None:
         return _Done(image, result)
     try:
         # Detected on the smaller picture with pictures and without, so that both give the same faces.
         whole = photo.pixels if photo.scale == (1, 1) else read_image(image.path)
-        write_image(picture, draw(whole, found))
+        if args.blur:
+            whole = blur_faces(whole, hidden)
+        write_image(picture, draw(whole, found, landmarks=not args.blur) if args.boxes else whole)
     except MediaError as error:
         return _Done(image, result, drawing=error)
     return _Done(image, result, picture=picture)
+
+
+def _find(args: DetectArgs, predictor: Predictor, photo: Photo) -> tuple[Detections, Boxes]:
+    """The faces to be reported, and boxes (N, 4) of all that may be one where faces are to be blurred."""
+    if not (args.blur and args.pictures):
+        found = predictor.detect(photo, args.min_score, args.min_face)
+        return found, found.boxes
+    least = predictor.bundle.meta.score_threshold if args.min_score is None else args.min_score
+    found = predictor.detect(photo, min(least, LEAST_SCORE), args.min_face)
+    return found[found.scores >= least], found.boxes
 
 
 def detect_images(
@@ -183,6 +215,9 @@ def _workers(args: DetectArgs, images: int) -> int:
 def run(args: DetectArgs) -> int:
     """The whole command; returns its exit code."""
     _check(args)
+    if args.camera is not None or any(is_video(path) for path in args.paths):
+        return _watch(args)
+    _check_photos(args)
     images, problems = find_images(args.paths, skip=args.out)
     for problem in problems:
         _complain(problem)
@@ -206,8 +241,21 @@ def run(args: DetectArgs) -> int:
     return 1 if summary.failed else 0
 
 
+def _watch(args: DetectArgs) -> int:
+    """Videos, streams or a camera instead of photos."""
+    from pipeline.watch import check, watch_all
+
+    check(args)
+    one_heap()
+    live = args.camera is not None or any(is_address(path) for path in args.paths)
+    workers = args.workers or (1 if live or args.device == "cuda" else min(usable_cores(), MOST_WORKERS))
+    if workers > 1:
+        cv2.setNumThreads(1)
+    return watch_all(args, load_predictor(args.bundle, args.threads, args.device), workers)
+
+
 def _check(args: DetectArgs) -> None:
-    if not args.paths:
+    if not args.paths and args.camera is None:
         raise PipelineError("no pictures named; give photos, folders or patterns, as in `detect photo.jpg`")
     if args.min_score is not None and not 0 <= args.min_score <= 1:
         raise PipelineError(f"--min-score is {args.min_score:g}; give a number from 0 to 1")
@@ -216,6 +264,14 @@ def _check(args: DetectArgs) -> None:
     for flag, value in (("--threads", args.threads), ("--workers", args.workers)):
         if value is not None and value < 1:
             raise PipelineError(f"{flag} is {value}; give 1 or more")
+
+
+def _check_photos(args: DetectArgs) -> None:
+    """Refuses what only videos know."""
+    usual = DetectArgs()
+    for name in ("every", "max_fps", "seconds", "events", "webhook", "show"):
+        if getattr(args, name) != getattr(usual, name):
+            raise PipelineError(f"--{name.replace('_', '-')} is for videos, and none is named; leave it out")
 
 
 def _check_outputs(args: DetectArgs, images: Sequence[FoundImage]) -> None:

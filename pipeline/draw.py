@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -40,8 +40,15 @@ def class_colour(index: int | np.integer) -> Colour:
     return PALETTE[int(index) % len(PALETTE)]
 
 
-def draw(image: NDArray[np.uint8], detections: Detections) -> NDArray[np.uint8]:
+def draw(
+    image: NDArray[np.uint8],
+    detections: Detections,
+    numbers: Sequence[int] | None = None,
+    landmarks: bool = True,
+) -> NDArray[np.uint8]:
     """A copy of `image` (H, W, 3 RGB uint8) with every detection drawn, the best on top.
+
+    numbers: those of the faces in a video, each written before its label. landmarks: whether they are drawn.
 
     Each text stands beside its box where it hides no face and no other text; where "label score" does not fit,
     the score alone does, or nothing (the box's colour tells the class, and a key at an edge the colours). A label that
@@ -52,7 +59,8 @@ def draw(image: NDArray[np.uint8], detections: Detections) -> NDArray[np.uint8]:
     size = canvas.size
     count, ids = len(detections), detections.label_ids
     for i in reversed(range(count)):
-        _draw_face(pen, detections.boxes[i], detections.landmarks[i], class_colour(ids[i]), size)
+        points = detections.landmarks[i] if landmarks else np.zeros((0, 2), np.float32)
+        _draw_face(pen, detections.boxes[i], points, class_colour(ids[i]), size)
 
     texts = min(count, MAX_TEXTS)
     taken = np.full((count + texts + 1, 4), np.nan, np.float32)  # faces, texts, the key; NaN overlaps nothing
@@ -66,8 +74,8 @@ def draw(image: NDArray[np.uint8], detections: Detections) -> NDArray[np.uint8]:
     for i, (label, score, unsure) in enumerate(rows):
         taken[i] = np.nan  # its own box it may stand in
         font = _font(_font_size(detections.boxes[i], size))
-        mark = "?" if unsure else ""
-        long, short = f"{label}{mark} {score:.2f}", f"{score:.2f}{mark}"
+        mark, number = "?" if unsure else "", f"{numbers[i]} " if numbers is not None else ""
+        long, short = f"{number}{label}{mark} {score:.2f}", f"{number}{score:.2f}{mark}"
         for text in (short,) if scores_only else (long, short):
             area = _place(detections.boxes[i], _text_size(text, font), size, taken)
             if area is not None:

@@ -17,3 +17,14 @@ def needs(extra: str) -> Iterator[None]:
         raise PipelineError(
             f"this needs the package {error.name!r}; install it with `pip install -e '.[{extra}]'`"
         ) from error
+
+
+@contextmanager
+def needs_package(name: str) -> Iterator[None]:
+    """Turns the missing package of an integration, which no extra of ours brings, into one clear PipelineError."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise PipelineError(f"this needs the package {name!r}; install it with `pip install {name}`") from error

@@ -1,4 +1,4 @@
-"""Finds the picture files that paths, folders and glob patterns name."""
+"""Finds the picture files that paths, folders and glob patterns name, and tells videos from them."""
 
 # os.path, not pathlib, which would rewrite the names ("./a.jpg" to "a.jpg"): results carry them as given.
 # ruff: noqa: PTH112, PTH118, PTH119, PTH120, PTH122, PTH206, PTH207
@@ -19,9 +19,24 @@ SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".heic", ".heif", ".tif"}
     | {".tiff", ".bmp", ".dib", ".gif", ".jp2", ".j2k", ".jpx", ".qoi", ".ppm", ".pgm", ".pbm", ".pnm"}
 )
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv"}
+    | {".3gp", ".ogv", ".mjpeg", ".mjpg"}
+)
 
 
-@dataclass(frozen=True)
+def is_address(path: str | Path) -> bool:
+    """Whether a name is a network address (scheme://...), not a file's."""
+    return re.match(r"[a-z][a-z0-9+.-]+://", os.fspath(path), re.IGNORECASE) is not None
+
+
+def is_video(path: str | Path) -> bool:
+    """Whether a name is a video file's or a network stream's rather than a picture's or a folder's."""
+    suffix = os.path.splitext(os.fspath(path))[1].lower()
+    return is_address(path) or (suffix in VIDEO_SUFFIXES and not os.path.isdir(path))
+
+
+@dataclass(frozen=True, slots=True)
 class FoundImage:
     """A picture file. path: as given or found. relative: its name below the folder searched, with "/"."""
 
@@ -113,6 +128,11 @@ def _is_picture(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-def _natural(path: str) -> tuple[list[list[str | int]], str]:
-    parts = path.split(os.sep)
-    return [[int(s) if s.isdigit() else s for s in re.split("([0-9]+)", p.casefold())] for p in parts], path
+def _natural(path: str) -> tuple[str, str]:
+    """A key that sorts by folder, then name, numbers by their value; one string, for there may be millions."""
+
+    def number(digits: re.Match[str]) -> str:
+        value = digits[0].lstrip("0")
+        return f"\1{len(value):04}{value}"  # by its length first; \1 is before all that a name holds
+
+    return re.sub("[0-9]+", number, path.casefold()).replace(os.sep, "\0"), path

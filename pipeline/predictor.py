@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import convert
 from pipeline.bundle import Bundle, BundleError
 from pipeline.device import Device
 from pipeline.errors import PipelineError
 from stage1_faces.boxes import Boxes, as_boxes
 from stage1_faces.detector import O_CONTEXT, O_SIZE, CascadeConfig
 from stage1_faces.faces import Detector
-from stage1_faces.images import Photo, read_photo
+from stage1_faces.images import MAX_PIXELS, Photo, Shrink, decode_photo, read_photo
 from stage2_classifier.cut import cut_crop, to_input
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import supervision as sv
 
 CLASSIFIER_BATCH = 64
 # A crop whose class has this probability is not judged in its mirror image, too: more than half of all crops, and on
@@ -92,6 +98,18 @@ class Detections:
         stretch = np.array([across, down], np.float32)
         return replace(self, boxes=self.boxes * np.tile(stretch, 2), landmarks=self.landmarks * stretch)
 
+    def to_supervision(self) -> sv.Detections:
+        """As supervision.Detections (`pipeline.convert`)."""
+        return convert.to_supervision(self)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """As a table, a row a face (`pipeline.convert`)."""
+        return convert.to_pandas(self)
+
+    def to_coco(self, image_id: int | str, category_ids: dict[str, int] | None = None) -> list[dict[str, Any]]:
+        """As COCO results (`pipeline.convert`)."""
+        return convert.to_coco(self, image_id, category_ids)
+
     def __getitem__(self, index: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Detections:
         return Detections(
             self.boxes[index],
@@ -157,13 +175,26 @@ class Predictor:
         It is read smaller only while its smallest face looked for still fills the windows that the nets see, which
         are shrunk from more pixels otherwise. Raises MediaError when the file cannot be read.
         """
+        return read_photo(path, self._shrink(min_face))
+
+    def read_from(
+        self, file: BinaryIO, name: str, min_face: float | None = None, max_pixels: int = MAX_PIXELS
+    ) -> Photo:
+        """`read` for an open file or an upload, which errors call `name`; see `decode_photo` for max_pixels."""
+        return decode_photo(file, name, self._shrink(min_face), max_pixels)
+
+    def _shrink(self, min_face: float | None) -> Shrink | None:
+        """How many times smaller a photo may be read; None where the cascade looks for one size whatever the photo's.
+
+        Raises PipelineError when min_face is out of range.
+        """
         _check(None, min_face)
         search, meta = self._search, self.bundle.meta
         if not isinstance(search, CascadeConfig):
-            return read_photo(path)
+            return None
         # px that a face must keep to fill a window, by its longer side, which is at least its mean one
         least = max(O_SIZE / O_CONTEXT, meta.input_size / (1 + 2 * meta.margin))
-        return read_photo(path, lambda size: search.smallest(size, min_face) / least)
+        return lambda size: search.smallest(size, min_face) / least
 
     def detect_batch(
         self,

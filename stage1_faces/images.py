@@ -37,6 +37,10 @@ class MediaError(FacesError):
         super().__init__(f"{shown(file)}: {self.what}")
 
 
+class TooManyPixelsError(MediaError):
+    """A picture with more pixels than are allowed; nothing of it was decoded."""
+
+
 def as_text(path: str | Path) -> str:
     """A path as valid Unicode: bytes of a file name that are not UTF-8 become U+FFFD."""
     return os.fsencode(path).decode("utf-8", "replace")
@@ -98,13 +102,19 @@ def read_photo(path: str | Path, shrink: Shrink | None = None) -> Photo:
         raise MediaError(path, f"cannot be read ({why}); check its name and permissions") from error
 
 
-def decode_photo(file: BinaryIO, name: str | Path, shrink: Shrink | None = None) -> Photo:
-    """`read_photo` for an open file or an upload; `name` is what errors call it."""
+def decode_photo(
+    file: BinaryIO, name: str | Path, shrink: Shrink | None = None, max_pixels: int = MAX_PIXELS
+) -> Photo:
+    """`read_photo` for an open file or an upload; `name` is what errors call it.
+
+    max_pixels: the most that the file may have, MAX_PIXELS or fewer. Raises TooManyPixelsError above it.
+    """
+    most = min(max_pixels, MAX_PIXELS)
     with _QUIET:
         try:
             with Image.open(file, formats=FORMATS) as image:
                 width, height = image.size
-                if width * height > MAX_PIXELS:  # known from the header, nothing is decoded yet
+                if width * height > most:  # known from the header, nothing is decoded yet
                     raise Image.DecompressionBombError
                 admitted = 1 if shrink is None or image.format not in ("JPEG", "MPO") else shrink((width, height))
                 times = max((each for each in _SMALLER if each <= admitted), default=1)
@@ -114,8 +124,8 @@ def decode_photo(file: BinaryIO, name: str | Path, shrink: Shrink | None = None)
                 pixels, turned = _upright(to_rgb(image), image)
                 return Photo(pixels, (height, width) if turned else (width, height))
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            limit = f"more than {MAX_PIXELS / 1e6:g} million pixels"
-            raise MediaError(name, f"has {limit}; make it smaller first") from error
+            limit = f"more than {most / 1e6:g} million pixels"
+            raise TooManyPixelsError(name, f"has {limit}; make it smaller first") from error
         except UnidentifiedImageError as error:
             raise MediaError(name, "is not a picture that can be read; convert it to JPEG or PNG") from error
         except Exception as error:  # a broken file makes the decoders raise almost anything

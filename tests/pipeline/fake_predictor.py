@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
 
 from stage1_faces.faces import Faces
-from stage1_faces.images import Photo, read_photo
+from stage1_faces.images import MAX_PIXELS, Photo, decode_photo, read_photo
 
 CLASSES = ("with_mask", "without_mask", "mask_weared_incorrect")
 FACE_SCORE = 0.9
@@ -61,6 +61,7 @@ def detections(boxes: Any, probs: Any = None, face_scores: Any = None, unsure_ma
 @dataclass(frozen=True)
 class FakeMeta:
     class_names: tuple[str, ...] = CLASSES
+    score_threshold: float = 0.5
 
 
 class FakeBundle:
@@ -80,6 +81,11 @@ class FakePredictor:
 
     def read(self, path: str, min_face: float | None = None) -> Photo:
         return read_photo(path)
+
+    def read_from(
+        self, file: BinaryIO, name: str, min_face: float | None = None, max_pixels: int = MAX_PIXELS
+    ) -> Photo:
+        return decode_photo(file, name, max_pixels=max_pixels)
 
     def detect(
         self, image: np.ndarray | Photo, min_score: float | None = None, min_face: float | None = None

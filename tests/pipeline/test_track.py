@@ -1,0 +1,134 @@
+"""Faces followed over frames: numbers that stay, labels that do not flicker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.predictor import Detections
+from pipeline.track import KEEP, SMOOTH, SURE_HITS, Tracker, as_detections
+
+CLASSES = ("with_mask", "without_mask", "mask_weared_incorrect")
+MASK, BARE = (0.9, 0.08, 0.02), (0.08, 0.9, 0.02)
+
+
+def found(*faces: tuple[Any, ...]) -> Detections:
+    """Faces as (box, probabilities of the classes, face score), in the order of a detector: best score first."""
+    faces = tuple(sorted(faces, key=lambda face: -face[2] * max(face[1])))
+    if not faces:
+        return Detections.empty(CLASSES)
+    boxes = np.float32([face[0] for face in faces])
+    landmarks = np.repeat((boxes[:, None, :2] + boxes[:, None, 2:]) / 2, 5, axis=1)
+    return Detections(
+        boxes, np.float32([f[2] for f in faces]), np.float32([f[1] for f in faces]), landmarks, CLASSES, 0.3
+    )
+
+
+def at(x: float, y: float = 50, side: float = 20) -> tuple[float, ...]:
+    return (x, y, x + side, y + side)
+
+
+def test_two_faces_that_pass_each_other_keep_their_numbers() -> None:
+    tracker = Tracker(0.4)
+    for i in range(40):
+        one, other = (at(10 + 5 * i, 50), MASK, 0.9), (at(210 - 5 * i, 62), BARE, 0.8)
+        tracks, ended = tracker.update(found(one, other), i / 25)
+        assert not ended
+        seen = as_detections(tracks, found(one, other))
+        numbers = {label: track.number for label, track in zip(seen.labels, tracks, strict=True)}
+        assert numbers == {"with_mask": 1, "without_mask": 2}
+
+
+def test_a_small_fast_face_that_never_overlaps_itself_is_followed() -> None:
+    tracker = Tracker(0.4)
+    for i in range(20):
+        tracks, _ = tracker.update(found((at(10 * i, side=8), MASK, 0.9)), i / 10)
+        assert [track.number for track in tracks] == [1]
+
+
+def test_a_face_hidden_for_less_than_keep_is_the_same_one_and_after_it_another() -> None:
+    tracker = Tracker(0.4)
+    tracker.update(found((at(10), MASK, 0.9)), 0.0)
+    tracker.update(found((at(12), MASK, 0.9)), 0.1)
+    tracks, ended = tracker.update(found((at(12 + 20 * 0.9), MASK, 0.9)), KEEP)  # it went on at its speed
+    assert [track.number for track in tracks] == [1]
+    assert not ended
+    tracks, ended = tracker.update(found(), 2 * KEEP + 0.1)
+    assert tracks == []
+    assert [track.number for track in ended] == [1]
+    tracks, _ = tracker.update(found((at(30), MASK, 0.9)), 2 * KEEP + 0.2)
+    assert [track.number for track in tracks] == [2]
+
+
+def test_hidden_tells_where_a_sure_face_is_expected() -> None:
+    tracker = Tracker(0.4)
+    for i in range(SURE_HITS):
+        tracker.update(found((at(10 + i), MASK, 0.9)), i / 10)
+        assert len(tracker.hidden(i / 10)) == 0
+    tracker.update(found(), SURE_HITS / 10)
+    np.testing.assert_allclose(tracker.hidden(SURE_HITS / 10), [at(10 + SURE_HITS)], atol=0.01)
+
+
+def test_a_weak_detection_continues_a_sure_track_and_starts_none() -> None:
+    tracker = Tracker(0.4)
+    weak = (at(10), MASK, 0.2)
+    assert tracker.update(found(weak), 0.0) == ([], [])
+    for i in range(SURE_HITS):
+        tracker.update(found((at(10), MASK, 0.9)), 1 + i / 10)
+    tracks, _ = tracker.update(found(weak), 2.0)
+    assert [track.number for track in tracks] == [1]
+    assert tracks[0].last == 2.0
+
+
+def test_a_false_alarm_of_one_frame_is_not_sure() -> None:
+    tracker = Tracker(0.4)
+    tracks, _ = tracker.update(found((at(10), MASK, 0.9)), 0.0)
+    assert not tracks[0].sure
+    _, ended = tracker.update(found(), KEEP + 0.1)
+    assert not ended[0].sure
+
+
+@pytest.mark.parametrize("fps", [2, 25])
+def test_one_wrong_frame_does_not_change_the_label_and_a_lasting_change_does(fps: int) -> None:
+    tracker = Tracker(0.4)
+    time, labels = 0.0, []
+    for probs in [MASK] * 2 * fps + [BARE] + [MASK] * fps + [BARE] * 2 * fps:
+        tracks, _ = tracker.update(found((at(10), probs, 0.9)), time)
+        labels.append(as_detections(tracks, found()).labels[0])
+        time += 1 / fps
+    before, after = labels[: 3 * fps + 1], labels[3 * fps + 1 :]
+    if fps == 25:  # at 2 frames a second a frame is half of what is averaged
+        assert set(before) == {"with_mask"}
+    assert after[-1] == "without_mask"
+    changed = after.index("without_mask") / fps
+    assert changed <= 1.5 * SMOOTH
+
+
+def test_probabilities_stay_probabilities_and_lie_between_what_was_seen() -> None:
+    tracker = Tracker(0.1)
+    rng = np.random.default_rng(0)
+    for i in range(100):
+        probs = rng.dirichlet([1, 1, 1])
+        tracks, _ = tracker.update(found((at(10), probs, rng.uniform(0.5, 1))), i / 10)
+        (track,) = tracks
+        assert track.probs.sum() == pytest.approx(1, abs=1e-5)
+        assert track.probs.min() >= 0
+        assert 0.5 <= track.face_score <= 1
+
+
+def test_what_was_seen_keeps_the_order_of_scores() -> None:
+    tracker = Tracker(0.4)
+    tracks, _ = tracker.update(found((at(10), MASK, 0.6), (at(100), BARE, 0.95)), 0.0)
+    seen = as_detections(tracks, found())
+    assert seen.labels == ("without_mask", "with_mask")
+    assert [track.number for track in tracks] == [1, 2]
+    assert len(as_detections([], found())) == 0
+
+
+def test_end_gives_every_track_once() -> None:
+    tracker = Tracker(0.4)
+    tracker.update(found((at(10), MASK, 0.9), (at(100), BARE, 0.9)), 0.0)
+    assert len(tracker.end()) == 2
+    assert tracker.end() == []
