@@ -5,7 +5,8 @@ Example: python -m pipeline.bench --data DIR --photos 50 --against stand-in
 Parts (--parts): photos, everyone on the same photos, in turn, so that a busy machine slows all alike (with one thread;
 with more threads than idle cores, ratios mislead too); sizes, the same on made photos of several sizes with 0 to 100
 faces; command, `pipeline.detect` on one photo as a whole process; folder, photos per second from file to result with
-one worker and with one for each core; memory, its peak over the photos once and over --many, the same ones again.
+one worker and with one for each core; memory, its peak over the photos once and over --many, the same ones again;
+video, its peak over ten seconds and over --hours of a made video, annotated one written.
 Beside ours stand facenet-pytorch's MTCNN, the naive pipeline (MTCNN, then a timm model in eager PyTorch, crop by
 crop), and with --against a one-stage ONNX detector at 640x640. All look for the same smallest face; each keeps its own
 thresholds. Photos that facenet-pytorch cannot search are left out for all.
@@ -40,7 +41,7 @@ from pipeline.in_order import usable_cores
 from pipeline.rivals import Naive, OneStage, Ours
 from stage2_classifier.console import console, guarded
 
-Part = Literal["photos", "sizes", "command", "folder", "memory"]
+Part = Literal["photos", "sizes", "command", "folder", "memory", "video"]
 # ONNX Runtime's threads go on spinning for 40 ms after a call and would take the next one's cores.
 REST = 0.1  # s
 
@@ -71,6 +72,8 @@ class Args:
     """The naive pipeline's timm model."""
     many: int = 1000
     """How many photos the memory part goes through: the chosen ones over and over."""
+    hours: float = 2.0
+    """How long the video part's long video is; of each second one frame is looked at."""
 
 
 def run(args: Args) -> int:
@@ -145,6 +148,9 @@ def _measure(
     if "memory" in args.parts:
         record["memory"] = bench_runs.measure_memory(names, args.many, options)
         tables.append(bench_runs.memory_table(record["memory"]))
+    if "video" in args.parts:
+        record["video"] = bench_runs.measure_video(args.hours * 3600, options)
+        tables.append(bench_runs.video_table(record["video"]))
     return tables
 
 
@@ -158,6 +164,8 @@ def _check(args: Args) -> None:
             raise PipelineError(f"{name} is {value}, must be 1 or more")
     if args.min_face is not None and not 1 <= args.min_face < np.inf:
         raise PipelineError(f"--min-face is {args.min_face}, must be 1 pixel or more")
+    if not 0 < args.hours < np.inf:
+        raise PipelineError(f"--hours is {args.hours:g}, must be above 0")
     if not args.parts:
         raise PipelineError("--parts names nothing to measure")
 

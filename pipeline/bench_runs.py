@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,17 @@ from pipeline.detect import DetectArgs, detect_images
 from pipeline.errors import PipelineError
 from pipeline.evaluate_report import Table
 from pipeline.find import SUFFIXES, find_images
+from pipeline.made_photos import made_photo
 from pipeline.predictor import Predictor
 from pipeline.rivals import NAIVE, PIPELINE, Naive
 from pipeline.timing import Spread
+from pipeline.video_out import video_writer
 from stage1_faces.images import read_image
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+VIDEO_SIZE, VIDEO_RATE = (320, 240), 25  # pixels; frames a second
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class Run:
     megabytes: float
 
 
-def run_detect(arguments: Sequence[str | Path]) -> Run:
+def run_detect(arguments: Sequence[str | Path | int]) -> Run:
     """Runs `python -m pipeline.detect` with the arguments and --out a folder that is thrown away.
 
     Raises PipelineError with what it said when it fails.
@@ -135,6 +142,40 @@ def measure_memory(photos: Sequence[str], count: int, options: Sequence[str]) ->
         "megabytes": [run.megabytes for run in runs],
         "seconds": [run.seconds for run in runs],
     }
+
+
+def measure_video(seconds: float, options: Sequence[str]) -> dict[str, Any]:
+    """Most memory of `pipeline.detect` over ten seconds of a made video and over `seconds`, annotated ones written.
+
+    Two faces move to and fro at 25 frames a second, of which one is looked at.
+    """
+    scene = made_photo(2 * VIDEO_SIZE[0], VIDEO_SIZE[1], 2)
+    lengths = [min(10.0, seconds), seconds]
+    runs: list[Run] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for length in lengths:
+            file = Path(folder) / "made.mp4"
+            with video_writer(file, Fraction(VIDEO_RATE)) as video:
+                for i in range(round(length * VIDEO_RATE)):
+                    left = round(VIDEO_SIZE[0] * (0.5 - 0.5 * math.cos(i / VIDEO_RATE)))
+                    video.add(scene[:, left : left + VIDEO_SIZE[0]], i / VIDEO_RATE)
+            runs.append(run_detect([file, "--every", VIDEO_RATE, *options]))
+    return {
+        "video_seconds": lengths,
+        "megabytes": [run.megabytes for run in runs],
+        "seconds": [run.seconds for run in runs],
+    }
+
+
+def video_table(record: dict[str, Any]) -> Table:
+    """Memory over a short and a long video."""
+    rows = tuple(
+        (f"{length:.0f}", f"{megabytes:.0f}", f"{seconds:.1f}")
+        for length, megabytes, seconds in zip(
+            record["video_seconds"], record["megabytes"], record["seconds"], strict=True
+        )
+    )
+    return Table("Memory over a video, one frame a second looked at", ("its seconds", "MB at the peak", "s"), rows)
 
 
 def command_table(record: dict[str, Any]) -> Table:

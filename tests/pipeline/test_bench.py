@@ -83,7 +83,12 @@ def test_other_parts_are_left_out_unless_named(photos: Path, capsys: pytest.Capt
 
 @pytest.mark.slow
 def test_the_command_the_folder_and_memory(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--data", str(photos), *QUICK, "command", "folder", "memory", "--many", "12"]) == 0
+    assert (
+        main(
+            ["--data", str(photos), *QUICK, "command", "folder", "memory", "video", "--many", "12", "--hours", "0.005"]
+        )
+        == 0
+    )
     screen = capsys.readouterr().out
     for title in ("The whole command on one photo", "Over a folder of 2 photos", "Memory over many photos"):
         assert title in screen
@@ -91,6 +96,9 @@ def test_the_command_the_folder_and_memory(photos: Path, capsys: pytest.CaptureF
     assert record["command"]["photo"] == "a.png" and record["command"]["seconds"]["median"] > 0
     # The process measured is a new one without PyTorch, not this one, which holds it.
     assert 40 < record["command"]["megabytes"]["median"] < 400
+    assert record["video"]["video_seconds"] == [10, 18] and all(
+        40 < each < 400 for each in record["video"]["megabytes"]
+    )
     assert record["memory"]["photos"] == [2, 12] and all(40 < each < 400 for each in record["memory"]["megabytes"])
     names = [way["name"] for way in record["folder"]["ways"]]
     assert names[0] == f"{PIPELINE}, 1 worker" and names[-1] == NAIVE

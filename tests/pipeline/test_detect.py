@@ -18,6 +18,8 @@ from fake_predictor import CLASSES, FakePredictor, picture
 from PIL import Image
 
 from pipeline import detect
+from pipeline.demo import portrait
+from pipeline.predictor import Predictor
 from pipeline.summary import FEW
 from stage1_faces.images import read_image, read_photo
 
@@ -401,6 +403,8 @@ import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from fake_predictor import FakePredictor
 from pipeline import detect
+from pipeline.demo import portrait
+from pipeline.predictor import Predictor
 import pipeline.predictor
 detect.load_predictor = lambda bundle, threads, device: FakePredictor()
 code = detect.main(["a.png"])
@@ -413,3 +417,36 @@ sys.exit(code)
     )
     assert done.returncode == 0, done.stderr
     assert "imported: []" in done.stdout
+
+
+def test_blur_makes_every_face_unrecognisable_also_those_below_the_score(tmp_path: Path) -> None:
+    photo = portrait()
+    Image.fromarray(photo).save(tmp_path / "p.png")
+    (box,) = Predictor.default().detect(photo).boxes.astype(int)
+    out = tmp_path / "out"
+    assert run(tmp_path / "p.png", "--out", out, "--blur", "--no-boxes", "--min-score", "0.999") == 0
+    assert read_json(str(out / "detections.json"))["images"][0]["faces"] == []
+    blurred = read_image(out / "p.png")
+    x1, y1, x2, y2 = box
+    before, after = (each[y1:y2, x1:x2].astype(float) for each in (photo, blurred))
+    assert np.abs(np.diff(after, axis=1)).mean() < 0.3 * np.abs(np.diff(before, axis=1)).mean()
+    np.testing.assert_array_equal(blurred[:, -50:], photo[:, -50:])
+
+
+def test_blurred_pictures_carry_boxes_and_no_landmarks(tmp_path: Path) -> None:
+    photo = portrait()
+    Image.fromarray(photo).save(tmp_path / "p.png")
+    for name, *flags in (("plain", "--no-boxes"), ("boxes",)):
+        assert run(tmp_path / "p.png", "--out", tmp_path / name, "--blur", *flags) == 0
+    plain, boxes = (read_image(tmp_path / name / "p.png") for name in ("plain", "boxes"))
+    found = Predictor.default().detect(photo)
+    assert (boxes != plain).any()
+    for x, y in found.landmarks[0].astype(int):
+        np.testing.assert_array_equal(boxes[y, x], plain[y, x])
+
+
+def test_no_boxes_writes_the_photo_as_it_is(fake: FakePredictor) -> None:
+    picture(Path("photo.png"))
+    assert run("photo.png", "--no-boxes") == 0
+    np.testing.assert_array_equal(read_image("detections/photo.png"), read_image("photo.png"))
+    assert len(read_json()["images"][0]["faces"]) == 1

@@ -83,6 +83,18 @@ def test_an_unsure_label_has_a_question_mark(monkeypatch: pytest.MonkeyPatch) ->
     assert written[0] == "0.63?"  # no room for the name
 
 
+def test_faces_of_a_video_carry_their_numbers_and_may_go_without_landmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    faces = detections([(100, 100, 200, 200), (300, 100, 400, 200)], probs(0, 1))
+    without = draw(blank(600, 300), faces, landmarks=False)
+    for i, (x, y) in enumerate(faces.landmarks[:, 2].astype(int)):
+        assert is_colour(draw(blank(600, 300), faces), i)[y, x]
+        assert not is_colour(without, i)[y, x]
+    monkeypatch.setattr("PIL.ImageDraw.ImageDraw.text", lambda self, at, text, *a, **o: written.append(text))
+    draw(blank(600, 300), faces, [7, 12])
+    assert written == ["7 with_mask 0.90", "12 without_mask 0.90"]
+
+
 def test_text_hides_no_other_face() -> None:
     boxes = [(x, y, x + 14, y + 14) for y in range(20, 280, 30) for x in range(10, 380, 40)]  # 90 faces, a crowd
     image = blank(400, 300)
