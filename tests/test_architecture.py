@@ -80,3 +80,16 @@ def test_without_the_training_extra_a_command_is_one_line(module: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr == "error: this needs the package 'torch'; install it with `pip install -e '.[train]'`\n"
+
+
+def test_nothing_is_unpickled() -> None:
+    for file in [file for package in ALLOWED for file in (ROOT / package).rglob("*.py")]:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        assert not {"pickle", "cPickle", "dill", "shelve", "joblib", "marshal"} & set(imported(file)), file
+        for call in [node for node in ast.walk(tree) if isinstance(node, ast.Call)]:
+            name = ast.unparse(call.func)
+            said = {word.arg: ast.unparse(word.value) for word in call.keywords}
+            if name == "torch.load":
+                assert said.get("weights_only") == "True", f"{file}:{call.lineno}"
+            assert said.get("allow_pickle", "False") == "False", f"{file}:{call.lineno}"
+            assert name not in ("yaml.load", "yaml.unsafe_load", "eval", "exec"), f"{file}:{call.lineno}"
