@@ -362,7 +362,8 @@ def test_refuses_what_is_no_rgb_image(image: np.ndarray) -> None:
         FaceDetector(proposing(everywhere(1)), saying(), saying(points=CENTRED)).detect(image)
 
 
-def test_min_face_and_max_side_set_the_largest_level() -> None:
+def test_min_face_and_max_side_set_the_largest_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detector, "MAX_TILE", 1024)  # so that every level is one tile
     seen: list[tuple[int, ...]] = []
     nets = (proposing(everywhere(0), seen=seen), saying(), saying(points=CENTRED))
     found = FaceDetector(*nets, replace(LOW, max_side=320))
