@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from stage2_classifier import files
 from stage2_classifier.files import replacing, write_text
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_new_content_takes_the_old_ones_place(tmp_path: Path) -> None:
@@ -52,6 +58,43 @@ def test_errors_name_the_file_asked_for(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
     assert raised.value.errno == errno.ENOSPC
     assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from stage2_classifier import files
+from stage2_classifier.files import replacing
+with replacing(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_that_writes_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_SWEPT", set())
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "a.b.txt"], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    ours, others = (tmp_path / left.name.replace(*change) for change in (("-", "x-", 1), (files._MACHINE, "0" * 8)))
+    hidden = tmp_path / ".mine.tmp.txt"
+    for path in (ours, others, hidden):
+        path.touch()
+    with replacing(tmp_path / "c.txt") as mine:
+        mine.touch()
+        write_text(tmp_path / "deep" / "d.txt", "x")
+    assert not left.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"c.txt", "deep", ours.name, others.name, hidden.name}
+
+
+def test_a_living_process_keeps_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with replacing(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
+        monkeypatch.setattr(files, "_SWEPT", set())
+        write_text(tmp_path / "b.txt", "x")
+        assert temporary.exists()
 
 
 def test_threads_leave_the_umask_as_it_was(tmp_path: Path) -> None:
