@@ -29,6 +29,10 @@ class ImageResult:
     height: int
     faces: list[dict[str, Any]]
 
+    def record(self) -> dict[str, Any]:
+        """The photo's entry in JSON."""
+        return {"file": as_text(self.image.path), "width": self.width, "height": self.height, "faces": self.faces}
+
 
 class Writer(Protocol):
     """Takes each image in turn, and each failure."""
@@ -72,13 +76,7 @@ class JsonWriter:
         file.write(f'{{"bundle": {_json(bundle)},\n"images": [')
 
     def add(self, result: ImageResult) -> None:
-        entry = {
-            "file": as_text(result.image.path),
-            "width": result.width,
-            "height": result.height,
-            "faces": result.faces,
-        }
-        self._file.write(self._separator + _json(entry))
+        self._file.write(self._separator + _json(result.record()))
         self._separator = ",\n"
 
     def fail(self, image: FoundImage, error: MediaError) -> None:
