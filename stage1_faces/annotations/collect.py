@@ -140,7 +140,8 @@ class Collector:
         elif box[2] <= box[0] or box[3] <= box[1]:
             fault = f"has an empty or inverted box ({shown})"
         if fault is None:
-            inside = clip(box[None].astype(np.float32), size)[0]
+            with np.errstate(over="ignore"):  # infinite is beyond the edge, too
+                inside = clip(box[None].astype(np.float32), size)[0]
             if inside[2] > inside[0] and inside[3] > inside[1]:
                 self._clipped += bool(np.abs(inside - box).max() > ROUNDING)
                 return inside

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,8 @@ def _resolve(base: Path, prefix: Any, value: str) -> Path | None:
         inner = inner.removeprefix("../")
     folders = (base / str(prefix or ""), base)  # the prefix is often that of another machine
     candidates = [folder / path for path in (inner, value) for folder in folders]
-    return next((candidate for candidate in candidates if candidate.exists()), None)
+    # Not pathlib's exists, which raises on a name that is too long or holds what no name can.
+    return next((candidate for candidate in candidates if os.path.exists(candidate)), None)  # noqa: PTH110
 
 
 def _listed(listing: Path, collector: Collector) -> list[Path]:
@@ -131,7 +133,7 @@ def _listed(listing: Path, collector: Collector) -> list[Path]:
     photos = []
     for line in _lines(listing):
         photo = listing.parent / line
-        if photo.suffix.lower() in PHOTO_SUFFIXES and photo.is_file():
+        if photo.suffix.lower() in PHOTO_SUFFIXES and os.path.isfile(photo):  # noqa: PTH113
             photos.append(photo)
         else:
             collector.refuse(listing, f"image {line!r} is missing; not used")

@@ -1,0 +1,209 @@
+"""What is fuzzed: each reader of what users and strangers send, given any bytes, answers or refuses in one line.
+
+A target takes bytes and raises only where the reader breaks its word: another exception than its own, or a message of
+several lines. SEEDS holds good input of each, from which fuzzers start.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+
+from fake_predictor import FakePredictor
+from PIL import Image
+from served import received, served
+from starlette.exceptions import HTTPException
+
+from pipeline.bundle import DEFAULT, Bundle, BundleError
+from pipeline.limits import Limits
+from pipeline.server_process import Target
+from pipeline.uploads import reader
+from stage1_faces.annotations import read_dataset
+from stage1_faces.errors import FacesError
+from stage1_faces.images import MediaError, decode_photo
+
+MOST_PIXELS = 1_000_000  # so that a run is quick
+_STACK = ExitStack()  # servers and folders that live as long as the process
+
+
+def picture(kind: str = "PNG", size: tuple[int, int] = (40, 30)) -> bytes:
+    """A small picture file."""
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize(size).convert("RGB").save(file, kind)
+    return file.getvalue()
+
+
+def one_line(error: Exception) -> None:
+    """Fails on a message that is no single, printable line."""
+    text = str(error)
+    assert text and len(text.splitlines()) == 1, repr(text)
+
+
+def image(data: bytes) -> None:
+    """The photo reader, also reading smaller."""
+    for shrink in (None, lambda size: 4.0):
+        try:
+            photo = decode_photo(io.BytesIO(data), "x.jpg", shrink, MOST_PIXELS)
+        except MediaError as error:
+            one_line(error)
+        else:
+            assert photo.pixels.ndim == 3 and photo.pixels.shape[2] == 3 and photo.pixels.size
+
+
+@cache
+def _dataset(kind: str) -> Path:
+    """A folder with one picture, in the layout that the kind of annotation wants."""
+    root = Path(_STACK.enter_context(tempfile.TemporaryDirectory()))
+    folder = {"voc": "images", "coco": ".", "yolo": "train/images", "yaml": "train/images"}[kind]
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / folder / "p.png").write_bytes(picture())
+    if kind == "voc":
+        (root / "annotations").mkdir()
+    elif kind in ("yolo", "yaml"):
+        (root / "train/labels").mkdir()
+        (root / "train/labels/p.txt").write_bytes(SEEDS["yolo"][0])
+        (root / "data.yaml").write_bytes(SEEDS["yaml"][0])
+    return root
+
+
+def _annotations(kind: str, file: str, data: bytes) -> None:
+    root = _dataset(kind)
+    (root / file).write_bytes(data)
+    try:
+        found = read_dataset(root)
+    except FacesError as error:
+        one_line(error)
+        return
+    for each in found.images:
+        width, height = each.size
+        assert (each.boxes[:, :2] >= 0).all() and (each.boxes[:, 2:] <= (width, height)).all()
+        assert (each.boxes[:, :2] < each.boxes[:, 2:]).all()
+    for problem in found.problems:
+        assert len(str(problem).splitlines()) == 1
+
+
+def voc(data: bytes) -> None:
+    """Pascal VOC XML."""
+    _annotations("voc", "annotations/p.xml", data)
+
+
+def coco(data: bytes) -> None:
+    """COCO JSON."""
+    _annotations("coco", "_annotations.coco.json", data)
+
+
+def yolo(data: bytes) -> None:
+    """YOLO's label files."""
+    _annotations("yolo", "train/labels/p.txt", data)
+
+
+def yaml(data: bytes) -> None:
+    """YOLO's data.yaml."""
+    _annotations("yaml", "data.yaml", data)
+
+
+@cache
+def _bundle() -> Path:
+    folder = Path(_STACK.enter_context(tempfile.TemporaryDirectory())) / "bundle"
+    shutil.copytree(DEFAULT, folder)
+    return folder
+
+
+def bundle(data: bytes) -> None:
+    """bundle.json beside good graphs."""
+    (_bundle() / "bundle.json").write_bytes(data)
+    try:
+        Bundle.load(_bundle()).describe()
+    except BundleError as error:
+        one_line(error)
+
+
+BOUNDARY = b"xYzZY"
+
+
+def multipart(data: bytes) -> None:
+    """A form's body; its first line is the Content-Type."""
+    kind, _, body = data.partition(b"\n")
+    try:
+        reader(kind.decode("latin-1"))(body)
+    except HTTPException as error:
+        assert error.status_code in (400, 415, 422)
+        assert len(str(error.detail).splitlines()) == 1
+
+
+@cache
+def _server() -> Target:
+    limits = Limits(head_seconds=0.3, body_seconds=0.3, detect_seconds=5, max_bytes=100_000)
+    return _STACK.enter_context(served(FakePredictor(), limits))
+
+
+def http(data: bytes) -> None:
+    """Raw bytes to the real server: answered with no 5xx or closed, and the next good request is answered."""
+    target = _server()
+    with socket.create_connection((target.host, target.port), timeout=5) as connection:
+        try:
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+        answer = received(connection)
+    assert not answer or answer.startswith(b"HTTP/1.1 "), answer[:80]
+    assert not answer.startswith(b"HTTP/1.1 5"), answer[:200]
+    with socket.create_connection((target.host, target.port), timeout=5) as connection:
+        connection.sendall(b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert received(connection).startswith(b"HTTP/1.1 200")
+
+
+def _form(kind: bytes = b"image/png") -> bytes:
+    head = b'Content-Disposition: form-data; name="image"; filename="a.png"\r\nContent-Type: ' + kind
+    return b"--" + BOUNDARY + b"\r\n" + head + b"\r\n\r\n" + picture() + b"\r\n--" + BOUNDARY + b"--\r\n"
+
+
+def _request() -> bytes:
+    body = _form()
+    head = (
+        b"POST /v1/detect?min_score=0.3 HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary="
+        + BOUNDARY
+        + b"\r\nContent-Length: %d\r\n\r\n" % len(body)
+    )
+    return head + body
+
+
+_VOC = b"""<annotation><filename>p.png</filename><size><width>40</width><height>30</height><depth>3</depth></size>
+<object><name>with_mask</name><bndbox><xmin>3</xmin><ymin>4</ymin><xmax>20</xmax><ymax>25</ymax></bndbox></object>
+</annotation>"""
+_COCO = {
+    "images": [{"id": 1, "file_name": "p.png", "width": 40, "height": 30}],
+    "categories": [{"id": 1, "name": "with_mask"}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [3, 4, 17, 21]}],
+}
+SEEDS: dict[str, list[bytes]] = {
+    "image": [picture(kind) for kind in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM")],
+    "voc": [_VOC],
+    "coco": [json.dumps(_COCO).encode()],
+    "yolo": [b"0 0.5 0.5 0.2 0.3\n1 0.25 0.25 0.1 0.1\n"],
+    "yaml": [
+        b"names: [with_mask, without_mask]\ntrain: train/images\n",
+        b"names:\n  0: a\n  1: b\ntrain: train/images\n",
+    ],
+    "bundle": [(DEFAULT / "bundle.json").read_bytes()],
+    "multipart": [b"multipart/form-data; boundary=" + BOUNDARY + b"\n" + _form(), b"image/png\n" + picture()],
+    "http": [_request(), b"GET /v1/model HTTP/1.1\r\nHost: localhost\r\n\r\n"],
+}
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "image": image,
+    "voc": voc,
+    "coco": coco,
+    "yolo": yolo,
+    "yaml": yaml,
+    "bundle": bundle,
+    "multipart": multipart,
+    "http": http,
+}

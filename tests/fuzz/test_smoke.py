@@ -1,0 +1,36 @@
+"""A few seconds of fuzzing of each reader, and every input that once broke one."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+from run import by_chance
+from targets import SEEDS, TARGETS
+
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "2"))
+SEED = int(os.environ.get("FUZZ_SEED", time.time_ns() % 1_000_000))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TARGETS)
+def test_random_changes_of_good_input_break_nothing(name: str) -> None:
+    assert by_chance(name, SECONDS, SEED) > 10
+
+
+# Found by fuzzing and mended.
+FOUND: list[tuple[str, bytes]] = [
+    ("yaml", b"names: [a]\ntrain: " + b"x" * 5000),
+]
+
+
+@pytest.mark.parametrize(("name", "data"), FOUND)
+def test_what_once_broke_a_reader(name: str, data: bytes) -> None:
+    TARGETS[name](data)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_good_input_and_none_are_taken(name: str) -> None:
+    for data in (*SEEDS[name], b""):
+        TARGETS[name](data)
