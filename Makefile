@@ -5,9 +5,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --require-hashes --disable-pip-version-check
 PHOTO ?=
 PORT ?= 8000
+KILLS ?= 20
+MINUTES ?= 10
 
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test check format lock clean
+.PHONY: help demo serve test slow kills fuzz check format lock clean
 
 help: ## Say what can be made
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -18,8 +20,18 @@ demo: $(VENV)/light ## Find faces in a photo: make demo, or make demo PHOTO=me.j
 serve: $(VENV)/serve ## The web page and HTTP API on this machine, video too: make serve PORT=8080
 	@$(BIN)/python -m pipeline.serve --port $(PORT)
 
-test: $(VENV)/full ## Run all tests
-	$(BIN)/python -m pytest -n auto
+test: $(VENV)/full ## Run the tests, but for the slow ones
+	$(BIN)/python -m pytest -n auto -m "not slow"
+
+slow: $(VENV)/full ## Run the slow tests: a real browser (Debian: chromium), real photos, kills, trainings, a smoke of fuzzing
+	$(BIN)/python -m pytest -n auto --dist loadfile -m slow
+
+kills: $(VENV)/full ## Kill every command at KILLS random moments, and run it again
+	KILLS=$(KILLS) $(BIN)/python -m pytest tests/pipeline/test_kills.py
+
+fuzz: $(VENV)/full ## Fuzz every reader for MINUTES each
+	for name in image voc coco yolo yaml bundle multipart http; do \
+		$(BIN)/python tests/fuzz/run.py $$name --seconds $$(($(MINUTES) * 60)) || exit 1; done
 
 check: $(VENV)/full ## Lint, formatting and types
 	$(BIN)/ruff check .
