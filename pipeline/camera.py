@@ -2,134 +2,134 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import closing
 from datetime import datetime
 from fractions import Fraction
 from typing import Any
-from urllib.parse import urlsplit
 
-from pipeline.video import USUAL_RATE, Frame, Sampling, open_container, reason, upright, video_stream
+from pipeline.video import TIMEOUT, USUAL_RATE, Frame, Sampling, VideoFile
 from stage1_faces.images import MediaError, Pixels
 
-TIMEOUT = 10.0  # seconds without a frame after which a connection counts as lost
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds between two tries to connect again; each wait doubles the one before
-# Over UDP, RTSP's usual way, a lost packet is a torn frame; other protocols pass these options over.
-OPTIONS = {"rtsp_transport": "tcp", "fflags": "nobuffer", "flags": "low_delay"}
 
 
 class Live:
     """Frames as they come from a camera or stream; who is slow gets the newest, older ones are dropped.
 
-    camera: its number on this machine, or None; address: the stream's, where it is one. name: what messages, files
-    and results call it, without the password.
+    camera: its number on this machine, or None; address: the stream's, where it is one; opened: the stream, where it
+    was opened already. timeout: seconds without data after which a connection counts as lost. name: what messages,
+    files and results call it, without the password.
     Raises MediaError when the first connection fails; a later loss is said on standard error and mended.
     """
 
-    def __init__(self, camera: int | None = None, address: str = "", timeout: float = TIMEOUT) -> None:
+    def __init__(
+        self,
+        camera: int | None = None,
+        address: str = "",
+        opened: VideoFile | None = None,
+        timeout: float = TIMEOUT,
+        first_wait: float = FIRST_WAIT,
+    ) -> None:
         self.name = f"camera-{camera}" if camera is not None else redacted(address)
         self.rate: Fraction = USUAL_RATE
-        self.lost = 0  # how often the connection was
-        self._timeout = timeout
-        self._open: Callable[[], Iterator[Pixels]] = (
+        self._first_wait = self._pause = first_wait
+        self._lost = False
+        self._open: Callable[[], Generator[Pixels]] = (
             (lambda: _camera(camera, self.name))
             if camera is not None
-            else (lambda: _stream(address, self.name, timeout))
+            else (lambda: VideoFile(address, self.name, timeout).live())
         )
-        self._first = self._open()
+        self._first = opened.live() if opened else self._open()
         self._newest: tuple[Pixels, float, datetime] | None = None
         self._came = threading.Condition()
-        self._ended = False
+        self._ended = threading.Event()
         self._error: BaseException | None = None
 
     def frames(self, sampling: Sampling | None = None, seconds: float | None = None) -> Generator[Frame]:
-        """The frames that `sampling` takes, until `seconds` are over or the caller stops; index counts those seen."""
+        """The frames that `sampling` takes, until `seconds` are over or the caller stops; index counts those seen.
+
+        To be asked for once.
+        """
         sampling = sampling or Sampling()
+        begin, index = time.monotonic(), 0
+        until = begin + seconds if seconds is not None else float("inf")
         reader = threading.Thread(target=self._read, name=self.name, daemon=True)
         reader.start()
-        begin, index = time.monotonic(), -1
         try:
-            while True:
-                left = None if seconds is None else seconds - (time.monotonic() - begin)
-                with self._came:
-                    # In steps, so that Ctrl-C is heard on every system.
-                    while self._newest is None and self._error is None and (left is None or left > 0):
-                        self._came.wait(0.2 if left is None else min(left, 0.2))
-                        left = None if seconds is None else seconds - (time.monotonic() - begin)
-                    newest, self._newest = self._newest, None
-                if self._error is not None:
-                    raise self._error
-                if newest is None:
-                    return
+            while (newest := self._wait(until)) is not None:
                 pixels, came, clock = newest
-                at = came - begin
+                if sampling.takes(came - begin):
+                    yield Frame(index, came - begin, pixels, clock)
                 index += 1
-                if seconds is not None and at >= seconds:
-                    return
-                if sampling.takes(at):
-                    yield Frame(index, max(at, 0.0), pixels, clock)
         finally:
-            self._ended = True
+            self._ended.set()
             reader.join(timeout=1.0)  # a read that hangs ends with the process
 
+    def _wait(self, until: float) -> tuple[Pixels, float, datetime] | None:
+        """The newest frame, when there is one that came before `until`."""
+        with self._came:
+            while self._newest is None and self._error is None and (left := until - time.monotonic()) > 0:
+                self._came.wait(min(left, 0.2))  # in steps, so that Ctrl-C is heard on every system
+            if self._error is not None:
+                raise self._error
+            newest, self._newest = self._newest, None
+        return newest if newest is not None and newest[1] < until else None
+
     def _read(self) -> None:
-        """Hands over frame after frame, and connects anew where that ends."""
-        frames, wait = self._first, FIRST_WAIT
+        """Hands over frame after frame, and connects anew where they end."""
+        first: Generator[Pixels] | None = self._first
         try:
-            while not self._ended:
+            while not self._ended.is_set():
                 why = "it ended"
                 try:
-                    for pixels in frames:
-                        if self._ended:
-                            return
-                        if wait > FIRST_WAIT:
-                            _say(f"{self.name}: is back")
-                        wait = FIRST_WAIT
-                        with self._came:
-                            self._newest = (pixels, time.monotonic(), datetime.now().astimezone())
-                            self._came.notify()
+                    self._hand_over(first or self._open())
                 except MediaError as error:
-                    why = error.what
-                finally:
-                    _close(frames)
-                self.lost += wait == FIRST_WAIT
-                frames, wait = self._again(why, wait)
+                    why = error.what.split(";")[0]
+                first = None
+                if not self._ended.is_set():
+                    self._lost = True
+                    _say(f"{self.name}: lost ({why}); trying again in {self._pause:g} s")
+                    self._ended.wait(self._pause)
+                    self._pause = min(2 * self._pause, LONGEST_WAIT)
         except BaseException as error:  # a mistake of ours must not end in a silent wait
             with self._came:
                 self._error = error
                 self._came.notify()
 
-    def _again(self, why: str, wait: float) -> tuple[Iterator[Pixels], float]:
-        """Waits, then connects; the new frames, and how long to wait before the next try."""
-        while True:
-            _say(f"{self.name}: lost ({why}); trying again in {wait:g} s")
-            until = time.monotonic() + wait
-            while time.monotonic() < until and not self._ended:
-                time.sleep(0.05)
-            wait = min(2 * wait, LONGEST_WAIT)
-            if self._ended:
-                return iter(()), wait
-            try:
-                return self._open(), wait
-            except MediaError as error:
-                why = error.what
+    def _hand_over(self, frames: Generator[Pixels]) -> None:
+        """Each frame as it comes, until they end."""
+        with closing(frames):
+            for pixels in frames:
+                if self._ended.is_set():
+                    return
+                if self._lost:
+                    _say(f"{self.name}: is back")
+                    self._lost, self._pause = False, self._first_wait
+                with self._came:
+                    self._newest = (pixels, time.monotonic(), datetime.now().astimezone())
+                    self._came.notify()
 
 
 def redacted(address: str) -> str:
     """An address without user name, password and query, for messages and files."""
-    parts = urlsplit(address)
-    host = parts.hostname or ""
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{host}{port}{parts.path}"
+    scheme, _, rest = address.partition("://")
+    host = re.split("[/?#]", rest)[0]
+    # Some passwords hold what should be written as %2F and the like: then all up to the last @ may be one.
+    if "@" in host or not re.fullmatch(r"(\[.*\]|[^:]*)(:\d*)?", host):
+        rest = rest.rpartition("@")[2]
+    return f"{scheme}://{re.split('[?#]', rest)[0]}"
 
 
-def _camera(number: int, name: str) -> Iterator[Pixels]:
+def _camera(number: int, name: str) -> Generator[Pixels]:
     """Frames of a camera by OpenCV, which knows each system's (Video4Linux, AVFoundation, Media Foundation)."""
     import cv2
 
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong is said once, by us
     capture = cv2.VideoCapture(number)
     if not capture.isOpened():
         capture.release()
@@ -138,7 +138,7 @@ def _camera(number: int, name: str) -> Iterator[Pixels]:
     return _captured(capture)
 
 
-def _captured(capture: Any) -> Iterator[Pixels]:
+def _captured(capture: Any) -> Generator[Pixels]:
     import cv2
 
     try:
@@ -149,33 +149,6 @@ def _captured(capture: Any) -> Iterator[Pixels]:
             yield cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
     finally:
         capture.release()
-
-
-def _stream(address: str, name: str, timeout: float) -> Iterator[Pixels]:
-    """Frames of a network stream by PyAV."""
-    container = open_container(address, name, OPTIONS, timeout)
-    return _decoded(container, video_stream(container, name), name)
-
-
-def _decoded(container: Any, stream: Any, name: str) -> Iterator[Pixels]:
-    import av
-
-    with container:
-        try:
-            for packet in container.demux(stream):
-                # A packet that was torn on its way is no lost connection.
-                with suppress(av.error.InvalidDataError):
-                    for frame in stream.codec_context.decode(packet):
-                        if not frame.is_corrupt:
-                            yield upright(frame, name)
-        except av.error.FFmpegError as error:
-            raise MediaError(name, reason(error)) from error
-
-
-def _close(frames: Iterator[Pixels]) -> None:
-    close = getattr(frames, "close", None)
-    if close is not None:
-        close()
 
 
 def _say(line: str) -> None:

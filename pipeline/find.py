@@ -1,7 +1,7 @@
 """Finds the picture files that paths, folders and glob patterns name, and tells videos from them."""
 
 # os.path, not pathlib, which would rewrite the names ("./a.jpg" to "a.jpg"): results carry them as given.
-# ruff: noqa: PTH112, PTH118, PTH119, PTH120, PTH122, PTH206, PTH207
+# ruff: noqa: PTH112, PTH118, PTH119, PTH120, PTH122, PTH207
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SUFFIXES = frozenset(
 )
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv"}
-    | {".3gp", ".ogv", ".mjpeg", ".mjpg"}
+    | {".3gp", ".ogv", ".mjpeg", ".mjpg", ".asf", ".vob", ".mxf", ".h264", ".264", ".hevc", ".h265"}
 )
 
 

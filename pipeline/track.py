@@ -14,9 +14,14 @@ from stage1_faces.boxes import Boxes, iou
 # A face is sought again within its box made larger by this share of its sides: small and fast ones do not overlap
 # themselves from frame to frame (buffered IoU: Yang et al. 2023, "Hard to Track Objects with Irregular Motions").
 BUFFER = 0.4
+USUAL_STEP, MOST_STEPS = (
+    0.1,
+    4.0,
+)  # seconds between frames for which that is meant; where they are more, up to so many times
 LEAST_OVERLAP = 0.1  # buffered IoU of a face with itself in the next frame
 WEAK = 0.25  # of the least score reported: what continues a track, but starts none (Zhang et al. 2022, "ByteTrack")
-KEEP = 1.0  # seconds that a face may be out of sight and is still the same
+KEEP = 1.0  # seconds that a face may be out of sight and is still the same; where frames are few, KEEP_FRAMES of them
+KEEP_FRAMES = 2.5
 SMOOTH = 0.7  # seconds over which class probabilities are averaged
 SURE_AFTER, SURE_HITS = 0.5, 5  # seconds in sight, or times seen, after which a face counts as there
 
@@ -42,21 +47,22 @@ class Track:
     sure: bool = False
 
     def expected(self, time: float) -> NDArray[np.float32]:
-        """Where its box is expected at `time`: moved on at its speed (pixels a second), no longer than it is kept."""
-        moved = np.tile(self.speed, 2) * min(time - self.last, KEEP)
+        """Where its box is expected at `time`: moved on at its speed."""
+        moved = np.tile(self.speed, 2) * (time - self.last)
         return np.asarray(self.box + moved, np.float32)
 
     def see(self, found: Detections, i: int, time: float) -> None:
         """Takes in the detection `i` of `found` as this face at `time`, seconds."""
         box, face = found.boxes[i], float(found.face_scores[i])
-        passed = max(time - self.last, 1e-3)
-        moved = np.asarray((_centre(box) - _centre(self.box)) / passed, np.float32)
+        passed = time - self.last
         # The first frames count alike; a class seen surely counts for more than one seen at a doubtful face.
         share = max(1 - math.exp(-passed / SMOOTH), 1 / (self.hits + 1))
-        # Half of each: a detector's boxes jitter, and speeds drawn from two of them even more.
-        self.speed = moved if self.hits == 1 else np.asarray((self.speed + moved) / 2, np.float32)
+        if passed > 0:
+            moved = np.asarray((_centre(box) - _centre(self.box)) / passed, np.float32)
+            # Half of each: a detector's boxes jitter, and speeds drawn from two of them even more.
+            self.speed = moved if self.hits == 1 else np.asarray((self.speed + moved) / 2, np.float32)
         self.face_score += share * (face - self.face_score)
-        weight = np.float32(share * face / max(face, self.face_score))
+        weight = np.float32(share * face / max(face, self.face_score, 1e-6))
         self.probs = self.probs + weight * (found.class_probs[i] - self.probs)
         self.box, self.landmarks, self.last = box, found.landmarks[i], time
         self.hits += 1
@@ -74,6 +80,8 @@ class Tracker:
         self.weakest = score * WEAK
         self._tracks: list[Track] = []
         self._made = 0
+        self._time: float | None = None
+        self._step = 0.0  # seconds from the frame before to this one
 
     def update(self, found: Detections, time: float) -> tuple[list[Track], list[Track]]:
         """Takes in a frame's detections (scores from `weakest` on) at `time` seconds, which must not fall.
@@ -81,6 +89,7 @@ class Tracker:
         Returns the tracks seen in this frame, best score first, and those that have ended since the last one. A weak
         detection is seen only where its track is sure.
         """
+        self._step, self._time = time - (time if self._time is None else self._time), time
         scores = found.scores
         strong = np.flatnonzero(scores >= self._score)
         weak = np.flatnonzero((scores < self._score) & (scores >= self.weakest))
@@ -120,7 +129,8 @@ class Tracker:
         if not tracks or not len(detections):
             return []
         expected = np.stack([self._tracks[place].expected(time) for place in tracks])
-        overlap = iou(_enlarged(expected), _enlarged(boxes[detections]))
+        by = BUFFER * min(max(self._step / USUAL_STEP, 1.0), MOST_STEPS)
+        overlap = iou(_enlarged(expected, by), _enlarged(boxes[detections], by))
         pairs = []
         for flat in np.argsort(-overlap, axis=None, kind="stable"):
             row, column = divmod(int(flat), overlap.shape[1])
@@ -144,8 +154,9 @@ class Tracker:
         return Track(self._made, *values, first=time, last=time, speed=np.zeros(2, np.float32))
 
     def _end(self, time: float) -> list[Track]:
-        ended = [track for track in self._tracks if time - track.last > KEEP]
-        self._tracks = [track for track in self._tracks if time - track.last <= KEEP]
+        keep = max(KEEP, KEEP_FRAMES * self._step)
+        ended = [track for track in self._tracks if time - track.last > keep]
+        self._tracks = [track for track in self._tracks if time - track.last <= keep]
         return ended
 
 
@@ -167,6 +178,6 @@ def _centre(box: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray((box[:2] + box[2:]) / 2, np.float32)
 
 
-def _enlarged(boxes: Boxes) -> Boxes:
-    by = (boxes[:, 2:] - boxes[:, :2]) * np.float32(BUFFER)
+def _enlarged(boxes: Boxes, share: float) -> Boxes:
+    by = (boxes[:, 2:] - boxes[:, :2]) * np.float32(share)
     return np.concatenate([boxes[:, :2] - by, boxes[:, 2:] + by], axis=1)

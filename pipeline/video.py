@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import stat
+from collections import deque
+from collections.abc import Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from itertools import takewhile
+from math import inf
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from pipeline.extras import needs
+from pipeline.find import is_address
 from stage1_faces.images import MAX_PIXELS, MediaError, Pixels
 
 if TYPE_CHECKING:
-    from av import VideoFrame
+    from av import Packet, VideoFrame
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
 
 USUAL_RATE = Fraction(25)  # frames a second, where a file does not say
+TIMEOUT = 10.0  # seconds without data after which an address counts as lost
+# Containers whose header tells how long they are; of others FFmpeg measures or guesses it.
+TELL_LENGTH = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "asf")
+SLACK = 0.5  # seconds that may be missing of what a header tells: they round
+BT709, UNTOLD = 1, 2  # FFmpeg's numbers of ways to make YUV of RGB
 
 
 @dataclass(frozen=True)
@@ -40,7 +55,7 @@ class Sampling:
 
     def __init__(self, every: int = 1, max_fps: float | None = None) -> None:
         self._every, self._step = every, 1 / max_fps if max_fps else 0.0
-        self._count, self._due = 0, -np.inf
+        self._count, self._due = 0, -inf
 
     def takes(self, time: float) -> bool:
         """Whether the next frame, at `time` seconds, is looked at."""
@@ -55,26 +70,29 @@ class Sampling:
 
 
 class VideoFile:
-    """A video file, or an address with a whole video behind it.
+    """A video file, or what is behind an address. Its pictures are asked for once, by `frames` or `live`.
 
-    name: what errors and results call it. rate: frames a second. damage: after `frames` has ended, what was wrong
-    with the file in one line, or None.
+    name: what errors and results call it. timeout: seconds to wait for an address's next bytes. rate: frames a second.
+    seconds: how long it says it is, None where it does not (a stream without an end). damage: after `frames` has
+    ended, what was wrong with it in one line, or None.
     Raises MediaError when it cannot be opened or holds no video, PipelineError without the video extra.
     """
 
-    def __init__(self, path: str, name: str | None = None) -> None:
-        self._container = open_container(path, name or path)
+    def __init__(self, path: str, name: str | None = None, timeout: float = TIMEOUT) -> None:
         self.name = name or path
-        self._stream = video_stream(self._container, self.name)
-        self.rate = self._stream.average_rate or self._stream.guessed_rate or USUAL_RATE
+        self._container = _open(path, self.name, timeout)
+        self._stream = _video_stream(self._container, self.name)
+        self.rate: Fraction = self._stream.average_rate or self._stream.guessed_rate or USUAL_RATE
+        whole, own, base = self._container.duration, self._stream.duration, self._stream.time_base
+        self._whole = whole / 1e6 if whole is not None else None
+        self.seconds = float(own * base) if own is not None and base is not None else self._whole
         self.damage: MediaError | None = None
-
-    @property
-    def seconds(self) -> float | None:
-        """How long it says it is; None where it does not (a stream without an end)."""
-        if self._stream.duration is not None and self._stream.time_base is not None:
-            return float(self._stream.duration * self._stream.time_base)
-        return self._container.duration / 1e6 if self._container.duration is not None else None
+        self._read, self._last = 0, 0.0  # frames that came, and the last one's time
+        self._broken, self._why = False, ""
+        self._lost = False  # whether pictures may build on one that is missing,
+        self._safe: set[int | None] = set()  # but for those with these time stamps,
+        self._sent: deque[int | None] = deque(maxlen=32)  # of the last ones, as they were decoded
+        self._begin, self._reach = 0.0, 0.0  # seconds between which, and 0, the file's packets lie
 
     def close(self) -> None:
         """For one whose frames are not asked for."""
@@ -85,115 +103,219 @@ class VideoFile:
 
         Where the file is damaged, frames up to the damage come, and those from the next whole picture on.
         """
+        sampling = sampling or Sampling()
+        stopped = False
+        with self._container:
+            for frame, time in self._timed():
+                stopped = seconds is not None and time >= seconds
+                if stopped:
+                    break
+                self._read, self._last = self._read + 1, time
+                if sampling.takes(time):
+                    yield Frame(self._read - 1, time, upright(frame))
+            self.damage = self._damage(stopped)
+
+    def live(self) -> Generator[Pixels]:
+        """Every picture as it comes, for a stream without an end. Raises MediaError where it breaks off."""
         import av
 
-        sampling = sampling or Sampling()
-        last, start, whole, broken = 0.0, None, True, 0
-        why = ""
         with self._container:
-            packets = self._container.demux(self._stream)
-            index = 0
-            while True:
-                try:
-                    packet = next(packets)
-                except StopIteration:
-                    break
-                except av.error.FFmpegError as error:  # the container itself ends here
-                    broken, why = broken + 1, why or reason(error)
-                    packet = None
-                try:
-                    frames = self._stream.codec_context.decode(packet)
-                except av.error.EOFError:
-                    break
-                except av.error.FFmpegError as error:
-                    broken, why, whole = broken + 1, why or reason(error), False
-                    frames = []
-                for frame in frames:
-                    if frame.is_corrupt or not (whole or frame.key_frame):
-                        broken += 1
-                        continue
-                    whole = True
-                    at = frame.time if frame.time is not None else index / float(self.rate)
-                    start = at if start is None else start
-                    last = max(at - start, last)
-                    if seconds is not None and last >= seconds:
-                        return
-                    if sampling.takes(last):
-                        yield Frame(index, last, upright(frame, self.name))
-                    index += 1
-                if packet is None:
-                    break
-        self.damage = self._damage(broken, why, index, last)
+            try:
+                for packet in self._container.demux(self._stream):
+                    # A picture that was torn on its way is no lost connection.
+                    with suppress(av.error.InvalidDataError):
+                        for frame in filter(_sound, self._stream.codec_context.decode(packet)):
+                            yield upright(frame)
+            except av.error.FFmpegError as error:
+                raise MediaError(self.name, _reason(error)) from error
 
-    def _damage(self, broken: int, why: str, read: int, last: float) -> MediaError | None:
-        """What is wrong with a file of which `read` frames came, the last at `last` seconds."""
-        if read == 0:
+    def _timed(self) -> Iterator[tuple[VideoFrame, float]]:
+        """Each picture with its seconds from the first one, which never fall."""
+        step, start = 1 / float(self.rate), None
+        time = -step
+        for frame in self._decoded():
+            before, given = time, frame.time
+            time = before + step if given is None or start is None else given - start
+            if time < before:  # several recordings in one: the clock starts anew
+                time, start = before + step, None
+            if start is None and given is not None:
+                start = given - time
+            yield frame, time
+
+    def _decoded(self) -> Iterator[VideoFrame]:
+        """Every picture that is whole."""
+        import av
+
+        for packet in self._packets():
+            try:
+                frames = self._stream.codec_context.decode(packet)
+            except av.error.FFmpegError as error:
+                self._miss(packet.pts if packet else None, _reason(error))
+                continue
+            yield from filter(self._is_whole, frames)
+
+    def _packets(self) -> Iterator[Packet | None]:
+        """The stream's packets, the last one empty: it makes the decoder give what it still holds."""
+        import av
+
+        gaps = self._container.format.name == "mpegts"
+        try:
+            for packet in self._container.demux():  # of all streams: sound may go on for longer
+                if packet.pts is not None:
+                    begin = float(packet.pts * packet.time_base)
+                    self._begin = min(self._begin, begin)
+                    self._reach = max(self._reach, begin + float((packet.duration or 0) * packet.time_base))
+                if packet.stream.index == self._stream.index:
+                    self._sent.append(packet.pts)
+                    if packet.is_corrupt and gaps:
+                        self._miss(packet.pts)
+                    self._broken |= packet.is_corrupt  # elsewhere it lies in a file's last bytes
+                    yield packet
+        except av.error.FFmpegError as error:
+            self._broken, self._why = True, self._why or _reason(error)
+            yield None
+
+    def _is_whole(self, frame: VideoFrame) -> bool:
+        """Whether a picture is undamaged and builds on none that is missing."""
+        if self._lost and frame.pts in self._safe:
+            return _sound(frame)
+        if not _sound(frame):
+            self._miss(frame.pts)
+        elif frame.key_frame:
+            self._lost = False
+        return not self._lost
+
+    def _miss(self, pts: int | None, why: str = "") -> None:
+        """Notes that the picture with this time stamp is missing: those decoded after it may build on it."""
+        self._broken, self._why = True, self._why or why
+        if not self._lost:
+            self._lost, self._safe = True, set(takewhile(lambda sent: sent != pts, self._sent))
+
+    def _damage(self, stopped: bool) -> MediaError | None:
+        """What is wrong with the file, read to its end or until `stopped`."""
+        if self._read == 0:
             return MediaError(self.name, "holds no frame that can be read; copy or download it again")
-        # Half a second: containers round, and sound may be longer than the picture.
-        told = self.seconds
-        missing = told is not None and last + 1 / float(self.rate) < told - 0.5
-        if not broken and not missing:
+        told = self._whole if self._container.format.name in TELL_LENGTH and not stopped else None
+        missing = told is not None and self._reach - self._begin < told - SLACK
+        if not self._broken and not missing:
             return None
-        length = f" of {told:.1f}" if told is not None and told > last else ""
-        detail = f" ({why})" if why else ""
-        what = f"is truncated or broken{detail}: {read} frames came, the last at {last:.1f}{length} s"
+        detail = f" ({self._why})" if self._why else ""
+        length = f" of {self.seconds:.1f}" if missing and self.seconds else ""
+        what = f"is truncated or broken{detail}: {self._read} frames came, the last at {self._last:.1f}{length} s"
         return MediaError(self.name, f"{what}; copy or download it again")
 
 
-def open_container(path: str, name: str, options: dict[str, str] | None = None, timeout: float | None = None) -> Any:
-    """PyAV's container of a file or address. timeout: seconds to wait for an address's next bytes.
-
-    Raises MediaError when it cannot be opened, PipelineError without the video extra.
-    """
+def _open(path: str, name: str, timeout: float) -> InputContainer:
+    """PyAV's container of a file or address."""
     with needs("video"):
         import av
 
     av.logging.set_level(av.logging.PANIC)  # what is wrong is said once, by us
     try:
-        return av.open(path, options=options or {}, timeout=timeout)
-    except av.error.FFmpegError as error:
-        raise MediaError(name, _refused(error)) from error
-    except OSError as error:
-        raise MediaError(name, f"cannot be read ({error.strerror or error}); check its name") from error
+        if is_address(path):
+            return _connect(path, name, timeout)
+        _check_file(path, name)
+        return av.open(f"file:{path}")  # else a name with a colon, as times have it, would be an address
+    except av.error.InvalidDataError as error:
+        if _is_mp4(path):  # many cameras write its index at the end
+            raise MediaError(name, "is truncated: its index is missing; copy or download it again") from error
+        raise MediaError(name, "is not a video that can be read; convert it to MP4") from error
+    except (av.error.FFmpegError, OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise MediaError(name, f"cannot be read ({_reason(error)}); check its name and permissions") from error
 
 
-def _refused(error: Exception) -> str:
-    """Why FFmpeg could not open something, and the mend."""
+def _connect(address: str, name: str, timeout: float) -> InputContainer:
+    """PyAV's container of what is behind an address."""
     import av
 
-    if isinstance(error, av.error.FileNotFoundError):
-        return "not found; check the name"
-    if isinstance(error, av.error.InvalidDataError):
-        return "is not a video that can be read; convert it to MP4"
-    return f"cannot be opened ({reason(error)}); check the name or address"
-
-
-def reason(error: Exception) -> str:
-    """What FFmpeg says of an error, without its number and the address, which may hold a password."""
-    return getattr(error, "strerror", None) or type(error).__name__
-
-
-def video_stream(container: Any, name: str) -> Any:
-    """The container's video stream. Raises MediaError when it has none that can be decoded."""
-    if not container.streams.video:
-        container.close()
-        raise MediaError(name, "holds no video; name a file with pictures in it")
-    stream = container.streams.video[0]
+    if address.lower().startswith("file:"):
+        raise MediaError(name, "is a file; give its name without file://")
+    # Over UDP, RTSP's usual way, a lost packet is a torn frame.
+    options = {"rtsp_transport": "tcp"} if address.lower().startswith("rtsp") else {}
+    began = monotonic()
     try:
-        stream.codec_context.open(strict=False)
-    except Exception as error:  # a codec that this FFmpeg lacks, or a header that makes no sense
+        return av.open(address, options=options, timeout=timeout)
+    except (av.error.FFmpegError, ValueError) as error:
+        why = _reason(error)
+        if isinstance(error, av.error.InvalidDataError):  # as RTSP calls both
+            why = "no data in time" if monotonic() - began >= timeout else "no video is there"
+        raise MediaError(name, f"cannot be read ({why}); check its address") from error
+
+
+def _check_file(path: str, name: str) -> None:
+    """Raises MediaError when a file is missing, none or empty, OSError when it cannot be looked at."""
+    try:
+        status = Path(path).stat()
+    except FileNotFoundError as error:
+        raise MediaError(name, "not found; check the name") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise MediaError(name, "is a folder, not a video; name a video file")
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        raise MediaError(name, "is a pipe or device, not a file; save it as a video file first")
+    if status.st_size == 0:
+        raise MediaError(name, "is empty (0 bytes); copy or download it again")
+
+
+def _is_mp4(path: str) -> bool:
+    with Path(path).open("rb") as file:
+        return file.read(8)[4:] == b"ftyp"
+
+
+def _reason(error: Exception) -> str:
+    """What FFmpeg says of an error, without its number and the address, which may hold a password."""
+    if type(error).__name__ == "ExitError":  # how a wait that was cut off ends
+        return "no data in time"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _video_stream(container: InputContainer, name: str) -> VideoStream:
+    """The container's first video stream, ready to be decoded; the container is closed where there is none."""
+    try:
+        return _decodable(container, name)
+    except MediaError:
         container.close()
-        raise MediaError(name, f"cannot be decoded ({reason(error)}); convert it to H.264") from error
+        raise
+
+
+def _decodable(container: InputContainer, name: str) -> VideoStream:
+    import av
+
+    kind = container.format.name
+    if kind == "image2" or kind.endswith("_pipe"):
+        raise MediaError(name, "is a picture, not a video; save it under the name of one, as in photo.png")
+    if not len(container.streams):
+        raise MediaError(name, "is truncated or broken: nothing in it can be read; copy or download it again")
+    # An album's cover is no video.
+    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    if not streams:
+        raise MediaError(name, "holds no video; name a file with pictures in it")
+    stream = streams[0]
+    try:
+        if stream.codec_context is None:
+            raise ValueError("no decoder for it here")
+        stream.codec_context.open(strict=False)
+    except (av.error.FFmpegError, ValueError) as error:
+        raise MediaError(name, f"cannot be decoded ({_reason(error)}); convert it to H.264") from error
+    if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
+        raise MediaError(name, f"has more than {MAX_PIXELS / 1e6:g} million pixels a frame; make it smaller first")
     return stream
 
 
-def upright(frame: VideoFrame, name: str) -> Pixels:
-    """The pixels of PyAV's frame as uint8 (H, W, 3) RGB, turned as its display matrix says (phones' videos).
+def _sound(frame: VideoFrame) -> bool:
+    """Whether a picture is undamaged and of a size that fits memory."""
+    return not frame.is_corrupt and frame.width * frame.height <= MAX_PIXELS
 
-    Raises MediaError for a frame of too many pixels.
-    """
-    if frame.width * frame.height > MAX_PIXELS:
-        raise MediaError(name, f"has more than {MAX_PIXELS / 1e6:g} million pixels a frame; make it smaller first")
+
+def upright(frame: VideoFrame) -> Pixels:
+    """The pixels of PyAV's frame as uint8 (H, W, 3) RGB, turned as its display matrix says (phones' videos)."""
+    if frame.colorspace == UNTOLD and frame.height > 576:
+        frame.colorspace = BT709  # as players have it
     pixels = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-    turns = round(frame.rotation / 90) % 4  # quarter turns, counterclockwise as np.rot90 has them
-    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return pixels
+    # Where it takes a step to the right (a, b) and one down (c, d); its third column and row are for shifts.
+    a, b, _, c, d = np.frombuffer(cast(Any, matrix), np.int32)[:5].tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

@@ -12,80 +12,111 @@ import cv2
 import numpy as np
 
 from pipeline.extras import needs
-from stage1_faces.images import Pixels
+from stage1_faces.images import MediaError, Pixels
 from stage2_classifier.files import replacing
 
 CLOCK = Fraction(1, 90000)  # seconds; MPEG's own unit
 QUALITY = "23"  # x264's constant rate factor, its default
-# A file that grows while a camera runs is made of whole pieces: what is written plays even after a power cut.
-GROWING = "frag_keyframe+empty_moov+default_base_moof"
-PIECE = 2.0  # seconds between key frames, and so the most that a kill loses
+# The index at the front, so that a browser plays it before all of it has come.
+WHOLE = {"movflags": "+faststart"}
+# What has no end of its own is made of pieces, each written out when it is done: they play even after a kill.
+GROWING = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
+PIECE = 2.0  # seconds between whole pictures, and so the most that a kill loses
+BT709, NARROW = 1, 1  # FFmpeg's numbers: how browsers make RGB of YUV, in a range of 16 to 235
 
 
 class VideoWriter:
     """Frames with their time stamps into an MP4 file; made by `video_writer` or `growing_video`."""
 
-    def __init__(self, path: Path, rate: Fraction, movflags: str) -> None:
-        with needs("video"):
-            import av
+    def __init__(self, path: Path, rate: Fraction, growing: bool) -> None:
+        import av
 
-        self._av = av
-        self._container = av.open(str(path), "w", format="mp4", options={"movflags": movflags})
-        self._rate = rate
+        self._av, self._path, self._rate, self._growing = av, path, rate, growing
+        self._container: Any = None
         self._stream: Any = None
         self._size = (0, 0)
         self._last = -1
+        self._whole = 0.0  # when the next whole picture is due
 
     def add(self, pixels: Pixels, time: float) -> None:
         """Appends uint8 (H, W, 3) RGB to be shown at `time` seconds; one of another size is made to fit the first's."""
-        if self._stream is None:
-            self._start(pixels.shape[1], pixels.shape[0])
-        pts = max(round(time / CLOCK), self._last + 1)  # players want times that rise
+        if not self.started:
+            self._start(pixels.shape[1], pixels.shape[0], time)
         frame = self._av.VideoFrame.from_ndarray(_fitted(pixels, self._size), format="rgb24")
-        frame.pts, frame.time_base, self._last = pts, CLOCK, pts
-        self._write(frame)
+        frame = frame.reformat(format="yuv420p", dst_colorspace=BT709, dst_color_range=NARROW)
+        frame.pts = max(round(time / CLOCK), self._last + 1)  # players want times that rise
+        frame.time_base, self._last = CLOCK, frame.pts
+        frame.duration = round(1 / self._rate / CLOCK)  # only the last frame's counts
+        if time >= self._whole:  # by time: a slow machine writes few frames a second
+            frame.pict_type = self._av.video.frame.PictureType.I
+            self._whole = time + PIECE
+        self._container.mux(self._stream.encode(frame))
+
+    @property
+    def started(self) -> bool:
+        """Whether a frame was added."""
+        return self._container is not None
 
     def close(self) -> None:
-        """Writes what is still under way, and ends the file."""
-        try:
-            if self._stream is not None:
-                self._write(None)
-        finally:
-            self._container.close()
+        """Writes what is still under way, and ends the file; there is none when no frame was added."""
+        if self.started:
+            with self._container:
+                self._container.mux(self._stream.encode(None))
 
-    def _start(self, width: int, height: int) -> None:
-        stream = self._container.add_stream("libx264", rate=self._rate)
+    def _start(self, width: int, height: int, time: float) -> None:
+        options = GROWING if self._growing else WHOLE
+        self._container = self._av.open(str(self._path), "w", format="mp4", options=options)
+        self._stream = stream = self._container.add_stream("libx264", rate=self._rate)
         # Browsers play 4:2:0 only, which wants even sides.
-        self._size = (width + width % 2, height + height % 2)
-        stream.width, stream.height = self._size
+        self._size = stream.width, stream.height = width + width % 2, height + height % 2
         stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": QUALITY, "preset": "veryfast"}
-        stream.codec_context.gop_size = max(round(PIECE * self._rate), 1)
-        stream.codec_context.time_base = CLOCK
-        self._stream = stream
-
-    def _write(self, frame: Any) -> None:
-        for packet in self._stream.encode(frame):
-            self._container.mux(packet)
+        # No pictures held back in a file that grows: they would be lost, too.
+        stream.options = {"crf": QUALITY, "preset": "veryfast"} | ({"tune": "zerolatency"} if self._growing else {})
+        codec = stream.codec_context
+        codec.time_base = CLOCK
+        codec.colorspace = codec.color_primaries = codec.color_trc = BT709
+        codec.color_range = NARROW
+        self._whole = time
 
 
 @contextmanager
 def video_writer(path: Path, rate: Fraction) -> Iterator[VideoWriter]:
     """A VideoWriter whose file takes the place of `path` when the block ends well.
 
-    rate: frames a second, about. Raises PipelineError without the video extra.
+    rate: frames a second, about. Raises PipelineError without the video extra, MediaError when no frame was added or
+    its size is none for H.264, OSError when the file cannot be written.
     """
-    # faststart: the index is at the front, so that a browser plays it before all of it has come.
-    with replacing(path) as temporary, closing(VideoWriter(temporary, rate, "+faststart")) as writer:
+    with (
+        _naming(path),
+        replacing(path) as temporary,
+        closing(VideoWriter(temporary, rate, growing=False)) as writer,
+    ):
         yield writer
+        if not writer.started:
+            raise MediaError(path, "no frame was added, so no video is written")
 
 
 @contextmanager
 def growing_video(path: Path, rate: Fraction) -> Iterator[VideoWriter]:
-    """A VideoWriter whose file is playable at any time, for what has no end of its own."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with closing(VideoWriter(path, rate, GROWING)) as writer:
-        yield writer
+    """A VideoWriter whose file is playable at any time, for what has no end of its own. Raises as `video_writer`."""
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(VideoWriter(path, rate, growing=True)) as writer:
+            yield writer
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Says of `path` what FFmpeg says of a temporary file or of itself."""
+    with needs("video"):
+        import av
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        mend = "make its pictures smaller, 16384 pixels a side at most"
+        raise MediaError(path, f"cannot be written as H.264 ({error.strerror}); {mend}") from error
 
 
 def _fitted(pixels: Pixels, size: tuple[int, int]) -> Pixels:

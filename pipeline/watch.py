@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from fractions import Fraction
@@ -18,7 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from pipeline.blur import LEAST_SCORE, blur_faces
-from pipeline.camera import Live, redacted
+from pipeline.camera import TIMEOUT, Live, redacted
 from pipeline.draw import draw
 from pipeline.errors import PipelineError
 from pipeline.events import Event, EventWriter, Watcher, check_events, event_writer, growing_text, replaced_text
@@ -93,10 +94,9 @@ def open_source(path: str, camera: int | None = None) -> Source:
     if not is_address(path):
         return VideoFile(path)
     if path.lower().startswith(("http://", "https://")):
-        whole = VideoFile(path, redacted(path))
-        if whole.seconds is not None:
-            return whole
-        whole.close()
+        whole = VideoFile(path, redacted(path), TIMEOUT)
+        # A stream has no length; it goes on by the connection that is there, for many cameras admit one alone.
+        return Live(address=path, opened=whole) if whole.seconds is None else whole
     return Live(address=path)
 
 
@@ -130,15 +130,16 @@ def watch(
         out = _Outputs(stack, places, args, source, hook, screen)
         bar, task = _bar(stack, source, args.seconds)
         try:
-            with _ended_by_signal(live):
+            with _signals(live) as held:
                 for frame, found in done:
-                    tracks, ended = tracker.update(found, frame.time)
-                    seen = as_detections(tracks, found)
-                    events = watcher.update(frame, tracks, seen, ended, as_detections(ended, found))
-                    watched.frames += 1
-                    watched.seconds = frame.time
-                    watched.faces.update(event.label for event in events if event.event == "entered")
-                    out.add(frame, found, tracks, seen, tracker, events)
+                    with held():
+                        tracks, ended = tracker.update(found, frame.time)
+                        seen = as_detections(tracks, found)
+                        events = watcher.update(frame, tracks, seen, ended, as_detections(ended, found))
+                        watched.frames += 1
+                        watched.seconds = frame.time
+                        watched.faces.update(event.label for event in events if event.event == "entered")
+                        out.add(frame, found, tracks, seen, tracker, events)
                     if bar:
                         bar.update(task, completed=frame.time)
                     if out.closed:
@@ -251,12 +252,14 @@ class _Names:
 
     def __init__(self, args: DetectArgs) -> None:
         self._args = args
-        self._used = {location(path).casefold() for path in args.paths if not is_address(path)}
+        # An input that is a link is kept whole together with what it points to.
+        files = [path for path in args.paths if not is_address(path)]
+        self._used = {name.casefold() for path in files for name in (location(path), os.path.realpath(path))}
 
     def of(self, source: Source, path: str) -> Places:
         """Where the results of a source go. Raises PipelineError when they cannot be written there."""
         args = self._args
-        stem = Path(path).stem if isinstance(source, VideoFile) and not is_address(path) else _stem(source)
+        stem = Path(path).stem if not is_address(path) and isinstance(source, VideoFile) else _stem(source)
         if isinstance(source, Live):  # a camera that is started again must not lose what it saw before
             stem += datetime.now().strftime("-%Y%m%d-%H%M%S")
         base, number = stem, 2
@@ -279,8 +282,10 @@ def _files(places: Places) -> Iterator[Path]:
 
 
 def _stem(source: Source) -> str:
-    """A file name for a camera or an address: its letters, digits and dots."""
-    kept = "".join(c if c.isalnum() or c in ".-" else "-" for c in source.name.split("://")[-1])
+    """A file name for a camera or an address: its letters, digits and dots, without a video's suffix."""
+    name = source.name.split("://")[-1]
+    name = name.removesuffix(Path(name).suffix) if isinstance(source, VideoFile) else name
+    kept = "".join(c if c.isalnum() or c in ".-" else "-" for c in name)
     return kept.strip("-.")[:80] or "stream"
 
 
@@ -320,28 +325,47 @@ def _check_places(args: DetectArgs) -> None:
             raise PipelineError(f"{shown(path)}: {flag} names one file for several videos; leave it out")
         if path.exists() and not path.is_file():
             raise PipelineError(f"{shown(path)}: is a folder or device; name a file with {flag}")
-        if any(location(path) == location(str(given)) for given in args.paths):
+        if any(os.path.realpath(path) == os.path.realpath(given) for given in args.paths):
             raise PipelineError(f"{shown(path)}: is the video; name another file with {flag}")
     if len(named) == 2 and location(named["--json"]) == location(named["--events"]):
         raise PipelineError(f"{shown(named['--json'])}: is named by both --json and --events; give each its own file")
 
 
 @contextmanager
-def _ended_by_signal(live: bool) -> Iterator[None]:
-    """SIGTERM ends a live source as Ctrl-C does: a service that is stopped keeps what it saw."""
+def _signals(live: bool) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Ctrl-C and SIGTERM end a live source between two frames: what is written of each agrees.
+
+    Gives what holds a signal back while a frame is written; KeyboardInterrupt comes after it.
+    """
+    busy = asked = False
 
     def stop(*_: object) -> None:
-        raise KeyboardInterrupt
+        nonlocal asked
+        if not busy:
+            raise KeyboardInterrupt
+        asked = True
 
+    @contextmanager
+    def held() -> Iterator[None]:
+        nonlocal busy
+        busy = True
+        try:
+            yield
+        finally:
+            busy = False
+        if asked:
+            raise KeyboardInterrupt
+
+    before: dict[signal.Signals, Any] = {}
     try:
-        before = signal.signal(signal.SIGTERM, stop) if live else None
-    except ValueError:  # not the main thread
-        before = None
-    try:
-        yield
+        numbers = (signal.SIGINT, signal.SIGTERM) if live else ()
+        for number in numbers:
+            with suppress(ValueError):  # not the main thread
+                before[number] = signal.signal(number, stop)
+        yield held
     finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _bar(stack: ExitStack, source: Source, seconds: float | None) -> tuple[Progress | None, Any]:

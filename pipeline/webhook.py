@@ -6,12 +6,12 @@ import json
 import queue
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
+from base64 import b64encode
 from dataclasses import asdict
 from http.client import HTTPException
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pipeline.camera import redacted
 from pipeline.errors import PipelineError
@@ -35,15 +35,18 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 class Webhook:
     """Sends each event as JSON by POST, in order, tried again with growing waits where that fails.
 
-    address: http or https. As a context manager it waits, at the end, a while for what is under way.
+    address: http or https; user and password in it are sent as basic authentication. As a context manager it waits,
+    at the end, a while for what is under way. sent: events that arrived; lost: known at the end.
     Raises PipelineError when the address is none.
     """
 
-    def __init__(self, address: str, first_wait: float = FIRST_WAIT) -> None:
+    def __init__(self, address: str, timeout: float = TIMEOUT, first_wait: float = FIRST_WAIT) -> None:
         check_address(address)
         self.sent = self.lost = 0
-        self._address, self._name, self._first_wait = address, redacted(address), first_wait
-        self._queue: queue.Queue[Event | None] = queue.Queue(MOST_WAITING)
+        self._address, self._headers = _with_user(address)
+        self._name, self._timeout, self._first_wait = redacted(address), timeout, first_wait
+        self._added, self._complained = 0, False
+        self._queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._stopped = threading.Event()
         self._opener = urllib.request.build_opener(_NoRedirect)
         self._thread = threading.Thread(target=self._run, name="webhook", daemon=True)
@@ -51,10 +54,11 @@ class Webhook:
 
     def add(self, event: Event) -> None:
         """Hands over an event; returns at once."""
-        try:
-            self._queue.put_nowait(event)
-        except queue.Full:
-            self._lose("too many events wait")
+        self._added += 1
+        if self._queue.qsize() < MOST_WAITING:
+            self._queue.put(event)
+        else:
+            self._complain("too many wait to be sent")
 
     def __enter__(self) -> Webhook:
         return self
@@ -64,51 +68,44 @@ class Webhook:
 
     def close(self, wait: float = LAST) -> None:
         """Waits up to `wait` seconds for events under way; says how many were not sent."""
-        until = time.monotonic() + wait
-        while self._thread.is_alive():
-            try:
-                self._queue.put(None, timeout=max(until - time.monotonic(), 0.01))
-                break
-            except queue.Full:
-                if time.monotonic() >= until:
-                    break
-        self._thread.join(max(until - time.monotonic(), 0))
+        self._queue.put(None)
+        self._thread.join(wait)
         self._stopped.set()
         self._thread.join(0.5)
-        left = sum(event is not None for event in list(self._queue.queue)) + self._thread.is_alive()
-        self.lost += left
+        self._complained = True
+        self.lost = self._added - self.sent
         if self.lost:
-            print(f"{self._name}: {self.lost} of {self.sent + self.lost} events could not be sent", file=sys.stderr)
+            print(f"{self._name}: {self.lost} of {self._added} events could not be sent", file=sys.stderr)
 
     def _run(self) -> None:
-        while (event := self._queue.get()) is not None and not self._stopped.is_set():
+        while not self._stopped.is_set() and (event := self._queue.get()) is not None:
             self._send(json.dumps(asdict(event), ensure_ascii=False).encode())
 
     def _send(self, body: bytes) -> None:
         wait = self._first_wait
         for left in reversed(range(TRIES)):
-            headers = {"Content-Type": "application/json", "User-Agent": "face-mask-detection"}
-            request = urllib.request.Request(self._address, body, headers, method="POST")
             try:
-                with self._opener.open(request, timeout=TIMEOUT) as answer:
-                    answer.read(1)
-                self.sent += 1
-                return
+                request = urllib.request.Request(self._address, body, self._headers, method="POST")
+                with self._opener.open(request, timeout=self._timeout):
+                    self.sent += 1
+                    return
             except urllib.error.HTTPError as error:
                 error.close()
                 why = f"it answered {error.code}"
                 if error.code < 500 and error.code not in AGAIN:
                     break
-            except (OSError, HTTPException, ValueError) as error:
-                why = str(getattr(error, "reason", error)) or type(error).__name__
+            except (OSError, HTTPException, ValueError) as error:  # ValueError: a host name that is none
+                cause = getattr(error, "reason", error)  # urllib puts it into an error of its own
+                why = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
             if not left or self._stopped.wait(wait):
                 break
             wait *= 2
-        self._lose(why)
+        self._complain(why)
 
-    def _lose(self, why: str) -> None:
-        self.lost += 1
-        if self.lost == 1:  # the rest is told at the end
+    def _complain(self, why: str) -> None:
+        """Says it once; how many were lost is told at the end."""
+        if not self._complained:
+            self._complained = True
             print(f"{self._name}: an event could not be sent ({why}); check the --webhook address", file=sys.stderr)
 
 
@@ -116,8 +113,19 @@ def check_address(address: str) -> None:
     """Raises PipelineError when `address` is not one that events can be posted to."""
     try:
         parts = urlsplit(address)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # a port or an IPv6 address that is none
         good = False
-    if not good or not address.isprintable() or " " in address:
+    if not good or not address.isascii() or not address.isprintable() or " " in address:
         raise PipelineError("--webhook is no web address; give one such as http://127.0.0.1:8123/api/webhook/mask")
+
+
+def _with_user(address: str) -> tuple[str, dict[str, str]]:
+    """An address without its user and password, and the headers that carry them instead."""
+    parts = urlsplit(address)
+    headers = {"Content-Type": "application/json", "User-Agent": "face-mask-detection"}
+    user, at, host = parts.netloc.rpartition("@")
+    if at:
+        name, _, password = user.partition(":")
+        headers["Authorization"] = "Basic " + b64encode(f"{unquote(name)}:{unquote(password)}".encode()).decode()
+    return parts._replace(netloc=host, fragment="").geturl(), headers

@@ -11,7 +11,7 @@ import numpy as np
 
 Box = Sequence[int]
 SIZE = (96, 64)  # width, height
-PIX_FMTS = {"mjpeg": "yuvj444p"}  # others take yuv420p: boxes with even sides keep their edges
+PIX_FMTS = {"mjpeg": "yuvj444p", "rawvideo": "bgr24"}  # others take yuv420p: boxes with even sides keep their edges
 
 
 def walk(i: int) -> list[Box]:

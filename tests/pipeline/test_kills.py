@@ -153,7 +153,7 @@ def test_build_crops(data: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_finetune(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     made = tmp_path_factory.mktemp("drawn") / "data"
-    script = "import sys; from pathlib import Path; from made_photos import write_dataset; write_dataset(Path(sys.argv[1]))"
+    script = "import sys, pathlib, made_photos as made; made.write_dataset(pathlib.Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", script, str(made)], env=ENVIRONMENT, check=True)
 
     def command(folder: Path) -> list[str | Path]:

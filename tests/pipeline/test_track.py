@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.predictor import Detections
-from pipeline.track import KEEP, SMOOTH, SURE_HITS, Tracker, as_detections
+from pipeline.track import KEEP, SMOOTH, SURE_HITS, Track, Tracker, as_detections
 
 CLASSES = ("with_mask", "without_mask", "mask_weared_incorrect")
 MASK, BARE = (0.9, 0.08, 0.02), (0.08, 0.9, 0.02)
@@ -24,6 +24,14 @@ def found(*faces: tuple[Any, ...]) -> Detections:
     return Detections(
         boxes, np.float32([f[2] for f in faces]), np.float32([f[1] for f in faces]), landmarks, CLASSES, 0.3
     )
+
+
+def nobody(tracker: Tracker, start: float, end: float) -> list[Track]:
+    """Frames without a face, ten a second; what ends in them."""
+    ended = []
+    for time in np.arange(start + 0.1, end, 0.1):
+        ended += tracker.update(found(), float(time))[1]
+    return ended
 
 
 def at(x: float, y: float = 50, side: float = 20) -> tuple[float, ...]:
@@ -52,14 +60,38 @@ def test_a_face_hidden_for_less_than_keep_is_the_same_one_and_after_it_another()
     tracker = Tracker(0.4)
     tracker.update(found((at(10), MASK, 0.9)), 0.0)
     tracker.update(found((at(12), MASK, 0.9)), 0.1)
-    tracks, ended = tracker.update(found((at(12 + 20 * 0.9), MASK, 0.9)), KEEP)  # it went on at its speed
+    assert not nobody(tracker, 0.1, KEEP)
+    tracks, _ = tracker.update(found((at(12 + 20 * 0.9), MASK, 0.9)), KEEP)  # it went on at its speed
     assert [track.number for track in tracks] == [1]
-    assert not ended
-    tracks, ended = tracker.update(found(), 2 * KEEP + 0.1)
-    assert tracks == []
-    assert [track.number for track in ended] == [1]
+    assert [track.number for track in nobody(tracker, KEEP, 2 * KEEP + 0.15)] == [1]
     tracks, _ = tracker.update(found((at(30), MASK, 0.9)), 2 * KEEP + 0.2)
     assert [track.number for track in tracks] == [2]
+
+
+def test_a_face_seen_once_a_second_is_followed() -> None:
+    tracker = Tracker(0.4)
+    for i in range(6):
+        tracks, ended = tracker.update(found((at(10 + 60 * i, side=40), MASK, 0.9)), 1.2 * i)
+        assert [track.number for track in tracks] == [1] and not ended
+    assert tracks[0].sure
+    assert tracker.update(found(), 1.2 * 6) == ([], [])
+    assert tracker.update(found(), 1.2 * 7) == ([], [])
+    _, ended = tracker.update(found(), 1.2 * 8)
+    assert len(ended) == 1
+
+
+def test_two_frames_at_one_time_do_not_throw_a_face_off() -> None:
+    tracker = Tracker(0.4)
+    for time, x in ((0.0, 10), (0.04, 12), (0.04, 14), (0.08, 16), (0.12, 18)):
+        tracks, _ = tracker.update(found((at(x), MASK, 0.9)), time)
+        assert [track.number for track in tracks] == [1]
+
+
+def test_a_face_of_no_score_at_all_is_taken() -> None:
+    tracker = Tracker(0.0)
+    for i in range(3):
+        tracks, _ = tracker.update(found((at(10), MASK, 0.0)), i / 10)
+        assert len(tracks) == 1
 
 
 def test_hidden_tells_where_a_sure_face_is_expected() -> None:
@@ -86,8 +118,8 @@ def test_a_false_alarm_of_one_frame_is_not_sure() -> None:
     tracker = Tracker(0.4)
     tracks, _ = tracker.update(found((at(10), MASK, 0.9)), 0.0)
     assert not tracks[0].sure
-    _, ended = tracker.update(found(), KEEP + 0.1)
-    assert not ended[0].sure
+    (ended,) = nobody(tracker, 0, KEEP + 0.25)
+    assert not ended.sure
 
 
 @pytest.mark.parametrize("fps", [2, 25])

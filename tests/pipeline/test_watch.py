@@ -139,6 +139,17 @@ def test_several_videos_and_an_input_in_the_out_folder(fake: FakePredictor) -> N
     assert len(lines("detections/a-3.jsonl")) == 25
 
 
+def test_a_link_to_a_video_and_what_it_points_to_are_not_overwritten(fake: FakePredictor) -> None:
+    target = blob_video(Path("detections/clip.mp4"), passing, frames=20)
+    before = target.read_bytes()
+    Path("clip.mp4").symlink_to(target)
+    assert run("clip.mp4") == 0
+    assert target.read_bytes() == before
+    assert len(pictures("detections/clip-2.mp4")) == 20
+    assert run("clip.mp4", "--json", "detections/clip.mp4") == 1
+    assert target.read_bytes() == before
+
+
 def test_a_truncated_video_gives_what_came_and_says_so(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> None:
     whole = blob_video(Path("whole.mp4"), passing, frames=60, options={"movflags": "faststart"}).read_bytes()
     Path("cut.mp4").write_bytes(whole[: len(whole) * 9 // 10])
@@ -160,7 +171,7 @@ def test_a_truncated_video_gives_what_came_and_says_so(fake: FakePredictor, caps
     ("args", "message"),
     [
         (["nothing.mp4"], "nothing.mp4: not found; check the name"),
-        (["empty.mp4"], "empty.mp4: is not a video that can be read; convert it to MP4"),
+        (["empty.mp4"], "empty.mp4: is empty (0 bytes); copy or download it again"),
         (["a.mp4", "photo.png"], "photo.png: is no video, others named are; give pictures and videos apart"),
         (["a.mp4", "--camera", "0"], "--camera and names of files are given; give one or the other"),
         (["--camera", "-1"], "--camera is -1; give a camera's number, 0 for the first"),
