@@ -86,7 +86,7 @@ def test_without_the_training_extra_a_command_is_one_line(module: str) -> None:
 
 
 # What goes between processes of our own, through pipes that nobody else holds.
-OWN_PIPES = ("batch_ray.py", "batch_worker.py")
+OWN_PIPES = ("batch_process.py", "batch_ray.py")
 
 
 def test_nothing_from_users_is_unpickled() -> None:

@@ -1,0 +1,58 @@
+"""A folder that one process at a time may write into; a killed one lets go of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.errors import PipelineError
+from stage1_faces.images import shown
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+NAME = ".lock"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the folder inside the block. Raises PipelineError when another process does (not told on Windows).
+
+    The system, not the file, knows whether it is held: a file that a killed process left behind is taken over.
+    """
+    if fcntl is None:
+        yield
+        return
+    path = folder / NAME
+    while True:
+        try:
+            file = path.open("a+", encoding="ascii")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(folder)) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                who = file.read().strip() or "unknown"
+                raise PipelineError(
+                    f"{shown(folder)}: process {who} writes there; wait for it or end it, or name another folder"
+                ) from error
+            try:
+                same = path.stat().st_ino == os.fstat(file.fileno()).st_ino
+            except FileNotFoundError:
+                same = False
+            if not same:  # its holder removed it in this very moment
+                continue
+            try:
+                file.truncate(0)
+                file.write(str(os.getpid()))
+                file.flush()
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
