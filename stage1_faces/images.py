@@ -102,9 +102,7 @@ def read_photo(path: str | Path, shrink: Shrink | None = None) -> Photo:
         raise MediaError(path, f"cannot be read ({why}); check its name and permissions") from error
 
 
-def decode_photo(
-    file: BinaryIO, name: str | Path, shrink: Shrink | None = None, max_pixels: int = MAX_PIXELS
-) -> Photo:
+def decode_photo(file: BinaryIO, name: str | Path, shrink: Shrink | None = None, max_pixels: int = MAX_PIXELS) -> Photo:
     """`read_photo` for an open file or an upload; `name` is what errors call it.
 
     max_pixels: the most that the file may have, MAX_PIXELS or fewer. Raises TooManyPixelsError above it.
