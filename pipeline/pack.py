@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pipeline.bundle import GRAPHS, Bundle, BundleError, BundleMeta, Search, check_place, load_graph, write_bundle
 from pipeline.calibration import calibrated, calibration_error, fit_judge, gather, uncalibrated
+from pipeline.commit import running_commit
 from pipeline.errors import PipelineError
 from pipeline.evaluation import detect_samples
 from pipeline.fit_boxes import measure_shift
@@ -241,6 +242,7 @@ def pack_bundle(
                 "class_counts": classifier.class_counts,
                 "splits_sha256": None if photos is None else photos.splits_sha256,
             },
+            "commit": running_commit(),
             "torch": torch.__version__.split("+")[0],
             "python": platform.python_version(),
             "note": note,

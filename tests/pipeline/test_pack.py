@@ -17,6 +17,7 @@ from PIL import Image
 from pipeline import pack
 from pipeline.bundle import DEFAULT, GRAPHS, Bundle, BundleError, main, write_bundle
 from pipeline.calibration import Evidence
+from pipeline.commit import running_commit
 from pipeline.demo import portrait
 from pipeline.errors import PipelineError
 from pipeline.judge import Judge
@@ -189,6 +190,7 @@ def test_without_photos_the_stock_boxes_and_what_the_run_says(
     assert meta.score_threshold == 0.5
     assert meta.metrics == {"val_crops": {"val_macro_f1": 0.75}}
     assert meta.provenance["stage2"] == {"run": "try", "model": "small_cnn_half", "epoch": 4}
+    assert meta.provenance["commit"] == running_commit()
     assert meta.provenance["data"] == {"class_counts": {"train": {"with_mask": 7}}, "splits_sha256": None}
     assert meta.provenance["note"] == "mine" and "box_shift" not in meta.provenance["stage1"]
     assert (tmp_path / "made" / "onet.onnx").read_bytes() == cascade["onet"]
