@@ -13,7 +13,9 @@ from functools import lru_cache
 import onnxruntime as ort
 
 M_ARENA_MAX = -8  # glibc's malloc.h
-SAME_AS_REQUESTED = 1  # ONNX Runtime's ArenaExtendStrategy: the arena grows by what is asked for, not by doubling
+# ONNX Runtime's ArenaExtendStrategy: grown by just what is asked for (1), the arena ends in pieces where the number of
+# faces changes from frame to frame.
+BY_DOUBLING = 0
 
 
 def one_heap() -> bool:
@@ -31,4 +33,4 @@ def one_arena() -> None:
     It keeps what it has: between photos nothing goes back to the heap to be taken in pieces.
     """
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-    ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"arena_extend_strategy": SAME_AS_REQUESTED}))
+    ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"arena_extend_strategy": BY_DOUBLING}))
