@@ -13,12 +13,11 @@ from itertools import takewhile
 from math import inf
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from pipeline.extras import needs
 from pipeline.find import is_address
+from pipeline.upright import Upright
 from stage1_faces.images import MAX_PIXELS, MediaError, Pixels
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ TIMEOUT = 10.0  # seconds without data after which an address counts as lost
 # Containers whose header tells how long they are; of others FFmpeg measures or guesses it.
 TELL_LENGTH = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "asf")
 SLACK = 0.5  # seconds that may be missing of what a header tells: they round
-BT709, UNTOLD = 1, 2  # FFmpeg's numbers of ways to make YUV of RGB
 
 
 @dataclass(frozen=True)
@@ -87,6 +85,7 @@ class VideoFile:
         self._whole = whole / 1e6 if whole is not None else None
         self.seconds = float(own * base) if own is not None and base is not None else self._whole
         self.damage: MediaError | None = None
+        self._upright = Upright()
         self._read, self._last = 0, 0.0  # frames that came, and the last one's time
         self._broken, self._why = False, ""
         self._lost = False  # whether pictures may build on one that is missing,
@@ -112,7 +111,7 @@ class VideoFile:
                     break
                 self._read, self._last = self._read + 1, time
                 if sampling.takes(time):
-                    yield Frame(self._read - 1, time, upright(frame))
+                    yield Frame(self._read - 1, time, self._upright(frame))
             self.damage = self._damage(stopped)
 
     def live(self) -> Generator[Pixels]:
@@ -125,7 +124,7 @@ class VideoFile:
                     # A picture that was torn on its way is no lost connection.
                     with suppress(av.error.InvalidDataError):
                         for frame in filter(_sound, self._stream.codec_context.decode(packet)):
-                            yield upright(frame)
+                            yield self._upright(frame)
             except av.error.FFmpegError as error:
                 raise MediaError(self.name, _reason(error)) from error
 
@@ -304,18 +303,3 @@ def _decodable(container: InputContainer, name: str) -> VideoStream:
 def _sound(frame: VideoFrame) -> bool:
     """Whether a picture is undamaged and of a size that fits memory."""
     return not frame.is_corrupt and frame.width * frame.height <= MAX_PIXELS
-
-
-def upright(frame: VideoFrame) -> Pixels:
-    """The pixels of PyAV's frame as uint8 (H, W, 3) RGB, turned as its display matrix says (phones' videos)."""
-    if frame.colorspace == UNTOLD and frame.height > 576:
-        frame.colorspace = BT709  # as players have it
-    pixels = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return pixels
-    # Where it takes a step to the right (a, b) and one down (c, d); its third column and row are for shifts.
-    a, b, _, c, d = np.frombuffer(cast(Any, matrix), np.int32)[:5].tolist()
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        pixels, a, d = pixels.swapaxes(0, 1), c, b
-    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

@@ -281,7 +281,7 @@ def test_a_transport_stream_without_an_end(tmp_path: Path) -> None:
 
 
 def test_a_mistake_of_ours_is_no_silent_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video, "upright", lambda frame: 1 / 0)
+    monkeypatch.setattr(video.Upright, "__call__", lambda self, frame: 1 / 0)
     with serving(mjpeg()) as port, pytest.raises(ZeroDivisionError):
         list(live(port).frames(seconds=5))
 

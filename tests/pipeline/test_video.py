@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import re
@@ -482,3 +483,16 @@ def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert count == 100 and most < 5 * 320 * 240 * 3
+
+
+def test_decoded_frames_are_let_go_of_at_once(tmp_path: Path) -> None:
+    """FFmpeg's memory, which Python does not count: a frame that is in a cycle waits for the garbage collector."""
+    file = VideoFile(str(blob_video(tmp_path / "a.mp4", frames=100, rotation=90)))
+    gc.collect()
+    gc.disable()
+    try:
+        count = sum(1 for _ in file.frames())
+        held = sum(isinstance(each, av.VideoFrame) for each in gc.get_objects())
+    finally:
+        gc.enable()
+    assert count == 100 and held < 5
