@@ -6,7 +6,8 @@ import os
 import stat
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -85,6 +86,13 @@ def read_photo(path: str | Path, shrink: Shrink | None = None) -> Photo:
     each block of 8x8). shrink: how many times smaller a file of (width, height) may be read; the largest of 1, 2, 4
     and 8 that is no larger is taken. Raises MediaError as `read_image` does.
     """
+    with opened(path) as file:
+        return decode_photo(file, path, shrink)
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[BinaryIO]:
+    """A picture file, open. Raises MediaError when it is missing, special, empty or may not be read."""
     try:
         status = Path(path).stat()
         if stat.S_ISDIR(status.st_mode):
@@ -94,7 +102,7 @@ def read_photo(path: str | Path, shrink: Shrink | None = None) -> Photo:
         if status.st_size == 0:
             raise MediaError(path, "is empty (0 bytes); copy or download it again")
         with Path(path).open("rb") as file:
-            return decode_photo(file, path, shrink)
+            yield file
     except FileNotFoundError as error:
         raise MediaError(path, "not found; check the name") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
@@ -107,20 +115,30 @@ def decode_photo(file: BinaryIO, name: str | Path, shrink: Shrink | None = None,
 
     max_pixels: the most that the file may have, MAX_PIXELS or fewer. Raises TooManyPixelsError above it.
     """
+    with recognised(file, name, max_pixels) as image:
+        width, height = image.size
+        admitted = 1 if shrink is None or image.format not in ("JPEG", "MPO") else shrink((width, height))
+        times = max((each for each in _SMALLER if each <= admitted), default=1)
+        if times > 1:
+            image.draft(None, (max(width // times, 1), max(height // times, 1)))
+        image.load()
+        pixels, turned = _upright(to_rgb(image), image)
+        return Photo(pixels, (height, width) if turned else (width, height))
+
+
+@contextmanager
+def recognised(file: BinaryIO, name: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """An open file as a picture of which nothing is decoded yet; faults found inside are the file's, too.
+
+    Raises MediaError when it is none or broken, TooManyPixelsError when it has more than `max_pixels` or MAX_PIXELS.
+    """
     most = min(max_pixels, MAX_PIXELS)
     with _QUIET:
         try:
             with Image.open(file, formats=FORMATS) as image:
-                width, height = image.size
-                if width * height > most:  # known from the header, nothing is decoded yet
+                if image.size[0] * image.size[1] > most:  # known from the header
                     raise Image.DecompressionBombError
-                admitted = 1 if shrink is None or image.format not in ("JPEG", "MPO") else shrink((width, height))
-                times = max((each for each in _SMALLER if each <= admitted), default=1)
-                if times > 1:
-                    image.draft(None, (max(width // times, 1), max(height // times, 1)))
-                image.load()
-                pixels, turned = _upright(to_rgb(image), image)
-                return Photo(pixels, (height, width) if turned else (width, height))
+                yield image
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             limit = f"more than {most / 1e6:g} million pixels"
             raise TooManyPixelsError(name, f"has {limit}; make it smaller first") from error
@@ -193,15 +211,17 @@ def _stretch(values: NDArray[np.float32]) -> Pixels:
     return np.repeat(grey[..., None], 3, axis=2)
 
 
-def _upright(pixels: Pixels, image: Image.Image) -> tuple[Pixels, bool]:
-    """The pixels turned by the picture's EXIF orientation, and whether rows became columns.
-
-    A damaged EXIF block counts as none.
-    """
+def orientation_of(image: Image.Image) -> int:
+    """A picture's EXIF orientation, 1 to 8; a damaged EXIF block counts as none: the pixels themselves are sound."""
     try:
-        orientation = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # any damage: the pixels themselves are sound
-        return pixels, False
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # any damage
+        return 1
+
+
+def _upright(pixels: Pixels, image: Image.Image) -> tuple[Pixels, bool]:
+    """The pixels turned by the picture's EXIF orientation, and whether rows became columns."""
+    orientation = orientation_of(image)
     turned = orientation in (5, 6, 7, 8)
     if turned:
         pixels = pixels.swapaxes(0, 1)

@@ -67,14 +67,18 @@ def _load(file: Path, collector: Collector) -> dict[str, list[dict[str, Any]]] |
     """The three tables of a COCO file, or None after a problem was kept."""
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        collector.refuse(file, f"malformed JSON ({error}); not used")
+    except OSError as error:
+        collector.refuse(file, f"cannot be read ({error.strerror}); not used, check its permissions")
+        return None
+    except (ValueError, RecursionError) as error:
+        collector.refuse(file, f"malformed JSON ({error}); not used, export it anew")
         return None
     tables = {}
     for key in ("images", "annotations", "categories"):
         rows = content.get(key) if isinstance(content, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            collector.refuse(file, f"is no COCO detection file (its {key!r} is not a list of objects); not used")
+            what = f"is no COCO detection file (its {key!r} is not a list of objects)"
+            collector.refuse(file, f"{what}; not used, export it anew")
             return None
         tables[key] = rows
     return tables

@@ -16,6 +16,7 @@ from stage1_faces.annotations.photos import header_size
 from stage1_faces.annotations.types import AnnotatedImage, Annotations, Problem, ordered_classes
 from stage1_faces.boxes import as_boxes, clip
 from stage1_faces.errors import FacesError
+from stage1_faces.images import MediaError
 
 Size = tuple[int, int]
 
@@ -57,8 +58,8 @@ class Collector:
         """The (stored, upright) sizes of an image, or None after a problem was kept."""
         try:
             return header_size(photo)
-        except OSError as error:
-            self.refuse(photo, f"{error}; not used")
+        except MediaError as error:
+            self.refuse(photo, f"{error.what}; not used")
             return None
 
     def add(
@@ -152,8 +153,8 @@ class Collector:
     def finish(self) -> Annotations:
         """The dataset. Raises FacesError when not one image could be used, naming the first problem."""
         if not self._images:
-            first = f"; first problem: {self._problems[0]}" if self._problems else ""
-            raise FacesError(f"{self._root}: no annotated image could be used{first}")
+            first = f"first problem: {self._problems[0]}" if self._problems else "it names none, export it anew"
+            raise FacesError(f"{self._root}: no annotated image could be used; {first}")
         images = [
             AnnotatedImage(path, image_id, size, boxes, labels, split)
             for (path, (size, boxes, labels, split)), image_id in zip(
@@ -168,11 +169,15 @@ class Collector:
 def image_ids(photos: Sequence[Path]) -> list[str]:
     """A unique id for each image: its stem; where two share one, every id gets its folder ("train/a"), and if
     two of them share that too (a.jpg beside a.png), its extension as well. Folders count from the common
-    parent.
+    parent. Bytes of a name that are not UTF-8 are written out ("caf\\xe9"): ids stand in text files.
     """
     base = os.path.commonpath([photo.absolute().parent for photo in photos]) if photos else ""
-    relative = [photo.absolute().relative_to(base) for photo in photos]
-    for ids in ([p.stem for p in photos], [p.with_suffix("").as_posix() for p in relative]):
+    relative = [Path(_text(photo.absolute().relative_to(base))) for photo in photos]
+    for ids in ([p.stem for p in relative], [p.with_suffix("").as_posix() for p in relative]):
         if max(Counter(ids).values(), default=0) <= 1:
             return ids
     return [p.as_posix() for p in relative]
+
+
+def _text(path: Path) -> str:
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

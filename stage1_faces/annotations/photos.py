@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
-from PIL import ExifTags, Image
+from stage1_faces.images import MediaError, opened, orientation_of, recognised
 
 PHOTO_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 
@@ -51,19 +50,14 @@ class PhotoIndex:
 def header_size(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
     """(width, height) as stored, and upright: the two differ when the EXIF tag turns the photo by 90 degrees.
 
-    Raises OSError when the file is no readable image or too large to be decoded safely.
+    Raises MediaError, as `read_image` does, when the file is no readable picture or too large to be decoded safely.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                stored = image.size
-                # Pillow gives TIFF sizes upright already, and would decode a PNG to look for a late tag.
-                tagged = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
-                orientation = image.getexif().get(ExifTags.Base.Orientation, 1) if tagged else 1
-    except Exception as error:  # a damaged header can raise nearly anything, struct.error and KeyError included
-        raise OSError(f"cannot be read as an image ({type(error).__name__})") from error
+    with opened(path) as file, recognised(file, path) as image:
+        stored = image.size
+        # Pillow gives TIFF sizes upright already, and would decode a PNG to look for a late tag.
+        tagged = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
+        orientation = orientation_of(image) if tagged else 1
     if min(stored) < 1:
-        raise OSError(f"has the size {stored[0]}x{stored[1]}")
+        raise MediaError(path, f"has the size {stored[0]}x{stored[1]}; copy or download it again")
     turned = orientation in (5, 6, 7, 8)
     return stored, (stored[1], stored[0]) if turned else stored

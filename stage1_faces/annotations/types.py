@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from stage1_faces.boxes import Boxes, as_boxes
+from stage1_faces.images import shown
 
 # The three classes of the Kaggle "Face Mask Detection" set, in the set's own spelling; a fixed order.
 MASK_CLASSES = ("with_mask", "without_mask", "mask_weared_incorrect")
@@ -55,7 +56,7 @@ class Problem:
     what: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.what}"
+        return f"{shown(self.file)}: {' '.join(self.what.split())}"
 
 
 @dataclass(frozen=True)

@@ -104,14 +104,18 @@ def _parse(file: Path, collector: Collector) -> _Page | None:
     """The file's content, or None after a problem was kept."""
     try:
         tree = fromstring(file.read_bytes())
-    except DefusedXmlException as error:
-        collector.refuse(file, f"declares XML entities ({type(error).__name__}), which are not expanded; not used")
+    except OSError as error:
+        collector.refuse(file, f"cannot be read ({error.strerror}); not used, check its permissions")
         return None
-    except (ParseError, OSError, ValueError, LookupError) as error:
-        collector.refuse(file, f"malformed XML ({error}); not used")
+    except DefusedXmlException as error:
+        what = f"declares XML entities ({type(error).__name__}), which are not expanded"
+        collector.refuse(file, f"{what}; not used, export it anew")
+        return None
+    except (ParseError, ValueError, LookupError) as error:
+        collector.refuse(file, f"malformed XML ({error}); not used, export it anew")
         return None
     if tree.tag != "annotation":
-        collector.refuse(file, f"is no Pascal VOC file (its root is <{tree.tag}>); not used")
+        collector.refuse(file, f"is no Pascal VOC file (its root is <{tree.tag}>); not used, export it anew")
         return None
     width, height = number(tree.findtext("size/width")), number(tree.findtext("size/height"))
     size = (int(width), int(height)) if 1 <= width < 1e9 and 1 <= height < 1e9 else None

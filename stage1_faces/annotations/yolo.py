@@ -45,7 +45,7 @@ def read_yolo(root: Path | str) -> Annotations:
     names = _class_names(base, config, content)
     parts = _parts(base, config or base, content, collector)
     if not parts:
-        raise FacesError(f"{config or root}: none of its train, val and test folders holds an image")
+        raise FacesError(f"{config or root}: none of its train, val and test folders holds an image; correct its paths")
     labels: set[Path] = set()
     for photo, split in parts:
         file = _label_file(photo)
@@ -74,9 +74,9 @@ def _load(config: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(config.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise FacesError(f"{config}: malformed YAML ({' '.join(str(error).split())})") from error
+        raise FacesError(f"{config}: malformed YAML ({' '.join(str(error).split())}); correct it") from error
     if not isinstance(content, dict):
-        raise FacesError(f"{config}: is no YOLO data.yaml (no `names:` in it)")
+        raise FacesError(f"{config}: is no YOLO data.yaml (no `names:` in it); name another file")
     return content
 
 
@@ -89,9 +89,17 @@ def _class_names(base: Path, config: Path | None, content: dict[str, Any]) -> di
         names = _lines(listing)
     try:
         pairs = names.items() if isinstance(names, dict) else enumerate(list(names))
-        return {int(key): str(name) for key, name in pairs}
-    except (TypeError, ValueError) as error:
-        raise FacesError(f"{config}: `names` is neither a list nor a table from number to name") from error
+        return {int(key): _scalar(name) for key, name in pairs}
+    except (TypeError, ValueError, OverflowError) as error:
+        what = "`names` is neither a list of names nor a table from number to name"
+        raise FacesError(f"{config}: {what}; correct it") from error
+
+
+def _scalar(value: Any) -> str:
+    """A YAML value as text. Raises TypeError for lists and tables: nested by aliases, their text is without bounds."""
+    if isinstance(value, list | dict | set | tuple):
+        raise TypeError(type(value))
+    return str(value)
 
 
 def _parts(base: Path, config: Path, content: dict[str, Any], collector: Collector) -> list[tuple[Path, str | None]]:
@@ -101,7 +109,10 @@ def _parts(base: Path, config: Path, content: dict[str, Any], collector: Collect
     for key in keys:
         values = content[key] if isinstance(content[key], list) else [content[key]]
         for value in values:
-            source = _resolve(base, content.get("path"), str(value))
+            try:
+                source = _resolve(base, _scalar(content.get("path") or ""), _scalar(value))
+            except TypeError as error:
+                raise FacesError(f"{config}: `{key}` or `path` is no path; correct it") from error
             if source is None:
                 collector.refuse(config, f"{key}: {value} does not exist; not used")
                 continue
@@ -117,12 +128,12 @@ def _parts(base: Path, config: Path, content: dict[str, Any], collector: Collect
     return list(found.items())
 
 
-def _resolve(base: Path, prefix: Any, value: str) -> Path | None:
+def _resolve(base: Path, prefix: str, value: str) -> Path | None:
     """The folder or list meant by a path in data.yaml; Roboflow writes ../train/images for train/images."""
     inner = value
     while inner.startswith("../"):
         inner = inner.removeprefix("../")
-    folders = (base / str(prefix or ""), base)  # the prefix is often that of another machine
+    folders = (base / prefix, base)  # the prefix is often that of another machine
     candidates = [folder / path for path in (inner, value) for folder in folders]
     # Not pathlib's exists, which raises on a name that is too long or holds what no name can.
     return next((candidate for candidate in candidates if os.path.exists(candidate)), None)  # noqa: PTH110
@@ -162,8 +173,11 @@ def _faces(file: Path, size: Size, names: dict[int, str], collector: Collector) 
     """The faces of a label file in pixels, or None after a problem with the whole file was kept."""
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        collector.refuse(file, f"cannot be read ({error}); not used")
+    except OSError as error:
+        collector.refuse(file, f"cannot be read ({error.strerror}); not used, check its permissions")
+        return None
+    except ValueError:
+        collector.refuse(file, "is not UTF-8 text; not used, save it as such")
         return None
     faces = []
     for n, line in enumerate(lines, start=1):

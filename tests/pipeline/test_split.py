@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -172,6 +173,16 @@ def test_command_names_unreadable_photos_and_goes_on(tmp_path: Path, capsys: pyt
     assert main(["--data", str(data), "--out", str(out)]) == 1
     assert sorted(read_splits(out)) == ["p0", "p1", "p3", "p4"]
     assert "p2.png" in capsys.readouterr().err
+
+
+def test_names_that_are_not_utf8_stand_in_the_split_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_set(tmp_path / "data", {f"p{i}": scene(i) for i in range(4)})
+    for file in (data / "images/p2.png", data / "annotations/p2.xml"):
+        file.rename(os.fsdecode(os.fsencode(file.parent) + b"/caf\xe9" + os.fsencode(file.suffix)))
+    out = tmp_path / "splits.csv"
+    assert main(["--data", str(data), "--out", str(out)]) == 0
+    assert sorted(read_splits(out)) == ["caf\\xe9", "p0", "p1", "p3"]
+    assert capsys.readouterr().err == ""
 
 
 def test_command_warns_of_a_photo_on_two_sides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,184 @@
+"""Every oddity of a photo as the commands meet it: what is none of a fault is worked on, a fault is one whole line."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import bound
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from batch_fakes import fake_job, run_here, table
+from fake_predictor import FakePredictor
+from odd_photos import BOX, FAULTY, FINE, PHOTO
+from PIL import Image
+
+from pipeline import batch, batch_pool, build_crops, detect
+from pipeline.batch_work import Job
+from stage1_faces.images import as_text
+from stage2_classifier.cut import cut_crop
+from stage2_classifier.records import read_crop_set
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that commands run in, with their predictors faked."""
+
+    def make_job(args: batch.BatchArgs) -> Job:
+        return fake_job()
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(detect, "load_predictor", lambda *_: FakePredictor())
+    monkeypatch.setattr(batch, "make_job", make_job)
+    monkeypatch.setattr(batch_pool, "run_pool", run_here)
+    return Path(os.path.realpath(tmp_path))
+
+
+def write_fine(folder: Path) -> list[str]:
+    """Gives the files' names, sorted, bytes that are not UTF-8 written out."""
+    folder.mkdir(parents=True)
+    for name, write in FINE.items():
+        write(folder / name)
+    return sorted(written_out(name) for name in FINE)
+
+
+def written_out(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def write_faulty(folder: Path) -> list[str]:
+    """Also a folder named like a photo, which is none of its faults. Gives the line of each, by name."""
+    folder.mkdir(parents=True)
+    for name, (write, _) in FAULTY.items():
+        write(folder / name)
+    (folder / "folder.jpg").mkdir()
+    return [f"{name}: {what}" for name, (_, what) in sorted(FAULTY.items())]
+
+
+def test_detect_finds_the_face_of_every_oddly_stored_photo(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = write_fine(here / "p")
+    assert detect.main(["p", "--no-pictures"]) == 0
+    assert capsys.readouterr().err == ""
+    images = json.loads((here / "detections/detections.json").read_text(encoding="utf-8"))["images"]
+    assert sorted(image["file"] for image in images) == sorted(f"p/{as_text(name)}" for name in FINE)
+    assert len(images) == len(names)
+    for image in images:
+        assert (image["width"], image["height"]) == (48, 32)
+        assert [face["box"] for face in image["faces"]] == [list(BOX)], image["file"]
+
+
+def test_detect_names_every_faulty_photo(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = write_faulty(here / "p")
+    assert detect.main(["p", "p/folder.jpg", "p/gone.jpg"]) == 1
+    named = ["p/folder.jpg: holds no pictures; name a folder that does", "p/gone.jpg: not found; check the name"]
+    expected = [*named, *(f"p/{line}" for line in lines)]
+    assert capsys.readouterr().err.splitlines() == [f"error: {line}" for line in expected]
+    errors = json.loads((here / "detections/detections.json").read_text(encoding="utf-8"))["errors"]
+    assert [f"{error['file']}: {error['error']}" for error in errors] == expected
+
+
+def test_batch_finds_the_face_of_every_oddly_stored_photo(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = write_fine(here / "p")
+    assert batch.main(["p", "faces.parquet"]) == 0
+    assert capsys.readouterr().err == ""
+    rows = table("faces.parquet")
+    assert sorted(row["file"] for row in rows) == [f"{here}/p/{name}" for name in names]
+    for row in rows:
+        assert (row["width"], row["height"], *(row[edge] for edge in ("x1", "y1", "x2", "y2"))) == (48, 32, *BOX)
+
+
+def test_batch_names_every_faulty_photo(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = write_faulty(here / "p")
+    assert batch.main(["p", "faces.parquet"]) == 1
+    assert sorted(capsys.readouterr().err.splitlines()) == [f"error: {here}/p/{line}" for line in lines]
+    errors = pq.read_table("faces.errors.parquet").to_pylist()
+    assert sorted(f"{error['file']}: {error['error']}" for error in errors) == [f"{here}/p/{line}" for line in lines]
+
+
+def annotate(root: Path) -> None:
+    """VOC's XML for every entry of root/images, with the face at BOX; and a split."""
+    (root / "annotations").mkdir()
+    x1, y1, x2, y2 = BOX
+    edges = {"xmin": x1 + 1, "ymin": y1 + 1, "xmax": x2, "ymax": y2}
+    box = "".join(f"<{edge}>{value}</{edge}>" for edge, value in edges.items())
+    page = f"<annotation><object><name>with_mask</name><bndbox>{box}</bndbox></object></annotation>"
+    for photo in (root / "images").iterdir():
+        (root / "annotations" / f"{photo.stem}.xml").write_text(page)
+
+
+def build(here: Path, ids: list[str]) -> Any:
+    Path("splits.csv").write_text("image_id,split\n" + "".join(f"{image_id},train\n" for image_id in ids))
+    return build_crops.main(["--data", "set", "--splits", "splits.csv", "--workers", "1"])
+
+
+def test_crops_are_of_the_upright_photo_however_it_is_stored(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    suffixes = (".png", ".tif", ".webp")  # what datasets are made of
+    names = {name: write for name, write in FINE.items() if name.endswith(suffixes)}
+    (here / "set/images").mkdir(parents=True)
+    for name, write in names.items():
+        write(here / "set/images" / name)
+    annotate(here / "set")
+    ids = [written_out(name).rsplit(".", 1)[0] for name in names]
+    assert "caf\\xe9" in ids
+    assert build(here, ids) == 0
+    assert capsys.readouterr().err == ""
+    crops = read_crop_set("crops")
+    assert sorted(record.image_id for record in crops.records) == sorted(ids)
+    for record in crops.records:
+        assert record.box == BOX
+        pixels = np.asarray(Image.open(Path("crops") / record.path)).astype(int)
+        assert np.abs(pixels - cut_crop(PHOTO, BOX, crops.margin)).max() <= 1, record.image_id
+
+
+def test_build_crops_names_every_faulty_photo(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = write_faulty(here / "set/images")
+    FINE["exif1.png"](here / "set/images/good.png")
+    annotate(here / "set")
+    assert build(here, ["good", "truncated"]) == 1
+    # What is wrong with a photo's head is seen as the set is read; then, a photo that breaks off.
+    broken = [line for line in lines if line.startswith("truncated")]
+    heads = [f"set/images/{line}; not used" for line in lines if line not in broken]
+    folder = "set/annotations/folder.xml: no image folder.* in set/images; not used"
+    assert capsys.readouterr().err.splitlines() == [
+        f"warning: {line}" for line in [folder, *heads, *(f"set/images/{line}" for line in broken)]
+    ]
+    assert [record.image_id for record in read_crop_set("crops").records] == ["good"]
+
+
+def test_a_photo_that_may_not_be_read(tmp_path: Path) -> None:
+    (tmp_path / "set/images").mkdir(parents=True)
+    for stem in "ab":
+        FINE["exif1.png"](tmp_path / f"set/images/{stem}.png")
+    annotate(tmp_path / "set")
+    (tmp_path / "splits.csv").write_text("image_id,split\na,train\nb,train\n")
+    closed, what = tmp_path / "set/images/b.png", "cannot be read (Permission denied); check its name and permissions"
+    closed.chmod(0)
+    done = bound.python("-m", "pipeline.detect", "set/images", "--no-pictures", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, f"error: set/images/b.png: {what}\n")
+    done = bound.python("-m", "pipeline.build_crops", "--data", "set", "--workers", "1", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, f"warning: set/images/b.png: {what}; not used\n")
+    assert [record.image_id for record in read_crop_set(tmp_path / "crops").records] == ["a"]
+
+
+@pytest.mark.slow
+def test_a_photo_of_millions_that_may_not_be_read(tmp_path: Path) -> None:
+    FINE["exif1.png"](tmp_path / "a.png")
+    (tmp_path / "a.png").chmod(0)
+    done = bound.python("-m", "pipeline.batch", "a.png", "faces.parquet", "--workers", "1", cwd=tmp_path)
+    what = "cannot be read (Permission denied); check its name and permissions"
+    assert (done.returncode, done.stderr) == (1, f"error: {os.path.realpath(tmp_path)}/a.png: {what}\n")
+
+
+def test_an_annotation_that_may_not_be_read(tmp_path: Path) -> None:
+    for stem in "ab":
+        (tmp_path / "set/images").mkdir(parents=True, exist_ok=True)
+        FINE["exif1.png"](tmp_path / f"set/images/{stem}.png")
+    annotate(tmp_path / "set")
+    (tmp_path / "set/annotations/b.xml").chmod(0)
+    (tmp_path / "splits.csv").write_text("image_id,split\na,train\nb,train\n")
+    done = bound.python("-m", "pipeline.build_crops", "--data", "set", "--workers", "1", cwd=tmp_path)
+    line = "set/annotations/b.xml: cannot be read (Permission denied); not used, check its permissions"
+    assert (done.returncode, done.stderr) == (0, f"warning: {line}\n")
