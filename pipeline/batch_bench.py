@@ -1,22 +1,25 @@
 """Times `pipeline.batch`: one worker against several, pool against Ray; what docs/scale.md reckons with. Tables, JSON.
 
-Example: python -m pipeline.batch_bench DIR --photos 200
+Examples: python -m pipeline.batch_bench DIR --photos 240
+          python -m pipeline.batch_bench --made 4000 3000 --photos 12 --engines pool
 
 The last line is JSON. Every run starts with nothing answered. Photos a second count from the first photo's beginning to
 the last one's end; `whole` has what is around it, too: listing, the start and the end of the processes and of Ray.
+`elsewhere` are the cores that were busy with anything else, Ray and other programs: with many, ratios mislead.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Optional
 
 import numpy as np
 import tyro
@@ -28,24 +31,31 @@ from pipeline.evaluate_report import Table
 from pipeline.extras import needs
 from pipeline.find import find_images
 from pipeline.heap import one_heap
+from pipeline.made_photos import made_photo
+from pipeline.media import write_image
 from pipeline.timing import Spread
 from stage2_classifier.console import console, guarded
 
 if TYPE_CHECKING:
     from pipeline.batch_work import Job
 
+FACES = 4  # in a made photo
 IN_A_FOLDER = 1000  # files, where listing is timed
 IN_A_PART = 256  # photos, where reading back is
 
 
+# Written as in detect.py, for the same reason.
+# ruff: noqa: UP045
 @dataclass(frozen=True)
 class Args:
     """Time detection over many photos."""
 
-    data: tyro.conf.Positional[Path]
+    data: tyro.conf.Positional[Optional[Path]] = None
     """Photos: a folder, searched to the bottom."""
-    photos: int = 200
-    """How many of them, evenly spaced."""
+    made: Optional[tuple[int, int]] = None
+    """Makes photos of this width and height, with four faces each, in place of the folder's."""
+    photos: int = 240
+    """How many, evenly spaced in the folder."""
     engines: tuple[Literal["pool", "ray"], ...] = ("pool", "ray")
     """What to run them on."""
     workers: tuple[int, ...] = (1, 2)
@@ -63,25 +73,48 @@ def run(args: Args) -> int:
     for flag, least in (("--photos", args.photos), ("--rounds", args.rounds), ("--many", args.many)):
         if least < 1:
             raise PipelineError(f"{flag} is {least}; give 1 or more")
+    if (args.data is None) == (args.made is None):
+        raise PipelineError("give a folder of photos or --made WIDTH HEIGHT, one of the two")
     if not args.workers or min(args.workers) < 1:
         raise PipelineError("--workers: give numbers of 1 or more")
     with needs("batch"):
         import pyarrow  # noqa: F401
     one_heap()
-    found, errors = find_images([args.data])
-    if not found:
-        raise errors[0]
-    every = np.linspace(0, len(found) - 1, min(args.photos, len(found))).round().astype(int)
-    photos = [found[i].path for i in np.unique(every)]
-    record: dict[str, Any] = {"machine": machine(), "photos": len(photos), "rounds": args.rounds}
-    record["runs"] = time_runs(args, photos)
-    record["photo"] = time_reading(photos)
+    with ExitStack() as stack:
+        folder = args.data
+        if folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            make_photos(folder, args)
+        photos = choose(folder, args.photos)
+        record: dict[str, Any] = {"machine": machine(), "photos": len(photos), "rounds": args.rounds}
+        record["runs"] = time_runs(args, photos)
+        record["photo"] = time_reading(photos)
     record["names"] = time_names(args.many)
     out = console()
     for table in (_runs_table(record), _parts_table(record)):
         out.print(table.rich())
     print(json.dumps(record))
     return 0
+
+
+def choose(folder: Path, count: int) -> list[str]:
+    """So many of a folder's photos, evenly spaced. Raises PipelineError when it has none."""
+    found, errors = find_images([folder])
+    if not found:
+        raise errors[0]
+    every = np.linspace(0, len(found) - 1, min(count, len(found))).round().astype(int)
+    return [found[i].path for i in np.unique(every)]
+
+
+def make_photos(folder: Path, args: Args) -> None:
+    """Writes what --made asks for, as JPEG files. Raises PipelineError when a size cannot be made."""
+    width, height = args.made or (0, 0)
+    for i in range(args.photos):
+        try:
+            photo = made_photo(width, height, FACES, seed=i)
+        except ValueError as error:
+            raise PipelineError(f"--made {width} {height}: {error}; give 32 or more of each") from error
+        write_image(folder / f"{i:06}.jpg", photo)
 
 
 def time_runs(args: Args, photos: Sequence[str]) -> list[dict[str, Any]]:
@@ -93,10 +126,10 @@ def time_runs(args: Args, photos: Sequence[str]) -> list[dict[str, Any]]:
             with tempfile.TemporaryDirectory() as folder:
                 paths = (*photos, str(Path(folder) / "faces.parquet"))
                 batch = BatchArgs(paths, engine=engine, workers=workers, chunk=args.chunk)
-                begin = time.perf_counter()
+                begin, busy = time.perf_counter(), busy_seconds()
                 job = make_job(batch)
                 tally = detect_all(batch, job)
-                whole = time.perf_counter() - begin
+                whole, busy = time.perf_counter() - begin, busy_seconds() - busy
                 size = part_size(batch.out, job)
             if not tally.photos:
                 raise PipelineError(f"none of the {len(photos)} photos could be read; name others")
@@ -105,6 +138,7 @@ def time_runs(args: Args, photos: Sequence[str]) -> list[dict[str, Any]]:
                     "photos_per_second": tally.rate,
                     "whole_photos_per_second": tally.photos / whole,
                     "seconds_around": whole - tally.seconds,
+                    "cores_elsewhere": max(busy - tally.cpu_seconds, 0.0) / whole,
                     "cpu_ms_per_photo": 1000 * tally.cpu_seconds / tally.photos,
                     "faces_per_photo": tally.faces.total() / tally.photos,
                     "bytes_per_photo": size / tally.photos,
@@ -125,6 +159,15 @@ def time_runs(args: Args, photos: Sequence[str]) -> list[dict[str, Any]]:
             }
         )
     return runs
+
+
+def busy_seconds() -> float:
+    """Seconds that this machine's cores have worked since it started, summed; 0 where the system does not tell."""
+    file = Path("/proc/stat")
+    if not file.is_file():
+        return 0.0
+    user, nice, system = map(int, file.read_text(encoding="ascii").split()[1:4])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
 
 
 def part_size(out: str, job: Job) -> int:
@@ -212,13 +255,24 @@ def _runs_table(record: dict[str, Any]) -> Table:
                 f"{numbers['ratio']:.2f}",
                 f"{numbers['whole_photos_per_second']:.1f}",
                 f"{numbers['seconds_around']:.1f}",
+                f"{numbers['cores_elsewhere']:.2f}",
                 f"{numbers['cpu_ms_per_photo']:.1f}",
                 f"{numbers['megabytes_per_worker']:.0f}",
             )
         )
     load = record["machine"]["load"]
     note = f"{record['machine']['cpu']}, {record['machine']['cores']} cores, load before {load or 0:.1f}"
-    header = ("engine", "workers", "photos/s", "ratio", "whole", "s around", "CPU ms a photo", "MB a worker")
+    header = (
+        "engine",
+        "workers",
+        "photos/s",
+        "ratio",
+        "whole",
+        "s around",
+        "elsewhere",
+        "CPU ms a photo",
+        "MB a worker",
+    )
     return Table(f"{record['photos']} photos, median of {record['rounds']}", header, tuple(rows), note)
 
 

@@ -28,17 +28,30 @@ def test_it_measures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert any("names listed a second" in line for line in text)
 
 
+def test_made_photos(capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["--made", "64", "48", "--photos", "3", "--engines", "pool", "--workers", "1", "--many", "10"]
+    assert batch_bench.main(args) == 0
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert record["photos"] == 3 and 500 < record["photo"]["bytes"] < 64 * 48 * 3
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["--photos", "0"], "--photos is 0; give 1 or more"),
-        (["--workers", "0"], "--workers: give numbers of 1 or more"),
-        ([], "no: not found; check the name"),
+        (["no", "--photos", "0"], "--photos is 0; give 1 or more"),
+        (["no", "--workers", "0"], "--workers: give numbers of 1 or more"),
+        (["no"], "no: not found; check the name"),
+        ([], "give a folder of photos or --made WIDTH HEIGHT, one of the two"),
+        (["no", "--made", "64", "64"], "give a folder of photos or --made WIDTH HEIGHT, one of the two"),
+        (
+            ["--made", "0", "9"],
+            "--made 0 9: a photo of 0x9 with 4 faces cannot be made; give 32 or more of each",
+        ),
     ],
 )
 def test_bad_input_is_one_line(
     args: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert batch_bench.main(["no", *args]) == 1
+    assert batch_bench.main(args) == 1
     assert capsys.readouterr() == ("", f"error: {says}\n")
