@@ -73,8 +73,8 @@ class BundleMeta:
     def __post_init__(self) -> None:
         if not self.class_names or len(set(self.class_names)) != len(self.class_names):
             raise BundleError(f"class names {self.class_names} are empty or repeat")
-        if self.input_size < 8:
-            raise BundleError(f"input size {self.input_size} is below 8 pixels")
+        if not 8 <= self.input_size <= 1024:
+            raise BundleError(f"input size {self.input_size} is none of 8 to 1024 pixels")
         if len(self.mean) != 3 or len(self.std) != 3 or not all(s > 0 for s in self.std):
             raise BundleError(f"mean {self.mean} and std {self.std} must be three numbers each, std above 0")
         if not (0 <= self.score_threshold <= 1 and 0 <= self.margin <= 4):
@@ -113,7 +113,7 @@ class Bundle:
                 raise BundleError(f"{file}: graph is missing; copy the whole bundle directory or pack it anew")
             graphs[name] = file.read_bytes()
             if hashlib.sha256(graphs[name]).hexdigest() != meta.sha256.get(name):
-                raise BundleError(f"{file}: does not match the sha256 in bundle.json; the file is damaged or changed")
+                raise BundleError(f"{file}: does not match the sha256 in bundle.json; copy or pack the bundle anew")
         return cls(root, meta, graphs)
 
     def graph_bytes(self, name: str) -> bytes:
@@ -123,16 +123,20 @@ class Bundle:
     def graph(self, name: str, threads: int = 1, device: Device = "cpu") -> Graph:
         """A graph as a function from float32 input to its outputs, on ONNX Runtime.
 
-        Raises BundleError when ONNX Runtime cannot load it, or the classifier's class count is not the bundle's, and
-        PipelineError when it cannot run on the device.
+        Raises BundleError when ONNX Runtime cannot load it, or the classifier's class count or input size is not the
+        bundle's, and PipelineError when it cannot run on the device.
         """
-        return load_graph(
-            self._graphs[name],
-            f"{self.path / name}.onnx",
-            threads,
-            device,
-            classes=len(self.meta.class_names) if name == "classifier" else None,
-        )
+        file = f"{self.path / name}.onnx"
+        classes = len(self.meta.class_names) if name == "classifier" else None
+        graph = load_graph(self._graphs[name], file, threads, device, classes)
+        if name == "classifier":
+            size = self.meta.input_size
+            try:
+                graph(np.zeros((1, 3, size, size), np.float32))
+            except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+                what = f"does not take the {size} pixels of bundle.json ({first_line(error)})"
+                raise BundleError(f"{file}: {what}; pack the bundle anew") from error
+        return graph
 
     def detector(self, threads: int = 1, device: Device = "cpu") -> Detector:
         """The cascade of the bundle. Raises what `graph` does."""
@@ -239,7 +243,7 @@ def _read_meta(root: Path) -> BundleMeta:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         version = record["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{file}: is not a bundle description ({error}); pack the bundle anew") from error
     if version not in READABLE:
         raise BundleError(f"{file}: has format {version}, this program reads {FORMAT_VERSION}; update the program")
@@ -259,7 +263,7 @@ def _read_meta(root: Path) -> BundleMeta:
         )
     except KeyError as error:
         raise BundleError(f"{file}: the field {error} is missing; pack the bundle anew") from error
-    except (ValueError, TypeError, AttributeError, PipelineError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, PipelineError) as error:
         raise BundleError(f"{file}: {error}; pack the bundle anew") from error
 
 

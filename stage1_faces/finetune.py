@@ -198,11 +198,15 @@ class Run:
         epoch, history = 0, []
         state = self.folder.load_state(name)
         if state is not None:
-            net.load_state_dict(state["model"])
-            average.module.load_state_dict(state["average"])
-            optimizer.load_state_dict(state["optimizer"])
-            batches.state = state["batches"]
-            epoch, history = state["epoch"], state["history"]
+            try:
+                net.load_state_dict(state["model"])
+                average.module.load_state_dict(state["average"])
+                optimizer.load_state_dict(state["optimizer"])
+                batches.state = state["batches"]
+                epoch, history = state["epoch"], state["history"]
+            except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
+                file = self.folder.path / f"{name}.state"
+                raise FacesError(f"{file}: is another net's or run's; remove it to train this net anew") from error
         with _progress() as bar:
             task = bar.add_task(f"training {name}", total=schedule.steps, completed=epoch * schedule.per_epoch)
             while epoch < schedule.epochs:

@@ -166,7 +166,7 @@ def load_net(folder: Path | str, name: str) -> nn.Module:
         with safe_open(file, framework="pt") as f:
             header = json.loads((f.metadata() or {}).get(HEADER, "{}"))
             tensors: dict[str, Tensor] = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118  # not a dict
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise FacesError(f"{file}: damaged or not safetensors ({error}); train or copy it anew") from error
     net = build_net(name)
     try:
@@ -174,8 +174,11 @@ def load_net(folder: Path | str, name: str) -> nn.Module:
             raise RuntimeError(f"its header names {header}")
         net.load_state_dict(tensors)
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[-1].strip().rstrip(".")  # the first tells of none of the tensors
         raise FacesError(f"{file}: holds no {name} of this version ({reason}); train or copy it anew") from error
+    for key, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise FacesError(f"{file}: its weights are not finite numbers ({key}); train or copy it anew")
     return net.eval()
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from torch import Tensor, nn
 from stage2_classifier.errors import ClassifierError
 from stage2_classifier.files import replacing
 from stage2_classifier.heads import Heads
-from stage2_classifier.models import build_model
+from stage2_classifier.models import build_model, check_finite, check_input_size, differing
 
 HEADER = "face_mask_classifier"
 STATE_FORMAT = 1
+SMALLEST, LARGEST = 8, 1024  # pixels a side of an input
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class ModelMeta:
     margin: context around a face box that the training crops had, as a share of the box's side.
     epoch: 1-based. metrics: those of the validation crops at that epoch. judges, boxes: which outputs follow the
     classes' (stage2_classifier.heads).
+
+    Raises ValueError when a value does not fit.
     """
 
     model: str
@@ -44,6 +48,17 @@ class ModelMeta:
     metrics: dict[str, float] = field(default_factory=dict)
     judges: bool = False
     boxes: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, str) or not all(isinstance(name, str) for name in self.class_names):
+            raise ValueError("model and class names must be text")
+        if not self.class_names:
+            raise ValueError("no class names")
+        if not isinstance(self.input_size, int) or not SMALLEST <= self.input_size <= LARGEST:
+            raise ValueError(f"input size {self.input_size!r} is none of {SMALLEST} to {LARGEST} pixels")
+        numbers = (*self.mean, *self.std, self.margin, self.dropout)
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(_is_number(v) for v in numbers):
+            raise ValueError("mean and std must be three numbers each, margin and dropout one")
 
     @property
     def heads(self) -> Heads:
@@ -76,19 +91,38 @@ def load_model(path: Path | str) -> tuple[nn.Module, ModelMeta]:
         raise ClassifierError(f"{path}: damaged or not safetensors ({error}); train or copy it anew") from error
     if header is None:
         raise ClassifierError(f"{path}: has no {HEADER} header; give a best.safetensors of a run")
+    meta = _read_header(path, header)
     try:
-        fields = json.loads(header)
-        for name in ("class_names", "mean", "std"):
-            fields[name] = tuple(fields[name])
-        meta = ModelMeta(**fields)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ClassifierError(f"{path}: its header is malformed ({error}); train or copy it anew") from error
-    model = build_model(meta.model, meta.heads.outputs, dropout=meta.dropout)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise ClassifierError(f"{path}: its weights do not fit {meta.model}; train or copy it anew") from error
+        model = build_model(meta.model, meta.heads.outputs, dropout=meta.dropout)
+        check_input_size(model, meta.input_size)
+    except ClassifierError as error:
+        raise ClassifierError(f"{path}: {error}") from error
+    wrong = differing(model.state_dict(), tensors)
+    if wrong:
+        what = f"its weights do not fit {meta.model} with {meta.heads.outputs} outputs ({wrong[0]} differs)"
+        raise ClassifierError(f"{path}: {what}; train or copy it anew")
+    check_finite(path, tensors)
+    model.load_state_dict(tensors)
     return model.eval(), meta
+
+
+def _read_header(path: Path, header: str) -> ModelMeta:
+    try:
+        record = json.loads(header)
+        unknown = sorted(record.keys() - {field.name for field in fields(ModelMeta)})
+        if unknown:
+            raise ClassifierError(f"{path}: its header has the unknown field {unknown[0]!r}; update the program")
+        for name in ("class_names", "mean", "std"):
+            if not isinstance(record[name], list):
+                raise ValueError(f"{name} is no list")
+            record[name] = tuple(record[name])
+        return ModelMeta(**record)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ClassifierError(f"{path}: its header is malformed ({error}); train or copy it anew") from error
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def save_state(path: Path | str, state: Mapping[str, Any]) -> None:
@@ -108,6 +142,6 @@ def load_state(path: Path | str) -> dict[str, Any]:
         raise
     except Exception as error:  # damaged files raise many kinds: UnpicklingError, RuntimeError, EOFError, ...
         raise ClassifierError(f"{path}: damaged; remove the run's folder or give --overwrite") from error
-    if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
+    if not isinstance(state, dict) or state.get("format") != STATE_FORMAT or not isinstance(state.get("history"), list):
         raise ClassifierError(f"{path}: of another version of this program; give --overwrite to start anew")
     return state

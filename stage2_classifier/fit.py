@@ -6,7 +6,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -26,7 +27,7 @@ from stage2_classifier.engine import Learner, train_one_epoch, validate
 from stage2_classifier.errors import ClassifierError
 from stage2_classifier.files import write_text
 from stage2_classifier.losses import build_loss, heads_of
-from stage2_classifier.models import build_model, check_input_size, input_stats
+from stage2_classifier.models import build_model, check_finite, check_input_size, input_stats
 from stage2_classifier.optim import Schedule, build_ema, build_optimizer
 from stage2_classifier.plots import plot_curves
 from stage2_classifier.records import CropSet, read_crop_set
@@ -70,7 +71,7 @@ def fit(
     accelerator = _accelerator(config, folder, cpu, tensorboard)
     goes_on = resume and (folder / "config.json").is_file()  # without it nothing says that the rest fits
     state = load_state(folder / "last.pt") if goes_on and (folder / "last.pt").is_file() else None
-    learner, train_loader, val_loader = _build(config, crop_set, accelerator, state)
+    learner, train_loader, val_loader = _build(config, crop_set, accelerator, state, folder)
     history: list[dict[str, Any]] = [] if state is None else state["history"]
     accelerator.wait_for_everyone()  # every process has looked at the folder before one changes it
     if accelerator.is_main_process:
@@ -119,9 +120,9 @@ def _accelerator(config: TrainConfig, folder: Path, cpu: bool, tensorboard: bool
 
 
 def _build(
-    config: TrainConfig, crop_set: CropSet, accelerator: Accelerator, state: Mapping[str, Any] | None
+    config: TrainConfig, crop_set: CropSet, accelerator: Accelerator, state: Mapping[str, Any] | None, folder: Path
 ) -> tuple[Learner, DataLoader[Any], DataLoader[Any] | None]:
-    """The learner (at `state` when there is one) and the loaders of training and validation crops.
+    """The learner (at `state`, that of `folder`, when there is one) and the loaders of training and validation crops.
 
     There may be no validation crops where the last epoch is kept anyway.
     """
@@ -160,20 +161,32 @@ def _build(
     optimizer = build_optimizer(model, config)
     ema = build_ema(model, config)
     if state is not None:
-        model.load_state_dict(state["model"])
-        if ema is not None:
-            ema.module.load_state_dict(state["ema"])
+        with _fitting(folder / "last.pt"):
+            model.load_state_dict(state["model"])
+            if ema is not None:
+                ema.module.load_state_dict(state["ema"])
+        check_finite(folder / "last.pt", state["model"])
     # Schedules take their rates from the new optimizer, before the kept state puts in the current ones.
     schedule = Schedule(optimizer, config, updates_per_epoch=len(train_loader))
     if state is not None:
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        if accelerator.scaler is not None and state["scaler"] is not None:
-            accelerator.scaler.load_state_dict(state["scaler"])
+        with _fitting(folder / "last.pt"):
+            optimizer.load_state_dict(state["optimizer"])
+            schedule.load_state_dict(state["schedule"])
+            if accelerator.scaler is not None and state["scaler"] is not None:
+                accelerator.scaler.load_state_dict(state["scaler"])
     prepared = accelerator.prepare(model, optimizer, train_loader)
     criterion = build_loss(config, counts).to(accelerator.device)
     learner = Learner(config, accelerator, prepared[0], criterion, prepared[1], schedule, ema)
     return learner, prepared[2], None if val_loader is None else accelerator.prepare(val_loader)
+
+
+@contextmanager
+def _fitting(file: Path) -> Iterator[None]:
+    """Turns a state that is put back, and is another run's, into one line."""
+    try:
+        yield
+    except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
+        raise ClassifierError(f"{file}: is another run's; copy the right one, or give --overwrite") from error
 
 
 def training_crops(config: TrainConfig, crop_set: CropSet, stats: tuple[Stats, Stats]) -> CropDataset:

@@ -6,7 +6,7 @@ They take float32 (N, 3, S, S) and give logits (N, C).
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
@@ -213,18 +213,33 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     if dropped:
         console().print(f"{path}: its head does not fit {len(own[dropped[0]])} outputs; a fresh one is trained")
         found = {name: t for name, t in found.items() if name not in dropped}
-    wrong = sorted((own.keys() - set(dropped)) ^ found.keys())
-    wrong += sorted(n for n in own.keys() & found.keys() if own[n].shape != found[n].shape)
+    wrong = differing({name: t for name, t in own.items() if name not in dropped}, found)
     if wrong:
         shown = ", ".join(wrong[:3])
-        raise ClassifierError(f"{path}: holds another model's weights ({len(wrong)} tensors differ: {shown}, ...)")
+        raise ClassifierError(
+            f"{path}: holds another model's weights ({len(wrong)} tensors differ: {shown}, ...); give this model's"
+        )
+    check_finite(path, found)
     model.load_state_dict(found, strict=False)
+
+
+def differing(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """The names of tensors that only one of the two has, then of those whose shapes differ."""
+    shared = own.keys() & found.keys()
+    return sorted(own.keys() ^ found.keys()) + sorted(name for name in shared if own[name].shape != found[name].shape)
+
+
+def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raises ClassifierError when a file's weights hold what is no number."""
+    for name, tensor in sorted(tensors.items()):
+        if not torch.isfinite(tensor).all():
+            raise ClassifierError(f"{path}: its weights are not finite numbers ({name}); train or get it anew")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a local file by name, without the usual wrappers; raises ClassifierError as load_weights does."""
     if not path.is_file():
-        raise ClassifierError(f"{path}: no such file of weights")
+        raise ClassifierError(f"{path}: no such file of weights; check the name")
     try:
         loaded: Any = (
             load_file(path)

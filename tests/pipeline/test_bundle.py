@@ -1,13 +1,17 @@
 """Bundles: what was written is read back, and every way one can be broken gives one clear line."""
 
 import json
+import re
 import shutil
 from dataclasses import asdict, fields, replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from pipeline import detect
 from pipeline.bundle import (
     DEFAULT,
     FORMAT_VERSION,
@@ -22,6 +26,7 @@ from pipeline.bundle import (
 )
 from pipeline.errors import PipelineError
 from pipeline.judge import Judge
+from pipeline.predictor import Predictor
 from stage1_faces.detector import CascadeConfig, FaceDetector
 from stage1_faces.mtcnn import MtcnnConfig, MtcnnDetector
 
@@ -198,30 +203,91 @@ def test_a_link_to_a_bundle_stays_one(copy, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"link", copy.name}
 
 
-def test_missing_bundle(tmp_path):
-    with pytest.raises(BundleError, match=r"nowhere/bundle.json: not found"):
-        Bundle.load(tmp_path / "nowhere")
+def swap(bundle, name, data):
+    """Puts another graph in a graph's place, with its right sha256."""
+    (bundle / f"{name}.onnx").write_bytes(data)
+    edit(bundle, sha256={**json.loads((bundle / "bundle.json").read_text())["sha256"], name: sha256(data).hexdigest()})
 
 
-def test_missing_graph(copy):
-    (copy / "rnet.onnx").unlink()
-    with pytest.raises(BundleError, match=r"rnet.onnx: graph is missing"):
-        Bundle.load(copy)
+MISSING = "graph is missing; copy the whole bundle directory or pack it anew"
+DESCRIPTION = "is not a bundle description (...); pack the bundle anew"  # "..." stands for a library's words
+ODDITIES = {
+    "a missing bundle": (
+        shutil.rmtree,
+        "bundle.json: not found; name a bundle directory (one with bundle.json and four .onnx graphs)",
+    ),
+    "a missing graph": (lambda b: (b / "rnet.onnx").unlink(), f"rnet.onnx: {MISSING}"),
+    "a folder for a graph": (
+        lambda b: [(b / "classifier.onnx").unlink(), (b / "classifier.onnx").mkdir()],
+        f"classifier.onnx: {MISSING}",
+    ),
+    "a changed graph": (
+        lambda b: (b / "onet.onnx").write_bytes((b / "onet.onnx").read_bytes()[:-1] + b"x"),
+        "onet.onnx: does not match the sha256 in bundle.json; copy or pack the bundle anew",
+    ),
+    "a hash left out": (
+        lambda b: edit(b, sha256={}),
+        "pnet.onnx: does not match the sha256 in bundle.json; copy or pack the bundle anew",
+    ),
+    "no onnx": (
+        lambda b: swap(b, "pnet", b"not a graph"),
+        "pnet.onnx: ONNX Runtime cannot load it: ...",
+    ),
+    "too few classes": (
+        lambda b: edit(b, class_names=["one", "two"]),
+        "classifier.onnx: gives 3 classes, bundle.json names 2; pack the bundle anew",
+    ),
+    "too many classes": (
+        lambda b: edit(b, class_names=["one", "two", "three", "four"]),
+        "classifier.onnx: gives 3 classes, bundle.json names 4; pack the bundle anew",
+    ),
+    "another input size": (
+        lambda b: edit(b, input_size=64),
+        "classifier.onnx: does not take the 64 pixels of bundle.json (...); pack the bundle anew",
+    ),
+    "a huge input size": (
+        lambda b: edit(b, input_size=1e9),
+        "bundle.json: input size 1000000000 is none of 8 to 1024 pixels; pack the bundle anew",
+    ),
+    "no end of an input size": (
+        lambda b: edit(b, input_size=float("inf")),
+        "bundle.json: cannot convert float infinity to integer; pack the bundle anew",
+    ),
+    "a newer format": (
+        lambda b: edit(b, format_version=FORMAT_VERSION + 1),
+        f"bundle.json: has format {FORMAT_VERSION + 1}, this program reads {FORMAT_VERSION}; update the program",
+    ),
+    "no json": (lambda b: (b / "bundle.json").write_text("[1, 2"), f"bundle.json: {DESCRIPTION}"),
+    "no text": (lambda b: (b / "bundle.json").write_bytes(b"\xff"), f"bundle.json: {DESCRIPTION}"),
+    "deep json": (lambda b: (b / "bundle.json").write_text("[" * 100_000), f"bundle.json: {DESCRIPTION}"),
+    "no format": (lambda b: edit(b, format_version=...), f"bundle.json: {DESCRIPTION}"),
+}
 
 
-def test_changed_graph(copy):
-    data = bytearray((copy / "onet.onnx").read_bytes())
-    data[len(data) // 2] ^= 1
-    (copy / "onet.onnx").write_bytes(data)
-    with pytest.raises(BundleError, match=r"onet.onnx: does not match the sha256"):
-        Bundle.load(copy)
+@pytest.mark.parametrize("oddity", ODDITIES)
+def test_every_oddity_of_a_bundle_is_one_line(copy, oddity, capsys):
+    make, line = ODDITIES[oddity]
+    make(copy)
+    pattern = re.escape(f"{copy}/{line}").replace(re.escape("..."), ".+")
+    with pytest.raises(BundleError) as raised:
+        Predictor.load(copy)
+    assert re.fullmatch(pattern, str(raised.value))
+    # As a user sees it.
+    assert detect.main([str(copy.parent), "--bundle", str(copy)]) == 1
+    assert capsys.readouterr().err == f"error: {copy.parent}: holds no pictures; name a folder that does\n"
+    Image.new("RGB", (8, 8)).save(copy.parent / "a.png")
+    assert detect.main([str(copy.parent / "a.png"), "--bundle", str(copy), "--out", str(copy.parent / "out")]) == 1
+    assert re.fullmatch(f"error: {pattern}\n", capsys.readouterr().err)
+    assert not (copy.parent / "out").exists()
 
 
 @pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 0, "2", None])
 def test_other_formats(copy, version):
     edit(copy, format_version=version)
-    with pytest.raises(BundleError, match="update the program"):
+    with pytest.raises(BundleError) as raised:
         Bundle.load(copy)
+    read = f"this program reads {FORMAT_VERSION}; update the program"
+    assert str(raised.value) == f"{copy}/bundle.json: has format {version}, {read}"
 
 
 @pytest.mark.parametrize(
@@ -253,28 +319,9 @@ def test_other_formats(copy, version):
 )
 def test_malformed_description(copy, change, message):
     edit(copy, **change)
-    with pytest.raises(BundleError, match=message):
+    with pytest.raises(BundleError, match=message) as raised:
         Bundle.load(copy)
-
-
-def test_description_that_is_no_json(copy):
-    (copy / "bundle.json").write_text("[1, 2")
-    with pytest.raises(BundleError, match="is not a bundle description"):
-        Bundle.load(copy)
-
-
-def test_wrong_class_count(copy):
-    edit(copy, class_names=["only", "two"])
-    with pytest.raises(BundleError, match=r"gives 3 classes, bundle\.json names 2"):
-        Bundle.load(copy).graph("classifier")
-
-
-def test_graph_that_is_no_onnx(tmp_path):
-    meta = Bundle.load().meta
-    graphs = {name: (DEFAULT / f"{name}.onnx").read_bytes() for name in GRAPHS} | {"pnet": b"not a graph"}
-    bundle = write_bundle(tmp_path / "made", meta, graphs)
-    with pytest.raises(BundleError, match="ONNX Runtime cannot load it"):
-        bundle.graph("pnet")
+    assert re.fullmatch(f"{copy}/bundle.json: .+; pack the bundle anew", str(raised.value))
 
 
 def test_show_prints_provenance_and_bad_bundle_is_one_line(copy, capsys):

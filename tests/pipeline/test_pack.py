@@ -287,8 +287,8 @@ def test_with_photos_scores_are_calibrated_on_the_validation_ones(
     assert "box_shift" not in bundle.meta.provenance["stage1"]
 
 
-def judging_graph() -> bytes:
-    """A classifier by mean colours, with all three outputs: softmax of the channels, their sum, and zeros."""
+def judging_graph(heads: Heads = ALL) -> bytes:
+    """A classifier by mean colours: softmax of the channels, and where it judges, their sum, and zeros."""
     nodes = [
         helper.make_node("ReduceMean", ["pixels", "sides"], ["colours"], keepdims=0),
         helper.make_node("Softmax", ["colours"], ["probabilities"], axis=1),
@@ -300,7 +300,7 @@ def judging_graph() -> bytes:
         helper.make_tensor("channels", TensorProto.INT64, [1], [1]),
         helper.make_tensor("zeros", TensorProto.FLOAT, [3, 4], [0.0] * 12),
     ]
-    shapes = {"probabilities": ["n", 3], "face": ["n"], "box": ["n", 4]}
+    shapes = {"probabilities": ["n", 3]} | ({"face": ["n"], "box": ["n", 4]} if heads == ALL else {})
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
     pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 3, 32, 32])
     graph = helper.make_graph(nodes, "judge", [pixels], outputs, weights)
@@ -319,12 +319,12 @@ def judging_run(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def exported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Saves the exports: the default bundle's cascade and a classifier that judges are written instead."""
+    """Saves the exports: the default bundle's cascade and a classifier by mean colours are written instead."""
     graphs = {name: Bundle.load().graph_bytes(name) for name in GRAPHS}
 
     def export(models: list[torch.nn.Module], input_size: int, heads: Heads) -> bytes:
         assert input_size == 32
-        return judging_graph() if heads == ALL else graphs["classifier"]
+        return judging_graph(heads)
 
     monkeypatch.setattr(pack, "export_classifier", export)
     monkeypatch.setattr(pack, "export_cascade", lambda nets, how: {name: graphs[name] for name in how})

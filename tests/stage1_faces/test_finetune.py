@@ -200,6 +200,32 @@ def test_killed_after_every_epoch(quick: pytest.MonkeyPatch, data: Path, unbroke
     check_same(tmp_path / "run", unbroken)
 
 
+def test_the_state_of_another_net_is_refused(
+    quick: pytest.MonkeyPatch, data: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    real: Callable[..., dict[str, float]] = finetune.train_epoch
+    done = 0
+
+    def one_epoch(*arguments: Any) -> dict[str, float]:
+        nonlocal done
+        done += 1
+        if done > 1:
+            raise Killed
+        return real(*arguments)
+
+    with quick.context() as patch:
+        patch.setattr(finetune, "train_epoch", one_epoch)
+        with pytest.raises(Killed):
+            run(data, tmp_path / "run")
+    state = tmp_path / "run/pnet.state"
+    state.rename(tmp_path / "run/rnet.state")
+    (tmp_path / "run/pnet.safetensors").write_bytes((unbroken / "pnet.safetensors").read_bytes())
+    with pytest.raises(FacesError) as raised:
+        run(data, tmp_path / "run")
+    line = f"{tmp_path}/run/rnet.state: is another net's or run's; remove it to train this net anew"
+    assert str(raised.value) == line
+
+
 def test_killed_within_epochs(quick: pytest.MonkeyPatch, data: Path, unbroken: Path, tmp_path: Path) -> None:
     # Once in each net's second epoch, after a step; and when its windows are first looked for.
     real: Callable[..., dict[str, float]] = finetune.train_epoch

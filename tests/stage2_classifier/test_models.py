@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import nn
 
 from stage2_classifier.config import TrainConfig
@@ -137,24 +138,42 @@ def test_local_weights_load_and_a_head_of_other_classes_is_dropped(
     assert "a fresh one is trained" in capsys.readouterr().out
 
 
-def test_wrong_weights_are_refused(tmp_path: Path) -> None:
-    file = tmp_path / "w.pth"
-    with pytest.raises(ClassifierError, match="no such file"):
-        build_model("small_cnn", 3, weights=str(file))
-    torch.save(build_model("small_cnn_half", 3).state_dict(), file)
-    with pytest.raises(ClassifierError, match="another model's weights"):
-        build_model("small_cnn", 3, weights=str(file))
-    torch.save([1, 2], file)
-    with pytest.raises(ClassifierError, match="no dictionary of tensors"):
-        build_model("small_cnn", 3, weights=str(file))
-    torch.save(nn.Linear(2, 2), file)  # a pickled object could run code
-    with pytest.raises(ClassifierError, match="not readable"):
-        build_model("small_cnn", 3, weights=str(file))
-    truncated = tmp_path / "w.safetensors"
-    save_file(build_model("small_cnn", 3).state_dict(), truncated)
-    truncated.write_bytes(truncated.read_bytes()[:1000])
-    with pytest.raises(ClassifierError, match=r"w\.safetensors: not readable"):
-        build_model("small_cnn", 3, weights=str(truncated))
+OWN = build_model("small_cnn", 3).state_dict()
+HALF = build_model("small_cnn_half", 3).state_dict()
+UNREADABLE = "not readable as weights; it may be cut short, get it anew"
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "line"),
+    [
+        ("w.pth", lambda file: None, "no such file of weights; check the name"),
+        (
+            "w.pth",
+            lambda file: torch.save([1, 2], file),
+            "holds no dictionary of tensors; save model.state_dict() instead",
+        ),
+        ("w.pth", lambda file: torch.save(nn.Linear(2, 2), file), UNREADABLE),  # a pickled object could run code
+        ("w.pth", lambda file: save_file(OWN, file), UNREADABLE),
+        ("w.safetensors", lambda file: torch.save(OWN, file), UNREADABLE),
+        ("w.safetensors", lambda file: file.write_bytes(save(OWN)[:1000]), UNREADABLE),
+        (
+            "w.pth",
+            lambda file: torch.save(HALF, file),
+            "holds another model's weights (50 tensors differ: blocks.0.first.0.weight, blocks.0.first.1.bias, "
+            "blocks.0.first.1.running_mean, ...); give this model's",
+        ),
+        (
+            "w.safetensors",
+            lambda file: save_file({**OWN, "stem.1.bias": OWN["stem.1.bias"] * torch.nan}, file),
+            "its weights are not finite numbers (stem.1.bias); train or get it anew",
+        ),
+    ],
+)
+def test_wrong_weights_are_refused(tmp_path: Path, name: str, make: Callable[[Path], object], line: str) -> None:
+    make(tmp_path / name)
+    with pytest.raises(ClassifierError) as raised:
+        build_model("small_cnn", 3, weights=str(tmp_path / name))
+    assert str(raised.value) == f"{tmp_path}/{name}: {line}"
 
 
 def test_parameter_groups_scale_the_backbone_and_spare_biases_and_norms() -> None:

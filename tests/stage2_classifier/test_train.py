@@ -21,7 +21,7 @@ from torch import Tensor
 
 from stage2_classifier import fit as fit_module
 from stage2_classifier.augment import POLICY
-from stage2_classifier.checkpoint import load_model
+from stage2_classifier.checkpoint import load_model, load_state, save_state
 from stage2_classifier.config import TrainConfig
 from stage2_classifier.crops import CropDataset, build_loader
 from stage2_classifier.engine import predict, score, seed_epoch
@@ -156,6 +156,33 @@ def test_resume_equals_unbroken(
     fit(config, tiny_crops.root, tmp_path / "broken", resume=True)
     assert rows(folder) == rows(whole)
     assert (folder / "best.safetensors").read_bytes() == (whole / "best.safetensors").read_bytes()
+
+
+def test_the_state_of_another_run_is_refused(
+    unbroken: Path, tiny_crops: CropSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_after(1, monkeypatch, "train_one_epoch")
+    with pytest.raises(KeyboardInterrupt):
+        fit(QUICK, tiny_crops.root, tmp_path)
+    file = tmp_path / "quick" / "last.pt"
+    good = load_state(file)
+    weights = {**good["model"], "head.bias": good["model"]["head.bias"] * torch.nan}
+    other = {name: tensor for name, tensor in good["model"].items() if name != "head.bias"}
+    another = f"{file}: is another run's; copy the right one, or give --overwrite"
+    for changes, line in (
+        ({"model": other}, another),
+        ({"ema": None}, another),
+        ({"optimizer": {}}, another),
+        ({"model": weights}, f"{file}: its weights are not finite numbers (head.bias); train or get it anew"),
+    ):
+        save_state(file, {**good, **changes})
+        with pytest.raises(ClassifierError) as raised:
+            fit(QUICK, tiny_crops.root, tmp_path, resume=True)
+        assert str(raised.value) == line
+    save_state(file, good)
+    monkeypatch.undo()
+    fit(QUICK, tiny_crops.root, tmp_path, resume=True)
+    assert rows(tmp_path / "quick") == rows(unbroken)
 
 
 def test_resume_before_the_first_epoch_starts_at_the_beginning(
