@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from pipeline.baseline_model import build_detector
 from pipeline.errors import PipelineError
 from stage1_faces.run_folder import RunFolder
 from stage2_classifier.checkpoint import load_state, save_state
-from stage2_classifier.files import replacing, write_text
+from stage2_classifier.files import write_bytes, write_text
 
 HEADER = "one_stage_baseline"
 FREE = ("data", "splits", "versions")  # a run that goes on may differ in these
@@ -122,8 +122,7 @@ class BaselineFolder:
     def save_best(self, model: nn.Module, best: Best) -> None:
         """Writes the best epoch's weights; to be called before `write_epoch`: a kill between only repeats the epoch."""
         tensors = {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}
-        with replacing(self.path / "best.safetensors") as temporary:
-            save_file(tensors, temporary, metadata={HEADER: json.dumps(asdict(best))})
+        write_bytes(self.path / "best.safetensors", save(tensors, {HEADER: json.dumps(asdict(best))}))
 
     def tidy(self) -> None:
         """Removes the state to go on from, once all epochs are done."""

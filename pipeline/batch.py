@@ -166,8 +166,7 @@ def _check(args: BatchArgs) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line entry; returns the exit code."""
-    args = tyro.cli(BatchArgs, args=argv, prog="python -m pipeline.batch")
-    return guarded(lambda: run(args), *USER_ERRORS)
+    return guarded(lambda: run(tyro.cli(BatchArgs, args=argv, prog="python -m pipeline.batch")), *USER_ERRORS)
 
 
 if __name__ == "__main__":

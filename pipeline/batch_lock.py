@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError
 from stage1_faces.images import shown
+from stage2_classifier.files import naming
 
 try:
     import fcntl
@@ -29,10 +30,8 @@ def locked(folder: Path) -> Iterator[None]:
         return
     path = folder / NAME
     while True:
-        try:
+        with naming(folder):
             file = path.open("a+", encoding="ascii")
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(folder)) from error
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -49,9 +48,9 @@ def locked(folder: Path) -> Iterator[None]:
             if not same:  # its holder removed it in this very moment
                 continue
             try:
-                file.truncate(0)
-                file.write(str(os.getpid()))
-                file.flush()
+                with naming(folder):
+                    file.truncate(0)
+                    os.write(file.fileno(), str(os.getpid()).encode())  # not buffered: closing would write it again
                 yield
             finally:
                 path.unlink(missing_ok=True)

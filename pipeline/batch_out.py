@@ -22,6 +22,7 @@ from pipeline.batch_table import ERRORS, Recipe
 from pipeline.errors import PipelineError, first_line
 from pipeline.in_order import in_order
 from stage1_faces.images import shown
+from stage2_classifier.files import naming
 
 SUFFIX = ".parquet"
 PREFIX = "part-"
@@ -146,15 +147,17 @@ class ErrorFile:
         """The file."""
         self._flush()
         assert self._writer is not None
-        self._writer.add_key_value_metadata(self._recipe.metadata())
-        self._writer.close()
-        self._spool.seek(0)
-        return self._spool.read()
+        with naming(tempfile.gettempdir()):
+            self._writer.add_key_value_metadata(self._recipe.metadata())
+            self._writer.close()
+            self._spool.seek(0)
+            return self._spool.read()
 
     def _flush(self) -> None:
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._spool, ERRORS, compression="zstd", store_schema=False)
-        self._writer.write_table(pa.Table.from_pylist(self._waiting, ERRORS))
+        with naming(tempfile.gettempdir()):
+            self._writer.write_table(pa.Table.from_pylist(self._waiting, ERRORS))
         self._waiting = []
 
 

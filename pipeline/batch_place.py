@@ -20,7 +20,7 @@ from pyarrow import fs as arrow_fs
 from pipeline.errors import PipelineError, first_line
 from pipeline.extras import needs
 from pipeline.find import is_address
-from stage2_classifier.files import replacing
+from stage2_classifier.files import write_bytes
 
 Kind = Literal["file", "folder", "none"]
 # A file of these appears whole, when it is closed, or not at all; moving one would copy it.
@@ -104,8 +104,7 @@ class Place:
     def write(self, path: str, data: bytes) -> None:
         """Puts a file there in one step: a kill leaves the old one, or none, or the new one."""
         if self.address is None:
-            with replacing(path) as temporary:
-                temporary.write_bytes(data)
+            write_bytes(path, data)
             return
         folder, _, name = path.rpartition("/")
         whole_at_once = self._fs.type_name in _OBJECT_STORES

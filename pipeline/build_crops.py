@@ -21,7 +21,7 @@ from stage1_faces.images import MediaError, read_image
 from stage1_faces.splits import SPLITS, read_splits
 from stage2_classifier.console import console, guarded, progress
 from stage2_classifier.cut import cut_crop
-from stage2_classifier.files import replacing
+from stage2_classifier.files import check_folder, replacing
 from stage2_classifier.records import REJECT, CropRecord, CropSet, write_crop_set
 from stage2_classifier.sheets import Cell, contact_sheet
 
@@ -243,6 +243,7 @@ def run(args: Args) -> int:
     if args.cascade is not None:
         from pipeline.rejects import mine, tuned_detector
 
+        check_folder(args.out)
         train = [image for image in annotations.images if splits.get(image.image_id) == "train"]
         with progress() as bar:
             task = bar.add_task("finding false alarms", total=len(train))
@@ -277,10 +278,13 @@ def _print_summary(built: Built, annotations: Annotations) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `python -m pipeline.build_crops`."""
-    import tyro
 
-    args = tyro.cli(Args, args=argv, prog="python -m pipeline.build_crops")
-    return guarded(lambda: run(args), *USER_ERRORS)
+    def command() -> int:
+        import tyro
+
+        return run(tyro.cli(Args, args=argv, prog="python -m pipeline.build_crops"))
+
+    return guarded(command, *USER_ERRORS)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from stage1_faces.detector import CascadeConfig, FaceDetector
 from stage1_faces.faces import Detector
 from stage1_faces.mtcnn import MtcnnConfig, MtcnnDetector
 from stage2_classifier.console import guarded
+from stage2_classifier.files import check_folder, naming
 
 FORMAT_VERSION = 3
 READABLE = (1, 2, FORMAT_VERSION)  # 1 knew the stock cascade alone, 2 no judge
@@ -194,14 +195,16 @@ def write_bundle(out: Path | str, meta: BundleMeta, graphs: Mapping[str, bytes],
     sha256 = {name: hashlib.sha256(graphs[name]).hexdigest() for name in GRAPHS}
     record = {**_to_json(meta), "sha256": sha256}
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    with naming(out):
+        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
-        for name, graph in graphs.items():
-            (temporary / f"{name}.onnx").write_bytes(graph)
-        (temporary / "bundle.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        if report is not None:
-            (temporary / REPORT).write_text(report, encoding="utf-8")
-        temporary.chmod(0o755)
+        with naming(out):
+            for name, graph in graphs.items():
+                (temporary / f"{name}.onnx").write_bytes(graph)
+            (temporary / "bundle.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            if report is not None:
+                (temporary / REPORT).write_text(report, encoding="utf-8")
+            temporary.chmod(0o755)
         Bundle.load(temporary)
         if out.exists():
             old = temporary.with_name(temporary.name + ".old")
@@ -216,7 +219,11 @@ def write_bundle(out: Path | str, meta: BundleMeta, graphs: Mapping[str, bytes],
 
 
 def check_place(out: Path) -> None:
-    """Raises BundleError when a bundle written to `out` would replace anything but a bundle."""
+    """Raises BundleError when a bundle written to `out` would replace anything but a bundle, OSError when it cannot be.
+
+    To be called before long work, too.
+    """
+    check_folder(out.resolve().parent)
     if not out.exists():
         return
     if not out.is_dir():
@@ -227,6 +234,7 @@ def check_place(out: Path) -> None:
         raise BundleError(f"{out}: exists and is no bundle; choose another place")
     if strange:
         raise BundleError(f"{out}: holds {strange[0]!r} beside a bundle, which would be lost; choose another place")
+    check_folder(out)  # its files are removed when the new ones are in place
 
 
 def _to_json(meta: BundleMeta) -> dict[str, Any]:
@@ -369,15 +377,19 @@ def run(args: Show | Pack) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `python -m pipeline.bundle`."""
-    import tyro
 
-    args = tyro.cli(
-        Annotated[Show, tyro.conf.subcommand("show")] | Annotated[Pack, tyro.conf.subcommand("pack")],
-        args=argv,
-        description=__doc__,
-        prog="python -m pipeline.bundle",
-    )
-    return guarded(lambda: run(args), *USER_ERRORS)
+    def command() -> int:
+        import tyro
+
+        args = tyro.cli(
+            Annotated[Show, tyro.conf.subcommand("show")] | Annotated[Pack, tyro.conf.subcommand("pack")],
+            args=argv,
+            description=__doc__,
+            prog="python -m pipeline.bundle",
+        )
+        return run(args)
+
+    return guarded(command, *USER_ERRORS)
 
 
 if __name__ == "__main__":

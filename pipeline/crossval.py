@@ -32,7 +32,7 @@ from pipeline.metrics import Sample, score_every_class, score_samples
 from pipeline.predictor import Predictor
 from pipeline.reliability import Reliability, judged
 from pipeline.resampling import best_score, bootstrap
-from pipeline.steps import Say, claimed, interruptible, side_by_side
+from pipeline.steps import GOES_ON, Say, claimed, side_by_side
 from pipeline.stock import stock_detector
 from pipeline.unsure import trades
 from pipeline.usable import usable
@@ -384,10 +384,13 @@ def _read_samples(file: Path, classes: int) -> list[Sample]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `python -m pipeline.crossval`."""
-    import tyro
 
-    args = tyro.cli(Args, args=argv, description=__doc__, prog="python -m pipeline.crossval")
-    return guarded(lambda: interruptible(lambda: run(args)), *USER_ERRORS)
+    def command() -> int:
+        import tyro
+
+        return run(tyro.cli(Args, args=argv, description=__doc__, prog="python -m pipeline.crossval"))
+
+    return guarded(command, *USER_ERRORS, interrupted=GOES_ON)
 
 
 if __name__ == "__main__":

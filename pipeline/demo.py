@@ -70,8 +70,7 @@ def run(args: Args) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `python -m pipeline.demo`."""
-    args = tyro.cli(Args, args=argv, prog="python -m pipeline.demo")
-    return guarded(lambda: run(args), *USER_ERRORS)
+    return guarded(lambda: run(tyro.cli(Args, args=argv, prog="python -m pipeline.demo")), *USER_ERRORS)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -36,6 +34,7 @@ from pipeline.summary import FEW, Summary, show_summary
 from stage1_faces.boxes import Boxes
 from stage1_faces.images import MediaError, Photo, read_image, shown
 from stage2_classifier.console import console, guarded, progress
+from stage2_classifier.files import check_folder
 
 if TYPE_CHECKING:
     from pipeline.predictor import Detections, Predictor
@@ -169,7 +168,7 @@ def detect_images(
     with ExitStack() as stack:
         if args.pictures:
             with _naming("--out", args.out):
-                _probe(args.out)
+                check_folder(args.out)
         with _naming("--json", args.json_file):
             to_json = stack.enter_context(json_writer(args.json_file, bundle.describe()))
         writers: list[Writer] = [to_json]
@@ -229,8 +228,6 @@ def run(args: DetectArgs) -> int:
         cv2.setNumThreads(1)  # the cores are taken
     predictor = load_predictor(args.bundle, args.threads, args.device)
     summary = detect_images(args, images, problems, predictor)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a file name that the terminal cannot show is no reason to fail
     screen = console()
     show_summary(screen, summary, predictor.bundle.meta.class_names)
     places = {flag.removeprefix("--"): path for flag, path in args.files().items()}
@@ -303,21 +300,13 @@ def _naming(flag: str, path: Path) -> Iterator[None]:
         ) from error
 
 
-def _probe(folder: Path) -> None:
-    """Raises OSError when files cannot be made in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
-
-
 def _complain(error: MediaError) -> None:
     print(f"error: {error}", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line entry; returns the exit code."""
-    args = tyro.cli(DetectArgs, args=argv, prog="python -m pipeline.detect")
-    return guarded(lambda: run(args), *USER_ERRORS)
+    return guarded(lambda: run(tyro.cli(DetectArgs, args=argv, prog="python -m pipeline.detect")), *USER_ERRORS)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ from stage1_faces.annotations import AnnotatedImage, read_dataset
 from stage1_faces.images import read_image
 from stage1_faces.splits import SPLITS, read_splits
 from stage2_classifier.console import console, guarded, progress
-from stage2_classifier.files import write_text
+from stage2_classifier.files import check_folder, write_text
 
 if TYPE_CHECKING:
     from pipeline.predictor import Predictor
@@ -223,6 +223,7 @@ def _check(args: Args) -> None:
         raise PipelineError("nothing to score: --no-ours needs --predictions FILE")
     if args.out.exists() and not args.out.is_dir():
         raise PipelineError(f"{args.out}: is a file; name a folder with --out")
+    check_folder(args.out)
     for file in args.predictions:
         if not file.is_file():
             raise PipelineError(f"{file}: not found; check the name given with --predictions")
@@ -341,10 +342,13 @@ def _some(names: Sequence[str], most: int = 5) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `python -m pipeline.evaluate`."""
-    import tyro
 
-    args = tyro.cli(Args, args=argv, description=__doc__, prog="python -m pipeline.evaluate")
-    return guarded(lambda: run(args), *USER_ERRORS)
+    def command() -> int:
+        import tyro
+
+        return run(tyro.cli(Args, args=argv, description=__doc__, prog="python -m pipeline.evaluate"))
+
+    return guarded(command, *USER_ERRORS)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pipeline.predictor import Detections
 from pipeline.track import Track
 from pipeline.video import Frame
 from stage1_faces.images import as_text
-from stage2_classifier.files import replacing
+from stage2_classifier.files import growing_text, replaced_text
 
 Kind = Literal["entered", "changed", "left", "stayed"]
 SUFFIXES = (".csv", ".jsonl")
@@ -149,20 +149,5 @@ def event_writer(path: Path, live: bool) -> Iterator[EventWriter]:
     live: it is written at its place from the start, so that others can follow it.
     """
     as_csv = path.suffix.lower() == ".csv"
-    with growing_text(path) if live else replaced_text(path) as file:
+    with (growing_text if live else replaced_text)(path, newline="") as file:
         yield EventWriter(file, as_csv)
-
-
-@contextmanager
-def growing_text(path: Path) -> Iterator[TextIO]:
-    """A text file written in place, for what has no end of its own."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        yield file
-
-
-@contextmanager
-def replaced_text(path: Path) -> Iterator[TextIO]:
-    """A text file that takes the place of `path` when the block ends well."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        yield file

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 from pipeline.errors import PipelineError
 from pipeline.find import FoundImage, location
 from stage1_faces.images import MediaError, as_text
-from stage2_classifier.files import replacing
+from stage2_classifier.files import replaced_text
 
 if TYPE_CHECKING:
     from pipeline.predictor import Detections
@@ -141,7 +141,7 @@ class SubmissionWriter:
 @contextmanager
 def json_writer(path: Path, bundle: dict[str, Any]) -> Iterator[JsonWriter]:
     """A JsonWriter whose file takes the place of `path` when the block ends well."""
-    with _opened(path) as file:
+    with replaced_text(path) as file:
         writer = JsonWriter(file, bundle)
         yield writer
         writer.finish()
@@ -150,7 +150,7 @@ def json_writer(path: Path, bundle: dict[str, Any]) -> Iterator[JsonWriter]:
 @contextmanager
 def csv_writer(path: Path, class_names: Sequence[str]) -> Iterator[CsvWriter]:
     """A CsvWriter whose file takes the place of `path` when the block ends well."""
-    with _opened(path, newline="") as file:
+    with replaced_text(path, newline="") as file:
         yield CsvWriter(file, class_names)
 
 
@@ -165,7 +165,7 @@ def submission_writer(
     spaced = [name for name in class_names if len(name.split()) != 1]
     if spaced:
         raise PipelineError(f"{path}: a submission cannot hold class {spaced[0]!r}; use --json or --csv")
-    with _opened(path, newline="") as file:
+    with replaced_text(path, newline="") as file:
         yield SubmissionWriter(file, images)
 
 
@@ -189,12 +189,6 @@ class PictureNames:
             free, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
         self._used.add(location(free).casefold())
         return free
-
-
-@contextmanager
-def _opened(path: Path, newline: str | None = None) -> Iterator[TextIO]:
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline=newline) as file:
-        yield file
 
 
 def _json(value: Any) -> str:

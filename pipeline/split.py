@@ -18,7 +18,7 @@ from pipeline.stratify import deal
 from stage1_faces.annotations import AnnotatedImage, Annotations, Problem, read_dataset
 from stage1_faces.splits import SPLITS
 from stage2_classifier.console import console, guarded
-from stage2_classifier.files import replacing
+from stage2_classifier.files import check_file, replaced_text
 
 COLUMNS = ("image_id", "split", "group")
 PROBLEMS_SHOWN = 5
@@ -110,7 +110,7 @@ def keep_folders(images: Sequence[AnnotatedImage], groups: Sequence[int]) -> lis
 
 def write_splits(path: Path, rows: Iterable[SplitRow]) -> None:
     """Writes splits.csv, sorted by image_id, in one step."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as f:
+    with replaced_text(path, newline="") as f:
         writer = csv.writer(f)
         writer.writerow(COLUMNS)
         for row in sorted(rows, key=lambda row: row.image_id):
@@ -146,6 +146,12 @@ def run(args: Args) -> int:
         raise PipelineError(f"--workers {args.workers}: give 1 or more")
     if args.folds is not None and args.keep_folders:
         raise PipelineError("--folds and --keep-folders exclude each other; give one of them")
+    if args.folds is None:
+        names = [args.out]
+    else:
+        names = [args.out.with_name(f"{args.out.stem}.fold{k}{args.out.suffix}") for k in range(args.folds)]
+    for name in names:
+        check_file(name)
     annotations = read_dataset(args.data)
     found = near_duplicate_groups([image.path for image in annotations.images], args.workers)
     unreadable = dict(found.unreadable)
@@ -158,10 +164,8 @@ def run(args: Args) -> int:
     annotations = replace(annotations, images=images, problems=(*annotations.problems, *bad))
 
     if args.folds is not None:
-        names = [args.out.with_name(f"{args.out.stem}.fold{k}{args.out.suffix}") for k in range(args.folds)]
         splits = make_folds(images, groups, args.folds, args.seed)
     else:
-        names = [args.out]
         own = args.keep_folders
         splits = [keep_folders(images, groups) if own else make_split(images, groups, args.ratios, args.seed)]
     for name, rows in zip(names, splits, strict=True):
@@ -213,10 +217,13 @@ def _print_notes(rows: Sequence[SplitRow], annotations: Annotations) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `python -m pipeline.split`."""
-    import tyro
 
-    args = tyro.cli(Args, args=argv, prog="python -m pipeline.split")
-    return guarded(lambda: run(args), *USER_ERRORS)
+    def command() -> int:
+        import tyro
+
+        return run(tyro.cli(Args, args=argv, prog="python -m pipeline.split"))
+
+    return guarded(command, *USER_ERRORS)
 
 
 if __name__ == "__main__":

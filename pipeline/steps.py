@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from stage2_classifier.files import write_text
+from stage2_classifier.files import naming, write_text
 
 try:
     import fcntl
@@ -34,6 +34,7 @@ KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_":
 IN_ORDER = {"PYTHONUNBUFFERED": "1"}  # a log's last line is the last one printed
 POLL = 0.2  # s between looks at whether to stop
 LOCK = ".lock"
+GOES_ON = "interrupted; the same command goes on"  # what a command in steps says at Ctrl-C
 
 Say = Callable[[str], None]
 
@@ -85,6 +86,7 @@ def run_steps(
         if code is None:
             return
         if code:
+            check_log(log)
             complaint = _last_line(log, begun, code)
             if step.result is None or not step.result.is_file():
                 raise PipelineError(f"{log}: this step failed: {complaint}")
@@ -141,6 +143,12 @@ def _run(command: Sequence[str], log: Path, stop: threading.Event) -> int | None
             process.communicate()
 
 
+def check_log(log: Path) -> None:
+    """Raises OSError when the log takes no more: what it says last is not why its step failed then."""
+    with naming(log), log.open("ab", buffering=0) as file:
+        file.write(b"\n")
+
+
 def _last_line(log: Path, begun: int, code: int) -> str:
     """What a command that failed said last, of the log's bytes from `begun` on."""
     if code < 0:
@@ -185,15 +193,6 @@ def _check_same(file: Path, record: Mapping[str, Any], holds: str, flag: str) ->
     for name, value in record.items():
         if before.get(name) != value:
             raise PipelineError(f"{holds} with another {name}; give another {flag}")
-
-
-def interruptible(command: Callable[[], int]) -> int:
-    """Runs a command that goes on when it is started again; Ctrl-C is one line that says so, and code 130."""
-    try:
-        return command()
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        return 130
 
 
 def main(argv: Sequence[str]) -> None:

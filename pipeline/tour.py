@@ -7,7 +7,6 @@ command that was not finished; with nothing left to run it only writes the tour 
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import USER_ERRORS, PipelineError
 from pipeline.extras import needs
-from pipeline.steps import claimed, interruptible
+from pipeline.steps import GOES_ON, claimed
 from pipeline.tour_course import (
     AGAIN,
     ALTERNATIVES,
@@ -37,7 +36,7 @@ from pipeline.tour_runner import Ran, Runner, Step
 from stage1_faces.annotations import Annotations, read_dataset
 from stage1_faces.splits import read_splits
 from stage2_classifier.console import console, guarded
-from stage2_classifier.files import replacing, write_text
+from stage2_classifier.files import check_folder, naming, write_bytes, write_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -121,6 +120,7 @@ def _check(args: Args) -> None:
             raise PipelineError(f"{path}: lies in {args.data} and would be read as data; give another {flag}")
         if path.exists() and not path.is_dir():
             raise PipelineError(f"{path}: is a file; name a folder with {flag}")
+        check_folder(path)
     if data.name in OWN:
         raise PipelineError(f"{args.data}: the tour has a {data.name} of its own; rename the folder")
 
@@ -129,7 +129,8 @@ def _link(data: Path, link: Path) -> None:
     """Makes the data reachable from the work folder, so that commands and what they print name no other place."""
     if link.is_symlink():
         link.unlink()  # it may point to where the data lay before
-    link.symlink_to(data, target_is_directory=True)
+    with naming(link):
+        link.symlink_to(data, target_is_directory=True)
 
 
 def _write(args: Args, work: Path, annotations: Annotations, done: dict[str, Ran], chosen: str) -> None:
@@ -199,8 +200,7 @@ def _draw(args: Args, work: Path, annotations: Annotations, facts: dict[str, Any
         (work / EVALUATION / "confusion_matrix.png", "confusion_end_to_end.png"),
         (work / FOUND / PHOTO, "detection.jpg"),
     ):
-        with replacing(out / name) as temporary:
-            shutil.copyfile(made, temporary)
+        write_bytes(out / name, made.read_bytes())
 
 
 def _environment() -> Environment:
@@ -221,10 +221,13 @@ def _environment() -> Environment:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `python -m pipeline.tour`."""
-    import tyro
 
-    args = tyro.cli(Args, args=argv, description=__doc__, prog="python -m pipeline.tour")
-    return guarded(lambda: interruptible(lambda: run(args)), *USER_ERRORS)
+    def command() -> int:
+        import tyro
+
+        return run(tyro.cli(Args, args=argv, description=__doc__, prog="python -m pipeline.tour"))
+
+    return guarded(command, *USER_ERRORS, interrupted=GOES_ON)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.steps import IN_ORDER, KEEP_MEMORY
+from pipeline.steps import IN_ORDER, KEEP_MEMORY, check_log
 from stage2_classifier.files import write_text
 
 RECORDS = "steps"  # folder of what was printed
@@ -116,6 +116,7 @@ class Runner:
         printed, said = (file.read_text(encoding="utf-8", errors="replace") for file in (log, complaints))
         # As in pipeline.steps: one that complains of a photo after its result was written is done.
         if code and not (step.makes and (self.folder / step.makes[-1]).exists()):
+            check_log(complaints)
             last = (said.strip() or printed.strip() or f"exit code {code}").splitlines()[-1]
             raise PipelineError(f"{complaints}: this step failed: {last.removeprefix('error: ')}")
         warnings = [line for line in said.splitlines() if line.startswith("warning: ")]

@@ -10,7 +10,6 @@ which gives the bundle's weights. Started again after a kill, it goes on where i
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import time
 from collections import Counter
@@ -26,12 +25,12 @@ from pipeline.errors import USER_ERRORS, PipelineError
 from pipeline.extras import needs
 from pipeline.resampling import ONE_LABEL
 from pipeline.split import SplitRow, make_split, write_splits
-from pipeline.steps import Say, Step, claimed, interruptible, run_steps, side_by_side
+from pipeline.steps import GOES_ON, Say, Step, claimed, run_steps, side_by_side
 from pipeline.usable import FEW, usable
 from stage1_faces.annotations import AnnotatedImage, Annotations, read_dataset
 from stage1_faces.splits import SPLITS, read_splits
 from stage2_classifier.console import console, guarded
-from stage2_classifier.files import replacing
+from stage2_classifier.files import write_bytes
 
 OWN = ("part", "all", "report", "splits.csv", "splits.all.csv", "train_all.json")  # in --work
 QUICK_REMARK = "--quick: a few steps of each training, to see that everything fits; the detector will be poor"
@@ -162,8 +161,7 @@ def _splits(args: Args, read: Annotations, say: Say) -> Path:
     photos = Counter(row.split for row in rows)
     say("split: " + "; ".join(f"{side} {photos[side]} photos, {faces[side].total()} faces" for side in SPLITS))
     if args.splits is not None and len(rows) == len(read_splits(args.splits)):
-        with replacing(file) as temporary:  # as it is: bundles record its sha256
-            shutil.copyfile(args.splits, temporary)
+        write_bytes(file, args.splits.read_bytes())  # as it is: bundles record its sha256
     else:
         write_splits(file, rows)
     return file
@@ -213,10 +211,13 @@ def _headline(file: Path) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `python -m pipeline.train_all`."""
-    import tyro
 
-    args = tyro.cli(Args, args=argv, description=__doc__, prog="python -m pipeline.train_all")
-    return guarded(lambda: interruptible(lambda: run(args)), *USER_ERRORS)
+    def command() -> int:
+        import tyro
+
+        return run(tyro.cli(Args, args=argv, description=__doc__, prog="python -m pipeline.train_all"))
+
+    return guarded(command, *USER_ERRORS, interrupted=GOES_ON)
 
 
 if __name__ == "__main__":

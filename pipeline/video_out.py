@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.extras import needs
 from stage1_faces.images import MediaError, Pixels
-from stage2_classifier.files import replacing
+from stage2_classifier.files import growing_bytes, replacing
 
 CLOCK = Fraction(1, 90000)  # seconds; MPEG's own unit
 QUALITY = "23"  # x264's constant rate factor, its default
@@ -30,8 +30,11 @@ class VideoWriter:
 
     def __init__(self, path: Path, rate: Fraction, growing: bool) -> None:
         import av
+        from av.video.reformatter import VideoReformatter
 
+        self._reformatter = VideoReformatter()  # each frame's own would start threads for it
         self._av, self._path, self._rate, self._growing = av, path, rate, growing
+        self._files = ExitStack()
         self._container: Any = None
         self._stream: Any = None
         self._size = (0, 0)
@@ -43,7 +46,9 @@ class VideoWriter:
         if not self.started:
             self._start(pixels.shape[1], pixels.shape[0], time)
         frame = self._av.VideoFrame.from_ndarray(_fitted(pixels, self._size), format="rgb24")
-        frame = frame.reformat(format="yuv420p", dst_colorspace=BT709, dst_color_range=NARROW)
+        frame = self._reformatter.reformat(
+            frame, format="yuv420p", dst_colorspace=BT709, dst_color_range=NARROW, threads=1
+        )
         frame.pts = max(round(time / CLOCK), self._last + 1)  # players want times that rise
         frame.time_base, self._last = CLOCK, frame.pts
         frame.duration = round(1 / self._rate / CLOCK)  # only the last frame's counts
@@ -59,13 +64,16 @@ class VideoWriter:
 
     def close(self) -> None:
         """Writes what is still under way, and ends the file; there is none when no frame was added."""
-        if self.started:
-            with self._container:
-                self._container.mux(self._stream.encode(None))
+        with self._files:
+            if self.started:
+                with self._container:
+                    self._container.mux(self._stream.encode(None))
 
     def _start(self, width: int, height: int, time: float) -> None:
         options = GROWING if self._growing else WHOLE
-        self._container = self._av.open(str(self._path), "w", format="mp4", options=options)
+        # A growing one into a file of Python's: FFmpeg keeps to itself that its last piece did not fit on the disk.
+        place = self._files.enter_context(growing_bytes(self._path)) if self._growing else str(self._path)
+        self._container = self._av.open(place, "w", format="mp4", options=options)
         self._stream = stream = self._container.add_stream("libx264", rate=self._rate)
         # Browsers play 4:2:0 only, which wants even sides.
         self._size = stream.width, stream.height = width + width % 2, height + height % 2
@@ -99,10 +107,8 @@ def video_writer(path: Path, rate: Fraction) -> Iterator[VideoWriter]:
 @contextmanager
 def growing_video(path: Path, rate: Fraction) -> Iterator[VideoWriter]:
     """A VideoWriter whose file is playable at any time, for what has no end of its own. Raises as `video_writer`."""
-    with _naming(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(VideoWriter(path, rate, growing=True)) as writer:
-            yield writer
+    with _naming(path), closing(VideoWriter(path, rate, growing=True)) as writer:
+        yield writer
 
 
 @contextmanager

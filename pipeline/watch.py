@@ -22,7 +22,7 @@ from pipeline.blur import LEAST_SCORE, blur_faces
 from pipeline.camera import TIMEOUT, Live, redacted
 from pipeline.draw import draw
 from pipeline.errors import PipelineError
-from pipeline.events import Event, EventWriter, Watcher, check_events, event_writer, growing_text, replaced_text
+from pipeline.events import Event, EventWriter, Watcher, check_events, event_writer
 from pipeline.find import FoundImage, is_address, is_video, location
 from pipeline.in_order import in_order
 from pipeline.outputs import image_result
@@ -34,6 +34,7 @@ from pipeline.webhook import Webhook, check_address
 from pipeline.window import Window
 from stage1_faces.images import MediaError, Pixels, as_text, shown
 from stage2_classifier.console import console, progress
+from stage2_classifier.files import growing_text, replaced_text
 
 if TYPE_CHECKING:
     from pipeline.detect import DetectArgs
@@ -178,7 +179,7 @@ class _Outputs:
             if args.max_fps:
                 rate = min(rate, Fraction(args.max_fps).limit_denominator(1000))
             self._video = stack.enter_context((growing_video if live else video_writer)(places.video, rate))
-        self._lines: TextIO = stack.enter_context((growing_text if live else replaced_text)(places.lines))
+        self._lines: TextIO = stack.enter_context((growing_text if live else replaced_text)(places.lines, newline=""))
         self._events: EventWriter = stack.enter_context(event_writer(places.events, live))
         self._window = stack.enter_context(Window(source.name)) if args.show else None
 

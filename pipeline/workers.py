@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context, parent_process
+from multiprocessing.synchronize import Event
 from typing import TypeVar
 
 from pipeline.errors import PipelineError
@@ -21,21 +25,52 @@ def map_jobs(
 ) -> Iterator[Result]:
     """The results in the jobs' order; with one worker in this process. `function` must be a module's own.
 
-    Raises PipelineError when a worker process was killed.
+    When the caller stops, and at Ctrl-C, each worker finishes the job that it is at, and no other. Raises
+    PipelineError when a worker process was killed.
     """
     if workers <= 1:
         yield from map(function, jobs)
         return
+    context = get_context("spawn")  # not fork: a progress bar's thread may be running by now
+    stop = context.Event()
     try:
-        # spawn, not fork: a progress bar's thread may be running by now
-        with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent) as pool:
-            yield from pool.map(function, jobs, chunksize=chunksize)
+        with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(stop,)) as pool:
+            try:
+                with _unheard():
+                    results = pool.map(partial(_unless_stopped, function), jobs, chunksize=chunksize)
+                yield from results  # type: ignore[misc]  # None only where nobody takes it any more
+            finally:
+                stop.set()
     except BrokenProcessPool as error:
         raise PipelineError("a worker process was killed (out of memory?); try again with fewer workers") from error
 
 
-def _end_with_parent() -> None:
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """What is started inside never hears Ctrl-C, which a terminal sends to all: it is the starting process's to handle.
+
+    Held back by this thread, not ignored: the starting process itself hears it afterwards.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_STOP: list[Event] = []  # of a worker process, the one that tells it to do no more
+
+
+def _unless_stopped(function: Callable[[Job], Result], job: Job) -> Result | None:
+    return None if _STOP[0].is_set() else function(job)
+
+
+def _begin(stop: Event) -> None:
     """A worker whose parent is killed would wait for its next job for ever."""
+    _STOP.append(stop)
     parent = parent_process()
 
     def wait() -> None:

@@ -36,6 +36,7 @@ from timm.utils import ModelEmaV3
 
 from stage1_faces.annotations import AnnotatedImage, read_dataset
 from stage1_faces.boxes import iou
+from stage1_faces.console import guarded
 from stage1_faces.detector import CascadeConfig, FaceDetector
 from stage1_faces.errors import FacesError
 from stage1_faces.export import FINE_TUNED, STOCK, export_cascade, export_net, runtime, stock_nets
@@ -370,17 +371,14 @@ def _progress() -> Progress:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `python -m stage1_faces.finetune`."""
-    try:
+
+    def command() -> int:
         args = tyro.cli(Args, args=argv, prog="python -m stage1_faces.finetune")
         out = finetune(args.data, args.splits, args.out, args.recipe, args.overwrite, args.threads)
-    except (FacesError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        return 130
-    Console(soft_wrap=True).print(f"{out}: finished")
-    return 0
+        Console(soft_wrap=True).print(f"{out}: finished")
+        return 0
+
+    return guarded(command, FacesError, interrupted="interrupted; the same command goes on")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Mapping
@@ -11,11 +12,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from stage2_classifier.errors import ClassifierError
-from stage2_classifier.files import replacing
+from stage2_classifier.files import write_bytes
 from stage2_classifier.heads import Heads
 from stage2_classifier.models import build_model, check_finite, check_input_size, differing
 
@@ -71,8 +72,7 @@ def save_model(path: Path | str, state_dict: Mapping[str, Tensor], meta: ModelMe
     # Tensors that share memory are refused by safetensors; clones share none.
     copied = torch.contiguous_format
     tensors = {name: t.detach().cpu().clone(memory_format=copied) for name, t in state_dict.items()}
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={HEADER: json.dumps(asdict(meta))})
+    write_bytes(path, save(tensors, {HEADER: json.dumps(asdict(meta))}))
 
 
 def load_model(path: Path | str) -> tuple[nn.Module, ModelMeta]:
@@ -127,8 +127,9 @@ def _is_number(value: object) -> bool:
 
 def save_state(path: Path | str, state: Mapping[str, Any]) -> None:
     """Writes a run's state (tensors, numbers, strings, lists, dictionaries) in one step."""
-    with replacing(path) as temporary:
-        torch.save({"format": STATE_FORMAT, **state}, temporary)
+    buffer = io.BytesIO()
+    torch.save({"format": STATE_FORMAT, **state}, buffer)
+    write_bytes(path, buffer.getvalue())
 
 
 def load_state(path: Path | str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stage2_classifier.errors import ClassifierError
-from stage2_classifier.files import replacing, write_text
+from stage2_classifier.files import replaced_text, write_text
 
 SPLITS = ("train", "val", "test")
 REJECT = "not_a_face"  # the label of what stage 1 took for a face and is none
@@ -84,7 +84,7 @@ def write_crop_set(crops: CropSet) -> None:
 
 
 def _write_table(table: Path, records: Iterable[CropRecord]) -> None:
-    with replacing(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as f:
+    with replaced_text(table, newline="") as f:
         writer = csv.writer(f)
         writer.writerow((*COLUMNS, LANDMARKS))
         for r in records:

@@ -16,7 +16,6 @@ if __name__ == "__main__":
 import base64
 import csv
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from stage2_classifier.checkpoint import ModelMeta, load_model
 from stage2_classifier.console import console, guarded, progress
 from stage2_classifier.errors import ClassifierError
 from stage2_classifier.evaluation import Evaluation, check_fits, evaluate, macro_f1_interval, scores
-from stage2_classifier.files import replacing, write_text
+from stage2_classifier.files import check_folder, replaced_text, write_bytes, write_text
 from stage2_classifier.preview import save_training_views
 from stage2_classifier.records import CropSet, read_crop_set
 from stage2_classifier.report_figures import save_confusion_matrix, save_mistakes, save_pr_curves
@@ -90,6 +89,7 @@ def run(args: ReportArgs) -> int:
         raise ClassifierError("no run given; name at least one run folder")
     if args.out.exists() and not args.out.is_dir():
         raise ClassifierError(f"{args.out}: is a file; name a folder with --out")
+    check_folder(args.out)
     runs = [read_run(folder) for folder in args.runs]
     names = [one.name for one in runs]
     if len(set(names)) < len(names):
@@ -150,7 +150,7 @@ def save_augmentation(run: Run, meta: ModelMeta, crops: CropSet, path: Path) -> 
 def write_predictions(evaluation: Evaluation, path: Path) -> None:
     """One row a crop: its path, true and predicted label, confidence, and every class's probability."""
     names = evaluation.class_names
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as f:
+    with replaced_text(path, newline="") as f:
         writer = csv.writer(f)
         writer.writerow(("path", "label", "predicted", "confidence", *(f"p_{name}" for name in names)))
         rows = zip(evaluation.dataset.records, evaluation.predicted, evaluation.probs, strict=True)
@@ -197,8 +197,7 @@ def _when(time: datetime | None) -> str:
 def _copy_curves(run: Run, path: Path) -> None:
     source = run.folder / "curves.png"
     if source.is_file():
-        with replacing(path) as temporary:
-            shutil.copyfile(source, temporary)
+        write_bytes(path, source.read_bytes())
     else:
         path.unlink(missing_ok=True)
 
@@ -208,8 +207,9 @@ def _data_uri(file: Path) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = tyro.cli(ReportArgs, args=argv, prog="python -m stage2_classifier.report")
-    return guarded(lambda: run(args), ClassifierError)
+    return guarded(
+        lambda: run(tyro.cli(ReportArgs, args=argv, prog="python -m stage2_classifier.report")), ClassifierError
+    )
 
 
 if __name__ == "__main__":

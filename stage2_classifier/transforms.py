@@ -146,8 +146,9 @@ def _show_training(args: PreviewArgs, crops: CropSet) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = tyro.cli(PreviewArgs, args=argv, prog="python -m stage2_classifier.transforms")
-    return guarded(lambda: run(args), ClassifierError)
+    return guarded(
+        lambda: run(tyro.cli(PreviewArgs, args=argv, prog="python -m stage2_classifier.transforms")), ClassifierError
+    )
 
 
 if __name__ == "__main__":

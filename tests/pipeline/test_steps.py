@@ -15,7 +15,7 @@ import pytest
 
 from pipeline import steps
 from pipeline.errors import PipelineError
-from pipeline.steps import Fitted, Step, claimed, interruptible, run_steps, side_by_side
+from pipeline.steps import Fitted, Step, claimed, run_steps, side_by_side
 
 ROOT = Path(__file__).resolve().parents[2]
 # A module that writes what it was given to a file and ends as it was told; "for_ever" does not end by itself.
@@ -142,11 +142,12 @@ def test_a_step_ends_with_the_process_that_began_it(tmp_path: Path, how: signal.
     )
     script = tmp_path / "parent.py"
     script.write_text(
-        "import signal, sys\nfrom pathlib import Path\nfrom pipeline.steps import Step, interruptible, side_by_side\n"
+        "import signal, sys\nfrom pathlib import Path\nfrom pipeline.steps import GOES_ON, Step, side_by_side\n"
+        "from stage2_classifier.console import guarded\n"
         # Started in the background, the tests may have inherited that Ctrl-C is ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"work = [(Path({str(tmp_path / 'w')!r}), [Step('long', ('long_step',))])]\n"
-        "sys.exit(interruptible(lambda: side_by_side(work, 2)))\n"
+        "sys.exit(guarded(lambda: side_by_side(work, 2) or 0, interrupted=GOES_ON))\n"
     )
     with subprocess.Popen([sys.executable, script], stderr=subprocess.PIPE, text=True) as parent:
         deadline = time.monotonic() + 60
@@ -214,12 +215,3 @@ def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
     assert "w: another process works here; wait for it or end it" in done.stderr
     with claimed(tmp_path / "w", "it.json", {}, "x", "--work"):
         pass
-
-
-def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    def pressed() -> int:
-        raise KeyboardInterrupt
-
-    assert interruptible(pressed) == 130
-    assert capsys.readouterr().err == "interrupted; the same command goes on\n"
-    assert interruptible(lambda: 4) == 4

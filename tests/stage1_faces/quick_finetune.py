@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -54,4 +55,7 @@ def run(data: Path, out: Path, **options: Any) -> Path:
 
 if __name__ == "__main__":
     make_quick()
-    run(Path(sys.argv[1]), Path(sys.argv[2]))
+    data, out = sys.argv[1:]
+    steps = [f"--{name.replace('_', '-')}={value}" for name, value in asdict(RECIPE).items()]
+    files = ["--data", data, "--splits", f"{data}/splits.csv", "--out", out, "--threads", "1"]
+    sys.exit(finetune.main([*files, *steps]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from stage2_classifier.console import console, guarded, progress
@@ -18,6 +20,18 @@ def failing(error: BaseException) -> int:
         (ClassifierError("a.png: broken; copy it anew"), 1, "error: a.png: broken; copy it anew\n"),
         (FileNotFoundError(2, "No such file", "b.png"), 1, "error: b.png: No such file; check the name\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
+        (
+            OSError(errno.EFBIG, "File too large", "c.png"),
+            1,
+            "error: c.png: File too large; raise the limit (ulimit -f) or name another place\n",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            1,
+            "error: standard output: No space left on device; make room or name another place\n",
+        ),
+        (OSError("nothing of the system's"), 1, "error: nothing of the system's\n"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 1, ""),
     ],
 )
 def test_expected_errors_become_one_line(
@@ -25,6 +39,11 @@ def test_expected_errors_become_one_line(
 ) -> None:
     assert guarded(lambda: failing(error), ClassifierError) == code
     assert capsys.readouterr() == ("", line)
+
+
+def test_a_command_that_goes_on_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert guarded(lambda: failing(KeyboardInterrupt()), interrupted="interrupted; it goes on") == 130
+    assert capsys.readouterr().err == "interrupted; it goes on\n"
 
 
 def test_the_commands_own_code_is_passed_on() -> None:

@@ -106,3 +106,39 @@ def test_threads_leave_the_umask_as_it_was(tmp_path: Path) -> None:
         assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o640}
     finally:
         os.umask(before)
+
+
+def test_each_of_several_open_texts_names_itself(tmp_path: Path) -> None:
+    """A write that fails carries no name; the one that is open inside must not give its own."""
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("needs a device that is always full")
+    with (
+        pytest.raises(OSError, match="No space left") as raised,
+        files.growing_text(full) as outer,
+        files.replaced_text(tmp_path / "inner.txt"),
+    ):
+        outer.write("x")
+        outer.flush()
+    assert raised.value.filename == str(full)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_texts_are_written_as_they_are(tmp_path: Path) -> None:
+    with files.replaced_text(tmp_path / "a.csv", newline="") as file:
+        file.write("ä\r\n" * 10_000)
+        assert not (tmp_path / "a.csv").exists()
+    assert (tmp_path / "a.csv").read_bytes() == "ä\r\n".encode() * 10_000
+
+
+def test_places_are_checked_before_work_and_left_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    files.check_file(tmp_path / "not" / "yet" / "a.txt")
+    files.check_file(tmp_path / "file")
+    files.check_folder(tmp_path / "deep" / "down")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    with pytest.raises(IsADirectoryError):
+        files.check_file(tmp_path)
+    with pytest.raises(NotADirectoryError) as raised:
+        files.check_file(tmp_path / "file" / "a.txt")
+    assert raised.value.filename == str(tmp_path / "file" / "a.txt")
