@@ -42,7 +42,8 @@ def iou(a: Boxes, b: Boxes, overlap: Overlap = "union") -> NDArray[np.float32]:
     shared = sides[..., 0] * sides[..., 1]
     area_a, area_b = area(a)[:, None], area(b)[None, :]
     whole = np.minimum(area_a, area_b) if overlap == "min" else area_a + area_b - shared
-    return np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
+    counted = (whole > 0) & np.isfinite(shared)  # an area that float32 cannot hold is taken for none
+    return np.divide(shared, whole, out=np.zeros_like(shared), where=counted)
 
 
 def square(boxes: Boxes) -> Boxes:

@@ -26,6 +26,7 @@ from stage2_classifier.crops import BalancedSampler, CropDataset, build_loader
 from stage2_classifier.engine import Learner, train_one_epoch, validate
 from stage2_classifier.errors import ClassifierError
 from stage2_classifier.files import write_text
+from stage2_classifier.launched import check_gpus
 from stage2_classifier.losses import build_loss, heads_of
 from stage2_classifier.models import build_model, check_finite, check_input_size, input_stats
 from stage2_classifier.optim import Schedule, build_ema, build_optimizer
@@ -93,6 +94,8 @@ def fit(
 
 def _accelerator(config: TrainConfig, folder: Path, cpu: bool, tensorboard: bool) -> Accelerator:
     gpu = torch.cuda.is_available() and not cpu
+    if gpu:
+        check_gpus(torch.cuda.device_count())
     precision = config.mixed_precision
     if precision == "auto":
         precision = ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if gpu else "no"

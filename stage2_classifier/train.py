@@ -15,8 +15,6 @@ if __name__ == "__main__":
     need_training_extra()
 
 import argparse
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +27,7 @@ from stage2_classifier.config import EXPERIMENTS, TrainConfig, experiment
 from stage2_classifier.console import console, guarded
 from stage2_classifier.errors import ClassifierError
 from stage2_classifier.fit import fit
+from stage2_classifier.launched import end_with_launcher, leave, rank, together
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def run(argv: Sequence[str] | None) -> int:
         cpu=args.cpu,
         tensorboard=args.tensorboard,
     )
-    if int(os.environ.get("RANK", "0")) == 0:
+    if rank() == 0:
         state = "was finished already" if finished_before else "finished"
         f1, epoch = summary["best"].get("val_macro_f1"), summary["best_epoch"]
         score = "" if f1 is None else f"; best validation macro-F1 {f1:.4f} in epoch {epoch}"
@@ -100,8 +99,9 @@ def run(argv: Sequence[str] | None) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return guarded(lambda: run(argv), ClassifierError)
+    end_with_launcher()
+    return guarded(lambda: together(lambda: run(argv)), ClassifierError)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

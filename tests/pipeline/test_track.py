@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from pipeline.predictor import Detections
-from pipeline.track import KEEP, SMOOTH, SURE_HITS, Track, Tracker, as_detections
+from pipeline.track import (
+    BUFFER,
+    KEEP,
+    LEAST_OVERLAP,
+    MOST_STEPS,
+    SMOOTH,
+    SURE_HITS,
+    USUAL_STEP,
+    Track,
+    Tracker,
+    as_detections,
+)
 
 CLASSES = ("with_mask", "without_mask", "mask_weared_incorrect")
 MASK, BARE = (0.9, 0.08, 0.02), (0.08, 0.9, 0.02)
@@ -164,3 +178,48 @@ def test_end_gives_every_track_once() -> None:
     tracker.update(found((at(10), MASK, 0.9), (at(100), BARE, 0.9)), 0.0)
     assert len(tracker.end()) == 2
     assert tracker.end() == []
+
+
+spots = st.tuples(st.integers(0, 12), st.integers(0, 8), st.integers(0, 6), st.integers(0, 6)).map(
+    lambda v: (v[0], v[1], v[0] + v[2], v[1] + v[3])
+)
+
+
+def slow_overlap(one: tuple[int, ...], other: tuple[int, ...], by: float) -> float:
+    """IoU of two boxes, each made larger by a share of its sides."""
+    (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = (
+        (x1 - by * (x2 - x1), y1 - by * (y2 - y1), x2 + by * (x2 - x1), y2 + by * (y2 - y1))
+        for x1, y1, x2, y2 in (one, other)
+    )
+    shared = max(min(ax2, bx2) - max(ax1, bx1), 0) * max(min(ay2, by2) - max(ay1, by1), 0)
+    whole = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - shared
+    return shared / whole if whole > 0 else 0.0
+
+
+@given(st.lists(spots, max_size=6), st.lists(spots, max_size=6), st.sampled_from([0.0, 0.1, 0.2, 3.0]))
+def test_faces_are_told_apart_as_a_slow_version_does(
+    before: list[tuple[int, ...]], after: list[tuple[int, ...]], step: float
+) -> None:
+    tracker = Tracker(0.1)
+    tracker.update(found(*((box, MASK, 0.9) for box in before)), 0.0)
+    by = BUFFER * min(max(step / USUAL_STEP, 1), MOST_STEPS)
+    overlaps = {(i, k): slow_overlap(one, other, by) for i, one in enumerate(before) for k, other in enumerate(after)}
+    # Of pairs that overlap alike, float32 rounding decides, but for pairs of the same boxes.
+    distinct = {(before[i], after[k]): overlap for (i, k), overlap in overlaps.items() if overlap > LEAST_OVERLAP / 2}
+    assume(all(b - a > 1e-5 for a, b in pairwise(sorted([*distinct.values(), LEAST_OVERLAP]))))
+    expected: dict[int, int] = {}  # detection -> number of the track
+    while overlaps:
+        (i, k), best = max(overlaps.items(), key=lambda item: (item[1], -item[0][0], -item[0][1]))
+        if best < LEAST_OVERLAP:
+            break
+        expected[k] = i + 1
+        overlaps = {pair: value for pair, value in overlaps.items() if pair[0] != i and pair[1] != k}
+    new = len(before)
+    for k in range(len(after)):
+        if k not in expected:
+            new += 1
+            expected[k] = new
+    tracks, _ = tracker.update(found(*((box, MASK, 0.9) for box in after)), step)
+    assert [track.number for track in tracks] == [expected[k] for k in range(len(after))]
+    assert [track.box.tolist() for track in tracks] == [list(box) for box in after]
+    assert len({track.number for track in tracks}) == len(after)

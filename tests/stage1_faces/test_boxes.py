@@ -134,3 +134,71 @@ def test_as_boxes_refuses_what_is_no_box():
         as_boxes([[1, 2, 3]])
     with pytest.raises(ValueError, match="finite"):
         as_boxes([[0, 0, np.nan, 1]])
+
+
+def any_boxes(largest):
+    """Corners as they come: boxes may be inverted, empty, or alike."""
+    largest = float(np.float32(largest))
+    sides = st.floats(-largest, largest, width=32)
+    return arrays(np.float32, st.tuples(st.integers(0, 8), st.just(4)), elements=sides)
+
+
+@given(any_boxes(1e6))
+def test_area_and_square_equal_slow_versions(boxes):
+    for box, got, (x1, y1, x2, y2) in zip(boxes.astype(float), area(boxes), square(boxes).astype(float), strict=True):
+        width, height = box[2] - box[0], box[3] - box[1]
+        assert got == pytest.approx(width * height if width > 0 and height > 0 else 0, rel=1e-5, abs=1e-30)
+        middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+        assert ((x1 + x2) / 2, (y1 + y2) / 2) == pytest.approx(middle, abs=1)  # of a million px, as float32 counts
+        assert (x2 - x1, y2 - y1) == pytest.approx([max(width, height)] * 2, abs=1)
+
+
+@given(any_boxes(1e30), st.integers(1, 5000), st.integers(1, 5000))
+def test_clip_equals_slow_version(boxes, width, height):
+    expected = [[min(max(x, 0), w) for x, w in zip(box, (width, height) * 2, strict=True)] for box in boxes.tolist()]
+    assert clip(boxes, (width, height)).tolist() == expected
+    assert clip(clip(boxes, (width, height)), (width, height)).tolist() == expected
+
+
+@pytest.mark.parametrize("opencv_most", [0, 4096])
+@given(box_arrays(), st.sampled_from([2.0**20, 2.0**-8]), st.sampled_from([0.3, 0.5]), st.integers(0, 9))
+def test_huge_and_tiny_boxes_are_suppressed_as_those_of_usual_size(opencv_most, boxes, scale, threshold, seed):
+    boxes = np.round(boxes)  # so that scaling is exact
+    scores = np.random.default_rng(seed).integers(0, 5, len(boxes)).astype(np.float32) / 5
+    scaled = (boxes * scale).astype(np.float32)
+    assert iou(scaled, scaled).tolist() == iou(boxes, boxes).tolist()
+    assert area(scaled).tolist() == (area(boxes) * scale**2).tolist()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "OPENCV_MOST", opencv_most)
+        assert nms(scaled, scores, threshold).tolist() == nms(boxes, scores, threshold).tolist()
+        assert soft_nms(scaled, scores, 0.5)[0].tolist() == soft_nms(boxes, scores, 0.5)[0].tolist()
+
+
+@pytest.mark.parametrize("overlap", ["union", "min"])
+def test_boxes_whose_area_float32_cannot_hold_have_no_overlap_that_is_no_number(overlap):
+    huge = as_boxes([[-1e30, -1e30, 1e30, 1e30], [0, 0, 1e30, 1e30], [0, 0, 1, 1]])
+    with np.errstate(all="ignore"):
+        overlaps = iou(huge, huge, overlap)
+        assert ((overlaps >= 0) & (overlaps <= 1)).all()
+        for threshold in (0.3, 0.7):
+            kept = nms(huge, np.float32([0.9, 0.8, 0.7]), threshold, overlap)
+            assert 0 in kept
+
+
+@pytest.mark.parametrize("overlap", ["union", "min"])
+def test_of_nothing_nothing_is_kept(overlap):
+    none, no_scores = as_boxes([]), np.zeros(0, np.float32)
+    assert nms(none, no_scores, 0.5, overlap).tolist() == []
+    assert nms(none, no_scores, 0.5, overlap).dtype == np.intp
+    order, lowered = soft_nms(none, no_scores, 0.5)
+    assert (order.tolist(), lowered.tolist()) == ([], [])
+    assert iou(none, as_boxes([[0, 0, 1, 1]]), overlap).shape == (0, 1)
+    assert area(none).shape == (0,) and square(none).shape == clip(none, (5, 5)).shape == (0, 4)
+
+
+def test_boxes_without_area_are_nobodys_copies():
+    points = as_boxes([[5, 5, 5, 5]] * 3 + [[0, 5, 10, 5]])
+    scores = np.float32([0.5, 0.5, 0.9, 0.5])
+    for overlap in ("union", "min"):
+        assert iou(points, points, overlap).tolist() == np.zeros((4, 4)).tolist()
+        assert nms(points, scores, 0.5, overlap).tolist() == [2, 0, 1, 3]

@@ -7,6 +7,8 @@ import math
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stage1_faces.samples import affine, see_boxes, see_points
 from stage1_faces.windows import GREY, Mipmaps
@@ -191,3 +193,107 @@ def test_a_tilted_box_keeps_its_sides_and_turns_about_its_place() -> None:
     # Back through the view: the same centres.
     assert centres @ view[:, :2].T + view[:, 2] == pytest.approx(np.array([[105, 80], [15, 15]]), abs=1e-3)
     assert see_boxes(boxes[:0], view).shape == (0, 4)
+
+
+def faint(width: int, height: int, seed: int) -> np.ndarray:
+    """Noise of few grey levels around GREY, so that a place that is 1/32 px off, as OpenCV's are, is half a level."""
+    return np.random.default_rng(seed).integers(GREY - 16, GREY + 16, (height, width, 3), dtype=np.uint8)
+
+
+def slowly_halved(image: np.ndarray) -> np.ndarray:
+    """Half the sides: each pixel is the mean of what lies under it, parts of pixels counted as such."""
+    for axis in (0, 1):
+        before = image.shape[axis]
+        image = np.stack(
+            [
+                sum(share * np.take(image, i, axis).astype(float) for i, share in enumerate(part) if share)
+                for part in slow_shares(before, before // 2)
+            ],
+            axis=axis,
+        )
+    return np.rint(image).astype(np.uint8)
+
+
+def slow_shares(before: int, after: int) -> list[list[float]]:
+    """For each of `after` pixels, the share of it that each of `before` has."""
+    size = before / after
+    return [[max(min(i + 1, (k + 1) * size) - max(i, k * size), 0) / size for i in range(before)] for k in range(after)]
+
+
+def slow_sample(picture: np.ndarray, x: float, y: float) -> np.ndarray:
+    """Bilinear between pixel centres, GREY beyond; places count from the outer corner of the first pixel."""
+    x, y = x - 0.5, y - 0.5
+    left, top = math.floor(x), math.floor(y)
+    total = np.zeros(3)
+    for row, column in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)):
+        inside = 0 <= row < picture.shape[0] and 0 <= column < picture.shape[1]
+        total += (1 - abs(x - column)) * (1 - abs(y - row)) * (picture[row, column] if inside else GREY)
+    return total
+
+
+def slow_cut(image: np.ndarray, matrix: np.ndarray, size: int) -> tuple[np.ndarray, int]:
+    """What `cut` should show, pixel by pixel; and how often the photo was halved for it."""
+    step = math.sqrt(abs(matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0]))
+    picture, halved = image, 0
+    while step >= 2 ** (halved + 1) and min(picture.shape[:2]) >= 2:
+        picture, halved = slowly_halved(picture), halved + 1
+    window = np.zeros((size, size, 3))
+    for v in range(size):
+        for u in range(size):
+            x, y = matrix @ (u + 0.5, v + 0.5, 1)
+            across, down = picture.shape[1] / image.shape[1], picture.shape[0] / image.shape[0]
+            window[v, u] = slow_sample(picture, x * across, y * down)
+    return window, halved
+
+
+photo_sides = st.integers(1, 24)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    photo_sides,
+    photo_sides,
+    st.integers(0, 9),
+    st.tuples(st.floats(-10, 30), st.floats(-10, 30)),
+    st.floats(0.2, 9).filter(
+        lambda step: abs(math.log2(step) % 1 - 0.5) < 0.499
+    ),  # on a power of two, rounding decides
+    st.floats(-180, 180),
+    st.floats(0.8, 1.25),
+    st.booleans(),
+)
+def test_a_cut_window_is_the_slowly_sampled_one(
+    width: int,
+    height: int,
+    seed: int,
+    centre: tuple[float, float],
+    step: float,
+    degrees: float,
+    stretch: float,
+    mirror: bool,
+) -> None:
+    image, view = faint(width, height, seed), affine(centre, step, degrees, stretch, mirror, 6)
+    expected, halved = slow_cut(image, view, 6)
+    # Half a level each of place and rounding, and one more a halving.
+    assert np.abs(Mipmaps(image).cut(view, 6) - expected).max() <= 1.6 + halved
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    photo_sides,
+    photo_sides,
+    st.lists(st.tuples(st.floats(-30, 40), st.floats(-30, 40), st.floats(0.5, 60)), max_size=5),
+    st.integers(0, 9),
+)
+def test_squares_are_the_slowly_sampled_ones(
+    width: int, height: int, places: list[tuple[float, float, float]], seed: int
+) -> None:
+    image = faint(width, height, seed)
+    squares = np.float32([(x, y, x + side, y + side) for x, y, side in places]).reshape(-1, 4)
+    windows = Mipmaps(image).squares(squares, 5)
+    assert windows.shape == (len(places), 5, 5, 3)
+    for window, (x1, y1, x2, y2) in zip(windows, squares.astype(float), strict=True):
+        if abs(math.log2((x2 - x1) / 5) % 1 - 0.5) > 0.499:
+            continue  # on a power of two, rounding decides on the level
+        expected, halved = slow_cut(image, np.array([[(x2 - x1) / 5, 0, x1], [0, (y2 - y1) / 5, y1]]), 5)
+        assert np.abs(window - expected).max() <= 1.6 + halved

@@ -139,3 +139,55 @@ def test_input_is_normalised_channel_first() -> None:
     assert out.shape == (1, 3, 1, 2) and out.dtype == np.float32
     assert out[0, :, 0, 0] == pytest.approx([1.0, 0.0, 0.0], abs=1e-6)
     assert out[0, :, 0, 1] == pytest.approx([-1.0, 0.0, -2.0], abs=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(-15, 15), st.integers(-15, 15), st.integers(1, 20))
+def test_a_window_is_the_slowly_cut_one(width: int, height: int, left: int, top: int, side: int) -> None:
+    image = photo(height, width)
+    window = (left, top, left + side, top + side)
+    if left >= width or top >= height or left + side <= 0 or top + side <= 0:
+        with pytest.raises(ValueError, match="outside"):
+            cut_window(image, window)
+        return
+    crop = cut_window(image, window)
+    assert crop.shape == (side, side, 3) and crop.flags.c_contiguous
+    for row in range(side):
+        for column in range(side):
+            y, x = min(max(top + row, 0), height - 1), min(max(left + column, 0), width - 1)
+            assert crop[row, column].tolist() == image[y, x].tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 9))
+def test_a_crop_is_shrunk_to_means_and_enlarged_between_centres(side: int, size: int, seed: int) -> None:
+    crop = photo(side, side, seed)
+    resized = resize_crop(crop, size)
+    scale = side / size
+    for row in range(size):
+        for column in range(size):
+            if side > size:
+                # Each pixel is the mean of what lies under it, parts of pixels counted as such.
+                down, across = (
+                    [max(min(i + 1, (k + 1) * scale) - max(i, k * scale), 0) / scale for i in range(side)]
+                    for k in (row, column)
+                )
+            else:
+                down, across = (
+                    [max(1 - abs(min(max((k + 0.5) * scale - 0.5, 0), side - 1) - i), 0) for i in range(side)]
+                    for k in (row, column)
+                )
+            expected = np.einsum("i,j,ijc->c", down, across, crop.astype(float))
+            assert np.abs(resized[row, column] - expected).max() <= 1
+
+
+@given(boxes, st.floats(0, 1), st.tuples(*[st.floats(-3, 3, width=32)] * 2, *[st.floats(-9, 9, width=32)] * 2))
+def test_numbers_move_a_box_as_the_slow_version_does(
+    box: tuple[float, float, float, float], margin: float, numbers: tuple[float, float, float, float]
+) -> None:
+    x1, y1, x2, y2 = crop_window(box, margin)
+    unit = (x2 - x1) / (1 + 2 * margin)
+    x, y = (x1 + x2) / 2 + numbers[0] * unit, (y1 + y2) / 2 + numbers[1] * unit
+    width, height = (unit * np.exp(min(max(v, -4), 4)) for v in numbers[2:])
+    (moved,) = boxes_of_numbers(np.float32([box]), np.float32([numbers]), margin)
+    assert moved == pytest.approx([x - width / 2, y - height / 2, x + width / 2, y + height / 2], rel=1e-4, abs=1e-2)
