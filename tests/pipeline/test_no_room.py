@@ -6,6 +6,7 @@ The disks are real ones (tests/pipeline/small_disk.py), as small as it takes to 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -177,8 +178,9 @@ def unbroken(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
 
 
 def complaints(said: str) -> list[str]:
-    """The lines on standard error, without warnings of what is learned from."""
-    return [line for line in said.splitlines() if not line.startswith("warning: ")]
+    """The lines on standard error, without warnings of what is learned from and the fine-tuning's epochs."""
+    usual = re.compile(r"warning: |[pro]net epoch \d+/\d+  ")
+    return [line for line in said.splitlines() if not usual.match(line)]
 
 
 def check_refused(ended: Ended, why: str, place: str = "disk") -> None:
