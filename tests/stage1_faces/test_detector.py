@@ -246,7 +246,7 @@ def test_no_more_boxes_than_wanted_reach_the_next_net(name: str, calls: int) -> 
     def onet(pixels: np.ndarray) -> Sequence[np.ndarray]:
         return counted(saying(0.5, points=CENTRED), next(looks))(pixels)
 
-    config = replace(LOW, **{"most_rnet": 20, "nms_onet": 0.9, name: 3})
+    config = replace(LOW, **{"most_rnet": 12, "nms_onet": 0.9, name: 3})
     FaceDetector(pnet, counted(saying(0.5), 0), onet, config).detect(grey(96, 96))
     assert [sum(c) for c in counts[calls:]] == [3, 3, 6][calls:]
 
