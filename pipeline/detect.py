@@ -162,9 +162,7 @@ def detect_images(
     summary = Summary(failed=len(problems))
     bundle = predictor.bundle
     class_names = bundle.meta.class_names
-    # An input that is a link is kept whole together with what it points to.
-    inputs = {name for image in images for name in (image.path, os.path.realpath(image.path))}
-    names = PictureNames(args.out, [*inputs, *args.files().values()])
+    names = _picture_names(args, images) if args.pictures else None
     with ExitStack() as stack:
         if args.pictures:
             with _naming("--out", args.out):
@@ -181,7 +179,7 @@ def detect_images(
         for problem in problems:
             to_json.note(problem)
 
-        jobs = ((image, names.name(image) if args.pictures else None) for image in images)
+        jobs = ((image, names.name(image) if names else None) for image in images)
         done = in_order(lambda job: _detect_one(args, predictor, *job), jobs, _workers(args, len(images)))
         stack.enter_context(closing(done))
         bar = stack.enter_context(progress()) if len(images) > FEW else None
@@ -204,6 +202,12 @@ def detect_images(
                 summary.picture = one.picture
                 summary.pictures += 1
     return summary
+
+
+def _picture_names(args: DetectArgs, images: Sequence[FoundImage]) -> PictureNames:
+    # An input that is a link is kept whole together with what it points to.
+    inputs = {name for image in images for name in (image.path, os.path.realpath(image.path))}
+    return PictureNames(args.out, [*inputs, *args.files().values()])
 
 
 def _workers(args: DetectArgs, images: int) -> int:
