@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from stage2_classifier.early import end_at_ctrl_c
+
+    end_at_ctrl_c()
+
 import csv
 import math
+import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,12 +22,15 @@ from pipeline.duplicates import near_duplicate_groups
 from pipeline.errors import USER_ERRORS, PipelineError
 from pipeline.stratify import deal
 from stage1_faces.annotations import AnnotatedImage, Annotations, Problem, read_dataset
+from stage1_faces.annotations.photos import PHOTO_SUFFIXES
+from stage1_faces.annotations.yolo import label_file
 from stage1_faces.splits import SPLITS
 from stage2_classifier.console import console, guarded
 from stage2_classifier.files import check_file, replaced_text
 
 COLUMNS = ("image_id", "split", "group")
 PROBLEMS_SHOWN = 5
+DATA_SUFFIXES = PHOTO_SUFFIXES | {".json", ".names", ".txt", ".xml", ".yaml", ".yml"}
 
 
 @dataclass(frozen=True)
@@ -152,7 +161,10 @@ def run(args: Args) -> int:
         names = [args.out.with_name(f"{args.out.stem}.fold{k}{args.out.suffix}") for k in range(args.folds)]
     for name in names:
         check_file(name)
+    _keep_data(names, _files_in(args.data))
     annotations = read_dataset(args.data)
+    # Those that lie elsewhere, too.
+    _keep_data(names, (file for image in annotations.images for file in (image.path, label_file(image.path)) if file))
     found = near_duplicate_groups([image.path for image in annotations.images], args.workers)
     unreadable = dict(found.unreadable)
     usable = [i for i in range(len(annotations.images)) if i not in unreadable]
@@ -173,6 +185,32 @@ def run(args: Args) -> int:
         _print_table(name, rows, annotations)
     _print_notes(splits[0], annotations)
     return 1 if bad else 0
+
+
+def _keep_data(names: Sequence[Path], files: Iterable[Path]) -> None:
+    """Refuses to write over one of `files`, which the dataset consists of."""
+    there = {os.path.realpath(name): name for name in names if name.exists()}
+    if not there:
+        return
+    for file in files:
+        name = there.get(os.path.realpath(file))
+        if name is not None:
+            raise PipelineError(f"{name}: is one of the data's files; name another file with --out")
+
+
+def _files_in(data: Path) -> Iterator[Path]:
+    """The files of photos, annotations and class names in a dataset's folder and in folders that it links to."""
+    if data.is_file():
+        yield data
+        data = data.parent
+    seen = set()
+    for folder, inner, files in os.walk(data, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # links may go round in a circle
+            inner.clear()
+            continue
+        seen.add(real)
+        yield from (Path(folder, file) for file in files if Path(file).suffix.lower() in DATA_SUFFIXES)
 
 
 def _print_table(name: Path, rows: Sequence[SplitRow], annotations: Annotations) -> None:

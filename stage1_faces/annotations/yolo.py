@@ -48,7 +48,7 @@ def read_yolo(root: Path | str) -> Annotations:
         raise FacesError(f"{config or root}: none of its train, val and test folders holds an image; correct its paths")
     labels: set[Path] = set()
     for photo, split in parts:
-        file = _label_file(photo)
+        file = label_file(photo)
         if file is None:
             collector.add(photo, photo, [], split=split)
             continue
@@ -159,7 +159,8 @@ def _lines(file: Path) -> list[str]:
         raise FacesError(f"{file}: is not UTF-8 text; save it as such") from error
 
 
-def _label_file(photo: Path) -> Path | None:
+def label_file(photo: Path) -> Path | None:
+    """The label file of a photo, if there is one."""
     parts = list(photo.parts)
     candidates = [photo.with_suffix(".txt")]
     folders = [i for i, part in enumerate(parts[:-1]) if part == "images"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -222,6 +224,72 @@ def test_command_refuses_in_one_line(
     err = capsys.readouterr().err
     assert words in err and err.count("\n") == 1
     assert not list(tmp_path.glob("*.csv"))
+
+
+def coco_set(root: Path) -> Path:
+    """Photos beside the one file of their annotations."""
+    root.mkdir()
+    for i in range(4):
+        scene(i).save(root / f"p{i}.png")
+    images = [{"id": i, "file_name": f"p{i}.png"} for i in range(4)]
+    faces = [{"id": i, "image_id": i, "category_id": 1, "bbox": [2, 2, 18, 18]} for i in range(4)]
+    content = {"images": images, "annotations": faces, "categories": [{"id": 1, "name": "with_mask"}]}
+    (root / "_annotations.coco.json").write_text(json.dumps(content))
+    return root
+
+
+def yolo_set(root: Path) -> Path:
+    """data.yaml names photos that lie beside it, out of the folder."""
+    for folder in ("set", "images", "labels"):
+        (root / folder).mkdir(parents=True)
+    for i in range(4):
+        scene(i).save(root / f"images/p{i}.png")
+        (root / f"labels/p{i}.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (root / "set/data.yaml").write_text(f"path: {root}\ntrain: images\nnames: [with_mask]\n")
+    return root / "set"
+
+
+@pytest.mark.parametrize(
+    ("make", "own"),
+    [
+        (coco_set, "_annotations.coco.json"),
+        (coco_set, "p2.png"),
+        (lambda root: coco_set(root) / "_annotations.coco.json", "../_annotations.coco.json"),
+        (lambda root: coco_set(root) / "_annotations.coco.json", "../p2.png"),
+        (lambda root: write_set(root, {f"p{i}": scene(i) for i in range(4)}), "annotations/p1.xml"),
+        (yolo_set, "data.yaml"),
+        (yolo_set, "../images/p1.png"),
+        (yolo_set, "../labels/p1.txt"),
+    ],
+)
+def test_the_datas_own_files_are_not_written_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Callable[[Path], Path], own: str
+) -> None:
+    data = make(tmp_path / "data")
+    out = Path(os.path.normpath(data / own))
+    before = out.read_bytes()
+    (tmp_path / "link").symlink_to(out)
+    for name in (out, tmp_path / "link"):
+        assert main(["--data", str(data), "--out", str(name)]) == 1
+        assert capsys.readouterr().err == f"error: {name}: is one of the data's files; name another file with --out\n"
+    assert out.read_bytes() == before and (tmp_path / "link").is_symlink()
+
+
+def test_folds_are_not_written_over_the_datas_own_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = coco_set(tmp_path / "data")
+    own = (data / "_annotations.coco.json").rename(data / "data.fold1.json")
+    before = own.read_bytes()
+    assert main(["--data", str(own), "--out", str(data / "data.json"), "--folds", "3"]) == 1
+    assert capsys.readouterr().err == f"error: {own}: is one of the data's files; name another file with --out\n"
+    assert own.read_bytes() == before and not (data / "data.fold0.json").exists()
+
+
+def test_a_split_may_lie_in_the_datas_folder_and_be_made_anew(tmp_path: Path) -> None:
+    data = coco_set(tmp_path / "data")
+    (data / "round").symlink_to(data, target_is_directory=True)
+    for _ in range(2):
+        assert main(["--data", str(data), "--out", str(data / "splits.csv")]) == 0
+    assert sorted(read_splits(data / "splits.csv")) == ["p0", "p1", "p2", "p3"]
 
 
 def test_command_without_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
