@@ -10,6 +10,11 @@ path or address: one that changed under its name is not done again.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from stage2_classifier.early import end_at_ctrl_c
+
+    end_at_ctrl_c()
+
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -143,7 +148,7 @@ def _show(args: BatchArgs, tally: Tally, job: Job) -> None:
         lines["errors"] = f"{tally.errors}, tried again by the same command: {shown(errors_of(args.out))}"
     if tally.photos:
         lines["speed"] = f"{tally.rate:.1f} photos a second, a worker held up to {tally.megabytes:.0f} MB"
-    lines["results"] = shown(args.out)
+    lines["results"] = shown(args.out) if tally.photos + tally.before else "none"
     screen = console()
     for name, text in lines.items():
         screen.print(f"{name + ':':<12}{text}", markup=False, highlight=False)

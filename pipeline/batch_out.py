@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO
 
@@ -51,26 +51,33 @@ class Results:
     def opened(self) -> Iterator[tuple[Names, ErrorFile]]:
         """Holds the folder; gives the photos answered before, and takes the errors of this run.
 
-        The errors of the run before are forgotten: their photos are tried again. Raises PipelineError when another
-        process holds the folder, or it holds what this command did not make, with this bundle and these options.
+        The errors of the run before are forgotten when this one ends well: their photos were tried again. A folder that
+        was made for it and stays empty is removed: it is no table. Raises PipelineError when another process holds the
+        folder, or it holds what this command did not make, with this bundle and these options.
         """
         with self._naming():
-            if self._place.kind(self._path) == "file":
+            before = self._place.kind(self._path)
+            if before == "file":
                 raise PipelineError(f"{shown(self.out)}: is a file, results are a folder; name another place")
             self._place.make_folder(self._path)
-        with locked(Path(self._path)) if self._place.is_local else nullcontext():
-            with self._naming():
-                parts = self._parts()
-            names = Names(name for part in in_order(self._names, parts, _READERS) for name in part)
-            path = errors_of(self._path)
-            with self._naming():
-                self._place.delete(path)
-            with tempfile.TemporaryFile() as spool:
-                errors = ErrorFile(spool, self._recipe)
-                yield names, errors
-                if errors.count:
+        try:
+            with locked(Path(self._path)) if self._place.is_local else nullcontext():
+                with self._naming():
+                    parts = self._parts()
+                names = Names(name for part in in_order(self._names, parts, _READERS) for name in part)
+                with tempfile.TemporaryFile() as spool:
+                    errors = ErrorFile(spool, self._recipe)
+                    yield names, errors
                     with self._naming():
-                        self._place.write(path, errors.finish())
+                        path = errors_of(self._path)
+                        if errors.count:
+                            self._place.write(path, errors.finish())
+                        else:
+                            self._place.delete(path)
+        finally:
+            if before == "none" and self._place.is_local:
+                with suppress(OSError):  # it has parts
+                    os.rmdir(self._path)  # noqa: PTH106
 
     def add(self, key: str, part: bytes) -> None:
         """Puts the part of a chunk into its place; one with the same key is replaced. Raises OSError."""

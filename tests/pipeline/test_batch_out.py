@@ -67,8 +67,7 @@ def test_parts_are_gone_on_with(out: str) -> None:
 
 def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
     out = tmp_path / "faces.parquet"
-    with Results(str(out), RECIPE).opened():
-        pass
+    out.mkdir()
     (out / ".part-1.x1y2.tmp.parquet").write_bytes(b"half")
     (tmp_path / ".faces.errors.x1y2.tmp.parquet").write_bytes(b"half")
     (tmp_path / ".faces.errors.other").write_bytes(b"not ours")
@@ -130,7 +129,21 @@ def test_a_full_disk_names_the_part(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         with pytest.raises(OSError, match="No space left") as raised:
             results.add("1", part("a"))
         assert raised.value.filename == str(tmp_path / "faces.parquet" / "part-1.parquet")
-    assert os.listdir(tmp_path / "faces.parquet") == []  # noqa: PTH208
+    assert not (tmp_path / "faces.parquet").exists()
+
+
+def test_a_run_that_does_not_come_to_its_end_keeps_the_errors_of_the_one_before(tmp_path: Path) -> None:
+    out = str(tmp_path / "faces.parquet")
+    with Results(out, RECIPE).opened() as (_, errors):
+        errors.add("a.jpg", "is empty")
+    before = (tmp_path / "faces.errors.parquet").read_bytes()
+    with pytest.raises(PipelineError), Results(out, RECIPE).opened():
+        raise PipelineError("no cluster answers")
+    assert (tmp_path / "faces.errors.parquet").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["faces.errors.parquet"]  # no empty folder of results
+    with Results(out, RECIPE).opened():
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_address_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
