@@ -13,9 +13,7 @@ from functools import lru_cache
 import onnxruntime as ort
 
 M_ARENA_MAX = -8  # glibc's malloc.h
-# ONNX Runtime's ArenaExtendStrategy: grown by just what is asked for (1), the arena ends in pieces where the number of
-# faces changes from frame to frame.
-BY_DOUBLING = 0
+BY_DOUBLING = 0  # ONNX Runtime's ArenaExtendStrategy; 1, by just what is asked for, takes as much (EXPERIMENTS.md)
 
 
 def one_heap() -> bool:
