@@ -24,7 +24,7 @@ from pipeline.errors import USER_ERRORS, PipelineError
 from pipeline.evaluate import select_images
 from pipeline.evaluation import Settings
 from pipeline.extras import needs
-from pipeline.usable import readable
+from pipeline.usable import check_apart, readable
 from stage1_faces.annotations import AnnotatedImage, Annotations, read_dataset
 from stage1_faces.images import read_image
 from stage1_faces.splits import SPLITS, read_splits
@@ -119,6 +119,7 @@ def _check(args: Args) -> None:
 
 
 def _check_faces(args: Args, train: Sequence[AnnotatedImage], val: Sequence[AnnotatedImage]) -> None:
+    check_apart(args.data, args.out, "--out")
     for side, images in (("train", train), ("val", val)):
         if not any(len(image.boxes) for image in images):
             raise PipelineError(

@@ -35,7 +35,7 @@ from pipeline.resampling import best_score, bootstrap
 from pipeline.steps import GOES_ON, Say, claimed, side_by_side
 from pipeline.stock import stock_detector
 from pipeline.unsure import trades
-from pipeline.usable import usable
+from pipeline.usable import check_apart, usable
 from stage1_faces.annotations import AnnotatedImage, read_dataset
 from stage1_faces.faces import Detector
 from stage1_faces.images import read_image
@@ -311,6 +311,9 @@ def _check(args: Args) -> None:
 def _cross_validate(
     args: Args, images: Sequence[AnnotatedImage], also: Sequence[AnnotatedImage], names: Sequence[str], say: Say
 ) -> str:
+    for data in (args.data, args.also):
+        if data is not None:
+            check_apart(data, args.out, "--out")
     """Trains and scores what is left to do, writes both files, and gives the text of crossval.md."""
     branches = [
         Branch(args.data, splits, args.out / f"fold{k}", args.experiments) for k, splits in enumerate(_splits(args))

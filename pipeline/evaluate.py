@@ -42,6 +42,7 @@ from stage1_faces.images import read_image
 from stage1_faces.splits import SPLITS, read_splits
 from stage2_classifier.console import console, guarded, progress
 from stage2_classifier.files import check_folder, write_text
+from pipeline.usable import check_apart
 
 if TYPE_CHECKING:
     from pipeline.predictor import Predictor
@@ -228,6 +229,7 @@ def _check(args: Args) -> None:
         if not file.is_file():
             raise PipelineError(f"{file}: not found; check the name given with --predictions")
 
+    check_apart(args.data, args.out, "--out")
 
 def select_images(
     images: Sequence[AnnotatedImage], data: Path, splits: Path | None, split: str

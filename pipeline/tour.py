@@ -38,6 +38,7 @@ from stage1_faces.splits import read_splits
 from stage2_classifier.console import console, guarded
 from stage2_classifier.files import check_folder, naming, write_bytes, write_text
 
+from pipeline.usable import check_apart
 if TYPE_CHECKING:
     from jinja2 import Environment
 
@@ -116,8 +117,7 @@ def _check(args: Args) -> None:
         raise PipelineError(f"--epochs {args.epochs}: give {FEWEST_EPOCHS} or more")
     data = args.data.resolve()
     for flag, path in (("--work", args.work), ("--out", args.out)):
-        if path.resolve().is_relative_to(data):
-            raise PipelineError(f"{path}: lies in {args.data} and would be read as data; give another {flag}")
+        check_apart(args.data, path, flag)
         if path.exists() and not path.is_dir():
             raise PipelineError(f"{path}: is a file; name a folder with {flag}")
         check_folder(path)

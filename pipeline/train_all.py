@@ -26,7 +26,7 @@ from pipeline.extras import needs
 from pipeline.resampling import ONE_LABEL
 from pipeline.split import SplitRow, make_split, write_splits
 from pipeline.steps import GOES_ON, Say, Step, claimed, run_steps, side_by_side
-from pipeline.usable import FEW, usable
+from pipeline.usable import FEW, check_apart, usable
 from stage1_faces.annotations import AnnotatedImage, Annotations, read_dataset
 from stage1_faces.splits import SPLITS, read_splits
 from stage2_classifier.console import console, guarded
@@ -106,11 +106,11 @@ def _check(args: Args) -> None:
         raise PipelineError(f"--seed {args.seed}: give 0 or more")
     check_experiments(args.experiments)
     check_place(args.out)
-    data, work, out = (path.resolve() for path in (args.data, args.work, args.out))
+    work, out = args.work.resolve(), args.out.resolve()
     if work.is_relative_to(out) or any(out.is_relative_to(work / name) for name in OWN):
         raise PipelineError(f"{args.out}: --work needs this place for itself; give another --out")
-    if work.is_relative_to(data):
-        raise PipelineError(f"{args.work}: lies in {args.data} and would be read as data; give another --work")
+    check_apart(args.data, args.work, "--work")
+    check_apart(args.data, args.out, "--out")
 
 
 def _train(args: Args, read: Annotations, say: Say) -> None:

@@ -1,4 +1,7 @@
-"""Which annotated photos can be used: those that can be read, and are as large as their headers say."""
+"""Which annotated photos can be used: those that can be read, and are as large as their headers say.
+
+Results lie apart from them: what is written among the photos may be read as data the next time.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,12 @@ from stage1_faces.images import MediaError, read_image
 from stage2_classifier.console import progress
 
 FEW = 5  # of the problems in the data are told, and of the photos in a list
+
+
+def check_apart(data: Path, path: Path, flag: str) -> None:
+    """Raises PipelineError when what `flag` names lies in the dataset."""
+    if path.resolve().is_relative_to(data.resolve()):
+        raise PipelineError(f"{path}: lies in {data} and would be read as data; give another {flag}")
 
 
 def usable(data: Path, read: Annotations, say: Say) -> list[AnnotatedImage]:

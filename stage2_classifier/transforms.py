@@ -121,6 +121,8 @@ def run(args: PreviewArgs) -> int:
     if args.experiment:
         _show_training(args, crops)
     else:
+    if args.preview.resolve().is_relative_to(args.crops.resolve()):
+        raise ClassifierError(f"{args.preview}: lies in {args.crops}, among the crops; give another --preview")
         _compare_implementations(args, crops, input_size)
     print(f"wrote {args.preview}")
     return 0

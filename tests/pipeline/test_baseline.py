@@ -114,6 +114,14 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
     return error
 
 
+def test_results_are_not_written_among_the_data(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(data, data / "baseline") == 1
+    assert one_line(capsys) == (
+        f"error: {data / 'baseline'}: lies in {data} and would be read as data; give another --out\n"
+    )
+    assert not (data / "baseline").exists()
+
+
 def test_trains_and_says_how_good_how_large_and_how_fast(data: Path, unbroken: Path) -> None:
     assert sorted(path.name for path in unbroken.iterdir()) == FINISHED
     assert [row["epoch"] for row in rows(unbroken)] == [1, 2]

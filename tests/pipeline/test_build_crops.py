@@ -54,6 +54,14 @@ def build(data, *flags, out="crops", workers="1"):
     return main([*places, "--workers", workers, *flags])
 
 
+def test_crops_are_not_written_among_the_photos(data, capsys):
+    before = sorted(data.rglob("*"))
+    assert build(data, out="data/images/crops") == 1
+    place = f"{data}/data/images/crops: lies in {data}/data"
+    assert capsys.readouterr().err == f"error: {place} and would be read as data; give another --out\n"
+    assert sorted(data.rglob("*")) == before
+
+
 def test_cuts_one_crop_a_face_into_class_folders(data, capsys):
     assert build(data) == 0
     crops = read_crop_set(data / "crops")

@@ -258,6 +258,16 @@ def test_a_step_that_fails_is_told_with_its_log(data, tmp_path, monkeypatch, cap
     assert not (out / "fold1" / "cascade.log").exists()  # nothing more is begun
 
 
+def test_results_are_not_written_among_the_data(data, tmp_path, capsys):
+    inner = data / "cv"
+    flags = ["--out", str(inner), "--folds", "3"]
+    for given in (["--data", str(data)], ["--data", str(tmp_path / "other"), "--also", str(data)]):
+        assert main([*given, *flags]) == 1
+        said = f"error: {inner}: lies in {data} and would be read as data; give another --out\n"
+        assert capsys.readouterr().err == said
+    assert not inner.exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [

@@ -207,6 +207,15 @@ def test_bad_input_is_one_clear_line(
     assert not (data.parent / "out").exists()
 
 
+@pytest.mark.parametrize("inner", [".", "images/report"])
+def test_a_report_is_not_written_among_the_data(data: Path, capsys: pytest.CaptureFixture[str], inner: str) -> None:
+    out, before = data / inner, sorted(data.rglob("*"))
+    assert call(data, [], "--out", str(out)) == 1
+    said = f"error: {out}: lies in {data} and would be read as data; give another --out\n"
+    assert capsys.readouterr().err == said
+    assert sorted(data.rglob("*")) == before
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_split_and_data_that_do_not_fit(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     splits = data.parent / "splits.csv"

@@ -178,40 +178,55 @@ def test_unknown_kind_is_refused() -> None:
 
 @pytest.fixture
 def crop_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "crops"
+    folder.mkdir()
     records = []
     for i, label in enumerate(["with_mask", "without_mask"] * 2):
-        Image.fromarray(face(20 + i)).save(tmp_path / f"{i}.png")
+        Image.fromarray(face(20 + i)).save(folder / f"{i}.png")
         records.append(CropRecord(f"{i}.png", label, "train", f"p{i}", (0, 0, 20, 20)))
-    write_crop_set(CropSet(tmp_path, tuple(records), ("with_mask", "without_mask"), 0.2))
-    return tmp_path
+    write_crop_set(CropSet(folder, tuple(records), ("with_mask", "without_mask"), 0.2))
+    return folder
 
 
 def test_preview_is_written(crop_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = crop_folder / "made" / "preview.png"
+    out = crop_folder.parent / "made" / "preview.png"
     assert main(["--crops", str(crop_folder), "--preview", str(out), "--per-class", "2"]) == 0
     assert str(out) in capsys.readouterr().out
     with Image.open(out) as picture:
         assert picture.width > 13 * 96 and picture.height > 4 * 96  # 1 + 3 x 4 columns, 2 x 2 rows
-    one = crop_folder / "own.png"
+    one = crop_folder.parent / "own.png"
     assert main(["--crops", str(crop_folder), "--preview", str(one), "--augment", "own"]) == 0
     with Image.open(one) as picture:
         assert picture.width < 8 * 96
 
 
 def test_preview_of_missing_crops_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--crops", str(tmp_path), "--preview", str(tmp_path / "p.png")]) == 1
+    assert main(["--crops", str(tmp_path / "none"), "--preview", str(tmp_path / "p.png")]) == 1
     error = capsys.readouterr().err
     assert "crops.csv: not found" in error and len(error.splitlines()) == 1
 
 
 def test_preview_name_must_be_a_picture(crop_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--crops", str(crop_folder), "--preview", str(crop_folder / "p.txt")]) == 1
+    assert main(["--crops", str(crop_folder), "--preview", str(crop_folder.parent / "p.txt")]) == 1
     assert "end it with .png" in capsys.readouterr().err
-    assert not (crop_folder / "p.txt").exists()
+    assert not (crop_folder.parent / "p.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["0.png", "made/new.png"])
+def test_a_preview_is_not_written_among_the_crops(
+    crop_folder: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    before = (crop_folder / "0.png").read_bytes()
+    (crop_folder.parent / "link").symlink_to(crop_folder, target_is_directory=True)
+    for out in (crop_folder / name, crop_folder.parent / "link" / name):
+        assert main(["--crops", str(crop_folder), "--preview", str(out), "--augment", "own"]) == 1
+        said = f"error: {out}: lies in {crop_folder}, among the crops; give another --preview\n"
+        assert capsys.readouterr().err == said
+    assert (crop_folder / "0.png").read_bytes() == before and not (crop_folder / "made").exists()
 
 
 def test_preview_refuses_a_negative_seed(crop_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--crops", str(crop_folder), "--preview", str(crop_folder / "p.png"), "--seed", "-1"]) == 1
+    assert main(["--crops", str(crop_folder), "--preview", str(crop_folder.parent / "p.png"), "--seed", "-1"]) == 1
     assert capsys.readouterr().err == "error: --seed -1: give 0 or more\n"
 
 
@@ -284,7 +299,7 @@ def test_preview_of_an_experiment(wide_crops: CropSet, tmp_path: Path, sheets: l
 def test_the_comparison_looks_at_crops_as_the_baseline_does(
     wide_crops: CropSet, crop_folder: Path, sheets: list[tuple[Any, ...]]
 ) -> None:
-    out = crop_folder / "p.png"
+    out = crop_folder.parent / "p.png"
     assert main(["--crops", str(wide_crops.root), "--preview", str(out), "--augment", "own"]) == 0
     assert main(["--crops", str(crop_folder), "--preview", str(out), "--augment", "own"]) == 0
     before = looked_at(wide_crops, 0.2)
@@ -307,7 +322,7 @@ def test_the_comparison_looks_at_crops_as_the_baseline_does(
 def test_a_preview_that_cannot_be_is_one_line(
     crop_folder: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
 ) -> None:
-    out = crop_folder / "p.png"
+    out = crop_folder.parent / "p.png"
     assert main(["--crops", str(crop_folder), "--preview", str(out), *flags]) == 1
     error = capsys.readouterr().err
     assert message.format(crops=crop_folder) in error and len(error.splitlines()) == 1
