@@ -10,6 +10,11 @@ the last one's end; `whole` has what is around it, too: listing, the start and t
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from stage2_classifier.early import end_at_ctrl_c
+
+    end_at_ctrl_c()
+
 import json
 import os
 import sys

@@ -14,6 +14,11 @@ thresholds. Photos that facenet-pytorch cannot search are left out for all.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from stage2_classifier.early import end_at_ctrl_c
+
+    end_at_ctrl_c()
+
 import json
 import os
 import platform

@@ -9,6 +9,11 @@ kill, it goes on; trainings that are finished are not repeated.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from stage2_classifier.early import end_at_ctrl_c
+
+    end_at_ctrl_c()
+
 import json
 import statistics
 import sys

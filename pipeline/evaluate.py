@@ -10,6 +10,11 @@ scores of merged classes are added up before a face gets its label.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from stage2_classifier.early import end_at_ctrl_c
+
+    end_at_ctrl_c()
+
 import json
 import sys
 from collections.abc import Callable, Sequence

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from stage2_classifier.early import end_at_ctrl_c
+
+    end_at_ctrl_c()
+
 import asyncio
 import logging
 import os

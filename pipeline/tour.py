@@ -6,6 +6,11 @@ command that was not finished; with nothing left to run it only writes the tour 
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from stage2_classifier.early import end_at_ctrl_c
+
+    end_at_ctrl_c()
+
 import re
 import sys
 import textwrap

@@ -9,6 +9,11 @@ which gives the bundle's weights. Started again after a kill, it goes on where i
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from stage2_classifier.early import end_at_ctrl_c
+
+    end_at_ctrl_c()
+
 import json
 import sys
 import time

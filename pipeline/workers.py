@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context, parent_process
 from multiprocessing.synchronize import Event
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from pipeline.errors import PipelineError
 
@@ -38,7 +38,8 @@ def map_jobs(
             try:
                 with _unheard():
                     results = pool.map(partial(_unless_stopped, function), jobs, chunksize=chunksize)
-                yield from results  # type: ignore[misc]  # None only where nobody takes it any more
+                for result in results:
+                    yield cast(Result, result)  # None only where nobody takes it any more
             finally:
                 stop.set()
     except BrokenProcessPool as error:
@@ -69,7 +70,10 @@ def _unless_stopped(function: Callable[[Job], Result], job: Job) -> Result | Non
 
 
 def _begin(stop: Event) -> None:
-    """A worker whose parent is killed would wait for its next job for ever."""
+    """Readies a worker process: it does no more once `stop` is set, and ends when its parent does.
+
+    One whose parent is killed would wait for its next job for ever.
+    """
     _STOP.append(stop)
     parent = parent_process()
 

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TextIO
 
+from stage1_faces.early import end_at_ctrl_c, raise_at_ctrl_c
+
 
 def guarded(command: Callable[[], int], *errors: type[Exception], interrupted: str = "interrupted") -> int:
     """Runs a command and returns its exit code: one of `errors` or an OSError becomes one line and code 1.
@@ -26,7 +28,9 @@ def guarded(command: Callable[[], int], *errors: type[Exception], interrupted: s
         sys.stdout.reconfigure(errors="replace")  # a file name that the terminal cannot show is no reason to fail
     expected: tuple[type[Exception], ...] = (*errors, OSError)
     failed: Exception | None = None
+    ours = False
     try:
+        ours = raise_at_ctrl_c()
         code = command()
     except expected as error:
         code, failed = 1, error
@@ -36,6 +40,9 @@ def guarded(command: Callable[[], int], *errors: type[Exception], interrupted: s
     except SystemExit:
         _unwritten(sys.stdout)  # such as the text of --help
         raise
+    finally:
+        if ours:
+            end_at_ctrl_c()  # what is still to be done takes a moment, too
     unwritten = _unwritten(sys.stdout)
     if failed is None and unwritten is not None and code != 130:
         code, failed = code or 1, unwritten

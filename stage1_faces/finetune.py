@@ -11,6 +11,10 @@ Started again after a kill, it goes on. All training photos are kept in memory: 
 from __future__ import annotations
 
 if __name__ == "__main__":
+    from stage1_faces.early import end_at_ctrl_c
+
+    end_at_ctrl_c()
+
     from stage1_faces.errors import need_training_extra
 
     need_training_extra()

@@ -14,6 +14,8 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from stage2_classifier.early import end_at_ctrl_c, raise_at_ctrl_c
+
 
 def console() -> Console:
     """A console on standard output; made when used, so that tests and pipes see their own stream."""
@@ -36,7 +38,9 @@ def guarded(command: Callable[[], int], *errors: type[Exception], interrupted: s
         sys.stdout.reconfigure(errors="replace")  # a file name that the terminal cannot show is no reason to fail
     expected: tuple[type[Exception], ...] = (*errors, OSError)
     failed: Exception | None = None
+    ours = False
     try:
+        ours = raise_at_ctrl_c()
         code = command()
     except expected as error:
         code, failed = 1, error
@@ -46,6 +50,9 @@ def guarded(command: Callable[[], int], *errors: type[Exception], interrupted: s
     except SystemExit:
         _unwritten(sys.stdout)  # such as the text of --help
         raise
+    finally:
+        if ours:
+            end_at_ctrl_c()  # what is still to be done takes a moment, too
     unwritten = _unwritten(sys.stdout)
     if failed is None and unwritten is not None and code != 130:
         code, failed = code or 1, unwritten

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -16,6 +17,7 @@ from stage2_classifier.errors import ClassifierError
 
 WAIT = 2.0  # seconds in which torchrun ends the others once one has failed; it looks ten times a second
 LOOK = 1.0  # seconds between looks at whether torchrun is still there
+FIRST = 1  # the process that takes on those whose parent has ended; in a container it may be torchrun itself
 
 
 def by_torchrun() -> bool:
@@ -33,9 +35,10 @@ def end_with_launcher() -> None:
     if not by_torchrun():
         return
     launcher = os.getppid()
+    orphaned = launcher == FIRST and not _runs_python(FIRST)  # torchrun had ended before it was asked for
 
     def watch() -> None:
-        while os.getppid() == launcher:
+        while os.getppid() == launcher and not orphaned:
             time.sleep(LOOK)
         os._exit(1)
 
@@ -54,7 +57,7 @@ def together(command: Callable[[], int]) -> int:
             if not (by_torchrun() and _lost(error)):
                 raise
             raise ClassifierError("another process of this training has ended; go on with --resume") from error
-    except ClassifierError:
+    except (ClassifierError, OSError):
         if rank():
             time.sleep(WAIT)  # where the first process fails as well, this one is ended in it
         raise
@@ -82,6 +85,14 @@ def check_gpus(gpus: int) -> None:
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if processes > gpus:
         raise ClassifierError(f"torchrun: {processes} processes for {gpus} GPU(s); start one for each, or give --cpu")
+
+
+def _runs_python(process: int) -> bool:
+    """Whether a process is Python, as torchrun is; no, where the system does not tell."""
+    try:
+        return b"python" in Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0", 1)[0]
+    except OSError:
+        return False
 
 
 def _lost(error: RuntimeError) -> bool:

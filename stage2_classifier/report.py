@@ -9,6 +9,10 @@ curves.png, augmentation.png; and OUT/report.html (self-contained) and OUT/repor
 from __future__ import annotations
 
 if __name__ == "__main__":
+    from stage2_classifier.early import end_at_ctrl_c
+
+    end_at_ctrl_c()
+
     from stage2_classifier.errors import need_training_extra
 
     need_training_extra()

@@ -10,6 +10,10 @@ when done, summary.json.
 from __future__ import annotations
 
 if __name__ == "__main__":
+    from stage2_classifier.early import end_at_ctrl_c
+
+    end_at_ctrl_c()
+
     from stage2_classifier.errors import need_training_extra
 
     need_training_extra()

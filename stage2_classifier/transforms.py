@@ -9,6 +9,10 @@ Both kinds are callables (crop uint8 (H, W, 3) RGB, seed) -> float32 tensor (3, 
 from __future__ import annotations
 
 if __name__ == "__main__":
+    from stage2_classifier.early import end_at_ctrl_c
+
+    end_at_ctrl_c()
+
     from stage2_classifier.errors import need_training_extra
 
     need_training_extra()
@@ -117,12 +121,12 @@ def run(args: PreviewArgs) -> int:
         raise ClassifierError(
             "--experiment: has its own augmentation and input size; leave --augment, --input-size out"
         )
+    if args.preview.resolve().is_relative_to(args.crops.resolve()):
+        raise ClassifierError(f"{args.preview}: lies in {args.crops}, among the crops; give another --preview")
     crops = read_crop_set(args.crops)
     if args.experiment:
         _show_training(args, crops)
     else:
-    if args.preview.resolve().is_relative_to(args.crops.resolve()):
-        raise ClassifierError(f"{args.preview}: lies in {args.crops}, among the crops; give another --preview")
         _compare_implementations(args, crops, input_size)
     print(f"wrote {args.preview}")
     return 0

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -190,14 +191,35 @@ def failing(error: BaseException) -> Callable[[], int]:
     return command
 
 
+@pytest.mark.parametrize(("torchrun", "ends"), [(False, True), (True, False)])
+def test_a_process_whose_torchrun_died_before_it_looked_ends(
+    monkeypatch: pytest.MonkeyPatch, torchrun: bool, ends: bool
+) -> None:
+    """Its parent is then the first process, which in a container may be a living torchrun."""
+    ended = threading.Event()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setattr(launched, "_runs_python", lambda process: torchrun)
+    monkeypatch.setattr(launched, "LOOK", 0.01)
+    monkeypatch.setattr(launched.os, "getppid", lambda: 1)
+    monkeypatch.setattr(launched.os, "_exit", lambda code: ended.set())
+    end_with_launcher()
+    assert ended.wait(10 if ends else 0.2) == ends
+    monkeypatch.setattr(launched.os, "getppid", lambda: 2)  # the watch ends with the test
+    assert ended.wait(10)
+
+
+@pytest.mark.parametrize("error", [ClassifierError("crops: not there"), PermissionError(13, "Permission denied", "c")])
 @pytest.mark.parametrize(("number", "waits"), [(0, []), (1, [launched.WAIT])])
-def test_only_the_first_process_tells_at_once(monkeypatch: pytest.MonkeyPatch, number: int, waits: list[float]) -> None:
+def test_only_the_first_process_tells_at_once(
+    monkeypatch: pytest.MonkeyPatch, number: int, waits: list[float], error: Exception
+) -> None:
     waited: list[float] = []
     monkeypatch.setattr(launched.time, "sleep", waited.append)
     monkeypatch.setenv("RANK", str(number))
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    with pytest.raises(ClassifierError, match=r"^crops: not there$"):
-        together(failing(ClassifierError("crops: not there")))
+    with pytest.raises(type(error)) as raised:
+        together(failing(error))
+    assert raised.value is error
     assert waited == waits
     if number:
         assert together(failing(KeyboardInterrupt())) == 1
