@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import onnxruntime as ort
@@ -26,12 +26,16 @@ from pipeline.device import Device, check_running, providers
 from pipeline.errors import USER_ERRORS, PipelineError, first_line
 from pipeline.heap import one_arena
 from pipeline.judge import Judge
+from pipeline.shapes import SIDE, Net, nets
 from pipeline.stock import SEARCH as STOCK_SEARCH
 from stage1_faces.detector import CascadeConfig, FaceDetector
 from stage1_faces.faces import Detector
 from stage1_faces.mtcnn import MtcnnConfig, MtcnnDetector
 from stage2_classifier.console import guarded
 from stage2_classifier.files import check_folder, naming
+
+if TYPE_CHECKING:
+    import tyro
 
 FORMAT_VERSION = 3
 READABLE = (1, 2, FORMAT_VERSION)  # 1 knew the stock cascade alone, 2 no judge
@@ -129,20 +133,36 @@ class Bundle:
     def graph(self, name: str, threads: int = 1, device: Device = "cpu") -> Graph:
         """A graph as a function from float32 input to its outputs, on ONNX Runtime.
 
-        Raises BundleError when ONNX Runtime cannot load it, or the classifier's class count or input size is not the
-        bundle's, and PipelineError when it cannot run on the device.
+        Raises BundleError when ONNX Runtime cannot load it, when the classifier's class count or input size is not the
+        bundle's, or a net of stage 1 not one of its cascade, and PipelineError when it cannot run on the device.
         """
         file = f"{self.path / name}.onnx"
-        classes = len(self.meta.class_names) if name == "classifier" else None
-        graph = load_graph(self._graphs[name], file, threads, device, classes)
-        if name == "classifier":
-            size = self.meta.input_size
-            try:
-                graph(np.zeros((1, 3, size, size), np.float32))
-            except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-                what = f"does not take the {size} pixels of bundle.json ({first_line(error)})"
-                raise BundleError(f"{file}: {what}; pack the bundle anew") from error
+        if name != "classifier":
+            return self._net(name, file, threads, device)
+        graph = load_graph(self._graphs[name], file, threads, device, len(self.meta.class_names))
+        size = self.meta.input_size
+        try:
+            graph(np.zeros((1, 3, size, size), np.float32))
+        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+            what = f"does not take the {size} pixels of bundle.json ({first_line(error)})"
+            raise BundleError(f"{file}: {what}; pack the bundle anew") from error
         return graph
+
+    def _net(self, name: str, file: str, threads: int, device: Device) -> Graph:
+        """A net of stage 1, held to the cascade that bundle.json names."""
+        wanted = nets(self.meta.cascade)[name]
+        net = load_graph(self._graphs[name], file, threads, device, net=wanted)
+        if wanted.cells is not None:
+            try:
+                given = net(np.zeros((1, 3, SIDE, SIDE), np.float32))[0].shape[1:]
+            except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+                what = f"does not take {SIDE}x{SIDE} pixels ({first_line(error)})"
+                raise BundleError(f"{file}: {what}; pack the bundle anew") from error
+            if given != (wanted.cells, wanted.cells):
+                what = f"makes {given[0]}x{given[1]} cells of {SIDE}x{SIDE} pixels"
+                own = f"the {wanted.cascade} cascade's {wanted.cells}x{wanted.cells}"
+                raise BundleError(f"{file}: {what}, {own}; pack the bundle anew")
+        return net
 
     def detector(self, threads: int = 1, device: Device = "cpu") -> Detector:
         """The cascade of the bundle. Raises what `graph` does."""
@@ -157,11 +177,19 @@ class Bundle:
         return {"name": self.path.resolve().name, **_to_json(self.meta)}
 
 
-def load_graph(data: bytes, name: str, threads: int = 1, device: Device = "cpu", classes: int | None = None) -> Graph:
+def load_graph(
+    data: bytes,
+    name: str,
+    threads: int = 1,
+    device: Device = "cpu",
+    classes: int | None = None,
+    net: Net | None = None,
+) -> Graph:
     """An ONNX graph as a function from float32 input to its outputs, on ONNX Runtime.
 
-    name: for messages. classes: how many the graph must give, where that is known. Raises BundleError when ONNX
-    Runtime cannot load it or the number of classes is another, PipelineError when it cannot run on the device.
+    name: for messages. classes: how many the graph must give, net: what it must take and give, where that is known.
+    Raises BundleError when ONNX Runtime cannot load it or these are others, PipelineError when it cannot run on the
+    device.
     """
     wanted = providers(device)
     options = ort.SessionOptions()
@@ -175,13 +203,16 @@ def load_graph(data: bytes, name: str, threads: int = 1, device: Device = "cpu",
     try:
         session = ort.InferenceSession(data, options, providers=wanted)
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-        raise BundleError(f"{name}: ONNX Runtime cannot load it: {first_line(error)}") from error
+        raise BundleError(f"{name}: ONNX Runtime cannot load it ({first_line(error)}); pack the bundle anew") from error
     check_running(session, device)
     given = session.get_outputs()[0].shape[-1:]
     if classes is not None and given != [classes]:
         raise BundleError(
             f"{name}: gives {given[0] if given else 'no'} classes, bundle.json names {classes}; pack the bundle anew"
         )
+    misfit = net.misfit(session) if net else None
+    if misfit is not None:
+        raise BundleError(f"{name}: {misfit}; pack the bundle anew")
     input_name = session.get_inputs()[0].name
     return lambda values: session.run(None, {input_name: values})
 
@@ -259,7 +290,10 @@ def _read_meta(root: Path) -> BundleMeta:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{file}: is not a bundle description ({error}); pack the bundle anew") from error
     if version not in READABLE:
-        raise BundleError(f"{file}: has format {version}, this program reads {FORMAT_VERSION}; update the program")
+        newer = isinstance(version, int) and version > FORMAT_VERSION
+        mend = "update the program" if newer else "pack the bundle anew"
+        what = f"has format {json.dumps(version)}, this program reads {READABLE[0]} to {FORMAT_VERSION}"
+        raise BundleError(f"{file}: {what}; {mend}")
     try:
         return BundleMeta(
             class_names=tuple(str(name) for name in record["class_names"]),
@@ -307,8 +341,10 @@ def _numbers(values: Sequence[Any]) -> tuple[float, float, float]:
 class Show:
     """Print where a bundle comes from, what it needs and what it scored."""
 
-    bundle: Path = DEFAULT
-    """Bundle directory."""
+    folder: tyro.conf.Positional[Path | None] = None
+    """Bundle directory; the one that comes with the program when none is named."""
+    bundle: Path | None = None
+    """The same, as an option."""
 
 
 @dataclass(frozen=True)
@@ -359,12 +395,20 @@ def run(args: Show | Pack) -> int:
     from stage2_classifier.console import console
 
     if isinstance(args, Show):
-        console().print_json(json.dumps(Bundle.load(args.bundle).describe()))
+        if args.folder is not None and args.bundle is not None:
+            raise PipelineError(f"{args.folder}: --bundle names a bundle, too; name one")
+        shown = Bundle.load(args.folder or args.bundle).describe()
+        if shown["provenance"].get("commit") is None:  # packed where git could not tell, or before it was asked
+            shown["provenance"]["commit"] = "not recorded"
+        console().print_json(json.dumps(shown))
         return 0
     from pipeline.extras import needs
 
     with needs("train"):
         from pipeline.pack import pack_bundle, photos_of
+        from pipeline.usable import check_apart
+    if args.data is not None:
+        check_apart(args.data, args.out, "--out")
     search = args.search()
     if args.like is not None and (args.min_face, args.pnet, args.rnet) != (None, None, None):
         raise PipelineError("--like takes all settings from that bundle; leave out --min-face, --pnet and --rnet")
@@ -384,6 +428,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `python -m pipeline.bundle`."""
 
     def command() -> int:
+        # Show's annotation is looked up in the module; imported late, for a Predictor needs no command line.
+        global tyro  # noqa: PLW0603
         import tyro
 
         args = tyro.cli(

@@ -151,7 +151,8 @@ class OneStage:
         try:
             session = onnxruntime.InferenceSession(data, options, providers=wanted_providers)
         except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-            raise PipelineError(f"{file}: ONNX Runtime cannot load it: {first_line(error)}") from error
+            what = f"ONNX Runtime cannot load it ({first_line(error)})"
+            raise PipelineError(f"{file}: {what}; copy it anew or name another graph") from error
         check_running(session, device)
         inputs = session.get_inputs()
         kinds = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}

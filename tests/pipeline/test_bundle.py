@@ -8,7 +8,9 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 from PIL import Image
 
 from pipeline import detect
@@ -102,7 +104,7 @@ def test_written_bundle_reads_back(tmp_path, search):
 )
 def test_the_search_tells_which_cascade_it_is(search, name, kind):
     default = Bundle.load()
-    graphs = {graph: default.graph_bytes(graph) for graph in GRAPHS}
+    graphs = {graph: default.graph_bytes(graph) for graph in GRAPHS} | (STOCK_NETS if search is STOCK else {})
     bundle = Bundle(Path("made"), replace(default.meta, search=search), graphs)
     assert bundle.meta.cascade == name
     assert bundle.describe()["search"] == {"cascade": name, **asdict(search)}
@@ -209,6 +211,42 @@ def swap(bundle, name, data):
     edit(bundle, sha256={**json.loads((bundle / "bundle.json").read_text())["sha256"], name: sha256(data).hexdigest()})
 
 
+def stock_net(kernel, points=False):
+    """An ONNX graph with the shapes of a stock net, P-Net's for a kernel of 12: one layer, its weights are 0."""
+    slides = kernel == 12
+    parts = {"probability": (1, [1]), "offsets": (4, []), **({"landmarks": (10, [])} if points else {})}
+    window, shapes = ["h", "w"], {"probability": ["n", "y", "x"], "offsets": ["n", 4, "y", "x"]}
+    if not slides:
+        window, shapes = [kernel, kernel], {"probability": ["n"], "offsets": ["n", 4], "landmarks": ["n", 5, 2]}
+    constants = {
+        "weights": np.zeros((sum(size for size, _ in parts.values()), 3, kernel, kernel), np.float32),
+        "sizes": np.array([size for size, _ in parts.values()]),
+        "points": np.array([0, 5, 2]),
+        **{f"{name} axes": np.array(axes if slides else [*axes, 2, 3]) for name, (_, axes) in parts.items()},
+    }
+    nodes = [
+        helper.make_node("Conv", ["pixels", "weights"], ["all"], strides=[2, 2]),
+        helper.make_node("Split", ["all", "sizes"], [f"{name} part" for name in parts], axis=1),
+    ]
+    for name, (_, axes) in parts.items():
+        kind, how = ("Reshape", "points") if name == "landmarks" else ("Squeeze", f"{name} axes")
+        if slides and not axes:
+            kind, how = "Identity", ""
+        nodes.append(helper.make_node(kind, [f"{name} part", *filter(None, [how])], [name]))
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 3, *window])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]) for name in parts],
+        [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8).SerializeToString()
+
+
+DEFAULT_NETS = {name: (DEFAULT / f"{name}.onnx").read_bytes() for name in ("pnet", "rnet", "onet")}
+STOCK_NETS = {"pnet": stock_net(12), "rnet": stock_net(24), "onet": stock_net(48, points=True)}
+
+
 MISSING = "graph is missing; copy the whole bundle directory or pack it anew"
 DESCRIPTION = "is not a bundle description (...); pack the bundle anew"  # "..." stands for a library's words
 ODDITIES = {
@@ -231,7 +269,7 @@ ODDITIES = {
     ),
     "no onnx": (
         lambda b: swap(b, "pnet", b"not a graph"),
-        "pnet.onnx: ONNX Runtime cannot load it: ...",
+        "pnet.onnx: ONNX Runtime cannot load it (...); pack the bundle anew",
     ),
     "too few classes": (
         lambda b: edit(b, class_names=["one", "two"]),
@@ -245,6 +283,29 @@ ODDITIES = {
         lambda b: edit(b, input_size=64),
         "classifier.onnx: does not take the 64 pixels of bundle.json (...); pack the bundle anew",
     ),
+    "R-Net and O-Net swapped": (
+        lambda b: [swap(b, *each) for each in (("rnet", DEFAULT_NETS["onet"]), ("onet", DEFAULT_NETS["rnet"]))],
+        "rnet.onnx: takes ?x3x48x48 and gives ?, ?x4, ?x5x2, the fine-tuned cascade's takes ?x3x32x32 and "
+        "gives ?, ?x4; pack the bundle anew",
+    ),
+    "P-Net for O-Net": (
+        lambda b: swap(b, "onet", DEFAULT_NETS["pnet"]),
+        "onet.onnx: takes ?x3x?x? and gives ?x?x?, ?x4x?x?, the fine-tuned cascade's takes ?x3x48x48 and "
+        "gives ?, ?x4, ?x5x2; pack the bundle anew",
+    ),
+    "the stock search of fine-tuned nets": (
+        lambda b: edit(b, search={"cascade": "stock", **asdict(STOCK)}),
+        "pnet.onnx: makes 12x12 cells of 48x48 pixels, the stock cascade's 19x19; pack the bundle anew",
+    ),
+    "the fine-tuned search of stock nets": (
+        lambda b: [swap(b, *each) for each in STOCK_NETS.items()],
+        "pnet.onnx: makes 19x19 cells of 48x48 pixels, the fine-tuned cascade's 12x12; pack the bundle anew",
+    ),
+    "a stock R-Net": (
+        lambda b: swap(b, "rnet", STOCK_NETS["rnet"]),
+        "rnet.onnx: takes ?x3x24x24 and gives ?, ?x4, the fine-tuned cascade's takes ?x3x32x32 and gives ?, ?x4; "
+        "pack the bundle anew",
+    ),
     "a huge input size": (
         lambda b: edit(b, input_size=1e9),
         "bundle.json: input size 1000000000 is none of 8 to 1024 pixels; pack the bundle anew",
@@ -255,7 +316,7 @@ ODDITIES = {
     ),
     "a newer format": (
         lambda b: edit(b, format_version=FORMAT_VERSION + 1),
-        f"bundle.json: has format {FORMAT_VERSION + 1}, this program reads {FORMAT_VERSION}; update the program",
+        "bundle.json: has format 4, this program reads 1 to 3; update the program",
     ),
     "no json": (lambda b: (b / "bundle.json").write_text("[1, 2"), f"bundle.json: {DESCRIPTION}"),
     "no text": (lambda b: (b / "bundle.json").write_bytes(b"\xff"), f"bundle.json: {DESCRIPTION}"),
@@ -281,13 +342,22 @@ def test_every_oddity_of_a_bundle_is_one_line(copy, oddity, capsys):
     assert not (copy.parent / "out").exists()
 
 
-@pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 0, "2", None])
-def test_other_formats(copy, version):
+@pytest.mark.parametrize(
+    ("version", "line"),
+    [
+        (FORMAT_VERSION + 1, "has format 4, this program reads 1 to 3; update the program"),
+        (0, "has format 0, this program reads 1 to 3; pack the bundle anew"),
+        (-1, "has format -1, this program reads 1 to 3; pack the bundle anew"),
+        ("2", 'has format "2", this program reads 1 to 3; pack the bundle anew'),
+        (None, "has format null, this program reads 1 to 3; pack the bundle anew"),
+        ([3], "has format [3], this program reads 1 to 3; pack the bundle anew"),
+    ],
+)
+def test_other_formats(copy, version, line):
     edit(copy, format_version=version)
     with pytest.raises(BundleError) as raised:
         Bundle.load(copy)
-    read = f"this program reads {FORMAT_VERSION}; update the program"
-    assert str(raised.value) == f"{copy}/bundle.json: has format {version}, {read}"
+    assert str(raised.value) == f"{copy}/bundle.json: {line}"
 
 
 @pytest.mark.parametrize(
@@ -324,10 +394,33 @@ def test_malformed_description(copy, change, message):
     assert re.fullmatch(f"{copy}/bundle.json: .+; pack the bundle anew", str(raised.value))
 
 
-def test_show_prints_provenance_and_bad_bundle_is_one_line(copy, capsys):
-    assert main(["show", "--bundle", str(copy)]) == 0
+@pytest.mark.parametrize("flags", [[], ["--bundle"]])
+def test_show_prints_provenance_and_bad_bundle_is_one_line(copy, capsys, flags):
+    edit(copy, score_threshold=0.125)  # to tell it from the default one
+    assert main(["show", *flags, str(copy)]) == 0
     shown = json.loads(capsys.readouterr().out)
+    assert shown["score_threshold"] == 0.125
     assert shown["provenance"]["stage1"]["weights"] == "fine-tuned" and shown["provenance"]["stage2"]
     (copy / "pnet.onnx").unlink()
-    assert main(["show", "--bundle", str(copy)]) == 1
-    assert capsys.readouterr().err.count("\n") == 1
+    assert main(["show", *flags, str(copy)]) == 1
+    assert capsys.readouterr().err == f"error: {copy}/pnet.onnx: {MISSING}\n"
+
+
+def test_show_prints_the_default_bundle_when_none_is_named(capsys):
+    assert main(["show"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == DEFAULT.name
+
+
+def test_show_takes_one_bundle(copy, capsys):
+    assert main(["show", str(copy), "--bundle", str(DEFAULT)]) == 1
+    assert capsys.readouterr().err == f"error: {copy}: --bundle names a bundle, too; name one\n"
+
+
+@pytest.mark.parametrize(
+    ("provenance", "said"), [({}, "not recorded"), ({"commit": None}, "not recorded"), ({"commit": "abc"}, "abc")]
+)
+def test_show_says_when_the_commit_was_not_recorded(copy, capsys, provenance, said):
+    edit(copy, provenance=provenance)
+    assert main(["show", str(copy)]) == 0
+    assert json.loads(capsys.readouterr().out)["provenance"] == {"commit": said}
+    assert Bundle.load(copy).describe()["provenance"] == provenance
