@@ -111,7 +111,8 @@ def read_crop_set(root: Path | str) -> CropSet:
     records = _read_table(table)
     unknown = sorted({r.label for r in records} - set(class_names))
     if unknown:
-        raise ClassifierError(f"{table}: labels {unknown} are not among the classes of {meta_file}")
+        what = f"labels {unknown} are not among the classes of {meta_file}"
+        raise ClassifierError(f"{table}: {what}; build the crops anew")
     beside = root / "rejects.csv"
     rejects = _read_table(beside) if beside.is_file() else ()
     if any(r.label != REJECT for r in rejects):
@@ -130,11 +131,16 @@ def _read_table(table: Path) -> tuple[CropRecord, ...]:
         raise ClassifierError(f"{table}: is no CSV text ({error}); build the crops anew") from error
 
 
-def _records(rows: Iterable[dict[str, str]], table: Path) -> Iterable[CropRecord]:
-    for line, row in enumerate(rows, start=2):
+def _records(rows: csv.DictReader[str], table: Path) -> Iterable[CropRecord]:
+    for row in rows:
         try:
             box = (float(row["x1"]), float(row["y1"]), float(row["x2"]), float(row["y2"]))
             landmarks = tuple(float(v) for v in (row.get(LANDMARKS) or "").split())
         except (TypeError, ValueError) as error:
-            raise ClassifierError(f"{table}, line {line}: a box edge or landmark is not a number") from error
-        yield CropRecord(row["path"], row["label"], row["split"], row["image_id"], box, landmarks)
+            what = "a box edge or landmark is not a number"
+            raise ClassifierError(f"{table}, line {rows.line_num}: {what}; build the crops anew") from error
+        try:
+            record = CropRecord(row["path"], row["label"], row["split"], row["image_id"], box, landmarks)
+        except ClassifierError as error:
+            raise ClassifierError(f"{table}, line {rows.line_num}: {error}; build the crops anew") from error
+        yield record
