@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import subprocess
@@ -73,24 +72,3 @@ def _need_mounts() -> None:
 def pages(folder: Path) -> int:
     """Bytes that what a folder holds takes on such a disk."""
     return sum(-(-path.stat().st_size // PAGE) * PAGE for path in folder.rglob("*") if path.is_file())
-
-
-def as_anyone() -> None:
-    """To be called in a new process before it begins: permissions bind it, also root's (Linux)."""
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        libc = ctypes.CDLL(None, use_errno=True)
-        for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
-            if libc.prctl(24, capability, 0, 0, 0):  # PR_CAPBSET_DROP
-                raise OSError(ctypes.get_errno(), "prctl")
-
-
-@cache
-def permissions_bind() -> bool:
-    """Whether `as_anyone` does what it should here."""
-    if os.name != "posix" or (os.geteuid() == 0 and not sys.platform.startswith("linux")):
-        return False
-    code = "import os, tempfile; d = tempfile.mkdtemp(); os.chmod(d, 0o500); print(os.access(d, os.W_OK)); os.rmdir(d)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], preexec_fn=as_anyone, capture_output=True, text=True, check=True
-    )
-    return done.stdout == "False\n"

@@ -221,16 +221,6 @@ def test_a_full_disk_is_one_line(
     assert run("p", "faces.parquet") == 0 and len(table("faces.parquet")) == 1
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_place_is_one_line(fake: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    picture(Path("p/a.png"))
-    Path("faces.parquet").mkdir(mode=0o500)
-    assert run("p", "faces.parquet") == 1
-    assert lines(capsys)[1] == [
-        f"error: {fake}/faces.parquet: Permission denied; change its permissions or name another place"
-    ]
-
-
 def test_two_at_a_time_are_refused(fake: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from pipeline.batch_out import Results
 

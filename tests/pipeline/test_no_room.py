@@ -18,6 +18,7 @@ from typing import Any
 
 import av
 import pytest
+from bound import as_anyone, permissions_bind
 from commands import (
     ROOT,
     Command,
@@ -34,7 +35,7 @@ from commands import (
     write_photos,
 )
 from made_videos import blob_video
-from small_disk import PAGE, Ended, as_anyone, pages, permissions_bind, run_on
+from small_disk import PAGE, Ended, pages, run_on
 
 PLENTY = 1 << 28
 SPACE, READ_ONLY, DENIED = "No space left on device", "Read-only file system", "Permission denied"

@@ -11,7 +11,7 @@ import bound
 import cv2
 import numpy as np
 import pytest
-from odd_photos import FAULTY, FINE, PHOTO, png_claiming
+from odd_photos import FAULTY, FINE, PHOTO, STORED, png_claiming
 from PIL import Image
 
 from stage1_faces import images
@@ -20,17 +20,6 @@ from stage1_faces.images import MediaError, decode_photo, read_image, read_photo
 # 2 rows x 3 columns of block colours, each 8 x 8 so that JPEG keeps them: R G B / white grey black
 COLOURS = np.array([[(255, 0, 0), (0, 255, 0), (0, 0, 255)], [(255, 255, 255), (128, 128, 128), (0, 0, 0)]], np.uint8)
 SCENE = COLOURS.repeat(8, axis=0).repeat(8, axis=1)
-# How a camera stores an upright scene under each EXIF orientation (the inverse of what the tag tells a viewer to do).
-STORED = {
-    1: SCENE,
-    2: SCENE[:, ::-1],
-    3: SCENE[::-1, ::-1],
-    4: SCENE[::-1],
-    5: SCENE.swapaxes(0, 1),
-    6: np.rot90(SCENE, 1),
-    7: np.rot90(SCENE, 2).swapaxes(0, 1),
-    8: np.rot90(SCENE, -1),
-}
 
 
 def save(path: Path, image: Image.Image, **options: object) -> Path:
@@ -47,7 +36,7 @@ def assert_scene(pixels: np.ndarray, tolerance: int = 0) -> None:
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_exif_orientation_is_turned_upright(tmp_path: Path, orientation: int, suffix: str) -> None:
-    image = Image.fromarray(np.ascontiguousarray(STORED[orientation]))
+    image = Image.fromarray(np.ascontiguousarray(STORED[orientation](SCENE)))
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"quality": 100, "subsampling": 0} if suffix == "jpg" else {"lossless": True} if suffix == "webp" else {}
