@@ -94,9 +94,13 @@ def load_model(path: Path | str) -> tuple[nn.Module, ModelMeta]:
     meta = _read_header(path, header)
     try:
         model = build_model(meta.model, meta.heads.outputs, dropout=meta.dropout)
-        check_input_size(model, meta.input_size)
     except ClassifierError as error:
-        raise ClassifierError(f"{path}: {error}") from error
+        raise ClassifierError(f"{path}: its header is malformed ({error}); train or copy it anew") from error
+    try:
+        check_input_size(model, meta.input_size)
+    except ClassifierError as error:  # whose mend is for who chooses a size
+        what = f"its header says {meta.input_size} pixels, which {meta.model} does not take"
+        raise ClassifierError(f"{path}: {what}; train or copy it anew") from error
     wrong = differing(model.state_dict(), tensors)
     if wrong:
         what = f"its weights do not fit {meta.model} with {meta.heads.outputs} outputs ({wrong[0]} differs)"

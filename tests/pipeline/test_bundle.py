@@ -248,8 +248,8 @@ STOCK_NETS = {"pnet": stock_net(12), "rnet": stock_net(24), "onet": stock_net(48
 
 
 MISSING = "graph is missing; copy the whole bundle directory or pack it anew"
-DESCRIPTION = "is not a bundle description (...); pack the bundle anew"  # "..." stands for a library's words
-ODDITIES = {
+DESCRIPTION = "is not a bundle description ({}); pack the bundle anew"
+ODDITIES = {  # "..." stands for a library's words
     "a missing bundle": (
         shutil.rmtree,
         "bundle.json: not found; name a bundle directory (one with bundle.json and four .onnx graphs)",
@@ -269,7 +269,7 @@ ODDITIES = {
     ),
     "no onnx": (
         lambda b: swap(b, "pnet", b"not a graph"),
-        "pnet.onnx: ONNX Runtime cannot load it (...); pack the bundle anew",
+        "pnet.onnx: ONNX Runtime cannot load it ([ONNXRuntimeError] ...); pack the bundle anew",
     ),
     "too few classes": (
         lambda b: edit(b, class_names=["one", "two"]),
@@ -281,7 +281,7 @@ ODDITIES = {
     ),
     "another input size": (
         lambda b: edit(b, input_size=64),
-        "classifier.onnx: does not take the 64 pixels of bundle.json (...); pack the bundle anew",
+        "classifier.onnx: does not take the 64 pixels of bundle.json ([ONNXRuntimeError] ...); pack the bundle anew",
     ),
     "R-Net and O-Net swapped": (
         lambda b: [swap(b, *each) for each in (("rnet", DEFAULT_NETS["onet"]), ("onet", DEFAULT_NETS["rnet"]))],
@@ -318,10 +318,19 @@ ODDITIES = {
         lambda b: edit(b, format_version=FORMAT_VERSION + 1),
         "bundle.json: has format 4, this program reads 1 to 3; update the program",
     ),
-    "no json": (lambda b: (b / "bundle.json").write_text("[1, 2"), f"bundle.json: {DESCRIPTION}"),
-    "no text": (lambda b: (b / "bundle.json").write_bytes(b"\xff"), f"bundle.json: {DESCRIPTION}"),
-    "deep json": (lambda b: (b / "bundle.json").write_text("[" * 100_000), f"bundle.json: {DESCRIPTION}"),
-    "no format": (lambda b: edit(b, format_version=...), f"bundle.json: {DESCRIPTION}"),
+    "no json": (
+        lambda b: (b / "bundle.json").write_text("[1, 2"),
+        "bundle.json: " + DESCRIPTION.format("Expecting ',' delimiter: ..."),
+    ),
+    "no text": (
+        lambda b: (b / "bundle.json").write_bytes(b"\xff"),
+        "bundle.json: " + DESCRIPTION.format("'utf-8' codec can't decode byte 0xff..."),
+    ),
+    "deep json": (
+        lambda b: (b / "bundle.json").write_text("[" * 100_000),
+        "bundle.json: " + DESCRIPTION.format("maximum recursion depth exceeded..."),
+    ),
+    "no format": (lambda b: edit(b, format_version=...), "bundle.json: " + DESCRIPTION.format("'format_version'")),
 }
 
 
@@ -329,7 +338,7 @@ ODDITIES = {
 def test_every_oddity_of_a_bundle_is_one_line(copy, oddity, capsys):
     make, line = ODDITIES[oddity]
     make(copy)
-    pattern = re.escape(f"{copy}/{line}").replace(re.escape("..."), ".+")
+    pattern = re.escape(f"{copy}/{line}").replace(re.escape("..."), ".*")
     with pytest.raises(BundleError) as raised:
         Predictor.load(copy)
     assert re.fullmatch(pattern, str(raised.value))
@@ -360,38 +369,58 @@ def test_other_formats(copy, version, line):
     assert str(raised.value) == f"{copy}/bundle.json: {line}"
 
 
+JUDGED = (
+    "Judge(stage1={}, stage2=0.0, intercept=0.0, temperature={}, box_share={}, floor=0.0, most=50.0, unsure=0.0, "
+    "mirrored=False)"
+)
+NO_ITEMS = "object has no attribute 'items'"
+
+
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "what"),  # "..." stands for Python's words
     [
-        ({"mean": ...}, "'mean' is missing"),
-        ({"std": [1, 1, 0]}, "std above 0"),
-        ({"std": [1, 1]}, "pack the bundle anew"),
-        ({"class_names": ["a", "a"]}, "repeat"),
-        ({"input_size": "big"}, "pack the bundle anew"),
-        ({"score_threshold": 2}, "out of range"),
-        ({"search": {"min_face": 20}}, "is missing"),
-        ({"search": {"cascade": "fine-tuned", "min_face": 20}}, "is missing"),
+        ({"mean": ...}, "the field 'mean' is missing"),
+        (
+            {"std": [1, 1, 0]},
+            "mean (0.5, 0.5, 0.5) and std (1.0, 1.0, 0.0) must be three numbers each, std above 0",
+        ),
+        ({"std": [1, 1]}, "not enough values to unpack..."),
+        ({"class_names": ["a", "a"]}, "class names ('a', 'a') are empty or repeat"),
+        ({"input_size": "big"}, "invalid literal for int()..."),
+        ({"score_threshold": 2}, "score threshold 2.0 or margin 0.1 is out of range"),
+        ({"search": {"min_face": 20}}, "the field 'factor' is missing"),
+        ({"search": {"cascade": "fine-tuned", "min_face": 20}}, "the field 'max_side' is missing"),
         ({"search": {"cascade": "mine"}}, "the cascade 'mine' is none of fine-tuned, stock"),
-        ({"search": {"cascade": []}}, "pack the bundle anew"),
-        ({"search": 3}, "pack the bundle anew"),
-        ({"search": {"cascade": "stock", **asdict(STOCK), "rnet": 7}}, "rnet is 7"),
-        ({"search": {"cascade": "fine-tuned", **asdict(FINE_TUNED), "slope": -1}}, "slope"),
-        ({"search": {"cascade": "fine-tuned", **asdict(FINE_TUNED), "most_pnet": "many"}}, "pack the bundle anew"),
-        ({"judge": {"stage1": 0}}, "stage1 and temperature must be above 0.*; pack the bundle anew"),
-        ({"judge": {"box_share": 2}}, "must lie in 0..1"),
-        ({"judge": {"temperature": float("nan")}}, "not a finite number"),
-        ({"judge": {"stage3": 1}}, "stage3.*pack the bundle anew"),
-        ({"judge": {"stage2": "much"}}, "pack the bundle anew"),
-        ({"judge": 3}, "pack the bundle anew"),
-        ({"judge": None}, "pack the bundle anew"),
-        ({"sha256": "x"}, "pack the bundle anew"),
+        ({"search": {"cascade": []}}, "...unhashable type: 'list'..."),
+        ({"search": 3}, "'int' object has no attribute 'get'"),
+        ({"search": {"cascade": "stock", **asdict(STOCK), "rnet": 7}}, "rnet is 7.0, must lie in 0..1"),
+        (
+            {"search": {"cascade": "fine-tuned", **asdict(FINE_TUNED), "slope": -1}},
+            "slope -1.0 and intercept -0.5 must be numbers, the slope above 0",
+        ),
+        (
+            {"search": {"cascade": "fine-tuned", **asdict(FINE_TUNED), "most_pnet": "many"}},
+            "invalid literal for int()...",
+        ),
+        (
+            {"judge": {"stage1": 0}},
+            f"{JUDGED.format(0.0, 1.0, 0.0)}: stage1 and temperature must be above 0, stage2 0 or more",
+        ),
+        ({"judge": {"box_share": 2}}, f"{JUDGED.format(1.0, 1.0, 2.0)}: box_share, floor and unsure must lie in 0..1"),
+        ({"judge": {"temperature": float("nan")}}, f"{JUDGED.format(1.0, 'nan', 0.0)}: a value is not a finite number"),
+        ({"judge": {"stage3": 1}}, "'Judge' object has no attribute 'stage3'"),
+        ({"judge": {"stage2": "much"}}, "could not convert string to float: 'much'"),
+        ({"judge": 3}, f"'int' {NO_ITEMS}"),
+        ({"judge": None}, f"'NoneType' {NO_ITEMS}"),
+        ({"sha256": "x"}, f"'str' {NO_ITEMS}"),
     ],
 )
-def test_malformed_description(copy, change, message):
+def test_malformed_description(copy, change, what):
     edit(copy, **change)
-    with pytest.raises(BundleError, match=message) as raised:
+    with pytest.raises(BundleError) as raised:
         Bundle.load(copy)
-    assert re.fullmatch(f"{copy}/bundle.json: .+; pack the bundle anew", str(raised.value))
+    line = re.escape(f"{copy}/bundle.json: {what}; pack the bundle anew").replace(re.escape("..."), ".*")
+    assert re.fullmatch(line, str(raised.value))
 
 
 @pytest.mark.parametrize("flags", [[], ["--bundle"]])

@@ -64,7 +64,8 @@ def test_a_header_of_before_the_judge_names_classes_alone(tmp_path: Path) -> Non
 Make = Callable[[Path], object]
 HALF = build_model("small_cnn_half", 3).state_dict()
 NAN = {**HALF, "head.bias": torch.full((3,), float("nan"))}
-UNREADABLE = "damaged or not safetensors (...); train or copy it anew"  # "..." stands for a library's words
+# "..." stands for a library's words
+UNREADABLE = "damaged or not safetensors (Error while deserializing header: ...); train or copy it anew"
 
 
 def headed(tensors: dict[str, Tensor] = HALF, **changes: Any) -> Make:
@@ -104,7 +105,7 @@ ODDITIES: dict[str, tuple[Make, str]] = {
     ),
     "an unknown model": (
         headed(model="smal_cnn_half"),
-        "model: 'smal_cnn_half' is neither ours nor timm's; did you mean small_cnn_half, small_cnn?",
+        MALFORMED.format("model: 'smal_cnn_half' is neither ours nor timm's; did you mean small_cnn_half, small_cnn?"),
     ),
     "other classes": (
         headed(class_names=["a", "b"]),
@@ -120,7 +121,7 @@ ODDITIES: dict[str, tuple[Make, str]] = {
     ),
     "another input size": (
         headed(build_model("face_trunk", 3).state_dict(), model="face_trunk"),
-        "input_size: the model does not take 64 pixels; try 48",
+        "its header says 64 pixels, which face_trunk does not take; train or copy it anew",
     ),
     "no input size": (headed(input_size=0), MALFORMED.format("input size 0 is none of 8 to 1024 pixels")),
     "a newer header": (headed(rotates=True), "its header has the unknown field 'rotates'; update the program"),
@@ -133,7 +134,7 @@ ODDITIES: dict[str, tuple[Make, str]] = {
     "no class": (headed(class_names=[]), MALFORMED.format("no class names")),
     "deep": (
         lambda file: save_file(HALF, file, {HEADER: "[" * 100_000}),
-        MALFORMED.format("..."),
+        MALFORMED.format("maximum recursion depth exceeded..."),
     ),
 }
 
@@ -145,7 +146,7 @@ def test_every_oddity_of_a_checkpoint_is_one_line(tmp_path: Path, oddity: str) -
     make(file)
     with pytest.raises(ClassifierError) as raised:
         load_model(file)
-    assert re.fullmatch(re.escape(f"{file}: {line}").replace(re.escape("..."), ".+"), str(raised.value))
+    assert re.fullmatch(re.escape(f"{file}: {line}").replace(re.escape("..."), ".*"), str(raised.value))
 
 
 def test_a_header_without_a_field_is_malformed(tmp_path: Path) -> None:

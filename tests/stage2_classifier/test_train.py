@@ -150,8 +150,10 @@ def test_resume_equals_unbroken(
             fit(config, tiny_crops.root, tmp_path / "broken")
     folder = tmp_path / "broken" / "quick"
     assert len(rows(folder)) == 2 and not (folder / "summary.json").exists()
-    with pytest.raises(ClassifierError, match="broken off"):
+    with pytest.raises(ClassifierError) as raised:
         fit(config, tiny_crops.root, tmp_path / "broken")
+    mend = "give --resume, --overwrite or another --name"
+    assert str(raised.value) == f"{folder}: holds a run that was broken off; {mend}"
     (folder / "metrics.jsonl").write_text("as if the kill had come before this file\n")
     fit(config, tiny_crops.root, tmp_path / "broken", resume=True)
     assert rows(folder) == rows(whole)
@@ -250,12 +252,15 @@ def test_two_processes_validate_each_crop_once(unbroken: Path, tiny_crops: CropS
 def test_a_finished_run_is_kept(unbroken: Path, tiny_crops: CropSet) -> None:
     before = (unbroken / "last.pt").stat().st_mtime_ns
     runs = unbroken.parent
-    with pytest.raises(ClassifierError, match="holds a finished run; give --resume, --overwrite"):
+    with pytest.raises(ClassifierError) as raised:
         fit(QUICK, tiny_crops.root, runs)
+    assert str(raised.value) == f"{unbroken}: holds a finished run; give --resume, --overwrite or another --name"
     summary = fit(replace(QUICK, why="told anew", workers=1), tiny_crops.root, runs, resume=True)
     assert summary == json.loads((unbroken / "summary.json").read_text())
-    with pytest.raises(ClassifierError, match=r"dropout was 0\.2, now 0\.5"):
+    with pytest.raises(ClassifierError) as raised:
         fit(replace(QUICK, dropout=0.5), tiny_crops.root, runs, resume=True)
+    mend = "resume with the same, or give --overwrite or another --name"
+    assert str(raised.value) == f"{unbroken}: dropout was 0.2, now 0.5; {mend}"
     assert (unbroken / "last.pt").stat().st_mtime_ns == before
 
 
