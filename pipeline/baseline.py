@@ -119,12 +119,12 @@ def _check(args: Args) -> None:
             raise PipelineError(f"{name} is {value}, must be 0 or more")
     if args.out.exists() and not args.out.is_dir():
         raise PipelineError(f"{args.out}: is a file; name a folder with --out")
+    check_apart(args.data, args.out, "--out")
     if args.recipe.weights is not None and not args.recipe.weights.is_file():
         raise PipelineError(f"{args.recipe.weights}: not found; check the name given with --weights")
 
 
 def _check_faces(args: Args, train: Sequence[AnnotatedImage], val: Sequence[AnnotatedImage]) -> None:
-    check_apart(args.data, args.out, "--out")
     for side, images in (("train", train), ("val", val)):
         if not any(len(image.boxes) for image in images):
             raise PipelineError(

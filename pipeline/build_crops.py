@@ -20,12 +20,12 @@ from PIL import Image
 
 from pipeline.errors import USER_ERRORS, PipelineError
 from pipeline.rejects import Mined
+from pipeline.usable import check_apart
 from pipeline.workers import map_jobs
 from stage1_faces.annotations import AnnotatedImage, Annotations, read_dataset
 from stage1_faces.images import MediaError, read_image
 from stage1_faces.splits import SPLITS, read_splits
 from stage2_classifier.console import console, guarded, progress
-from pipeline.usable import check_apart
 from stage2_classifier.cut import cut_crop
 from stage2_classifier.files import check_folder, replacing
 from stage2_classifier.records import REJECT, CropRecord, CropSet, write_crop_set
@@ -236,12 +236,12 @@ def _write_sheet(crops: CropSet, label: str) -> None:
 
 def run(args: Args) -> int:
     """Reads, cuts, and prints a table; 1 when a photo could not be read."""
+    check_apart(args.data, args.out, "--out")
     annotations = read_dataset(args.data)
     if not args.splits.exists():
         from pipeline.split import main as split
 
         print(f"{args.splits}: not found; making it with pipeline.split's defaults")
-    check_apart(args.data, args.out, "--out")
         code = split(["--data", str(args.data), "--out", str(args.splits)])
         if code:
             return code

@@ -311,14 +311,14 @@ def _check(args: Args) -> None:
     if args.also_merge and args.also is None:
         raise PipelineError("--also-merge: says how to count the classes of --also; give that, too")
     check_experiments(args.experiments)
+    for data in (args.data, args.also):
+        if data is not None:
+            check_apart(data, args.out, "--out")
 
 
 def _cross_validate(
     args: Args, images: Sequence[AnnotatedImage], also: Sequence[AnnotatedImage], names: Sequence[str], say: Say
 ) -> str:
-    for data in (args.data, args.also):
-        if data is not None:
-            check_apart(data, args.out, "--out")
     """Trains and scores what is left to do, writes both files, and gives the text of crossval.md."""
     branches = [
         Branch(args.data, splits, args.out / f"fold{k}", args.experiments) for k, splits in enumerate(_splits(args))

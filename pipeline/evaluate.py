@@ -42,12 +42,12 @@ from pipeline.extras import needs
 from pipeline.metrics import CLASS_FLOOR, Sample, every_class, one_label
 from pipeline.slices import Look, look
 from pipeline.stock import stock_detector
+from pipeline.usable import check_apart
 from stage1_faces.annotations import AnnotatedImage, read_dataset
 from stage1_faces.images import read_image
 from stage1_faces.splits import SPLITS, read_splits
 from stage2_classifier.console import console, guarded, progress
 from stage2_classifier.files import check_folder, write_text
-from pipeline.usable import check_apart
 
 if TYPE_CHECKING:
     from pipeline.predictor import Predictor
@@ -229,12 +229,12 @@ def _check(args: Args) -> None:
         raise PipelineError("nothing to score: --no-ours needs --predictions FILE")
     if args.out.exists() and not args.out.is_dir():
         raise PipelineError(f"{args.out}: is a file; name a folder with --out")
+    check_apart(args.data, args.out, "--out")
     check_folder(args.out)
     for file in args.predictions:
         if not file.is_file():
             raise PipelineError(f"{file}: not found; check the name given with --predictions")
 
-    check_apart(args.data, args.out, "--out")
 
 def select_images(
     images: Sequence[AnnotatedImage], data: Path, splits: Path | None, split: str

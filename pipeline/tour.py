@@ -38,12 +38,12 @@ from pipeline.tour_course import (
 )
 from pipeline.tour_portrait import FOLDER, PHOTO, write_portraits
 from pipeline.tour_runner import Ran, Runner, Step
+from pipeline.usable import check_apart
 from stage1_faces.annotations import Annotations, read_dataset
 from stage1_faces.splits import read_splits
 from stage2_classifier.console import console, guarded
 from stage2_classifier.files import check_folder, naming, write_bytes, write_text
 
-from pipeline.usable import check_apart
 if TYPE_CHECKING:
     from jinja2 import Environment
 
