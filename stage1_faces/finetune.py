@@ -138,6 +138,8 @@ def finetune(
     ends in the same weights as an unbroken one. Raises FacesError when the data cannot be used or `out` is taken.
     """
     recipe = recipe or Recipe()
+    if out.resolve().is_relative_to(data.resolve()):
+        raise FacesError(f"{out}: lies in {data} and would be read as data; give another --out")
     keep_memory()
     if threads < 0:
         raise FacesError(f"--threads is {threads}, must be 0 or more")

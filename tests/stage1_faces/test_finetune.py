@@ -390,6 +390,13 @@ def failed(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return captured.err
 
 
+def test_a_run_is_not_written_among_the_photos(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = data / "runs" / "cascade"
+    line = failed(capsys, "--data", data, "--splits", data / "splits.csv", "--out", out)
+    assert line == f"error: {out}: lies in {data} and would be read as data; give another --out\n"
+    assert not (data / "runs").exists()
+
+
 def test_missing_data_and_splits(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     line = failed(capsys, "--data", tmp_path / "nowhere", "--splits", data / "splits.csv", "--out", out)
