@@ -517,3 +517,13 @@ def test_the_default_bundle_was_packed_from_photos() -> None:
         assert made["weights"] == "fine-tuned" and made["recipe"] and len(made["data"]) == 64
         assert (meta.search.slope, meta.search.intercept) != (1, 0)  # type: ignore[union-attr]
     assert meta.metrics["val"]["photos"] > 50
+
+
+def test_a_bundle_is_not_written_among_the_photos(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "made"
+    assert main(["pack", "--run", str(run), "--out", str(out), "--data", str(tmp_path)]) == 1
+    said = f"error: {out}: lies in {tmp_path} and would be read as data; give another --out\n"
+    assert capsys.readouterr().err == said
+    assert not out.exists()
