@@ -39,6 +39,7 @@ class VideoWriter:
         self._stream: Any = None
         self._size = (0, 0)
         self._last = -1
+        self._failed = False
         self._whole = 0.0  # when the next whole picture is due
 
     def add(self, pixels: Pixels, time: float) -> None:
@@ -55,7 +56,7 @@ class VideoWriter:
         if time >= self._whole:  # by time: a slow machine writes few frames a second
             frame.pict_type = self._av.video.frame.PictureType.I
             self._whole = time + PIECE
-        self._container.mux(self._stream.encode(frame))
+        self._mux(frame)
 
     @property
     def started(self) -> bool:
@@ -67,7 +68,16 @@ class VideoWriter:
         with self._files:
             if self.started:
                 with self._container:
-                    self._container.mux(self._stream.encode(None))
+                    if not self._failed:
+                        self._mux(None)
+
+    def _mux(self, frame: Any) -> None:
+        """Encodes a frame, or with None what is still under way, and writes what comes of it."""
+        try:
+            self._container.mux(self._stream.encode(frame))
+        except Exception:
+            self._failed = True  # after a head that could not be written, FFmpeg ends the process at the next try
+            raise
 
     def _start(self, width: int, height: int, time: float) -> None:
         options = GROWING if self._growing else WHOLE
