@@ -16,7 +16,7 @@ import torch
 from stage2_classifier.errors import ClassifierError
 
 WAIT = 2.0  # seconds in which torchrun ends the others once one has failed; it looks ten times a second
-LOOK = 1.0  # seconds between looks at whether torchrun is still there
+LOOK = 0.2  # seconds between looks at whether torchrun is still there
 FIRST = 1  # the process that takes on those whose parent has ended; in a container it may be torchrun itself
 
 
