@@ -112,11 +112,16 @@ def write_photos(folder: Path, count: int = 24) -> Path:
     return folder
 
 
-def write_data(root: Path, classes: Sequence[str] = ("bare", "masked")) -> Path:
-    """Photos of noise, each with a bright face of either class, as COCO, and splits.csv beside the folder."""
+SIDES = ("train",) * 8 + ("val",) * 3 + ("test",) * 3
+
+
+def write_data(root: Path, classes: Sequence[str] = ("bare", "masked"), sides: Sequence[str] = SIDES) -> Path:
+    """Photos of noise, each with a bright face of either class, as COCO, and splits.csv beside the folder.
+
+    sides: the split of each photo.
+    """
     root.mkdir(parents=True)
     rows: list[dict[str, Any]] = []
-    sides = ("train",) * 8 + ("val",) * 3 + ("test",) * 3
     for i in range(len(sides)):
         image = np.random.default_rng(i).integers(0, 90, (96, 128, 3), np.uint8)
         for k, x in enumerate((10, 70)):

@@ -9,9 +9,9 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
+from commands import write_data
 
 from pipeline import branch, steps, train_all
 from pipeline.branch import Branch
@@ -31,24 +31,7 @@ QUICKEST |= {"pnet-batch": 4, "rnet-batch": 8, "onet-batch": 8}
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Ten photos of noise, each with a bright face of either class, as COCO, and splits.csv in tmp_path."""
-    root = tmp_path / "my data"
-    root.mkdir()
-    rows = []
-    for i in range(len(SIDES)):
-        image = np.random.default_rng(i).integers(0, 90, (96, 128, 3), np.uint8)
-        for k, x in enumerate((10, 70)):
-            cv2.ellipse(image, (x + 16, 40), (16, 20), 0, 0, 360, (200, 180 + 5 * i, 170), -1)
-            rows.append({"id": len(rows), "image_id": i, "category_id": k, "bbox": [x, 20, 32, 40]})
-        cv2.imwrite(str(root / f"p{i}.png"), image)
-    coco = {
-        "images": [{"id": i, "file_name": f"p{i}.png"} for i in range(len(SIDES))],
-        "categories": [{"id": i, "name": name} for i, name in enumerate(CLASSES)],
-        "annotations": rows,
-    }
-    (root / "_annotations.coco.json").write_text(json.dumps(coco))
-    lines = [f"p{i},{side}" for i, side in enumerate(SIDES)]
-    (tmp_path / "splits.csv").write_text("\n".join(["image_id,split", *lines, ""]))
-    return root
+    return write_data(tmp_path / "my data", CLASSES, SIDES)
 
 
 @pytest.fixture
