@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,9 @@ PATHS = os.pathsep.join(map(str, (ROOT, ROOT / "tests/stage1_faces", ROOT / "tes
 ENVIRONMENT = {**os.environ, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
 # Seconds and the like: what is measured anew in each run.
 MEASURED = re.compile(r'("(?:seconds|images_per_second|photos_per_second|time|ms[a-z_]*)": )[-0-9.e]+')
+# How a command ends at Ctrl-C; to a shell both are 130. Python dies by the signal, whatever code it is given, where
+# KeyboardInterrupt once went through its `eval` or `exec` of a string (as in an import of a class).
+INTERRUPTED = (130, -signal.SIGINT)
 
 Command = Sequence[str | Path]
 

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from batch_fakes import deadly, fake_job, load_once, run_here, table
+from commands import INTERRUPTED
 from fake_predictor import CLASSES, picture
 
 from pipeline import batch, batch_pool, detect
@@ -346,7 +347,8 @@ def test_ctrl_c_ends_it_at_once_and_it_can_be_gone_on_with(
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         out_text, err = process.communicate(timeout=60)
         took = time.monotonic() - begin
-    assert (process.returncode, out_text, err) == (130, "", "interrupted\n") and took < 6  # three times the aim
+    assert process.returncode in INTERRUPTED
+    assert (out_text, err) == ("", "interrupted\n") and took < 6  # three times the aim
     assert 0 < len(list(out.iterdir())) < len(unbroken)
     assert all(path.name.startswith("part-") for path in out.iterdir())
     assert run(*args) == 1

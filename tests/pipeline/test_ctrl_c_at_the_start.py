@@ -19,7 +19,18 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from commands import ENVIRONMENT, ROOT, Command, build_crops, run_whole, start, train, write_data, write_drawn
+from commands import (
+    ENVIRONMENT,
+    INTERRUPTED,
+    ROOT,
+    Command,
+    build_crops,
+    run_whole,
+    start,
+    train,
+    write_data,
+    write_drawn,
+)
 from PIL import Image
 
 from pipeline.made_photos import made_photo
@@ -99,9 +110,7 @@ def check(command: Callable[[Path], Command], module: str, tmp_path: Path) -> No
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-        # To a shell both are 130. Python dies by the signal, whatever code it is given, where KeyboardInterrupt once
-        # went through its `eval` or `exec` of a string (as in an import of a class).
-        if process.returncode in (130, -signal.SIGINT) and said in LINES:
+        if process.returncode in INTERRUPTED and said in LINES:
             continue
         told = f"seed {SEED}, {moment:.2f} s: code {process.returncode}, said {said.decode(errors='replace')}"
         assert process.returncode in (1, -signal.SIGINT) and before_ours(said.decode(errors="replace"), module), told
