@@ -1,1 +1,23 @@
-"""Joins the two stages: everything that a user runs."""
+"""Joins the two stages: everything that a user runs.
+
+`from pipeline import Predictor` loads ONNX Runtime when the name is used, not before.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.inference.detections import Detections
+    from pipeline.inference.predictor import Predictor
+
+__all__ = ["Detections", "Predictor"]
+
+_MODULES = {"Detections": "pipeline.inference.detections", "Predictor": "pipeline.inference.predictor"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

@@ -1,7 +1,7 @@
 """FaceDetector: the fine-tuned cascade, batched over images of mixed sizes, on any runtime (numpy in, numpy out).
 
 The three steps are MTCNN's (Zhang et al. 2016): P-Net proposes boxes over an image pyramid, R-Net refines them, O-Net
-judges them and places five landmarks. The nets differ (stage1_faces.nets): P-Net and R-Net read a wide view, for half
+judges them and places five landmarks. The nets differ (stage1_faces.training.nets): P-Net and R-Net read a wide view, for half
 of the faces are under 22 px, where what surrounds a face tells as much as the face. O-Net looks twice, the second
 time at its own boxes and their mirror images, and the three nets' verdicts make the score together.
 """
@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stage1_faces.boxes import Boxes, area, clip, iou, nms, soft_nms
+from common.boxes import Boxes, area, clip, iou, nms, soft_nms
 from stage1_faces.faces import Faces, Net, Pixels, check_images
-from stage1_faces.windows import GREY, Mipmaps
+from stage1_faces.roi_crop import GREY, Mipmaps
 
 # The nets, of float32 (N, 3, H, W) pixels of 0..255:
 #   P-Net (sides multiples of 8): face probability (N, H/4, W/4), box numbers (N, 4, H/4, W/4);

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from stage1_faces.boxes import Boxes, as_boxes
+from common.boxes import Boxes, as_boxes
 
 # A net maps float32 (N, 3, H, W) pixels of 0..255 to a tuple of float32 arrays, on any runtime.
 Net = Callable[[NDArray[np.float32]], Sequence[NDArray[np.float32]]]

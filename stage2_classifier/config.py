@@ -9,7 +9,7 @@ import difflib
 import re
 from dataclasses import dataclass, replace
 
-from stage2_classifier.errors import ClassifierError
+from common.errors import UserError
 
 FACE_TRUNK = "face_trunk"
 CHOICES = {
@@ -128,19 +128,19 @@ class TrainConfig:
     """Processes that read crops; the result does not depend on it."""
 
     def __post_init__(self) -> None:
-        """Raises ClassifierError naming the field and the mend when a value or a combination makes no sense."""
+        """Raises UserError naming the field and the mend when a value or a combination makes no sense."""
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise ClassifierError(f"name: {self.name!r} must be letters, digits, '.', '_' and '-' only")
+            raise UserError(f"name: {self.name!r} must be letters, digits, '.', '_' and '-' only")
         for field, choices in CHOICES.items():
             if (value := getattr(self, field)) not in choices:
-                raise ClassifierError(f"{field}: {value!r} is none of {', '.join(choices)}")
+                raise UserError(f"{field}: {value!r} is none of {', '.join(choices)}")
         for field, (low, high) in RANGES.items():
             value = getattr(self, field)
             if not (low <= value and (high is None or value <= high)):  # written so that NaN fails too
                 bounds = f"at least {low}" if high is None else f"within {low} to {high}"
-                raise ClassifierError(f"{field}: {value} must be {bounds}")
+                raise UserError(f"{field}: {value} must be {bounds}")
         if not 0 < self.lr < 1000:
-            raise ClassifierError(f"lr: {self.lr} must be above 0 and below 1000")
+            raise UserError(f"lr: {self.lr} must be above 0 and below 1000")
         self._check_combinations()
 
     def _check_combinations(self) -> None:
@@ -173,7 +173,7 @@ class TrainConfig:
         )
         for broken, message in rules:
             if broken:
-                raise ClassifierError(message)
+                raise UserError(message)
 
 
 _BASE = TrainConfig()
@@ -296,9 +296,9 @@ EXPERIMENTS: dict[str, TrainConfig] = {
 
 
 def experiment(name: str) -> TrainConfig:
-    """The experiment of that name; raises ClassifierError with close names when there is none."""
+    """The experiment of that name; raises UserError with close names when there is none."""
     if name not in EXPERIMENTS:
         close = difflib.get_close_matches(name, EXPERIMENTS, n=3) or list(EXPERIMENTS)[:3]
         meant = f"did you mean {', '.join(close)}?"
-        raise ClassifierError(f"experiment: no {name!r}; {meant} stage2_classifier.train --list shows all")
+        raise UserError(f"experiment: no {name!r}; {meant} stage2_classifier.train --list shows all")
     return EXPERIMENTS[name]

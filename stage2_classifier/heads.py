@@ -37,7 +37,7 @@ class Heads:
         return outputs[:, self.classes]
 
     def box_numbers(self, outputs: Tensor) -> Tensor:
-        """(N, outputs) -> (N, 4) as stage2_classifier.cut has them; only where it gives boxes."""
+        """(N, outputs) -> (N, 4) as stage2_classifier.cropping has them; only where it gives boxes."""
         return outputs[:, self.outputs - 4 :]
 
 

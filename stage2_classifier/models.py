@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from common.cli import console
+from common.errors import UserError
 from stage2_classifier.config import FACE_TRUNK
-from stage2_classifier.console import console
-from stage2_classifier.errors import ClassifierError
 
 # Our own networks by name, with the channels of the first layer.
 OWN_MODELS = {"small_cnn": 32, "small_cnn_half": 16}
@@ -123,12 +123,12 @@ def build_model(
 ) -> nn.Module:
     """One of OWN_MODELS, "face_trunk" or any timm model, with a fresh head unless `weights` has one of `num_classes`.
 
-    Raises ClassifierError on an unknown name, when the hub does not give pretrained weights, and when the
+    Raises UserError on an unknown name, when the hub does not give pretrained weights, and when the
     file `weights` does not fit the model.
     """
     if name in OWN_MODELS:
         if pretrained:
-            raise ClassifierError(f"pretrained: {name} has no weights on the hub; use --weights FILE")
+            raise UserError(f"pretrained: {name} has no weights on the hub; use --weights FILE")
         model: nn.Module = SmallCNN(num_classes, dropout, OWN_MODELS[name])
     elif name == FACE_TRUNK:
         model = FaceTrunk(num_classes, dropout, pretrained)
@@ -143,14 +143,14 @@ def _timm_model(name: str, num_classes: int, pretrained: bool, dropout: float) -
     if not timm.is_model(name.split(".", maxsplit=1)[0]):
         close = difflib.get_close_matches(name, [*OWN_MODELS, FACE_TRUNK, *timm.list_models()], n=3)
         hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() names all"
-        raise ClassifierError(f"model: {name!r} is neither ours nor timm's; {hint}")
+        raise UserError(f"model: {name!r} is neither ours nor timm's; {hint}")
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, drop_rate=dropout)
     except Exception as error:  # the hub's client and timm raise many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if not pretrained:
-            raise ClassifierError(f"model: timm cannot build {name} ({reason})") from error
-        raise ClassifierError(
+            raise UserError(f"model: timm cannot build {name} ({reason})") from error
+        raise UserError(
             f"pretrained: no weights for {name} ({reason}); download them where the hub can be reached "
             "and give --no-pretrained --weights FILE"
         ) from error
@@ -186,14 +186,14 @@ def _triple(values: Iterable[float] | None) -> tuple[float, float, float]:
 
 
 def check_input_size(model: nn.Module, input_size: int) -> None:
-    """Raises ClassifierError when the model does not take square inputs of that side."""
+    """Raises UserError when the model does not take square inputs of that side."""
     was_training = model.training
     try:
         with torch.no_grad():
             model.eval()(torch.zeros(1, 3, input_size, input_size))
     except (AssertionError, RuntimeError, ValueError) as error:
         own = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 64, 64))[-1]
-        raise ClassifierError(f"input_size: the model does not take {input_size} pixels; try {own}") from error
+        raise UserError(f"input_size: the model does not take {input_size} pixels; try {own}") from error
     finally:
         model.train(was_training)
 
@@ -201,7 +201,7 @@ def check_input_size(model: nn.Module, input_size: int) -> None:
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Loads a local file into `model`; a head of another class count is left out, and said.
 
-    Pickles are read with weights_only, which runs no code. Raises ClassifierError when the file is missing,
+    Pickles are read with weights_only, which runs no code. Raises UserError when the file is missing,
     damaged, or has other tensors than the model.
     """
     path = Path(path)
@@ -216,7 +216,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     wrong = differing({name: t for name, t in own.items() if name not in dropped}, found)
     if wrong:
         shown = ", ".join(wrong[:3])
-        raise ClassifierError(
+        raise UserError(
             f"{path}: holds another model's weights ({len(wrong)} tensors differ: {shown}, ...); give this model's"
         )
     check_finite(path, found)
@@ -230,16 +230,16 @@ def differing(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[st
 
 
 def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raises ClassifierError when a file's weights hold what is no number."""
+    """Raises UserError when a file's weights hold what is no number."""
     for name, tensor in sorted(tensors.items()):
         if not torch.isfinite(tensor).all():
-            raise ClassifierError(f"{path}: its weights are not finite numbers ({name}); train or get it anew")
+            raise UserError(f"{path}: its weights are not finite numbers ({name}); train or get it anew")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a local file by name, without the usual wrappers; raises ClassifierError as load_weights does."""
+    """The tensors of a local file by name, without the usual wrappers; raises UserError as load_weights does."""
     if not path.is_file():
-        raise ClassifierError(f"{path}: no such file of weights; check the name")
+        raise UserError(f"{path}: no such file of weights; check the name")
     try:
         loaded: Any = (
             load_file(path)
@@ -247,10 +247,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             else torch.load(path, map_location="cpu", weights_only=True)
         )
     except Exception as error:  # damaged files raise many kinds: SafetensorError, UnpicklingError, zip errors
-        raise ClassifierError(f"{path}: not readable as weights; it may be cut short, get it anew") from error
+        raise UserError(f"{path}: not readable as weights; it may be cut short, get it anew") from error
     for key in ("state_dict", "model"):  # the usual wrappers around a state dict
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
     if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
-        raise ClassifierError(f"{path}: holds no dictionary of tensors; save model.state_dict() instead")
+        raise UserError(f"{path}: holds no dictionary of tensors; save model.state_dict() instead")
     return {name.removeprefix("module."): tensor for name, tensor in loaded.items()}

@@ -40,18 +40,18 @@ def test_imports_go_one_way(package):
     "module",
     [
         "pipeline.detect",
-        "pipeline.predictor",
+        "pipeline.inference.predictor",
         "pipeline.bundle",
-        "pipeline.media",
+        "pipeline.inference.image_writer",
         "pipeline.demo",
         "pipeline.serve",
-        "pipeline.api",
-        "pipeline.watch",
+        "pipeline.serve.app",
+        "pipeline.video.process",
         "pipeline.batch",
-        "pipeline.batch_worker",
-        "pipeline.batch_work",
+        "pipeline.batch.worker",
+        "pipeline.batch.work",
         "stage1_faces.detector",
-        "stage1_faces.mtcnn",
+        "stage1_faces.stock.mtcnn",
     ],
 )
 def test_inference_modules_do_not_import_the_training_packages(module):
@@ -67,7 +67,7 @@ def test_detecting_never_loads_torch(tmp_path):
     photo = tmp_path / "grey.png"
     Image.new("RGB", (120, 90), "grey").save(photo)
     code = (
-        "import sys; from pipeline.detect import main; "
+        "import sys; from pipeline.detect.command import main; "
         f"code = main([{str(photo)!r}, '--out', {str(tmp_path / 'out')!r}]); "
         f"print('loaded', [m for m in {HEAVY!r} if m in sys.modules]); sys.exit(code)"
     )
@@ -89,7 +89,7 @@ def test_without_the_training_extra_a_command_is_one_line(module: str) -> None:
 
 
 # What goes between processes of our own, through pipes that nobody else holds.
-OWN_PIPES = ("batch_process.py", "batch_ray.py")
+OWN_PIPES = ("child_process.py", "ray_pool.py")
 
 
 def test_nothing_from_users_is_unpickled() -> None:

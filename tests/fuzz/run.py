@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "pipeline"), str(ROOT / "tests" / "fuzz")]
+sys.path.insert(0, str(ROOT))
 
 TOKENS = (
     *(b"NaN", b"-1", b"1e999", b"99999999999999999999", b"null", b"true", b"{}", b"[]", b'""', b"0", b"\x00", b"\xff"),
@@ -47,7 +47,7 @@ def changed(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
 
 def by_chance(name: str, seconds: float, seed: int) -> int:
     """Runs a target on changed seeds; returns how many inputs it took. Raises what the target does."""
-    from targets import SEEDS, TARGETS
+    from tests.fuzz.targets import SEEDS, TARGETS
 
     rng, end, count = random.Random(seed), time.monotonic() + seconds, 0
     for data in SEEDS[name]:
@@ -70,7 +70,7 @@ def by_coverage(name: str, seconds: float, seed: int) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["stage1_faces", "pipeline", "defusedxml", "python_multipart", "yaml"]):
-        from targets import SEEDS, TARGETS
+        from tests.fuzz.targets import SEEDS, TARGETS
 
     corpus = tempfile.mkdtemp(prefix=f"fuzz-{name}-")
     for k, data in enumerate(SEEDS[name]):

@@ -16,18 +16,18 @@ from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
-from fake_predictor import FakePredictor
 from PIL import Image
-from served import received, served
 from starlette.exceptions import HTTPException
 
-from pipeline.bundle import DEFAULT, Bundle, BundleError
-from pipeline.limits import Limits
-from pipeline.server_process import Target
-from pipeline.uploads import reader
-from stage1_faces.annotations import read_dataset
-from stage1_faces.errors import FacesError
-from stage1_faces.images import MediaError, decode_photo
+from common.annotations import read_dataset
+from common.errors import BundleError, MediaError, UserError
+from common.images import decode_photo
+from pipeline.inference.bundle import DEFAULT, Bundle
+from pipeline.serve.body_parser import reader
+from pipeline.serve.limits import Limits
+from tests.helpers.fake_predictor import FakePredictor
+from tests.helpers.served import received, served
+from tests.load.server_process import Target
 
 MOST_PIXELS = 1_000_000  # so that a run is quick
 _STACK = ExitStack()  # servers and folders that live as long as the process
@@ -78,7 +78,7 @@ def _annotations(kind: str, file: str, data: bytes) -> None:
     (root / file).write_bytes(data)
     try:
         found = read_dataset(root)
-    except FacesError as error:
+    except UserError as error:
         one_line(error)
         return
     for each in found.images:

@@ -6,8 +6,9 @@ import os
 import time
 
 import pytest
-from run import by_chance
-from targets import SEEDS, TARGETS
+
+from tests.fuzz.run import by_chance
+from tests.fuzz.targets import SEEDS, TARGETS
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "2"))
 SEED = int(os.environ.get("FUZZ_SEED", time.time_ns() % 1_000_000))

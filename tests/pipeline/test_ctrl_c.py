@@ -18,7 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import (
+from PIL import Image
+
+from pipeline.bench.synthetic_photos import made_photo
+from tests.helpers.commands import (
     INTERRUPTED,
     Command,
     build_crops,
@@ -32,9 +35,6 @@ from commands import (
     write_drawn,
     write_photos,
 )
-from PIL import Image
-
-from pipeline.made_photos import made_photo
 
 AIM = 2.0  # s, on a machine that does nothing else
 PATIENCE = 3 * AIM  # however busy it is

@@ -19,7 +19,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from commands import (
+from PIL import Image
+
+from pipeline.bench.synthetic_photos import made_photo
+from pipeline.facemask import COMMANDS
+from tests.helpers.commands import (
     ENVIRONMENT,
     INTERRUPTED,
     ROOT,
@@ -31,17 +35,16 @@ from commands import (
     write_data,
     write_drawn,
 )
-from PIL import Image
-
-from pipeline.made_photos import made_photo
 
 MOMENTS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.0)  # s after the process was started
 RANDOM = 3
 SEED = int(os.environ.get("CTRL_C_SEED", time.time_ns() % 1_000_000))
 LINES = (b"interrupted\n", b"interrupted; the same command goes on\n")
-FIRST = "end_at_ctrl_c()\n"  # the line from which on all is ours
+# What runs before Ctrl-C is handled.
+FIRST_FILES = ("__main__.py", "__init__.py", "launcher.py", "interrupts.py")
 OWN = 0.15  # s of computing that Python's own start takes at most; loading the packages takes several times that
 PATIENCE = 60  # s
+DOORS = {name: f"pipeline/{name}/__main__.py" for name in ("detect", "batch")} | {"split": "pipeline/split.py"}
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="signals of this kind")]
 
@@ -77,7 +80,7 @@ def batch(photos: Path, folder: Path) -> Command:
 def test_on_photos(photos: Path, tmp_path: Path, command: Callable[[Path, Path], Command]) -> None:
     if command is batch and find_spec("pyarrow") is None:
         pytest.skip("needs pyarrow")
-    check(lambda folder: command(photos, folder), f"pipeline/{command.__name__}.py", tmp_path)
+    check(lambda folder: command(photos, folder), DOORS[command.__name__], tmp_path)
 
 
 def test_train(tmp_path: Path) -> None:
@@ -118,16 +121,10 @@ def check(command: Callable[[Path], Command], module: str, tmp_path: Path) -> No
         print(f"\n{module}: {moment:.2f} s ({far} s of computing) is still Python's own start")
 
 
-def before_ours(said: str, module: str) -> bool:
-    """Whether a traceback (an empty one, too) is of the time before the command's first line had run."""
-    first = (ROOT / module).read_text().splitlines(keepends=True).index(f"    {FIRST}") + 1
-    for file, line in re.findall(r'File "([^"]+)", line (\d+)', said):
-        path = Path(file)
-        if any(path.is_relative_to(ROOT / package) for package in ("pipeline", "stage1_faces", "stage2_classifier")):
-            here = path == ROOT / module and int(line) <= first
-            if not here and path.name not in ("early.py", "__init__.py"):
-                return False
-    return True
+def before_ours(said: str, door: str) -> bool:
+    """Whether a traceback (an empty one, too) is of the time before Ctrl-C was handled."""
+    ours = [path for path in map(Path, re.findall(r'File "([^"]+)"', said)) if path.is_relative_to(ROOT)]
+    return all(path == ROOT / door or path.name in FIRST_FILES or ".venv" in path.parts for path in ours)
 
 
 def worked(process: int) -> float:
@@ -139,10 +136,9 @@ def worked(process: int) -> float:
     return (int(numbers[11]) + int(numbers[12])) / os.sysconf("SC_CLK_TCK")
 
 
-@pytest.mark.parametrize("module", ["stage1_faces", "stage2_classifier"])
-def test_where_it_is_ignored_it_stays_so(module: str) -> None:
-    code = f"import signal; from {module}.console import guarded; from {module}.early import end_at_ctrl_c;"
-    run = "end_at_ctrl_c(); guarded(lambda: print(signal.getsignal(signal.SIGINT)) or 0)"
+def test_where_it_is_ignored_it_stays_so() -> None:
+    code = "import signal; from common.cli import run_cli; from common.interrupts import install_sigint_exit;"
+    run = "install_sigint_exit(); run_cli(lambda: print(signal.getsignal(signal.SIGINT)) or 0)"
     ignored = "signal.signal(signal.SIGINT, signal.SIG_IGN);"
     for before, expected in (("", "default_int_handler"), (ignored, "SIG_IGN")):
         done = subprocess.run(
@@ -151,12 +147,9 @@ def test_where_it_is_ignored_it_stays_so(module: str) -> None:
         assert expected in done.stdout or (before and done.stdout == "1\n")
 
 
-def test_every_command_has_it_before_its_imports() -> None:
-    for package in ("pipeline", "stage1_faces", "stage2_classifier"):
-        for file in sorted((ROOT / package).glob("*.py")):
-            text = file.read_text()
-            if "guarded(" in text and "def guarded(" not in text and "def main(" in text:
-                assert text.count(FIRST) == 1, file
-                assert re.search(r"^(import|from (?!__future__))", text[: text.index(FIRST)], re.MULTILINE) is None, (
-                    file
-                )
+def test_every_command_handles_it_before_its_imports() -> None:
+    for module, _ in COMMANDS.values():
+        door = ROOT / module.replace(".", "/")
+        text = (door / "__main__.py" if door.is_dir() else door.with_suffix(".py")).read_text()
+        imports = re.findall(r"^(?:import|from) .*", text, re.MULTILINE)
+        assert imports == ["from common.launcher import start"], module

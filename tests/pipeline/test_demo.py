@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.demo import main, portrait, tiled_photo
-from pipeline.errors import PipelineError
-from pipeline.predictor import Predictor
+from common.errors import UserError
+from pipeline.detect.demo import main, portrait, tiled_photo
+from pipeline.inference.predictor import Predictor
 
 
 def test_without_a_photo_it_shows_more_than_one_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,11 +52,11 @@ def test_the_tiles_differ_by_the_mask_alone() -> None:
 
 
 def test_no_face_to_draw_on() -> None:
-    with pytest.raises(PipelineError, match="PHOTO="):
+    with pytest.raises(UserError, match="PHOTO="):
         tiled_photo(Predictor.default(), np.full((60, 60, 3), 128, np.uint8))
 
 
 def test_a_missing_extra_names_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(PipelineError, match=r"'matplotlib'; install it with `pip install -e '\.\[demo\]'`"):
+    with pytest.raises(UserError, match=r"'matplotlib'; install it with `pip install -e '\.\[demo\]'`"):
         portrait()

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.made_photos import made_photo
-from pipeline.predictor import Detections, Predictor
+from pipeline.bench.synthetic_photos import made_photo
+from pipeline.inference.detections import Detections
+from pipeline.inference.predictor import Predictor
 
 ROOT = Path(__file__).resolve().parents[2]
 FIELDS = ("boxes", "face_scores", "class_probs", "landmarks")

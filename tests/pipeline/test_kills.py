@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import (
+
+from tests.helpers.commands import (
     Command,
     build_crops,
     contents,

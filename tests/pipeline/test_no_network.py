@@ -16,10 +16,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from made_videos import blob_video
 from PIL import Image
 
-from pipeline.made_photos import made_photo
+from pipeline.bench.synthetic_photos import made_photo
+from tests.helpers.made_videos import blob_video
 
 ROOT = Path(__file__).resolve().parents[2]
 # Python imports a module of this name when it starts, in worker processes, too.

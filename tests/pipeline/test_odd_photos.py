@@ -7,20 +7,23 @@ import os
 from pathlib import Path
 from typing import Any
 
-import bound
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from batch_fakes import fake_job, run_here, table
-from fake_predictor import FakePredictor
-from odd_photos import BOX, FAULTY, FINE, PHOTO
 from PIL import Image
 
-from pipeline import batch, batch_pool, build_crops, detect
-from pipeline.batch_work import Job
-from stage1_faces.images import as_text
-from stage2_classifier.cut import cut_crop
-from stage2_classifier.records import read_crop_set
+from common.display import as_text
+from pipeline.batch import command as batch
+from pipeline.batch import pool as batch_pool
+from pipeline.batch.work import Job
+from pipeline.data import build_crops
+from pipeline.detect import command as detect
+from stage2_classifier.cropping import cut_crop
+from stage2_classifier.data.crop_manifest import read_crop_set
+from tests.helpers import bound
+from tests.helpers.batch_fakes import fake_job, run_here, table
+from tests.helpers.fake_predictor import FakePredictor
+from tests.helpers.odd_photos import BOX, FAULTY, FINE, PHOTO
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.evaluate import main
+from pipeline.evaluate.command import main
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared/data"
 EVERY = 8

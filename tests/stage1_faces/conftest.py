@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from stage1_faces import export
 from stage1_faces.faces import Net, Pixels
-from stage1_faces.nets import Answers, build_net
-from stage1_faces.windows import GREY
+from stage1_faces.roi_crop import GREY
+from stage1_faces.training import export
+from stage1_faces.training.nets import Answers, build_net
 
 SIDES = {"pnet": (2, 96), "rnet": (24, 32), "onet": (24, 48)}  # batch and px of random pixels for each net
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
+from common.boxes import area, iou
 from stage1_faces import detector
-from stage1_faces.boxes import area, iou
 from stage1_faces.detector import (
     AGAIN_SHARE,
     BOX_AGAIN,
@@ -29,8 +29,8 @@ from stage1_faces.detector import (
     log_odds,
 )
 from stage1_faces.faces import Faces, Net, Pixels
-from stage1_faces.nets import Answers, build_net
-from stage1_faces.windows import GREY, Mipmaps
+from stage1_faces.roi_crop import GREY, Mipmaps
+from stage1_faces.training.nets import Answers, build_net
 
 Cells = Callable[[int, int, int], np.ndarray]
 # Low thresholds, whatever the defaults are.

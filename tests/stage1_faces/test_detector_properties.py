@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.boxes import Boxes
 from stage1_faces import detector
-from stage1_faces.boxes import Boxes
 from stage1_faces.detector import CELL, EVEN, LARGEST_LOG, STRIDE, Candidates, CascadeConfig, FaceDetector, decode
 from stage1_faces.detector import frames as frames_of
-from stage1_faces.windows import GREY
+from stage1_faces.roi_crop import GREY
 
 places = st.floats(-500, 500, width=32)
 Frame = tuple[float, float, float]

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.errors import UserError
 from stage2_classifier.config import EXPERIMENTS, RANGES, TrainConfig, experiment
-from stage2_classifier.errors import ClassifierError
 
 # Changes that an experiment's one question drags along.
 DRAGGED = {
@@ -60,13 +60,13 @@ DRAGGED = {
     ],
 )
 def test_refuses_and_names_the_field(field: str, changes: dict[str, Any]) -> None:
-    with pytest.raises(ClassifierError, match=f"^{field}: "):
+    with pytest.raises(UserError, match=f"^{field}: "):
         TrainConfig(**changes)
 
 
 @given(st.sampled_from(sorted(RANGES)), st.floats(max_value=-1e-6))
 def test_no_field_with_a_range_takes_a_negative_value(field: str, value: float) -> None:
-    with pytest.raises(ClassifierError, match=f"^{field}: "):
+    with pytest.raises(UserError, match=f"^{field}: "):
         TrainConfig(**{field: value})  # type: ignore[arg-type]
 
 
@@ -105,5 +105,5 @@ def test_rejects_may_be_learned_with_and_without_boxes_and_jitter() -> None:
 
 
 def test_unknown_experiment_gives_close_names() -> None:
-    with pytest.raises(ClassifierError, match="did you mean opt_sgd"):
+    with pytest.raises(UserError, match="did you mean opt_sgd"):
         experiment("opt_sdg")

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import save, save_file
 from torch import nn
 
+from common.errors import UserError
 from stage2_classifier.config import TrainConfig
-from stage2_classifier.engine import set_training_mode
-from stage2_classifier.errors import ClassifierError
 from stage2_classifier.models import OWN_MODELS, SmallCNN, build_model, check_input_size, input_stats, split_parameters
-from stage2_classifier.optim import Schedule, build_optimizer, parameter_groups
+from stage2_classifier.training.engine import set_training_mode
+from stage2_classifier.training.optimizer import Schedule, build_optimizer, parameter_groups
 
 TIMM_NAME = "test_resnet"  # timm's own miniature
 
@@ -83,7 +83,7 @@ def test_a_face_trunk_from_scratch_keeps_nothing_but_its_slopes() -> None:
 
 def test_a_face_trunk_takes_48_pixels_only() -> None:
     check_input_size(build_model("face_trunk", 3), 48)
-    with pytest.raises(ClassifierError, match=r"input_size: .* 64 pixels; try 48"):
+    with pytest.raises(UserError, match=r"input_size: .* 64 pixels; try 48"):
         check_input_size(build_model("face_trunk", 3), 64)
 
 
@@ -96,7 +96,7 @@ def test_input_stats_are_timms_own_or_a_half() -> None:
     ("name", "meant"), [("smal_cnn", "small_cnn"), ("face_trnk", "face_trunk"), ("resnet_18", "resnet18")]
 )
 def test_an_unknown_model_gives_close_names(name: str, meant: str) -> None:
-    with pytest.raises(ClassifierError, match=meant):
+    with pytest.raises(UserError, match=meant):
         build_model(name, 3)
 
 
@@ -106,14 +106,14 @@ def test_pretrained_without_the_hub_says_how_to_give_weights(monkeypatch: pytest
         raise OSError("no route to host")
 
     monkeypatch.setattr("timm.create_model", unreachable)
-    with pytest.raises(ClassifierError, match=r"no route to host.*--weights FILE"):
+    with pytest.raises(UserError, match=r"no route to host.*--weights FILE"):
         build_model("resnet18", 3, pretrained=True)
-    with pytest.raises(ClassifierError, match="--weights FILE"):
+    with pytest.raises(UserError, match="--weights FILE"):
         build_model("small_cnn", 3, pretrained=True)
 
 
 def test_an_input_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(ClassifierError, match=r"input_size: .* 64 pixels; try 224"):
+    with pytest.raises(UserError, match=r"input_size: .* 64 pixels; try 224"):
         check_input_size(build_model("deit_tiny_patch16_224", 3), 64)
     check_input_size(build_model("small_cnn", 3), 32)
 
@@ -171,7 +171,7 @@ UNREADABLE = "not readable as weights; it may be cut short, get it anew"
 )
 def test_wrong_weights_are_refused(tmp_path: Path, name: str, make: Callable[[Path], object], line: str) -> None:
     make(tmp_path / name)
-    with pytest.raises(ClassifierError) as raised:
+    with pytest.raises(UserError) as raised:
         build_model("small_cnn", 3, weights=str(tmp_path / name))
     assert str(raised.value) == f"{tmp_path}/{name}: {line}"
 
@@ -185,7 +185,7 @@ def test_parameter_groups_scale_the_backbone_and_spare_biases_and_norms() -> Non
 
 
 def test_an_unknown_optimizer_gives_close_names() -> None:
-    with pytest.raises(ClassifierError, match=r"optimizer: .*'adamww'.*adamw"):
+    with pytest.raises(UserError, match=r"optimizer: .*'adamww'.*adamw"):
         build_optimizer(build_model("small_cnn", 3), TrainConfig(optimizer="adamww"))
 
 

@@ -1,0 +1,1 @@
+"""What every package needs: boxes, pictures, annotations, files, the command line. Imports nothing of ours."""

@@ -1,0 +1,230 @@
+"""CLI: takes a student from photos to a detector by real runs, and writes the tour of it: tour.md and its pictures.
+
+Runs the project's own commands one after the other in a work folder. Started again after a kill, it goes on with the
+command that was not finished; with nothing left to run it only writes the tour anew.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.annotations import Annotations, read_dataset
+from common.cli import console, program_name, requires_extra, run_cli
+from common.errors import UserError
+from common.files import check_folder, naming, write_bytes, write_text
+from common.splits import read_splits
+from docs.tour.course import (
+    AGAIN,
+    ALTERNATIVES,
+    BASELINE,
+    EVALUATION,
+    FOUND,
+    OWN,
+    PREVIEW,
+    RUNS,
+    SPLITS_FILE,
+    VAL_REPORT,
+    Course,
+    choose,
+)
+from docs.tour.portrait import FOLDER, PHOTO, write_portraits
+from docs.tour.runner import Ran, Runner, Step
+from pipeline.data.checks import check_apart
+from pipeline.training.steps import GOES_ON, claimed
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+PAGE, PICTURES, TEMPLATE = "tour.md", "tour", "tour.md.j2"
+FEWEST_EPOCHS = 3  # the learning rate rises over the first two
+LINE = 120  # characters of a line of text
+FENCE, AS_IT_IS = "```", ("|", "#", "!")
+PURPOSES = {
+    "bundle.json": "how to use the graphs, and where they come from",
+    "classifier.onnx": "stage 2",
+    "onet.onnx": "stage 1: refines the boxes, finds landmarks",
+    "pnet.onnx": "stage 1: proposes faces at every size",
+    "rnet.onnx": "stage 1: refuses most of them",
+}
+
+
+@dataclass(frozen=True)
+class Args:
+    """Run the whole course on annotated photos, shortened, and write it up: OUT/tour.md with pictures in OUT/tour.
+
+    No photo of the data is shown; where a face must be seen it is a public-domain portrait.
+    """
+
+    data: Path
+    """Annotated dataset: Pascal VOC, COCO or YOLO."""
+    out: Path = Path("docs")
+    """Folder of tour.md."""
+    work: Path = Path("runs/tour")
+    """Folder of everything that is run; the same command goes on there after a kill. Remove it to begin anew."""
+    epochs: int = 12
+    """Of each training."""
+
+
+def run(args: Args) -> int:
+    """Runs what is left to run, and writes the tour."""
+    _check(args)
+    with requires_extra("train"):
+        import faster_coco_eval  # noqa: F401 (missing: say so before minutes of training)
+        import jinja2  # noqa: F401
+        import matplotlib  # noqa: F401
+        import torch  # noqa: F401
+    from stage1_faces.training.run_folder import fingerprint
+
+    data = args.data.resolve()
+    annotations = read_dataset(args.data)
+    if len(annotations.class_names) < 2:
+        raise UserError(f"{args.data}: has one class only, which leaves nothing to classify; give other --data")
+    record = {"data": fingerprint(annotations.images), "name": data.name, "epochs": args.epochs}
+    with claimed(args.work, "tour.json", record, "tour", "--work"):
+        work = args.work.resolve()
+        _link(data, work / data.name)
+        if not (work / FOLDER / "splits.csv").is_file():
+            write_portraits(work)
+        runner = _Telling(work, [(data, data.name)])
+        course = Course(data.name, len(annotations.class_names), args.epochs)
+        course.run_to_choice(runner)
+        chosen = choose(work)
+        course.run_from_choice(runner, chosen)
+        _write(args, work, annotations, runner.done, chosen)
+    console().print(f"wrote {args.out / PAGE}", markup=False, highlight=False)
+    return 0
+
+
+class _Telling(Runner):
+    """A runner that says what it runs."""
+
+    def run(self, step: Step) -> Ran:
+        first = step.shown.splitlines()[0] if step.command else f"({step.name}: a few lines of Python)"
+        console().print(f"$ {first}", markup=False, highlight=False)
+        return super().run(step)
+
+
+def _check(args: Args) -> None:
+    """Raises UserError on what can be refused before the work."""
+    if args.epochs < FEWEST_EPOCHS:
+        raise UserError(f"--epochs {args.epochs}: give {FEWEST_EPOCHS} or more")
+    data = args.data.resolve()
+    for flag, path in (("--work", args.work), ("--out", args.out)):
+        check_apart(args.data, path, flag)
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path}: is a file; name a folder with {flag}")
+        check_folder(path)
+    if data.name in OWN:
+        raise UserError(f"{args.data}: the tour has a {data.name} of its own; rename the folder")
+
+
+def _link(data: Path, link: Path) -> None:
+    """Makes the data reachable from the work folder, so that commands and what they print name no other place."""
+    if link.is_symlink():
+        link.unlink()  # it may point to where the data lay before
+    with naming(link):
+        link.symlink_to(data, target_is_directory=True)
+
+
+def _write(args: Args, work: Path, annotations: Annotations, done: dict[str, Ran], chosen: str) -> None:
+    """Draws the pictures and writes the page, which comes last."""
+    from docs.tour.facts import facts_of
+
+    facts = facts_of(work, annotations, args.epochs, chosen)
+    _draw(args, work, annotations, facts)
+    page = (
+        _environment()
+        .get_template(TEMPLATE)
+        .render(
+            **facts,
+            steps=done,
+            data=args.data.resolve().name,
+            base_run=facts["runs"][BASELINE],
+            purposes=PURPOSES,
+            minutes=sum(ran.seconds for ran in done.values()) / 60,
+        )
+    )
+    write_text(args.out / PAGE, wrapped(page))
+
+
+def wrapped(page: str) -> str:
+    """Markdown with its paragraphs and list items broken at LINE; code, tables, headings and pictures as they are."""
+    blocks = page.split("\n\n")
+    inside = False  # a block of code that has empty lines
+    for k, block in enumerate(blocks):
+        whole = inside
+        inside ^= block.count(FENCE) % 2 == 1
+        if not whole and FENCE not in block and not block.lstrip().startswith(AS_IT_IS):
+            items = re.split(r"\n(?=- |\d+\. \[)", block.strip("\n"))
+            blocks[k] = "\n".join(_filled(item) for item in items)
+    return "\n\n".join(blocks).rstrip("\n") + "\n"
+
+
+def _filled(text: str) -> str:
+    indent = "  " if text.startswith("- ") else ""
+    return textwrap.fill(
+        " ".join(text.split()), LINE, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _draw(args: Args, work: Path, annotations: Annotations, facts: dict[str, Any]) -> None:
+    from docs.tour import figures
+    from docs.tour.facts import read_groups, training_counts
+
+    out = args.out / PICTURES
+    base = replace(facts["base"], epochs=args.epochs)
+    names, counts = training_counts(work)
+    figures.draw_set(annotations, base.input_size, out / "set.png")
+    figures.draw_split(annotations, read_splits(work / SPLITS_FILE), read_groups(work), out / "split.png")
+    figures.draw_crop(work / FOLDER, facts["crops"]["margin"], base.margin, base.input_size, out / "crop.png")
+    figures.draw_draws(names, counts, base.sampler_power, out / "draws.png")
+    figures.draw_model(base, names, out / "model.png")
+    updates = max(sum(counts) // base.batch_size, 1)
+    figures.draw_loss_and_rate(base, updates, len(names), out / "loss_and_rate.png")
+    runs = {name: work / RUNS / name for name in (BASELINE, *ALTERNATIVES, AGAIN)}
+    histories = {name: figures.read_history(run) for name, run in runs.items()}
+    scores = {name: (run["train_f1"], run["f1"]) for name, run in facts["runs"].items()}
+    figures.draw_comparison(histories, scores, out / "comparison.png")
+    figures.draw_errors(facts["test"]["detector"], out / "errors.png")
+    for made, name in (
+        (work / PREVIEW, "augmentation.png"),
+        (work / RUNS / BASELINE / "curves.png", "curves.png"),
+        (work / VAL_REPORT / facts["chosen"] / "confusion_matrix.png", "confusion_crops.png"),
+        (work / EVALUATION / "confusion_matrix.png", "confusion_end_to_end.png"),
+        (work / FOUND / PHOTO, "detection.jpg"),
+    ):
+        write_bytes(out / name, made.read_bytes())
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    filters: dict[str, Callable[[Any], str]] = {
+        "f1": "{:.1f}".format,
+        "f3": "{:.3f}".format,
+        "pct": "{:.0%}".format,
+        "pct1": "{:.1%}".format,
+        "thousands": "{:,}".format,
+        "cell": lambda text: str(text).replace("|", "\\|"),
+    }
+    environment.filters.update(filters)
+    return environment
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line of `python -m docs.tour`."""
+
+    def command() -> int:
+        import tyro
+
+        return run(tyro.cli(Args, args=argv, description=__doc__, prog=program_name("docs.tour")))
+
+    return run_cli(command, interrupted=GOES_ON)

@@ -1,0 +1,148 @@
+"""What the tour runs: the project's own commands and a few lines of Python, in the order of a student's course."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from docs.tour.portrait import FOLDER, PHOTO
+from docs.tour.runner import Runner, Step
+
+BASELINE, AGAIN = "baseline", "seed_1"
+# Beside the baseline: what changes one thing of it, and the same again, which shows what is chance.
+ALTERNATIVES = ("aug_none", "arch_face_trunk")
+SPLITS_FILE, CROPS, RUNS, BUNDLE = "splits.csv", "crops", "runs", "my-bundle"
+VAL_REPORT, TEST_REPORT, EVALUATION = "reports", "reports-test", "evaluation"
+PREVIEW, PORTRAIT_CROPS, FOUND, FOUND_DEFAULT = "augmentation.png", "portrait-crops", "detections", "detections-default"
+# Names in the work folder that the data's cannot have.
+OWN = frozenset((SPLITS_FILE, CROPS, RUNS, BUNDLE, VAL_REPORT, TEST_REPORT, EVALUATION, PREVIEW, PORTRAIT_CROPS))
+OWN |= {FOUND, FOUND_DEFAULT, FOLDER, PHOTO, "steps", "tour.json"}
+
+LOOK = """
+from collections import Counter
+from common.annotations import read_dataset
+
+data = read_dataset({data})
+faces = Counter(label for image in data.images for label in image.labels)
+print(f"{{len(data.images)}} photos with {{faces.total()}} faces; {{len(data.problems)}} problems in the annotations")
+for name in data.class_names:
+    print(f"{{name:24}}{{faces[name]:6}}{{faces[name] / faces.total():8.1%}}")
+"""
+
+DATASET = """
+from stage2_classifier.data.crop_dataset import BalancedSampler, CropDataset, build_loader, read_crop_set
+from stage2_classifier.augment.transforms import train_transform
+
+crops = read_crop_set("crops")
+to_tensor = train_transform("own", 64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+train = CropDataset(crops, "train", to_tensor, margin=0.2)
+loader = build_loader(train, batch_size=64, sampler=BalancedSampler(train.labels, power=0.5))
+pixels, labels, boxes = next(iter(loader))
+
+print(f"{len(train)} training crops, {len(loader)} batches an epoch")
+print(f"pixels {tuple(pixels.shape)}, from {pixels.min():.2f} to {pixels.max():.2f}; labels {tuple(labels.shape)}")
+for index, name in enumerate(train.class_names):
+    print(f"{name:24}{int((labels == index).sum()):4} of the first {len(labels)}")
+"""
+
+MODEL = """
+import torch
+from stage2_classifier.models import build_model
+
+model = build_model("small_cnn", num_classes={classes}).eval()
+x = torch.zeros(1, 3, 64, 64)
+print("input ", tuple(x.shape))
+for name, part in [("stem", model.stem), *model.blocks.named_children(), ("head", model.head)]:
+    x = part(x.mean(dim=(2, 3)) if name == "head" else x)
+    print(f"{{name:6}} {{tuple(x.shape)!s:16}} {{sum(p.numel() for p in part.parameters()):9,}} weights")
+print(f"in all {{sum(p.numel() for p in model.parameters()):26,}} weights")
+"""
+
+LOSS = """
+import torch
+from stage2_classifier.config import experiment
+from stage2_classifier.training.losses import build_loss
+
+loss = build_loss(experiment("baseline"), class_counts=[1] * {classes})
+truth, no_box = torch.tensor([0]), torch.zeros(1, 4)
+for case, logits in [("sure and right", [5.0, 0.0]), ("no idea", [0.0, 0.0]), ("sure and wrong", [0.0, 5.0])]:
+    outputs = torch.tensor([logits + [0.0] * ({classes} - 2)])
+    p = outputs.softmax(dim=1)[0, 0]
+    print(f"{{case:16}}probability of the true class {{p:.2f}}   loss {{loss(outputs, truth, no_box):.2f}}")
+"""
+
+
+@dataclass(frozen=True)
+class Course:
+    """data: the dataset's name in the work folder. classes: their number. epochs: of each training."""
+
+    data: str
+    classes: int
+    epochs: int
+
+    def run_to_choice(self, runner: Runner) -> None:
+        """Everything up to the comparison on validation crops; the test split is not touched."""
+        for step in (*self._preparing(), *self._explaining(), *self._training()):
+            runner.run(step)
+
+    def run_from_choice(self, runner: Runner, chosen: str) -> None:
+        """Packs the run `chosen`, scores it on the test split, and detects."""
+        run, photos = f"{RUNS}/{chosen}", ("--data", self.data, "--splits", SPLITS_FILE)
+        pack = ("pipeline.pack", "--run", run, "--out", BUNDLE, *photos)
+        evaluate = ("pipeline.evaluate", *photos, "--split", "test", "--bundle", BUNDLE, "--no-pictures")
+        for step in (
+            Step("pack", pack, makes=(BUNDLE,)),
+            _report("test", (run,), TEST_REPORT),
+            Step("evaluate", (*evaluate, "--out", EVALUATION), makes=(EVALUATION,)),
+            Step("detect", ("pipeline.detect", PHOTO, "--bundle", BUNDLE, "--out", FOUND), makes=(FOUND,)),
+            Step("detect_default", ("pipeline.detect", PHOTO, "--out", FOUND_DEFAULT), makes=(FOUND_DEFAULT,)),
+        ):
+            runner.run(step)
+
+    def _preparing(self) -> tuple[Step, ...]:
+        crops = ("pipeline.build_crops", "--data", self.data, "--splits", SPLITS_FILE, "--out", CROPS)
+        faces = ("pipeline.build_crops", "--data", FOLDER, "--splits", f"{FOLDER}/splits.csv", "--out", PORTRAIT_CROPS)
+        preview = ("stage2_classifier.transforms", "--crops", PORTRAIT_CROPS, "--preview", PREVIEW, "--per-class", "1")
+        return (
+            Step("look", snippet=LOOK.format(data=json.dumps(self.data))),
+            Step("split", ("pipeline.split", "--data", self.data, "--out", SPLITS_FILE), makes=(SPLITS_FILE,)),
+            Step("crops", crops, makes=(CROPS,)),
+            Step("portrait_crops", faces, makes=(PORTRAIT_CROPS,)),
+            Step("preview", preview, makes=(PREVIEW,)),
+        )
+
+    def _explaining(self) -> tuple[Step, ...]:
+        return (
+            Step("dataset", snippet=DATASET),
+            Step("model", snippet=MODEL.format(classes=self.classes)),
+            Step("loss", snippet=LOSS.format(classes=self.classes)),
+            Step("list", ("stage2_classifier.train", "--list")),
+        )
+
+    def _training(self) -> tuple[Step, ...]:
+        names = (BASELINE, *ALTERNATIVES, AGAIN)
+        return (*(self._train(name) for name in names), _report("val", [f"{RUNS}/{n}" for n in names], VAL_REPORT))
+
+    def _train(self, name: str) -> Step:
+        which = () if name == BASELINE else ("--experiment", name)
+        command = ("stage2_classifier.train", "--crops", CROPS, *which, "--epochs", str(self.epochs))
+        return Step(f"train_{name}", command, makes=(f"{RUNS}/{name}",))
+
+
+def _report(split: str, runs: list[str] | tuple[str, ...], out: str) -> Step:
+    command = ("stage2_classifier.report", *runs, "--crops", CROPS, "--split", split, "--no-faces", "--out", out)
+    return Step(f"report_{split}", command, makes=(out,))
+
+
+def best_f1(work: Path, name: str) -> float:
+    """A run's best validation macro-F1."""
+    summary = json.loads((work / RUNS / name / "summary.json").read_text(encoding="utf-8"))
+    return float(summary["best"]["val_macro_f1"])
+
+
+def choose(work: Path) -> str:
+    """The run to pack, by validation alone: the baseline unless an alternative beats it by more than chance does."""
+    base = best_f1(work, BASELINE)
+    best = max(ALTERNATIVES, key=lambda name: best_f1(work, name))
+    return best if best_f1(work, best) - base > abs(best_f1(work, AGAIN) - base) else BASELINE

@@ -1,0 +1,53 @@
+"""The face that the tour shows: Grace Hopper's public-domain portrait as a small annotated set, bare and masked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.annotations.types import MASK_CLASSES
+from common.files import write_text
+from pipeline.detect.demo import portrait, tiled_photo
+from pipeline.inference.image_writer import write_image
+from pipeline.inference.predictor import Predictor
+
+FOLDER, PHOTO = "portrait", "portrait.jpg"
+MASKED, BARE, INCORRECT = MASK_CLASSES
+# The tiles of the demo's photo from left to right: file name and class.
+TILES = (("bare", BARE), ("masked", MASKED), ("nose_out", INCORRECT))
+
+
+def write_portraits(work: Path) -> None:
+    """Writes `work`/portrait.jpg, three faces side by side, and `work`/portrait, the same as Pascal VOC with a split.
+
+    The box is the default bundle's on the bare face. Raises UserError when matplotlib is not installed.
+    """
+    predictor, bare = Predictor.default(), portrait()
+    photo = tiled_photo(predictor, bare)
+    box = predictor.detect(bare, min_score=0.3).boxes[0].round().astype(int)
+    write_image(work / PHOTO, photo)
+    folder = work / FOLDER
+    for (name, label), tile in zip(TILES, np.split(photo, len(TILES), axis=1), strict=True):
+        write_image(folder / "images" / f"{name}.png", np.ascontiguousarray(tile))
+        write_text(folder / "annotations" / f"{name}.xml", _voc(f"{name}.png", tile.shape, label, box))
+    rows = [f"{name},train" for name, _ in TILES]
+    write_text(folder / "splits.csv", "\n".join(["image_id,split", *rows, ""]))
+
+
+def _voc(file: str, shape: tuple[int, ...], label: str, box: NDArray[np.int_]) -> str:
+    """One face as Pascal VOC XML, whose boxes count pixels from 1 and include the last."""
+    root = ElementTree.Element("annotation")
+    ElementTree.SubElement(root, "filename").text = file
+    size, thing = ElementTree.SubElement(root, "size"), ElementTree.SubElement(root, "object")
+    for name, length in (("width", shape[1]), ("height", shape[0])):
+        ElementTree.SubElement(size, name).text = str(length)
+    ElementTree.SubElement(thing, "name").text = label
+    edges = ElementTree.SubElement(thing, "bndbox")
+    x1, y1, x2, y2 = (int(v) for v in box)
+    for name, value in (("xmin", x1 + 1), ("ymin", y1 + 1), ("xmax", x2), ("ymax", y2)):
+        ElementTree.SubElement(edges, name).text = str(value)
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode") + "\n"

@@ -1,0 +1,1 @@
+"""The command pipeline.baseline: one-stage detectors of torchvision on the same photos."""

@@ -1,0 +1,86 @@
+"""Annotated photos as training data of a detector: the photos that can be read, augmented, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from common.annotations import AnnotatedImage
+from common.images import read_image
+
+GREY = (123, 117, 104)  # ImageNet's mean colour, around a photo that was made smaller
+Target = dict[str, Tensor]  # boxes float32 (N, 4) xyxy in the photo's pixels, labels int64 (N,) from 1 on
+
+
+def train_transform() -> v2.Transform:
+    """SSD's augmentation (Liu et al. 2016): colours, crops around faces that magnify, some shrinking, mirroring."""
+    return v2.Compose(
+        [
+            v2.RandomPhotometricDistort(p=0.5),
+            # SSD shrinks up to 4 times; faces that are small already would be lost.
+            v2.RandomZoomOut(fill={tv_tensors.Image: GREY, "others": 0}, side_range=(1.0, 1.5), p=0.3),
+            v2.RandomIoUCrop(min_scale=0.3),
+            v2.RandomHorizontalFlip(),
+            v2.SanitizeBoundingBoxes(),
+            v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
+            v2.ToPureTensor(),
+        ]
+    )
+
+
+def as_input(pixels: NDArray[np.uint8]) -> Tensor:
+    """uint8 (H, W, 3) RGB -> uint8 (3, H, W)."""
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+class TrainPhotos(Dataset[tuple[Tensor, Target]]):
+    """Augmented training photos: float32 (3, H, W) in 0..1 of various sizes, and their targets.
+
+    Photos are read anew each time, so that memory does not grow with the set. What is drawn for a photo depends on
+    seed, epoch and its index alone: neither on the number of workers nor on a resumed run.
+    """
+
+    def __init__(self, images: Sequence[AnnotatedImage], class_names: Sequence[str], seed: int, epoch: int) -> None:
+        self.images, self.seed, self.epoch = images, seed, epoch
+        self._labels = {name: k for k, name in enumerate(class_names, start=1)}
+        self._transform = train_transform()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Target]:
+        image = self.images[index]
+        photo = tv_tensors.Image(as_input(read_image(image.path)))
+        boxes = tv_tensors.BoundingBoxes(image.boxes.copy(), format="XYXY", canvas_size=photo.shape[-2:])
+        target = {"boxes": boxes, "labels": torch.tensor([self._labels[n] for n in image.labels], dtype=torch.int64)}
+        state = np.random.SeedSequence((self.seed, self.epoch, index)).generate_state(1)
+        with torch.random.fork_rng(devices=[]):  # the network's own draws go on as if nothing were drawn here
+            torch.manual_seed(int(state[0]))
+            photo, target = self._transform(photo, target)
+        return photo, target
+
+
+def train_loader(photos: TrainPhotos, batch_size: int, order: NDArray[np.intp], workers: int) -> DataLoader[Any]:
+    """Batches (list of photos, list of targets) in `order`; a last batch that is not full is left out unless alone."""
+    return DataLoader(
+        photos,
+        batch_size=batch_size,
+        sampler=order.tolist(),
+        num_workers=workers,
+        collate_fn=_as_lists,
+        drop_last=len(order) >= batch_size,  # a last batch of one photo would upset batch norm
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _as_lists(items: Sequence[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
+    photos, targets = zip(*items, strict=True)
+    return list(photos), list(targets)

@@ -1,0 +1,1 @@
+"""The command pipeline.batch: millions of photos, on one machine or a Ray cluster."""

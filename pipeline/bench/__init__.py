@@ -1,0 +1,1 @@
+"""The command pipeline.bench: speed, side by side in one run."""

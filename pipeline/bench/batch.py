@@ -1,0 +1,6 @@
+"""Command: time pipeline.batch, one worker against several, processes against Ray."""
+
+from common.launcher import start
+
+if __name__ == "__main__":
+    start("pipeline.bench.batch_scaling:main")

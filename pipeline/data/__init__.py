@@ -1,0 +1,1 @@
+"""From annotated photos to a split and a crop dataset."""

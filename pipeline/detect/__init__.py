@@ -1,0 +1,1 @@
+"""The command pipeline.detect: photos to pictures, table, JSON, CSV."""

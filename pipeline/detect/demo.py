@@ -1,0 +1,72 @@
+"""CLI behind `make demo`: runs pipeline.detect on a photo of a real face, shown bare and with drawn masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+
+from common.cli import program_name, run_cli
+from common.errors import UserError
+from common.images import read_image
+from pipeline.inference.image_writer import write_image
+from pipeline.inference.predictor import Predictor
+from stage2_classifier.data.mask_drawing import draw_mask
+
+
+@dataclass(frozen=True)
+class Args:
+    """Find the faces of a photo and tell how each wears its mask; without PHOTO, on a portrait of Grace Hopper."""
+
+    photo: Annotated[Path | None, tyro.conf.Positional] = None
+    """A photo of your own."""
+    out: Path = Path("detections")
+    """Folder for the annotated picture and the JSON."""
+
+
+def portrait() -> NDArray[np.uint8]:
+    """Grace Hopper's portrait (US Navy, public domain) from matplotlib's sample data, uint8 (H, W, 3) RGB.
+
+    Raises UserError when matplotlib is not installed.
+    """
+    from common.cli import requires_extra
+
+    with requires_extra("demo"):
+        from matplotlib import cbook
+    path = Path(str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)))
+    return read_image(path)[:420]
+
+
+def tiled_photo(predictor: Predictor, face: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The portrait three times side by side: bare, with a mask over nose and mouth, with the nose out.
+
+    Raises UserError when no face is found to draw on.
+    """
+    found = predictor.detect(face, min_score=0.3)
+    if not len(found):
+        raise UserError("the demo's portrait shows no face to this bundle; name a photo: make demo PHOTO=me.jpg")
+    landmarks = found.landmarks[0]
+    masked = [draw_mask(face, landmarks, way) for way in ("right", "nose_out")]
+    return np.concatenate([face, *masked], axis=1)
+
+
+def run(args: Args) -> int:
+    """Makes the photo where none is named, then hands over to pipeline.detect."""
+    from pipeline.detect import command as detect
+
+    photo = args.photo
+    if photo is None:
+        photo = args.out / "demo" / "photo.png"
+        write_image(photo, tiled_photo(Predictor.default(), portrait()))
+    print(f"$ python -m pipeline.detect {photo} --out {args.out}")
+    return detect.main([str(photo), "--out", str(args.out)])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line of `python -m pipeline.demo`."""
+    return run_cli(lambda: run(tyro.cli(Args, args=argv, prog=program_name("pipeline.demo"))))

@@ -1,0 +1,89 @@
+"""What a detection run found, as tables: each face of a few images, or the classes of many."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from common.display import shown
+from pipeline.inference.results import ImageResult
+
+FEW = 5  # images; each gets its own table, more than that a summary
+
+
+@dataclass
+class Summary:
+    """Counts of a run.
+
+    first: the results of the first images only. empty: images without a face. failed: files that could not be read or
+    drawn. faces, unsure, images_with, scores: faces, unsure ones, images and the sum of scores of each label. picture:
+    the last one written of `pictures`.
+    """
+
+    images: int = 0
+    empty: int = 0
+    failed: int = 0
+    faces: Counter[str] = field(default_factory=Counter)
+    unsure: Counter[str] = field(default_factory=Counter)
+    images_with: Counter[str] = field(default_factory=Counter)
+    scores: dict[str, float] = field(default_factory=dict)
+    first: list[ImageResult] = field(default_factory=list)
+    picture: Path | None = None
+    pictures: int = 0
+
+    def add(self, result: ImageResult) -> None:
+        """Counts one image."""
+        self.images += 1
+        self.empty += not result.faces
+        self.images_with.update({face["label"] for face in result.faces})
+        for face in result.faces:
+            self.faces[face["label"]] += 1
+            self.unsure[face["label"]] += face["unsure"]
+            self.scores[face["label"]] = self.scores.get(face["label"], 0.0) + face["score"]
+        if len(self.first) < FEW:
+            self.first.append(result)
+
+
+def show_summary(screen: Console, summary: Summary, class_names: Sequence[str]) -> None:
+    """Prints a table of faces for each of at most FEW images, else one table of the classes."""
+    if summary.images <= FEW:
+        for result in summary.first:
+            _show_image(screen, result)
+    else:
+        _show_classes(screen, summary, class_names)
+        line = f"images: {summary.images}, faces: {summary.faces.total()}, images without a face: {summary.empty}"
+        screen.print(line, markup=False, highlight=False)
+    if summary.failed:
+        screen.print(f"failed: {summary.failed} (named above and in the JSON)", markup=False, highlight=False)
+
+
+def _show_image(screen: Console, result: ImageResult) -> None:
+    title = Text(f"{shown(result.image.path)}  {result.width} x {result.height}", style="bold")
+    if not result.faces:
+        screen.print(title + Text(": no face found", style="not bold"))
+        return
+    table = Table("#", "label", title=title, title_justify="left")
+    for name in ("score", "face score", "x1", "y1", "x2", "y2"):
+        table.add_column(name, justify="right")
+    for number, face in enumerate(result.faces, start=1):
+        scores = (f"{face['score']:.3f}", f"{face['face_score']:.3f}")
+        label = Text(face["label"] + ("?" if face["unsure"] else ""))
+        table.add_row(str(number), label, *scores, *(f"{v:.1f}" for v in face["box"]))
+    screen.print(table)
+
+
+def _show_classes(screen: Console, summary: Summary, class_names: Sequence[str]) -> None:
+    table = Table("label")
+    for name in ("faces", "unsure", "images", "mean score"):
+        table.add_column(name, justify="right")
+    for name in class_names:
+        count = summary.faces[name]
+        mean = f"{summary.scores[name] / count:.3f}" if count else "-"
+        table.add_row(Text(name), str(count), str(summary.unsure[name]), str(summary.images_with[name]), mean)
+    screen.print(table)

@@ -1,0 +1,1 @@
+"""The command pipeline.evaluate: scores detectors end to end."""

@@ -1,0 +1,257 @@
+"""An evaluation as tables (console and Markdown) and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table as RichTable
+
+from pipeline.evaluate.bootstrap import ONE_LABEL
+from pipeline.evaluate.evaluation import Evaluation
+from pipeline.evaluate.metrics import SIZES, CategoryScores, Figures
+from pipeline.evaluate.reliability import FLOOR
+from pipeline.evaluate.slices import DETAIL_SIDE, cuts
+from pipeline.evaluate.tide_errors import KINDS, STAGE
+
+BACKGROUND = "background"
+KIND_NAMES = {
+    "missed": "face missed",
+    "loose": "box too loose",
+    "wrong_class": "wrong class",
+    "false_alarm": "false alarm",
+    "duplicate": "duplicate",
+}
+FIGURES = ("faces", "AP50-95", "AP50", "AP75", "AP50, one label", "recall50, one label")
+FIGURES_NOTE = "AP scores every class of a face, and of faces classes aside; one label: its best label alone counts."
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table of finished text; every row is as long as the header."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+    def markdown(self) -> str:
+        """As a Markdown section."""
+        lines = [self.header, tuple("---" for _ in self.header), *self.rows]
+        table = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+        return f"## {self.title}\n\n{table}\n" + (f"\n{self.note}\n" if self.note else "")
+
+    def rich(self) -> RichTable:
+        """As a table for the console."""
+        table = RichTable(title=self.title, caption=self.note or None, title_justify="left", caption_justify="left")
+        for k, name in enumerate(self.header):
+            table.add_column(name, justify="right" if k else "left", overflow="fold")  # wrapped, never cut off
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+
+def tables(evaluations: Sequence[Evaluation]) -> list[Table]:
+    """The headline with a column for each detector, then each detector's details."""
+    details = []
+    for e in evaluations:
+        details += [_by_class(e), _by_size(e), _confusion(e), _errors(e), _slices(e), _reliability(e)]
+        details += [_unsure(e)] if e.unsure else []
+    return [_headline(evaluations), *details]
+
+
+def markdown(evaluations: Sequence[Evaluation], facts: Sequence[str]) -> str:
+    """The whole report; `facts` (what was scored and how) open it."""
+    parts = ["# Evaluation\n", "\n".join(f"- {fact}" for fact in facts) + "\n"]
+    return "\n".join([*parts, *(table.markdown() for table in tables(evaluations))])
+
+
+def to_json(evaluation: Evaluation) -> dict[str, Any]:
+    """Everything in full precision, as plain JSON values; what has no value is null.
+
+    The keys are the fields of Evaluation: "scores" counts each face with its best label alone, "each_class" every class
+    of a face with its own score; "intervals" has both, the former's names ending in ", one label". "slice_cuts" are the
+    bounds of the slices by light and by blur.
+    """
+    record = asdict(evaluation)
+    record["confusion"] = {
+        "labels": [*evaluation.class_names, BACKGROUND],
+        "rows_true_columns_predicted": record["confusion"],
+    }
+    return record | {"slice_cuts": cuts()}
+
+
+def _headline(evaluations: Sequence[Evaluation]) -> Table:
+    first = evaluations[0]
+    iou = first.settings.iou
+    rows = [
+        ("mAP50", [_between(e.each_class.mean.overall.ap50, e, "mAP50") for e in evaluations]),
+        ("mAP50-95", [_between(e.each_class.mean.overall.ap, e, "mAP50-95") for e in evaluations]),
+    ]
+    for k, name in enumerate(first.class_names):
+        figures = [_between(e.each_class.classes[k].overall.ap50, e, f"AP50/{name}") for e in evaluations]
+        rows.append((f"AP50 {name}", figures))
+    rows += [
+        ("mAP50, one label", [_between(e.scores.mean.overall.ap50, e, f"mAP50{ONE_LABEL}") for e in evaluations]),
+        ("face AP50", [_between(e.scores.faces.overall.ap50, e, "face_AP50") for e in evaluations]),
+        ("face AP50-95", [_number(e.scores.faces.overall.ap) for e in evaluations]),
+        ("face recall50", [_number(e.scores.faces.overall.recall50) for e in evaluations]),
+    ]
+    if iou != 0.5:
+        at = f"AP@{iou:g}"
+        mean = f"m{at}"
+        rows += [
+            (mean, [_between(e.each_class.mean.overall.ap_at_iou, e, mean) for e in evaluations]),
+            (
+                f"{mean}, one label",
+                [_between(e.scores.mean.overall.ap_at_iou, e, f"{mean}{ONE_LABEL}") for e in evaluations],
+            ),
+            (f"face {at}", [_between(e.scores.faces.overall.ap_at_iou, e, f"face_{at}") for e in evaluations]),
+        ]
+    rows += [
+        (f"calibration error, score >= {FLOOR:g}", [_number(e.reliability["found"].ece) for e in evaluations]),
+        ("calibration error, reported", [_number(e.reliability["reported"].ece) for e in evaluations]),
+        ("ms/photo", ["-" if e.seconds is None else f"{e.seconds * 1000:.0f}" for e in evaluations]),
+    ]
+    note = (
+        "mAP: mean over the classes that have truths. It and AP50 score every class of a face, as COCO's protocol does "
+        'with one-stage detectors, so they compare with such detectors\' published figures; "one label" counts each '
+        "face with its best label alone, as it is reported. "
+    )
+    if first.intervals:
+        note += f"In brackets: 95% bootstrap intervals over images, {first.settings.rounds} resamples."
+    header = ("", *(e.name for e in evaluations))
+    return Table("Headline", header, tuple((name, *figures) for name, figures in rows), note.strip())
+
+
+def _by_class(e: Evaluation) -> Table:
+    rows = []
+    for each, one in _categories(e):
+        key = f"AP50/{each.name}"
+        single = _between(one.overall.ap50, e, key + ONE_LABEL)
+        rows.append((each.name, *_cells(each.overall, one.overall, _between(each.overall.ap50, e, key), single)))
+    return Table(f"{e.name}: by class", ("class", *FIGURES), tuple(rows), FIGURES_NOTE)
+
+
+def _by_size(e: Evaluation) -> Table:
+    rows = []
+    for each, one in _categories(e):
+        for size in SIZES:
+            mine, single = each.by_size[size], one.by_size[size]
+            rows.append((each.name, size, *_cells(mine, single, _number(mine.ap50), _number(single.ap50))))
+    note = f"Size is the square root of the box's area. {FIGURES_NOTE}"
+    return Table(f"{e.name}: by face size", ("class", "size (px)", *FIGURES), tuple(rows), note)
+
+
+def _confusion(e: Evaluation) -> Table:
+    names = (*e.class_names, BACKGROUND)
+    rows = [(f"true {name}", *(str(v) for v in row)) for name, row in zip(names, e.confusion, strict=True)]
+    return Table(f"{e.name}: confusion matrix", ("", *names), tuple(rows), _at_threshold(e))
+
+
+def _errors(e: Evaluation) -> Table:
+    counts, now = e.errors, e.scores.mean.overall.ap_at_iou
+    rows = []
+    for kind in KINDS:
+        sizes = [str(row[kind]) if kind in row else "-" for row in counts.by_size.values()]
+        then = e.mended[kind]
+        gain = "-" if then is None or now is None else f"{then:.3f} ({then - now:+.3f})"
+        rows.append((KIND_NAMES[kind], str(STAGE[kind]), str(counts.kinds[kind]), *sizes, gain))
+    at = f"mAP@{e.settings.iou:g}, one label, if mended"
+    header = ("error", "stage", "count", *(f"{size} px" for size in SIZES), at)
+    note = (
+        f"Of {counts.truths} faces and {counts.detections} detections with score {e.threshold:.3g} or more, "
+        f"{counts.correct} are right. The last column is over detections of any score, mending one kind at a time."
+    )
+    return Table(f"{e.name}: errors by stage", header, tuple(rows), note)
+
+
+def _slices(e: Evaluation) -> Table:
+    rows = [
+        (s.by, s.name, str(s.truths), str(s.found), _number(s.recall), _number(s.right_share), _number(s.ap50))
+        for s in e.slices
+    ]
+    bounds = cuts()
+    (dark, bright), (blurred, sharp) = bounds["luma"], bounds["detail"]
+    note = (
+        f"{_at_threshold(e)} Found: with a box on it, whatever its label. AP50: of a size classes aside, of a class "
+        "with every class scored; a false alarm has no light or blur of its own. "
+    )
+    if any(s.by == "light" for s in e.slices):
+        note += (
+            f"Light: mean luma of the face box, dark under {dark:g}, bright from {bright:g} on, of 255. Blur: variance "
+            f"of the Laplacian of the face at {DETAIL_SIDE} px a side, blurred under {blurred:g}, sharp from {sharp:g} "
+            "on; smaller faces are too small to tell."
+        )
+    header = ("by", "slice", "faces", "found", "recall", "right label of found", "AP50")
+    return Table(f"{e.name}: where it is weak", header, tuple(rows), note.strip())
+
+
+def _reliability(e: Evaluation) -> Table:
+    parts = {name: {b.low: b for b in r.bins} for name, r in e.reliability.items()}
+    lows = sorted({low for bins in parts.values() for low in bins})
+    rows = []
+    for low in lows:
+        cells = []
+        for bins in parts.values():
+            b = bins.get(low)
+            cells += ["-"] * 3 if b is None else [str(b.count), f"{b.score:.3f}", f"{b.right:.3f}"]
+        high = next(bins[low].high for bins in parts.values() if low in bins)
+        rows.append((f"{low:.1f}-{high:.1f}", *cells))
+    total = [cell for r in e.reliability.values() for cell in (str(r.count), "-", f"ECE {_number(r.ece)}")]
+    rows.append(("all", *total))
+    header = ("score", *(cell for name in e.reliability for cell in (name, "mean score", "right")))
+    floors = "; ".join(f"{name}: score {r.floor:.3g} or more" for name, r in e.reliability.items())
+    note = (
+        f"{floors}. Right: share on a face of its class that no better one has. ECE: the expected calibration error, "
+        "the mean distance of score and share right over the detections."
+    )
+    return Table(f"{e.name}: reliability of the scores", header, tuple(rows), note)
+
+
+def _unsure(e: Evaluation) -> Table:
+    rows = [
+        (
+            f"{t.margin:.3g}" + (" (the bundle's)" if t.own else ""),
+            f"{t.unsure} ({_number(t.unsure_share)})",
+            f"{t.wrong} ({_number(t.wrong_share)})",
+        )
+        for t in e.unsure
+    ]
+    header = ("margin", "unsure (share of found)", "wrong labels (share of sure)")
+    note = (
+        f"{_at_threshold(e)} Of {e.unsure[0].found} faces found; unsure are those whose two best class probabilities "
+        "are closer than the margin."
+    )
+    return Table(f"{e.name}: what calling faces unsure brings", header, tuple(rows), note)
+
+
+def _at_threshold(e: Evaluation) -> str:
+    return f"At IoU {e.settings.iou:g} and score {e.threshold:.3g} ({e.threshold_from})."
+
+
+def _categories(e: Evaluation) -> list[tuple[CategoryScores, CategoryScores]]:
+    """Each category, scored for every class and with one label."""
+    return [
+        (each, one)
+        for each, one in zip(
+            (*e.each_class.classes, e.each_class.mean, e.each_class.faces),
+            (*e.scores.classes, e.scores.mean, e.scores.faces),
+            strict=True,
+        )
+    ]
+
+
+def _cells(each: Figures, one: Figures, ap50: str, one_ap50: str) -> tuple[str, ...]:
+    """What FIGURES names."""
+    return str(each.truths), _number(each.ap), ap50, _number(each.ap75), one_ap50, _number(one.recall50)
+
+
+def _between(value: float | None, e: Evaluation, key: str) -> str:
+    interval = e.intervals.get(key)
+    return _number(value) + (f" [{interval.low:.3f}, {interval.high:.3f}]" if interval else "")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,60 @@
+"""The console script `facemask`: all commands under one name, each imported when it runs."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+# Command: (module that `python -m` runs, what it does).
+COMMANDS = {
+    "detect": ("pipeline.detect", "find faces in photos, folders, videos and cameras"),
+    "demo": ("pipeline.demo", "detect in a photo that comes with the project"),
+    "serve": ("pipeline.serve", "web page and HTTP API on this machine"),
+    "batch": ("pipeline.batch", "millions of photos into a Parquet table"),
+    "split": ("pipeline.split", "split annotated photos into train, val and test"),
+    "build-crops": ("pipeline.build_crops", "cut annotated faces out: the crop dataset"),
+    "train-all": ("pipeline.train_all", "train everything, from photos to a bundle with its report"),
+    "finetune": ("stage1_faces.finetune", "fine-tune the face detector"),
+    "train": ("stage2_classifier.train", "train one classifier on crops"),
+    "report": ("stage2_classifier.report", "score trained classifiers, and compare them"),
+    "transforms": ("stage2_classifier.transforms", "show crops before and after augmentation"),
+    "pack": ("pipeline.pack", "make a bundle from trained runs"),
+    "bundle": ("pipeline.bundle", "show what a bundle is made of"),
+    "evaluate": ("pipeline.evaluate", "score detectors on annotated photos"),
+    "crossval": ("pipeline.crossval", "train and score everything once per fold"),
+    "baseline": ("pipeline.baseline", "train a one-stage detector for comparison"),
+    "bench": ("pipeline.bench", "time the pipeline against others"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that the first argument names; without one, list the commands.
+
+    Args:
+        argv: arguments; those of the process when None.
+
+    Returns:
+        The exit code: 2 for a command that does not exist.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    name = arguments[0].replace("_", "-")
+    if name not in COMMANDS:
+        close = get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean {close[0]!r}?" if close else "run `facemask` for the list"
+        print(f"error: {arguments[0]!r} is not a command; {hint}", file=sys.stderr)
+        return 2
+    sys.argv = [f"facemask {name}", *arguments[1:]]
+    runpy.run_module(COMMANDS[name][0], run_name="__main__")
+    return 0
+
+
+def usage() -> str:
+    """Return the list of commands with one line each."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {what}" for name, (_, what) in COMMANDS.items()]
+    return "\n".join(["usage: facemask COMMAND [options]   (facemask COMMAND --help)", "", *lines])

@@ -1,0 +1,1 @@
+"""From pixels to Detections: the only inference path. No PyTorch."""

@@ -1,0 +1,199 @@
+"""Draws detections into a picture: box, label, score and landmarks, legible from tiny faces to large ones."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from common.images import to_rgb
+
+if TYPE_CHECKING:
+    from pipeline.inference.detections import Detections
+
+Colour = tuple[int, int, int]
+Area = tuple[int, int, int, int]  # x1, y1, x2, y2; right and bottom exclusive
+
+# Okabe and Ito's palette, distinct to colour-blind eyes (jfly.uni-koeln.de/color); with the default classes
+# green is with_mask, vermillion without_mask, yellow mask_weared_incorrect.
+PALETTE: tuple[Colour, ...] = (
+    (0, 158, 115),
+    (213, 94, 0),
+    (240, 228, 66),
+    (86, 180, 233),
+    (204, 121, 167),
+    (230, 159, 0),
+    (0, 114, 178),
+)
+MIN_FONT = 10  # pixels; the built-in typeface is hard to read below
+CROWD = 30  # faces; in a larger crowd class names would cover the picture, so scores and a key have to do
+MAX_TEXTS = 300  # best first; more would not be read, and finding room for each would take seconds
+
+
+def class_colour(index: int | np.integer) -> Colour:
+    """The RGB colour of the class at `index` of class_names; repeats after seven classes."""
+    return PALETTE[int(index) % len(PALETTE)]
+
+
+def draw(
+    image: NDArray[np.uint8],
+    detections: Detections,
+    numbers: Sequence[int] | None = None,
+    landmarks: bool = True,
+) -> NDArray[np.uint8]:
+    """A copy of `image` (H, W, 3 RGB uint8) with every detection drawn, the best on top.
+
+    numbers: those of the faces in a video, each written before its label. landmarks: whether they are drawn.
+
+    Each text stands beside its box where it hides no face and no other text; where "label score" does not fit,
+    the score alone does, or nothing (the box's colour tells the class, and a key at an edge the colours). A label that
+    is unsure ends in "?", and where it does not fit its score does.
+    """
+    canvas = Image.fromarray(image)
+    pen = ImageDraw.Draw(canvas)
+    size = canvas.size
+    count, ids = len(detections), detections.label_ids
+    for i in reversed(range(count)):
+        points = detections.landmarks[i] if landmarks else np.zeros((0, 2), np.float32)
+        _draw_face(pen, detections.boxes[i], points, class_colour(ids[i]), size)
+
+    texts = min(count, MAX_TEXTS)
+    taken = np.full((count + texts + 1, 4), np.nan, np.float32)  # faces, texts, the key; NaN overlaps nothing
+    taken[:count] = detections.boxes
+    scores_only = count > CROWD
+    names = {int(i): detections.class_names[i] for i in sorted(set(ids))}
+    if scores_only:
+        taken[-1] = _draw_key(pen, names, size, taken) or np.nan
+    fits = True
+    rows = zip(detections.labels[:texts], detections.scores, detections.unsure, strict=False)
+    for i, (label, score, unsure) in enumerate(rows):
+        taken[i] = np.nan  # its own box it may stand in
+        font = _font(_font_size(detections.boxes[i], size))
+        mark, number = "?" if unsure else "", f"{numbers[i]} " if numbers is not None else ""
+        long, short = f"{number}{label}{mark} {score:.2f}", f"{number}{score:.2f}{mark}"
+        for text in (short,) if scores_only else (long, short):
+            area = _place(detections.boxes[i], _text_size(text, font), size, taken)
+            if area is not None:
+                _write(pen, area, text, font, class_colour(ids[i]))
+                taken[count + i] = area
+                break
+        fits = fits and area is not None and text != short
+        taken[i] = detections.boxes[i]
+    if not (fits or scores_only):
+        _draw_key(pen, names, size, taken)
+    return to_rgb(canvas)
+
+
+def _draw_face(
+    pen: ImageDraw.ImageDraw,
+    box: NDArray[np.float32],
+    landmarks: NDArray[np.float32],
+    colour: Colour,
+    size: tuple[int, int],
+) -> None:
+    width, height = size
+    left, top = max(round(float(box[0])), 0), max(round(float(box[1])), 0)
+    right, bottom = min(round(float(box[2])), width), min(round(float(box[3])), height)
+    if left >= right or top >= bottom:
+        return
+    face = min(right - left, bottom - top)
+    line = int(np.clip(round(face / 40), 1, max(1, round(min(size) / 150))))
+    pen.rectangle((left, top, right - 1, bottom - 1), outline=colour, width=line)
+    if face < 16:  # five points would hide the face
+        return
+    radius = face / 50
+    for x, y in landmarks.tolist():
+        if face < 40:  # a disc would hide the eye
+            pen.point((round(x), round(y)), fill=colour)
+        else:
+            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+
+
+def _font_size(box: NDArray[np.float32], size: tuple[int, int]) -> int:
+    """Grows with the face, within what suits the picture."""
+    low = max(MIN_FONT, min(size) / 60)
+    return round(float(np.clip((box[2] - box[0]) / 8, low, max(low, min(size) / 25))))
+
+
+@lru_cache(maxsize=64)
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _text_size(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> tuple[int, int]:
+    """Width and height in pixels of a line with its background; the height is that of any text in this font."""
+    padding = _padding(font)
+    bottom = font.getbbox("Ayg_")[3]
+    return int(np.ceil(font.getlength(text))) + 2 * padding, int(np.ceil(bottom)) + padding
+
+
+def _padding(font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
+    return max(1, round(getattr(font, "size", MIN_FONT) / 6))
+
+
+def _place(
+    box: NDArray[np.float32], text: tuple[int, int], size: tuple[int, int], taken: NDArray[np.float32]
+) -> Area | None:
+    """Where a text of (width, height) goes: beside or in its box, inside the picture, on nothing of `taken`."""
+    for x, y in _spots(box, text, size):
+        area = (x, y, x + text[0], y + text[1])
+        inside = x >= 0 and y >= 0 and area[2] <= size[0] and area[3] <= size[1]
+        if inside and not _overlaps(area, taken):
+            return area
+    return None
+
+
+def _spots(box: NDArray[np.float32], text: tuple[int, int], size: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """Top left corners to try: above, below, right, left of the box; inside it when the text is small there."""
+    left, top, right, bottom = (round(float(v)) for v in box)
+    width, height = text
+    pushed = max(min(left, size[0] - width), 0)  # moved in from the picture's right edge
+    ends = max(right - width, 0)  # right edges aligned
+    yield from ((pushed, top - height), (pushed, bottom), (ends, top - height), (ends, bottom))
+    yield from ((right, top), (right, bottom - height), (left - width, top), (left - width, bottom - height))
+    if right - left >= width and bottom - top >= 5 * height:
+        yield from ((max(left, 0), max(top, 0)), (max(left, 0), min(bottom, size[1]) - height))
+
+
+def _overlaps(area: Area, taken: NDArray[np.float32]) -> bool:
+    low = np.maximum(taken[:, :2], area[:2])
+    high = np.minimum(taken[:, 2:], area[2:])
+    return bool((low < high).all(axis=1).any())
+
+
+def _write(
+    pen: ImageDraw.ImageDraw,
+    area: Area,
+    text: str,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    colour: Colour,
+) -> None:
+    """The text on a ground of the class's colour, in black or white, whichever contrasts more."""
+    pen.rectangle((area[0], area[1], area[2] - 1, area[3] - 1), fill=colour)
+    luma = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+    ink = "black" if luma > 110 else "white"
+    pen.text((area[0] + _padding(font), area[1]), text, fill=ink, font=font)
+
+
+def _draw_key(
+    pen: ImageDraw.ImageDraw, names: dict[int, str], size: tuple[int, int], taken: NDArray[np.float32]
+) -> Area | None:
+    """Which colour is which class, where it hides nothing, rather at an edge; returns where, None without room."""
+    font = _font(round(max(MIN_FONT, min(size) / 50)))
+    width = max(_text_size(name, font)[0] for name in names.values())
+    line = _text_size("", font)[1]
+    height = line * len(names)
+    right, bottom = size[0] - width, size[1] - height
+    for down, along in itertools.product((4, 0, 1, 2, 3), (0, 8, 1, 7, 2, 6, 3, 5, 4)):
+        x, y = right * along // 8, bottom * down // 4
+        area = (x, y, x + width, y + height)
+        if min(right, bottom) >= 0 and not _overlaps(area, taken):
+            for row, (i, name) in enumerate(names.items()):
+                _write(pen, (x, y + row * line, x + width, y + (row + 1) * line), name, font, class_colour(i))
+            return area
+    return None

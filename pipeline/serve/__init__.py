@@ -1,0 +1,1 @@
+"""The command pipeline.serve: HTTP API and web page."""

@@ -1,0 +1,45 @@
+"""What the HTTP server allows one request, and all of them together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.errors import UserError
+from common.images import MAX_PIXELS
+
+MOST_SECONDS = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of a server. Raises UserError, naming the flag, when one is out of range."""
+
+    max_bytes: int = 20_000_000
+    """Largest upload, in bytes."""
+    max_pixels: int = 40_000_000
+    """Largest photo, in pixels; known from the file's head, before anything is decoded."""
+    detect_seconds: float = 30
+    """Longest time from a whole upload to its answer, in seconds."""
+    head_seconds: float = 10
+    """Longest time to send a request's head, in seconds."""
+    body_seconds: float = 30
+    """Longest time to send an upload, or to take in a piece of an answer, in seconds."""
+    waiting: int = 16
+    """Most requests that wait while every worker has one; further ones are refused."""
+    connections: int = 256
+    """Most open connections; further ones are refused."""
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("max_bytes", 1, 1_000_000_000),
+            ("max_pixels", 1, MAX_PIXELS),
+            ("detect_seconds", 0.1, MOST_SECONDS),
+            ("head_seconds", 0.1, MOST_SECONDS),
+            ("body_seconds", 0.1, MOST_SECONDS),
+            ("waiting", 0, 10_000),
+            ("connections", 1, 10_000),
+        ):
+            value = getattr(self, name)
+            if not least <= value <= most:
+                flag = "--" + name.replace("_", "-")
+                raise UserError(f"{flag} is {value:g}; give {least:g} to {most:.12g}")

@@ -1,0 +1,79 @@
+"""The JSON that the HTTP API gives, described for OpenAPI."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from pipeline.serve.body_parser import FIELD
+
+
+class Face(BaseModel):
+    """A face."""
+
+    box: list[float] = Field(description="x1, y1, x2, y2 in pixels of the upright photo", min_length=4, max_length=4)
+    label: str = Field(description="The most probable class")
+    score: float = Field(description="face_score times the label's probability")
+    face_score: float = Field(description="Probability of being a face")
+    probs: dict[str, float] = Field(description="Probability of each class")
+    unsure: bool = Field(description="Whether another class is nearly as probable")
+    landmarks: list[list[float]] = Field(description="x, y of both eyes, the nose and the mouth's corners")
+
+
+class PhotoFaces(BaseModel):
+    """The faces of a photo."""
+
+    file: str = Field(description="The upload's file name")
+    width: int = Field(description="Of the upright photo, in pixels")
+    height: int = Field(description="Of the upright photo, in pixels")
+    faces: list[Face] = Field(description="Best score first")
+
+
+class Health(BaseModel):
+    """The server is well."""
+
+    status: str
+    version: str
+
+
+class Problem(BaseModel):
+    """Why a request was refused, in one line."""
+
+    error: str
+
+
+_PICTURE = {"schema": {"type": "string", "format": "binary"}}
+# The body of POST /v1/detect, which is read by hand: FastAPI would put it on disk, of any size.
+DETECT_BODY: dict[str, Any] = {
+    "required": True,
+    "description": "A photo: JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000, PPM or QOI.",
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": [FIELD],
+                "properties": {FIELD: {"type": "string", "format": "binary"}},
+            }
+        },
+        "image/*": _PICTURE,
+        "application/octet-stream": _PICTURE,
+    },
+}
+_REFUSALS = {
+    400: "The body is broken",
+    401: "The bearer token is missing or wrong",
+    403: "The request comes from another site's page, or names another host",
+    408: "The upload came too slowly",
+    413: "The upload has too many bytes, or the photo too many pixels",
+    415: "The body's type holds no photo",
+    422: "The photo cannot be read, or a value is out of range",
+    429: "Too many photos are under way; see Retry-After",
+    500: "An error of the server's own",
+    503: "The photo took too long, or the server is shutting down",
+}
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """FastAPI's `responses` for these statuses, each answered with a Problem; without any, for all."""
+    return {status: {"model": Problem, "description": _REFUSALS[status]} for status in statuses or _REFUSALS}

@@ -1,0 +1,90 @@
+"""Makes a bundle from trained runs: the command pipeline.pack."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from common.cli import console, program_name, requires_extra, run_cli
+from common.errors import UserError
+from pipeline.inference.bundle import Search
+from stage1_faces.detector import CascadeConfig
+from stage1_faces.stock.reference import SEARCH as STOCK_SEARCH
+
+
+@dataclass(frozen=True)
+class PackArgs:
+    """Export a trained classifier and a cascade to ONNX, check them against torch, and write a bundle.
+
+    With --data, the cascade is fitted to the annotators (the stock one's boxes on the training photos, the fine-tuned
+    one's scores on the validation photos), how the classifier joins it is fitted on the validation photos (what its
+    verdicts weigh, its temperature, how far boxes move, when a face is unsure), the threshold is chosen there,
+    and the bundle records what it scores there.
+    """
+
+    run: tuple[Path, ...]
+    """Runs of stage2_classifier.train, whose classifiers are averaged, or a bundle whose classifier is kept."""
+    out: Path
+    """Bundle directory to write."""
+    cascade: Path | None = None
+    """Run of stage1_faces.finetune; the stock cascade when not given."""
+    data: Path | None = None
+    """Annotated photos to fit the cascade and choose the threshold on."""
+    splits: Path = Path("splits.csv")
+    """The split of --data."""
+    min_face: float | None = None
+    """Smallest face looked for, pixels; default: 6, of the stock cascade 12."""
+    pnet: float | None = None
+    """Face probability that passes P-Net; default: 0.2, of the stock cascade 0.6."""
+    rnet: float | None = None
+    """Face probability that passes R-Net (P-Net's counts, too, but in the stock cascade); default: 0.15, stock 0.3."""
+    score: float | None = None
+    """`score` from which on a face is reported; default: the best F1 on validation photos, 0.5 without --data."""
+    like: Path | None = None
+    """Bundle of the same recipe whose settings and figures are taken, for weights learned from all photos."""
+    note: str = ""
+    """Kept in the bundle's provenance."""
+
+    def search(self) -> Search:
+        """The cascade's settings. Raises UserError when a value is out of range."""
+        given = {name: getattr(self, name) for name in ("min_face", "pnet", "rnet")}
+        default: Search = CascadeConfig() if self.cascade else STOCK_SEARCH
+        try:
+            return replace(default, **{name: value for name, value in given.items() if value is not None})
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+
+def run(args: PackArgs) -> int:
+    """Pack a bundle and say what it holds."""
+    with requires_extra("train"):
+        from pipeline.data.checks import check_apart
+        from pipeline.training.pack import pack_bundle, photos_of
+    if args.data is not None:
+        check_apart(args.data, args.out, "--out")
+    search = args.search()
+    if args.like is not None and (args.min_face, args.pnet, args.rnet) != (None, None, None):
+        raise UserError("--like takes all settings from that bundle; leave out --min-face, --pnet and --rnet")
+    photos = None if args.data is None else photos_of(args.data, args.splits)
+    for problem in photos.problems if photos else ():
+        print(f"warning: {problem}", file=sys.stderr)
+    bundle = pack_bundle(args.run, args.out, search, args.cascade, photos, args.score, args.note, args.like)
+    size = sum(file.stat().st_size for file in bundle.path.iterdir())
+    classes = ", ".join(bundle.meta.class_names)
+    console().print(
+        f"{bundle.path}: {size / 1e6:.2f} MB; classes {classes}; score from {bundle.meta.score_threshold:g}"
+    )
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+
+    def command() -> int:
+        import tyro
+
+        return run(tyro.cli(PackArgs, args=argv, prog=program_name("pipeline.pack")))
+
+    return run_cli(command)

@@ -1,0 +1,47 @@
+"""The pixels of a video's frames: RGB, turned as the video says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.images import Pixels
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+
+BT709, UNTOLD = 1, 2  # FFmpeg's numbers of ways to make YUV of RGB
+
+
+class Upright:
+    """Makes PyAV's frames of one video into uint8 (H, W, 3) RGB, turned as its display matrix says (phones' videos).
+
+    It asks the frames for as little as it can: one that was asked for its side data refers to itself, and lives on,
+    with threads of its own where it was made into RGB by itself, until Python next looks for such.
+    """
+
+    def __init__(self) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self._reformatter = VideoReformatter()
+        self._rotation: int | None = None
+        self._matrix: NDArray[np.int32] | None = None
+
+    def __call__(self, frame: VideoFrame) -> Pixels:
+        """The pixels of one frame."""
+        if frame.colorspace == UNTOLD and frame.height > 576:
+            frame.colorspace = BT709  # as players have it
+        if frame.rotation != self._rotation:
+            self._rotation, matrix = frame.rotation, frame.side_data.get("DISPLAYMATRIX")
+            self._matrix = None if matrix is None else np.frombuffer(cast(Any, matrix), np.int32).copy()
+        rgb = self._reformatter.reformat(frame, format="rgb24", threads=1)  # the cores are taken
+        pixels = np.asarray(rgb.to_ndarray(), np.uint8)
+        if self._matrix is None:
+            return pixels
+        # Where it takes a step to the right (a, b) and one down (c, d); its third column and row are for shifts.
+        a, b, _, c, d = self._matrix[:5].tolist()
+        if abs(b) + abs(c) > abs(a) + abs(d):
+            pixels, a, d = pixels.swapaxes(0, 1), c, b
+        return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

@@ -1,0 +1,1 @@
+"""facenet-pytorch's MTCNN, number for number, and what is read from it."""

@@ -1,0 +1,1 @@
+"""The augmentation policy in three libraries side by side, and the transforms that use it."""

@@ -1,0 +1,77 @@
+"""The augmentation policy for face crops with torchvision.transforms.v2."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torchvision.transforms import v2
+
+from stage2_classifier.augment.opencv_augment import POLICY, Image, Policy
+
+
+class TorchvisionAugment:
+    """The policy in torchvision: (uint8 (S, S, 3), seed) -> uint8 (S, S, 3), the input left untouched.
+
+    fill: RGB in 0..255 of an erased patch.
+    """
+
+    def __init__(self, size: int, fill: tuple[float, float, float], policy: Policy = POLICY) -> None:
+        # RandomAffine fills with one colour only: pad with the edge's pixels first, cut the middle out after.
+        # The padding reaches the farthest corner that rotation, shift and scale together can bring in.
+        angle = math.radians(policy.degrees)
+        reach = ((math.cos(angle) + math.sin(angle)) / 2 + policy.shift) / policy.scale[0]
+        pad = math.ceil(size * (reach - 0.5)) + 1
+        shift = policy.shift * size / (size + 2 * pad)
+        low, high = policy.low_resolution_for(size)
+        sigma = policy.blur_sigma_for(size)
+        noise = np.linspace(*policy.noise_std, 4) / 255  # GaussianNoise takes no range
+        self._transform = v2.Compose(
+            [
+                v2.RandomHorizontalFlip(policy.flip_p),
+                v2.RandomApply(
+                    [
+                        v2.Pad(pad, padding_mode="edge"),
+                        v2.RandomAffine(
+                            policy.degrees,
+                            translate=(shift, shift),
+                            scale=policy.scale,
+                            interpolation=v2.InterpolationMode.BILINEAR,
+                        ),
+                        v2.CenterCrop(size),
+                    ],
+                    policy.geometry_p,
+                ),
+                v2.RandomApply(
+                    [v2.ColorJitter(policy.brightness, policy.contrast, policy.saturation, policy.hue)],
+                    policy.colour_p,
+                ),
+                v2.RandomGrayscale(policy.grey_p),
+                v2.RandomApply([v2.GaussianBlur(_kernel(sigma[1], size), sigma)], policy.blur_p),
+                v2.RandomApply([v2.RandomResize(low, high + 1), v2.Resize((size, size))], policy.low_resolution_p),
+                v2.RandomApply([v2.JPEG(policy.jpeg_quality)], policy.jpeg_p),
+                v2.RandomApply(
+                    [v2.RandomChoice([v2.GaussianNoise(sigma=float(std)) for std in noise])], policy.noise_p
+                ),
+                v2.RandomErasing(
+                    policy.erase_p,
+                    scale=policy.erase_area,
+                    ratio=policy.erase_ratio,
+                    value=[float(round(v)) for v in fill],
+                ),
+            ]
+        )
+
+    def __call__(self, image: Image, seed: int) -> Image:
+        tensor = torch.from_numpy(image.transpose(2, 0, 1).copy())
+        with torch.random.fork_rng(devices=[]):
+            # torch.manual_seed would reseed the GPU's generators too, which fork_rng does not put back here.
+            torch.default_generator.manual_seed(seed)
+            augmented = self._transform(tensor)
+        return np.ascontiguousarray(augmented.numpy().transpose(1, 2, 0))
+
+
+def _kernel(sigma: float, size: int) -> int:
+    """An odd kernel of three standard deviations on each side, no wider than the picture."""
+    return min(2 * max(round(3 * sigma), 1) + 1, size - 1 + size % 2)

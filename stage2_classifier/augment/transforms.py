@@ -1,0 +1,69 @@
+"""Train and eval transforms of face crops, side by side.
+
+Both kinds are callables (crop uint8 (H, W, 3) RGB, seed) -> float32 tensor (3, S, S).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from common.errors import UserError
+from stage2_classifier.augment.opencv_augment import POLICY, OwnAugment, Policy
+from stage2_classifier.cropping import resize_crop, to_input
+
+AUGMENTATIONS = ("none", "torchvision", "albumentations", "own")
+
+Augment = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
+
+
+class CropPreprocess:
+    """Resize, augment (or not), normalise: (crop uint8 (H, W, 3), seed) -> float32 tensor (3, S, S)."""
+
+    def __init__(self, input_size: int, mean: Sequence[float], std: Sequence[float], augment: Augment | None) -> None:
+        self.input_size, self.mean, self.std, self.augment = input_size, tuple(mean), tuple(std), augment
+
+    def __call__(self, crop: NDArray[np.uint8], seed: int) -> torch.Tensor:
+        image = resize_crop(crop, self.input_size)
+        if self.augment is not None:
+            image = self.augment(image, seed)
+        return torch.from_numpy(to_input(image[None], self.mean, self.std)[0])
+
+
+def train_transform(
+    kind: str, input_size: int, mean: Sequence[float], std: Sequence[float], policy: Policy = POLICY
+) -> CropPreprocess:
+    """The transform for training; the same seed gives the same pixels.
+
+    kind: one of AUGMENTATIONS. mean, std: per channel, of pixel values scaled to 0..1. policy: what may happen.
+    Raises UserError on an unknown kind.
+    """
+    return CropPreprocess(input_size, mean, std, _augment(kind, input_size, mean, policy))
+
+
+def eval_transform(input_size: int, mean: Sequence[float], std: Sequence[float]) -> CropPreprocess:
+    """The transform for validation and test: bit for bit what inference feeds the network."""
+    return CropPreprocess(input_size, mean, std, None)
+
+
+def _augment(kind: str, size: int, mean: Sequence[float], policy: Policy) -> Augment | None:
+    red, green, blue = (255 * float(v) for v in mean)
+    fill = (red, green, blue)
+    # Each library costs a second or two to import: only the chosen one is.
+    match kind:
+        case "none":
+            return None
+        case "own":
+            return OwnAugment(size, fill, policy)
+        case "torchvision":
+            from stage2_classifier.augment.torchvision_augment import TorchvisionAugment
+
+            return TorchvisionAugment(size, fill, policy)
+        case "albumentations":
+            from stage2_classifier.augment.albumentations_augment import AlbumentationsAugment
+
+            return AlbumentationsAugment(size, fill, policy)
+    raise UserError(f"augmentation {kind!r} is none of {', '.join(AUGMENTATIONS)}")

@@ -1,0 +1,1 @@
+"""Face crops as training data."""

@@ -1,0 +1,1 @@
+"""Scores trained classifiers, and compares them."""

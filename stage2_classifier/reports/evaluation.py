@@ -1,0 +1,116 @@
+"""A trained classifier on one split of crops: predictions and their scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_fscore_support
+from torch import nn
+
+from common.errors import UserError
+from stage2_classifier.augment.transforms import eval_transform
+from stage2_classifier.data.crop_dataset import CropDataset, build_loader, check_margin
+from stage2_classifier.data.crop_manifest import CropSet
+from stage2_classifier.training.checkpoint import ModelMeta
+from stage2_classifier.training.engine import predict
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Predictions on one split: probs float32 (N, C), class indices int64 (N,), in the order of dataset.records."""
+
+    split: str
+    dataset: CropDataset
+    probs: NDArray[np.float32]
+    targets: NDArray[np.int64]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.dataset.class_names
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """(N,) the most probable class of each crop."""
+        return self.probs.argmax(axis=1).astype(np.int64)
+
+    @property
+    def confusion(self) -> NDArray[np.int64]:
+        """(C, C) counts; rows are the true classes, columns the predicted ones."""
+        return confusion_matrix(self.targets, self.predicted, labels=range(len(self.class_names))).astype(np.int64)
+
+
+def check_fits(meta: ModelMeta, crops: CropSet, run: str) -> None:
+    """Raises UserError when a model was not trained for crops like these."""
+    if meta.class_names != crops.class_names:
+        raise UserError(
+            f"{crops.root}: classes {', '.join(crops.class_names)} differ from run {run}'s "
+            f"{', '.join(meta.class_names)}; give the crops it was trained on"
+        )
+    check_margin(crops, meta.margin)
+
+
+def evaluate(model: nn.Module, meta: ModelMeta, crops: CropSet, split: str) -> Evaluation:
+    """Predicts one split's crops as inference would. Raises UserError when the split is empty."""
+    transform = eval_transform(meta.input_size, meta.mean, meta.std)
+    dataset = CropDataset(crops, split, transform, margin=meta.margin)
+    probs, targets = predict(model, build_loader(dataset, batch_size=128), meta.heads)
+    return Evaluation(split, dataset, probs, targets)
+
+
+def scores(evaluation: Evaluation) -> dict[str, Any]:
+    """Accuracy, macro-F1 with its interval, and precision, recall, F1, support and average precision per class.
+
+    Macro-F1 is over the classes that have crops in the split; an absent class has average precision None.
+    """
+    names = evaluation.class_names
+    precision, recall, f1, support = precision_recall_fscore_support(
+        evaluation.targets, evaluation.predicted, labels=range(len(names)), zero_division=0
+    )
+    low, high = macro_f1_interval(evaluation)
+    return {
+        "split": evaluation.split,
+        "crops": len(evaluation.targets),
+        "accuracy": float((evaluation.predicted == evaluation.targets).mean()),
+        "macro_f1": float(f1[support > 0].mean()),
+        "macro_f1_interval_95": [low, high],
+        "classes": {
+            name: {
+                "precision": float(precision[c]),
+                "recall": float(recall[c]),
+                "f1": float(f1[c]),
+                "support": int(support[c]),
+                "average_precision": (
+                    float(average_precision_score(evaluation.targets == c, evaluation.probs[:, c]))
+                    if support[c]
+                    else None
+                ),
+            }
+            for c, name in enumerate(names)
+        },
+    }
+
+
+def macro_f1_interval(evaluation: Evaluation, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """The 95% percentile bootstrap interval of macro-F1.
+
+    Whole photos are drawn, not crops: the faces of one photo are alike (Field & Welsh 2007, cluster bootstrap).
+    A class that a draw leaves without crops is left out of that draw's mean.
+    """
+    classes = len(evaluation.class_names)
+    _, photo = np.unique([r.image_id for r in evaluation.dataset.records], return_inverse=True)
+    photos = int(photo.max()) + 1
+    counts = np.zeros((photos, classes, classes))
+    np.add.at(counts, (photo, evaluation.targets, evaluation.predicted), 1)
+    rng = np.random.default_rng(seed)
+    weights = rng.multinomial(photos, np.full(photos, 1 / photos), size=draws)  # (draws, photos)
+    confusion = np.einsum("dp,pij->dij", weights, counts)
+    hits = np.einsum("dii->di", confusion)
+    support, predicted = confusion.sum(axis=2), confusion.sum(axis=1)
+    f1 = 2 * hits / np.maximum(support + predicted, 1)
+    present = support > 0
+    macro = np.where(present, f1, 0).sum(axis=1) / present.sum(axis=1)
+    low, high = np.percentile(macro, [2.5, 97.5])
+    return float(low), float(high)

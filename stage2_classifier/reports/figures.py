@@ -1,0 +1,87 @@
+"""The pictures of an evaluation: confusion matrix, precision-recall curves, worst mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from sklearn.metrics import average_precision_score, precision_recall_curve
+
+from common.files import replacing
+from stage2_classifier.reports.contact_sheet import Cell, contact_sheet
+from stage2_classifier.reports.evaluation import Evaluation
+
+
+def _save(figure: Figure, path: Path) -> None:
+    # A canvas of its own: pyplot would keep every figure alive and pick a backend for the whole process.
+    FigureCanvasAgg(figure)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def save_confusion_matrix(evaluation: Evaluation, path: Path) -> None:
+    """Counts beside shares of each true class; rows true, columns predicted."""
+    counts, names = evaluation.confusion, evaluation.class_names
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = 2.2 + 0.9 * len(names)
+    figure = Figure(figsize=(2 * side, side), layout="constrained")
+    panels = ((counts, "crops", "d"), (shares, "share of the true class", ".2f"))
+    for axes, (values, title, form) in zip(figure.subplots(1, 2), panels, strict=True):
+        # Both panels are coloured by share: counts would show nothing but the most frequent class.
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        axes.set_title(title)
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true")
+        axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+        axes.set_yticks(range(len(names)), names)
+        for row, column in np.ndindex(values.shape):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, format(values[row, column], form), ha="center", va="center", color=colour)
+    _save(figure, path)
+
+
+def save_pr_curves(evaluation: Evaluation, path: Path) -> None:
+    """Precision against recall of each class against the rest, with its average precision."""
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for c, name in enumerate(evaluation.class_names):
+        truth, probs = evaluation.targets == c, evaluation.probs[:, c]
+        if not truth.any():
+            axes.plot([], [], label=f"{name} (no crops in this split)")
+            continue
+        precision, recall, _ = precision_recall_curve(truth, probs)
+        label = f"{name} (AP {average_precision_score(truth, probs):.3f}, {truth.sum()} crops)"
+        axes.step(recall, precision, where="post", label=label)
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.02))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower left", fontsize="small")
+    _save(figure, path)
+
+
+def worst_mistakes(evaluation: Evaluation, count: int) -> list[int]:
+    """Indices of at most `count` wrong predictions, the most confident first."""
+    wrong = np.flatnonzero(evaluation.predicted != evaluation.targets)
+    confidence = evaluation.probs.max(axis=1)[wrong]
+    return [int(i) for i in wrong[np.argsort(-confidence, kind="stable")][:count]]
+
+
+def save_mistakes(evaluation: Evaluation, path: Path, count: int = 24, columns: int = 6) -> int:
+    """Writes a contact sheet of the worst mistakes and returns how many it shows; none leaves no file."""
+    worst = worst_mistakes(evaluation, count)
+    if not worst:
+        path.unlink(missing_ok=True)
+        return 0
+    names, predicted = evaluation.class_names, evaluation.predicted
+    cells = [
+        Cell(
+            evaluation.dataset.pixels(i),
+            f"is {names[evaluation.targets[i]]}\nsaid {names[predicted[i]]}\n{evaluation.probs[i].max():.2f}",
+        )
+        for i in worst
+    ]
+    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    with replacing(path) as temporary:
+        contact_sheet(rows, side=168, caption_lines=3).save(temporary)
+    return len(worst)

@@ -1,0 +1,165 @@
+"""The pictures of crops before and after augmentation: the implementations side by side; what a training sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from common.errors import UserError
+from common.files import replacing
+from stage2_classifier.config import TrainConfig
+from stage2_classifier.data.crop_dataset import CropDataset, CropTransform
+from stage2_classifier.data.crop_manifest import REJECT, CropSet
+from stage2_classifier.reports.contact_sheet import Cell, contact_sheet
+from stage2_classifier.training.fit import Stats, face_sampler, training_crops
+
+SIDE = 96  # px of a picture on the sheet, about
+MOST_EPOCHS = 200  # of a training that are looked through for a crop's views
+SPLICE_SEARCH = 400  # draws of a class that are looked through for spliced faces
+HALVES = (0.5, 0.5, 0.5)
+
+
+def save_preview(
+    path: Path,
+    crops: CropSet,
+    transforms: Mapping[str, CropTransform],
+    *,
+    per_class: int,
+    versions: int,
+    seed: int,
+) -> None:
+    """Writes a grid: one row a training crop, first as cut, then `versions` times through each transform.
+
+    transforms: {name: transform made with mean = std = 0.5}. The crops have the baseline's margin, or their own if
+    that is less. Raises UserError if a crop cannot be read or `path` does not end in an image suffix.
+    """
+    rng = np.random.default_rng(seed)
+    rows: list[list[Cell]] = []
+    labels: list[str] = []
+    first = next(iter(transforms.values()))
+    dataset = CropDataset(crops, "train", first, margin=min(TrainConfig.margin, crops.margin))
+    for name, members in _classes(dataset):
+        for i in rng.permutation(members)[:per_class]:
+            before = dataset.pixels(int(i))
+            row = [Cell(before, f"{before.shape[1]} px crop")]
+            for kind, transform in transforms.items():
+                seeds = rng.integers(2**32, size=versions)
+                row += [Cell(_pixels(transform(before, int(s)), HALVES, HALVES), kind) for s in seeds]
+            rows.append(row)
+            labels.append(name)
+    _save(path, rows, labels, SIDE, caption_lines=1)
+
+
+def save_training_views(
+    path: Path,
+    config: TrainConfig,
+    crops: CropSet,
+    stats: tuple[Stats, Stats],
+    *,
+    per_class: int,
+    versions: int,
+    seed: int = 0,
+) -> None:
+    """Writes a grid: one row a training crop, first as inference would see it, then as the training draws it.
+
+    The views are the first `versions` that a training as `config` says draws of the crop, by the training's own code,
+    seed and order: pixel for pixel what it sees (mixup comes later and is not shown). A crop that its epochs draw
+    less often has fewer. Where it splices masks, each class has a row of such faces, too; where it learns rejects,
+    they come last.
+
+    stats: the network's mean and std. seed: of the choice of crops. Raises UserError as the training would when
+    `config` and crops do not fit, and when `path` does not end in an image suffix.
+    """
+    views = _TrainingViews(config, crops, stats)
+    rng = np.random.default_rng(seed)
+    rows: list[list[Cell]] = []
+    labels: list[str] = []
+    for name, members in _classes(views.dataset):
+        for i in rng.permutation(members)[:per_class]:
+            before = views.dataset.pixels(int(i))
+            rows.append([Cell(before, f"inference, {before.shape[1]} px"), *views.of_crop(int(i), versions)])
+            labels.append(name)
+        if spliced := views.spliced(members, versions):
+            rows.append([Cell(None), *spliced])
+            labels.append(f"{name}, spliced")
+    shown = min(config.input_size, 2 * SIDE)
+    side = shown * max(round(SIDE / shown), 1)  # whole pixels of a small input
+    _save(path, rows, labels, side, caption_lines=2 if config.spliced else 1)
+
+
+class _TrainingViews:
+    """What a training sees of its crops, by epoch and draw.
+
+    order: (epochs, draws) the crop that each draw takes.
+    """
+
+    def __init__(self, config: TrainConfig, crops: CropSet, stats: tuple[Stats, Stats]) -> None:
+        self.dataset = training_crops(config, crops, stats)
+        # The same draws with no mask put on: where the two differ, one was.
+        self._plain = training_crops(replace(config, spliced=0.0), crops, stats) if config.spliced else None
+        self._stats = stats
+        sampler = face_sampler(config, self.dataset)
+        order = []
+        for epoch in range(min(config.epochs, MOST_EPOCHS)):
+            sampler.set_epoch(epoch)
+            order.append([i for _, i in sampler])
+        self.order = np.array(order)
+
+    def of_crop(self, i: int, count: int) -> list[Cell]:
+        """The first `count` views of the i-th crop, fewer where it is drawn less often."""
+        cells = []
+        for epoch, draw in np.argwhere(self.order == i)[:count]:
+            view, spliced = self._view(int(epoch), int(draw))
+            cells.append(self._cell(view, int(epoch), "\nspliced" if spliced else ""))
+        return cells
+
+    def spliced(self, members: NDArray[np.int64], count: int) -> list[Cell]:
+        """The first `count` draws of `members` that are another face with a mask put on."""
+        cells: list[Cell] = []
+        if self._plain is None:
+            return cells
+        for epoch, draw in np.argwhere(np.isin(self.order, members))[:SPLICE_SEARCH]:
+            view, spliced = self._view(int(epoch), int(draw))
+            if spliced:
+                cells.append(self._cell(view, int(epoch)))
+            if len(cells) == count:
+                break
+        return cells
+
+    def _view(self, epoch: int, draw: int) -> tuple[torch.Tensor, bool]:
+        """What the network gets, float32 (3, S, S), and whether a mask was put on."""
+        i = int(self.order[epoch, draw])
+        self.dataset.set_epoch(epoch)
+        view = self.dataset[draw, i][0]
+        if self._plain is None:
+            return view, False
+        self._plain.set_epoch(epoch)
+        return view, not torch.equal(view, self._plain[draw, i][0])
+
+    def _cell(self, view: torch.Tensor, epoch: int, note: str = "") -> Cell:
+        return Cell(_pixels(view, *self._stats), f"epoch {epoch + 1}{note}")
+
+
+def _classes(dataset: CropDataset) -> Iterator[tuple[str, NDArray[np.int64]]]:
+    """Each class and the indices of its crops, the rejects last."""
+    for label, name in enumerate((*dataset.class_names, REJECT)):
+        yield name, np.flatnonzero(dataset.labels == label)
+
+
+def _save(path: Path, rows: Sequence[Sequence[Cell]], labels: Sequence[str], side: int, caption_lines: int) -> None:
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise UserError(f"{path}: not an image name; end it with .png")
+    with replacing(path) as temporary:
+        contact_sheet(rows, side, labels, caption_lines).save(temporary)
+
+
+def _pixels(tensor: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
+    """Undoes the normalisation: float (3, S, S) -> uint8 (S, S, 3)."""
+    scaled = tensor.permute(1, 2, 0) * torch.tensor(std) + torch.tensor(mean)
+    return (scaled * 255).round().clamp(0, 255).byte().numpy()

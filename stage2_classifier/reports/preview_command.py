@@ -1,0 +1,81 @@
+"""Shows crops before and after augmentation: the implementations side by side, or what one training sees.
+
+python -m stage2_classifier.transforms --crops DIR --preview preview.png [--augment opencv]     (implementations)
+python -m stage2_classifier.transforms --crops DIR --preview preview.png --experiment NAME      (what a training sees)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from common.cli import program_name, run_cli
+from common.errors import UserError
+from stage2_classifier.augment.transforms import AUGMENTATIONS, train_transform
+from stage2_classifier.config import experiment
+from stage2_classifier.data.crop_manifest import CropSet, read_crop_set
+from stage2_classifier.models import build_model, input_stats
+from stage2_classifier.reports.preview import HALVES, save_preview, save_training_views
+
+
+@dataclass(frozen=True)
+class PreviewArgs:
+    """Draws crops before and after augmentation."""
+
+    crops: Path
+    """Folder of crops made by pipeline.build_crops."""
+    preview: Path
+    """The picture to write (.png)."""
+    experiment: Annotated[str, tyro.conf.arg(metavar="NAME")] = ""
+    """Show what the training of this named experiment sees; without it, the implementations side by side."""
+    augment: Literal["all", "torchvision", "albumentations", "own"] = "all"
+    """Which implementation to show; an experiment has its own."""
+    input_size: Annotated[int | None, tyro.conf.arg(metavar="PX")] = None
+    """Side of the network's input; an experiment has its own, else 64."""
+    seed: int = 0
+    """Seed of the choice of crops and, without an experiment, of the augmentation."""
+    per_class: int = 3
+    """Crops shown of each class."""
+    versions: int = 4
+    """Augmented versions shown by each implementation, or by the experiment."""
+
+
+def run(args: PreviewArgs) -> int:
+    input_size = 64 if args.input_size is None else args.input_size
+    if min(input_size, args.per_class, args.versions) < 1:
+        raise UserError("--input-size, --per-class and --versions must be 1 or more")
+    if args.seed < 0:
+        raise UserError(f"--seed {args.seed}: give 0 or more")
+    if args.experiment and (args.augment != "all" or args.input_size is not None):
+        raise UserError("--experiment: has its own augmentation and input size; leave --augment, --input-size out")
+    if args.preview.resolve().is_relative_to(args.crops.resolve()):
+        raise UserError(f"{args.preview}: lies in {args.crops}, among the crops; give another --preview")
+    crops = read_crop_set(args.crops)
+    if args.experiment:
+        _show_training(args, crops)
+    else:
+        _compare_implementations(args, crops, input_size)
+    print(f"wrote {args.preview}")
+    return 0
+
+
+def _compare_implementations(args: PreviewArgs, crops: CropSet, input_size: int) -> None:
+    kinds = [kind for kind in AUGMENTATIONS if kind != "none"] if args.augment == "all" else [args.augment]
+    transforms = {kind: train_transform(kind, input_size, HALVES, HALVES) for kind in kinds}
+    save_preview(args.preview, crops, transforms, per_class=args.per_class, versions=args.versions, seed=args.seed)
+
+
+def _show_training(args: PreviewArgs, crops: CropSet) -> None:
+    config = experiment(args.experiment)
+    stats = input_stats(build_model(config.model, len(crops.class_names)))
+    save_training_views(
+        args.preview, config, crops, stats, per_class=args.per_class, versions=args.versions, seed=args.seed
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_cli(lambda: run(tyro.cli(PreviewArgs, args=argv, prog=program_name("stage2_classifier.transforms"))))

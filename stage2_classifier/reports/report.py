@@ -1,0 +1,205 @@
+"""CLI: scores trained runs on a split of crops, and reports what they say together.
+
+    python -m stage2_classifier.report runs/baseline runs/opt_sgd --crops DIR [--split test] [--out reports]
+
+Writes OUT/<run>/: classification_report.json, predictions.csv, confusion_matrix.png, pr_curves.png, mistakes.png,
+curves.png, augmentation.png; and OUT/report.html (self-contained) and OUT/report.md over all runs.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+import tyro
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from common.cli import console, program_name, progress, run_cli
+from common.errors import UserError
+from common.files import check_folder, replaced_text, write_bytes, write_text
+from stage2_classifier.data.crop_manifest import CropSet, read_crop_set
+from stage2_classifier.reports.evaluation import Evaluation, check_fits, evaluate, macro_f1_interval, scores
+from stage2_classifier.reports.figures import save_confusion_matrix, save_mistakes, save_pr_curves
+from stage2_classifier.reports.preview import save_training_views
+from stage2_classifier.reports.run_comparison import Measured, answers, course, find_baseline
+from stage2_classifier.reports.runs import Run, read_run
+from stage2_classifier.training.checkpoint import ModelMeta, load_model
+
+PICTURES = {
+    "confusion_matrix.png": "Confusion matrix: crops, and shares of each true class",
+    "pr_curves.png": "Precision against recall",
+    "mistakes.png": "The worst mistakes: the true class, the predicted one, its probability",
+    "curves.png": "Training",
+    "augmentation.png": "Training crops: as inference would see them, then as this training drew them, epoch by epoch",
+}
+
+
+@dataclass(frozen=True)
+class ReportArgs:
+    """Scores trained runs and reports what they say together."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders made by stage2_classifier.train."""
+    crops: Path
+    """Folder of crops made by pipeline.build_crops."""
+    split: Literal["val", "test"] = "test"
+    """The crops to score on."""
+    out: Path = Path("reports")
+    """Folder of the report."""
+    faces: bool = True
+    """--no-faces leaves out the pictures that show people's faces (worst mistakes, training crops), so that the report
+    can be given away."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a run's page; data_uri holds the file itself, so that the HTML page needs no other."""
+
+    file: str
+    title: str
+    data_uri: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """One run's part of the report. link: its folder as written in a link."""
+
+    name: str
+    link: str
+    scores: dict[str, Any]
+    pictures: tuple[Picture, ...]
+
+
+def run(args: ReportArgs) -> int:
+    """Checks everything first, so that a wrong folder costs no waiting; then predicts, draws and writes."""
+    if not args.runs:
+        raise UserError("no run given; name at least one run folder")
+    if args.out.exists() and not args.out.is_dir():
+        raise UserError(f"{args.out}: is a file; name a folder with --out")
+    check_folder(args.out)
+    runs = [read_run(folder) for folder in args.runs]
+    names = [one.name for one in runs]
+    if len(set(names)) < len(names):
+        raise UserError(f"runs: two are called {max(names, key=names.count)}; rename one of the folders")
+    crops = read_crop_set(args.crops)
+    for one in runs:
+        check_fits(load_model(one.weights)[1], crops, one.name)
+    measured, pages = [], []
+    with progress() as bar:
+        for one in bar.track(runs, description="runs"):
+            scored, page = report_run(one, crops, args.split, args.out / one.name, args.faces)
+            measured.append(scored)
+            pages.append(page)
+    write_report(args.out, measured, pages, args.split)
+    for scored in sorted(measured, key=lambda m: -m.f1):
+        console().print(f"{scored.run.name}: {args.split} accuracy {scored.accuracy:.3f}, macro-F1 {scored.f1:.3f}")
+    console().print(f"wrote {args.out / 'report.html'} and {args.out / 'report.md'}")
+    return 0
+
+
+def report_run(run: Run, crops: CropSet, split: str, out: Path, faces: bool = True) -> tuple[Measured, Page]:
+    """Scores one run on a split and writes its files into `out`; without `faces`, none that shows crops."""
+    model, meta = load_model(run.weights)
+    evaluation = evaluate(model, meta, crops, split)
+    found = scores(evaluation)
+    low, high = found["macro_f1_interval_95"]
+    splits = {record.split for record in crops.records}
+    train_f1 = float(scores(evaluate(model, meta, crops, "train"))["macro_f1"]) if "train" in splits else None
+    val_interval = (low, high) if split == "val" else None
+    if split != "val" and "val" in splits:
+        val_interval = macro_f1_interval(evaluate(model, meta, crops, "val"))
+    write_predictions(evaluation, out / "predictions.csv")
+    details = {"run": run.name, "model": meta.model, "epoch": meta.epoch, **found, "train_macro_f1": train_f1}
+    write_text(out / "classification_report.json", json.dumps(details, indent=2) + "\n")
+    save_confusion_matrix(evaluation, out / "confusion_matrix.png")
+    save_pr_curves(evaluation, out / "pr_curves.png")
+    for name in ("mistakes.png", "augmentation.png"):  # of an earlier report
+        (out / name).unlink(missing_ok=True)
+    if faces:
+        save_mistakes(evaluation, out / "mistakes.png")
+        save_augmentation(run, meta, crops, out / "augmentation.png")
+    _copy_curves(run, out / "curves.png")
+    measured = Measured(run, found["accuracy"], found["macro_f1"], low, high, train_f1, val_interval)
+    pictures = tuple(
+        Picture(file, title, _data_uri(out / file)) for file, title in PICTURES.items() if (out / file).is_file()
+    )
+    return measured, Page(run.name, quote(run.name), found, pictures)
+
+
+def save_augmentation(run: Run, meta: ModelMeta, crops: CropSet, path: Path) -> None:
+    """What the run's training saw of its crops; where they lack what it was trained with, a warning and no picture."""
+    try:
+        save_training_views(path, run.settings, crops, (meta.mean, meta.std), per_class=2, versions=6)
+    except UserError as error:
+        print(f"warning: {run.name}: no picture of its training crops ({error})", file=sys.stderr)
+
+
+def write_predictions(evaluation: Evaluation, path: Path) -> None:
+    """One row a crop: its path, true and predicted label, confidence, and every class's probability."""
+    names = evaluation.class_names
+    with replaced_text(path, newline="") as f:
+        writer = csv.writer(f)
+        writer.writerow(("path", "label", "predicted", "confidence", *(f"p_{name}" for name in names)))
+        rows = zip(evaluation.dataset.records, evaluation.predicted, evaluation.probs, strict=True)
+        for record, predicted, probs in rows:
+            shown = (f"{p:.6f}" for p in (probs.max(), *probs))
+            writer.writerow((record.path, record.label, names[predicted], *shown))
+
+
+def write_report(out: Path, measured: Sequence[Measured], pages: Sequence[Page], split: str) -> None:
+    """Writes report.html and report.md over all runs."""
+    first = find_baseline([m.run for m in measured])
+    baseline = next(m for m in measured if m.run is first)
+    context = {
+        "split": split,
+        "crops": pages[0].scores["crops"],
+        "baseline": baseline,
+        "table": sorted(measured, key=lambda m: -m.val_f1),
+        "course": course(measured, baseline),
+        "answers": answers(measured, baseline),
+        "pages": pages,
+    }
+    for name in ("report.html", "report.md"):
+        environment = Environment(
+            loader=PackageLoader("stage2_classifier.reports"),
+            autoescape=name.endswith(".html"),
+            undefined=StrictUndefined,
+            keep_trailing_newline=True,
+        )
+        environment.filters.update(cell=_cell, when=_when)
+        write_text(out / name, environment.get_template(f"{name}.j2").render(context))
+
+
+def _cell(text: object) -> str:
+    """Text that stays within a cell of a Markdown table and brings no HTML."""
+    one_line = " ".join(str(text).split())
+    return one_line.replace("|", "\\|").replace("<", "&lt;")
+
+
+def _when(time: datetime | None) -> str:
+    """A moment to the minute in UTC."""
+    return "—" if time is None else f"{time.astimezone(UTC):%Y-%m-%d %H:%M}"
+
+
+def _copy_curves(run: Run, path: Path) -> None:
+    source = run.folder / "curves.png"
+    if source.is_file():
+        write_bytes(path, source.read_bytes())
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _data_uri(file: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode("ascii")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_cli(lambda: run(tyro.cli(ReportArgs, args=argv, prog=program_name("stage2_classifier.report"))))

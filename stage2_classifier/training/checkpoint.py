@@ -1,0 +1,152 @@
+"""Trained weights as safetensors with a JSON header, and the full state that resumes a broken run."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from common.errors import UserError
+from common.files import write_bytes
+from stage2_classifier.heads import Heads
+from stage2_classifier.models import build_model, check_finite, check_input_size, differing
+
+HEADER = "face_mask_classifier"
+STATE_FORMAT = 1
+SMALLEST, LARGEST = 8, 1024  # pixels a side of an input
+
+
+@dataclass(frozen=True)
+class ModelMeta:
+    """What must travel with a classifier's weights to build and feed it.
+
+    input_size: side of the square input in pixels. mean, std: per channel, of pixels scaled to 0..1.
+    margin: context around a face box that the training crops had, as a share of the box's side.
+    epoch: 1-based. metrics: those of the validation crops at that epoch. judges, boxes: which outputs follow the
+    classes' (stage2_classifier.heads).
+
+    Raises ValueError when a value does not fit.
+    """
+
+    model: str
+    class_names: tuple[str, ...]
+    input_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    margin: float
+    dropout: float
+    experiment: str
+    epoch: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    judges: bool = False
+    boxes: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, str) or not all(isinstance(name, str) for name in self.class_names):
+            raise ValueError("model and class names must be text")
+        if not self.class_names:
+            raise ValueError("no class names")
+        if not isinstance(self.input_size, int) or not SMALLEST <= self.input_size <= LARGEST:
+            raise ValueError(f"input size {self.input_size!r} is none of {SMALLEST} to {LARGEST} pixels")
+        numbers = (*self.mean, *self.std, self.margin, self.dropout)
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(_is_number(v) for v in numbers):
+            raise ValueError("mean and std must be three numbers each, margin and dropout one")
+
+    @property
+    def heads(self) -> Heads:
+        """What the network's outputs mean."""
+        return Heads(len(self.class_names), self.judges, self.boxes)
+
+
+def save_model(path: Path | str, state_dict: Mapping[str, Tensor], meta: ModelMeta) -> None:
+    """Writes weights and header into one .safetensors file, in one step."""
+    # Tensors that share memory are refused by safetensors; clones share none.
+    copied = torch.contiguous_format
+    tensors = {name: t.detach().cpu().clone(memory_format=copied) for name, t in state_dict.items()}
+    write_bytes(path, save(tensors, {HEADER: json.dumps(asdict(meta))}))
+
+
+def load_model(path: Path | str) -> tuple[nn.Module, ModelMeta]:
+    """The classifier in eval mode on the CPU, and its header.
+
+    Raises UserError naming the file when it is missing, damaged or not one of ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; train a model with `python -m stage2_classifier.train`")
+    try:
+        with safe_open(path, framework="pt") as f:
+            header = (f.metadata() or {}).get(HEADER)
+            tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118  # not a dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged or not safetensors ({error}); train or copy it anew") from error
+    if header is None:
+        raise UserError(f"{path}: has no {HEADER} header; give a best.safetensors of a run")
+    meta = _read_header(path, header)
+    try:
+        model = build_model(meta.model, meta.heads.outputs, dropout=meta.dropout)
+    except UserError as error:
+        raise UserError(f"{path}: its header is malformed ({error}); train or copy it anew") from error
+    try:
+        check_input_size(model, meta.input_size)
+    except UserError as error:  # whose mend is for who chooses a size
+        what = f"its header says {meta.input_size} pixels, which {meta.model} does not take"
+        raise UserError(f"{path}: {what}; train or copy it anew") from error
+    wrong = differing(model.state_dict(), tensors)
+    if wrong:
+        what = f"its weights do not fit {meta.model} with {meta.heads.outputs} outputs ({wrong[0]} differs)"
+        raise UserError(f"{path}: {what}; train or copy it anew")
+    check_finite(path, tensors)
+    model.load_state_dict(tensors)
+    return model.eval(), meta
+
+
+def _read_header(path: Path, header: str) -> ModelMeta:
+    try:
+        record = json.loads(header)
+        unknown = sorted(record.keys() - {field.name for field in fields(ModelMeta)})
+        if unknown:
+            raise UserError(f"{path}: its header has the unknown field {unknown[0]!r}; update the program")
+        for name in ("class_names", "mean", "std"):
+            if not isinstance(record[name], list):
+                raise ValueError(f"{name} is no list")
+            record[name] = tuple(record[name])
+        return ModelMeta(**record)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: its header is malformed ({error}); train or copy it anew") from error
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def save_state(path: Path | str, state: Mapping[str, Any]) -> None:
+    """Writes a run's state (tensors, numbers, strings, lists, dictionaries) in one step."""
+    buffer = io.BytesIO()
+    torch.save({"format": STATE_FORMAT, **state}, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def load_state(path: Path | str) -> dict[str, Any]:
+    """Reads what save_state wrote, onto the CPU and without running code from the file.
+
+    Raises UserError naming the file when it is damaged or of another format.
+    """
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # damaged files raise many kinds: UnpicklingError, RuntimeError, EOFError, ...
+        raise UserError(f"{path}: damaged; remove the run's folder or give --overwrite") from error
+    if not isinstance(state, dict) or state.get("format") != STATE_FORMAT or not isinstance(state.get("history"), list):
+        raise UserError(f"{path}: of another version of this program; give --overwrite to start anew")
+    return state

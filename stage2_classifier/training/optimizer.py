@@ -1,0 +1,110 @@
+"""Optimizer, learning-rate schedule and weight average by name, as a TrainConfig says."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from timm.optim import create_optimizer_v2, list_optimizers
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
+from timm.utils import ModelEmaV3
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
+
+from common.errors import UserError
+from stage2_classifier.config import TrainConfig
+from stage2_classifier.models import split_parameters
+
+
+def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """Up to four groups: head and backbone, each with and without weight decay; the head's come first.
+
+    Biases, norms and what the model itself names in no_weight_decay() do not decay.
+    """
+    backbone, head = split_parameters(model)
+    named: set[str] = getattr(model, "no_weight_decay", set)()
+    exempt = {id(p) for name, p in model.named_parameters() if p.ndim <= 1 or name in named}
+    groups = []
+    for parameters, lr in ((head, config.lr), (backbone, config.lr * config.backbone_lr_scale)):
+        for decays in (True, False):
+            chosen = [p for p in parameters if (id(p) not in exempt) == decays]
+            if chosen:
+                groups.append({"params": chosen, "lr": lr, "weight_decay": config.weight_decay if decays else 0.0})
+    return groups
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
+    """The timm optimizer that `config` names, over parameter_groups. Raises UserError on an unknown name."""
+    groups = parameter_groups(model, config)
+    try:
+        return create_optimizer_v2(groups, config.optimizer, lr=config.lr, weight_decay=0.0, momentum=config.momentum)
+    except (ValueError, TypeError, ModuleNotFoundError) as error:
+        close = difflib.get_close_matches(config.optimizer, [str(name) for name in list_optimizers()], n=3)
+        hint = f"did you mean {', '.join(close)}?" if close else "timm.optim.list_optimizers() names all"
+        raise UserError(f"optimizer: cannot make {config.optimizer!r}; {hint}") from error
+
+
+class Schedule:
+    """The learning rate over a run: `after_update` counts updates, `after_epoch` tells it the validation score.
+
+    Its state is a plain dictionary: timm's schedules are functions of the count alone and need none.
+    """
+
+    def __init__(self, optimizer: Optimizer, config: TrainConfig, updates_per_epoch: int) -> None:
+        self._timm: Scheduler | None = None
+        self._cycle: OneCycleLR | None = None
+        self._plateau: ReduceLROnPlateau | None = None
+        if config.scheduler == "onecycle":
+            self._cycle = OneCycleLR(
+                optimizer,
+                max_lr=[group["lr"] for group in optimizer.param_groups],
+                total_steps=config.epochs * updates_per_epoch + 1,  # one step after each update, one when made
+                cycle_momentum=False,
+            )
+        elif config.scheduler == "plateau":
+            self._plateau = ReduceLROnPlateau(optimizer, mode="max", factor=0.1, patience=max(config.patience // 3, 2))
+        else:
+            self._timm, _ = create_scheduler_v2(
+                optimizer,
+                config.scheduler,
+                num_epochs=config.epochs,
+                decay_epochs=max(config.epochs // 3, 1),
+                decay_rate=1.0 if config.scheduler == "poly" else 0.1,  # for poly this is the power
+                warmup_epochs=config.warmup_epochs,
+                warmup_lr=config.lr * 1e-3,
+                step_on_epochs=False,
+                updates_per_epoch=updates_per_epoch,
+            )
+
+    def after_update(self, updates: int) -> None:
+        """Sets the rate for the next update; `updates` have been made since the run began."""
+        if self._timm is not None:
+            self._timm.step_update(updates)
+        elif self._cycle is not None:
+            self._cycle.step()
+
+    def after_epoch(self, score: float) -> None:
+        """Tells the plateau schedule the validation score, higher being better."""
+        if self._plateau is not None:
+            self._plateau.step(score)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must be kept to go on after a break."""
+        inner = self._cycle or self._plateau
+        return {} if inner is None else inner.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up a kept state."""
+        inner = self._cycle or self._plateau
+        if inner is not None:
+            inner.load_state_dict(state)
+
+
+def build_ema(model: nn.Module, config: TrainConfig) -> ModelEmaV3 | None:
+    """The moving average of the weights, or None when it is off.
+
+    Its decay warms up, so that a short run does not average in the random first weights.
+    """
+    return ModelEmaV3(model, decay=config.ema_decay, use_warmup=True) if config.ema_decay > 0 else None

@@ -1,0 +1,144 @@
+"""Files are replaced whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from common import files
+from common.files import replacing, write_text
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_new_content_takes_the_old_ones_place(tmp_path: Path) -> None:
+    file = tmp_path / "deep" / "down" / "a.txt"
+    write_text(file, "old")
+    with replacing(file) as temporary:
+        assert temporary.parent == file.parent and temporary.suffix == ".txt" and temporary != file
+        temporary.write_text("new ä", encoding="utf-8")
+        assert file.read_text() == "old"
+    assert file.read_text(encoding="utf-8") == "new ä"
+    assert list(file.parent.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
+    write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(error), replacing(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
+        raise error
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_permissions_are_those_of_a_plain_open(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "ours", "x")
+        (tmp_path / "plain").write_text("x")
+        assert os.umask(0o027) == 0o027  # left as it was
+    finally:
+        os.umask(before)
+    modes = {(tmp_path / name).stat().st_mode & 0o777 for name in ("ours", "plain")}
+    assert modes == {0o640}
+
+
+def test_errors_name_the_file_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError, match=f"'{tmp_path}'"):
+        write_text(tmp_path, "x")
+    with pytest.raises(OSError, match=r"full\.txt") as raised, replacing(tmp_path / "full.txt"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert raised.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from common import files
+from common.files import replacing
+with replacing(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_that_writes_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_SWEPT", set())
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "a.b.txt"], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    ours, others = (tmp_path / left.name.replace(*change) for change in (("-", "x-", 1), (files._MACHINE, "0" * 8)))
+    hidden = tmp_path / ".mine.tmp.txt"
+    for path in (ours, others, hidden):
+        path.touch()
+    with replacing(tmp_path / "c.txt") as mine:
+        mine.touch()
+        write_text(tmp_path / "deep" / "d.txt", "x")
+    assert not left.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"c.txt", "deep", ours.name, others.name, hidden.name}
+
+
+def test_a_living_process_keeps_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with replacing(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
+        monkeypatch.setattr(files, "_SWEPT", set())
+        write_text(tmp_path / "b.txt", "x")
+        assert temporary.exists()
+
+
+def test_threads_leave_the_umask_as_it_was(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda k: write_text(tmp_path / f"{k}.txt", "x"), range(400)))
+        assert os.umask(0o027) == 0o027
+        assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o640}
+    finally:
+        os.umask(before)
+
+
+def test_each_of_several_open_texts_names_itself(tmp_path: Path) -> None:
+    """A write that fails carries no name; the one that is open inside must not give its own."""
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("needs a device that is always full")
+    with (
+        pytest.raises(OSError, match="No space left") as raised,
+        files.growing_text(full) as outer,
+        files.replaced_text(tmp_path / "inner.txt"),
+    ):
+        outer.write("x")
+        outer.flush()
+    assert raised.value.filename == str(full)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_texts_are_written_as_they_are(tmp_path: Path) -> None:
+    with files.replaced_text(tmp_path / "a.csv", newline="") as file:
+        file.write("ä\r\n" * 10_000)
+        assert not (tmp_path / "a.csv").exists()
+    assert (tmp_path / "a.csv").read_bytes() == "ä\r\n".encode() * 10_000
+
+
+def test_places_are_checked_before_work_and_left_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    files.check_file(tmp_path / "not" / "yet" / "a.txt")
+    files.check_file(tmp_path / "file")
+    files.check_folder(tmp_path / "deep" / "down")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    with pytest.raises(IsADirectoryError):
+        files.check_file(tmp_path)
+    with pytest.raises(NotADirectoryError) as raised:
+        files.check_file(tmp_path / "file" / "a.txt")
+    assert raised.value.filename == str(tmp_path / "file" / "a.txt")

@@ -1,0 +1,80 @@
+"""One heap for all threads, by the C library's own count of heaps; one arena for all nets, by what they take."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# Threads allocate at the same time, which is when glibc gives out further heaps; malloc_info lists them.
+SCRIPT = """
+import ctypes, sys, tempfile, threading
+from common.memory import one_heap
+if sys.argv[1] == "one":
+    assert one_heap()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.fopen.restype = ctypes.c_void_p
+gate = threading.Barrier(4)
+def allocate():
+    gate.wait()
+    for _ in range(1000):
+        libc.malloc(ctypes.c_size_t(1000))
+threads = [threading.Thread(target=allocate) for _ in range(4)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+with tempfile.NamedTemporaryFile() as file:
+    stream = ctypes.c_void_p(libc.fopen(file.name.encode(), b"w"))
+    libc.malloc_info(0, stream)
+    libc.fclose(stream)
+    print(open(file.name).read().count("<heap nr="))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives each thread a heap")
+def test_threads_share_one_heap() -> None:
+    counts = {}
+    for way in ("one", "each"):
+        done = subprocess.run([sys.executable, "-c", SCRIPT, way], cwd=ROOT, capture_output=True, text=True, check=True)
+        counts[way] = int(done.stdout)
+    assert counts["one"] == 1 < counts["each"]
+
+
+# Photos of several sizes in two threads, each by the default bundle: the most memory held, in kilobytes.
+PHOTOS = """
+import sys, threading
+import numpy as np
+import onnxruntime
+from pipeline.inference import bundle, graphs
+from common.memory import one_heap
+from pipeline.inference.predictor import Predictor
+if sys.argv[1] == "heap":
+    class Options(onnxruntime.SessionOptions):
+        def add_session_config_entry(self, *entry):
+            self.enable_cpu_mem_arena = False
+    graphs.ort.SessionOptions = Options
+one_heap()
+predictor = Predictor.default()
+sizes = [(300, 400), (400, 300), (366, 512), (156, 400), (500, 400)]
+photos = [np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8) for size in sizes]
+def detect(photos):
+    for photo in photos:
+        predictor.detect(photo)
+threads = [threading.Thread(target=detect, args=(order * 2,)) for order in (photos, photos[::-1])]
+[t.start() for t in threads]
+[t.join() for t in threads]
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells the most memory held since exec")
+def test_nets_in_one_arena_take_less_memory_than_in_the_heap() -> None:
+    most = {}
+    for way in ("arena", "heap"):
+        done = subprocess.run([sys.executable, "-c", PHOTOS, way], cwd=ROOT, capture_output=True, text=True, check=True)
+        most[way] = int(done.stdout)
+    assert most["arena"] < 0.9 * most["heap"]

@@ -1,0 +1,80 @@
+"""Threads whose results keep the items' order; how quick they are is not tested."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from common.parallel import AHEAD, in_order, usable_cores
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_results_keep_the_items_order(threads: int) -> None:
+    def late_first(item: int) -> int:
+        time.sleep(0.02 if item == 0 else 0)
+        return item * item
+
+    assert list(in_order(late_first, range(20), threads)) == [item * item for item in range(20)]
+    assert list(in_order(late_first, [], threads)) == []
+
+
+def test_threads_work_at_the_same_time() -> None:
+    both = threading.Barrier(2, timeout=20)
+    list(in_order(lambda _: both.wait(), range(4), 2))  # alone, the first would wait until it fails
+
+
+def test_one_thread_is_this_one() -> None:
+    here = threading.get_ident()
+    assert set(in_order(lambda _: threading.get_ident(), range(3), 1)) == {here}
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_items_are_taken_as_results_are(threads: int) -> None:
+    taken = 0
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        for item in range(100):
+            taken += 1
+            yield item
+
+    most = 1 if threads == 1 else AHEAD * threads
+    for got, _ in enumerate(in_order(lambda item: item, items(), threads), start=1):
+        assert taken <= got - 1 + most
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_error_comes_in_its_turn(threads: int) -> None:
+    def third(item: int) -> int:
+        if item == 2:
+            raise ValueError("third")
+        return item
+
+    got = []
+    with pytest.raises(ValueError, match="third"):
+        for result in in_order(third, range(50), threads):
+            got.append(result)  # noqa: PERF402  # what came before the error is asked for
+    assert got == [0, 1]
+
+
+def test_who_stops_early_leaves_nothing_running() -> None:
+    begun = []
+
+    def slow(item: int) -> int:
+        begun.append(item)
+        time.sleep(0.01)
+        return item
+
+    before = threading.active_count()
+    results = in_order(slow, range(100), 2)
+    next(results)
+    results.close()
+    assert threading.active_count() == before
+    assert len(begun) <= 2 * AHEAD
+
+
+def test_this_machine_has_a_core() -> None:
+    assert usable_cores() >= 1

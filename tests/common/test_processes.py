@@ -1,0 +1,58 @@
+"""Worker processes: results in order, a killed worker is one line, and none outlives the process that started it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from common.parallel import map_jobs
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def die(_job):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_results_come_in_the_jobs_order(workers):
+    assert list(map_jobs(abs, [-3, 2, -1, 0, 5], workers, chunksize=1)) == [3, 2, 1, 0, 5]
+
+
+def test_a_killed_worker_is_one_line():
+    with pytest.raises(UserError, match="a worker process was killed"):
+        list(map_jobs(die, [1, 2, 3], 2))
+
+
+def running(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, time\n"
+        "from common.parallel import map_jobs\n"
+        "def pid(_):\n    time.sleep(0.2)\n    return os.getpid()\n"
+        "if __name__ == '__main__':\n"
+        "    for one in map_jobs(pid, list(range(1000)), 2, chunksize=1):\n        print(one, flush=True)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        pids = {int(parent.stdout.readline()) for _ in range(4)}
+        assert all(running(pid) for pid in pids)
+        parent.kill()
+    deadline = time.monotonic() + 20
+    while any(running(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(running(pid) for pid in pids)

@@ -1,0 +1,370 @@
+"""The tour: the whole course on a few made photos, what its page says and hides, and that it goes on after a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import importlib
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.annotations import read_dataset
+from common.errors import UserError
+from docs.tour import command as tour
+from docs.tour import facts as tour_facts
+from docs.tour import runner as tour_runner
+from docs.tour.command import main
+from docs.tour.course import ALTERNATIVES, BASELINE, choose
+from docs.tour.portrait import TILES, write_portraits
+from docs.tour.runner import RECORDS, Ran, Runner, Step
+from pipeline.data import split
+from pipeline.data.duplicates import Duplicates
+from pipeline.detect.demo import portrait, tiled_photo
+from pipeline.inference.predictor import Predictor
+from stage2_classifier.config import EXPERIMENTS
+
+PHOTOS, COLUMNS, ROWS, TILE = 8, 4, 2, (128, 105)
+NAME = "my photos"
+
+
+def in_this_process(step: Step, folder: Path, log: Path, complaints: Path) -> int:
+    """Stands in for a process: starting each takes seconds."""
+    with (
+        log.open("w") as out,
+        complaints.open("w") as err,
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        if step.snippet:
+            exec(step.snippet, {})
+            return 0
+        return importlib.import_module(step.command[0]).main(list(step.command[1:]))
+
+
+def write_photos(root: Path) -> None:
+    """Photos of eight small portraits each, bare and with drawn masks, as COCO."""
+    predictor, face = Predictor.default(), portrait()
+    tiles = np.split(tiled_photo(predictor, face), len(TILES), axis=1)
+    box = predictor.detect(face).boxes[0] * (TILE[0] / face.shape[1])
+    names = [label for _, label in TILES]
+    rows: list[dict[str, Any]] = []
+    root.mkdir()
+    for i in range(PHOTOS):
+        kinds = [k % len(TILES) for k in range(i, i + COLUMNS * ROWS)]
+        small = [cv2.resize(tiles[k], TILE, interpolation=cv2.INTER_AREA) for k in kinds]
+        photo = np.concatenate([np.concatenate(small[r * COLUMNS : (r + 1) * COLUMNS], axis=1) for r in range(ROWS)])
+        Image.fromarray(np.clip(photo.astype(int) + 5 * i, 0, 255).astype(np.uint8)).save(root / f"p{i}.png")
+        for k, kind in enumerate(kinds):
+            x, y = box[0] + TILE[0] * (k % COLUMNS), box[1] + TILE[1] * (k // COLUMNS)
+            edges = [float(v) for v in (x, y, *(box[2:] - box[:2]))]
+            rows.append({"id": len(rows), "image_id": i, "category_id": kind, "bbox": edges})
+    coco = {
+        "images": [{"id": i, "file_name": f"p{i}.png"} for i in range(PHOTOS)],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(names)],
+        "annotations": rows,
+    }
+    (root / "_annotations.coco.json").write_text(json.dumps(coco))
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the data and nothing yet made of it; commands run in this process."""
+    write_photos(tmp_path / NAME)
+    monkeypatch.setattr(tour_runner, "execute", in_this_process)
+    monkeypatch.setenv("COLUMNS", "110")
+    # All are the same face, which would leave one group.
+    monkeypatch.setattr(split, "near_duplicate_groups", lambda *_: Duplicates([0, 0, *range(1, PHOTOS - 1)], []))
+    return tmp_path
+
+
+def flags(here: Path, *more: str) -> list[str]:
+    data, out, work = here / NAME, here / "docs", here / "work"
+    return ["--data", str(data), "--out", str(out), "--work", str(work), "--epochs", "3", *more]
+
+
+@pytest.mark.slow
+def test_the_whole_course(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(flags(place)) == 0  # minutes of work: made once for all that is looked at
+    the_page_shows_what_was_run_and_what_came_of_it(place)
+    every_picture_is_there_and_none_is_of_the_data(place)
+    the_page_names_no_place_of_this_machine(place)
+    again_nothing_is_run_and_the_page_is_the_same(place, monkeypatch)
+    sentences_go_by_the_numbers(place, monkeypatch)
+    capsys.readouterr()
+    assert main([*flags(place), "--epochs", "4"]) == 1
+    assert "work: holds a tour with another epochs; give another --work" in capsys.readouterr().err
+
+
+def the_page_shows_what_was_run_and_what_came_of_it(place: Path) -> None:
+    page, work = (place / "docs" / "tour.md").read_text(), place / "work"
+    text = " ".join(page.split())
+    assert "python -m pipeline.split --data 'my photos' --out splits.csv\n" in page
+    assert "8 photos with 64 faces; 0 problems" in page and "1 groups of photos that show the same, 2 photos" in page
+    for record in (work / RECORDS).glob("*.json"):
+        known = json.loads(record.read_text())
+        command, code = known["command"], known["snippet"]
+        assert (code.strip() if code else f"python -m {command[0]}") in page
+    for name in (BASELINE, *ALTERNATIVES):
+        f1 = json.loads((work / "runs" / name / "summary.json").read_text())["best"]["val_macro_f1"]
+        assert f"| {name} | " in page and f"| {f1:.3f} |" in page
+    report = json.loads((work / "reports-test" / choose(work) / "classification_report.json").read_text())
+    assert f"**macro {report['macro_f1']:.3f}** | {report['crops']} |" in page
+    errors = json.loads((work / "evaluation" / "evaluation.json").read_text())["detectors"][0]["errors"]
+    assert f"Of {errors['truths']} faces {errors['correct']} are found, boxed and named rightly." in text
+    assert errors["truths"] == sum(len(image.boxes) for image in of_split(place, "test"))
+    assert "not the portrait's" not in text and "3 faces" in text.split("True is, from left to right:")[1]
+    # The bundle that comes with the project knows another split.
+    assert "(by weights that had not seen them)" not in text
+
+
+def of_split(place: Path, side: str) -> list[Any]:
+    lines = (place / "work" / "splits.csv").read_text().splitlines()
+    mine = {line.split(",")[0] for line in lines if f",{side}," in line}
+    return [image for image in read_dataset(place / NAME).images if image.image_id in mine]
+
+
+def every_picture_is_there_and_none_is_of_the_data(place: Path) -> None:
+    page, docs = (place / "docs" / "tour.md").read_text(), place / "docs"
+    links = re.findall(r"!\[[^]]+\]\(([^)]+)\)", page)
+    assert sorted(links) == sorted(f"tour/{file.name}" for file in (docs / "tour").iterdir())
+    assert len(links) == 13
+    for link in links:
+        with Image.open(docs / link) as picture:
+            picture.load()
+            assert picture.width >= 500
+    assert sum(file.stat().st_size for file in (docs / "tour").iterdir()) < 1.5e6
+    # Commands that show faces of the data are told not to, or their pictures stay in the work folder.
+    assert not re.search(r"contact_|worst_|mistakes", " ".join(links))
+    for record in (place / "work" / RECORDS).glob("*.json"):
+        command = json.loads(record.read_text())["command"]
+        if command and command[0] in ("pipeline.detect", "stage2_classifier.transforms"):
+            assert any("portrait" in word for word in command)
+
+
+def the_page_names_no_place_of_this_machine(place: Path) -> None:
+    page = (place / "docs" / "tour.md").read_text()
+    for path in (place, Path.cwd(), Path.home(), Path(sys.executable).parent, tour_runner.PROJECT):
+        assert f"{path}/" not in page
+    assert "{%" not in page and not re.search(r"\{\{|\bnan\b|None(?! does better)", page)
+    assert "\n\n\n\n" not in page
+
+
+def again_nothing_is_run_and_the_page_is_the_same(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = place / "docs" / "tour.md"
+    before = page.read_text()
+    page.unlink()
+
+    def never(*_: object) -> int:
+        raise AssertionError
+
+    monkeypatch.setattr(tour_runner, "execute", never)
+    assert main(flags(place)) == 0
+    assert page.read_text() == before
+
+
+def sentences_go_by_the_numbers(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = tour_facts.facts_of
+    monkeypatch.setattr(tour, "_draw", lambda *_: None)
+
+    def page(change: Callable[[dict[str, Any]], object]) -> str:
+        def facts_of(*args: Any) -> dict[str, Any]:
+            facts = real(*args)
+            change(facts)
+            return facts
+
+        monkeypatch.setattr(tour_facts, "facts_of", facts_of)
+        assert main([*flags(place), "--out", str(place / "other")]) == 0
+        return " ".join((place / "other" / "tour.md").read_text().split())
+
+    unequal = page(lambda facts: (facts["set"].update(ratio=26.4), facts["groups"].update(count=0)))
+    assert "has 26 times as many faces" in unequal and "this set has none that was found" in unequal
+    assert "are far from equal" not in page(lambda facts: facts["set"].update(ratio=1.2))
+    best = page(lambda facts: (facts.update(chosen="aug_none"), facts["runs"]["aug_none"].update(f1=9.0)))
+    assert "So **aug_none** goes on" in best
+    assert "So the **baseline** stays" in page(lambda facts: facts.update(chosen=BASELINE))
+    full = page(lambda facts: facts.update(epochs=30))
+    assert "epochs are few" not in full and "instead of 30" not in full and "face finder is the stock one" in full
+    bare = page(lambda facts: facts["runs"]["aug_none"].update(f1=9.0, gap=0.5))
+    assert "what never looks different is learned by heart. That it is ahead" in bare
+    assert "Here that is worth nothing." in page(lambda facts: facts["runs"]["arch_face_trunk"].update(f1=0.0))
+    chosen_by = "were chosen by validation"
+    assert chosen_by in page(lambda facts: facts["test_crops"].update(macro_f1=0.0))
+    assert chosen_by not in page(lambda facts: facts["test_crops"].update(macro_f1=1.0))
+    one, two = ({"by_stage": {1: a, 2: 5}, "worst": None, "missed_most": None} for a in (9, 1))
+    assert "more is lost in finding faces" in page(lambda facts: facts["test"].update(one))
+    assert "more is lost in naming faces" in page(lambda facts: facts["test"].update(two))
+    lost = {"faces": 1, "right": None, "first": ""}
+    other = page(lambda facts: (facts["found"].update(lost), facts["found_default"].update(lost)))
+    assert "It found 1 face; these classes are not the portrait's" in other
+    shown = {"mAP50": 0.8125, "face_AP50": 0.9375}
+    assert "it has mAP50 0.812 and face AP50 0.938" in page(lambda facts: facts["bundle"].update(default_val=shown))
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--data", "{here}/nowhere"], "nowhere"),
+        (["--data", "{here}/empty"], "empty"),
+        (["--data", "{here}/crops"], "the tour has a crops of its own; rename the folder"),
+        (["--epochs", "2"], "--epochs 2: give 3 or more"),
+        (["--work", "{here}/my photos/work"], "would be read as data; give another --work"),
+        (["--out", "{here}/my photos"], "would be read as data; give another --out"),
+        (["--out", "{here}/file"], "file: is a file; name a folder with --out"),
+        (["--work", "{here}/file"], "file: is a file; name a folder with --work"),
+        (["--work", "{here}/crops"], "crops: holds other files; give another --work"),
+    ],
+)
+def test_refusals_come_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], told: str
+) -> None:
+    root = tmp_path / NAME
+    for folder in (root, tmp_path / "empty", tmp_path / "crops"):
+        folder.mkdir()
+    (tmp_path / "file").touch()
+    for folder in (root, tmp_path / "crops"):
+        Image.new("RGB", (60, 40)).save(folder / "p.png")
+        boxes = [{"id": k, "image_id": 0, "category_id": k, "bbox": [5 + 20 * k, 5, 9, 9]} for k in range(2)]
+        categories = [{"id": k, "name": name} for k, name in enumerate(("head", "helmet"))]
+        coco = {"images": [{"id": 0, "file_name": "p.png"}], "categories": categories, "annotations": boxes}
+        (folder / "_annotations.coco.json").write_text(json.dumps(coco))
+    before = sorted(tmp_path.rglob("*"))
+    assert main(flags(tmp_path, *(word.format(here=tmp_path) for word in more))) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and told in error and error.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_step_is_a_process_in_the_work_folder(tmp_path: Path) -> None:
+    (tmp_path / "in.json").write_text('{"a": 1}')
+    ran = Runner(tmp_path).run(Step("tidy", ("json.tool", "--compact", "in.json")))
+    assert ran.printed == '{"a":1}' and ran.step.shown == "python -m json.tool --compact in.json"
+
+
+def test_what_was_finished_is_not_run_again(tmp_path: Path) -> None:
+    count = "from pathlib import Path; f = Path('n'); f.write_text(f.read_text() + 'x' if f.exists() else 'x')"
+    step = Step("count", snippet=count)
+    for _ in range(2):
+        Runner(tmp_path).run(step)
+    assert (tmp_path / "n").read_text() == "x"
+    Runner(tmp_path).run(Step("count", snippet=f"{count}\nprint('new')"))
+    assert (tmp_path / "n").read_text() == "xx"
+
+
+def write(name: str, text: str = "") -> Step:
+    return Step(name, snippet=f"open('{name}', 'x').write('{text}'); print('{name} {text}')", makes=(name,))
+
+
+def test_a_killed_step_starts_clean_and_what_builds_on_it_is_made_anew(tmp_path: Path) -> None:
+    def run_all(text: str) -> list[str]:
+        runner = Runner(tmp_path)
+        return [runner.run(step).printed for step in (write("first"), write("second", text), write("third"))]
+
+    run_all("a")
+    (tmp_path / RECORDS / "second.json").unlink()  # as after a kill, with something half written
+    (tmp_path / "third").write_text("old")
+    assert run_all("a") == ["first", "second a", "third"]
+    assert (tmp_path / "third").read_text() == ""
+    (tmp_path / "second").unlink()
+    assert run_all("a")[1] == "second a" and (tmp_path / "second").read_text() == "a"
+
+
+def test_a_step_that_fails_is_told_in_one_line_and_not_remembered(tmp_path: Path) -> None:
+    bad = Step("bad", snippet="import sys; print('1 of 2'); sys.exit('error: no room')", makes=("never",))
+    with pytest.raises(UserError, match=r"bad\.err: this step failed: no room$"):
+        Runner(tmp_path).run(bad)
+    assert not (tmp_path / RECORDS / "bad.json").exists()
+
+
+def test_a_complaint_after_the_result_is_shown_as_a_warning(tmp_path: Path) -> None:
+    code = "import sys; open('made', 'w'); print('done'); sys.exit('noise\\nwarning: one photo left out')"
+    ran = Runner(tmp_path).run(Step("made", snippet=code, makes=("made",)))
+    assert ran.printed == "done\nwarning: one photo left out"
+
+
+def test_places_of_this_machine_are_made_relative(tmp_path: Path) -> None:
+    data = tmp_path / "elsewhere" / "set"
+    code = f"import os; print(os.getcwd() + '/my-bundle: 4 MB'); print({str(data)!r} + '/images/a.png')"
+    (tmp_path / "work").mkdir()
+    ran = Runner(tmp_path / "work", [(data, "set")]).run(Step("say", snippet=code))
+    assert ran.printed == "my-bundle: 4 MB\nset/images/a.png"
+
+
+def test_long_output_is_cut_and_says_so() -> None:
+    ran = Ran(Step("s"), "\n".join("abcdef"), 0)
+    assert ran.part() == "a\nb\nc\nd\ne\nf"
+    assert ran.part(head=1, tail=2) == "a\n... (3 more lines)\ne\nf"
+    assert ran.part(until="c") == "a\nb\n... (4 more lines)"
+    assert ran.part(head=4, tail=2) == ran.part()
+    assert max(map(len, Ran(Step("s"), "word " * 99, 0).part().splitlines())) <= tour_runner.WIDTH
+
+
+def test_long_commands_are_broken_between_options() -> None:
+    step = Step("s", ("pipeline.thing", "a b", *(part for k in range(9) for part in (f"--option-{k}", "value"))))
+    first, *more = step.shown.split(" \\\n    ")
+    assert first.startswith("python -m pipeline.thing 'a b' --option-0 value")
+    assert more and all(line.startswith("--option-") and line.endswith(" value") for line in more)
+    assert max(map(len, (first, *more))) <= tour_runner.WIDTH
+    assert Step("s", ("pipeline.thing",)).shown == "python -m pipeline.thing"
+
+
+def test_text_is_wrapped_and_nothing_else() -> None:
+    words = " ".join(["word"] * 60)
+    kept = f"# {words}\n\n| {words} |\n\n```text\n{words}\n\n{words}\n```\n\n![{words}](a.png)\n"
+    assert tour.wrapped(kept) == kept
+    lines = tour.wrapped(f"{words}\n{words}\n\n- {words}\n- short\n\n1. [a](#a)\n2. [b](#b)").splitlines()
+    assert max(map(len, lines)) <= tour.LINE and lines[-3:] == ["", "1. [a](#a)", "2. [b](#b)"]
+    assert [line[:2] for line in lines[lines.index("") + 1 : -3]] == ["- ", "  ", "  ", "- "]
+
+
+def test_experiments_named_in_the_text_exist() -> None:
+    template = (tour_runner.PROJECT / "docs" / "tour" / tour.TEMPLATE).read_text()
+    table = template[template.index("| question |") :]
+    patterns = re.findall(r"`([a-z0-9_]+\*?)`", table[: table.index("{{ ran(")])
+    assert len(patterns) > 10
+    for pattern in patterns:
+        assert any(fnmatch.fnmatch(name, pattern) for name in EXPERIMENTS), pattern
+
+
+@pytest.mark.parametrize(
+    ("scores", "chosen"),
+    [
+        ((0.80, 0.81, 0.70, 0.78), BASELINE),  # no better than another seed is different
+        ((0.80, 0.84, 0.70, 0.78), ALTERNATIVES[0]),
+        ((0.80, 0.84, 0.85, 0.82), ALTERNATIVES[1]),
+        ((0.80, 0.70, 0.70, 0.90), BASELINE),  # the seed itself is no choice
+    ],
+)
+def test_the_choice_is_by_validation_and_more_than_chance(
+    tmp_path: Path, scores: tuple[float, ...], chosen: str
+) -> None:
+    for name, score in zip((BASELINE, *ALTERNATIVES, "seed_1"), scores, strict=True):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "summary.json").write_text(json.dumps({"best": {"val_macro_f1": score}}))
+    assert choose(tmp_path) == chosen
+
+
+def test_the_portraits_are_three_annotated_faces(tmp_path: Path) -> None:
+    write_portraits(tmp_path)
+    read = read_dataset(tmp_path / "portrait")
+    assert not read.problems
+    assert {image.image_id: image.labels for image in read.images} == {name: (label,) for name, label in TILES}
+    found = Predictor.default().detect(portrait()).boxes[0]
+    for image in read.images:
+        assert np.abs(image.boxes[0] - found).max() <= 0.5
+
+
+def test_every_file_of_a_bundle_is_explained() -> None:
+    from pipeline.inference.bundle import DEFAULT
+
+    assert {file.name for file in DEFAULT.iterdir()} - {"report.md"} == set(tour.PURPOSES)

@@ -1,0 +1,1 @@
+"""Fuzzes what reads the input of users and strangers."""

@@ -1,0 +1,76 @@
+"""Drawn photos: faces are bright ellipses with dark eyes and mouth on dark noise, so that tiny nets learn them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from stage1_faces.roi_crop import Mipmaps
+from stage1_faces.training.samples import Photo
+
+# Where landmarks are drawn in a box, as shares of its sides: eyes, nose, the mouth's corners.
+PLACES = np.float32([[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]])
+
+
+def landmarks_of(boxes: np.ndarray) -> np.ndarray:
+    """Where `draw` puts them, (N, 5, 2)."""
+    return boxes[:, None, :2] + PLACES * (boxes[:, None, 2:] - boxes[:, None, :2])
+
+
+def draw(size: tuple[int, int], boxes: Sequence[Sequence[float]], seed: int = 0) -> np.ndarray:
+    """A picture of `size` (width, height) with a face in each box."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(20, 90, (size[1], size[0], 3), dtype=np.uint8)
+    for x1, y1, x2, y2 in boxes:
+        centre, half = ((x1 + x2) / 2, (y1 + y2) / 2), ((x2 - x1) / 2, (y2 - y1) / 2)
+        cv2.ellipse(image, (centre, (2 * half[0], 2 * half[1]), 0), (230, 200, 180), -1)
+        for px, py in landmarks_of(np.float32([[x1, y1, x2, y2]]))[0]:
+            cv2.circle(image, (int(px), int(py)), max(int(half[0] / 6), 0), (40, 30, 30), -1)
+    return image
+
+
+def made_photo(
+    image: np.ndarray, boxes: Sequence[Sequence[float]], labels: Sequence[str] = (), landmarks: np.ndarray | None = None
+) -> Photo:
+    """A training photo; every face is a "face" unless told otherwise, landmarks are unknown."""
+    array = np.array(boxes, np.float32).reshape(-1, 4)
+    unknown = np.full((len(array), 5, 2), np.nan, np.float32)
+    names = tuple(labels) or ("face",) * len(array)
+    return Photo(Mipmaps(image), array, names, unknown if landmarks is None else landmarks)
+
+
+def scattered(count: int, size: tuple[int, int], seed: int) -> list[list[float]]:
+    """Boxes of 10 to 30 px in a row, none over another."""
+    rng = np.random.default_rng(seed)
+    pitch = size[0] / count
+    boxes = []
+    for k in range(count):
+        height = rng.uniform(10, min(30, pitch))
+        width = height * 0.8
+        x, y = pitch * k + rng.uniform(0, pitch - width), rng.uniform(0, size[1] - height)
+        boxes.append([x, y, x + width, y + height])
+    return boxes
+
+
+def write_dataset(root: Path, splits: Sequence[str] = ("train", "train", "val"), faces: int = 4) -> Path:
+    """A COCO set with a photo of 160x120 for each of `splits`, and splits.csv beside it; gives its folder."""
+    root.mkdir(parents=True, exist_ok=True)
+    size = (160, 120)
+    images, rows = [], []
+    for i in range(len(splits)):
+        boxes = scattered(faces, size, seed=i)
+        cv2.imwrite(str(root / f"p{i}.png"), draw(size, boxes, seed=i)[..., ::-1])
+        images.append({"id": i, "file_name": f"p{i}.png"})
+        for k, (x1, y1, x2, y2) in enumerate(boxes):
+            bbox = [float(v) for v in (x1, y1, x2 - x1, y2 - y1)]
+            rows.append({"id": len(rows), "image_id": i, "category_id": 1 + k % 2, "bbox": bbox})
+    categories = [{"id": 1, "name": "with_mask"}, {"id": 2, "name": "without_mask"}]
+    coco = {"images": images, "categories": categories, "annotations": rows}
+    (root / "_annotations.coco.json").write_text(json.dumps(coco))
+    lines = [f"p{i},{split}" for i, split in enumerate(splits)]
+    (root / "splits.csv").write_text("\n".join(["image_id,split", *lines, ""]))
+    return root

@@ -1,0 +1,61 @@
+"""A fine-tuning of seconds: few small batches on drawn photos, nets searched with in torch, landmarks as drawn.
+
+Run as a script, it is a process that a test may kill: `python quick_finetune.py DATA OUT`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from stage1_faces.faces import Net
+from stage1_faces.training import finetune
+from stage1_faces.training.export import runtime
+from tests.helpers.drawn_photos import landmarks_of
+
+# Rates are high, for the warm-up takes longer than these few steps.
+RECIPE = finetune.Recipe(
+    pnet_steps=8, rnet_steps=5, onet_steps=5, epoch_steps=3, pnet_batch=4, rnet_batch=10, onet_batch=10,
+    pnet_rate=1.0, rnet_rate=0.1, onet_rate=0.05, passes=2,
+)  # fmt: skip
+
+
+def as_function(graph: nn.Module | bytes | None, threads: int) -> Net:
+    """A net as `runtime` gives it, without its export."""
+    if not isinstance(graph, nn.Module):
+        return runtime(graph, threads) if graph else lambda pixels: []
+    net = graph
+
+    def run(pixels: np.ndarray) -> list[np.ndarray]:
+        with torch.no_grad():
+            return [output.numpy() for output in net(torch.from_numpy(pixels))]
+
+    return run
+
+
+def make_quick(replace: Callable[[Any, str, Any], None] = setattr) -> None:
+    """Spares the exports, and the stock cascade as a teacher."""
+    replace(finetune, "export_net", lambda name, net, spec: net)
+    replace(finetune, "export_cascade", lambda nets, how: dict.fromkeys(how))
+    replace(finetune, "runtime", as_function)
+    replace(finetune, "stock_landmarks", lambda stock, image, boxes: landmarks_of(boxes))
+
+
+def run(data: Path, out: Path, **options: Any) -> Path:
+    """Fine-tunes by RECIPE, on one thread."""
+    return finetune.finetune(data, data / "splits.csv", out, RECIPE, threads=1, **options)
+
+
+if __name__ == "__main__":
+    make_quick()
+    data, out = sys.argv[1:]
+    steps = [f"--{name.replace('_', '-')}={value}" for name, value in asdict(RECIPE).items()]
+    files = ["--data", data, "--splits", f"{data}/splits.csv", "--out", out, "--threads", "1"]
+    sys.exit(finetune.main([*files, *steps]))

@@ -1,0 +1,1 @@
+"""Loads a real server, and tests what does."""

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from common.paths import find_images, location
+from pipeline.batch.chunk import Chunk, Item
+from pipeline.batch.digest_set import Names
+from pipeline.batch.parquet_source import Columns
+from pipeline.batch.scan import LEAST, Wanted, find_chunks
+from pipeline.batch.storage import LOCAL
+from pipeline.batch.table import METADATA_KEY
+from tests.helpers.fake_predictor import picture
+
+
+def touch(*names: str) -> None:
+    for name in names:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+
+
+def chunks(*sources: str, answered: Names | None = None, **options: object) -> tuple[list[Chunk], list[str]]:
+    """All chunks, and the problems."""
+    problems: list[str] = []
+    wanted = Wanted(sources, **{"most": 256, "workers": 1, **options})  # type: ignore[arg-type]
+    found = list(find_chunks(wanted, answered or Names(), lambda error: problems.append(str(error))))
+    return found, problems
+
+
+def names(*sources: str, answered: Names | None = None, **options: object) -> list[str]:
+    found, problems = chunks(*sources, answered=answered, **options)
+    assert problems == []
+    return [name for chunk in found for name in chunk.names]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return Path(os.path.realpath(tmp_path))
+
+
+TREE = ("p/a.jpg", "p/b.PNG", "p/note.txt", "p/.hidden.jpg", "p/.h/c.jpg", "p/x/d.jpg", "p/x/y.jpg/e.webp", "p/x/f.gif")
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [["p"], ["p/"], ["./p/x"], ["p/*.jpg"], ["p/**/*.jpg"], ["p/*"], ["p/x/**"], ["p/?.*"], ["p/note.txt"], ["p/[ab]*"],
+     ["p/.h/*"], ["p/x", "p", "p/a.jpg", "p/*"], ["p/x/d.jpg", "p/x/y.jpg"], ["p/**/y.jpg"]],
+)  # fmt: skip
+def test_the_same_photos_as_detect_finds(sources: list[str]) -> None:
+    touch(*TREE)
+    found, problems = find_images(sources)
+    assert problems == [] and found
+    ours = names(*sources)
+    assert sorted(ours) == sorted(location(image.path) for image in found)
+
+
+def test_links_are_followed_once(here: Path) -> None:
+    touch("p/a.jpg", "q/b.jpg")
+    Path("p/round").symlink_to("../p")
+    Path("p/q").symlink_to(here / "q")
+    Path("p/q2").symlink_to(here / "q")
+    Path("p/lost.jpg").symlink_to("nowhere")
+    assert sorted(names("p")) == [f"{here}/p/a.jpg", f"{here}/p/lost.jpg", f"{here}/q/b.jpg"]
+    assert sorted(names("p/**")) == sorted(names("p"))
+
+
+def test_a_name_that_looks_like_a_pattern(here: Path) -> None:
+    touch("a[1].jpg", "a1.jpg")
+    assert names("a[1].jpg") == [f"{here}/a[1].jpg"]
+
+
+def test_names_that_are_not_utf8_stay_two(here: Path) -> None:
+    touch("p/" + os.fsdecode(b"caf\xe9.jpg"), "p/" + os.fsdecode(b"caf\xe8.jpg"))
+    assert sorted(names("p")) == [f"{here}/p/caf\\xe8.jpg", f"{here}/p/caf\\xe9.jpg"]
+    (chunk,) = chunks("p")[0]
+    assert all(Path(item.path).exists() for item in chunk.items)
+
+
+def test_problems_are_told_and_the_rest_goes_on(here: Path) -> None:
+    touch("p/a.jpg", "empty/note.txt")
+    found, problems = chunks("missing", "empty", "p/*.tif", "p", "no/*.jpg", "nosuch://x/y", "file://server/p")
+    assert [name for chunk in found for name in chunk.names] == [f"{here}/p/a.jpg"]
+    assert problems == [
+        "missing: not found; check the name",
+        "empty: holds no pictures; name a folder that does",
+        "p/*.tif: matches no pictures; check the pattern",
+        "no/*.jpg: matches no pictures; check the pattern",
+        "nosuch://x/y: cannot be opened (Protocol not known: nosuch); check the address",
+        "file://server/p: names the machine 'server'; write file:///PATH with three slashes",
+    ]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may search everything")
+def test_a_folder_that_cannot_be_searched(here: Path) -> None:
+    touch("p/a.jpg", "p/x/b.jpg")
+    Path("p/x").chmod(0)
+    try:
+        found, problems = chunks("p")
+    finally:
+        Path("p/x").chmod(0o700)
+    assert len(found[0]) == 1 and problems == [f"{here}/p/x: cannot be searched (Permission denied)"]
+
+
+def test_answered_photos_and_the_results_are_passed_over(here: Path) -> None:
+    touch("p/a.jpg", "p/b.jpg", "p/faces.parquet/strange.jpg")
+    known = Names([f"{here}/p/a.jpg"])
+    assert names("p", answered=known, skip=f"{here}/p/faces.parquet") == [f"{here}/p/b.jpg"]
+    assert names("p/*", answered=known, skip=f"{here}/p/faces.parquet") == [f"{here}/p/b.jpg"]
+    # A source whose photos are all answered is no problem.
+    assert names("p/a.jpg", answered=known) == []
+
+
+def test_chunks_grow_with_the_listing() -> None:
+    touch(*(f"p/{i:04}.jpg" for i in range(1000)))
+    sizes = [len(chunk) for chunk in chunks("p", most=100, workers=2)[0]]
+    assert sum(sizes) == 1000 and sizes[:8] == [LEAST] * 8
+    assert sizes[:-1] == sorted(sizes[:-1]) and max(sizes) <= 100 and sizes[-2] == 100
+    assert [len(chunk) for chunk in chunks("p", most=3)[0]] == [3] * 333 + [1]
+
+
+def test_a_chunks_key_is_its_photos(here: Path) -> None:
+    first, same, other = (Chunk(LOCAL, tuple(map(Item, paths))) for paths in ("ab", "ab", "ba"))
+    assert first.key == same.key != other.key
+    assert [single.items for single in first.singles()] == [(Item("a"),), (Item("b"),)]
+
+
+def write_rows(path: str, count: int, group: int, metadata: dict[bytes, bytes] | None = None) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    column = pa.array([b"x"] * count, pa.binary())
+    pq.write_table(pa.table({"image": column}).replace_schema_metadata(metadata), path, row_group_size=group)
+
+
+def test_rows_of_parquet_files(here: Path) -> None:
+    write_rows("p/t.parquet", 3, 3)
+    touch("p/a.jpg", "p/_meta.parquet")
+    assert names("p") == [f"{here}/p/a.jpg", *(f"{here}/p/t.parquet#{i}" for i in range(3))]
+    assert names("p/t.parquet", answered=Names([f"{here}/p/t.parquet#1"])) == [
+        f"{here}/p/t.parquet#0",
+        f"{here}/p/t.parquet#2",
+    ]
+    found, _ = chunks("p")
+    assert [[item.row for item in chunk.items] for chunk in found] == [[None], [0, 1, 2]]
+
+
+def test_chunks_of_rows_end_with_row_groups() -> None:
+    write_rows("t.parquet", 100, 10)
+    write_rows("u.parquet", 5, 5)
+    found, _ = chunks("t.parquet", "u.parquet", most=16)
+    assert [len(chunk) for chunk in found] == [10] * 10 + [5]
+    assert [len(chunk) for chunk in chunks("t.parquet", most=4)[0]][:6] == [4, 4, 2, 4, 4, 2]
+
+
+def test_results_are_no_photos(here: Path) -> None:
+    write_rows("p/faces.parquet/part-1.parquet", 3, 3, {METADATA_KEY: b"{}"})
+    touch("p/a.jpg")
+    assert names("p") == [f"{here}/p/a.jpg"]
+    assert chunks("p/faces.parquet")[1] == ["p/faces.parquet: holds no pictures; name a folder that does"]
+    assert chunks("p/faces.parquet/part-1.parquet")[1] == ["p/faces.parquet/part-1.parquet: holds no photos"]
+
+
+def test_parquet_files_that_hold_none(here: Path) -> None:
+    touch("p/empty.parquet")
+    pq.write_table(pa.table({"a": [1], "b": ["x"]}), "p/numbers.parquet")
+    pq.write_table(pa.table({"a": [b"1"], "b": [b"x"]}), "p/two.parquet")
+    found, problems = chunks("p")
+    assert found == []
+    assert problems == [
+        f"{here}/p/empty.parquet: is no Parquet file that can be read (Parquet file size is 0 bytes); copy it again",
+        f"{here}/p/numbers.parquet: has no column of bytes, so no photos; leave it out or name another file",
+        f"{here}/p/two.parquet: has several columns of bytes (a, b); name one with --column",
+    ]
+    assert len(names("p/two.parquet", columns=Columns("b"))) == 1
+    assert chunks("p/two.parquet", columns=Columns("c"))[1] == [
+        f"{here}/p/two.parquet: has no column 'c'; its columns are a, b"
+    ]
+    assert chunks("p/numbers.parquet", columns=Columns("a"))[1] == [
+        f"{here}/p/numbers.parquet: column 'a' holds no bytes; name one of bytes with --column"
+    ]
+    assert chunks("p/two.parquet", columns=Columns("a", "x.y"))[1] == [
+        f"{here}/p/two.parquet: has no column 'x.y'; its columns are a, b"
+    ]
+
+
+def test_file_addresses_are_paths(here: Path) -> None:
+    touch("my p/a.jpg", "my p/x/b.jpg")
+    both = [f"{here}/my p/a.jpg", f"{here}/my p/x/b.jpg"]
+    assert names(f"file://{here}/my p") == both
+    assert names(f"file://{here}/my%20p", "my p") == both
+    assert names(f"file://{here}/my p/**/*.jpg") == both
+
+
+def test_addresses(here: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    photo = picture(Path("photo.png")).read_bytes()
+    for name in ("a.png", "x/b.png", "x/.h.png", "x/z/c.jpg", "note.txt"):
+        memory.pipe(f"/photos/{name}", photo)
+    try:
+        every = ["memory://photos/a.png", "memory://photos/x/b.png", "memory://photos/x/z/c.jpg"]
+        assert names("memory://photos") == every
+        assert names("memory://photos/") == every
+        assert names("memory://photos/a.png") == every[:1]
+        assert names("memory://photos/x/*") == every[1:]
+        assert names("memory://photos/**/[bc].*") == every[1:]
+        assert names("memory://photos", skip="memory://photos/x") == every[:1]
+        found, problems = chunks("memory://photos/x/b.png", "memory://nothing", "memory://photos/*.tif", "memory://")
+        # No other process sees this one's memory, so its chunks carry the photos.
+        assert found[0].contents is not None and found[0].contents[0].data == photo
+        assert problems == [
+            "memory://nothing: not found; check the name",
+            "memory://photos/*.tif: matches no pictures; check the pattern",
+            "memory://: names no file or folder; write a path behind it",
+        ]
+    finally:
+        memory.rm("/photos", recursive=True)

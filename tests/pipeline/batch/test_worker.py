@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.errors import UserError
+from pipeline.batch.work import Job
+from pipeline.batch.worker import EndedError, Worker
+from tests.helpers.batch_fakes import deadly, fake_job, files, load_dying, load_once, load_refused
+from tests.helpers.fake_predictor import picture
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[[Job], Worker]]:
+    """Makes workers, and ends them after the test."""
+    workers: list[Worker] = []
+
+    def make(job: Job) -> Worker:
+        workers.append(Worker(job))
+        return workers[-1]
+
+    yield make
+    for worker in workers:
+        worker.end()
+
+
+def pid(worker: Worker) -> int:
+    assert worker._process is not None
+    return worker._process._process.pid
+
+
+def test_a_killed_worker_is_replaced_and_its_chunk_done_again(start: Any, tmp_path: Path) -> None:
+    worker = start(fake_job(load_once(tmp_path / "flag")))
+    chunk = files(picture(tmp_path / "a.png"), deadly(tmp_path / "b.png"), picture(tmp_path / "c.png"))
+    outcome = worker.do(chunk)
+    assert (tmp_path / "flag").exists() and outcome.photos == 3 and outcome.errors == () and outcome.key == chunk.key
+    first = pid(worker)
+    assert worker.do(chunk).photos == 3 and pid(worker) == first  # it stays as long as it lives
+    os.kill(first, signal.SIGKILL)
+    assert worker.do(chunk).photos == 3 and pid(worker) != first
+
+
+def test_a_photo_that_kills_is_an_error_and_the_rest_is_one_part(start: Any, tmp_path: Path) -> None:
+    worker = start(fake_job(load_deadly))
+    chunk = files(picture(tmp_path / "a.png"), deadly(tmp_path / "b.png"), picture(tmp_path / "c.png"))
+    outcome = worker.do(chunk)
+    assert outcome.errors == (
+        (str(tmp_path / "b.png"), "kills the worker (SIGKILL); make it smaller, convert it, or leave it out"),
+    )
+    assert outcome.photos == 2 and outcome.faces.total() == 2 and outcome.key == chunk.key and outcome.part
+
+
+def load_deadly(bundle: Path | None) -> Any:
+    from tests.helpers.batch_fakes import BatchPredictor
+
+    return BatchPredictor()
+
+
+def test_a_worker_that_cannot_start(start: Any, tmp_path: Path) -> None:
+    chunk = files(picture(tmp_path / "a.png"))
+    with pytest.raises(UserError, match=r"^bundle: is broken; pack it anew$"):
+        start(fake_job(load_refused)).do(chunk)
+    with pytest.raises(UserError) as raised:
+        start(fake_job(load_dying)).do(chunk)
+    assert str(raised.value) == "a worker ends as it starts (SIGKILL); try again with fewer workers"
+
+
+def test_an_ended_worker_does_nothing_more(start: Any, tmp_path: Path) -> None:
+    worker = start(fake_job())
+    worker.do(files(picture(tmp_path / "a.png")))
+    process = pid(worker)
+    worker.end()
+    with pytest.raises(EndedError):
+        worker.do(files(tmp_path / "a.png"))
+    assert not Path(f"/proc/{process}").exists()
+
+
+def test_ending_breaks_into_a_chunk(start: Any, tmp_path: Path) -> None:
+    worker = start(fake_job(load_slow))
+    raised: list[Exception] = []
+
+    def do() -> None:
+        try:
+            worker.do(files(picture(tmp_path / "a.png")))
+        except EndedError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=do)
+    thread.start()
+    until = time.monotonic() + 30
+    while not (tmp_path / "a.png.begun").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    begin = time.monotonic()
+    worker.end()
+    thread.join(10)
+    assert raised and time.monotonic() - begin < 5
+
+
+def load_slow(bundle: Path | None) -> Any:
+    from tests.helpers.batch_fakes import BatchPredictor
+
+    predictor = BatchPredictor()
+
+    def read(path: str, min_face: float | None) -> None:
+        Path(f"{path}.begun").touch()
+        time.sleep(60)
+
+    predictor.read = read  # type: ignore[assignment,method-assign]
+    return predictor

@@ -1,0 +1,106 @@
+"""What the cascade tells stage 2's training: false alarms and landmarks, by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common.annotations import AnnotatedImage
+from common.errors import UserError
+from pipeline.data.hard_negatives import APART, FLOOR, SAME, Mined, mine, tuned_detector
+from stage1_faces.detector import CascadeConfig
+from stage1_faces.faces import Faces
+from stage1_faces.training import export
+from stage1_faces.training.export import FINE_TUNED
+from stage1_faces.training.nets import build_net
+from stage1_faces.training.run_folder import RunFolder
+from tests.helpers.fake_predictor import Told, picture
+
+SIZE = (64, 48)
+BOX = (10.0, 10.0, 20.0, 20.0)
+
+
+def faces(*boxes: tuple[float, ...]) -> Faces:
+    """Best first; the landmarks of the k-th are ten numbers from 100 * k on."""
+    n = len(boxes)
+    points = np.float32([np.arange(10) + 100 * k for k in range(n)]).reshape(n, 5, 2)
+    return Faces(np.float32(boxes).reshape(-1, 4), np.linspace(0.9, 0.1, n, dtype=np.float32), points)
+
+
+def annotated(folder: Path, name: str, *boxes: tuple[float, ...]) -> AnnotatedImage:
+    array = np.float32(boxes).reshape(-1, 4)
+    return AnnotatedImage(picture(folder / f"{name}.png", (), SIZE), name, SIZE, array, ("face",) * len(array))
+
+
+def mined(folder: Path, found: Faces, *boxes: tuple[float, ...]) -> Mined:
+    return mine(Told(found), [annotated(folder, "one", *boxes)])["one"]  # type: ignore[arg-type]
+
+
+def points(k: int) -> tuple[float, ...]:
+    return tuple(float(v) for v in np.arange(10) + 100 * k)
+
+
+def test_false_alarms_lie_apart_from_every_face(tmp_path: Path) -> None:
+    # Of the face's 100 square px: all, 2/5 (IoU 0.25), 1/2 (IoU 1/3, neither the face nor apart from it), none.
+    alarm, near, away = (10.0, 16.0, 20.0, 26.0), (10.0, 15.0, 20.0, 25.0), (40.0, 30.0, 50.0, 40.0)
+    assert 0.25 < APART < 1 / 3 < SAME
+    found = mined(tmp_path, faces(BOX, alarm, near, away), BOX)
+    assert found.rejects.tolist() == [list(alarm), list(away)]
+    assert found.rejects.dtype == np.float32
+    assert found.landmarks == (points(0),)
+
+
+def test_landmarks_are_those_of_the_best_fit(tmp_path: Path) -> None:
+    other = (30.0, 10.0, 40.0, 20.0)
+    loose = (10.0, 10.0, 20.0, 26.0)  # IoU 0.625
+    poor = (30.0, 10.0, 40.0, 31.0)  # IoU 10/21
+    found = mined(tmp_path, faces(loose, BOX, poor), BOX, other)
+    assert found.landmarks == (points(1), ())  # the second face's are not to be trusted
+    assert len(found.rejects) == 0
+
+
+def test_photos_without_faces_or_without_candidates(tmp_path: Path) -> None:
+    every = mined(tmp_path, faces(BOX))
+    assert every.rejects.tolist() == [list(BOX)] and every.landmarks == ()
+    none = mined(tmp_path, Faces.empty(), BOX, BOX)
+    assert none.rejects.shape == (0, 4) and none.landmarks == ((), ())
+    assert mined(tmp_path, Faces.empty()).rejects.shape == (0, 4)
+
+
+def test_photos_are_mined_by_name_and_what_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+    images = [annotated(tmp_path, name, BOX) for name in ("a", "b", "c")]
+    images[1].path.write_bytes(b"no picture")
+    detector = Told(faces(BOX), faces((40.0, 30.0, 50.0, 40.0)))
+    steps: list[int] = []
+    found = mine(detector, images, lambda: steps.append(1))  # type: ignore[arg-type]
+    assert list(found) == ["a", "c"]
+    assert [len(one.rejects) for one in found.values()] == [0, 1]
+    assert detector.asked == [FLOOR] * 2
+    assert len(steps) == 3  # of the progress bar, read or not
+
+
+def test_the_cascade_is_a_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.start({"format": 1}, overwrite=False)
+    torch.manual_seed(0)
+    nets = {name: build_net(name) for name in FINE_TUNED}
+    for name, net in nets.items():
+        folder.save_net(name, net, {})
+
+    def exported(given: dict[str, torch.nn.Module], how: object) -> dict[str, bytes]:
+        assert how is FINE_TUNED
+        for name, net in nets.items():
+            own = given[name].state_dict().values()
+            assert all(torch.equal(a, b) for a, b in zip(own, net.state_dict().values(), strict=True))
+        return {name: name.encode() for name in given}
+
+    monkeypatch.setattr(export, "export_cascade", exported)
+    monkeypatch.setattr(export, "runtime", lambda graph: graph)
+    detector = tuned_detector(folder.path)
+    assert (detector._pnet, detector._rnet, detector._onet) == (b"pnet", b"rnet", b"onet")
+    assert detector.config == CascadeConfig()
+    with pytest.raises(UserError, match=r"pnet\.safetensors: not found; train it with"):
+        tuned_detector(tmp_path / "nowhere")

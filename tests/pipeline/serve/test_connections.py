@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.serve.limits import Limits
+from tests.helpers.fake_predictor import FakePredictor, picture
+from tests.helpers.served import SlowPredictor, received, served, until
+from tests.load.server_process import Target
+
+LIMITS = Limits(head_seconds=0.5, body_seconds=0.5, max_bytes=3_000_000, connections=20)
+POST = b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+HEALTH = b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def target() -> Iterator[Target]:
+    with served(FakePredictor(), LIMITS) as target:
+        yield target
+
+
+def connect(target: Target) -> socket.socket:
+    return socket.create_connection((target.host, target.port), 5)
+
+
+def statuses(data: bytes) -> list[int]:
+    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", data)]
+
+
+def error(data: bytes) -> str:
+    """The line of the last answer."""
+    head, _, body = data.rpartition(b"\r\n\r\n")
+    assert b"application/json" in head
+    return str(json.loads(body)["error"])
+
+
+@pytest.mark.parametrize("pieces", [[], [b"GET / HT"], [HEALTH[:10], HEALTH[10:30]]])
+def test_a_slow_head_is_refused(target: Target, pieces: list[bytes]) -> None:
+    with connect(target) as connection:
+        begin = time.monotonic()
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(0.2)
+        data = received(connection)
+        assert 0.4 < time.monotonic() - begin < 2
+    assert statuses(data) == [408] and error(data) == "the request's head did not come within 0.5 seconds"
+
+
+def test_a_slow_head_after_a_good_request(target: Target) -> None:
+    with connect(target) as connection:
+        connection.sendall(HEALTH)
+        assert statuses(connection.recv(9999)) == [200]
+        time.sleep(0.7)  # between requests it may rest longer than a head may take
+        for i in range(8):
+            try:
+                connection.sendall(HEALTH[i : i + 1])
+            except OSError:
+                break
+            time.sleep(0.1)
+        assert statuses(received(connection)) == [408]
+
+
+def test_requests_follow_each_other_on_a_connection(target: Target) -> None:
+    with connect(target) as connection:
+        for _ in range(3):
+            connection.sendall(HEALTH)
+            time.sleep(0.3)
+        connection.sendall(HEALTH * 3 + HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        assert statuses(received(connection)) == [200] * 7
+
+
+def test_an_unused_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.serve.http_server.KEEP_ALIVE_SECONDS", 0.3)
+    with served(FakePredictor(), LIMITS) as target, connect(target) as connection:
+        connection.sendall(HEALTH)
+        begin = time.monotonic()
+        assert statuses(received(connection)) == [200]
+        assert time.monotonic() - begin < 2
+
+
+def test_a_slow_body_is_refused(target: Target) -> None:
+    with connect(target) as connection:
+        connection.sendall(POST + b"Content-Length: 100\r\n\r\n")
+        for _ in range(8):
+            try:
+                connection.sendall(b"x")
+            except OSError:
+                break
+            time.sleep(0.1)
+        data = received(connection)
+    assert statuses(data) == [408] and error(data) == "the upload did not come within 0.5 seconds; try a smaller photo"
+    until(lambda: target.figures()["mask_requests_under_way"] == 0)
+
+
+def test_what_is_no_http_gets_a_line(target: Target) -> None:
+    for garbage in (
+        b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
+        b"GET /\r\n\r\n",
+        b"GET / HTTP/1.1\r\nA B: c\r\n\r\n",
+        b"x" * 20_000,
+    ):
+        with connect(target) as connection:
+            connection.sendall(garbage)
+            data = received(connection)
+        assert statuses(data) == [400] and error(data).startswith("this is no valid HTTP/1.1 request")
+
+
+def test_a_head_is_bounded_in_one_piece_and_in_many(target: Target) -> None:
+    head = b"GET /v1/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\nA: " + b"a" * 17_000 + b"\r\n\r\n"
+    for size in (len(head), 1000):
+        with connect(target) as connection:
+            try:
+                for start in range(0, len(head), size):
+                    connection.sendall(head[start : start + size])
+                    time.sleep(0.01)
+            except OSError:
+                pass  # it was refused half-way
+            data = received(connection)
+        assert statuses(data) == [400] and "longer than 16384 bytes" in error(data)
+
+
+def test_bad_chunks_in_the_middle_of_an_upload(target: Target) -> None:
+    with connect(target) as connection:
+        connection.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+        time.sleep(0.2)  # the application waits for more now
+        connection.sendall(b"no size\r\n")
+        data = received(connection)
+    assert statuses(data) == [400] and error(data).startswith("this is no valid HTTP/1.1 request")
+    until(lambda: target.figures()["mask_requests_under_way"] == 0)
+
+
+@pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"])
+def test_who_sends_too_much_hears_why(target: Target, close: bytes) -> None:
+    with connect(target) as connection:
+        connection.sendall(POST + close + b"Content-Length: 9000000\r\n\r\n")
+        for _ in range(90):
+            connection.sendall(bytes(100_000))  # to the end: it is taken in, and thrown away
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        assert answer.status == 413 and "larger than 3 MB" in json.loads(answer.read())["error"]
+
+
+def test_who_asks_before_sending_too_much_is_answered_at_once(target: Target) -> None:
+    with connect(target) as connection:
+        begin = time.monotonic()
+        connection.sendall(POST + b"Expect: 100-continue\r\nContent-Length: 9000000\r\n\r\n")
+        assert statuses(received(connection)) == [413]  # and closed: the body cannot be told from a next request
+        assert time.monotonic() - begin < 2
+
+
+def test_who_asks_before_sending_is_told_to(target: Target, tmp_path: Path) -> None:
+    photo = picture(tmp_path / "a.png").read_bytes()
+    with connect(target) as connection:
+        connection.sendall(POST + f"Expect: 100-continue\r\nContent-Length: {len(photo)}\r\n\r\n".encode())
+        assert connection.recv(9999).startswith(b"HTTP/1.1 100 ")
+        connection.sendall(photo)
+        assert statuses(connection.recv(9999)) == [200]
+
+
+def test_an_endless_body_that_nobody_wants_is_cut_off(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.serve.middleware.DRAIN_SECONDS", 0.5)
+    with connect(target) as connection:
+        connection.sendall(b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999\r\n\r\n")
+        end = time.monotonic() + 10
+        with pytest.raises(OSError):  # which one is the system's business
+            while time.monotonic() < end:
+                connection.sendall(b"x" * 1000)
+                time.sleep(0.05)
+    assert time.monotonic() < end
+
+
+def test_connections_are_capped(target: Target) -> None:
+    crowd = [connect(target) for _ in range(LIMITS.connections)]
+    with connect(target) as one_more:
+        data = received(one_more)
+    assert statuses(data) == [503] and error(data) == "too many connections are open; try again later"
+    for connection in crowd:
+        connection.close()
+    until(lambda: healthy(target))
+
+
+def healthy(target: Target) -> bool:
+    try:
+        return target.ask("GET", "/v1/health")[0] == 200
+    except OSError:
+        return False
+
+
+def test_who_takes_nothing_in_is_cut_off(target: Target) -> None:
+    deaf = socket.socket()
+    files = target.figures()["process_open_fds"]
+    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    deaf.connect((target.host, target.port))
+    with deaf:
+        deaf.sendall(b"GET /static-offline-docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 8)
+        until(lambda: target.figures()["process_open_fds"] > files)
+        until(lambda: target.figures()["process_open_fds"] <= files)
+
+
+def test_what_a_client_that_left_waits_for_is_dropped(tmp_path: Path) -> None:
+    slow = SlowPredictor()
+    photo = picture(tmp_path / "a.png").read_bytes()
+    whole = POST + f"Content-Length: {len(photo)}\r\n\r\n".encode() + photo
+    with served(slow) as target:
+        first, second = connect(target), connect(target)
+        first.sendall(whole)
+        until(lambda: slow.begun == 1)
+        second.sendall(whole)
+        until(lambda: target.figures()["mask_requests_under_way"] == 2)
+        second.close()
+        until(lambda: target.figures()["mask_requests_under_way"] == 1)
+        slow.go.set()
+        assert statuses(first.recv(9999)) == [200]
+        first.close()
+        assert slow.begun == 1

@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib import cbook
+
+from pipeline.detect import command as detect
+from pipeline.serve import command as serve
+from pipeline.serve import http_server
+from tests.helpers.fake_predictor import picture
+from tests.load.server_process import HERE, Target, running, settled
+
+ROOT = Path(__file__).resolve().parents[3]
+# A server whose detections take as long as the file "go" beside it is missing.
+SLOW = """
+import sys, time
+sys.path.insert(0, "tests/pipeline")
+from pathlib import Path
+from tests.helpers.fake_predictor import FakePredictor
+from pipeline.serve import command as serve
+
+class Slow(FakePredictor):
+    def detect(self, *args):
+        Path(GO + ".begun").touch()
+        while not Path(GO).exists():
+            time.sleep(0.01)
+        return super().detect(*args)
+
+serve.load_predictor = lambda *_: Slow()
+sys.exit(serve.main(sys.argv[1:]))
+"""
+
+
+def hopper() -> Path:
+    return Path(str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)))
+
+
+def started(*command: str, **environment: str) -> subprocess.Popen[str]:
+    """A server process that has said its line."""
+    return subprocess.Popen(
+        [sys.executable, *command, "--port", "0"],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def address(server: subprocess.Popen[str]) -> Target:
+    assert server.stdout is not None
+    line = server.stdout.readline()
+    assert line.startswith("serving at http://127.0.0.1:") and line.endswith(" (Ctrl-C ends it)\n")
+    return Target.of(line.split()[2])
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Target]:
+    with running() as target:
+        yield target
+
+
+def form(name: str, data: bytes) -> tuple[bytes, str]:
+    head = f'--x\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n\r\n'.encode()
+    return head + data + b"\r\n--x--\r\n", "multipart/form-data; boundary=x"
+
+
+@pytest.mark.parametrize("options", [(), ("0", "40")])
+def test_the_same_as_the_command_line(
+    server: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    photo = Path("grace hopper.jpg")
+    photo.write_bytes(hopper().read_bytes())
+    flags = [part for pair in zip(("--min-score", "--min-face"), options, strict=False) for part in pair]
+    assert detect.main([str(photo), "--no-pictures", "--workers", "1", *flags]) == 0
+    text = Path("detections/detections.json").read_text(encoding="utf-8")
+    expected = json.loads(text)["images"][0]
+    query = "?min_score={}&min_face={}".format(*options) if options else ""
+    status, answer = server.ask("POST", f"/v1/detect{query}", *form(photo.name, photo.read_bytes()))
+    assert status == 200 and json.loads(answer) == expected and len(expected["faces"]) >= 1
+    assert answer.decode() in text  # to the letter
+
+
+def test_the_bundle_is_described(server: Target) -> None:
+    status, answer = server.ask("GET", "/v1/model")
+    described: dict[str, Any] = json.loads(answer)
+    assert status == 200 and described["name"] == "default" and "thresholds" in described
+
+
+def test_it_is_addressed_by_its_own_names_alone(server: Target) -> None:
+    for host, status in ((f"localhost:{server.port}", 200), ("evil.example", 403)):
+        connection = server.connect()
+        connection.request("GET", "/v1/health", headers={"Host": host})
+        assert connection.getresponse().status == status
+        connection.close()
+
+
+def test_nothing_is_logged() -> None:
+    server = started("-m", "pipeline.serve")
+    target = address(server)
+    photo = hopper().read_bytes()
+    assert target.ask("POST", "/v1/detect", *form("secret.jpg", photo))[0] == 200
+    assert target.ask("POST", "/v1/detect", *form("secret.jpg", photo[:5000]))[0] == 422
+    assert target.ask("POST", "/v1/detect", b"secret", "multipart/form-data; boundary=x")[0] == 400
+    assert target.ask("GET", "/secret")[0] == 404
+    with socket.create_connection((target.host, target.port)) as connection:
+        connection.sendall(b"secret\r\n\r\n")
+        assert connection.recv(9999)
+    server.send_signal(signal.SIGTERM)
+    assert server.communicate(timeout=10) == ("", "")
+    assert server.returncode == 0
+
+
+def test_it_ends_soon_while_a_photo_takes_for_ever(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    server = started("-c", SLOW.replace("GO", repr(str(go))), "--workers", "1")
+    target = address(server)
+    photo = picture(tmp_path / "a.png").read_bytes()
+    answers: list[tuple[int, bytes]] = []
+    posts = [
+        threading.Thread(target=lambda: answers.append(target.ask("POST", "/v1/detect", photo, "image/png")))
+        for _ in range(2)
+    ]
+    with socket.create_connection((HERE, target.port)) as idle, socket.create_connection((HERE, target.port)) as half:
+        half.sendall(
+            b"POST /v1/detect HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\nContent-Length: 9\r\n\r\n"
+        )
+        idle.sendall(b"GET")
+        for post in posts:
+            post.start()
+        while target.figures()["mask_requests_under_way"] < 3 or not go.with_suffix(".begun").exists():
+            time.sleep(0.01)
+        begin = time.monotonic()
+        server.send_signal(signal.SIGINT)
+        assert server.wait(10) == 0
+        assert time.monotonic() - begin < 2
+    for post in posts:
+        post.join(5)
+    line = b'{"error":"the server is shutting down; try again later"}'
+    assert answers == [(503, line)] * 2
+    assert server.communicate() == ("", "")
+
+
+def test_a_photo_under_way_is_finished(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    server = started("-c", SLOW.replace("GO", repr(str(go))))
+    target = address(server)
+    photo = picture(tmp_path / "a.png").read_bytes()
+    answers: list[tuple[int, bytes]] = []
+    post = threading.Thread(target=lambda: answers.append(target.ask("POST", "/v1/detect", photo, "image/png")))
+    post.start()
+    while not go.with_suffix(".begun").exists():
+        time.sleep(0.01)
+    server.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    go.touch()
+    post.join(5)
+    assert server.wait(5) == 0
+    assert [status for status, _ in answers] == [200]
+    assert server.communicate() == ("", "")
+
+
+def test_the_token_comes_from_the_environment() -> None:
+    with running(token="secret") as target:
+        assert b'"label": "without_mask"' in target.detect(hopper().read_bytes())
+        assert settled(target)
+        assert Target(target.host, target.port).ask("GET", "/v1/model")[0] == 401
+
+
+def test_who_lets_the_network_in_is_warned(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    made: list[Any] = []
+
+    class NoServer:
+        async def serve(self, sockets: Any) -> None: ...
+
+    def make_server(app: Any, limits: Any) -> NoServer:
+        made.append(app)
+        return NoServer()
+
+    monkeypatch.setattr(http_server, "make_server", make_server)
+    monkeypatch.setattr(serve, "one_heap", lambda: True)
+    monkeypatch.delenv("MASK_TOKEN", raising=False)
+    for host, warned in (("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)):
+        assert serve.main(["--port", "0", "--host", host]) == 0
+        err = capsys.readouterr().err
+        assert err.startswith("warning: whoever reaches http://0.0.0.0:") == warned and err.count("\n") == warned
+    monkeypatch.setenv("MASK_TOKEN", "secret")
+    assert serve.main(["--port", "0", "--host", "0.0.0.0"]) == 0
+    assert capsys.readouterr().err == "" and len(made) == 4
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (["--port", "-1"], "--port is -1; give 0 to 65535"),
+        (["--port", "65536"], "--port is 65536"),
+        (["--workers", "0"], "--workers is 0; give 1 to 1024"),
+        (["--threads", "0"], "--threads is 0"),
+        (["--max-bytes", "0"], "--max-bytes is 0; give 1 to 1000000000"),
+        (["--max-pixels", "99999999"], "--max-pixels is 1e+08; give 1 to 89478485"),
+        (["--detect-seconds", "nan"], "--detect-seconds is nan; give 0.1 to 86400"),
+        (["--head-seconds", "0"], "--head-seconds is 0; give 0.1"),
+        (["--body-seconds", "inf"], "--body-seconds is inf"),
+        (["--waiting", "-1"], "--waiting is -1; give 0 to 10000"),
+        (["--connections", "0"], "--connections is 0; give 1 to 10000"),
+        (["--token", ""], "--token is no token"),
+        (["--token", "a b "], "--token is no token; give letters, digits and signs"),
+        (["--token", "ä"], "--token is no token"),
+        (["--host", "no such host"], "--host no such host: is no known name; give an address of this machine"),
+        (["--host", "192.0.2.1"], "--host 192.0.2.1: is no address of this machine; give one that is"),
+        (["--port", "0", "--bundle", "missing"], "missing/bundle.json: not found"),
+    ],
+)
+def test_bad_input_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, args: list[str], line: str
+) -> None:
+    monkeypatch.delenv("MASK_TOKEN", raising=False)
+    monkeypatch.setattr(serve, "one_heap", lambda: True)
+    assert serve.main(args) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {line}") and err.count("\n") == 1
+
+
+def test_an_empty_token_in_the_environment_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASK_TOKEN", "")
+    assert serve.main([]) == 1
+    assert capsys.readouterr().err.startswith("error: MASK_TOKEN is no token")
+
+
+def test_a_taken_port_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with http_server.listen(HERE, 0) as other:
+        port = other.getsockname()[1]
+        assert serve.main(["--port", str(port)]) == 1
+    assert capsys.readouterr().err == f"error: port {port} is taken; give another with --port\n"
+
+
+@pytest.mark.parametrize("package", ["fastapi", "uvicorn", "prometheus_client"])
+def test_a_missing_extra_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    for ours in ("pipeline.serve.app", "pipeline.serve.http_server", "pipeline.serve.metrics"):
+        monkeypatch.delitem(sys.modules, ours, raising=False)
+    assert serve.main(["--port", "0"]) == 1
+    line = f"error: this needs the package {package!r}; install it with `pip install -e '.[serve]'`\n"
+    assert capsys.readouterr() == ("", line)
+
+
+def test_serving_loads_no_torch() -> None:
+    code = "import sys, pipeline.serve, pipeline.serve.app; print([m for m in ('torch', 'matplotlib') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,218 @@
+"""Steps in processes: finished ones are skipped, failures told by their log, no process outlives its parent."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from pipeline.training import steps
+from pipeline.training.steps import Fitted, Step, claimed, run_steps, side_by_side
+from tests.helpers.commands import INTERRUPTED
+
+ROOT = Path(__file__).resolve().parents[3]
+# A module that writes what it was given to a file and ends as it was told; "for_ever" does not end by itself.
+MODULE = """
+import sys, time
+from pathlib import Path
+
+if __name__ == "__main__":
+    out, code, *words = sys.argv[1:]
+    print("begins")
+    if out != "-":
+        with Path(out).open("a") as file:
+            print(*words, file=file)
+    if code == "for_ever":
+        time.sleep(600)
+    if code != "0":
+        print("error: the mend is here", file=sys.stderr)
+    sys.exit(int(code))
+"""
+
+
+@pytest.fixture(autouse=True)
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "made_step.py").write_text(MODULE)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path / "modules"), str(ROOT))))
+
+
+def step(name: str, out: Path | str = "-", code: str = "0", *words: str, **more: object) -> Step:
+    return Step(name, ("made_step", str(out), code, *words), **more)  # type: ignore[arg-type]
+
+
+def test_steps_run_in_their_order_and_finished_ones_are_skipped(tmp_path: Path) -> None:
+    folder, a, b = tmp_path / "a folder", tmp_path / "a.txt", tmp_path / "b.txt"
+    said: list[str] = []
+    both = [step("first", a, "0", "one", result=a), step("second", b, "0", "two words")]
+    run_steps(folder, both, said.append)
+    assert (a.read_text(), b.read_text()) == ("one\n", "two words\n")
+    assert [line.rsplit(" ", 2)[0] for line in said] == ["a folder: first done in", "a folder: second done in"]
+    run_steps(folder, both, said.append)
+    assert (a.read_text(), b.read_text()) == ("one\n", "two words\ntwo words\n")  # the second has no result to look at
+    assert (folder / "first.log").read_text() == "begins\n"
+    assert (folder / "second.log").read_text() == "begins\nbegins\n"  # what it said before is kept
+
+
+def test_options_that_only_the_steps_before_can_tell(tmp_path: Path) -> None:
+    a, b = tmp_path / "a.txt", tmp_path / "b.txt"
+    said: list[str] = []
+
+    def fitted() -> Fitted:
+        return Fitted((a.read_text().strip(), "more"), ("because of the first",))
+
+    run_steps(tmp_path / "w", [step("first", a, "0", "seen"), step("second", b, "0", fitted=fitted)], said.append)
+    assert b.read_text() == "seen more\n"
+    assert said[1] == "w: second: because of the first"
+
+
+def test_a_failure_is_the_logs_last_line_of_this_time(tmp_path: Path) -> None:
+    (tmp_path / "bad.log").write_text("of the time before\n")
+    never = tmp_path / "never.txt"
+    with pytest.raises(UserError) as caught:
+        run_steps(tmp_path, [step("bad", code="3"), step("next", never)])
+    assert str(caught.value) == f"{tmp_path / 'bad.log'}: this step failed: the mend is here"
+    assert not never.exists()
+    assert steps._last_line(tmp_path / "bad.log", (tmp_path / "bad.log").stat().st_size, 3) == "exit code 3"
+    assert steps._last_line(tmp_path / "bad.log", 0, -9) == "killed by signal 9 (out of memory?)"
+
+
+def test_a_complaint_after_the_result_was_written_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    run_steps(tmp_path / "w", [step("crops", tmp_path / "a.txt", "1", result=tmp_path / "a.txt")], said.append)
+    assert said[0] == "w: crops: the mend is here" and said[1].startswith("w: crops done")
+
+
+def test_when_one_fails_the_others_are_ended_at_once(tmp_path: Path) -> None:
+    alive, never = tmp_path / "alive.txt", tmp_path / "never.txt"
+
+    def wait() -> Fitted:  # until the other one is at work
+        while not alive.exists():
+            time.sleep(0.02)
+        return Fitted()
+
+    works = [
+        (tmp_path / "a", [step("long", alive, "for_ever", str(os.getpid())), step("after", never)]),
+        (tmp_path / "b", [step("bad", code="1", fitted=wait)]),
+    ]
+    begun = time.monotonic()
+    with pytest.raises(UserError, match=r"bad\.log: this step failed"):
+        side_by_side(works, jobs=2)
+    assert time.monotonic() - begun < 60
+    assert not never.exists()
+
+
+def test_one_job_takes_the_works_one_after_the_other(tmp_path: Path) -> None:
+    out = tmp_path / "order.txt"
+    works = [(tmp_path / k, [step("s", out, "0", k, "1"), step("t", out, "0", k, "2")]) for k in ("a", "b")]
+    side_by_side(works, jobs=1)
+    assert out.read_text().splitlines() == ["a 1", "a 2", "b 1", "b 2"]
+
+
+def test_nothing_is_begun_after_a_stop(tmp_path: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    run_steps(tmp_path, [step("s", tmp_path / "a.txt")], stop=stop)
+    assert not (tmp_path / "a.txt").exists()
+
+
+def running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_step_ends_with_the_process_that_began_it(tmp_path: Path, how: signal.Signals) -> None:
+    pid_file = tmp_path / "pid.txt"
+    (tmp_path / "modules" / "long_step.py").write_text(
+        "import os, sys, time\nfrom pathlib import Path\n"
+        f"Path({str(pid_file) + '.tmp'!r}).write_text(str(os.getpid()))\n"
+        f"os.replace({str(pid_file) + '.tmp'!r}, {str(pid_file)!r})\ntime.sleep(600)\n"
+    )
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import signal, sys\nfrom pathlib import Path\nfrom pipeline.training.steps import GOES_ON, Step, side_by_side\n"
+        "from common.cli import run_cli\n"
+        # Started in the background, the tests may have inherited that Ctrl-C is ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"work = [(Path({str(tmp_path / 'w')!r}), [Step('long', ('long_step',))])]\n"
+        "sys.exit(run_cli(lambda: side_by_side(work, 2) or 0, interrupted=GOES_ON))\n"
+    )
+    with subprocess.Popen([sys.executable, script], stderr=subprocess.PIPE, text=True) as parent:
+        deadline = time.monotonic() + 60
+        while not pid_file.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        pid = int(pid_file.read_text())
+        assert running(pid)
+        parent.send_signal(how)  # to the parent alone, as a process manager does
+        try:
+            _, errors = parent.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            parent.kill()  # or leaving the block would wait for it
+            raise
+    while running(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not running(pid)
+    if how == signal.SIGINT:
+        assert parent.returncode in INTERRUPTED and errors == "interrupted; the same command goes on\n"
+
+
+def test_a_folder_is_claimed_for_one_work(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    record = {"seed": 0, "names": ["a"]}
+    with claimed(work, "it.json", record, "training", "--work") as goes_on:
+        assert not goes_on and json.loads((work / "it.json").read_text()) == record
+    # Nothing was begun: it may be claimed for other work.
+    with claimed(work, "it.json", {**record, "seed": 1}, "training", "--work") as goes_on:
+        assert not goes_on
+        (work / "splits.csv").touch()
+    with claimed(work, "it.json", {**record, "seed": 1}, "training", "--work") as goes_on:
+        assert goes_on
+    with (
+        pytest.raises(UserError, match="work: holds a training with another seed; give another --work"),
+        claimed(work, "it.json", record, "training", "--work"),
+    ):
+        pass
+    (work / "it.json").write_text("{")
+    with pytest.raises(UserError, match=r"it\.json: damaged"), claimed(work, "it.json", record, "x", "--work"):
+        pass
+
+
+def test_folders_that_hold_something_else_are_left_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "me.jpg").touch()
+    (tmp_path / "file").touch()
+    for name, told in (("photos", "photos: holds other files"), ("file", "file: is a file")):
+        with pytest.raises(UserError, match=told), claimed(tmp_path / name, "it.json", {}, "x", "--work"):
+            pass
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["me.jpg"]
+    # Hidden files alone are what a kill leaves.
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / ".it.abc.tmp.json").touch()
+    with claimed(tmp_path / "begun", "it.json", {}, "x", "--work") as goes_on:
+        assert not goes_on
+
+
+@pytest.mark.skipif(steps.fcntl is None, reason="no file locks here")
+def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
+    with claimed(tmp_path / "w", "it.json", {}, "x", "--work"):
+        code = (
+            "from pathlib import Path; from pipeline.training.steps import claimed\n"
+            f"with claimed(Path({str(tmp_path / 'w')!r}), 'it.json', {{}}, 'x', '--work'): pass"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "w: another process works here; wait for it or end it" in done.stderr
+    with claimed(tmp_path / "w", "it.json", {}, "x", "--work"):
+        pass

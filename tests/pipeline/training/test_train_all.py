@@ -1,0 +1,265 @@
+"""From a folder of photos to a bundle: what is refused before the work, what is left out, and the whole way once."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.splits import read_splits
+from pipeline.inference.bundle import DEFAULT, Bundle
+from pipeline.inference.predictor import Predictor
+from pipeline.training import plan as branch
+from pipeline.training import steps, train_all
+from pipeline.training.plan import Branch
+from pipeline.training.steps import Step
+from pipeline.training.train_all import main
+from tests.helpers.commands import write_data
+
+ROOT = Path(__file__).resolve().parents[3]
+CLASSES = ("head", "helmet")
+SIDES = ("train",) * 6 + ("val",) * 2 + ("test",) * 2
+QUICKEST = {"pnet-steps": 2, "rnet-steps": 2, "onet-steps": 2, "epoch-steps": 2, "passes": 1}
+QUICKEST |= {"pnet-batch": 4, "rnet-batch": 8, "onet-batch": 8}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Ten photos of noise, each with a bright face of either class, as COCO, and splits.csv in tmp_path."""
+    return write_data(tmp_path / "my data", CLASSES, SIDES)
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Stands in for the processes: gives the (folder, step) begun, and makes the results that later steps look for."""
+    names: list[tuple[str, str]] = []
+
+    def run_steps(folder: Path, some: Iterable[Step], say: Callable[[str], None], stop: object = None) -> None:
+        for step in some:
+            if step.result is not None and step.result.exists():
+                continue
+            names.append((folder.name, step.name))
+            if step.name == "bundle":
+                shutil.copytree(DEFAULT, step.result.parent)  # type: ignore[union-attr]
+            elif step.name == "report":
+                report(step.result.parent)  # type: ignore[union-attr]
+            elif step.result is not None:
+                step.result.parent.mkdir(parents=True)
+                step.result.touch()
+            say(f"{folder.name}: {step.name} done in 0 s")
+
+    monkeypatch.setattr(steps, "run_steps", run_steps)
+    monkeypatch.setattr(train_all, "run_steps", run_steps)
+    return names
+
+
+def report(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "evaluation.md").write_text("# Evaluation\n")
+    interval = {"value": 0.5, "low": 0.25, "high": 0.75}
+    keys = ("mAP50", "mAP50-95", "AP50/head", "mAP50, one label", "AP50/head, one label", "face_AP50")
+    ours = {"class_names": CLASSES, "intervals": dict.fromkeys(keys, interval)}
+    (folder / "evaluation.json").write_text(json.dumps({"photos": 2, "detectors": [ours]}))
+
+
+def flags(data: Path, *more: str, splits: bool = True) -> list[str]:
+    here = data.parent
+    given = ["--data", str(data), "--out", str(here / "made"), "--work", str(here / "work")]
+    return [*given, *(["--splits", str(here / "splits.csv")] if splits else []), *more]
+
+
+def test_the_order_of_the_work_and_what_comes_of_it(
+    data: Path, begun: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(flags(data, "--jobs", "1")) == 0
+    pairs = (("cascade", "crops"), ("final_trunk", "final_cnn"), ("bundle",))
+    learned = [(folder, step) for some in pairs for folder in ("part", "all") for step in some]
+    assert begun == [*learned, ("work", "report")]
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "split: train 6 photos, 12 faces; val 2 photos, 4 faces; test 2 photos, 4 faces"
+    assert said[1] == "part: cascade done in 0 s"
+    figures = [f"{name} 0.500 [0.250, 0.750]" for name in ("mAP50", "mAP50-95", "AP50 head", "mAP50, one label")]
+    assert said[-6:-1] == ["2 test photos, by weights learned from the training photos:", *figures]
+    made, work = data.parent / "made", data.parent / "work"
+    assert Bundle.load(made).meta == Bundle.load(DEFAULT).meta
+    text = (made / "report.md").read_text()
+    assert text.startswith("This bundle's weights were learned from all photos.") and text.endswith("# Evaluation\n")
+    assert (work / "splits.csv").read_bytes() == (data.parent / "splits.csv").read_bytes()
+    assert set(read_splits(work / "splits.all.csv").values()) == {"train"}
+    assert len(read_splits(work / "splits.all.csv")) == len(SIDES)
+
+    # Again: what has its result is not repeated; the bundle, which is one, is replaced.
+    begun.clear()
+    assert main(flags(data, "--jobs", "1")) == 0
+    assert begun == [("part", "cascade"), ("all", "cascade")]  # which looks for itself whether it is finished
+    assert capsys.readouterr().out.startswith(f"{work}: goes on\n")
+
+
+def test_half_the_work(data: Path, begun: list[tuple[str, str]]) -> None:
+    assert main(flags(data, "--no-all-photos", "--experiments", "final_cnn")) == 0
+    assert [step for _, step in begun] == ["cascade", "crops", "final_cnn", "bundle", "report"]
+    assert (data.parent / "made" / "report.md").read_text() == "# Evaluation\n"
+
+
+def test_photos_of_no_use_are_named_and_left_out(
+    data: Path, begun: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data / "p1.png").write_bytes((data / "p1.png").read_bytes()[:2000])
+    (data / "p2.png").unlink()
+    splits = data.parent / "splits.csv"
+    splits.write_text(splits.read_text().replace("p3,train\n", ""))
+    assert main(flags(data)) == 0
+    said = capsys.readouterr().out
+    assert "p2.png" in said.splitlines()[0] and "p1.png" in said.splitlines()[1]
+    assert said.splitlines()[1].endswith("; left out")
+    assert f"warning: {splits}: left out 2 photos that are missing or of no use: p1, p2" in said
+    assert f"warning: {splits}: lacks 1 photos of the data, which are left out: p3" in said
+    assert list(read_splits(data.parent / "work" / "splits.csv")) == ["p0", *(f"p{i}" for i in range(4, 10))]
+    begun.clear()
+    assert main(flags(data)) == 0  # said once
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_a_split_is_made_where_none_is_given(
+    data: Path, begun: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Found:
+        groups = (0, 0, 1, 2, 3, 4, 5, 6, 7, 8)
+
+    monkeypatch.setattr(train_all, "near_duplicate_groups", lambda photos: Found)
+    assert main(flags(data, splits=False)) == 0
+    sides = read_splits(data.parent / "work" / "splits.csv")
+    assert len(sides) == len(SIDES) and set(sides.values()) == {"train", "val", "test"}
+    assert sides["p0"] == sides["p1"]
+    assert "1 groups of photos that show the same, 2 photos in them, are kept together" in capsys.readouterr().out
+
+
+def test_sides_without_faces(data: Path, begun: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]) -> None:
+    file = data / "_annotations.coco.json"
+    coco = json.loads(file.read_text())
+    coco["annotations"] = [r for r in coco["annotations"] if r["image_id"] not in (8, 9) or r["category_id"]]
+    file.write_text(json.dumps(coco))
+    assert main(flags(data)) == 0
+    assert "warning: split test has no face of class head" in capsys.readouterr().out
+    coco["annotations"] = [r for r in coco["annotations"] if r["image_id"] not in (8, 9)]
+    file.write_text(json.dumps(coco))
+    begun.clear()
+    other = data.parent / "other"
+    assert main([*flags(data), "--work", str(other)]) == 1
+    assert "no face in split test, and a training needs all three; give other --splits" in capsys.readouterr().err
+    assert not begun
+    (data.parent / "splits.csv").write_text("image_id,split\np0,train\np1,val\np2,test\n")
+    assert main([*flags(data), "--work", str(other)]) == 0  # nothing was begun there
+
+
+def test_a_folder_of_another_training_is_refused(
+    data: Path, begun: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(flags(data, "--quick")) == 0
+    assert capsys.readouterr().out.startswith("--quick: a few steps of each training")
+    # A full training does not take the quick one's results for its own.
+    begun.clear()
+    for more, what in (
+        ((), "quick"),
+        (("--quick", "--seed", "1"), "seed"),
+        (("--quick", "--experiments", "final_cnn"), "experiments"),
+    ):
+        assert main(flags(data, *more)) == 1
+        assert f"work: holds a training with another {what}; give another --work" in capsys.readouterr().err
+    shutil.copy(data / "p0.png", data / "p1.png")
+    assert main(flags(data, "--quick")) == 0  # same annotations
+    file = data / "_annotations.coco.json"
+    file.write_text(file.read_text().replace("[10, 20,", "[11, 20,", 1))
+    assert main(flags(data, "--quick")) == 1
+    assert "work: holds a training with another data" in capsys.readouterr().err
+    assert begun == [("part", "cascade"), ("all", "cascade")]
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--jobs", "0"], "--jobs 0: give 1 or more"),
+        (["--seed", "-1"], "--seed -1: give 0 or more"),
+        (["--experiments"], "--experiments: name at least one"),
+        (["--experiments", "final_cnn", "final_cnn"], "and each once"),
+        (["--experiments", "final"], "experiment: no 'final'; did you mean"),
+        (["--out", "{here}/splits.csv"], "splits.csv: is a file"),
+        (["--out", "{here}/my data"], "exists and is no bundle"),
+        (["--out", "{here}/work"], "--work needs this place for itself"),
+        (["--out", "{work}/part/bundle"], "--work needs this place for itself"),
+        (["--work", "{here}/my data/work"], "would be read as data; give another --work"),
+        (["--out", "{here}/my data/made"], "would be read as data; give another --out"),
+        (["--work", "{here}/photos"], "photos: holds other files"),
+        (["--splits", "{here}/nowhere.csv"], "nowhere.csv"),
+        (["--data", "{here}/nowhere"], "nowhere"),
+    ],
+)
+def test_refusals_come_before_the_work(
+    data: Path, begun: list[tuple[str, str]], capsys: pytest.CaptureFixture[str], more: Sequence[str], told: str
+) -> None:
+    (data.parent / "photos").mkdir()
+    (data.parent / "photos" / "me.jpg").touch()
+    before = sorted(data.parent.rglob("*"))
+    assert main(flags(data, *(word.format(here=data.parent, work=data.parent / "work") for word in more))) == 1
+    error = capsys.readouterr().err
+    assert told in error and error.startswith("error: ") and error.count("\n") == 1
+    assert not begun and sorted(data.parent.rglob("*")) == before
+
+
+def test_a_step_that_fails_is_told_with_its_log(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Branch, "finding", lambda self: [Step("cascade", ("json.tool", str(self.folder / "nothing")))])
+    assert main(flags(data, "--jobs", "1")) == 1
+    error, work = capsys.readouterr().err, data.parent / "work"
+    assert error.startswith(f"error: {work / 'part' / 'cascade.log'}: this step failed: ")
+    assert "No such file" in error and error.count("\n") == 1
+    assert not (work / "all" / "cascade.log").exists() and not (data.parent / "made").exists()
+
+
+def in_this_process(command: Sequence[str], log: Path, stop: object) -> int:
+    """Stands in for a process: starting each takes seconds."""
+    with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        return importlib.import_module(command[0]).main(list(command[1:]))
+
+
+@pytest.mark.slow
+def test_the_whole_way(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.syspath_prepend(ROOT / "tests" / "stage1_faces")
+    importlib.import_module("quick_finetune").make_quick(monkeypatch.setattr)
+    monkeypatch.setattr(steps, "_run", in_this_process)
+    # Fewer steps yet than --quick's.
+    monkeypatch.setattr(branch, "QUICK_STEPS", QUICKEST)
+    monkeypatch.setattr(branch, "QUICK_RATES", {})
+    assert main(flags(data, "--quick", "--experiments", "final_cnn", "--no-all-photos")) == 0
+    # Other classes than the experiments were made for, and nothing that stage 1 takes for a face by now.
+    assert "part: final_cnn: learns from faces alone (--rejects 0 --no-boxes)" in capsys.readouterr().out
+    made, work = Bundle.load(data.parent / "made"), data.parent / "work"
+    assert made.meta.class_names == CLASSES
+    assert made.meta.provenance["note"] == branch.QUICK_NOTE
+    assert made.meta.provenance["stage1"]["recipe"]["pnet_steps"] == QUICKEST["pnet-steps"]
+    assert made.meta.metrics["val"]["photos"] == 2
+    text = (made.path / "report.md").read_text()
+    assert text == (work / "report" / "evaluation.md").read_text() and "split test: 2 photos with 4 faces" in text
+    assert Predictor(made).detect(np.zeros((60, 80, 3), np.uint8)).class_names == CLASSES
+
+
+def test_what_a_later_step_would_refuse_is_refused_before_the_work(
+    data: Path, tmp_path: Path, begun: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--data", str(data), "--work", str(tmp_path / "w"), "--out", str(tmp_path / "b")]
+    strange = tmp_path / "strange.csv"
+    strange.write_bytes(b"image_id,split\np\xff,train\n")
+    assert main([*argv, "--splits", str(strange)]) == 1
+    assert "is no CSV text" in capsys.readouterr().err
+    file = data / "_annotations.coco.json"
+    file.write_text(file.read_text().replace('"helmet"', '"no/helmet"'))
+    assert main(argv) == 1
+    assert "class 'no/helmet' cannot be a folder's name" in capsys.readouterr().err
+    assert not begun and not (tmp_path / "w").exists()

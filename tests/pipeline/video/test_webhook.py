@@ -1,0 +1,296 @@
+"""Events posted to real servers: in order, again where that may help, never in the video's way."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from common.errors import UserError
+from pipeline.video import webhook
+from pipeline.video.events import Event
+from pipeline.video.webhook import Webhook, check_address
+
+CLOSE, HANG = "close", "hang"
+
+
+class Server:
+    """Answers one request after another as told, then always 200; keeps what came."""
+
+    def __init__(self, *answers: int | str) -> None:
+        self.came: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.times: list[float] = []
+        self.address = ""
+        self.go = threading.Event()  # what ends a hanging answer
+        self._answers = list(answers)
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        self.times.append(time.monotonic())
+        body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
+        self.came.append((request.command, request.path, dict(request.headers), body))
+        code = self._answers.pop(0) if self._answers else 200
+        if code == HANG:
+            self.go.wait(20)
+        if isinstance(code, int):
+            request.send_response(code)
+            if 300 <= code < 400:
+                request.send_header("Location", f"{self.address}/moved")
+            request.send_header("Content-Length", "0")
+            request.end_headers()
+        request.close_connection = True
+
+    @property
+    def tracks(self) -> list[int]:
+        return [json.loads(body)["track"] for _, _, _, body in self.came]
+
+
+@contextmanager
+def serving(*answers: int | str, port: int = 0) -> Iterator[Server]:
+    told = Server(*answers)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.answer(self)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    server.daemon_threads = True
+    told.address = f"http://127.0.0.1:{server.server_address[1]}"
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield told
+    finally:
+        told.go.set()
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def event(track: int) -> Event:
+    words = "entered without mask", "마스크.mp4", 1.5, None, 30, track, "without_mask"
+    return Event("entered", *words, False, 0.9, None, 0.5, 1.0, 2.0, 3.0, 4.0)
+
+
+def quick(address: str, **options: Any) -> Webhook:
+    return Webhook(address, **{"first_wait": 0.01, **options})
+
+
+def eventually(true: Callable[[], bool], seconds: float = 10) -> None:
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_events_arrive_as_json_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving() as server:
+        with quick(f"{server.address}/api/hook?key=1#part") as hook:
+            for track in range(20):
+                hook.add(event(track))
+        assert server.tracks == list(range(20)) and (hook.sent, hook.lost) == (20, 0)
+    method, path, headers, body = server.came[3]
+    assert (method, path, headers["Content-Type"]) == ("POST", "/api/hook?key=1", "application/json")
+    assert "Authorization" not in headers
+    assert json.loads(body) == {
+        "event": "entered",
+        "text": "entered without mask",
+        "source": "마스크.mp4",
+        "time": 1.5,
+        "clock": None,
+        "frame": 30,
+        "track": 3,
+        "label": "without_mask",
+        "unsure": False,
+        "score": 0.9,
+        "previous": None,
+        "seconds": 0.5,
+        "x1": 1.0,
+        "y1": 2.0,
+        "x2": 3.0,
+        "y2": 4.0,
+    }
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("refusal", [500, 503, 429, 408, CLOSE])
+def test_what_may_pass_is_tried_again_with_growing_waits(refusal: int | str) -> None:
+    with serving(*[refusal] * 4) as server:
+        with quick(server.address, first_wait=0.02) as hook:
+            hook.add(event(1))
+            hook.add(event(2))
+        assert server.tracks == [1] * 5 + [2] and (hook.sent, hook.lost) == (2, 0)
+    waits = [after - before for before, after in zip(server.times[:4], server.times[1:5], strict=True)]
+    assert all(wait >= 0.02 * 2**i for i, wait in enumerate(waits))
+
+
+def test_a_server_that_comes_up_later() -> None:
+    with serving() as gone:
+        port = int(gone.address.rsplit(":", 1)[1])
+    with quick(gone.address, first_wait=0.2) as hook:  # nobody listens there
+        hook.add(event(1))
+        time.sleep(0.1)
+        with serving(port=port) as server:
+            hook.close()
+    assert server.tracks == [1] and hook.lost == 0
+
+
+def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(webhook, "TRIES", 2)
+    with serving() as gone:
+        pass
+    with quick(gone.address) as hook:
+        hook.add(event(1))
+    assert (hook.sent, hook.lost) == (0, 1)
+    said = f"{gone.address}: an event could not be sent (Connection refused); check the --webhook address"
+    assert capsys.readouterr().err.splitlines()[0] == said
+
+
+@pytest.mark.parametrize("refusal", [400, 401, 404, 301, 302, 307])
+def test_other_refusals_are_not_tried_again(refusal: int, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(refusal) as server:
+        with quick(server.address) as hook:
+            hook.add(event(1))
+            hook.add(event(2))
+        assert server.tracks == [1, 2] and (hook.sent, hook.lost) == (1, 1)
+    assert capsys.readouterr().err == (
+        f"{server.address}: an event could not be sent (it answered {refusal}); check the --webhook address\n"
+        f"{server.address}: 1 of 2 events could not be sent\n"
+    )
+
+
+def test_an_event_that_is_refused_too_often_is_lost_and_the_next_ones_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(webhook, "TRIES", 3)
+    with serving(*[500] * 6) as server:
+        with quick(server.address) as hook:
+            for track in (1, 2, 3):
+                hook.add(event(track))
+        assert server.tracks == [1, 1, 1, 2, 2, 2, 3] and (hook.sent, hook.lost) == (1, 2)
+    assert capsys.readouterr().err.splitlines() == [
+        f"{server.address}: an event could not be sent (it answered 500); check the --webhook address",
+        f"{server.address}: 2 of 3 events could not be sent",
+    ]
+
+
+def test_a_server_that_hangs_is_not_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(HANG) as server:
+        hook = quick(server.address)
+        began = time.monotonic()
+        for track in range(500):
+            hook.add(event(track))
+        assert time.monotonic() - began < 0.5
+        hook.close(wait=0.2)
+        assert time.monotonic() - began < 3
+    hook._thread.join(5)  # its connection is closed now, which nobody needs to hear of any more
+    assert hook.lost == 500
+    assert capsys.readouterr().err == f"{server.address}: 500 of 500 events could not be sent\n"
+
+
+def test_a_server_that_hangs_is_tried_again() -> None:
+    with serving(HANG) as server:
+        with quick(server.address, timeout=0.2) as hook:
+            hook.add(event(1))
+            hook.add(event(2))
+        assert server.tracks == [1, 1, 2] and (hook.sent, hook.lost) == (2, 0)
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(webhook, "MOST_WAITING", 10)
+    with serving(HANG) as server:
+        with quick(server.address) as hook:
+            hook.add(event(0))
+            eventually(lambda: len(server.came) == 1)
+            for track in range(1, 31):
+                hook.add(event(track))
+            server.go.set()  # the answer to the first never comes: its connection is closed, and it is sent again
+        assert server.tracks == [0, *range(11)] and (hook.sent, hook.lost) == (11, 20)
+    assert capsys.readouterr().err.splitlines() == [
+        f"{server.address}: an event could not be sent (too many wait to be sent); check the --webhook address",
+        f"{server.address}: 20 of 31 events could not be sent",
+    ]
+
+
+def test_the_end_waits_for_what_is_under_way_no_longer_than_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(*[500] * 99) as server:
+        hook = quick(server.address, first_wait=30)
+        for track in range(5):
+            hook.add(event(track))
+        eventually(lambda: len(server.came) == 1)
+        began = time.monotonic()
+        hook.close(wait=0.1)
+        assert time.monotonic() - began < 3 and not hook._thread.is_alive()
+    assert (hook.sent, hook.lost) == (0, 5) and "5 of 5 events could not be sent" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("user", "header"),
+    [
+        ("me:secret", "Basic bWU6c2VjcmV0"),
+        ("me", "Basic bWU6"),
+        ("m%40e:s%3Ae%2Fcret", "Basic bUBlOnM6ZS9jcmV0"),  # m@e and s:e/cret
+    ],
+)
+def test_user_and_password_go_as_basic_authentication(
+    user: str, header: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(200, 404) as server:
+        with quick(server.address.replace("://", f"://{user}@")) as hook:
+            hook.add(event(1))
+            hook.add(event(2))
+        assert [headers["Authorization"] for _, _, headers, _ in server.came] == [header] * 2
+        assert server.came[0][2]["Host"] == server.address.removeprefix("http://")
+    said = capsys.readouterr().err
+    assert f"{server.address}: an event could not be sent" in said and "me" not in said and "cret" not in said
+
+
+def test_a_host_that_is_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(webhook, "TRIES", 1)
+    with quick(f"http://{'a' * 80}/") as hook:  # a label of more than 63 letters
+        hook.add(event(1))
+    assert hook.lost == 1 and "an event could not be sent" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "hook",
+        "127.0.0.1:8123/hook",
+        "ftp://127.0.0.1/hook",
+        "file:///etc/passwd",
+        "http://",
+        "http:///hook",
+        "http://host:port/",
+        "http://host:99999/",
+        "http://host:0/",
+        "http://[::1/",
+        "http://host/two words",
+        "http://host/\r\nX-More: 1",
+        "http://host/한",
+    ],
+)
+def test_what_is_no_address(address: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Webhook(address)
+    assert str(caught.value) == ("--webhook is no web address; give one such as http://127.0.0.1:8123/api/webhook/mask")
+
+
+@pytest.mark.parametrize(
+    "address", ["http://host", "https://me:pw@host:8123/a?b=c", "http://[::1]:8123/", "HTTP://HOST/"]
+)
+def test_addresses(address: str) -> None:
+    check_address(address)

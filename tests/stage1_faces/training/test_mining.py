@@ -1,0 +1,152 @@
+"""Mined windows: found mirrored and resized, given back in the photo's own pixels, kept in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+import cv2
+import numpy as np
+import pytest
+
+from stage1_faces.detector import Candidates, CascadeConfig
+from stage1_faces.roi_crop import Mipmaps
+from stage1_faces.training.mining import SCALES, SEARCH, SMALLEST, Mined, mine
+from tests.helpers.drawn_photos import made_photo
+
+
+class Blobs:
+    """A cascade whose P-Net proposes the box around each white blob, best (largest) first; R-Net keeps the first."""
+
+    def __init__(self) -> None:
+        self.seen: list[np.ndarray] = []
+
+    def propose(self, maps: Sequence[Mipmaps], config: CascadeConfig | None = None) -> list[Candidates]:
+        assert config is SEARCH
+        found = []
+        for photo in maps:
+            self.seen.append(photo.image)
+            white = (photo.image[..., 0] > 140).astype(np.uint8)
+            _, _, stats, _ = cv2.connectedComponentsWithStats(white)
+            blobs = sorted(stats[1:].tolist(), key=lambda row: -row[4])
+            boxes = np.float32([(x, y, x + w, y + h) for x, y, w, h, _ in blobs]).reshape(-1, 4)
+            scores = np.linspace(0.9, 0.5, len(boxes)).astype(np.float32)
+            found.append(Candidates(boxes, scores, scores))
+        return found
+
+    def refine(
+        self, maps: Sequence[Mipmaps], candidates: Sequence[Candidates], config: CascadeConfig | None = None
+    ) -> list[Candidates]:
+        assert config is SEARCH
+        return [c[np.arange(min(len(c.boxes), 1))] for c in candidates]
+
+
+LARGE, SMALL = [30, 40, 90, 120], [140, 20, 170, 50]
+
+
+def photo_of(boxes: Sequence[Sequence[int]], annotated: Sequence[Sequence[float]]):
+    image = np.zeros((160, 240, 3), np.uint8)
+    for x1, y1, x2, y2 in boxes:
+        image[y1:y2, x1:x2] = 255
+    return made_photo(image, annotated)
+
+
+def test_every_pass_gives_boxes_in_the_photos_own_pixels() -> None:
+    detector = Blobs()
+    mined = mine(detector, [photo_of([LARGE, SMALL], [LARGE, SMALL])], "pnet", passes=8, seed=3)  # type: ignore[arg-type]
+    assert len(mined.boxes) == 16 and mined.boxes.dtype == np.float32
+    assert mined.photo.tolist() == [0] * 16
+    # The first pass takes the photo as it is; afterwards it is resized and, every second time, mirrored.
+    assert mined.boxes[:2].tolist() == [LARGE, SMALL]
+    for k in range(8):
+        assert mined.boxes[2 * k : 2 * k + 2] == pytest.approx(np.float32([LARGE, SMALL]), abs=3), k
+    sides = [image.shape[1] for image in detector.seen]
+    assert sides[0] == 240 and len(set(sides)) > 4
+    assert min(sides) >= 240 * 2 ** SCALES[0] - 1 and max(sides) <= 240 * 2 ** SCALES[1] + 1
+    mirrored = [
+        bool(image[:, : image.shape[1] // 3].mean() < image[:, -image.shape[1] // 3 :].mean())
+        for image in detector.seen
+    ]
+    assert mirrored == [False, True] * 4
+
+
+def test_each_box_knows_the_face_that_it_overlaps_most() -> None:
+    # The large blob is annotated half as wide, and has a stranger far away beside it.
+    annotated = [[200.0, 100, 230, 150], [30, 40, 60, 120], [60, 40, 85, 120], SMALL]
+    mined = mine(Blobs(), [photo_of([LARGE, SMALL], annotated)], "pnet", passes=1, seed=0)  # type: ignore[arg-type]
+    assert mined.face.tolist() == [1, 3]
+    assert mined.overlap == pytest.approx([0.5, 1])
+    assert mined.scores == pytest.approx([0.9, 0.5])
+
+
+def test_photos_without_faces_and_without_boxes() -> None:
+    photos = [photo_of([SMALL], []), photo_of([], [LARGE]), photo_of([LARGE], [LARGE])]
+    told = []
+    mined = mine(Blobs(), photos, "pnet", passes=2, seed=0, advance=lambda: told.append(1))  # type: ignore[arg-type]
+    assert mined.photo.tolist() == [0, 0, 2, 2]
+    assert mined.face.tolist() == [-1, -1, 0, 0]
+    assert mined.overlap[:2].tolist() == [0, 0] and (mined.overlap[2:] > 0.85).all()
+    assert len(told) == 3
+    nothing = mine(Blobs(), photos[1:2], "pnet", passes=1, seed=0)  # type: ignore[arg-type]
+    assert (nothing.boxes.shape, nothing.face.shape) == ((0, 4), (0,))
+
+
+def test_after_rnet_its_boxes_are_mined() -> None:
+    mined = mine(Blobs(), [photo_of([LARGE, SMALL], [SMALL])], "rnet", passes=2, seed=0)  # type: ignore[arg-type]
+    assert len(mined.boxes) == 2
+    assert mined.boxes[0].tolist() == LARGE
+
+
+def test_tiny_photos_are_not_shrunk_away() -> None:
+    detector = Blobs()
+    photo = made_photo(np.zeros((9, 200, 3), np.uint8), [])
+    mine(detector, [photo], "pnet", passes=6, seed=1)  # type: ignore[arg-type]
+    assert detector.seen[0].shape == (9, 200, 3)
+    assert all(image.shape[0] == SMALLEST and image.shape[1] >= SMALLEST for image in detector.seen[1:])
+
+
+def test_a_pass_depends_on_seed_photo_and_pass_alone() -> None:
+    photos = [photo_of([LARGE, SMALL], [LARGE]), photo_of([SMALL], [SMALL])]
+
+    def boxes(some: slice, passes: int, seed: int) -> np.ndarray:
+        return mine(Blobs(), photos[some], "pnet", passes, seed).boxes  # type: ignore[arg-type]
+
+    whole = boxes(slice(None), 4, 5)
+    np.testing.assert_array_equal(whole, boxes(slice(None), 4, 5))
+    np.testing.assert_array_equal(whole[:4], boxes(slice(1), 2, 5))
+    assert not np.array_equal(whole, boxes(slice(None), 4, 6))
+
+
+@pytest.fixture
+def mined() -> Mined:
+    photos = [photo_of([LARGE, SMALL], [LARGE]), photo_of([SMALL], [])]
+    return mine(Blobs(), photos, "pnet", passes=3, seed=0)  # type: ignore[arg-type]
+
+
+def test_bytes_read_back(mined: Mined) -> None:
+    back = Mined.from_bytes(mined.to_bytes())
+    for field in fields(Mined):
+        first, second = getattr(mined, field.name), getattr(back, field.name)
+        assert first.dtype == second.dtype
+        np.testing.assert_array_equal(first, second)
+
+
+def test_damaged_bytes_are_refused(mined: Mined) -> None:
+    data = mined.to_bytes()
+    rng = np.random.default_rng(0)
+    flipped = []
+    for place in rng.integers(0, len(data), 60):
+        one = bytearray(data)
+        one[place] ^= 0x5A
+        flipped.append(bytes(one))
+    cut = [data[:length] for length in (0, 1, 3, 10, len(data) // 2, len(data) - 1)]
+    for bad in (*cut, b"hello", data[100:], *flipped):
+        try:
+            read = Mined.from_bytes(bad)
+        except (ValueError, KeyError):
+            continue
+        # A byte that carries nothing was hit.
+        np.testing.assert_array_equal(read.boxes, mined.boxes)
+    for bad in (*cut, b"hello", data[100:]):
+        with pytest.raises((ValueError, KeyError)):
+            Mined.from_bytes(bad)

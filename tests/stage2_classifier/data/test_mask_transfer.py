@@ -1,0 +1,309 @@
+"""Masks of one face on another: where they lie, whose face it is then, how often, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.errors import UserError
+from stage2_classifier.config import TrainConfig
+from stage2_classifier.cropping import cut_crop
+from stage2_classifier.data.box_jitter import Jitter
+from stage2_classifier.data.crop_dataset import CropDataset
+from stage2_classifier.data.crop_manifest import REJECT, CropRecord, CropSet, write_crop_set
+from stage2_classifier.data.mask_transfer import Way, face_frame, splice
+from stage2_classifier.reports import preview
+from stage2_classifier.reports.preview import HALVES, save_training_views
+
+CLASSES = ("with_mask", "without_mask", "mask_weared_incorrect")
+SKIN, CLOTH = (200, 150, 120), (40, 70, 200)
+# A face of 60 px in a picture of 100: the eyes' line on row 40, the mouth's on row 65, so the nose tip on row 55.
+LANDMARKS = np.array([[35, 40], [65, 40], [50, 55], [40, 65], [60, 65]], np.float64)
+BRIDGE, NOSE, MOUTH, CHIN = (48, 50), (55, 50), (66, 50), (78, 50)
+WAYS: list[Way] = ["right", "nose_out", "chin"]
+
+
+def bare_face() -> np.ndarray:
+    return np.full((100, 100, 3), SKIN, np.uint8)
+
+
+def masked_face() -> np.ndarray:
+    face = bare_face()
+    face[49:] = CLOTH  # from just above the nose tip
+    return face
+
+
+def is_cloth(pixel: np.ndarray) -> bool:
+    """Blue rather than skin, whatever its light."""
+    return bool(pixel[2] > pixel[0])
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(
+    ("way", "nose", "mouth"), [("right", True, True), ("nose_out", False, True), ("chin", False, False)]
+)
+def test_each_way_covers_what_its_name_says(way: Way, nose: bool, mouth: bool, seed: int) -> None:
+    made = splice(bare_face(), LANDMARKS, masked_face(), LANDMARKS, way, np.random.default_rng(seed))
+    assert made.shape == (100, 100, 3) and made.dtype == np.uint8
+    assert is_cloth(made[NOSE]) == nose
+    assert is_cloth(made[MOUTH]) == mouth
+    assert is_cloth(made[CHIN])
+    assert is_cloth(made[BRIDGE]) <= (way == "right")
+    # Eyes and forehead, the ears and what is beside the face stay as they were, to the last bit.
+    for kept in (made[:40], made[:, :8], made[:, -8:]):
+        assert (kept == SKIN).all()
+
+
+def test_the_mask_follows_a_turned_and_smaller_face() -> None:
+    # The bare face lies on its side, its mouth towards the left, at 0.6 of the size.
+    quarter = np.array([[0, -1], [1, 0]], np.float64)
+    landmarks = (LANDMARKS - 50) @ quarter.T * 0.6 + 50
+    assert landmarks[3:, 0].max() < landmarks[:2, 0].min()
+    for seed in range(8):
+        made = splice(bare_face(), landmarks, masked_face(), LANDMARKS, "nose_out", np.random.default_rng(seed))
+        mouth, nose = (np.round((np.array(p[::-1]) - 50) @ quarter.T * 0.6 + 50).astype(int) for p in (MOUTH, NOSE))
+        assert is_cloth(made[mouth[1], mouth[0]]) and not is_cloth(made[nose[1], nose[0]])
+        assert (made[:, 60:] == SKIN).all()
+
+
+def test_a_large_mask_is_averaged_when_it_shrinks() -> None:
+    masked = cv2.resize(masked_face(), (800, 800), interpolation=cv2.INTER_NEAREST)
+    grains = np.random.default_rng(0).integers(0, 2, (800, 800, 1)) * 255
+    masked[392:] = grains[392:]
+    for seed in range(8):
+        made = splice(bare_face(), LANDMARKS, masked, LANDMARKS * 8, "right", np.random.default_rng(seed))
+        assert made[62:72, 40:60, 0].std() < 25  # single grains would be black or white
+
+
+def test_a_mask_worn_lower_begins_with_its_own_upper_edge() -> None:
+    masked = masked_face()
+    masked[49:57] = (40, 220, 40)  # its hem, a green stripe
+    for way in WAYS:
+        made = splice(bare_face(), LANDMARKS, masked, LANDMARKS, way, np.random.default_rng(0))
+        middle = made[:, 50].astype(int)
+        hem, cloth = (np.flatnonzero(middle.argmax(axis=1) == channel) for channel in (1, 2))
+        assert 3 <= len(hem) <= 14 and hem.max() < cloth.min()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_rng_alone_decides_and_nothing_is_edited_in_place(way: Way) -> None:
+    bare, masked = bare_face(), masked_face()
+    for given in (bare, masked):
+        given.setflags(write=False)
+    made = [splice(bare, LANDMARKS, masked, LANDMARKS, way, np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    assert np.array_equal(made[0], made[1]) and not np.array_equal(made[0], made[2])
+    assert np.array_equal(bare, bare_face()) and np.array_equal(masked, masked_face())
+
+
+@pytest.mark.parametrize(
+    "landmarks",
+    [
+        np.full((5, 2), 50.0),
+        np.where(np.arange(5)[:, None] < 2, LANDMARKS, LANDMARKS - (0, 24)),  # eyes and mouth 1 px apart
+        np.array([[50, 40], [50, 40], [50, 55], [40, 65], [60, 65]]),  # one eye on the other
+        np.array([[30, 50], [50, 50], [60, 50], [70, 50], [70, 50]]),  # all on one line
+    ],
+)
+def test_landmarks_that_span_no_face_are_refused(landmarks: np.ndarray) -> None:
+    assert face_frame(landmarks) is None
+    for pair in ((landmarks, LANDMARKS), (LANDMARKS, landmarks)):
+        with pytest.raises(ValueError, match="do not span a face"):
+            splice(bare_face(), pair[0], masked_face(), pair[1], "right", np.random.default_rng(0))
+
+
+# Each kind of face has a forehead of its own colour; without_mask crops are of two people.
+FOREHEADS = {
+    "with_mask": (210, 200, 40),
+    "first bare": (200, 90, 60),
+    "second bare": (200, 60, 90),
+    "small bare": (120, 0, 0),
+    "unknown bare": (60, 0, 0),
+    "mask_weared_incorrect": (60, 200, 60),
+    REJECT: (250, 250, 250),
+}
+# Box of each in the photo. Only the two bare faces are twice as high as they are wide, and not alike.
+BOXES = {"first bare": (40, 30, 60, 70), "second bare": (42, 32, 58, 68), "small bare": (45, 45, 55, 55)}
+
+
+def face_photo(who: str) -> np.ndarray:
+    photo = np.full((100, 100, 3), FOREHEADS[who], np.uint8)
+    if who == "with_mask":
+        photo[49:] = CLOTH
+    return photo
+
+
+def make_faces(root: Path, left_out: Sequence[str] = (), landmarks: bool = True, margin: float = 0.6) -> CropSet:
+    """Crops with landmarks, four of each kind, all for training; the small and the unknown face are no donors."""
+    records: list[CropRecord] = []
+    for who in (who for who in FOREHEADS if who not in left_out):
+        label = "without_mask" if who.endswith("bare") else who
+        box = BOXES.get(who, (30, 30, 70, 70))
+        # The landmarks' frame is the same for all, 20 px from eye to eye.
+        marks = (LANDMARKS - 50) * (2 / 3) + 50
+        known = landmarks and who not in ("unknown bare", REJECT)
+        for i in range(4):
+            path = f"{who}/{i}.png"
+            (root / who).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(cut_crop(face_photo(who), box, margin)).save(root / path)
+            numbers = tuple(float(v) for v in marks.ravel()) if known else ()
+            records.append(CropRecord(path, label, "train", f"{who}{i}", tuple(float(v) for v in box), numbers))
+    faces = tuple(r for r in records if r.label != REJECT)
+    crops = CropSet(root, faces, CLASSES, margin, tuple(r for r in records if r.label == REJECT))
+    write_crop_set(crops)
+    return crops
+
+
+def as_it_is(crop: np.ndarray, _seed: int) -> torch.Tensor:
+    return torch.from_numpy(np.array(crop))
+
+
+def dataset_of(crops: CropSet, spliced: float, **options: Any) -> CropDataset:
+    return CropDataset(crops, "train", as_it_is, margin=0.1, spliced=spliced, **options)
+
+
+def whose(pixels: np.ndarray) -> str:
+    """Whose forehead a view shows; it is as uniform as its maker made it."""
+    forehead = pixels[pixels.shape[0] // 10, pixels.shape[1] // 2].astype(int)
+    return min(FOREHEADS, key=lambda who: np.abs(forehead - FOREHEADS[who]).sum())
+
+
+def drawn(dataset: CropDataset, label: str, draws: int = 240) -> list[tuple[str, str]]:
+    """(whose crop it is, whose face is seen) of many draws of a class."""
+    kind = (*CLASSES, REJECT).index(label)
+    members = np.flatnonzero(dataset.labels == kind)
+    seen = []
+    for draw in range(draws):
+        i = int(members[draw % len(members)])
+        view, said, _ = dataset[draw, i]
+        assert said == kind
+        seen.append((Path(dataset.records[i].path).parent.name, whose(view.numpy())))
+    return seen
+
+
+@pytest.fixture
+def faces(tmp_path: Path) -> CropSet:
+    return make_faces(tmp_path)
+
+
+@pytest.mark.parametrize("jitter", [None, Jitter()])
+def test_the_spliced_share_decides(faces: CropSet, jitter: Jitter | None) -> None:
+    for share in (0.0, 0.3, 1.0):
+        dataset = dataset_of(faces, share, jitter=jitter, rejects=True)
+        seen = {label: drawn(dataset, label) for label in (*CLASSES, REJECT)}
+        made = {label: np.mean([own != face for own, face in pairs]) for label, pairs in seen.items()}
+        assert made["without_mask"] == made[REJECT] == 0
+        if share in {0.0, 1.0}:
+            assert made["mask_weared_incorrect"] == share
+        assert abs(made["mask_weared_incorrect"] - share) < 0.1
+        assert abs(made["with_mask"] - share / 5) < 0.08
+        # Faces that are too small or have no landmarks take no mask.
+        given = {face for pairs in seen.values() for own, face in pairs if own != face}
+        assert given == ({"first bare", "second bare"} if share else set())
+
+
+def test_rare_draws_show_nose_or_mouth_and_masked_ones_neither(faces: CropSet) -> None:
+    dataset = dataset_of(faces, 1.0)
+    covered: dict[str, list[tuple[bool, bool]]] = {label: [] for label in CLASSES}
+    for label in ("with_mask", "mask_weared_incorrect"):
+        members = np.flatnonzero(dataset.labels == CLASSES.index(label))
+        for draw in range(240):
+            view, _, numbers = dataset[draw, int(members[0])]
+            pixels = view.numpy()
+            if whose(pixels) == label:
+                continue
+            # The face's middle is the photo's; its box's longer side is that of the view less both margins.
+            height = {"first bare": 40, "second bare": 36}[whose(pixels)]
+            step = pixels.shape[0] / (1.2 * height)
+            nose, mouth = (round(pixels.shape[0] / 2 + (2 / 3) * (row - 50) * step) for row, _ in (NOSE, MOUTH))
+            middle = pixels.shape[1] // 2
+            covered[label].append((is_cloth(pixels[nose, middle]), is_cloth(pixels[mouth, middle])))
+            assert np.isfinite(numbers.numpy()).all()
+    assert set(covered["with_mask"]) == {(True, True)}
+    rare = covered["mask_weared_incorrect"]
+    assert set(rare) == {(False, True), (False, False)}
+    assert 0.5 < np.mean([mouth for _, mouth in rare]) < 0.8  # the nose alone, more often than the chin
+
+
+@pytest.mark.parametrize("jitter", [None, Jitter(degrees_p=0)])
+def test_box_numbers_are_the_bare_faces(faces: CropSet, jitter: Jitter | None) -> None:
+    dataset = dataset_of(faces, 1.0, jitter=jitter)
+    rare = int(np.flatnonzero(dataset.labels == 2)[0])
+    for draw in range(30):
+        view, _, numbers = dataset[draw, rare]
+        x1, y1, x2, y2 = BOXES[whose(view.numpy())]
+        assert float(numbers[2] - numbers[3]) == pytest.approx(np.log((x2 - x1) / (y2 - y1)), abs=1e-4)
+        if jitter is None:  # the window is the bare face's, up to whole pixels
+            assert numbers.numpy() == pytest.approx([0, 0, np.log((x2 - x1) / (y2 - y1)), 0], abs=0.03)
+
+
+def test_epoch_and_draw_alone_decide_and_the_kept_pixels_stay(faces: CropSet) -> None:
+    dataset, again = dataset_of(faces, 1.0), dataset_of(faces, 1.0)
+    rare = int(np.flatnonzero(dataset.labels == 2)[0])
+    before = [dataset.pixels(i).copy() for i in range(len(dataset))]
+    first = [dataset[draw, rare][0] for draw in range(8)]
+    for draw in reversed(range(8)):
+        assert torch.equal(again[draw, rare][0], first[draw])
+    assert len({view.numpy().tobytes() for view in first}) > 4
+    again.set_epoch(1)
+    assert not all(torch.equal(again[draw, rare][0], view) for draw, view in enumerate(first))
+    assert all(np.array_equal(dataset.pixels(i), pixels) for i, pixels in enumerate(before))
+
+
+def test_other_classes_cannot_be_spliced(faces: CropSet) -> None:
+    renamed = replace(faces, class_names=("mask", "without_mask", "mask_weared_incorrect"), records=faces.records[4:])
+    with pytest.raises(UserError, match=r"spliced: the crops have no class 'with_mask'.*set it to 0"):
+        dataset_of(renamed, 0.5)
+    assert len(dataset_of(renamed, 0.0)) == len(renamed.records)
+
+
+@pytest.mark.parametrize(
+    ("options", "lacking"),
+    [
+        ({"landmarks": False}, "with_mask"),
+        ({"left_out": ["with_mask"]}, "with_mask"),
+        ({"left_out": ["first bare", "second bare"]}, "without_mask"),  # the others are no donors
+    ],
+)
+def test_crops_without_donors_are_refused(tmp_path: Path, options: dict[str, Any], lacking: str) -> None:
+    crops = make_faces(tmp_path, **options)
+    with pytest.raises(UserError, match=f"has no {lacking} faces of 14 px with landmarks.*--cascade RUN"):
+        dataset_of(crops, 0.5)
+
+
+def test_the_preview_has_a_row_of_spliced_faces_and_says_which_they_are(
+    faces: CropSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: dict[str, list[Any]] = {}
+
+    def sheet(rows: list[Any], _side: int, labels: list[str], _lines: int) -> Image.Image:
+        for label, row in zip(labels, rows, strict=True):
+            shown.setdefault(label, []).append(row)
+        return Image.new("RGB", (1, 1))
+
+    monkeypatch.setattr(preview, "contact_sheet", sheet)
+    config = TrainConfig(margin=0.1, input_size=32, augment="none", jitter=1.0, spliced=0.5, epochs=12)
+    save_training_views(tmp_path / "p.png", config, faces, (HALVES, HALVES), per_class=2, versions=5)
+    assert [*shown] == [
+        "with_mask",
+        "with_mask, spliced",
+        "without_mask",
+        "mask_weared_incorrect",
+        "mask_weared_incorrect, spliced",
+    ]
+    for label in ("with_mask", "mask_weared_incorrect"):
+        (nothing, *made), *others = shown[f"{label}, spliced"]
+        assert not others and nothing.image is None and 1 <= len(made) <= 5
+        assert {whose(cell.image) for cell in made} <= {"first bare", "second bare"}
+    told = [cell for row in shown["mask_weared_incorrect"] for cell in row[1:]]
+    assert len(told) == 10
+    for cell in told:
+        assert ("spliced" in cell.caption) == (whose(cell.image) != "mask_weared_incorrect")
+    assert 0 < sum("spliced" in cell.caption for cell in told) < 10

@@ -1,0 +1,496 @@
+"""Training end to end on coloured squares: it learns, stops, and resumes to the same numbers after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+from stage2_classifier.augment.opencv_augment import POLICY
+from stage2_classifier.augment.transforms import eval_transform
+from stage2_classifier.config import TrainConfig
+from stage2_classifier.data.box_jitter import Jitter
+from stage2_classifier.data.crop_dataset import CropDataset, build_loader
+from stage2_classifier.data.crop_manifest import CropSet, write_crop_set
+from stage2_classifier.heads import Heads
+from stage2_classifier.training import fit as fit_module
+from stage2_classifier.training.checkpoint import load_model, load_state, save_state
+from stage2_classifier.training.command import main
+from stage2_classifier.training.engine import predict, score, seed_epoch
+from stage2_classifier.training.fit import face_sampler, fit, training_crops
+from stage2_classifier.training.run_folder import best_row, patience_over
+
+QUICK = TrainConfig(
+    name="quick",
+    model="small_cnn_half",
+    sampler_power=1.0,
+    input_size=32,
+    batch_size=8,
+    epochs=4,
+    warmup_epochs=1,
+    lr=5e-3,
+    augment="none",
+    patience=0,
+    ema_decay=0.9,
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without the seconds, which no two runs share."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tiny_crops: CropSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole QUICK run."""
+    torch.set_num_threads(1)
+    runs = tmp_path_factory.mktemp("unbroken")
+    fit(QUICK, tiny_crops.root, runs)
+    return runs / "quick"
+
+
+def test_learns_and_records(unbroken: Path, tiny_crops: CropSet) -> None:
+    history = rows(unbroken)
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4]
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    summary = json.loads((unbroken / "summary.json").read_text())
+    best = best_row(history)
+    assert summary["best_epoch"] == best["epoch"] and summary["best"]["val_f1"] == best["val_f1"]
+    assert best["val_macro_f1"] > 0.9 and summary["epochs_run"] == 4 and not summary["stopped_early"]
+    record = json.loads((unbroken / "config.json").read_text())
+    assert record["lr"] == QUICK.lr and record["margin"] == 0.2 and "torch" in record["packages"]
+    assert record["class_counts"]["train"] == {"with_mask": 24, "without_mask": 10, "mask_weared_incorrect": 6}
+    assert "test" not in record["class_counts"]
+    assert sorted(p.name for p in unbroken.iterdir()) == sorted(
+        ["best.safetensors", "config.json", "curves.png", "last.pt", "metrics.jsonl", "summary.json"]
+    )
+
+
+def test_best_weights_score_what_was_recorded(unbroken: Path, tiny_crops: CropSet) -> None:
+    model, meta = load_model(unbroken / "best.safetensors")
+    val = CropDataset(tiny_crops, "val", eval_transform(meta.input_size, meta.mean, meta.std))
+    probs, targets = predict(model, build_loader(val, 7), meta.heads)
+    assert probs.shape == (20, 3) and probs.dtype == np.float32 and targets.tolist() == val.labels.tolist()
+    assert meta.margin == 0.2 and meta.class_names == tiny_crops.class_names
+    scored = score(probs, targets, meta.class_names)
+    assert scored["val_macro_f1"] == meta.metrics["val_macro_f1"]
+    assert scored["val_loss"] == pytest.approx(meta.metrics["val_loss"], rel=1e-4)
+
+
+def break_after(epochs: int, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """Makes fit fail once `epochs` epochs are written: in the next epoch, or before its last.pt is."""
+    whole = fit_module.write_epoch if step == "write_epoch" else fit_module.train_one_epoch
+    calls = 0
+
+    def broken(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > epochs:
+            raise KeyboardInterrupt
+        return whole(*args)
+
+    monkeypatch.setattr(fit_module, step, broken)
+
+
+VARIANTS = {
+    "adamw_ema_cosine": QUICK,
+    "everything": replace(
+        QUICK,
+        optimizer="sgd",
+        augment="own",
+        scheduler="onecycle",
+        warmup_epochs=0,
+        mixup=0.4,
+        ema_decay=0.0,
+        epochs=3,
+    ),
+    "plateau": replace(QUICK, scheduler="plateau", warmup_epochs=0, epochs=3, sampler_power=0.0),
+}
+
+
+@pytest.mark.parametrize(
+    ("variant", "step"),
+    [
+        ("adamw_ema_cosine", "train_one_epoch"),
+        ("adamw_ema_cosine", "write_epoch"),
+        ("everything", "write_epoch"),
+        ("plateau", "train_one_epoch"),
+    ],
+)
+def test_resume_equals_unbroken(
+    variant: str, step: str, unbroken: Path, tiny_crops: CropSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, whole = VARIANTS[variant], unbroken
+    if config != QUICK:
+        fit(config, tiny_crops.root, tmp_path / "whole")
+        whole = tmp_path / "whole" / "quick"
+    with monkeypatch.context() as patch:
+        break_after(2, patch, step)
+        with pytest.raises(KeyboardInterrupt):
+            fit(config, tiny_crops.root, tmp_path / "broken")
+    folder = tmp_path / "broken" / "quick"
+    assert len(rows(folder)) == 2 and not (folder / "summary.json").exists()
+    with pytest.raises(UserError) as raised:
+        fit(config, tiny_crops.root, tmp_path / "broken")
+    mend = "give --resume, --overwrite or another --name"
+    assert str(raised.value) == f"{folder}: holds a run that was broken off; {mend}"
+    (folder / "metrics.jsonl").write_text("as if the kill had come before this file\n")
+    fit(config, tiny_crops.root, tmp_path / "broken", resume=True)
+    assert rows(folder) == rows(whole)
+    assert (folder / "best.safetensors").read_bytes() == (whole / "best.safetensors").read_bytes()
+
+
+def test_the_state_of_another_run_is_refused(
+    unbroken: Path, tiny_crops: CropSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_after(1, monkeypatch, "train_one_epoch")
+    with pytest.raises(KeyboardInterrupt):
+        fit(QUICK, tiny_crops.root, tmp_path)
+    file = tmp_path / "quick" / "last.pt"
+    good = load_state(file)
+    weights = {**good["model"], "head.bias": good["model"]["head.bias"] * torch.nan}
+    other = {name: tensor for name, tensor in good["model"].items() if name != "head.bias"}
+    another = f"{file}: is another run's; copy the right one, or give --overwrite"
+    for changes, line in (
+        ({"model": other}, another),
+        ({"ema": None}, another),
+        ({"optimizer": {}}, another),
+        ({"model": weights}, f"{file}: its weights are not finite numbers (head.bias); train or get it anew"),
+    ):
+        save_state(file, {**good, **changes})
+        with pytest.raises(UserError) as raised:
+            fit(QUICK, tiny_crops.root, tmp_path, resume=True)
+        assert str(raised.value) == line
+    save_state(file, good)
+    monkeypatch.undo()
+    fit(QUICK, tiny_crops.root, tmp_path, resume=True)
+    assert rows(tmp_path / "quick") == rows(unbroken)
+
+
+def test_resume_before_the_first_epoch_starts_at_the_beginning(
+    unbroken: Path, tiny_crops: CropSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        break_after(0, patch, "train_one_epoch")
+        with pytest.raises(KeyboardInterrupt):
+            fit(QUICK, tiny_crops.root, tmp_path)
+    fit(QUICK, tiny_crops.root, tmp_path, resume=True)
+    assert rows(tmp_path / "quick") == rows(unbroken)
+
+
+@pytest.mark.slow
+def test_resume_after_sigkill_equals_unbroken(unbroken: Path, tiny_crops: CropSet, tmp_path: Path) -> None:
+    fields = (
+        "model",
+        "sampler_power",
+        "input_size",
+        "batch_size",
+        "epochs",
+        "warmup_epochs",
+        "lr",
+        "augment",
+        "patience",
+        "ema_decay",
+    )
+    flags = [f"--{name.replace('_', '-')}={getattr(QUICK, name)}" for name in fields]
+    command = [
+        *(sys.executable, "-m", "stage2_classifier.train", "--name=quick", "--threads=1"),
+        *(f"--crops={tiny_crops.root}", f"--runs={tmp_path}", *flags),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    state = tmp_path / "quick" / "last.pt"
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not state.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "quick" / "summary.json").exists()
+    subprocess.run([*command, "--resume"], env=environment, check=True, timeout=120, stdout=subprocess.DEVNULL)
+    assert rows(tmp_path / "quick") == rows(unbroken)
+    assert (tmp_path / "quick" / "best.safetensors").read_bytes() == (unbroken / "best.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_validate_each_crop_once(unbroken: Path, tiny_crops: CropSet, tmp_path: Path) -> None:
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+        *("-m", "stage2_classifier.train", "--name=two", f"--crops={tiny_crops.root}", f"--runs={tmp_path}"),
+        *("--model=small_cnn_half", "--input-size=32", "--batch-size=8", "--epochs=3", "--warmup-epochs=1"),
+        *("--lr=5e-3", "--augment=own", f"--weights={unbroken / 'best.safetensors'}", "--freeze-epochs=1", "--cpu"),
+    ]
+    subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, timeout=240, capture_output=True)
+    summary = json.loads((tmp_path / "two" / "summary.json").read_text())
+    assert summary["processes"] == 2 and len(rows(tmp_path / "two")) == 3
+    # 20 validation crops: gathered twice or not at all, they would not score as the saved weights do alone.
+    model, meta = load_model(tmp_path / "two" / "best.safetensors")
+    val = CropDataset(tiny_crops, "val", eval_transform(meta.input_size, meta.mean, meta.std))
+    scored = score(*predict(model, build_loader(val, 20), meta.heads), meta.class_names)
+    assert scored["val_loss"] == pytest.approx(meta.metrics["val_loss"], rel=1e-4)
+
+
+def test_a_finished_run_is_kept(unbroken: Path, tiny_crops: CropSet) -> None:
+    before = (unbroken / "last.pt").stat().st_mtime_ns
+    runs = unbroken.parent
+    with pytest.raises(UserError) as raised:
+        fit(QUICK, tiny_crops.root, runs)
+    assert str(raised.value) == f"{unbroken}: holds a finished run; give --resume, --overwrite or another --name"
+    summary = fit(replace(QUICK, why="told anew", workers=1), tiny_crops.root, runs, resume=True)
+    assert summary == json.loads((unbroken / "summary.json").read_text())
+    with pytest.raises(UserError) as raised:
+        fit(replace(QUICK, dropout=0.5), tiny_crops.root, runs, resume=True)
+    mend = "resume with the same, or give --overwrite or another --name"
+    assert str(raised.value) == f"{unbroken}: dropout was 0.2, now 0.5; {mend}"
+    assert (unbroken / "last.pt").stat().st_mtime_ns == before
+
+
+def test_overwrite_starts_anew_and_patience_stops_early(tiny_crops: CropSet, tmp_path: Path) -> None:
+    config = replace(QUICK, epochs=30, patience=2, min_delta=1.0)  # nothing is better by more than 1
+    summary = fit(config, tiny_crops.root, tmp_path)
+    assert summary["stopped_early"] and summary["epochs_run"] == 3
+    again = fit(replace(config, epochs=2), tiny_crops.root, tmp_path, overwrite=True)
+    assert not again["stopped_early"] and len(rows(tmp_path / "quick")) == 2
+
+
+def test_patience_and_best_row_by_hand() -> None:
+    history = [{"val_macro_f1": f1, "val_loss": loss} for f1, loss in ((0.5, 1), (0.8, 3), (0.8, 2), (0.7, 1))]
+    assert best_row(history) is history[2]
+    assert patience_over(history, 2, 0.0) and not patience_over(history[:3], 2, 0.0)
+    assert patience_over(history, 3, 0.4) and not patience_over(history, 0, 0.4)
+    assert best_row(history, "last") is history[3]
+    unscored: list[dict[str, Any]] = [{"train_loss": 1.0}] * 9
+    assert best_row(unscored, "last") is unscored[8] and not patience_over(unscored, 2, 0.0)
+
+
+def test_score_by_hand() -> None:
+    probs = np.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.5, 0.25, 0.25]], np.float32)
+    scored = score(probs, np.array([0, 1, 1]), ("a", "b", "c"))
+    # a: precision 1/2, recall 1; b: precision 1, recall 1/2; c has no crops and does not count.
+    assert scored["val_f1"] == pytest.approx({"a": 2 / 3, "b": 2 / 3})
+    assert scored["val_macro_f1"] == pytest.approx(2 / 3) and scored["val_accuracy"] == pytest.approx(2 / 3)
+    assert scored["val_loss"] == pytest.approx((np.log(2) + np.log(2) + np.log(4)) / 3)
+
+
+def test_seed_epoch_depends_on_all_three() -> None:
+    draws = {(seed_epoch(*key).random(), torch.rand(()).item()) for key in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))}
+    assert len({a for a, _ in draws}) == len({b for _, b in draws}) == 4
+    assert seed_epoch(3, 4).random() == seed_epoch(3, 4).random()
+
+
+def test_a_loss_that_explodes_is_one_clear_error(tiny_crops: CropSet, tmp_path: Path) -> None:
+    config = replace(QUICK, optimizer="sgd", lr=999.0, grad_clip=0.0, scheduler="constant", warmup_epochs=0)
+    with pytest.raises(UserError, match="loss is not finite"):
+        fit(replace(config, momentum=0.999), tiny_crops.root, tmp_path)
+
+
+def test_command_line(tiny_crops: CropSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list"]) == 0
+    assert "opt_sgd" in capsys.readouterr().out
+    base = [f"--crops={tiny_crops.root}", f"--runs={tmp_path}", "--epochs=1", "--warmup-epochs=0", "--input-size=32"]
+    command = [*base, "--experiment=loss_focal", "--batch-size=8", "--augment=none", "--model=small_cnn_half"]
+    assert main(command) == 0
+    record = json.loads((tmp_path / "loss_focal" / "config.json").read_text())
+    assert (record["loss"], record["epochs"], record["label_smoothing"]) == ("focal", 1, 0.0)
+    assert "finished; best validation macro-F1" in capsys.readouterr().out
+    assert main([*command, "--resume"]) == 0
+    assert "finished already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--crops=nowhere"], "crops.csv: not found"),
+        (["--experiment=basline"], "did you mean baseline"),
+        (["--lr=0"], "lr: 0.0 must be above 0"),
+        (["--model=resnet1"], "model: 'resnet1'"),
+        (["--optimizer=adamm"], "optimizer: cannot make 'adamm'"),
+        (["--mixed-precision=fp16", "--cpu"], "fp16 needs a GPU"),
+        (["--resume", "--overwrite"], "contradicts overwrite"),
+        (["--weights=none.pth"], "none.pth: no such file"),
+    ],
+)
+def test_bad_input_is_one_line(
+    flags: list[str], message: str, tiny_crops: CropSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([f"--crops={tiny_crops.root}", f"--runs={tmp_path}", *flags]) == 1
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1 and err.startswith("error: ")
+    assert not any(tmp_path.rglob("config.json"))
+
+
+# A network with dense layers, which learn places at once.
+JUDGE = replace(
+    QUICK,
+    name="judge",
+    model="face_trunk",
+    input_size=48,
+    jitter=1.0,
+    rejects=0.25,
+    boxes=True,
+    epochs=6,
+    lr=2e-3,
+    dropout=0.0,
+    keep="last",
+)
+
+
+@pytest.fixture(scope="module")
+def judge(wide_crops: CropSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole JUDGE run."""
+    torch.set_num_threads(1)
+    runs = tmp_path_factory.mktemp("judge")
+    fit(JUDGE, wide_crops.root, runs)
+    return runs / "judge"
+
+
+def outputs_of(run: Path, crops: CropSet, jitter: Jitter | None = None) -> tuple[Heads, Tensor, Tensor, Tensor]:
+    """What the kept network says of validation faces and rejects: its heads, its outputs, the labels, box numbers."""
+    model, meta = load_model(run / "best.safetensors")
+    plain = eval_transform(meta.input_size, meta.mean, meta.std)
+    val = CropDataset(crops, "val", plain, margin=meta.margin, jitter=jitter, rejects=True)
+    ((images, targets, numbers),) = build_loader(val, len(val))
+    with torch.no_grad():
+        return meta.heads, model.eval()(images), targets, numbers
+
+
+def test_a_judge_learns_classes_false_alarms_and_boxes(judge: Path, wide_crops: CropSet) -> None:
+    history = rows(judge)
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    assert history[-1]["val_macro_f1"] > 0.9 and history[-1]["train_accuracy"] > 0.8
+    record = json.loads((judge / "config.json").read_text())
+    assert (record["margin"], record["cut_margin"], record["reject_crops"]) == (0.2, 0.6, 30)
+    assert record["class_counts"]["train"] == dict.fromkeys(wide_crops.class_names, 10)  # rejects are none of them
+    heads, outputs, targets, _ = outputs_of(judge, wide_crops)
+    assert heads == Heads(3, judges=True, boxes=True)
+    face, odds = targets < 3, heads.face_logit(outputs)
+    assert face.sum() == 30 and (~face).sum() == 15
+    above = (odds[face][:, None] > odds[~face][None, :]).float().mean()  # the area under the ROC curve
+    assert above > 0.9
+    # Of views that stray, its numbers tell where the face is.
+    heads, outputs, targets, numbers = outputs_of(judge, wide_crops, Jitter(shift=0.15, scale=0.0, degrees=0))
+    said, true = heads.box_numbers(outputs)[targets < 3][:, :2], numbers[targets < 3][:, :2]
+    assert all(np.corrcoef(said[:, k], true[:, k])[0, 1] > 0.6 for k in (0, 1))
+    assert (said - true).abs().mean() < 0.8 * true.abs().mean()
+
+
+def test_a_judge_resumes_to_the_same_numbers(
+    judge: Path, wide_crops: CropSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        break_after(2, patch, "write_epoch")
+        with pytest.raises(KeyboardInterrupt):
+            fit(JUDGE, wide_crops.root, tmp_path)
+    assert len(rows(tmp_path / "judge")) == 2
+    fit(JUDGE, wide_crops.root, tmp_path, resume=True)
+    assert rows(tmp_path / "judge") == rows(judge)
+    assert (tmp_path / "judge" / "best.safetensors").read_bytes() == (judge / "best.safetensors").read_bytes()
+
+
+def test_a_run_does_not_go_on_with_other_rejects(judge: Path, wide_crops: CropSet, tmp_path: Path) -> None:
+    root = shutil.copytree(wide_crops.root, tmp_path / "crops")
+    write_crop_set(replace(wide_crops, root=root, rejects=wide_crops.rejects[:-1]))
+    with pytest.raises(UserError, match="reject_crops was 30, now 29"):
+        fit(JUDGE, root, judge.parent, resume=True)
+
+
+def test_rejects_are_drawn_beside_as_many_faces_as_there_are(wide_crops: CropSet) -> None:
+    stats = ((0.5,) * 3, (0.5,) * 3)
+    crops = training_crops(JUDGE, wide_crops, stats)
+    sampler = face_sampler(JUDGE, crops)
+    assert len(sampler) == 40
+    labels = crops.labels[[i for _, i in sampler]].tolist()
+    assert Counter(labels) == {0: 10, 1: 10, 2: 10, 3: 10}
+    without = training_crops(QUICK, wide_crops, stats)
+    assert len(without) == len(face_sampler(QUICK, without)) == 30 and without.labels.max() == 2
+
+
+def test_views_replace_the_augmentations_own_geometry(wide_crops: CropSet) -> None:
+    stats = ((0.5,) * 3, (0.5,) * 3)
+    config = replace(QUICK, augment="own")
+    for jitter, probabilities in ((0.0, (POLICY.flip_p, POLICY.geometry_p)), (1.0, (0.0, 0.0))):
+        transform = training_crops(replace(config, jitter=jitter), wide_crops, stats).transform
+        policy = transform.augment.policy  # type: ignore[attr-defined]
+        assert (policy.flip_p, policy.geometry_p) == probabilities
+        assert replace(policy, flip_p=POLICY.flip_p, geometry_p=POLICY.geometry_p) == POLICY
+
+
+def test_crops_without_rejects_are_refused(tiny_crops: CropSet, wide_crops: CropSet, tmp_path: Path) -> None:
+    message = r"^rejects: .* has none for training; build crops with `pipeline\.build_crops --cascade RUN`"
+    with pytest.raises(UserError, match=message):
+        fit(replace(QUICK, rejects=0.2), tiny_crops.root, tmp_path)
+    root = shutil.copytree(wide_crops.root, tmp_path / "crops")
+    write_crop_set(replace(wide_crops, root=root, rejects=tuple(r for r in wide_crops.rejects if r.split == "val")))
+    with pytest.raises(UserError, match=message):
+        fit(replace(QUICK, rejects=0.2), root, tmp_path)
+    with pytest.raises(UserError, match=r"^margin: 0\.7 is more than the 0\.6"):
+        fit(replace(QUICK, margin=0.7), wide_crops.root, tmp_path)
+
+
+def test_the_margin_looked_at_goes_with_the_weights(judge: Path) -> None:
+    assert load_model(judge / "best.safetensors")[1].margin == 0.2  # not that of the crops
+
+
+LAST = replace(QUICK, keep="last", epochs=2)
+
+
+def test_the_last_epoch_is_kept_where_that_is_wanted(tiny_crops: CropSet, tmp_path: Path) -> None:
+    summary = fit(replace(LAST, lr=1e-7, sampler_power=0.0, warmup_epochs=0), tiny_crops.root, tmp_path)
+    history = rows(tmp_path / "quick")
+    assert summary["best_epoch"] == 2 and summary["best"]["val_macro_f1"] == history[1]["val_macro_f1"]
+    assert load_model(tmp_path / "quick" / "best.safetensors")[1].epoch == 2
+
+
+def test_all_crops_may_be_for_training(
+    tiny_crops: CropSet, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = shutil.copytree(tiny_crops.root, tmp_path / "crops")
+    write_crop_set(replace(tiny_crops, root=root, records=tuple(replace(r, split="train") for r in tiny_crops.records)))
+    with pytest.raises(UserError, match="no crops in split 'val'"):
+        fit(replace(LAST, keep="best"), root, tmp_path / "best")
+    summary = fit(LAST, root, tmp_path)
+    assert (summary["best_epoch"], summary["best"], summary["epochs_run"]) == (2, {}, 2)
+    assert all(not key.startswith("val_") for row in rows(tmp_path / "quick") for key in row)
+    meta = load_model(tmp_path / "quick" / "best.safetensors")[1]
+    assert (meta.epoch, meta.metrics) == (2, {})
+    # Resumed, too, and from the command line.
+    with monkeypatch.context() as patch:
+        break_after(1, patch, "train_one_epoch")
+        with pytest.raises(KeyboardInterrupt):
+            fit(LAST, root, tmp_path / "broken")
+    fit(LAST, root, tmp_path / "broken", resume=True)
+    whole, again = (folder / "quick" / "best.safetensors" for folder in (tmp_path, tmp_path / "broken"))
+    assert whole.read_bytes() == again.read_bytes()
+    flags = ["--keep=last", "--epochs=1", "--warmup-epochs=0", "--model=small_cnn_half", "--input-size=32"]
+    assert main([f"--crops={root}", f"--runs={tmp_path}", "--name=cli", "--augment=none", *flags]) == 0
+    assert "cli: finished" in capsys.readouterr().out
+
+
+def test_a_class_without_training_crops_is_named(
+    tiny_crops: CropSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tiny_crops.class_names[2]
+    kept = tuple(r for r in tiny_crops.records if (r.split, r.label) != ("train", missing))
+    root = shutil.copytree(tiny_crops.root, tmp_path / "crops")
+    write_crop_set(replace(tiny_crops, root=root, records=kept))
+    fit(replace(QUICK, epochs=1, warmup_epochs=0), root, tmp_path)
+    assert f"warning: no training crops of class {missing!r}; it cannot be learned\n" in capsys.readouterr().err
