@@ -7,7 +7,7 @@ import gc
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
@@ -37,6 +37,22 @@ def program_name(module: str) -> str:
         module: the command's module, such as "pipeline.detect".
     """
     return sys.argv[0] if sys.argv[0].startswith("facemask ") else f"python -m {module}"
+
+
+def refuse_renamed(argv: Sequence[str] | None, renamed: Mapping[str, str]) -> None:
+    """Refuse flags under the name that an earlier version had.
+
+    Args:
+        argv: a command's arguments; those of the process when None.
+        renamed: the present flag by the earlier one, each with its dashes.
+
+    Raises:
+        UserError: names the present flag.
+    """
+    for argument in sys.argv[1:] if argv is None else argv:
+        flag = argument.partition("=")[0]
+        if flag in renamed:
+            raise UserError(f"{flag}: has a new name; use {renamed[flag]}")
 
 
 @contextmanager

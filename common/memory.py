@@ -16,7 +16,7 @@ M_ARENA_MAX = -8  # glibc's malloc.h
 BY_DOUBLING = 0  # ONNX Runtime's ArenaExtendStrategy; 1, by just what is asked for, takes as much (EXPERIMENTS.md)
 
 
-def one_heap() -> bool:
+def limit_malloc_arenas() -> bool:
     """Asks the C library for it, before the first thread starts; whether it was heard."""
     try:
         return bool(ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1))
@@ -25,7 +25,7 @@ def one_heap() -> bool:
 
 
 @lru_cache(maxsize=1)
-def one_arena() -> None:
+def register_shared_allocator() -> None:
     """Registers the arena that sessions with "session.use_env_allocators" share, once a process.
 
     It keeps what it has: between photos nothing goes back to the heap to be taken in pieces.

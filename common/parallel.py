@@ -25,7 +25,9 @@ Result = TypeVar("Result")
 AHEAD = 2  # items under way or done and waiting, per thread: enough that a slow one does not stop the others at once
 
 
-def in_order(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Generator[Result, None, None]:
+def map_ordered(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int
+) -> Generator[Result, None, None]:
     """The results in the items' order; with one thread in this one, each when it is asked for.
 
     Memory does not grow with the number of items: an item is taken when a result was. What `function` raises is raised

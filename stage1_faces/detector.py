@@ -33,19 +33,19 @@ R_SIZE, O_SIZE = 32, 48
 R_CONTEXT, O_CONTEXT = 2.0, 1.2  # side of the window that a net sees / longer side of the box it judges
 # Shares of the nets' verdicts (log odds) in the score: P-Net, R-Net, O-Net at first sight and at second sight. Chosen
 # on validation photos among a handful (EXPERIMENTS.md).
-P_SHARE, R_SHARE, O_SHARE, AGAIN_SHARE = 0.125, 0.125, 0.25, 0.5
+PNET_WEIGHT, RNET_WEIGHT, ONET_WEIGHT, ONET2_WEIGHT = 0.125, 0.125, 0.25, 0.5
 # How far, in calibrated log odds, O-Net's second sight may still raise a box. What lacks more to the smallest score
 # wanted is not looked at again: of the faces found on validation photos that loses one in 598 at a score of 0.1 and
 # none at 0.2 or 0.38 (EXPERIMENTS.md).
-RISE = 2.5
-BOX_AGAIN = 2 / 3  # share of the second sight in where the box lies
+MAX_ONET2_GAIN = 2.5
+ONET2_BOX_WEIGHT = 2 / 3  # share of the second sight in where the box lies
 # Bounds on one call, so that a net's memory depends neither on the photo's size nor on the number of windows.
 MAX_TILE = 512  # px a side of P-Net's input: 10 MB less than by 1024, for 1.5% more time
 TILE_MARGIN = 40  # px: more than half of P-Net's receptive field (63 px), so that tiles give the cells of the whole
 R_BATCH, O_BATCH = 64, 16  # 32 for O-Net: as quick, 10 MB more
-LARGEST_LOG = 4.0  # no net may move a side by more than a factor of 55
+BBOX_XFORM_CLIP = 4.0  # no net may move a side by more than a factor of 55
 MOST_CELLS = 8  # cells considered per proposal wanted, best first: suppression takes the square of their number
-SURE = 1e-6  # probabilities are kept this far from 0 and 1 where their log odds are taken
+PROB_EPS = 1e-6  # probabilities are kept this far from 0 and 1 where their log odds are taken
 MIRRORED_POINTS = [1, 0, 2, 4, 3]  # the landmark that each becomes in a mirror
 
 
@@ -66,34 +66,37 @@ class CascadeConfig:
 
     min_face: float = 6.0
     max_side: float = 800.0
-    pnet: float = 0.2
-    rnet: float = 0.15
-    again: float = 0.05
-    onet: float = 0.5
-    most_pnet: int = 500
-    most_rnet: int = 300
-    most_again: int = 300
+    pnet_threshold: float = 0.2
+    rnet_threshold: float = 0.15
+    onet2_threshold: float = 0.05
+    score_threshold: float = 0.5
+    max_pnet: int = 500
+    max_rnet: int = 300
+    max_onet2: int = 300
     nms_pnet: float = 0.5
     nms_rnet: float = 0.5
     nms_onet: float = 0.65
-    soft: float = 0.3
-    vote: float = 0.6
+    soft_nms_sigma: float = 0.3
+    box_voting_iou: float = 0.6
     slope: float = 1.0
     intercept: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("min_face", "max_side", "most_pnet", "most_rnet", "most_again"):
+        for name in ("min_face", "max_side", "max_pnet", "max_rnet", "max_onet2"):
             if not getattr(self, name) >= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be 1 or more")
-        for name in ("pnet", "rnet", "again", "onet", "nms_pnet", "nms_rnet", "nms_onet", "vote"):
+        for name in (
+            *("pnet_threshold", "rnet_threshold", "onet2_threshold", "score_threshold"),
+            *("nms_pnet", "nms_rnet", "nms_onet", "box_voting_iou"),
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must lie in 0..1")
-        if not 0 <= self.soft < np.inf:
-            raise ValueError(f"soft is {self.soft}, must be 0 or more")
+        if not 0 <= self.soft_nms_sigma < np.inf:
+            raise ValueError(f"soft_nms_sigma is {self.soft_nms_sigma}, must be 0 or more")
         if not (self.slope > 0 and np.isfinite(self.slope) and np.isfinite(self.intercept)):
             raise ValueError(f"slope {self.slope} and intercept {self.intercept} must be numbers, the slope above 0")
 
-    def smallest(self, size: tuple[int, int], min_face: float | None = None) -> float:
+    def min_face_for(self, size: tuple[int, int], min_face: float | None = None) -> float:
         """The smallest face, sqrt(area) in pixels, looked for in a photo of `size` (width, height).
 
         min_face: what detect is asked for, in place of this configuration's.
@@ -102,7 +105,7 @@ class CascadeConfig:
 
 
 @dataclass(frozen=True)
-class Candidates:
+class Proposals:
     """Boxes (N, 4) of one image inside it, in pixels, best first.
 
     scores (N,): face probability by the nets so far. verdict (N,): their log odds, by their shares.
@@ -112,8 +115,8 @@ class Candidates:
     scores: NDArray[np.float32]
     verdict: NDArray[np.float32]
 
-    def __getitem__(self, index: NDArray[np.intp] | NDArray[np.bool_]) -> Candidates:
-        return Candidates(self.boxes[index], self.scores[index], self.verdict[index])
+    def __getitem__(self, index: NDArray[np.intp] | NDArray[np.bool_]) -> Proposals:
+        return Proposals(self.boxes[index], self.scores[index], self.verdict[index])
 
 
 @dataclass(frozen=True)
@@ -151,12 +154,12 @@ class FaceDetector:
         if min_face is not None:
             config = replace(config, min_face=min_face, max_side=np.inf)
         if min_score is not None:
-            config = replace(config, onet=min_score)
+            config = replace(config, score_threshold=min_score)
         maps = [Mipmaps(image) for image in images]
         candidates = self.refine(maps, self.propose(maps, config), config)
-        return self.judge(maps, candidates, config)
+        return self.run_onet(maps, candidates, config)
 
-    def propose(self, maps: Sequence[Mipmaps], config: CascadeConfig | None = None) -> list[Candidates]:
+    def propose(self, maps: Sequence[Mipmaps], config: CascadeConfig | None = None) -> list[Proposals]:
         """P-Net over each image's pyramid: the boxes that may be faces."""
         config = config or self.config
         # Levels of equal shape, from any of the images, go through the net together.
@@ -164,21 +167,21 @@ class FaceDetector:
         for i, photo in enumerate(maps):
             for level in _pyramid(i, photo.image, config):
                 by_shape.setdefault(level.picture.shape, []).append(level)
-        found: list[list[Candidates]] = [[] for _ in maps]
+        found: list[list[Proposals]] = [[] for _ in maps]
         for shape, alike in by_shape.items():
             per_call = max(MAX_TILE**2 // (shape[0] * shape[1]), 1)
             for start in range(0, len(alike), per_call):
                 chunk = alike[start : start + per_call]
                 for row, column, probability, numbers in self._cells(chunk):
                     for k, level in enumerate(chunk):
-                        rows, columns = np.nonzero(probability[k] >= config.pnet)
+                        rows, columns = np.nonzero(probability[k] >= config.pnet_threshold)
                         centre = np.stack([columns + column, rows + row], axis=1) * STRIDE + 0.5
                         boxes = decode(_frames(centre, REFERENCE), numbers[k][:, rows, columns].T)
                         scores = probability[k][rows, columns]
-                        cells = Candidates(boxes * np.tile(level.step, 2), scores, P_SHARE * log_odds(scores))
+                        cells = Proposals(boxes * np.tile(level.step, 2), scores, PNET_WEIGHT * log_odds(scores))
                         found[level.image].append(cells)
         return [
-            _best(_joined(cells), photo.size, config.nms_pnet, config.most_pnet)
+            _best(_joined(cells), photo.size, config.nms_pnet, config.max_pnet)
             for photo, cells in zip(maps, found, strict=True)
         ]
 
@@ -199,21 +202,21 @@ class FaceDetector:
                 yield top // STRIDE, left // STRIDE, probability[:, *own], numbers[:, :, *own]
 
     def refine(
-        self, maps: Sequence[Mipmaps], candidates: Sequence[Candidates], config: CascadeConfig | None = None
-    ) -> list[Candidates]:
+        self, maps: Sequence[Mipmaps], candidates: Sequence[Proposals], config: CascadeConfig | None = None
+    ) -> list[Proposals]:
         """R-Net on the candidates of all images at once: fewer, better boxes per image."""
         config = config or self.config
         outputs = _run(self._rnet, maps, candidates, (R_SIZE, R_CONTEXT, R_BATCH), ((), (4,)))
         refined = []
         for photo, before, (scores, numbers) in zip(maps, candidates, outputs, strict=True):
-            verdict = before.verdict + R_SHARE * log_odds(scores)
-            chance = _probability(verdict / (P_SHARE + R_SHARE))
-            now = Candidates(decode(frames(before.boxes), numbers), chance, verdict)
-            refined.append(_best(now[chance >= config.rnet], photo.size, config.nms_rnet, config.most_rnet))
+            verdict = before.verdict + RNET_WEIGHT * log_odds(scores)
+            chance = _probability(verdict / (PNET_WEIGHT + RNET_WEIGHT))
+            now = Proposals(decode(anchors(before.boxes), numbers), chance, verdict)
+            refined.append(_best(now[chance >= config.rnet_threshold], photo.size, config.nms_rnet, config.max_rnet))
         return refined
 
-    def judge(
-        self, maps: Sequence[Mipmaps], candidates: Sequence[Candidates], config: CascadeConfig | None = None
+    def run_onet(
+        self, maps: Sequence[Mipmaps], candidates: Sequence[Proposals], config: CascadeConfig | None = None
     ) -> list[Faces]:
         """O-Net on the candidates of all images at once, and again on what it makes of them: each image's faces."""
         config = config or self.config
@@ -221,28 +224,28 @@ class FaceDetector:
         seen = []
         outputs = _run(self._onet, maps, candidates, how, shapes)
         for photo, before, (scores, numbers, _) in zip(maps, candidates, outputs, strict=True):
-            verdict = before.verdict + O_SHARE * log_odds(scores)
-            chance = _probability(verdict / (P_SHARE + R_SHARE + O_SHARE))
-            now = Candidates(clip(decode(frames(before.boxes), numbers), photo.size), chance, verdict)
-            now = now[(chance >= config.again) & (area(now.boxes) > 0)]
-            kept = nms(now.boxes, now.scores, config.nms_onet)[: config.most_again]
+            verdict = before.verdict + ONET_WEIGHT * log_odds(scores)
+            chance = _probability(verdict / (PNET_WEIGHT + RNET_WEIGHT + ONET_WEIGHT))
+            now = Proposals(clip(decode(anchors(before.boxes), numbers), photo.size), chance, verdict)
+            now = now[(chance >= config.onet2_threshold) & (area(now.boxes) > 0)]
+            kept = nms(now.boxes, now.scores, config.nms_onet)[: config.max_onet2]
             # The verdict at first sight as if it were the last one's share, too.
             first = config.slope * log_odds(now.scores[kept]) + config.intercept
-            kept = kept[first >= _wanted(config.onet) - RISE]
-            voted = clip(_vote(now.boxes, now.scores, kept, config.vote), photo.size)
-            seen.append(Candidates(voted, now.scores[kept], now.verdict[kept]))
+            kept = kept[first >= _wanted(config.score_threshold) - MAX_ONET2_GAIN]
+            voted = clip(_vote(now.boxes, now.scores, kept, config.box_voting_iou), photo.size)
+            seen.append(Proposals(voted, now.scores[kept], now.verdict[kept]))
         faces = []
-        outputs = _run(_both_ways(self._onet), maps, seen, how, shapes)
+        outputs = _run(with_flip_tta(self._onet), maps, seen, how, shapes)
         for photo, before, (scores, numbers, points) in zip(maps, seen, outputs, strict=True):
-            frame = frames(before.boxes)
-            boxes = clip(BOX_AGAIN * decode(frame, numbers) + (1 - BOX_AGAIN) * before.boxes, photo.size)
-            verdict = before.verdict + AGAIN_SHARE * log_odds(scores)
+            frame = anchors(before.boxes)
+            boxes = clip(ONET2_BOX_WEIGHT * decode(frame, numbers) + (1 - ONET2_BOX_WEIGHT) * before.boxes, photo.size)
+            verdict = before.verdict + ONET2_WEIGHT * log_odds(scores)
             chance = _probability(config.slope * verdict + config.intercept)
             landmarks = frame[:, None, :2] + points * frame[:, None, 2:]
-            passed = np.nonzero((chance >= config.onet) & (area(boxes) > 0))[0]
+            passed = np.nonzero((chance >= config.score_threshold) & (area(boxes) > 0))[0]
             kept = passed[nms(boxes[passed], chance[passed], config.nms_onet)]
-            order, chance = soft_nms(boxes[kept], chance[kept], config.soft)
-            alive = chance >= config.onet
+            order, chance = soft_nms(boxes[kept], chance[kept], config.soft_nms_sigma)
+            alive = chance >= config.score_threshold
             kept = kept[order[alive]]
             faces.append(Faces(boxes[kept], chance[alive], landmarks[kept].astype(np.float32)))
         return faces
@@ -250,7 +253,7 @@ class FaceDetector:
 
 def log_odds(probability: NDArray[np.floating]) -> NDArray[np.float32]:
     """log(p / (1 - p)), finite for 0 and 1, too."""
-    inside = np.clip(probability.astype(np.float64), SURE, 1 - SURE)
+    inside = np.clip(probability.astype(np.float64), PROB_EPS, 1 - PROB_EPS)
     return np.log(inside / (1 - inside)).astype(np.float32)
 
 
@@ -263,7 +266,7 @@ def _wanted(score: float) -> float:
     return float(log_odds(np.array([score]))[0]) if score > 0 else -np.inf
 
 
-def _both_ways(net: Net) -> Net:
+def with_flip_tta(net: Net) -> Net:
     """O-Net's answers averaged over each window and its mirror image."""
 
     def averaged(pixels: NDArray[np.float32]) -> list[NDArray[np.float32]]:
@@ -284,11 +287,11 @@ def decode(frame: NDArray[np.float32], numbers: NDArray[np.float32]) -> Boxes:
     """Boxes (N, 4) from frames (N, 3: centre x, y and unit, pixels) and a net's box numbers (N, 4)."""
     unit = frame[:, 2:]
     centre = frame[:, :2] + numbers[:, :2] * unit
-    half = np.exp(np.clip(numbers[:, 2:], -LARGEST_LOG, LARGEST_LOG)) * unit / 2
+    half = np.exp(np.clip(numbers[:, 2:], -BBOX_XFORM_CLIP, BBOX_XFORM_CLIP)) * unit / 2
     return np.asarray(np.concatenate([centre - half, centre + half], axis=1), np.float32)
 
 
-def frames(boxes: Boxes) -> NDArray[np.float32]:
+def anchors(boxes: Boxes) -> NDArray[np.float32]:
     """(N, 3): centre and unit (the longer side, at least a pixel) of each box (N, 4), as R- and O-Net count."""
     sides = boxes[:, 2:] - boxes[:, :2]
     return _frames((boxes[:, :2] + boxes[:, 2:]) / 2, np.maximum(sides.max(axis=1), 1) if len(boxes) else 1.0)
@@ -320,27 +323,27 @@ def _pyramid(index: int, image: Pixels, config: CascadeConfig) -> Iterable[_Leve
         scale /= 2
 
 
-def _joined(parts: Sequence[Candidates]) -> Candidates:
-    return Candidates(
+def _joined(parts: Sequence[Proposals]) -> Proposals:
+    return Proposals(
         np.concatenate([part.boxes for part in parts]),
         np.concatenate([part.scores for part in parts]),
         np.concatenate([part.verdict for part in parts]),
     )
 
 
-def _best(candidates: Candidates, size: tuple[int, int], overlap: float, most: int) -> Candidates:
+def _best(candidates: Proposals, size: tuple[int, int], overlap: float, most: int) -> Proposals:
     """The `most` best candidates, cut to an image of `size`, that do not overlap a better one."""
     boxes = clip(candidates.boxes, size)
     order = np.argsort(-candidates.scores, kind="stable")
     order = order[area(boxes)[order] > 0][: most * MOST_CELLS]
     kept = order[nms(boxes[order], candidates.scores[order], overlap)[:most]]
-    return Candidates(boxes[kept], candidates.scores[kept], candidates.verdict[kept])
+    return Proposals(boxes[kept], candidates.scores[kept], candidates.verdict[kept])
 
 
 def _run(
     net: Net,
     maps: Sequence[Mipmaps],
-    candidates: Sequence[Candidates],
+    candidates: Sequence[Proposals],
     how: tuple[int, float, int],
     shapes: Sequence[tuple[int, ...]],
 ) -> list[list[NDArray[np.float32]]]:
@@ -351,7 +354,7 @@ def _run(
     """
     size, context, batch = how
     owner = np.repeat(np.arange(len(maps)), [len(c.boxes) for c in candidates])
-    frame = np.concatenate([np.zeros((0, 3), np.float32), *(frames(c.boxes) for c in candidates)])
+    frame = np.concatenate([np.zeros((0, 3), np.float32), *(anchors(c.boxes) for c in candidates)])
     half = frame[:, 2:] * (context / 2)
     squares = np.concatenate([frame[:, :2] - half, frame[:, :2] + half], axis=1)
     outputs = [np.empty((len(owner), *shape), np.float32) for shape in shapes]

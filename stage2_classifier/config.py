@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from common.errors import UserError
 
@@ -17,7 +19,7 @@ CHOICES = {
     "scheduler": ("constant", "cosine", "poly", "step", "plateau", "onecycle"),
     "loss": ("cross_entropy", "focal"),
     "class_weights": ("none", "inverse", "effective"),
-    "keep": ("best", "last"),
+    "checkpoint_epoch": ("best", "last"),
     "mixed_precision": ("auto", "no", "bf16", "fp16"),
 }
 # Each field's lowest and highest value; None is no bound.
@@ -25,8 +27,8 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "input_size": (32, 1024),
     "margin": (0, 4),
     "jitter": (0, 3),
-    "spliced": (0, 1),
-    "rejects": (0, 0.9),
+    "mask_transfer_prob": (0, 1),
+    "hard_negatives": (0, 0.9),
     "batch_size": (2, None),
     "epochs": (1, None),
     "weight_decay": (0, None),
@@ -48,13 +50,23 @@ RANGES: dict[str, tuple[float, float | None]] = {
 }
 
 
+# Fields that earlier versions recorded under another name.
+RENAMED_FIELDS = {
+    "why": "description",
+    "spliced": "mask_transfer_prob",
+    "rejects": "hard_negatives",
+    "boxes": "box_head",
+    "keep": "checkpoint_epoch",
+}
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """One training run. The defaults are the baseline experiment."""
 
     name: str = "baseline"
     """The run's folder under --runs."""
-    why: str = "The reference: every other experiment changes one thing of it."
+    description: str = "The reference: every other experiment changes one thing of it."
     """The question this run answers."""
     model: str = "small_cnn"
     """small_cnn, small_cnn_half (ours), face_trunk (O-Net's layers, 48 px) or any timm model name."""
@@ -70,11 +82,11 @@ class TrainConfig:
     """none, torchvision, albumentations or own."""
     jitter: float = 0.0
     """How far training views stray from the annotated box; 1 is as far as stage 1's boxes do, 0 not at all."""
-    spliced: float = 0.0
+    mask_transfer_prob: float = 0.0
     """Share of the rare class's draws that are a bare face with another face's mask worn wrongly."""
-    rejects: float = 0.0
+    hard_negatives: float = 0.0
     """Share of all draws that are stage 1's false alarms, by which the network learns to refuse them; 0: none."""
-    boxes: bool = False
+    box_head: bool = False
     """Learn to correct the face's box, too."""
     batch_size: int = 64
     """Crops per update, over all processes together."""
@@ -120,7 +132,7 @@ class TrainConfig:
     """auto (bf16 or fp16 on a GPU that has it), no, bf16 or fp16."""
     grad_clip: float = 1.0
     """Highest norm of the gradient; 0 is off."""
-    keep: str = "best"
+    checkpoint_epoch: str = "best"
     """Which epoch's weights are kept: best (by validation macro-F1) or last (which needs no validation crops)."""
     seed: int = 0
     """Of the first weights, the draws and the augmentation."""
@@ -164,7 +176,7 @@ class TrainConfig:
                 self.warmup_epochs > 0 and self.scheduler in ("plateau", "onecycle"),
                 f"warmup_epochs: must be 0 with scheduler {self.scheduler}",
             ),
-            (self.boxes and not self.rejects, "boxes: are learned beside rejects only; give rejects a share"),
+            (self.box_head and not self.hard_negatives, "boxes: are learned beside rejects only; give rejects a share"),
             (self.loss == "focal" and self.label_smoothing > 0, "label_smoothing: must be 0 with loss focal"),
             (
                 self.class_weights != "none" and self.sampler_power == 1,
@@ -180,7 +192,7 @@ _BASE = TrainConfig()
 
 
 def _vary(name: str, why: str, **changes: object) -> TrainConfig:
-    return replace(_BASE, name=name, why=why, **changes)  # type: ignore[arg-type]  # checked when built
+    return replace(_BASE, name=name, description=why, **changes)  # type: ignore[arg-type]  # checked when built
 
 
 # One change each against the baseline, with what that change drags along (SGD's own learning rate, a scheduler
@@ -191,15 +203,15 @@ _FINAL: dict[str, object] = {
     "margin": 0.1,
     "input_size": 48,
     "jitter": 1.0,
-    "rejects": 0.25,
-    "boxes": True,
+    "hard_negatives": 0.25,
+    "box_head": True,
     "batch_size": 128,
     "epochs": 80,
     "sampler_power": 0.7,
     "warmup_epochs": 5,
     "ema_decay": 0.998,
     "patience": 0,
-    "keep": "last",
+    "checkpoint_epoch": "last",
     "label_smoothing": 0.0,
 }
 EXPERIMENTS: dict[str, TrainConfig] = {
@@ -242,8 +254,8 @@ EXPERIMENTS: dict[str, TrainConfig] = {
             "judge",
             "Last judge: learn stage 1's false alarms and the face's box, too?",
             jitter=1.0,
-            rejects=0.25,
-            boxes=True,
+            hard_negatives=0.25,
+            box_head=True,
         ),
         _vary("input_48", "Input: are 48 pixels enough?", input_size=48),
         _vary("input_96", "Input: do 96 pixels help?", input_size=96),
@@ -287,12 +299,20 @@ EXPERIMENTS: dict[str, TrainConfig] = {
             "The default bundle's recipe, with O-Net's layers?",
             model="face_trunk",
             pretrained=True,
-            spliced=0.25,
+            mask_transfer_prob=0.25,
             **_FINAL,
         ),
         _vary("final_cnn", "The default bundle's recipe, with our own network?", **_FINAL),
     )
 }
+
+
+def with_new_names(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recorded config under the present field names, with the present spelling of its values."""
+    renamed = {RENAMED_FIELDS.get(name, name): value for name, value in recorded.items()}
+    if renamed.get("augment") == "own":
+        renamed["augment"] = "opencv"
+    return renamed
 
 
 def experiment(name: str) -> TrainConfig:

@@ -76,7 +76,7 @@ def to_input(crops: NDArray[np.uint8], mean: Sequence[float], std: Sequence[floa
 # without its margins: all zero says that the face fills the window's middle.
 
 
-def box_numbers(box: Sequence[float] | NDArray[np.floating], frame: tuple[float, float, float]) -> NDArray[np.float32]:
+def box_deltas(box: Sequence[float] | NDArray[np.floating], frame: tuple[float, float, float]) -> NDArray[np.float32]:
     """(4,) box numbers of a face box as seen from a frame (centre x, y and unit, pixels)."""
     x1, y1, x2, y2 = (float(v) for v in box)
     x, y, unit = frame
@@ -84,15 +84,15 @@ def box_numbers(box: Sequence[float] | NDArray[np.floating], frame: tuple[float,
     return np.array([((x1 + x2) / 2 - x) / unit, ((y1 + y2) / 2 - y) / unit, *sides], dtype=np.float32)
 
 
-def window_frame(box: Sequence[float] | NDArray[np.floating], margin: float) -> tuple[float, float, float]:
+def window_anchor(box: Sequence[float] | NDArray[np.floating], margin: float) -> tuple[float, float, float]:
     """The frame (centre x, y and unit, pixels) of the window that is cut for a box."""
     x1, y1, x2, y2 = crop_window(box, margin)
     return (x1 + x2) / 2, (y1 + y2) / 2, (x2 - x1) / (1 + 2 * margin)
 
 
-def boxes_of_numbers(boxes: NDArray[np.float32], numbers: NDArray[np.float32], margin: float) -> NDArray[np.float32]:
+def apply_box_deltas(boxes: NDArray[np.float32], numbers: NDArray[np.float32], margin: float) -> NDArray[np.float32]:
     """The face boxes (N, 4) that box numbers (N, 4) tell of, given the boxes (N, 4) whose windows the network saw."""
-    frames = np.array([window_frame(box, margin) for box in boxes], np.float32).reshape(-1, 3)
+    frames = np.array([window_anchor(box, margin) for box in boxes], np.float32).reshape(-1, 3)
     centres = frames[:, :2] + numbers[:, :2] * frames[:, 2:]
     halves = np.exp(np.clip(numbers[:, 2:], -4, 4)) * frames[:, 2:] / 2  # no side changes by a factor over 55
     return np.concatenate([centres - halves, centres + halves], axis=1).astype(np.float32)

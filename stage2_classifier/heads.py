@@ -20,13 +20,13 @@ class Heads:
     """classes: how many. judges: one more output, the log odds of being a face. boxes: four more, box numbers."""
 
     classes: int
-    judges: bool = False
-    boxes: bool = False
+    has_objectness: bool = False
+    has_box: bool = False
 
     @property
     def outputs(self) -> int:
         """How many numbers the network gives for a crop."""
-        return self.classes + int(self.judges) + 4 * int(self.boxes)
+        return self.classes + int(self.has_objectness) + 4 * int(self.has_box)
 
     def class_logits(self, outputs: Tensor) -> Tensor:
         """(N, outputs) -> (N, C)."""
@@ -36,7 +36,7 @@ class Heads:
         """(N, outputs) -> (N,); only where it judges."""
         return outputs[:, self.classes]
 
-    def box_numbers(self, outputs: Tensor) -> Tensor:
+    def box_deltas(self, outputs: Tensor) -> Tensor:
         """(N, outputs) -> (N, 4) as stage2_classifier.cropping has them; only where it gives boxes."""
         return outputs[:, self.outputs - 4 :]
 
@@ -54,16 +54,16 @@ class JointLoss(nn.Module):
     def forward(self, outputs: Tensor, targets: Tensor, numbers: Tensor) -> Tensor:
         """outputs (N, heads.outputs), targets (N,) with `classes` for a reject, box numbers (N, 4) -> scalar."""
         heads = self.heads
-        if not heads.judges and not heads.boxes:
+        if not heads.has_objectness and not heads.has_box:
             return self.criterion(outputs, targets)
         face = targets < heads.classes
         loss = outputs.sum() * 0.0  # a batch may hold no face
         if face.any():
             loss = loss + self.criterion(heads.class_logits(outputs)[face], targets[face])
-            if heads.boxes:
-                off = F.smooth_l1_loss(heads.box_numbers(outputs)[face], numbers[face], beta=BOX_BETA)
+            if heads.has_box:
+                off = F.smooth_l1_loss(heads.box_deltas(outputs)[face], numbers[face], beta=BOX_BETA)
                 loss = loss + BOX_WEIGHT * off
-        if heads.judges:
+        if heads.has_objectness:
             wanted = face.float() * (1 - 2 * FACE_SMOOTHING) + FACE_SMOOTHING
             loss = loss + FACE_WEIGHT * F.binary_cross_entropy_with_logits(heads.face_logit(outputs), wanted)
         return loss

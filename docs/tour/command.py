@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.annotations import Annotations, read_dataset
-from common.cli import console, program_name, requires_extra, run_cli
+from common.cli import console, program_name, refuse_renamed, requires_extra, run_cli
 from common.errors import UserError
 from common.files import check_folder, naming, write_bytes, write_text
 from common.splits import read_splits
@@ -33,9 +33,9 @@ from docs.tour.course import (
     choose,
 )
 from docs.tour.portrait import FOLDER, PHOTO, write_portraits
-from docs.tour.runner import Ran, Runner, Step
+from docs.tour.runner import Ran, Runner, TourStep
 from pipeline.data.checks import check_apart
-from pipeline.training.steps import GOES_ON, claimed
+from pipeline.training.steps import RESUMABLE, locked_workdir
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -53,8 +53,12 @@ PURPOSES = {
 }
 
 
+# The present flag by its name in earlier versions.
+RENAMED_FLAGS = {"--work": "--work-dir"}
+
+
 @dataclass(frozen=True)
-class Args:
+class TourArgs:
     """Run the whole course on annotated photos, shortened, and write it up: OUT/tour.md with pictures in OUT/tour.
 
     No photo of the data is shown; where a face must be seen it is a public-domain portrait.
@@ -64,13 +68,13 @@ class Args:
     """Annotated dataset: Pascal VOC, COCO or YOLO."""
     out: Path = Path("docs")
     """Folder of tour.md."""
-    work: Path = Path("runs/tour")
+    work_dir: Path = Path("runs/tour")
     """Folder of everything that is run; the same command goes on there after a kill. Remove it to begin anew."""
     epochs: int = 12
     """Of each training."""
 
 
-def run(args: Args) -> int:
+def run(args: TourArgs) -> int:
     """Runs what is left to run, and writes the tour."""
     _check(args)
     with requires_extra("train"):
@@ -85,8 +89,8 @@ def run(args: Args) -> int:
     if len(annotations.class_names) < 2:
         raise UserError(f"{args.data}: has one class only, which leaves nothing to classify; give other --data")
     record = {"data": fingerprint(annotations.images), "name": data.name, "epochs": args.epochs}
-    with claimed(args.work, "tour.json", record, "tour", "--work"):
-        work = args.work.resolve()
+    with locked_workdir(args.work_dir, "tour.json", record, "tour", "--work-dir"):
+        work = args.work_dir.resolve()
         _link(data, work / data.name)
         if not (work / FOLDER / "splits.csv").is_file():
             write_portraits(work)
@@ -103,18 +107,18 @@ def run(args: Args) -> int:
 class _Telling(Runner):
     """A runner that says what it runs."""
 
-    def run(self, step: Step) -> Ran:
+    def run(self, step: TourStep) -> Ran:
         first = step.shown.splitlines()[0] if step.command else f"({step.name}: a few lines of Python)"
         console().print(f"$ {first}", markup=False, highlight=False)
         return super().run(step)
 
 
-def _check(args: Args) -> None:
+def _check(args: TourArgs) -> None:
     """Raises UserError on what can be refused before the work."""
     if args.epochs < FEWEST_EPOCHS:
         raise UserError(f"--epochs {args.epochs}: give {FEWEST_EPOCHS} or more")
     data = args.data.resolve()
-    for flag, path in (("--work", args.work), ("--out", args.out)):
+    for flag, path in (("--work-dir", args.work_dir), ("--out", args.out)):
         check_apart(args.data, path, flag)
         if path.exists() and not path.is_dir():
             raise UserError(f"{path}: is a file; name a folder with {flag}")
@@ -131,7 +135,7 @@ def _link(data: Path, link: Path) -> None:
         link.symlink_to(data, target_is_directory=True)
 
 
-def _write(args: Args, work: Path, annotations: Annotations, done: dict[str, Ran], chosen: str) -> None:
+def _write(args: TourArgs, work: Path, annotations: Annotations, done: dict[str, Ran], chosen: str) -> None:
     """Draws the pictures and writes the page, which comes last."""
     from docs.tour.facts import facts_of
 
@@ -172,7 +176,7 @@ def _filled(text: str) -> str:
     )
 
 
-def _draw(args: Args, work: Path, annotations: Annotations, facts: dict[str, Any]) -> None:
+def _draw(args: TourArgs, work: Path, annotations: Annotations, facts: dict[str, Any]) -> None:
     from docs.tour import figures
     from docs.tour.facts import read_groups, training_counts
 
@@ -225,6 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def command() -> int:
         import tyro
 
-        return run(tyro.cli(Args, args=argv, description=__doc__, prog=program_name("docs.tour")))
+        refuse_renamed(argv, RENAMED_FLAGS)
+        return run(tyro.cli(TourArgs, args=argv, description=__doc__, prog=program_name("docs.tour")))
 
-    return run_cli(command, interrupted=GOES_ON)
+    return run_cli(command, interrupted=RESUMABLE)

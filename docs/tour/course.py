@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from docs.tour.portrait import FOLDER, PHOTO
-from docs.tour.runner import Runner, Step
+from docs.tour.runner import Runner, TourStep
 
 BASELINE, AGAIN = "baseline", "seed_1"
 # Beside the baseline: what changes one thing of it, and the same again, which shows what is chance.
@@ -35,7 +35,7 @@ from stage2_classifier.data.crop_dataset import BalancedSampler, CropDataset, bu
 from stage2_classifier.augment.transforms import train_transform
 
 crops = read_crop_set("crops")
-to_tensor = train_transform("own", 64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+to_tensor = train_transform("opencv", 64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 train = CropDataset(crops, "train", to_tensor, margin=0.2)
 loader = build_loader(train, batch_size=64, sampler=BalancedSampler(train.labels, power=0.5))
 pixels, labels, boxes = next(iter(loader))
@@ -92,47 +92,47 @@ class Course:
         pack = ("pipeline.pack", "--run", run, "--out", BUNDLE, *photos)
         evaluate = ("pipeline.evaluate", *photos, "--split", "test", "--bundle", BUNDLE, "--no-pictures")
         for step in (
-            Step("pack", pack, makes=(BUNDLE,)),
+            TourStep("pack", pack, makes=(BUNDLE,)),
             _report("test", (run,), TEST_REPORT),
-            Step("evaluate", (*evaluate, "--out", EVALUATION), makes=(EVALUATION,)),
-            Step("detect", ("pipeline.detect", PHOTO, "--bundle", BUNDLE, "--out", FOUND), makes=(FOUND,)),
-            Step("detect_default", ("pipeline.detect", PHOTO, "--out", FOUND_DEFAULT), makes=(FOUND_DEFAULT,)),
+            TourStep("evaluate", (*evaluate, "--out", EVALUATION), makes=(EVALUATION,)),
+            TourStep("detect", ("pipeline.detect", PHOTO, "--bundle", BUNDLE, "--out", FOUND), makes=(FOUND,)),
+            TourStep("detect_default", ("pipeline.detect", PHOTO, "--out", FOUND_DEFAULT), makes=(FOUND_DEFAULT,)),
         ):
             runner.run(step)
 
-    def _preparing(self) -> tuple[Step, ...]:
+    def _preparing(self) -> tuple[TourStep, ...]:
         crops = ("pipeline.build_crops", "--data", self.data, "--splits", SPLITS_FILE, "--out", CROPS)
         faces = ("pipeline.build_crops", "--data", FOLDER, "--splits", f"{FOLDER}/splits.csv", "--out", PORTRAIT_CROPS)
         preview = ("stage2_classifier.transforms", "--crops", PORTRAIT_CROPS, "--preview", PREVIEW, "--per-class", "1")
         return (
-            Step("look", snippet=LOOK.format(data=json.dumps(self.data))),
-            Step("split", ("pipeline.split", "--data", self.data, "--out", SPLITS_FILE), makes=(SPLITS_FILE,)),
-            Step("crops", crops, makes=(CROPS,)),
-            Step("portrait_crops", faces, makes=(PORTRAIT_CROPS,)),
-            Step("preview", preview, makes=(PREVIEW,)),
+            TourStep("look", snippet=LOOK.format(data=json.dumps(self.data))),
+            TourStep("split", ("pipeline.split", "--data", self.data, "--out", SPLITS_FILE), makes=(SPLITS_FILE,)),
+            TourStep("crops", crops, makes=(CROPS,)),
+            TourStep("portrait_crops", faces, makes=(PORTRAIT_CROPS,)),
+            TourStep("preview", preview, makes=(PREVIEW,)),
         )
 
-    def _explaining(self) -> tuple[Step, ...]:
+    def _explaining(self) -> tuple[TourStep, ...]:
         return (
-            Step("dataset", snippet=DATASET),
-            Step("model", snippet=MODEL.format(classes=self.classes)),
-            Step("loss", snippet=LOSS.format(classes=self.classes)),
-            Step("list", ("stage2_classifier.train", "--list")),
+            TourStep("dataset", snippet=DATASET),
+            TourStep("model", snippet=MODEL.format(classes=self.classes)),
+            TourStep("loss", snippet=LOSS.format(classes=self.classes)),
+            TourStep("list", ("stage2_classifier.train", "--list")),
         )
 
-    def _training(self) -> tuple[Step, ...]:
+    def _training(self) -> tuple[TourStep, ...]:
         names = (BASELINE, *ALTERNATIVES, AGAIN)
         return (*(self._train(name) for name in names), _report("val", [f"{RUNS}/{n}" for n in names], VAL_REPORT))
 
-    def _train(self, name: str) -> Step:
+    def _train(self, name: str) -> TourStep:
         which = () if name == BASELINE else ("--experiment", name)
         command = ("stage2_classifier.train", "--crops", CROPS, *which, "--epochs", str(self.epochs))
-        return Step(f"train_{name}", command, makes=(f"{RUNS}/{name}",))
+        return TourStep(f"train_{name}", command, makes=(f"{RUNS}/{name}",))
 
 
-def _report(split: str, runs: list[str] | tuple[str, ...], out: str) -> Step:
+def _report(split: str, runs: list[str] | tuple[str, ...], out: str) -> TourStep:
     command = ("stage2_classifier.report", *runs, "--crops", CROPS, "--split", split, "--no-faces", "--out", out)
-    return Step(f"report_{split}", command, makes=(out,))
+    return TourStep(f"report_{split}", command, makes=(out,))
 
 
 def best_f1(work: Path, name: str) -> float:

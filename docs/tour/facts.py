@@ -50,7 +50,7 @@ def facts_of(work: Path, annotations: Annotations, epochs: int, chosen: str) -> 
         "crops": _crops(work),
         "draws": _draws(work, base.sampler_power),
         "runs": {name: _run(work, name) for name in (BASELINE, *ALTERNATIVES, AGAIN)},
-        "why": {name: EXPERIMENTS[name].why for name in (*ALTERNATIVES, AGAIN)},
+        "why": {name: EXPERIMENTS[name].description for name in (*ALTERNATIVES, AGAIN)},
         "alternatives": ALTERNATIVES,
         "again": AGAIN,
         "chosen": chosen,

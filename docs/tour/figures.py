@@ -31,7 +31,7 @@ from stage2_classifier.cropping import crop_window, cut_crop
 from stage2_classifier.data.crop_dataset import BalancedSampler
 from stage2_classifier.models import build_model
 from stage2_classifier.training.losses import FocalLoss
-from stage2_classifier.training.optimizer import Schedule
+from stage2_classifier.training.optimizer import LRSchedule
 
 DPI = 100
 SCHEDULES = ("cosine", "step", "onecycle", "constant")
@@ -233,7 +233,7 @@ def learning_rates(config: TrainConfig, scheduler: str, updates: int) -> list[fl
     """The rate of each update of a training with that scheduler; updates: in an epoch."""
     warmup = 0 if scheduler == "onecycle" else config.warmup_epochs
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=config.lr)
-    schedule = Schedule(optimizer, replace(config, scheduler=scheduler, warmup_epochs=warmup), updates)
+    schedule = LRSchedule(optimizer, replace(config, scheduler=scheduler, warmup_epochs=warmup), updates)
     rates = []
     for update in range(1, config.epochs * updates + 1):
         rates.append(float(optimizer.param_groups[0]["lr"]))

@@ -24,7 +24,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
-class Step:
+class TourStep:
     """One command of the tour, or a few lines of Python.
 
     command: a module and its arguments, or empty. snippet: Python, where there is no command. makes: files and folders
@@ -56,7 +56,7 @@ class Step:
 class Ran:
     """A step that is done: what it printed, warnings last, and how long it took."""
 
-    step: Step
+    step: TourStep
     printed: str
     seconds: float
 
@@ -84,14 +84,14 @@ class Runner:
         self._hidden = [(str(path.resolve()), name) for path, name in places]
         self.done: dict[str, Ran] = {}
 
-    def run(self, step: Step) -> Ran:
+    def run(self, step: TourStep) -> Ran:
         """Runs a step, or recalls it. Raises UserError with what it said last when it fails."""
         record = self.folder / RECORDS / f"{step.name}.json"
         ran = self._recall(record, step) or self._begin(record, step)
         self.done[step.name] = ran
         return ran
 
-    def _recall(self, record: Path, step: Step) -> Ran | None:
+    def _recall(self, record: Path, step: TourStep) -> Ran | None:
         try:
             known = json.loads(record.read_text(encoding="utf-8"))
             same = (known["command"], known["snippet"]) == (list(step.command), step.snippet)
@@ -101,7 +101,7 @@ class Runner:
             pass
         return None
 
-    def _begin(self, record: Path, step: Step) -> Ran:
+    def _begin(self, record: Path, step: TourStep) -> Ran:
         if step.makes:  # later steps build on it
             for stale in (self.folder / RECORDS).glob("*.json"):
                 if stale.stem not in self.done:
@@ -132,7 +132,7 @@ class Runner:
         return text
 
 
-def execute(step: Step, folder: Path, log: Path, complaints: Path) -> int:
+def execute(step: TourStep, folder: Path, log: Path, complaints: Path) -> int:
     """Runs a step in `folder` and gives its exit code; standard output goes to `log`, the rest to `complaints`."""
     # pipeline.training.steps ends a command when this process ends, however it does.
     argv = ["-m", "pipeline.training.steps", *step.command] if step.command else ["-c", step.snippet]

@@ -24,7 +24,7 @@ from common.cli import program_name, requires_extra, run_cli
 from common.errors import UserError
 from common.images import read_image
 from common.splits import SPLITS, read_splits
-from pipeline.baseline.config import Recipe
+from pipeline.baseline.config import BaselineConfig
 from pipeline.data.checks import check_apart, readable
 from pipeline.evaluate.command import select_images
 from pipeline.evaluate.evaluation import Settings
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Args:
+class BaselineArgs:
     """Train a one-stage detector on annotated photos, and score it as ours is scored."""
 
     data: Path
@@ -55,10 +55,10 @@ class Args:
     """Processes that read and augment photos beside the training; 0 for none."""
     bootstrap: int = 200
     """Resamples of the photos for the 95% intervals; 0 for none."""
-    recipe: tyro.conf.OmitArgPrefixes[Recipe] = field(default_factory=Recipe)
+    recipe: tyro.conf.OmitArgPrefixes[BaselineConfig] = field(default_factory=BaselineConfig)
 
 
-def run(args: Args) -> int:
+def run(args: BaselineArgs) -> int:
     """Trains, or goes on; scores; prints and writes the report."""
     settings = Settings(rounds=args.bootstrap)
     _check(args)
@@ -104,7 +104,7 @@ def _warn(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _check(args: Args) -> None:
+def _check(args: BaselineArgs) -> None:
     """Raises UserError on what can be refused at once."""
     if args.split not in SPLITS:
         raise UserError(f"--split is {args.split!r}, must be one of {', '.join(SPLITS)}")
@@ -118,7 +118,7 @@ def _check(args: Args) -> None:
         raise UserError(f"{args.recipe.weights}: not found; check the name given with --weights")
 
 
-def _check_faces(args: Args, train: Sequence[AnnotatedImage], val: Sequence[AnnotatedImage]) -> None:
+def _check_faces(args: BaselineArgs, train: Sequence[AnnotatedImage], val: Sequence[AnnotatedImage]) -> None:
     for side, images in (("train", train), ("val", val)):
         if not any(len(image.boxes) for image in images):
             raise UserError(f"{args.splits}: no photo of {args.data} in split {side!r} has a face; make the split anew")
@@ -142,7 +142,7 @@ def _device(name: str) -> torch.device:
 
 
 def _record(
-    args: Args, dataset: Annotations, train: Sequence[AnnotatedImage], val: Sequence[AnnotatedImage]
+    args: BaselineArgs, dataset: Annotations, train: Sequence[AnnotatedImage], val: Sequence[AnnotatedImage]
 ) -> dict[str, Any]:
     """What config.json holds."""
     from stage1_faces.training.run_folder import fingerprint
@@ -163,6 +163,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command() -> int:
         # Inside, because a recipe checks itself when it is made.
-        return run(tyro.cli(Args, args=argv, description=__doc__, prog=program_name("pipeline.baseline")))
+        return run(tyro.cli(BaselineArgs, args=argv, description=__doc__, prog=program_name("pipeline.baseline")))
 
     return run_cli(command)

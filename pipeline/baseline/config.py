@@ -11,7 +11,7 @@ from common.errors import UserError
 
 
 @dataclass(frozen=True)
-class Recipe:
+class BaselineConfig:
     """The network, where it starts from, and how it learns. Raises UserError on a value out of range."""
 
     model: str = "ssdlite320_mobilenet_v3_large"

@@ -20,13 +20,13 @@ from common.boxes import Boxes
 from common.cli import console, progress
 from common.errors import UserError
 from common.images import read_image
-from pipeline.baseline.config import Recipe
+from pipeline.baseline.config import BaselineConfig
 from pipeline.baseline.data import TrainPhotos, as_input, train_loader
 from pipeline.baseline.model import build_detector, load_pretrained, load_weights
 from pipeline.baseline.run_folder import BaselineFolder, Best
 from pipeline.evaluate.bootstrap import best_score
 from pipeline.evaluate.metrics import Sample, one_label, score_samples
-from stage1_faces.training.trainer import AVERAGE_DECAY, AVERAGE_POWER, Schedule
+from stage1_faces.training.trainer import AVERAGE_DECAY, AVERAGE_POWER, StepSchedule
 from stage2_classifier.training.engine import seed_epoch
 
 CLIP_NORM = 5.0
@@ -34,7 +34,7 @@ TIMED = 50  # photos that are timed
 
 
 @dataclass(frozen=True)
-class Learner:
+class BaselineTrainState:
     """What training changes; average: a moving average of the model's weights, or None."""
 
     model: nn.Module
@@ -42,7 +42,7 @@ class Learner:
     optimizer: torch.optim.Optimizer
 
     @property
-    def kept(self) -> nn.Module:
+    def eval_model(self) -> nn.Module:
         """The model that is validated and saved."""
         return self.model if self.average is None else self.average.module
 
@@ -60,7 +60,7 @@ class Learner:
 
 
 def fit(
-    recipe: Recipe,
+    recipe: BaselineConfig,
     train: Sequence[AnnotatedImage],
     val: Sequence[AnnotatedImage],
     class_names: Sequence[str],
@@ -84,7 +84,7 @@ def fit(
         history = state["history"]
         folder.write_log(history)  # a kill may have come between the state and the log
     per_epoch = max(len(train) // recipe.batch_size, 1)
-    schedule = Schedule(recipe.epochs * per_epoch, per_epoch, recipe.lr)
+    schedule = StepSchedule(recipe.epochs * per_epoch, per_epoch, recipe.lr)
     with progress() as bar:
         task = bar.add_task(recipe.model, total=schedule.steps, completed=len(history) * per_epoch)
         while len(history) < recipe.epochs:
@@ -93,20 +93,20 @@ def fit(
             photos = TrainPhotos(train, class_names, recipe.seed, epoch)
             loader = train_loader(photos, recipe.batch_size, order, workers)
             losses = train_epoch(learner, loader, schedule, epoch, lambda: bar.advance(task))
-            samples = find_faces(learner.kept, val, class_names)
+            samples = find_faces(learner.eval_model, val, class_names)
             row = {"epoch": epoch + 1, "epochs": recipe.epochs, **losses, **val_figures(samples, class_names)}
             history.append({**row, "seconds": round(time.perf_counter() - begin, 1)})
             if best_row(history) is history[-1]:
                 threshold = best_score(one_label(samples), len(class_names), 0.5)
                 facts = (recipe.model, tuple(class_names), recipe.size, recipe.small_anchors)
-                folder.save_best(learner.kept, Best(*facts, epoch + 1, row["val_map50"], threshold))
+                folder.save_best(learner.eval_model, Best(*facts, epoch + 1, row["val_map50"], threshold))
             folder.write_epoch(learner.state(), history)
             shown = f"epoch {epoch + 1}/{recipe.epochs}  loss {row['loss']:.4f}  val mAP50 {row['val_map50']:.4f}"
             console().print(shown, highlight=False)
     folder.tidy()
 
 
-def start(recipe: Recipe, classes: int, device: torch.device, fresh: bool = True) -> Learner:
+def start(recipe: BaselineConfig, classes: int, device: torch.device, fresh: bool = True) -> BaselineTrainState:
     """Everything as before the first step; unless `fresh`, without weights from elsewhere, as others will follow."""
     torch.manual_seed(recipe.seed)
     model = build_detector(recipe.model, classes, recipe.size, recipe.small_anchors)
@@ -120,13 +120,13 @@ def start(recipe: Recipe, classes: int, device: torch.device, fresh: bool = True
         average = ModelEmaV3(model, decay=AVERAGE_DECAY, use_warmup=True, warmup_power=AVERAGE_POWER)
     # timm leaves biases and norms out of the weight decay.
     optimizer = create_optimizer_v2(model, "adamw", lr=recipe.lr, weight_decay=recipe.weight_decay)
-    return Learner(model, average, optimizer)
+    return BaselineTrainState(model, average, optimizer)
 
 
 def train_epoch(
-    learner: Learner,
+    learner: BaselineTrainState,
     loader: DataLoader[Any],
-    schedule: Schedule,
+    schedule: StepSchedule,
     epoch: int,
     advance: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:

@@ -19,9 +19,9 @@ from pipeline.baseline.model import FLOOR, MOST
 from pipeline.baseline.run_folder import load_best
 from pipeline.bench.command import machine
 from pipeline.evaluate.coco_results import write_results
-from pipeline.evaluate.evaluation import Evaluation, Settings, evaluate_samples
+from pipeline.evaluate.evaluation import DetectionEvaluation, Settings, evaluate_samples
 from pipeline.evaluate.report import Table, tables, to_json
-from pipeline.evaluate.slices import Look, look
+from pipeline.evaluate.slices import FaceAttributes, face_attributes
 
 
 def report(
@@ -42,10 +42,10 @@ def report(
     model.to(device)
     with progress() as bar:
         task = bar.add_task("detecting", total=len(images))
-        looks: list[Look] = []
+        looks: list[FaceAttributes] = []
 
         def seen(image: AnnotatedImage, pixels: NDArray[np.uint8]) -> None:
-            looks.append(look(pixels, image.boxes))
+            looks.append(face_attributes(pixels, image.boxes))
             bar.advance(task)
 
         samples = find_faces(model, images, best.class_names, seen)
@@ -88,7 +88,7 @@ def report(
     screen.print(f"report: {out / 'baseline.md'}", markup=False, highlight=False)
 
 
-def summary(evaluation: Evaluation, record: dict[str, Any]) -> Table:
+def summary(evaluation: DetectionEvaluation, record: dict[str, Any]) -> Table:
     """How well it finds, how large it is, how long it takes."""
 
     def number(value: float | None) -> str:

@@ -75,7 +75,7 @@ class Process:
             return f"signal {-code}"
 
 
-class Line:
+class ParentPipe:
     """The other end, in the process itself. What libraries print goes to standard error: it must not come between."""
 
     def __init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
-from pipeline.batch.storage import Place
+from pipeline.batch.storage import Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Chunk:
     contents: those of the items, where no other process can read them.
     """
 
-    place: Place
+    place: Storage
     items: tuple[Item, ...]
     contents: tuple[Content, ...] | None = None
 
@@ -58,7 +58,7 @@ class Chunk:
         return [replace(self, items=(item,), contents=each) for item, each in zip(self.items, own, strict=True)]
 
 
-def item_name(place: Place, item: Item) -> str:
+def item_name(place: Storage, item: Item) -> str:
     """What results call a photo: its path or address; a row of a Parquet file has "#" and its number behind that."""
     name = place.name(item.path)
     return name if item.row is None else f"{name}#{item.row}"

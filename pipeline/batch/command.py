@@ -27,8 +27,8 @@ from pipeline.inference.bundle import Bundle
 
 if TYPE_CHECKING:
     from pipeline.batch.chunk import Chunk
-    from pipeline.batch.run import Tally
-    from pipeline.batch.work import Job, Outcome
+    from pipeline.batch.run import BatchStats
+    from pipeline.batch.work import ChunkResult, Job
 
 MOST_PHOTOS = 100_000  # a chunk; its rows are held by a worker
 
@@ -81,30 +81,30 @@ class BatchArgs:
 def make_job(args: BatchArgs) -> Job:
     """What the workers do. Raises BundleError when the bundle cannot be used."""
     from pipeline.batch.parquet_source import Columns
-    from pipeline.batch.table import Recipe
+    from pipeline.batch.table import BatchRecipe
     from pipeline.batch.work import Job
 
     options = {"min_score": args.min_score, "min_face": args.min_face, "id_column": args.id_column}
-    recipe = Recipe(Bundle.load(args.bundle).describe(), options)
+    recipe = BatchRecipe(Bundle.load(args.bundle).describe(), options)
     bundle = None if args.bundle is None else args.bundle.resolve()
     return Job(recipe, bundle, args.min_score, args.min_face, Columns(args.column, args.id_column))
 
 
-def detect_all(args: BatchArgs, job: Job) -> Tally:
+def detect_all(args: BatchArgs, job: Job) -> BatchStats:
     """Does what is left to do, with a progress bar on a terminal. Raises UserError."""
     from pipeline.batch.pool import run_pool
-    from pipeline.batch.ray_driver import run_apart
-    from pipeline.batch.results import Results
+    from pipeline.batch.ray_driver import run_ray_subprocess
+    from pipeline.batch.results import BatchResults
     from pipeline.batch.run import run_batch
-    from pipeline.batch.scan import Wanted
+    from pipeline.batch.scan import ScanConfig
 
-    results = Results(args.out, job.recipe)
+    results = BatchResults(args.out, job.recipe)
     workers = args.workers or usable_cores()
-    wanted = Wanted(args.sources, args.chunk, workers, job.columns, results.name)
+    wanted = ScanConfig(args.sources, args.chunk, workers, job.columns, results.name)
 
-    def engine(chunks: Iterable[Chunk]) -> Iterator[Outcome]:
+    def engine(chunks: Iterable[Chunk]) -> Iterator[ChunkResult]:
         if args.uses_ray:
-            return run_apart(job, chunks, args.workers, args.address)
+            return run_ray_subprocess(job, chunks, args.workers, args.address)
         return run_pool(job, chunks, workers)
 
     with progress() as bar:
@@ -128,7 +128,7 @@ def run(args: BatchArgs) -> int:
     return 1 if tally.errors else 0
 
 
-def _show(args: BatchArgs, tally: Tally, job: Job) -> None:
+def _show(args: BatchArgs, tally: BatchStats, job: Job) -> None:
     """Prints what the run came to."""
     from pipeline.batch.results import errors_of
 

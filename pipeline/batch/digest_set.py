@@ -14,7 +14,7 @@ def digest(name: str) -> bytes:
     return blake2b(name.encode(), digest_size=16).digest()
 
 
-class Names:
+class DigestSet:
     """A fixed set of names, each given once."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from common.errors import MediaError, first_line
 from pipeline.batch.chunk import Chunk, Content
-from pipeline.batch.storage import Place
+from pipeline.batch.storage import Storage
 from pipeline.batch.table import METADATA_KEY
 
 _AT_A_TIME = 16  # photos in memory
@@ -26,7 +26,7 @@ class Columns:
     id: str | None = None
 
 
-def find_rows(place: Place, path: str, columns: Columns) -> Iterator[tuple[int, int]]:
+def find_rows(place: Storage, path: str, columns: Columns) -> Iterator[tuple[int, int]]:
     """The row group and number of each row of a file; none where it is a result of this command, not photos.
 
     Raises MediaError when it is no Parquet file or lacks a column.

@@ -10,19 +10,19 @@ from contextlib import suppress
 from typing import Any
 
 from pipeline.batch.chunk import Chunk
-from pipeline.batch.work import Job, Outcome
+from pipeline.batch.work import ChunkResult, Job
 from pipeline.batch.worker import EndedError, Worker
 
 _POLL = 0.2  # s; a wait without end would hold Ctrl-C back on some systems
 
 
-def run_pool(job: Job, chunks: Iterable[Chunk], workers: int) -> Iterator[Outcome]:
+def run_pool(job: Job, chunks: Iterable[Chunk], workers: int) -> Iterator[ChunkResult]:
     """The outcome of each chunk, as they come; a chunk is taken when a worker is free.
 
     When the caller stops, the processes end at once. Raises what `chunks` and `Worker.start` raise.
     """
     source, lock = iter(chunks), threading.Lock()
-    results: queue.Queue[Outcome | Exception | None] = queue.Queue(maxsize=workers)
+    results: queue.Queue[ChunkResult | Exception | None] = queue.Queue(maxsize=workers)
     crew = [Worker(job) for _ in range(workers)]
 
     def take() -> Chunk | None:

@@ -12,15 +12,17 @@ from contextlib import closing, suppress
 from typing import IO, Any
 
 from common.errors import UserError
-from pipeline.batch.child_process import DiedError, Line, Process
+from pipeline.batch.child_process import DiedError, ParentPipe, Process
 from pipeline.batch.chunk import Chunk
 from pipeline.batch.ray_pool import run_ray
-from pipeline.batch.work import Job, Outcome
+from pipeline.batch.work import ChunkResult, Job
 
 _WATCH = 0.5  # s between looks whether the starting process is there
 
 
-def run_apart(job: Job, chunks: Iterable[Chunk], workers: int | None, address: str | None) -> Iterator[Outcome]:
+def run_ray_subprocess(
+    job: Job, chunks: Iterable[Chunk], workers: int | None, address: str | None
+) -> Iterator[ChunkResult]:
     """`run_ray` in that process. When the caller stops, it is told to end; Ray is gone some seconds later.
 
     Raises UserError as `run_ray` does, and when Ray ends unexpectedly; and what `chunks` raises.
@@ -73,7 +75,7 @@ def _last_line(said: IO[bytes]) -> str:
 
 def main() -> None:
     """The process: takes what `run_ray` wants, then chunks and None; gives outcomes and None, or why not."""
-    line = Line()
+    line = ParentPipe()
     starter = os.getppid()
 
     def stop(*_: Any) -> None:

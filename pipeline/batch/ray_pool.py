@@ -15,7 +15,7 @@ from typing import Any
 from common.cli import requires_extra
 from common.errors import UserError, first_line
 from pipeline.batch.chunk import Chunk
-from pipeline.batch.work import Job, Outcome, peak_megabytes
+from pipeline.batch.work import ChunkResult, Job, peak_megabytes
 from pipeline.batch.worker import Worker
 
 # Ray Data takes a list, not a stream: so many chunks at a time, an actor pool for each time.
@@ -47,7 +47,7 @@ class Actor:
 
 def run_ray(
     job: Job, chunks: Iterable[Chunk], workers: int | None, address: str | None
-) -> Generator[Outcome, None, None]:
+) -> Generator[ChunkResult, None, None]:
     """The outcome of each chunk, as they come. workers: actors; if not given, one a core of the cluster.
 
     Raises UserError when the cluster cannot be reached or the worker processes do not start.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from common.errors import MediaError, first_line
-from common.parallel import in_order
+from common.parallel import map_ordered
 from pipeline.batch.chunk import Chunk, Content, Item
 from pipeline.batch.parquet_source import Columns, read_rows
 
@@ -20,7 +20,7 @@ def contents(chunk: Chunk, columns: Columns) -> Iterator[Content]:
     if chunk.contents is not None:
         yield from chunk.contents
     elif chunk.items[0].row is None:
-        yield from in_order(lambda item: _read(chunk, item), chunk.items, READERS)
+        yield from map_ordered(lambda item: _read(chunk, item), chunk.items, READERS)
     else:
         given = 0
         try:

@@ -19,23 +19,23 @@ from common.display import shown
 from common.errors import UserError, first_line
 from common.files import naming
 from common.locks import locked
-from common.parallel import in_order
-from pipeline.batch.digest_set import Names
+from common.parallel import map_ordered
+from pipeline.batch.digest_set import DigestSet
 from pipeline.batch.storage import Entry, find_place
-from pipeline.batch.table import ERRORS, Recipe
+from pipeline.batch.table import ERRORS, BatchRecipe
 
 SUFFIX = ".parquet"
 PREFIX = "part-"
 _READERS = 8  # parts read at a time
 
 
-class Results:
+class BatchResults:
     """OUT.parquet and OUT.errors.parquet, on this machine or at an address.
 
     Raises UserError when `out` does not end in .parquet or its address cannot be opened.
     """
 
-    def __init__(self, out: str, recipe: Recipe) -> None:
+    def __init__(self, out: str, recipe: BatchRecipe) -> None:
         self.out, self._recipe = out.rstrip("/"), recipe
         if not self.out.endswith(SUFFIX):
             raise UserError(f"{shown(out)}: name the folder of results last, ending in {SUFFIX}")
@@ -48,7 +48,7 @@ class Results:
         return self._place.name(self._path)
 
     @contextmanager
-    def opened(self) -> Iterator[tuple[Names, ErrorFile]]:
+    def opened(self) -> Iterator[tuple[DigestSet, ErrorFile]]:
         """Holds the folder; gives the photos answered before, and takes the errors of this run.
 
         The errors of the run before are forgotten when this one ends well: their photos were tried again. A folder that
@@ -64,7 +64,7 @@ class Results:
             with locked(Path(self._path)) if self._place.is_local else nullcontext():
                 with self._naming():
                     parts = self._parts()
-                names = Names(name for part in in_order(self._names, parts, _READERS) for name in part)
+                names = DigestSet(name for part in map_ordered(self._names, parts, _READERS) for name in part)
                 with tempfile.TemporaryFile() as spool:
                     errors = ErrorFile(spool, self._recipe)
                     yield names, errors
@@ -135,7 +135,7 @@ class ErrorFile:
 
     _AT_A_TIME = 10_000
 
-    def __init__(self, spool: IO[bytes], recipe: Recipe) -> None:
+    def __init__(self, spool: IO[bytes], recipe: BatchRecipe) -> None:
         self.count = 0
         self._spool, self._recipe = spool, recipe
         self._waiting: list[dict[str, str]] = []

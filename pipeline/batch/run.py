@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 
 from common.errors import MediaError
 from pipeline.batch.chunk import Chunk
-from pipeline.batch.results import Results
-from pipeline.batch.scan import Wanted, find_chunks
-from pipeline.batch.work import Outcome
+from pipeline.batch.results import BatchResults
+from pipeline.batch.scan import ScanConfig, find_chunks
+from pipeline.batch.work import ChunkResult
 
 _FEW = 5  # errors kept to be named
-Engine = Callable[[Iterable[Chunk]], Iterator[Outcome]]
+Engine = Callable[[Iterable[Chunk]], Iterator[ChunkResult]]
 
 
 @dataclass
-class Tally:
+class BatchStats:
     """Counts of a run. before: photos answered in runs before. photos: those answered now, faces: theirs, by label.
 
     errors: how many, first: (file, what) of the first few. began, ended: of the first and last photo, Unix time by the
@@ -47,14 +47,14 @@ class Tally:
 
 
 def run_batch(
-    wanted: Wanted, results: Results, engine: Engine, tell: Callable[[Tally], None] = lambda tally: None
-) -> Tally:
+    wanted: ScanConfig, results: BatchResults, engine: Engine, tell: Callable[[BatchStats], None] = lambda tally: None
+) -> BatchStats:
     """Does every photo wanted that has no answer yet. tell: is called after each chunk.
 
     Each photo's answer is in one part, whatever is killed and however often it is begun again. Raises what `Results`
     and the engine raise.
     """
-    tally = Tally()
+    tally = BatchStats()
     problems: deque[MediaError] = deque()  # the engine may list in a thread of its own
     with results.opened() as (answered, errors):
         tally.before = len(answered)

@@ -18,7 +18,7 @@ from pipeline.batch.chunk import Chunk, Item, item_name
 from pipeline.batch.digest_set import digest
 from pipeline.batch.parquet_source import Columns, find_rows
 from pipeline.batch.read_ahead import contents
-from pipeline.batch.storage import Entry, Kind, Place, find_place
+from pipeline.batch.storage import Entry, Kind, Storage, find_place
 
 # Chunks begin small and grow with what was listed, so that a few hundred photos keep all workers busy to the end.
 LEAST = 16
@@ -29,7 +29,7 @@ Report = Callable[[MediaError], None]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ScanConfig:
     """What is looked for. sources: as given. most: photos in a chunk, at most. skip: name of a folder passed over."""
 
     sources: Sequence[str]
@@ -43,7 +43,7 @@ class Wanted:
 class _Found:
     """A photo found. group: the row group that it lies in, None for a file."""
 
-    place: Place
+    place: Storage
     item: Item
     group: int | None = None
 
@@ -54,7 +54,7 @@ class _Found:
         return self.group is None or self.item.path == other.item.path
 
 
-def find_chunks(wanted: Wanted, answered: Container[str], report: Report) -> Iterator[Chunk]:
+def find_chunks(wanted: ScanConfig, answered: Container[str], report: Report) -> Iterator[Chunk]:
     """The photos of all sources whose names are not among the `answered`, none twice, in chunks.
 
     Folders are searched to the bottom, for pictures and Parquet files by suffix, hidden ones left out; what is named
@@ -83,7 +83,7 @@ def _chunk(found: Sequence[_Found], columns: Columns) -> Chunk:
     return replace(chunk, contents=tuple(contents(chunk, columns))) if chunk.place.is_private else chunk
 
 
-def _fresh(wanted: Wanted, answered: Container[str], report: Report) -> Iterator[_Found]:
+def _fresh(wanted: ScanConfig, answered: Container[str], report: Report) -> Iterator[_Found]:
     """Every photo that is not answered, once."""
     remember = len(wanted.sources) > 1 or any(glob.has_magic(source) for source in wanted.sources)
     seen: set[bytes] = set()
@@ -103,7 +103,7 @@ def _fresh(wanted: Wanted, answered: Container[str], report: Report) -> Iterator
 class _Search:
     """Finds the photos of one source, and reports it when it has none."""
 
-    def __init__(self, wanted: Wanted, report: Report) -> None:
+    def __init__(self, wanted: ScanConfig, report: Report) -> None:
         self._wanted, self._report = wanted, report
         self._reported = False
 
@@ -132,13 +132,13 @@ class _Search:
         if not some and not self._reported:
             self._problem(MediaError(source if literal else "/".join([source.rstrip("/"), *pattern]), nothing))
 
-    def _named(self, place: Place, path: str, kind: Kind) -> Iterator[_Found]:
+    def _named(self, place: Storage, path: str, kind: Kind) -> Iterator[_Found]:
         if kind == "folder":
             yield from self._below(place, path)
         elif kind == "file":
             yield from self._file(place, location(path) if place.is_local else path)
 
-    def _below(self, place: Place, root: str) -> Iterator[_Found]:
+    def _below(self, place: Storage, root: str) -> Iterator[_Found]:
         """What lies in a folder and those below it; links to folders are followed, each real folder once."""
         seen: set[str] = set()
         waiting = [root]
@@ -154,7 +154,7 @@ class _Search:
             waiting += [entry.path for entry in reversed(here) if entry.is_folder and not entry.name.startswith(".")]
 
     def _matching(
-        self, place: Place, folder: str, pattern: Sequence[str], seen: set[tuple[str, int]]
+        self, place: Storage, folder: str, pattern: Sequence[str], seen: set[tuple[str, int]]
     ) -> Iterator[_Found]:
         """What matches a pattern's parts from a folder on, and all below a folder that does."""
         folder = _real(place, folder)
@@ -180,7 +180,7 @@ class _Search:
                 elif not rest and _is_photos(entry.name):
                     yield from self._file(place, entry.path)
 
-    def _file(self, place: Place, path: str) -> Iterator[_Found]:
+    def _file(self, place: Storage, path: str) -> Iterator[_Found]:
         if not path.lower().endswith(TABLE):
             yield _Found(place, Item(path))
             return
@@ -190,7 +190,7 @@ class _Search:
         except MediaError as error:
             self._problem(error)
 
-    def _entries(self, place: Place, folder: str) -> list[Entry]:
+    def _entries(self, place: Storage, folder: str) -> list[Entry]:
         try:
             return place.entries(folder)
         except OSError as error:
@@ -212,7 +212,7 @@ def _split(source: str, magic: re.Pattern[str]) -> tuple[str, list[str]]:
     return f"{scheme}://{folder}" if scheme else folder, [part for part in parts[first:] if part]
 
 
-def _real(place: Place, folder: str) -> str:
+def _real(place: Storage, folder: str) -> str:
     return os.path.realpath(folder) if place.is_local else folder
 
 

@@ -41,7 +41,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Place:
+class Storage:
     """A file system. It can be sent to another process, which makes it anew from its address.
 
     address: any address on it; None for this machine's files. Every method but `name` may raise OSError.
@@ -137,10 +137,10 @@ class Place:
         return _file_system(self.address)[0]
 
 
-LOCAL = Place()
+LOCAL = Storage()
 
 
-def find_place(name: str) -> tuple[Place, str]:
+def find_place(name: str) -> tuple[Storage, str]:
     """The place of a path or address, and the path there. A file:// address is a path of this machine.
 
     Raises UserError when neither pyarrow nor fsspec can open the address.
@@ -158,7 +158,7 @@ def find_place(name: str) -> tuple[Place, str]:
         raise UserError(f"{name}: cannot be opened ({error}); check the address") from error
     if not path.strip("/"):
         raise UserError(f"{name}: names no file or folder; write a path behind it")
-    return Place(name), path.rstrip("/")
+    return Storage(name), path.rstrip("/")
 
 
 @lru_cache(maxsize=64)

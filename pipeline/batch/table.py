@@ -19,7 +19,7 @@ _REPEATING = ("file", "id", "label", "width", "height")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class BatchRecipe:
     """What results depend on. bundle: as it describes itself. options: those that change a result."""
 
     bundle: Mapping[str, Any]

@@ -19,7 +19,7 @@ from common.paths import FoundImage
 from pipeline.batch.chunk import Chunk
 from pipeline.batch.parquet_source import Columns
 from pipeline.batch.read_ahead import contents
-from pipeline.batch.table import Recipe, from_parquet, rows, schema, to_parquet
+from pipeline.batch.table import BatchRecipe, from_parquet, rows, schema, to_parquet
 from pipeline.inference.results import image_result
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def load_predictor(bundle: Path | None) -> Predictor:
 class Job:
     """What all workers do with every chunk. load: makes a worker's predictor from `bundle`."""
 
-    recipe: Recipe
+    recipe: BatchRecipe
     bundle: Path | None = None
     min_score: float | None = None
     min_face: float | None = None
@@ -47,14 +47,14 @@ class Job:
     def predictor(self) -> Predictor:
         """A predictor of the very bundle that the command was started with. Raises UserError."""
         predictor = self.load(self.bundle)
-        if Recipe(predictor.bundle.describe(), self.recipe.options).hash != self.recipe.hash:
+        if BatchRecipe(predictor.bundle.describe(), self.recipe.options).hash != self.recipe.hash:
             name = self.bundle or "the default bundle"
             raise UserError(f"{name}: is another one where a worker runs; copy the same to all machines")
         return predictor
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ChunkResult:
     """What became of a chunk. part: the Parquet file of its rows, empty where no photo was answered.
 
     photos: those answered. faces: by label. errors: (name, what) of the other photos. began, ended: seconds of the
@@ -72,7 +72,7 @@ class Outcome:
     megabytes: float = 0.0
 
     @classmethod
-    def joined(cls, key: str, parts: Sequence[Outcome], metadata: dict[bytes, bytes]) -> Outcome:
+    def joined(cls, key: str, parts: Sequence[ChunkResult], metadata: dict[bytes, bytes]) -> ChunkResult:
         """One of several, as if their photos had been done together."""
         tables = [each.part for each in parts if each.part]
         return cls(
@@ -88,7 +88,7 @@ class Outcome:
         )
 
 
-def work(chunk: Chunk, job: Job, predictor: Predictor) -> Outcome:
+def process_chunk(chunk: Chunk, job: Job, predictor: Predictor) -> ChunkResult:
     """Goes through a chunk's photos; what is the matter with one is an error of its own."""
     began, cpu = time.time(), time.process_time()
     found: list[dict[str, Any]] = []
@@ -112,7 +112,7 @@ def work(chunk: Chunk, job: Job, predictor: Predictor) -> Outcome:
     table = pa.Table.from_pylist(found, columns)
     part = to_parquet(table, job.recipe.metadata()) if photos else b""
     cpu_seconds = time.process_time() - cpu
-    return Outcome(chunk.key, part, photos, faces, tuple(errors), began, time.time(), cpu_seconds, peak_megabytes())
+    return ChunkResult(chunk.key, part, photos, faces, tuple(errors), began, time.time(), cpu_seconds, peak_megabytes())
 
 
 def _photos(chunk: Chunk, job: Job, predictor: Predictor) -> Iterator[tuple[str, str | None, Callable[[], Photo]]]:

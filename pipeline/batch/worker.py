@@ -10,9 +10,9 @@ from contextlib import suppress
 from typing import Any
 
 from common.errors import UserError
-from pipeline.batch.child_process import DiedError, Line, Process
+from pipeline.batch.child_process import DiedError, ParentPipe, Process
 from pipeline.batch.chunk import Chunk
-from pipeline.batch.work import Job, Outcome, work
+from pipeline.batch.work import ChunkResult, Job, process_chunk
 
 TRIES = 2  # of a chunk, and of starting, before it is given up
 
@@ -32,7 +32,7 @@ class Worker:
         self._process: Process | None = None
         self._ended = False
 
-    def do(self, chunk: Chunk) -> Outcome:
+    def do(self, chunk: Chunk) -> ChunkResult:
         """What became of the chunk, whatever befalls the process. Raises UserError when none can be started."""
         for _ in range(TRIES):
             with suppress(DiedError):
@@ -44,8 +44,8 @@ class Worker:
             except DiedError as error:
                 what = f"kills the worker ({error}); make it smaller, convert it, or leave it out"
                 now = time.time()
-                done.append(Outcome(single.key, errors=((single.names[0], what),), began=now, ended=now))
-        return Outcome.joined(chunk.key, done, self._job.recipe.metadata())
+                done.append(ChunkResult(single.key, errors=((single.names[0], what),), began=now, ended=now))
+        return ChunkResult.joined(chunk.key, done, self._job.recipe.metadata())
 
     def end(self) -> None:
         """Ends the process at once, and for good."""
@@ -53,12 +53,12 @@ class Worker:
         if self._process is not None:
             self._process.kill()
 
-    def _ask(self, chunk: Chunk) -> Outcome:
+    def _ask(self, chunk: Chunk) -> ChunkResult:
         """Raises DiedError when the process dies over it."""
         if self._process is None:
             self._start()
         outcome = self._exchange(chunk)
-        assert isinstance(outcome, Outcome)
+        assert isinstance(outcome, ChunkResult)
         return outcome
 
     def _start(self) -> None:
@@ -103,10 +103,10 @@ def main() -> None:
     """
     import cv2
 
-    from common.memory import one_heap
+    from common.memory import limit_malloc_arenas
 
-    line = Line()
-    one_heap()
+    line = ParentPipe()
+    limit_malloc_arenas()
     cv2.setNumThreads(1)  # the cores are taken
     job: Job = line.receive()
     chunks: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
@@ -125,7 +125,7 @@ def main() -> None:
         os._exit(1)  # the thread waits for what does not come
     line.send("")
     while True:
-        line.send(work(chunks.get(), job, predictor))
+        line.send(process_chunk(chunks.get(), job, predictor))
 
 
 if __name__ == "__main__":

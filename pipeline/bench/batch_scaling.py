@@ -25,11 +25,11 @@ import tyro
 
 from common.cli import console, program_name, requires_extra, run_cli
 from common.errors import UserError
-from common.memory import one_heap
+from common.memory import limit_malloc_arenas
 from common.paths import find_images
 from pipeline.batch.command import BatchArgs, detect_all, make_job
 from pipeline.bench.command import machine
-from pipeline.bench.synthetic_photos import made_photo
+from pipeline.bench.synthetic_photos import synthetic_photo
 from pipeline.bench.timing import Spread
 from pipeline.evaluate.report import Table
 from pipeline.inference.image_writer import write_image
@@ -45,7 +45,7 @@ IN_A_PART = 256  # photos, where reading back is
 # Written as in detect.py, for the same reason.
 # ruff: noqa: UP045
 @dataclass(frozen=True)
-class Args:
+class BatchBenchArgs:
     """Time detection over many photos."""
 
     data: tyro.conf.Positional[Optional[Path]] = None
@@ -66,7 +66,7 @@ class Args:
     """Names that are listed, and answered photos that are read back."""
 
 
-def run(args: Args) -> int:
+def run(args: BatchBenchArgs) -> int:
     """Measures, prints the tables and the line of JSON."""
     for flag, least in (("--photos", args.photos), ("--rounds", args.rounds), ("--many", args.many)):
         if least < 1:
@@ -77,7 +77,7 @@ def run(args: Args) -> int:
         raise UserError("--workers: give numbers of 1 or more")
     with requires_extra("batch"):
         import pyarrow  # noqa: F401
-    one_heap()
+    limit_malloc_arenas()
     with ExitStack() as stack:
         folder = args.data
         if folder is None:
@@ -104,18 +104,18 @@ def choose(folder: Path, count: int) -> list[str]:
     return [found[i].path for i in np.unique(every)]
 
 
-def make_photos(folder: Path, args: Args) -> None:
+def make_photos(folder: Path, args: BatchBenchArgs) -> None:
     """Writes what --made asks for, as JPEG files. Raises UserError when a size cannot be made."""
     width, height = args.made or (0, 0)
     for i in range(args.photos):
         try:
-            photo = made_photo(width, height, FACES, seed=i)
+            photo = synthetic_photo(width, height, FACES, seed=i)
         except ValueError as error:
             raise UserError(f"--made {width} {height}: {error}; give 32 or more of each") from error
         write_image(folder / f"{i:06}.jpg", photo)
 
 
-def time_runs(args: Args, photos: Sequence[str]) -> list[dict[str, Any]]:
+def time_runs(args: BatchBenchArgs, photos: Sequence[str]) -> list[dict[str, Any]]:
     """Each engine with each number of workers: photos a second, CPU time, memory; ratios to the first number's."""
     ways = [(engine, workers) for engine in args.engines for workers in args.workers]
     took: dict[tuple[str, int], list[dict[str, float]]] = {way: [] for way in ways}
@@ -194,12 +194,12 @@ def time_reading(photos: Sequence[str]) -> dict[str, float]:
 
 def time_names(many: int) -> dict[str, float]:
     """Names a second: listed from folders of this machine, and read back from parts when a run is gone on with."""
-    from pipeline.batch.scan import Wanted, find_chunks
+    from pipeline.batch.scan import ScanConfig, find_chunks
 
     with tempfile.TemporaryDirectory() as folder:
         _many_files(Path(folder), many)
         begin = time.perf_counter()
-        listed = sum(len(chunk) for chunk in find_chunks(Wanted([folder], IN_A_PART, 1), (), print))
+        listed = sum(len(chunk) for chunk in find_chunks(ScanConfig([folder], IN_A_PART, 1), (), print))
         listing = time.perf_counter() - begin
     with _many_parts(many) as results:
         begin = time.perf_counter()
@@ -222,13 +222,13 @@ def _many_parts(many: int) -> Iterator[Any]:
     """Results with so many photos answered, each with four faces."""
     import pyarrow as pa
 
-    from pipeline.batch.results import Results
-    from pipeline.batch.table import Recipe, schema, to_parquet
+    from pipeline.batch.results import BatchResults
+    from pipeline.batch.table import BatchRecipe, schema, to_parquet
 
-    recipe = Recipe({"class_names": ["with_mask"], "name": "made"}, {})
+    recipe = BatchRecipe({"class_names": ["with_mask"], "name": "made"}, {})
     columns = schema(["with_mask"], with_id=False)
     with tempfile.TemporaryDirectory() as folder:
-        results = Results(str(Path(folder) / "faces.parquet"), recipe)
+        results = BatchResults(str(Path(folder) / "faces.parquet"), recipe)
         with results.opened():
             for start in range(0, many, IN_A_PART):
                 rows = [
@@ -289,5 +289,5 @@ def _parts_table(record: dict[str, Any]) -> Table:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `python -m pipeline.bench.batch`."""
-    args = tyro.cli(Args, args=argv, description=__doc__, prog=program_name("pipeline.bench.batch"))
+    args = tyro.cli(BatchBenchArgs, args=argv, description=__doc__, prog=program_name("pipeline.bench.batch"))
     return run_cli(lambda: run(args))

@@ -1,14 +1,14 @@
 """Times the pipeline beside others, in one run on the same photos: tables, and one line of JSON as the last line.
 
-Example: python -m pipeline.bench --data DIR --photos 50 --against stand-in
+Example: python -m pipeline.bench --data DIR --photos 50 --competitor stand-in
 
 Parts (--parts): photos, everyone on the same photos, in turn, so that a busy machine slows all alike (with one thread;
 with more threads than idle cores, ratios mislead too); sizes, the same on made photos of several sizes with 0 to 100
 faces; command, `pipeline.detect` on one photo as a whole process; folder, photos per second from file to result with
-one worker and with one for each core; memory, its peak over the photos once and over --many, the same ones again;
+one worker and with one for each core; memory, its peak over the photos once and over --memory-photos, the same ones again;
 video, its peak over ten seconds and over --hours of a made video, annotated one written.
 Beside ours stand facenet-pytorch's MTCNN, the naive pipeline (MTCNN, then a timm model in eager PyTorch, crop by
-crop), and with --against a one-stage ONNX detector at 640x640. All look for the same smallest face; each keeps its own
+crop), and with --competitor a one-stage ONNX detector at 640x640. All look for the same smallest face; each keeps its own
 thresholds. Photos that facenet-pytorch cannot search are left out for all.
 """
 
@@ -29,9 +29,9 @@ import cv2
 import numpy as np
 import onnxruntime
 
-from common.cli import console, program_name, requires_extra, run_cli
+from common.cli import console, program_name, refuse_renamed, requires_extra, run_cli
 from common.errors import UserError
-from common.memory import one_heap
+from common.memory import limit_malloc_arenas
 from common.parallel import usable_cores
 from pipeline.bench import photos as bench_photos
 from pipeline.bench import runs as bench_runs
@@ -45,8 +45,12 @@ Part = Literal["photos", "sizes", "command", "folder", "memory", "video"]
 REST = 0.1  # s
 
 
+# The present flag by its name in earlier versions.
+RENAMED_FLAGS = {"--against": "--competitor", "--many": "--memory-photos"}
+
+
 @dataclass(frozen=True)
-class Args:
+class BenchArgs:
     """Time the pipeline and its stages beside others, on the same photos."""
 
     data: Path | None = None
@@ -55,7 +59,7 @@ class Args:
     """How many of them, evenly spaced."""
     parts: tuple[Part, ...] = ("photos", "sizes", "command", "folder", "memory")
     """What to measure."""
-    against: Path | None = None
+    competitor: Path | None = None
     """A one-stage detector as an ONNX file; the word stand-in makes one as large as YOLO11n, with random weights."""
     rounds: int = 3
     """How often each photo, process or folder is timed; the median counts."""
@@ -69,22 +73,22 @@ class Args:
     """What our nets and the one-stage detector run on."""
     naive_model: str = "mobilenetv3_small_100"
     """The naive pipeline's timm model."""
-    many: int = 1000
+    memory_photos: int = 1000
     """How many photos the memory part goes through: the chosen ones over and over."""
     hours: float = 2.0
     """How long the video part's long video is; of each second one frame is looked at."""
 
 
-def run(args: Args) -> int:
+def run(args: BenchArgs) -> int:
     """Measures, prints the tables and the line of JSON."""
     _check(args)
-    one_heap()  # as pipeline.detect has it
+    limit_malloc_arenas()  # as pipeline.detect has it
     bundle = Bundle.load(args.bundle)
     with requires_extra("train"):
         import torch  # noqa: F401  # missing, it is said now, not after minutes
     ours = Ours(bundle, args.min_face, args.threads, args.device)
     naive = Naive(args.naive_model, ours.smallest, args.device)
-    one_stage = None if args.against is None else OneStage(args.against, args.threads, args.device)
+    one_stage = None if args.competitor is None else OneStage(args.competitor, args.threads, args.device)
     field = bench_photos.Field(ours, naive, one_stage, args.rounds, REST if args.threads > 1 else 0.0)
     record: dict[str, Any] = {
         "machine": machine(),
@@ -120,7 +124,7 @@ def run(args: Args) -> int:
 
 
 def _measure(
-    args: Args, field: bench_photos.Field, photos: Sequence[bench_photos.Photo], record: dict[str, Any]
+    args: BenchArgs, field: bench_photos.Field, photos: Sequence[bench_photos.BenchPhoto], record: dict[str, Any]
 ) -> list[Table]:
     """Goes through the parts asked for; adds each to the record."""
     names = [photo.name for photo in photos]
@@ -145,7 +149,7 @@ def _measure(
         record["command"] = bench_runs.time_command(names[0], options, args.rounds)
         tables.append(bench_runs.command_table(record["command"]))
     if "memory" in args.parts:
-        record["memory"] = bench_runs.measure_memory(names, args.many, options)
+        record["memory"] = bench_runs.measure_memory(names, args.memory_photos, options)
         tables.append(bench_runs.memory_table(record["memory"]))
     if "video" in args.parts:
         record["video"] = bench_runs.measure_video(args.hours * 3600, options)
@@ -153,10 +157,10 @@ def _measure(
     return tables
 
 
-def _check(args: Args) -> None:
+def _check(args: BenchArgs) -> None:
     """Raises UserError on options out of range."""
     numbers = (
-        ("--photos", args.photos), ("--rounds", args.rounds), ("--threads", args.threads), ("--many", args.many),
+        ("--photos", args.photos), ("--rounds", args.rounds), ("--threads", args.threads), ("--memory-photos", args.memory_photos),
     )  # fmt: skip
     for name, value in numbers:
         if value < 1:
@@ -224,7 +228,11 @@ def _facts(record: dict[str, Any]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `python -m pipeline.bench`."""
-    import tyro
 
-    args = tyro.cli(Args, args=argv, description=__doc__, prog=program_name("pipeline.bench"))
-    return run_cli(lambda: run(args))
+    def command() -> int:
+        import tyro
+
+        refuse_renamed(argv, RENAMED_FLAGS)
+        return run(tyro.cli(BenchArgs, args=argv, description=__doc__, prog=program_name("pipeline.bench")))
+
+    return run_cli(command)

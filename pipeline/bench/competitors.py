@@ -28,7 +28,7 @@ from stage1_faces.faces import Faces
 
 PIPELINE, CASCADE, CLASSIFIER = "pipeline", "cascade", "classifier"
 NAIVE, FACENET, ONE_STAGE = "naive pipeline", "facenet-pytorch", "one stage"
-STAND_IN = "stand-in"  # --against, where no file is at hand
+STAND_IN = "stand-in"  # --competitor, where no file is at hand
 SIDE = 640  # px: what one-stage detectors are run at
 GREY = 114  # what YOLO pads a letterbox with
 # ImageNet's, which most timm models want.
@@ -43,14 +43,14 @@ class Ours:
         self.predictor = Predictor(bundle, threads, device)
         self._detector = bundle.detector(threads, device)
         self._search = bundle.meta.search
-        self._least = bundle.meta.judge.least(bundle.meta.score_threshold)
+        self._least = bundle.meta.fusion.min_detector_score_for(bundle.meta.score_threshold)
         self._min_face = min_face
         self._found: tuple[Sequence[Pixels], list[Faces]] = ((), [])
 
     def smallest(self, photo: Pixels) -> float:
         """The smallest face, in pixels, that is looked for in a photo."""
         if isinstance(self._search, CascadeConfig):
-            return self._search.smallest((photo.shape[1], photo.shape[0]), self._min_face)
+            return self._search.min_face_for((photo.shape[1], photo.shape[0]), self._min_face)
         return self._search.min_face if self._min_face is None else self._min_face
 
     def contenders(self, batch: int) -> list[Contender]:
@@ -75,7 +75,7 @@ class Ours:
         if len(seen) != len(photos) or any(a is not b for a, b in zip(seen, photos, strict=True)):
             raise ValueError("stage 2 is timed on the photos that stage 1 saw last")
         boxes: list[Boxes] = [found.boxes for found in faces]
-        self.predictor.judge(photos, boxes)
+        self.predictor.run_classifier(photos, boxes)
         return [len(found) for found in boxes]
 
 
@@ -140,7 +140,7 @@ class OneStage:
                 from pipeline.bench.stand_in import graph
             data, self.name = graph(), f"{ONE_STAGE} ({STAND_IN})"
         elif not file.is_file():
-            raise UserError(f"{file}: not found; name an ONNX file, or say --against {STAND_IN}")
+            raise UserError(f"{file}: not found; name an ONNX file, or say --competitor {STAND_IN}")
         else:
             data, self.name = file.read_bytes(), f"{ONE_STAGE} ({file.name})"
         # ONNX Runtime's own settings but for the threads: ours are for photos of all sizes.

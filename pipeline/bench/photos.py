@@ -16,8 +16,8 @@ from common.errors import MediaError, UserError
 from common.images import Pixels, read_image
 from common.paths import find_images
 from pipeline.bench.competitors import CASCADE, FACENET, NAIVE, PIPELINE, Naive, OneStage, Ours
-from pipeline.bench.synthetic_photos import made_photo
-from pipeline.bench.timing import Contender, Figures, Spread, Timings, figures, ratio, take_turns
+from pipeline.bench.synthetic_photos import synthetic_photo
+from pipeline.bench.timing import Contender, Spread, Timings, TimingStats, ratio, take_turns, timing_stats
 from pipeline.detect.demo import portrait
 from pipeline.evaluate.report import Table
 from pipeline.inference.image_writer import write_image
@@ -30,7 +30,7 @@ THEIRS = (NAIVE, FACENET)
 
 
 @dataclass(frozen=True)
-class Photo:
+class BenchPhoto:
     """A photo by name; `read` gives its pixels or raises MediaError."""
 
     name: str
@@ -59,7 +59,7 @@ class Field:
         return [(FACENET, CASCADE), *((name, ours) for name in slow for ours in whole)]
 
 
-def find_photos(data: Path, count: int) -> tuple[list[Photo], list[str]]:
+def find_photos(data: Path, count: int) -> tuple[list[BenchPhoto], list[str]]:
     """At most `count` photos, evenly spaced, and remarks on what could not be searched.
 
     Raises MediaError when the place has none.
@@ -67,7 +67,7 @@ def find_photos(data: Path, count: int) -> tuple[list[Photo], list[str]]:
     found, errors = find_images([data])
     if not found:
         raise errors[0]
-    chosen = choose([Photo(image.path, partial(read_image, image.path)) for image in found], count)
+    chosen = choose([BenchPhoto(image.path, partial(read_image, image.path)) for image in found], count)
     return chosen, [str(error) for error in errors]
 
 
@@ -83,13 +83,13 @@ def write_portraits(folder: Path) -> None:
         write_image(folder / f"portrait-{size[0]}x{size[1]}.jpg", np.asarray(small, np.uint8))
 
 
-def choose(photos: Sequence[Photo], count: int) -> list[Photo]:
+def choose(photos: Sequence[BenchPhoto], count: int) -> list[BenchPhoto]:
     """`count` of the photos, evenly spaced from the first on; all when there are no more."""
     count = min(count, len(photos))
     return [photos[k * len(photos) // count] for k in range(count)]
 
 
-def warm_up(photo: Photo, contenders: Sequence[Contender], smallest: Callable[[Pixels], float]) -> str | None:
+def warm_up(photo: BenchPhoto, contenders: Sequence[Contender], smallest: Callable[[Pixels], float]) -> str | None:
     """Runs each contender on the photo once; in one line why it cannot be timed, None when it can."""
     try:
         pixels = photo.read()
@@ -108,7 +108,7 @@ def warm_up(photo: Photo, contenders: Sequence[Contender], smallest: Callable[[P
     return None
 
 
-def usable_photos(field: Field, photos: Sequence[Photo]) -> tuple[list[Photo], list[str]]:
+def usable_photos(field: Field, photos: Sequence[BenchPhoto]) -> tuple[list[BenchPhoto], list[str]]:
     """The photos on which everyone works, and why the others are left out; warms everyone up on the way.
 
     Raises UserError when there is none.
@@ -126,7 +126,7 @@ def usable_photos(field: Field, photos: Sequence[Photo]) -> tuple[list[Photo], l
     return usable, notes
 
 
-def time_photos(field: Field, photos: Sequence[Photo]) -> dict[str, Any]:
+def time_photos(field: Field, photos: Sequence[BenchPhoto]) -> dict[str, Any]:
     """Times everyone on the photos, side by side."""
     batch = min(BATCH, len(photos))
     rows = field.contenders(batch)
@@ -135,7 +135,7 @@ def time_photos(field: Field, photos: Sequence[Photo]) -> dict[str, Any]:
         task = bar.add_task("timing photos", total=len(photos))
         timings = take_turns(rows, reads, field.rounds, field.rest, lambda count: bar.advance(task, count))
     by_name = {row.name: timing for row, timing in zip(rows, timings, strict=True)}
-    detectors = [{"name": row.name, "batch": row.batch, **asdict(figures(by_name[row.name]))} for row in rows]
+    detectors = [{"name": row.name, "batch": row.batch, **asdict(timing_stats(by_name[row.name]))} for row in rows]
     return {"photos": len(photos), "detectors": detectors, "ratios": _ratios(field.pairs(batch), by_name)}
 
 
@@ -147,7 +147,9 @@ def photos_tables(record: dict[str, Any]) -> list[Table]:
     """Milliseconds a photo of each, and who takes how many times as long as whom."""
     rows = []
     for row in record["detectors"]:
-        result = Figures(**{key: row[key] for key in ("photos", "mean_ms", "faces_per_photo")}, ms=Spread(**row["ms"]))
+        result = TimingStats(
+            **{key: row[key] for key in ("photos", "mean_ms", "faces_per_photo")}, ms=Spread(**row["ms"])
+        )
         times = (f"{result.ms.median:.1f}", quartiles(result.ms, 1), f"{result.mean_ms:.1f}")
         rows.append((row["name"], *times, f"{result.faces_per_photo:.2f}"))
     header = ("", "median", "quartiles", "mean", "faces")
@@ -175,7 +177,7 @@ def time_sizes(field: Field, sizes: Sequence[tuple[int, int]], faces: Sequence[i
         task = bar.add_task("timing sizes", total=len(sizes) * len(faces))
         for width, height in sizes:
             for count in faces:
-                photo = Photo(f"{width}x{height}", partial(made_photo, width, height, count))
+                photo = BenchPhoto(f"{width}x{height}", partial(synthetic_photo, width, height, count))
                 rows = field.contenders(1)
                 failing = warm_up(photo, rows, field.ours.smallest)
                 # Where MTCNN itself fails, the others are timed.

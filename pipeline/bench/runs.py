@@ -21,7 +21,7 @@ from common.errors import UserError
 from common.images import read_image
 from common.paths import SUFFIXES, find_images
 from pipeline.bench.competitors import NAIVE, PIPELINE, Naive
-from pipeline.bench.synthetic_photos import made_photo
+from pipeline.bench.synthetic_photos import synthetic_photo
 from pipeline.bench.timing import Spread
 from pipeline.detect.command import DetectArgs, detect_images
 from pipeline.evaluate.report import Table
@@ -35,14 +35,14 @@ VIDEO_SIZE, VIDEO_RATE = (320, 240), 25  # pixels; frames a second
 
 
 @dataclass(frozen=True)
-class Run:
+class ProcessRun:
     """What one process took. seconds: wall time. megabytes: most memory held at a time (resident set)."""
 
     seconds: float
     megabytes: float
 
 
-def run_detect(arguments: Sequence[str | Path | int]) -> Run:
+def run_detect(arguments: Sequence[str | Path | int]) -> ProcessRun:
     """Runs `python -m pipeline.detect` with the arguments and --out a folder that is thrown away.
 
     Raises UserError with what it said when it fails.
@@ -60,7 +60,7 @@ def run_detect(arguments: Sequence[str | Path | int]) -> Run:
         if done.returncode != 0:
             lines = done.stderr.decode(errors="replace").strip().splitlines()
             raise UserError(f"pipeline.detect failed: {lines[-1] if lines else f'code {done.returncode}'}")
-        return Run(**json.loads(report.read_text(encoding="utf-8")))
+        return ProcessRun(**json.loads(report.read_text(encoding="utf-8")))
 
 
 def time_command(photo: str | Path, options: Sequence[str], rounds: int) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def measure_memory(photos: Sequence[str], count: int, options: Sequence[str]) ->
     """Most memory of `pipeline.detect --no-pictures` over the photos once, and over `count`, the same ones again."""
     numbers = [len(photos), count]
     with tempfile.TemporaryDirectory() as folder:
-        runs: list[Run] = []
+        runs: list[ProcessRun] = []
         for number in numbers:
             place = Path(folder) / str(len(runs))
             place.mkdir()
@@ -149,9 +149,9 @@ def measure_video(seconds: float, options: Sequence[str]) -> dict[str, Any]:
 
     Two faces move to and fro at 25 frames a second, of which one is looked at.
     """
-    scene = made_photo(2 * VIDEO_SIZE[0], VIDEO_SIZE[1], 2)
+    scene = synthetic_photo(2 * VIDEO_SIZE[0], VIDEO_SIZE[1], 2)
     lengths = [min(10.0, seconds), seconds]
-    runs: list[Run] = []
+    runs: list[ProcessRun] = []
     with tempfile.TemporaryDirectory() as folder:
         for length in lengths:
             file = Path(folder) / "made.mp4"
@@ -159,7 +159,7 @@ def measure_video(seconds: float, options: Sequence[str]) -> dict[str, Any]:
                 for i in range(round(length * VIDEO_RATE)):
                     left = round(VIDEO_SIZE[0] * (0.5 - 0.5 * math.cos(i / VIDEO_RATE)))
                     video.add(scene[:, left : left + VIDEO_SIZE[0]], i / VIDEO_RATE)
-            runs.append(run_detect([file, "--every", VIDEO_RATE, *options]))
+            runs.append(run_detect([file, "--frame-stride", VIDEO_RATE, *options]))
     return {
         "video_seconds": lengths,
         "megabytes": [run.megabytes for run in runs],

@@ -39,7 +39,7 @@ class _CrossStage(nn.Module):
         return self.last(torch.cat([both, passed + self.inner(passed)], dim=1))
 
 
-class StandIn(nn.Module):
+class StandInNet(nn.Module):
     """(N, 3, 640, 640) -> (N, 67, 8400): numbers for each cell at strides 8, 16 and 32."""
 
     def __init__(self) -> None:
@@ -92,5 +92,5 @@ def graph() -> bytes:
     """The network as an ONNX graph for one picture of 640x640."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = StandIn().eval()
+        net = StandInNet().eval()
     return to_onnx(net, (1, 3, SIDE, SIDE), {}, ("answers",))

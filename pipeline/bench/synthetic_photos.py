@@ -14,7 +14,7 @@ OCTAVES, SPREAD = 5, 32  # sizes of the background's noise; grey levels, standar
 FILLED = 0.9  # share of its place on the grid that a portrait takes
 
 
-def made_photo(width: int, height: int, faces: int, seed: int = 0) -> Pixels:
+def synthetic_photo(width: int, height: int, faces: int, seed: int = 0) -> Pixels:
     """A photo (height, width, 3) of a blurred random background, `faces` portraits on a grid over it.
 
     Raises UserError when the portrait is not installed, ValueError on sizes below 32 px or faces below 0.

@@ -60,7 +60,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Figures:
+class TimingStats:
     """A contender's figures over all photos; a batch counts once for each of its photos.
 
     mean_ms weighs long photos as a whole run would, the median of `ms` does not.
@@ -123,11 +123,11 @@ def _turns(contenders: Sequence[Contender], count: int) -> Iterator[tuple[int, s
                 yield c, slice(k // contender.batch * contender.batch, k + 1)
 
 
-def figures(timings: Timings) -> Figures:
+def timing_stats(timings: Timings) -> TimingStats:
     """The figures of one contender."""
     typical, photos = timings.typical, timings.photos
     total = int(photos.sum())
-    return Figures(
+    return TimingStats(
         photos=total,
         ms=Spread.of(np.repeat(typical / photos, photos) * 1000),
         mean_ms=float(typical.sum() / total * 1000),

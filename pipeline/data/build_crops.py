@@ -21,9 +21,9 @@ from common.images import read_image
 from common.parallel import map_jobs
 from common.splits import SPLITS, read_splits
 from pipeline.data.checks import check_apart
-from pipeline.data.hard_negatives import Mined
+from pipeline.data.hard_negatives import MinedFaces
 from stage2_classifier.cropping import cut_crop
-from stage2_classifier.data.crop_manifest import REJECT, CropRecord, CropSet, write_crop_set
+from stage2_classifier.data.crop_manifest import BACKGROUND, CropRecord, CropSet, write_crop_set
 from stage2_classifier.reports.contact_sheet import Cell, contact_sheet
 
 # More than any network is shown (TrainConfig.margin), so that training can look beside the face as stage 1's boxes do.
@@ -33,7 +33,7 @@ REJECTS = "rejects"  # beside the splits: a class folder of it would be a class 
 
 
 @dataclass(frozen=True)
-class Args:
+class BuildCropsArgs:
     """Cut the annotated faces of a dataset into DIR/<split>/<class>/*.png, with crops.csv beside them.
 
     Run again, it cuts only what is missing or has changed, and removes what no longer belongs there.
@@ -71,11 +71,11 @@ class _Job:
     split: str
     root: Path
     margin: float
-    mined: Mined | None
+    mined: MinedFaces | None
 
 
 @dataclass(frozen=True)
-class _Done:
+class _CropResult:
     records: tuple[CropRecord, ...] = ()
     rejects: tuple[CropRecord, ...] = ()
     cut: int = 0
@@ -88,7 +88,7 @@ def build_crops(
     out: Path,
     margin: float = DEFAULT_MARGIN,
     workers: int = 1,
-    mined: Mapping[str, Mined] | None = None,
+    mined: Mapping[str, MinedFaces] | None = None,
 ) -> Built:
     """Cuts each face of `annotations` whose image is in `splits` ({image_id: split}) into `out`.
 
@@ -146,7 +146,7 @@ def check_class_names(class_names: Sequence[str]) -> None:
     for name in class_names:
         if name != Path(name).name or name.startswith("."):
             raise UserError(f"class {name!r} cannot be a folder's name; rename it in the annotations")
-        if name == REJECT:
+        if name == BACKGROUND:
             raise UserError(f"class {name!r} is what false alarms are called here; rename it in the annotations")
 
 
@@ -162,18 +162,18 @@ def _claim(out: Path) -> None:
     begun.touch()
 
 
-def _cut(job: _Job) -> _Done:
+def _cut(job: _Job) -> _CropResult:
     """Cuts one photo's faces; the photo is decoded only when a crop is missing."""
     image = job.image
     try:
         digest = hashlib.sha256(image.path.read_bytes())
     except OSError as error:
-        return _Done(error=f"{image.path}: {error.strerror or error}")
+        return _CropResult(error=f"{image.path}: {error.strerror or error}")
     digest.update(repr(job.margin).encode())
     pixels = None
     records, cut = [], 0
     faces = [(f"{job.split}/{label}", label, box) for label, box in zip(image.labels, image.boxes, strict=True)]
-    others = [(f"{REJECTS}/{job.split}", REJECT, box) for box in (job.mined.rejects if job.mined else ())]
+    others = [(f"{REJECTS}/{job.split}", BACKGROUND, box) for box in (job.mined.hard_negatives if job.mined else ())]
     landmarks = [*(job.mined.landmarks if job.mined else [()] * len(faces)), *[()] * len(others)]
     for number, ((folder, label, box), points) in enumerate(zip([*faces, *others], landmarks, strict=True)):
         mark = digest.copy()
@@ -186,22 +186,22 @@ def _cut(job: _Job) -> _Done:
                 try:
                     pixels = read_image(image.path)
                 except MediaError as error:
-                    return _Done(error=str(error))
+                    return _CropResult(error=str(error))
                 height, width = pixels.shape[:2]
                 if (width, height) != image.size:  # a PNG may tell of its rotation after its pixels
                     sizes = f"{width}x{height} when decoded, {image.size[0]}x{image.size[1]} by its header"
-                    return _Done(error=f"{image.path}: is {sizes}; save it anew without EXIF rotation")
+                    return _CropResult(error=f"{image.path}: is {sizes}; save it anew without EXIF rotation")
             with replacing(file) as temporary:
                 Image.fromarray(cut_crop(pixels, box, job.margin)).save(temporary)
             cut += 1
         x1, y1, x2, y2 = (float(v) for v in box)
         records.append(CropRecord(path, label, job.split, image.image_id, (x1, y1, x2, y2), points))
-    return _Done(tuple(records[: len(faces)]), tuple(records[len(faces) :]), cut)
+    return _CropResult(tuple(records[: len(faces)]), tuple(records[len(faces) :]), cut)
 
 
 def _remove_stale(crops: CropSet) -> None:
     """Deletes crop files that are in no record: of changed boxes, another split or margin, or a killed run."""
-    current = {record.path for record in (*crops.records, *crops.rejects)}
+    current = {record.path for record in (*crops.records, *crops.hard_negatives)}
     for file in (crops.root / REJECTS).glob("*/*.png"):
         if file.relative_to(crops.root).as_posix() not in current:
             file.unlink()
@@ -229,7 +229,7 @@ def _write_sheet(crops: CropSet, label: str) -> None:
         contact_sheet(rows, side=80).save(temporary)
 
 
-def run(args: Args) -> int:
+def run(args: BuildCropsArgs) -> int:
     """Reads, cuts, and prints a table; 1 when a photo could not be read."""
     check_apart(args.data, args.out, "--out")
     annotations = read_dataset(args.data)
@@ -268,8 +268,8 @@ def _print_summary(built: Built, annotations: Annotations) -> None:
         row = [counts[name, label] for label in crops.class_names]
         table.add_row(name, *(str(n) for n in (*row, sum(row))))
     console().print(table)
-    if crops.rejects:
-        print(f"{len(crops.rejects)} false alarms of stage 1 in {crops.root / REJECTS}, of training photos")
+    if crops.hard_negatives:
+        print(f"{len(crops.hard_negatives)} false alarms of stage 1 in {crops.root / REJECTS}, of training photos")
     for problem in (*map(str, annotations.problems), *built.unreadable):
         print(f"warning: {problem}", file=sys.stderr)
     if built.without_split:
@@ -284,6 +284,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     def command() -> int:
         import tyro
 
-        return run(tyro.cli(Args, args=argv, prog=program_name("pipeline.build_crops")))
+        return run(tyro.cli(BuildCropsArgs, args=argv, prog=program_name("pipeline.build_crops")))
 
     return run_cli(command)

@@ -23,7 +23,7 @@ def check_apart(data: Path, path: Path, flag: str) -> None:
         raise UserError(f"{path}: lies in {data} and would be read as data; give another {flag}")
 
 
-def usable(data: Path, read: Annotations, say: Say) -> list[AnnotatedImage]:
+def usable_images(data: Path, read: Annotations, say: Say) -> list[AnnotatedImage]:
     """The photos of `read` that can be used; every other is named, and the first problems that reading met.
 
     Raises UserError when there are none.

@@ -27,28 +27,28 @@ def tuned_detector(run: Path) -> FaceDetector:
     """
     with requires_extra("train"):
         from stage1_faces.training.export import FINE_TUNED, export_cascade, runtime
-        from stage1_faces.training.nets import Answers
+        from stage1_faces.training.nets import ExportWrapper
         from stage1_faces.training.run_folder import load_net
-    graphs = export_cascade({name: Answers(load_net(run, name)) for name in FINE_TUNED}, FINE_TUNED)
+    graphs = export_cascade({name: ExportWrapper(load_net(run, name)) for name in FINE_TUNED}, FINE_TUNED)
     pnet, rnet, onet = (runtime(graphs[name]) for name in ("pnet", "rnet", "onet"))
     return FaceDetector(pnet, rnet, onet)
 
 
 @dataclass(frozen=True)
-class Mined:
+class MinedFaces:
     """What the detector says of one photo.
 
     rejects: float32 (N, 4), its false alarms, best first. landmarks: of each annotated face the five points, x and y
     one after the other, or nothing where the detector does not find it.
     """
 
-    rejects: Boxes
+    hard_negatives: Boxes
     landmarks: tuple[tuple[float, ...], ...]
 
 
 def mine(
     detector: Detector, images: Iterable[AnnotatedImage], advance: Callable[[], None] = lambda: None
-) -> dict[str, Mined]:
+) -> dict[str, MinedFaces]:
     """{image_id: what the detector says of it}; photos that cannot be read are left out."""
     found = {}
     for image in images:
@@ -61,12 +61,12 @@ def mine(
     return found
 
 
-def _compared(faces: Faces, truths: Boxes) -> Mined:
+def _compared(faces: Faces, truths: Boxes) -> MinedFaces:
     if not len(faces) or not len(truths):
-        return Mined(faces.boxes, tuple(() for _ in truths))
+        return MinedFaces(faces.boxes, tuple(() for _ in truths))
     overlaps = iou(faces.boxes, truths)  # (N, M)
     landmarks = tuple(
         tuple(float(v) for v in faces.landmarks[k].ravel()) if overlaps[k, i] >= SAME else ()
         for i, k in enumerate(overlaps.argmax(axis=0))
     )
-    return Mined(faces.boxes[overlaps.max(axis=1) < APART], landmarks)
+    return MinedFaces(faces.boxes[overlaps.max(axis=1) < APART], landmarks)

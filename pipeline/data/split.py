@@ -21,7 +21,7 @@ from common.errors import UserError
 from common.files import check_file, replaced_text
 from common.splits import SPLITS
 from pipeline.data.duplicates import near_duplicate_groups
-from pipeline.data.stratify import deal
+from pipeline.data.stratify import stratify_groups
 
 COLUMNS = ("image_id", "split", "group")
 PROBLEMS_SHOWN = 5
@@ -29,7 +29,7 @@ DATA_SUFFIXES = PHOTO_SUFFIXES | {".json", ".names", ".txt", ".xml", ".yaml", ".
 
 
 @dataclass(frozen=True)
-class Args:
+class SplitArgs:
     """Split a dataset into train, val and test, or into folds, and write who goes where as CSV.
 
     Photos that show the same (copies, re-crops, near-identical shots) stay together; each side gets its share of
@@ -138,11 +138,11 @@ def _deal_images(
         counts[row[group], -1] += 1
         for label in image.labels:
             counts[row[group], column[label]] += 1
-    parts = deal(counts, shares, seed)
+    parts = stratify_groups(counts, shares, seed)
     return [parts[row[group]] for group in groups]
 
 
-def run(args: Args) -> int:
+def run(args: SplitArgs) -> int:
     """Reads, groups, splits, writes and prints; 1 when a photo could not be read."""
     if args.seed < 0:
         raise UserError(f"--seed {args.seed}: give 0 or more")
@@ -254,6 +254,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     def command() -> int:
         import tyro
 
-        return run(tyro.cli(Args, args=argv, prog=program_name("pipeline.split")))
+        return run(tyro.cli(SplitArgs, args=argv, prog=program_name("pipeline.split")))
 
     return run_cli(command)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def deal(counts: NDArray[np.float64], shares: Sequence[float], seed: int) -> list[int]:
+def stratify_groups(counts: NDArray[np.float64], shares: Sequence[float], seed: int) -> list[int]:
     """The part (index into `shares`) of each group.
 
     counts: (G, C), how much group g holds of each quantity (faces of each class, images). shares: the part's

@@ -14,13 +14,13 @@ import cv2
 import tyro
 
 from common.boxes import Boxes
-from common.cli import console, program_name, progress, run_cli
+from common.cli import console, program_name, progress, refuse_renamed, run_cli
 from common.display import shown
 from common.errors import MediaError, UserError
 from common.files import check_folder
 from common.images import Photo, read_image
-from common.memory import one_heap
-from common.parallel import in_order, usable_cores
+from common.memory import limit_malloc_arenas
+from common.parallel import map_ordered, usable_cores
 from common.paths import FoundImage, find_images, is_address, is_video
 from pipeline.detect.summary import FEW, Summary, show_summary
 from pipeline.detect.writers import PictureNames, Writer, csv_writer, json_writer, submission_writer
@@ -39,6 +39,10 @@ MOST_WORKERS = 8  # unless told: each may hold a photo of 89 million pixels
 
 # tyro checks `X | None` and `tuple[str, ...]` with typeguard, whose import takes 0.1 s; not so these.
 # ruff: noqa: UP045
+# The present flag by its name in earlier versions.
+RENAMED_FLAGS = {"--every": "--frame-stride"}
+
+
 @dataclass(frozen=True)
 class DetectArgs:
     """Finds the faces in photos or videos and says of each whether it wears a mask, none, or wears it wrongly."""
@@ -67,7 +71,7 @@ class DetectArgs:
     """Draw boxes and labels into them."""
     blur: bool = False
     """Make every face in them unrecognisable."""
-    every: int = 1
+    frame_stride: int = 1
     """Look at every Nth frame of a video."""
     max_fps: Optional[float] = None
     """Look at no more frames of a video a second than this."""
@@ -105,7 +109,7 @@ def load_predictor(bundle: Path | None, threads: int, device: Device) -> Predict
 
 
 @dataclass(frozen=True)
-class _Done:
+class _DetectResult:
     """A photo gone through, or why not. picture: its annotated picture, where one was written; drawing: why not."""
 
     image: FoundImage
@@ -115,16 +119,16 @@ class _Done:
     drawing: MediaError | None = None
 
 
-def _detect_one(args: DetectArgs, predictor: Predictor, image: FoundImage, picture: Path | None) -> _Done:
+def _detect_one(args: DetectArgs, predictor: Predictor, image: FoundImage, picture: Path | None) -> _DetectResult:
     """Reads a photo, detects, and writes its annotated picture to `picture`, if any."""
     try:
         photo = predictor.read(image.path, args.min_face)
     except MediaError as error:
-        return _Done(image, error=error)
+        return _DetectResult(image, error=error)
     found, hidden = _find(args, predictor, photo)
     result = image_result(image, photo.size, found)
     if picture is None:
-        return _Done(image, result)
+        return _DetectResult(image, result)
     try:
         # Detected on the smaller picture with pictures and without, so that both give the same faces.
         whole = photo.pixels if photo.scale == (1, 1) else read_image(image.path)
@@ -132,8 +136,8 @@ def _detect_one(args: DetectArgs, predictor: Predictor, image: FoundImage, pictu
             whole = blur_faces(whole, hidden)
         write_image(picture, draw(whole, found, landmarks=not args.blur) if args.boxes else whole)
     except MediaError as error:
-        return _Done(image, result, drawing=error)
-    return _Done(image, result, picture=picture)
+        return _DetectResult(image, result, drawing=error)
+    return _DetectResult(image, result, picture=picture)
 
 
 def _find(args: DetectArgs, predictor: Predictor, photo: Photo) -> tuple[Detections, Boxes]:
@@ -175,7 +179,7 @@ def detect_images(
             to_json.note(problem)
 
         jobs = ((image, names.name(image) if names else None) for image in images)
-        done = in_order(lambda job: _detect_one(args, predictor, *job), jobs, _workers(args, len(images)))
+        done = map_ordered(lambda job: _detect_one(args, predictor, *job), jobs, _workers(args, len(images)))
         stack.enter_context(closing(done))
         bar = stack.enter_context(progress()) if len(images) > FEW else None
         for one in bar.track(done, len(images), description="detecting") if bar else done:
@@ -222,7 +226,7 @@ def run(args: DetectArgs) -> int:
     if not images:
         return 1
     _check_outputs(args, images)
-    one_heap()
+    limit_malloc_arenas()
     if _workers(args, len(images)) > 1:
         cv2.setNumThreads(1)  # the cores are taken
     predictor = load_predictor(args.bundle, args.threads, args.device)
@@ -242,7 +246,7 @@ def _watch(args: DetectArgs) -> int:
     from pipeline.video.process import check, watch_all
 
     check(args)
-    one_heap()
+    limit_malloc_arenas()
     live = args.camera is not None or any(is_address(path) for path in args.paths)
     workers = args.workers or (1 if live or args.device == "cuda" else min(usable_cores(), MOST_WORKERS))
     if workers > 1:
@@ -265,7 +269,7 @@ def _check(args: DetectArgs) -> None:
 def _check_photos(args: DetectArgs) -> None:
     """Refuses what only videos know."""
     usual = DetectArgs()
-    for name in ("every", "max_fps", "seconds", "events", "webhook", "show"):
+    for name in ("frame_stride", "max_fps", "seconds", "events", "webhook", "show"):
         if getattr(args, name) != getattr(usual, name):
             raise UserError(f"--{name.replace('_', '-')} is for videos, and none is named; leave it out")
 
@@ -305,4 +309,9 @@ def _complain(error: MediaError) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line entry; returns the exit code."""
-    return run_cli(lambda: run(tyro.cli(DetectArgs, args=argv, prog=program_name("pipeline.detect"))))
+
+    def command() -> int:
+        refuse_renamed(argv, RENAMED_FLAGS)
+        return run(tyro.cli(DetectArgs, args=argv, prog=program_name("pipeline.detect")))
+
+    return run_cli(command)

@@ -20,7 +20,7 @@ from stage2_classifier.data.mask_drawing import draw_mask
 
 
 @dataclass(frozen=True)
-class Args:
+class DemoArgs:
     """Find the faces of a photo and tell how each wears its mask; without PHOTO, on a portrait of Grace Hopper."""
 
     photo: Annotated[Path | None, tyro.conf.Positional] = None
@@ -55,7 +55,7 @@ def tiled_photo(predictor: Predictor, face: NDArray[np.uint8]) -> NDArray[np.uin
     return np.concatenate([face, *masked], axis=1)
 
 
-def run(args: Args) -> int:
+def run(args: DemoArgs) -> int:
     """Makes the photo where none is named, then hands over to pipeline.detect."""
     from pipeline.detect import command as detect
 
@@ -69,4 +69,4 @@ def run(args: Args) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `python -m pipeline.demo`."""
-    return run_cli(lambda: run(tyro.cli(Args, args=argv, prog=program_name("pipeline.demo"))))
+    return run_cli(lambda: run(tyro.cli(DemoArgs, args=argv, prog=program_name("pipeline.demo"))))

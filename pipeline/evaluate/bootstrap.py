@@ -48,11 +48,11 @@ class Matches:
     image: NDArray[np.intp]
     score: NDArray[np.float64]
     hit: NDArray[np.bool_]
-    truths: NDArray[np.intp]
+    gt_count: NDArray[np.intp]
 
     def average_precision(self, weights: NDArray[np.intp]) -> NDArray[np.float64]:
         """(T,) average precision when image i counts weights[i] times; NaN when no truth is left."""
-        truths = int((weights * self.truths).sum())
+        truths = int((weights * self.gt_count).sum())
         if not truths:
             return np.full(len(self.hit), np.nan)
         if not len(self.score):
@@ -75,10 +75,10 @@ def match(samples: Sequence[Sample], ious: NDArray[np.float64], label: int | Non
     images, scores, hits = [np.zeros(0, np.intp)], [np.zeros(0)], [np.zeros((len(ious), 0), bool)]
     truths = np.zeros(len(samples), np.intp)
     for i, s in enumerate(samples):
-        boxes, own_scores, own_truths = s.boxes, s.scores, s.truths
+        boxes, own_scores, own_truths = s.boxes, s.scores, s.gt_boxes
         if label is not None:
             boxes, own_scores = boxes[s.labels == label], own_scores[s.labels == label]
-            own_truths = own_truths[s.truth_labels == label]
+            own_truths = own_truths[s.gt_labels == label]
         truths[i] = len(own_truths)
         images.append(np.full(len(boxes), i))
         scores.append(own_scores)
@@ -157,7 +157,7 @@ def best_score(samples: Sequence[Sample], classes: int, iou: float) -> float:
     found = np.cumsum(np.concatenate([m.hit[0] for m in matches])[order])
     if not len(found) or not found[-1]:
         return 0.0
-    truths = sum(int(m.truths.sum()) for m in matches)
+    truths = sum(int(m.gt_count.sum()) for m in matches)
     f1 = 2 * found / (np.arange(1, len(found) + 1) + truths)
     # A threshold keeps every detection of an equal score: judge each score at its last one.
     last = np.append(np.diff(score[order]) != 0, True)

@@ -37,7 +37,7 @@ class CocoNames:
 
 
 @dataclass(frozen=True)
-class Results:
+class CocoResults:
     """Detections of one file: {image_id: [(box xyxy, score, class index), ...]}; images without any are absent."""
 
     by_image: dict[str, list[tuple[tuple[float, ...], float, int]]]
@@ -62,7 +62,7 @@ def read_results(
     images: Sequence[AnnotatedImage],
     class_names: Sequence[str],
     names: CocoNames | None = None,
-) -> Results:
+) -> CocoResults:
     """Reads a results file; `images` are all those of the dataset, of any split.
 
     An image is named by its id, file name or stem, or by a number that "images" explains or that is its stem
@@ -96,7 +96,7 @@ def read_results(
                 f"{where}: class {label!r} is none of {', '.join(class_names)}; map it with --merge {label}=NAME"
             )
         found.setdefault(image, []).append(_Row(box, score, order[label], given))
-    return Results({image: _merged(rows) for image, rows in found.items()})
+    return CocoResults({image: _merged(rows) for image, rows in found.items()})
 
 
 def write_results(

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.annotations import AnnotatedImage, read_dataset
-from common.cli import console, program_name, progress, requires_extra, run_cli
+from common.cli import console, program_name, progress, refuse_renamed, requires_extra, run_cli
 from common.errors import UserError
 from common.files import check_folder, write_text
 from common.images import read_image
@@ -29,7 +29,7 @@ from common.splits import SPLITS, read_splits
 from pipeline.data.checks import check_apart
 from pipeline.evaluate.coco_results import CocoNames, read_results, write_results
 from pipeline.evaluate.evaluation import (
-    Evaluation,
+    DetectionEvaluation,
     Settings,
     check_classes,
     detect_samples,
@@ -38,8 +38,8 @@ from pipeline.evaluate.evaluation import (
 )
 from pipeline.evaluate.metrics import CLASS_FLOOR, Sample, every_class, one_label
 from pipeline.evaluate.report import markdown, tables, to_json
-from pipeline.evaluate.slices import Look, look
-from pipeline.evaluate.tide_errors import above, list_mistakes
+from pipeline.evaluate.slices import FaceAttributes, face_attributes
+from pipeline.evaluate.tide_errors import filter_by_score, list_mistakes
 from stage1_faces.stock.reference import stock_detector
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ STOCK_NAME = "stock cascade"
 
 
 @dataclass(frozen=True)
-class Found:
+class DetectorRun:
     """What one detector found in each image, and what it brings along.
 
     seconds: per photo. threshold: its own score from which on a face is reported. margin: its own of `unsure`.
@@ -61,8 +61,12 @@ class Found:
     margin: float | None = None
 
 
+# The present flag by its name in earlier versions.
+RENAMED_FLAGS = {"--no-ours": "--skip-bundle", "--score": "--score-threshold"}
+
+
 @dataclass(frozen=True)
-class Args:
+class EvaluateArgs:
     """Score the detector, and any other detector's results, on annotated photos."""
 
     data: Path
@@ -73,8 +77,8 @@ class Args:
     """Which photos: train, val, test, or all."""
     bundle: Path | None = None
     """Bundle directory; the default bundle when none is named."""
-    ours: bool = True
-    """--no-ours scores only the --predictions."""
+    skip_bundle: bool = False
+    """Score only the --predictions."""
     stock: bool = False
     """Also score the bundle's classifier on faces that the stock cascade (facenet-pytorch's MTCNN) finds."""
     predictions: tuple[Path, ...] = ()
@@ -91,7 +95,7 @@ class Args:
     """IoU at which a box counts as on its face, in all but COCO's own figures; lower for boxes drawn by other rules."""
     min_score: float = 0.0
     """Leaves out detections below this score, of ours and others alike; above 0 it lowers average precision."""
-    score: float | None = None
+    score_threshold: float | None = None
     """From which on detections count as errors; default: the bundle's, for others that of the best F1 here."""
     bootstrap: int = 200
     """Resamples of the photos for the 95% intervals; 0 for none."""
@@ -105,7 +109,7 @@ class Args:
     """Where the report goes; other detectors' pictures go into a folder each inside it."""
 
 
-def run(args: Args) -> int:
+def run(args: EvaluateArgs) -> int:
     """Evaluates, prints the tables and writes the report."""
     _check(args)
     settings = Settings(args.iou, args.bootstrap, args.seed, max(CLASS_FLOOR, args.min_score))
@@ -119,16 +123,16 @@ def run(args: Args) -> int:
     facts += [f"{len(dataset.problems)} problems in the data, the first: {p}" for p in dataset.problems[:1]]
     images = merge_classes(images, merge)
 
-    looks: dict[str, Look] = {}
+    looks: dict[str, FaceAttributes] = {}
 
     def see(image: AnnotatedImage, pixels: NDArray[np.uint8]) -> None:
         if image.image_id not in looks:  # it may have been seen with another detector
-            looks[image.image_id] = look(pixels, image.boxes)
+            looks[image.image_id] = face_attributes(pixels, image.boxes)
 
-    runs: dict[str, Found] = {}
+    runs: dict[str, DetectorRun] = {}
     bundle: dict[str, Any] | None = None
     class_names = merged_names(dataset.class_names, merge)
-    if args.ours:
+    if not args.skip_bundle:
         from pipeline.inference.predictor import Predictor
 
         predictor = Predictor.load(args.bundle, threads=args.threads)
@@ -141,8 +145,8 @@ def run(args: Args) -> int:
         results = read_results(file, dataset.images, class_names, names)
         samples = [results.sample(image, class_names) for image in images]
         if args.min_score > 0:
-            samples = above(samples, args.min_score)
-        runs[_free_name(file.stem, runs)] = Found(samples)
+            samples = filter_by_score(samples, args.min_score)
+        runs[_free_name(file.stem, runs)] = DetectorRun(samples)
     for image in images:
         if image.image_id not in looks:
             see(image, read_image(image.path))
@@ -153,8 +157,8 @@ def run(args: Args) -> int:
             class_names,
             settings,
             name,
-            found.threshold if args.score is None else args.score,
-            "the bundle's" if args.score is None else "given",
+            found.threshold if args.score_threshold is None else args.score_threshold,
+            "the bundle's" if args.score_threshold is None else "given",
             found.seconds,
             [looks[image.image_id] for image in images],
             found.margin,
@@ -186,13 +190,13 @@ def run(args: Args) -> int:
 
 
 def _detect(
-    args: Args,
+    args: EvaluateArgs,
     predictor: Predictor,
     images: Sequence[AnnotatedImage],
     class_names: Sequence[str],
     merge: dict[str, str],
     see: Callable[[AnnotatedImage, NDArray[np.uint8]], None],
-) -> dict[str, Found]:
+) -> dict[str, DetectorRun]:
     """What the bundle finds, and the stock cascade with its classifier where that is asked for."""
     from pipeline.inference.predictor import Predictor
 
@@ -207,19 +211,19 @@ def _detect(
             samples, seconds = detect_samples(each, images, class_names, merge, args.min_score, advance, see)
             # The bundle's threshold was chosen for its own cascade's scores.
             threshold = meta.thresholds["score"] if name == "ours" else None
-            runs[name] = Found(samples, seconds, threshold, meta.judge.unsure)
+            runs[name] = DetectorRun(samples, seconds, threshold, meta.fusion.unsure_margin)
     return runs
 
 
-def _check(args: Args) -> None:
+def _check(args: EvaluateArgs) -> None:
     """Raises UserError on what can be refused before minutes of detecting."""
-    for name, value in (("--min-score", args.min_score), ("--score", args.score)):
+    for name, value in (("--min-score", args.min_score), ("--score-threshold", args.score_threshold)):
         if value is not None and not 0 <= value <= 1:
             raise UserError(f"{name} is {value}, must lie in 0..1")
-    if args.stock and not args.ours:
-        raise UserError("--stock and --no-ours exclude each other; give one of them")
-    if not args.ours and not args.predictions:
-        raise UserError("nothing to score: --no-ours needs --predictions FILE")
+    if args.stock and args.skip_bundle:
+        raise UserError("--stock and --skip-bundle exclude each other; give one of them")
+    if args.skip_bundle and not args.predictions:
+        raise UserError("nothing to score: --skip-bundle needs --predictions FILE")
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"{args.out}: is a file; name a folder with --out")
     check_apart(args.data, args.out, "--out")
@@ -281,13 +285,15 @@ def merged_names(class_names: Sequence[str], merge: dict[str, str]) -> tuple[str
     return names
 
 
-def _facts(args: Args, images: Sequence[AnnotatedImage], evaluations: Sequence[Evaluation]) -> list[str]:
+def _facts(
+    args: EvaluateArgs, images: Sequence[AnnotatedImage], evaluations: Sequence[DetectionEvaluation]
+) -> list[str]:
     faces = sum(len(image.boxes) for image in images)
     facts = [f"split {args.split}: {len(images)} photos with {faces} faces; bootstrap seed {args.seed}"]
     for e in evaluations:
         if e.silent_images:
             facts.append(f"{e.name}: no detection in {e.silent_images} of {e.images} photos, counted as empty")
-        blank = {c.name for c in e.scores.classes if not c.overall.truths}
+        blank = {c.name for c in e.scores.classes if not c.overall.gt_count}
         spare = {n: sum(row[k] for row in e.confusion) for k, n in enumerate(e.class_names) if n in blank}
         facts += [
             f"{e.name}: {count} detections of {name}, a class without truths here, count as faces but not in mAP"
@@ -300,10 +306,10 @@ def _facts(args: Args, images: Sequence[AnnotatedImage], evaluations: Sequence[E
 
 
 def _write(
-    args: Args,
+    args: EvaluateArgs,
     record: dict[str, Any],
     report: str,
-    evaluations: Sequence[Evaluation],
+    evaluations: Sequence[DetectionEvaluation],
     samples: dict[str, list[Sample]],
     images: Sequence[AnnotatedImage],
 ) -> None:
@@ -319,7 +325,7 @@ def _write(
         draw_confusion(e, folder / "confusion_matrix.png")
         draw_reliability(e, folder / "reliability.png")
         if args.pictures:
-            kept = above(one_label(samples[e.name]), e.threshold)
+            kept = filter_by_score(one_label(samples[e.name]), e.threshold)
             draw_worst(folder, kept, list_mistakes(kept, e.settings.iou), e.class_names, read)
     if "ours" in samples:
         # A row for each class, so that any COCO tool comes to the same average precision.
@@ -346,6 +352,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def command() -> int:
         import tyro
 
-        return run(tyro.cli(Args, args=argv, description=__doc__, prog=program_name("pipeline.evaluate")))
+        refuse_renamed(argv, RENAMED_FLAGS)
+        return run(tyro.cli(EvaluateArgs, args=argv, description=__doc__, prog=program_name("pipeline.evaluate")))
 
     return run_cli(command)

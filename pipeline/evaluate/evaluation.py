@@ -15,18 +15,18 @@ from common.errors import UserError
 from common.images import read_image
 from pipeline.evaluate.bootstrap import Interval, best_score, bootstrap, mean_ap
 from pipeline.evaluate.metrics import CLASS_FLOOR, Sample, Scores, one_label, score_every_class, score_samples
-from pipeline.evaluate.reliability import FLOOR, Reliability, judged
-from pipeline.evaluate.risk_coverage import Trade, trades
-from pipeline.evaluate.slices import Look, Slice, look, slice_faces
+from pipeline.evaluate.reliability import FLOOR, Reliability, scores_and_correct
+from pipeline.evaluate.risk_coverage import RiskCoveragePoint, risk_coverage
+from pipeline.evaluate.slices import FaceAttributes, Slice, face_attributes, slice_faces
 from pipeline.evaluate.tide_errors import (
     KINDS,
     ErrorCounts,
     Kind,
-    above,
     confusion_matrix,
     count_errors,
+    filter_by_score,
     list_mistakes,
-    mended,
+    oracle_fixed,
 )
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class DetectionEvaluation:
     """How well one detector did on one set of images.
 
     scores: each face counts with its best label alone; all but `each_class` and its intervals is of these detections.
@@ -83,10 +83,10 @@ class Evaluation:
     threshold_from: str
     confusion: tuple[tuple[int, ...], ...]
     errors: ErrorCounts
-    mended: dict[Kind, float | None]
+    oracle_fixed: dict[Kind, float | None]
     reliability: dict[str, Reliability]
     slices: tuple[Slice, ...]
-    unsure: tuple[Trade, ...]
+    unsure: tuple[RiskCoveragePoint, ...]
     seconds: float | None
 
 
@@ -96,23 +96,23 @@ def evaluate(
     settings: Settings | None = None,
     min_score: float = 0.0,
     name: str = "ours",
-) -> Evaluation:
+) -> DetectionEvaluation:
     """Runs the predictor over annotated images and scores what it finds.
 
     Raises UserError on an image that cannot be read or a class that the bundle does not know.
     """
     class_names = predictor.bundle.meta.class_names
     check_classes(images, class_names)
-    looks: list[Look] = []
+    looks: list[FaceAttributes] = []
     samples, seconds = detect_samples(
         predictor,
         images,
         class_names,
         min_score=min_score,
-        seen=lambda image, pixels: looks.append(look(pixels, image.boxes)),
+        seen=lambda image, pixels: looks.append(face_attributes(pixels, image.boxes)),
     )
     meta = predictor.bundle.meta
-    threshold, margin = meta.thresholds["score"], meta.judge.unsure
+    threshold, margin = meta.thresholds["score"], meta.fusion.unsure_margin
     return evaluate_samples(
         samples, class_names, settings, name, threshold, "the bundle's", seconds, looks=looks, unsure_margin=margin
     )
@@ -166,9 +166,9 @@ def evaluate_samples(
     threshold: float | None = None,
     threshold_from: str = "given",
     seconds: float | None = None,
-    looks: Sequence[Look] | None = None,
+    looks: Sequence[FaceAttributes] | None = None,
     unsure_margin: float | None = None,
-) -> Evaluation:
+) -> DetectionEvaluation:
     """Scores detections. Without a threshold, the one with the best F1 on these very images is taken (it flatters).
 
     samples: with class scores, or with a row for each class of a box. looks: one for each sample, for the slices by
@@ -179,12 +179,12 @@ def evaluate_samples(
     given, samples = samples, one_label(samples)
     if threshold is None:
         threshold, threshold_from = best_score(samples, classes, iou), "best F1 on these images"
-    kept = above(samples, threshold)
-    mends = {kind: mean_ap(mended(samples, kind, iou), classes, iou) for kind in KINDS}
+    kept = filter_by_score(samples, threshold)
+    mends = {kind: mean_ap(oracle_fixed(samples, kind, iou), classes, iou) for kind in KINDS}
     scores = score_samples(samples, class_names, iou)
     each_class = score_every_class(given, class_names, scores, settings.class_floor)
-    probabilities, right = judged(samples, classes, iou)
-    return Evaluation(
+    probabilities, right = scores_and_correct(samples, classes, iou)
+    return DetectionEvaluation(
         name=name,
         class_names=tuple(class_names),
         settings=settings,
@@ -197,13 +197,13 @@ def evaluate_samples(
         threshold_from=threshold_from,
         confusion=_rows(confusion_matrix(kept, classes, iou)),
         errors=count_errors(kept, list_mistakes(kept, iou)),
-        mended={kind: None if np.isnan(value) else value for kind, value in mends.items()},
+        oracle_fixed={kind: None if np.isnan(value) else value for kind, value in mends.items()},
         reliability={
             "found": Reliability.above(FLOOR, probabilities, right),
             "reported": Reliability.above(threshold, probabilities, right),
         },
         slices=slice_faces(kept, class_names, iou, each_class, looks),
-        unsure=trades(kept, iou, unsure_margin),
+        unsure=risk_coverage(kept, iou, unsure_margin),
         seconds=seconds,
     )
 

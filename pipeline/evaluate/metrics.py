@@ -43,8 +43,8 @@ class Sample:
     """
 
     image_id: str
-    truths: Boxes
-    truth_labels: NDArray[np.intp]
+    gt_boxes: Boxes
+    gt_labels: NDArray[np.intp]
     boxes: Boxes
     scores: NDArray[np.float64]
     labels: NDArray[np.intp]
@@ -53,8 +53,8 @@ class Sample:
     def __post_init__(self) -> None:
         scores = np.asarray(self.scores, dtype=np.float64).reshape(-1)
         labels = np.asarray(self.labels, dtype=np.intp).reshape(-1)
-        truth_labels = np.asarray(self.truth_labels, dtype=np.intp).reshape(-1)
-        truths, boxes = as_boxes(self.truths), as_boxes(self.boxes)
+        truth_labels = np.asarray(self.gt_labels, dtype=np.intp).reshape(-1)
+        truths, boxes = as_boxes(self.gt_boxes), as_boxes(self.boxes)
         if len(truths) != len(truth_labels) or not len(boxes) == len(scores) == len(labels):
             raise ValueError(f"{self.image_id}: boxes, scores and labels differ in number")
         if not np.isfinite(scores).all():
@@ -119,14 +119,14 @@ def _one_label(s: Sample) -> Sample:
 
 
 @dataclass(frozen=True)
-class Figures:
+class APMetrics:
     """Scores of one category in one size range; None where there is no truth to score against.
 
     truths: how many faces were scored. ap: mean over IoU 0.50 to 0.95. ap50, ap75: at one IoU. recall50: share of
     faces that any detection, whatever its score, finds at IoU 0.5. ap_at_iou, recall_at_iou: at the run's own IoU.
     """
 
-    truths: int
+    gt_count: int
     ap: float | None
     ap50: float | None
     ap75: float | None
@@ -143,8 +143,8 @@ class CategoryScores:
     """
 
     name: str
-    overall: Figures
-    by_size: dict[str, Figures]
+    overall: APMetrics
+    by_size: dict[str, APMetrics]
     precision: tuple[float, ...] | None
 
 
@@ -210,7 +210,7 @@ def _score(samples: Sequence[Sample], names: list[str], iou: float, agnostic: bo
     }
     results: list[dict[str, Any]] = []
     for i, s in enumerate(samples, start=1):
-        for box, label in zip(_xywh(s.truths), s.truth_labels, strict=True):
+        for box, label in zip(_xywh(s.gt_boxes), s.gt_labels, strict=True):
             # The library takes the id 0 for "no match", so ids start at 1.
             truths["annotations"].append(
                 {
@@ -237,9 +237,9 @@ def _score(samples: Sequence[Sample], names: list[str], iou: float, agnostic: bo
     precision = np.asarray(evaluator.eval["precision"])[..., 0]  # (IoUs, recalls, categories, sizes)
     recall = np.asarray(evaluator.eval["recall"])[..., 0]  # (IoUs, categories, sizes)
 
-    areas = [np.prod(np.array(_xywh(s.truths)).reshape(-1, 4)[:, 2:], axis=1) for s in samples]
+    areas = [np.prod(np.array(_xywh(s.gt_boxes)).reshape(-1, 4)[:, 2:], axis=1) for s in samples]
     area = np.concatenate([*areas, np.zeros(0)])
-    label = np.concatenate([*(s.truth_labels for s in samples), np.zeros(0, np.intp)])
+    label = np.concatenate([*(s.gt_labels for s in samples), np.zeros(0, np.intp)])
     scores = []
     for k, name in enumerate(names):
         own = area if agnostic else area[label == k]
@@ -253,25 +253,25 @@ def _score(samples: Sequence[Sample], names: list[str], iou: float, agnostic: bo
     return scores
 
 
-def _figures(precision: NDArray[np.float64], recall: NDArray[np.float64], at: int, truths: int) -> Figures:
+def _figures(precision: NDArray[np.float64], recall: NDArray[np.float64], at: int, truths: int) -> APMetrics:
     """precision (IoUs, recalls), recall (IoUs,); `at` is the index of the run's own IoU."""
     if not truths:
-        return Figures(0, None, None, None, None, None, None)
+        return APMetrics(0, None, None, None, None, None, None)
     ap = precision.mean(axis=1)
-    return Figures(
+    return APMetrics(
         truths,
         *(float(v) for v in (ap[: len(COCO_IOUS)].mean(), ap[0], ap[5], recall[0], ap[at], recall[at])),
     )
 
 
-def _mean(figures: Sequence[Figures]) -> Figures:
-    counted = [f for f in figures if f.truths]
+def _mean(figures: Sequence[APMetrics]) -> APMetrics:
+    counted = [f for f in figures if f.gt_count]
 
     def mean(name: str) -> float | None:
         return float(np.mean([getattr(f, name) for f in counted])) if counted else None
 
-    return Figures(
-        sum(f.truths for f in counted),
+    return APMetrics(
+        sum(f.gt_count for f in counted),
         *(mean(n) for n in ("ap", "ap50", "ap75", "recall50", "ap_at_iou", "recall_at_iou")),
     )
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from common.boxes import area, clip
 from common.cli import requires_extra
 from common.files import replacing
-from pipeline.evaluate.evaluation import Evaluation
+from pipeline.evaluate.evaluation import DetectionEvaluation
 from pipeline.evaluate.metrics import RECALLS, Sample
 from pipeline.evaluate.report import BACKGROUND, KIND_NAMES
 from pipeline.evaluate.tide_errors import KINDS, Mistake
@@ -24,7 +24,7 @@ TILE = 160  # pixels
 CONTEXT = 1.0  # of the box's longer side, on each side: enough to see what the mistake was
 
 
-def draw_confusion(evaluation: Evaluation, path: Path) -> None:
+def draw_confusion(evaluation: DetectionEvaluation, path: Path) -> None:
     """Writes the confusion matrix as counts and as shares of each true class."""
     counts = np.array(evaluation.confusion)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -44,7 +44,7 @@ def draw_confusion(evaluation: Evaluation, path: Path) -> None:
     _save(figure, path)
 
 
-def draw_curves(evaluations: Sequence[Evaluation], path: Path) -> None:
+def draw_curves(evaluations: Sequence[DetectionEvaluation], path: Path) -> None:
     """Writes precision over recall at the run's IoU: a panel for each class and for faces, a line for each detector.
 
     Every class of a face is scored.
@@ -67,7 +67,7 @@ def draw_curves(evaluations: Sequence[Evaluation], path: Path) -> None:
     _save(figure, path)
 
 
-def draw_reliability(evaluation: Evaluation, path: Path) -> None:
+def draw_reliability(evaluation: DetectionEvaluation, path: Path) -> None:
     """Writes the share of right detections over their score, and how many have that score, found and reported.
 
     Of scores that are probabilities the bars end on the diagonal (DeGroot & Fienberg 1983).
@@ -134,13 +134,13 @@ def draw_worst(
 def _badness(s: Sample, m: Mistake) -> float:
     if m.detection is not None:
         return float(s.scores[m.detection])
-    return float(area(s.truths)[m.truth])
+    return float(area(s.gt_boxes)[m.truth])
 
 
 def _caption(s: Sample, m: Mistake, class_names: Sequence[str]) -> str:
     lines = [s.image_id[-28:]]
     if m.truth is not None:
-        lines.append(f"true: {class_names[s.truth_labels[m.truth]]}")
+        lines.append(f"true: {class_names[s.gt_labels[m.truth]]}")
     if m.detection is not None:
         lines.append(f"found: {class_names[s.labels[m.detection]]} {s.scores[m.detection]:.2f}")
     return "\n".join(lines)
@@ -149,7 +149,7 @@ def _caption(s: Sample, m: Mistake, class_names: Sequence[str]) -> str:
 def _tile(samples: Sequence[Sample], m: Mistake, read: Callable[[int], NDArray[np.uint8]]) -> NDArray[np.uint8] | None:
     """The neighbourhood of a mistake, (TILE, TILE, 3); None when its box lies outside the image."""
     s, image = samples[m.sample], read(m.sample)
-    true = None if m.truth is None else s.truths[m.truth]
+    true = None if m.truth is None else s.gt_boxes[m.truth]
     found = None if m.detection is None else s.boxes[m.detection]
     centre = true if true is not None else found
     if centre is None:

@@ -63,7 +63,9 @@ def expected_calibration_error(bins: Sequence[Bin]) -> float | None:
     return sum(b.count * abs(b.score - b.right) for b in bins) / count if count else None
 
 
-def judged(samples: Sequence[Sample], classes: int, iou: float) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def scores_and_correct(
+    samples: Sequence[Sample], classes: int, iou: float
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Scores (N,) of all detections, and whether each is right: on a face of its class at `iou` that no better one has.
 
     Give it samples with one label a face.

@@ -9,8 +9,8 @@ from typing import Any
 from rich.table import Table as RichTable
 
 from pipeline.evaluate.bootstrap import ONE_LABEL
-from pipeline.evaluate.evaluation import Evaluation
-from pipeline.evaluate.metrics import SIZES, CategoryScores, Figures
+from pipeline.evaluate.evaluation import DetectionEvaluation
+from pipeline.evaluate.metrics import SIZES, APMetrics, CategoryScores
 from pipeline.evaluate.reliability import FLOOR
 from pipeline.evaluate.slices import DETAIL_SIDE, cuts
 from pipeline.evaluate.tide_errors import KINDS, STAGE
@@ -52,7 +52,7 @@ class Table:
         return table
 
 
-def tables(evaluations: Sequence[Evaluation]) -> list[Table]:
+def tables(evaluations: Sequence[DetectionEvaluation]) -> list[Table]:
     """The headline with a column for each detector, then each detector's details."""
     details = []
     for e in evaluations:
@@ -61,13 +61,13 @@ def tables(evaluations: Sequence[Evaluation]) -> list[Table]:
     return [_headline(evaluations), *details]
 
 
-def markdown(evaluations: Sequence[Evaluation], facts: Sequence[str]) -> str:
+def markdown(evaluations: Sequence[DetectionEvaluation], facts: Sequence[str]) -> str:
     """The whole report; `facts` (what was scored and how) open it."""
     parts = ["# Evaluation\n", "\n".join(f"- {fact}" for fact in facts) + "\n"]
     return "\n".join([*parts, *(table.markdown() for table in tables(evaluations))])
 
 
-def to_json(evaluation: Evaluation) -> dict[str, Any]:
+def to_json(evaluation: DetectionEvaluation) -> dict[str, Any]:
     """Everything in full precision, as plain JSON values; what has no value is null.
 
     The keys are the fields of Evaluation: "scores" counts each face with its best label alone, "each_class" every class
@@ -82,7 +82,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
     return record | {"slice_cuts": cuts()}
 
 
-def _headline(evaluations: Sequence[Evaluation]) -> Table:
+def _headline(evaluations: Sequence[DetectionEvaluation]) -> Table:
     first = evaluations[0]
     iou = first.settings.iou
     rows = [
@@ -125,7 +125,7 @@ def _headline(evaluations: Sequence[Evaluation]) -> Table:
     return Table("Headline", header, tuple((name, *figures) for name, figures in rows), note.strip())
 
 
-def _by_class(e: Evaluation) -> Table:
+def _by_class(e: DetectionEvaluation) -> Table:
     rows = []
     for each, one in _categories(e):
         key = f"AP50/{each.name}"
@@ -134,7 +134,7 @@ def _by_class(e: Evaluation) -> Table:
     return Table(f"{e.name}: by class", ("class", *FIGURES), tuple(rows), FIGURES_NOTE)
 
 
-def _by_size(e: Evaluation) -> Table:
+def _by_size(e: DetectionEvaluation) -> Table:
     rows = []
     for each, one in _categories(e):
         for size in SIZES:
@@ -144,32 +144,32 @@ def _by_size(e: Evaluation) -> Table:
     return Table(f"{e.name}: by face size", ("class", "size (px)", *FIGURES), tuple(rows), note)
 
 
-def _confusion(e: Evaluation) -> Table:
+def _confusion(e: DetectionEvaluation) -> Table:
     names = (*e.class_names, BACKGROUND)
     rows = [(f"true {name}", *(str(v) for v in row)) for name, row in zip(names, e.confusion, strict=True)]
     return Table(f"{e.name}: confusion matrix", ("", *names), tuple(rows), _at_threshold(e))
 
 
-def _errors(e: Evaluation) -> Table:
+def _errors(e: DetectionEvaluation) -> Table:
     counts, now = e.errors, e.scores.mean.overall.ap_at_iou
     rows = []
     for kind in KINDS:
         sizes = [str(row[kind]) if kind in row else "-" for row in counts.by_size.values()]
-        then = e.mended[kind]
+        then = e.oracle_fixed[kind]
         gain = "-" if then is None or now is None else f"{then:.3f} ({then - now:+.3f})"
         rows.append((KIND_NAMES[kind], str(STAGE[kind]), str(counts.kinds[kind]), *sizes, gain))
     at = f"mAP@{e.settings.iou:g}, one label, if mended"
     header = ("error", "stage", "count", *(f"{size} px" for size in SIZES), at)
     note = (
-        f"Of {counts.truths} faces and {counts.detections} detections with score {e.threshold:.3g} or more, "
+        f"Of {counts.gt_count} faces and {counts.detections} detections with score {e.threshold:.3g} or more, "
         f"{counts.correct} are right. The last column is over detections of any score, mending one kind at a time."
     )
     return Table(f"{e.name}: errors by stage", header, tuple(rows), note)
 
 
-def _slices(e: Evaluation) -> Table:
+def _slices(e: DetectionEvaluation) -> Table:
     rows = [
-        (s.by, s.name, str(s.truths), str(s.found), _number(s.recall), _number(s.right_share), _number(s.ap50))
+        (s.by, s.name, str(s.gt_count), str(s.found), _number(s.recall), _number(s.right_share), _number(s.ap50))
         for s in e.slices
     ]
     bounds = cuts()
@@ -188,7 +188,7 @@ def _slices(e: Evaluation) -> Table:
     return Table(f"{e.name}: where it is weak", header, tuple(rows), note.strip())
 
 
-def _reliability(e: Evaluation) -> Table:
+def _reliability(e: DetectionEvaluation) -> Table:
     parts = {name: {b.low: b for b in r.bins} for name, r in e.reliability.items()}
     lows = sorted({low for bins in parts.values() for low in bins})
     rows = []
@@ -210,7 +210,7 @@ def _reliability(e: Evaluation) -> Table:
     return Table(f"{e.name}: reliability of the scores", header, tuple(rows), note)
 
 
-def _unsure(e: Evaluation) -> Table:
+def _unsure(e: DetectionEvaluation) -> Table:
     rows = [
         (
             f"{t.margin:.3g}" + (" (the bundle's)" if t.own else ""),
@@ -227,11 +227,11 @@ def _unsure(e: Evaluation) -> Table:
     return Table(f"{e.name}: what calling faces unsure brings", header, tuple(rows), note)
 
 
-def _at_threshold(e: Evaluation) -> str:
+def _at_threshold(e: DetectionEvaluation) -> str:
     return f"At IoU {e.settings.iou:g} and score {e.threshold:.3g} ({e.threshold_from})."
 
 
-def _categories(e: Evaluation) -> list[tuple[CategoryScores, CategoryScores]]:
+def _categories(e: DetectionEvaluation) -> list[tuple[CategoryScores, CategoryScores]]:
     """Each category, scored for every class and with one label."""
     return [
         (each, one)
@@ -243,12 +243,12 @@ def _categories(e: Evaluation) -> list[tuple[CategoryScores, CategoryScores]]:
     ]
 
 
-def _cells(each: Figures, one: Figures, ap50: str, one_ap50: str) -> tuple[str, ...]:
+def _cells(each: APMetrics, one: APMetrics, ap50: str, one_ap50: str) -> tuple[str, ...]:
     """What FIGURES names."""
-    return str(each.truths), _number(each.ap), ap50, _number(each.ap75), one_ap50, _number(one.recall50)
+    return str(each.gt_count), _number(each.ap), ap50, _number(each.ap75), one_ap50, _number(one.recall50)
 
 
-def _between(value: float | None, e: Evaluation, key: str) -> str:
+def _between(value: float | None, e: DetectionEvaluation, key: str) -> str:
     interval = e.intervals.get(key)
     return _number(value) + (f" [{interval.low:.3f}, {interval.high:.3f}]" if interval else "")
 

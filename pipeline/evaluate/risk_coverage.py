@@ -15,7 +15,7 @@ MARGINS = tuple(k / 10 for k in range(10))
 
 
 @dataclass(frozen=True)
-class Trade:
+class RiskCoveragePoint:
     """Found faces when those whose two best classes are closer than `margin` are called unsure.
 
     found: faces found, unsure: those called so, wrong: wrong labels among the sure ones. unsure_share: of the found
@@ -31,7 +31,7 @@ class Trade:
     own: bool
 
 
-def trades(samples: Sequence[Sample], iou: float, own: float | None = None) -> tuple[Trade, ...]:
+def risk_coverage(samples: Sequence[Sample], iou: float, own: float | None = None) -> tuple[RiskCoveragePoint, ...]:
     """The trade at each of MARGINS and at the bundle's `own`; nothing when a sample has no class scores.
 
     Give it samples with one label a face, of the score threshold in question. A face is found when a box lies on it at
@@ -43,7 +43,7 @@ def trades(samples: Sequence[Sample], iou: float, own: float | None = None) -> t
     for s in samples:
         pairs = np.array(attribute(s, iou).pairs, np.intp).reshape(-1, 2)
         gaps.append(label_margins(s)[pairs[:, 1]])
-        wrong.append(s.labels[pairs[:, 1]] != s.truth_labels[pairs[:, 0]])
+        wrong.append(s.labels[pairs[:, 1]] != s.gt_labels[pairs[:, 0]])
     gap, mistaken = np.concatenate(gaps), np.concatenate(wrong)
     margins = sorted({*MARGINS, *(() if own is None else (own,))})
     return tuple(_trade(margin, gap < margin, mistaken, margin == own) for margin in margins)
@@ -63,9 +63,9 @@ def label_margins(sample: Sample) -> NDArray[np.float64]:
     return np.divide(best[:, -1] - best[:, -2], face, out=np.zeros(len(face)), where=face > 0)
 
 
-def _trade(margin: float, unsure: NDArray[np.bool_], wrong: NDArray[np.bool_], own: bool) -> Trade:
+def _trade(margin: float, unsure: NDArray[np.bool_], wrong: NDArray[np.bool_], own: bool) -> RiskCoveragePoint:
     found, asked = len(unsure), int(unsure.sum())
     mistakes, sure = int((wrong & ~unsure).sum()), len(unsure) - int(unsure.sum())
-    return Trade(
+    return RiskCoveragePoint(
         margin, found, asked, mistakes, asked / found if found else None, mistakes / sure if sure else None, own
     )

@@ -25,7 +25,7 @@ TOO_SMALL = "too small to tell"
 
 
 @dataclass(frozen=True)
-class Look:
+class FaceAttributes:
     """How the faces of one photo look. luma: (N,) mean, 0 to 255. detail: (N,), NaN where a face is too small."""
 
     luma: NDArray[np.float64]
@@ -43,7 +43,7 @@ class Slice:
 
     by: By
     name: str
-    truths: int
+    gt_count: int
     found: int
     right: int
     recall: float | None
@@ -51,7 +51,7 @@ class Slice:
     ap50: float | None
 
 
-def look(pixels: NDArray[np.uint8], boxes: Boxes) -> Look:
+def face_attributes(pixels: NDArray[np.uint8], boxes: Boxes) -> FaceAttributes:
     """Light and blur of the faces in `boxes` (N, 4) of a photo (H, W, 3 RGB).
 
     Light is the mean luma (Rec. 601). Detail is the variance of the Laplacian (Pech-Pacheco et al., "Diatom
@@ -70,7 +70,7 @@ def look(pixels: NDArray[np.uint8], boxes: Boxes) -> Look:
         if min(face.shape) >= DETAIL_SIDE:
             small = cv2.resize(face.astype(np.float64), (DETAIL_SIDE, DETAIL_SIDE), interpolation=cv2.INTER_AREA)
             detail[i] = cv2.Laplacian(small, cv2.CV_64F).var()
-    return Look(luma, detail)
+    return FaceAttributes(luma, detail)
 
 
 def slice_faces(
@@ -78,7 +78,7 @@ def slice_faces(
     class_names: Sequence[str],
     iou: float,
     scores: Scores,
-    looks: Sequence[Look] | None = None,
+    looks: Sequence[FaceAttributes] | None = None,
 ) -> tuple[Slice, ...]:
     """Every slice of the faces in `samples`, which hold one label a face from the score threshold on.
 
@@ -86,8 +86,8 @@ def slice_faces(
     by light and blur. Raises ValueError when they do not fit the samples.
     """
     found, right = _outcomes(samples, iou)
-    side = np.sqrt(np.concatenate([np.zeros(0), *(area(s.truths) for s in samples)]))
-    label = np.concatenate([np.zeros(0, np.intp), *(s.truth_labels for s in samples)])
+    side = np.sqrt(np.concatenate([np.zeros(0), *(area(s.gt_boxes) for s in samples)]))
+    label = np.concatenate([np.zeros(0, np.intp), *(s.gt_labels for s in samples)])
     rows: list[tuple[By, str, NDArray[np.bool_], float | None]] = []
     for name, bounds in SIZES.items():
         rows.append(("size", name, _within(side, bounds), scores.faces.by_size[name].ap50))
@@ -118,9 +118,9 @@ def _outcomes(samples: Sequence[Sample], iou: float) -> tuple[NDArray[np.bool_],
     found, right = [np.zeros(0, bool)], [np.zeros(0, bool)]
     for s in samples:
         pairs = np.array(attribute(s, iou).pairs, np.intp).reshape(-1, 2)
-        own, named = np.zeros((2, len(s.truths)), bool)
+        own, named = np.zeros((2, len(s.gt_boxes)), bool)
         own[pairs[:, 0]] = True
-        named[pairs[:, 0]] = s.truth_labels[pairs[:, 0]] == s.labels[pairs[:, 1]]
+        named[pairs[:, 0]] = s.gt_labels[pairs[:, 0]] == s.labels[pairs[:, 1]]
         found.append(own)
         right.append(named)
     return np.concatenate(found), np.concatenate(right)

@@ -58,7 +58,7 @@ class ErrorCounts:
     by_size: for each face size (keys of SIZES) the truths, the correct ones and the kinds of error that have a truth.
     """
 
-    truths: int
+    gt_count: int
     detections: int
     correct: int
     kinds: dict[Kind, int]
@@ -72,7 +72,7 @@ def overlaps(boxes: Boxes, truths: Boxes) -> NDArray[np.float64]:
     return np.asarray(iou(wide, wide_truths), dtype=np.float64)
 
 
-def above(samples: Sequence[Sample], score: float) -> list[Sample]:
+def filter_by_score(samples: Sequence[Sample], score: float) -> list[Sample]:
     """The samples with only the detections whose score is at least `score`."""
     return [s.keeping(s.scores >= score) for s in samples]
 
@@ -83,7 +83,7 @@ def attribute(sample: Sample, match_iou: float = 0.5) -> Attribution:
     A face that only a neighbour's box overlaps counts as missed, not loose: moving that box would lose the neighbour.
     A second box on a face that has its match is a duplicate, however loose it is.
     """
-    overlap = overlaps(sample.boxes, sample.truths)
+    overlap = overlaps(sample.boxes, sample.gt_boxes)
     pairs = _greedy(overlap, match_iou)
     rest = overlap.copy()
     rest[[d for _, d in pairs], :] = -1
@@ -95,7 +95,7 @@ def attribute(sample: Sample, match_iou: float = 0.5) -> Attribution:
     return Attribution(
         tuple(pairs),
         tuple(loose),
-        tuple(t for t in range(len(sample.truths)) if t not in taken_truths),
+        tuple(t for t in range(len(sample.gt_boxes)) if t not in taken_truths),
         tuple(d for d in range(len(sample.boxes)) if d not in taken and touching[d]),
         tuple(d for d in range(len(sample.boxes)) if d not in taken and not touching[d]),
     )
@@ -111,8 +111,8 @@ def confusion_matrix(samples: Sequence[Sample], classes: int, match_iou: float =
     for s in samples:
         pairs = attribute(s, match_iou).pairs
         for t, d in pairs:
-            counts[s.truth_labels[t], s.labels[d]] += 1
-        lost = np.delete(s.truth_labels, [t for t, _ in pairs])
+            counts[s.gt_labels[t], s.labels[d]] += 1
+        lost = np.delete(s.gt_labels, [t for t, _ in pairs])
         spare = np.delete(s.labels, [d for _, d in pairs])
         counts[:classes, classes] += np.bincount(lost, minlength=classes)
         counts[classes, :classes] += np.bincount(spare, minlength=classes)
@@ -124,7 +124,7 @@ def list_mistakes(samples: Sequence[Sample], match_iou: float = 0.5) -> list[Mis
     mistakes: list[Mistake] = []
     for i, s in enumerate(samples):
         a = attribute(s, match_iou)
-        mistakes += [Mistake("wrong_class", i, t, d) for t, d in a.pairs if s.truth_labels[t] != s.labels[d]]
+        mistakes += [Mistake("wrong_class", i, t, d) for t, d in a.pairs if s.gt_labels[t] != s.labels[d]]
         mistakes += [Mistake("loose", i, t, d) for t, d in a.loose]
         mistakes += [Mistake("missed", i, t, None) for t in a.missed]
         mistakes += [Mistake("duplicate", i, None, d) for d in a.duplicate]
@@ -135,8 +135,8 @@ def list_mistakes(samples: Sequence[Sample], match_iou: float = 0.5) -> list[Mis
 def count_errors(samples: Sequence[Sample], mistakes: Sequence[Mistake]) -> ErrorCounts:
     """Counts the mistakes of `list_mistakes` over the samples that it was given."""
     kinds: dict[Kind, int] = {kind: sum(m.kind == kind for m in mistakes) for kind in KINDS}
-    truths = sum(len(s.truths) for s in samples)
-    sides = [np.sqrt(area(s.truths)) for s in samples]
+    truths = sum(len(s.gt_boxes) for s in samples)
+    sides = [np.sqrt(area(s.gt_boxes)) for s in samples]
     by_size = {}
     for name, (low, high) in SIZES.items():
         inside = [(side >= low) & (side < high) for side in sides]
@@ -149,7 +149,7 @@ def count_errors(samples: Sequence[Sample], mistakes: Sequence[Mistake]) -> Erro
     return ErrorCounts(truths, sum(len(s.boxes) for s in samples), correct, kinds, by_size)
 
 
-def mended(samples: Sequence[Sample], kind: Kind, match_iou: float = 0.5) -> list[Sample]:
+def oracle_fixed(samples: Sequence[Sample], kind: Kind, match_iou: float = 0.5) -> list[Sample]:
     """The samples, with one label a face, as they would be without one kind of error, all else equal.
 
     wrong_class: each box on a face takes the face's class. loose: each loose box takes the face's own edges.
@@ -160,26 +160,26 @@ def mended(samples: Sequence[Sample], kind: Kind, match_iou: float = 0.5) -> lis
 
 def _right_classes(s: Sample, a: Attribution, match_iou: float) -> Sample:
     labels = s.labels.copy()
-    overlap = overlaps(s.boxes, s.truths)
+    overlap = overlaps(s.boxes, s.gt_boxes)
     if overlap.size:
         # Boxes without a pair too: as a duplicate of another class one would weigh on that class.
         near = overlap.max(axis=1) >= match_iou
-        labels[near] = s.truth_labels[overlap.argmax(axis=1)[near]]
+        labels[near] = s.gt_labels[overlap.argmax(axis=1)[near]]
     for t, d in a.pairs:
-        labels[d] = s.truth_labels[t]
+        labels[d] = s.gt_labels[t]
     return replace(s, labels=labels, class_scores=None)  # those no longer say why the label is what it is
 
 
 def _tight_boxes(s: Sample, a: Attribution, _: float) -> Sample:
     boxes = s.boxes.copy()
     for t, d in a.loose:
-        boxes[d] = s.truths[t]
+        boxes[d] = s.gt_boxes[t]
     return replace(s, boxes=boxes)
 
 
 def _no_misses(s: Sample, a: Attribution, _: float) -> Sample:
     gone = list(a.missed)
-    return replace(s, truths=np.delete(s.truths, gone, axis=0), truth_labels=np.delete(s.truth_labels, gone, axis=0))
+    return replace(s, gt_boxes=np.delete(s.gt_boxes, gone, axis=0), gt_labels=np.delete(s.gt_labels, gone, axis=0))
 
 
 def _no_duplicates(s: Sample, a: Attribution, _: float) -> Sample:

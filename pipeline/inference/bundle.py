@@ -17,15 +17,15 @@ import numpy as np
 from common.errors import BundleError, UserError, first_line
 from common.files import check_folder, naming
 from pipeline.inference.device import Device
-from pipeline.inference.fusion import Judge
-from pipeline.inference.graph_spec import SIDE, nets
+from pipeline.inference.fusion import ScoreFusion
+from pipeline.inference.graph_spec import SIDE, graph_specs
 from pipeline.inference.graphs import Graph, load_graph
 from stage1_faces.detector import CascadeConfig, FaceDetector
 from stage1_faces.faces import Detector
 from stage1_faces.stock.mtcnn import MtcnnConfig, MtcnnDetector
 
-FORMAT_VERSION = 3
-READABLE = (1, 2, FORMAT_VERSION)  # 1 knew the stock cascade alone, 2 no judge
+FORMAT_VERSION = 4
+READABLE = (1, 2, 3, FORMAT_VERSION)  # 1: stock cascade only; 2: no score fusion; 3: fields under other names
 GRAPHS = ("pnet", "rnet", "onet", "classifier")
 REPORT = "report.md"  # may stand beside them: what the bundle scored, for people
 DEFAULT = Path(__file__).parents[1] / "models" / "default"
@@ -55,7 +55,7 @@ class BundleMeta:
     margin: float
     search: Search
     score_threshold: float
-    judge: Judge = field(default_factory=Judge)
+    fusion: ScoreFusion = field(default_factory=ScoreFusion)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     sha256: Mapping[str, str] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class BundleMeta:
     @property
     def thresholds(self) -> dict[str, float]:
         """The probabilities that pass each stage; "score" is the final one."""
-        return {"pnet": self.search.pnet, "rnet": self.search.rnet, "score": self.score_threshold}
+        return {"pnet": self.search.pnet_threshold, "rnet": self.search.rnet_threshold, "score": self.score_threshold}
 
 
 class Bundle:
@@ -131,7 +131,7 @@ class Bundle:
 
     def _net(self, name: str, file: str, threads: int, device: Device) -> Graph:
         """A net of stage 1, held to the cascade that bundle.json names."""
-        wanted = nets(self.meta.cascade)[name]
+        wanted = graph_specs(self.meta.cascade)[name]
         net = load_graph(self._graphs[name], file, threads, device, net=wanted)
         if wanted.cells is not None:
             try:
@@ -244,7 +244,7 @@ def _read_meta(root: Path) -> BundleMeta:
             margin=float(record["margin"]),
             search=_search(record["search"]),
             score_threshold=float(record["score_threshold"]),
-            judge=_judge(record.get("judge", {})),  # older formats had none
+            fusion=_fusion(record.get("fusion", record.get("judge", {}))),  # formats 1 and 2 had none, 3 another name
             metrics=dict(record["metrics"]),
             provenance=dict(record["provenance"]),
             sha256={str(k): str(v) for k, v in record["sha256"].items()},
@@ -255,20 +255,48 @@ def _read_meta(root: Path) -> BundleMeta:
         raise BundleError(f"{file}: {error}; pack the bundle anew") from error
 
 
+# Fields of bundle.json that formats 1 to 3 recorded under another name.
+_RENAMED_SEARCH = {
+    "pnet": "pnet_threshold",
+    "rnet": "rnet_threshold",
+    "again": "onet2_threshold",
+    "onet": "score_threshold",
+    "most_pnet": "max_pnet",
+    "most_rnet": "max_rnet",
+    "most_again": "max_onet2",
+    "soft": "soft_nms_sigma",
+    "vote": "box_voting_iou",
+}
+_RENAMED_FUSION = {
+    "stage1": "detector_weight",
+    "stage2": "classifier_weight",
+    "box_share": "box_blend",
+    "floor": "min_detector_score",
+    "most": "max_face_logit",
+    "unsure": "unsure_margin",
+    "mirrored": "flip_tta",
+}
+
+
 def _search(record: Mapping[str, Any]) -> Search:
-    """The cascade's settings; whole numbers where the settings are."""
+    """Return the cascade's settings; whole numbers where the settings are whole."""
     name = record.get("cascade", "stock")
     if name not in CASCADES:
         raise ValueError(f"the cascade {name!r} is none of {', '.join(CASCADES)}")
     kind = CASCADES[name]
     default = kind()
-    record = {"soft": 0.0, **record}  # format 2 suppressed without softness
-    return kind(**{f.name: type(getattr(default, f.name))(record[f.name]) for f in fields(kind)})
+    values = {"soft_nms_sigma": 0.0, **_renamed(record, _RENAMED_SEARCH)}  # format 2 had hard suppression only
+    return kind(**{f.name: type(getattr(default, f.name))(values[f.name]) for f in fields(kind)})
 
 
-def _judge(record: Mapping[str, Any]) -> Judge:
-    default = Judge()
-    return replace(default, **{name: type(getattr(default, name))(value) for name, value in record.items()})
+def _fusion(record: Mapping[str, Any]) -> ScoreFusion:
+    default = ScoreFusion()
+    values = _renamed(record, _RENAMED_FUSION)
+    return replace(default, **{name: type(getattr(default, name))(value) for name, value in values.items()})
+
+
+def _renamed(record: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    return {names.get(name, name): value for name, value in record.items()}
 
 
 def _numbers(values: Sequence[Any]) -> tuple[float, float, float]:

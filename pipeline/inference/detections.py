@@ -75,11 +75,11 @@ class Detections:
         best = np.sort(self.class_probs, axis=1)
         return best[:, -1] - best[:, -2] < self.unsure_margin
 
-    def scaled(self, across: float, down: float) -> Detections:
+    def rescale(self, sx: float, sy: float) -> Detections:
         """The same faces in an image so many times as wide and high."""
-        if across == 1 and down == 1:
+        if sx == 1 and sy == 1:
             return self
-        stretch = np.array([across, down], np.float32)
+        stretch = np.array([sx, sy], np.float32)
         return replace(self, boxes=self.boxes * np.tile(stretch, 2), landmarks=self.landmarks * stretch)
 
     def to_supervision(self) -> sv.Detections:

@@ -15,7 +15,7 @@ SIDE = 48  # px: small, and taken by either cascade's P-Net
 
 
 @dataclass(frozen=True)
-class Net:
+class GraphSpec:
     """A net of a cascade, as its detector calls it.
 
     cells: of P-Net, how many it makes a side of a square of SIDE pixels; how far apart they lie stands in no shape.
@@ -26,7 +26,7 @@ class Net:
     gives: tuple[Shape, ...]
     cells: int | None = None
 
-    def misfit(self, session: ort.InferenceSession) -> str | None:
+    def mismatch(self, session: ort.InferenceSession) -> str | None:
         """What a graph declares and should, or None if it fits; an axis that it leaves open is let pass."""
         inputs, outputs = session.get_inputs(), session.get_outputs()
         wanted, declared = (self.takes, *self.gives), (*inputs, *outputs)
@@ -42,7 +42,7 @@ class Net:
         return f"takes {takes} and gives {gives}, {own}"
 
 
-def nets(cascade: str) -> dict[str, Net]:
+def graph_specs(cascade: str) -> dict[str, GraphSpec]:
     """The nets of a cascade, "fine-tuned" or "stock"."""
     if cascade == "stock":
         r_size, o_size, cells = mtcnn.R_SIZE, mtcnn.O_SIZE, (SIDE - mtcnn.CELL) // mtcnn.STRIDE + 1
@@ -50,9 +50,9 @@ def nets(cascade: str) -> dict[str, Net]:
         r_size, o_size, cells = detector.R_SIZE, detector.O_SIZE, SIDE // detector.STRIDE
     judged: tuple[Shape, ...] = ((None,), (None, 4))
     return {
-        "pnet": Net(cascade, (None, 3, None, None), ((None, None, None), (None, 4, None, None)), cells),
-        "rnet": Net(cascade, (None, 3, r_size, r_size), judged),
-        "onet": Net(cascade, (None, 3, o_size, o_size), (*judged, (None, 5, 2))),
+        "pnet": GraphSpec(cascade, (None, 3, None, None), ((None, None, None), (None, 4, None, None)), cells),
+        "rnet": GraphSpec(cascade, (None, 3, r_size, r_size), judged),
+        "onet": GraphSpec(cascade, (None, 3, o_size, o_size), (*judged, (None, 5, 2))),
     }
 
 

@@ -9,9 +9,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from common.errors import BundleError, first_line
-from common.memory import one_arena
+from common.memory import register_shared_allocator
 from pipeline.inference.device import Device, check_running, providers
-from pipeline.inference.graph_spec import Net
+from pipeline.inference.graph_spec import GraphSpec
 
 Graph = Callable[[NDArray[np.float32]], list[NDArray[np.float32]]]
 
@@ -22,7 +22,7 @@ def load_graph(
     threads: int = 1,
     device: Device = "cpu",
     classes: int | None = None,
-    net: Net | None = None,
+    net: GraphSpec | None = None,
 ) -> Graph:
     """An ONNX graph as a function from float32 input to its outputs, on ONNX Runtime.
 
@@ -37,7 +37,7 @@ def load_graph(
     options.log_severity_level = 3
     # Photos differ in size: remembered allocation patterns would only pile up.
     options.enable_mem_pattern = False
-    one_arena()
+    register_shared_allocator()
     options.add_session_config_entry("session.use_env_allocators", "1")
     try:
         session = ort.InferenceSession(data, options, providers=wanted)
@@ -49,7 +49,7 @@ def load_graph(
         raise BundleError(
             f"{name}: gives {given[0] if given else 'no'} classes, bundle.json names {classes}; pack the bundle anew"
         )
-    misfit = net.misfit(session) if net else None
+    misfit = net.mismatch(session) if net else None
     if misfit is not None:
         raise BundleError(f"{name}: {misfit}; pack the bundle anew")
     input_name = session.get_inputs()[0].name

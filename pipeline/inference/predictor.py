@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CLASSIFIER_BATCH = 16  # 64: as quick, some MB more
 # A crop whose class has this probability is not judged in its mirror image, too: more than half of all crops, and on
 # validation photos no figure suffered (EXPERIMENTS.md).
-CERTAIN = 0.97
+TTA_SKIP_PROB = 0.97
 # Class probabilities (N, C); log odds of being a face (N,); box numbers (N, 4).
 Verdicts = tuple[NDArray[np.float32], NDArray[np.float32] | None, NDArray[np.float32] | None]
 
@@ -75,8 +75,8 @@ class Predictor:
         searched = min_face
         if (across, down) != (1, 1):  # then the cascade is one that says what it looks for
             assert isinstance(self._search, CascadeConfig)
-            searched = max(self._search.smallest(photo.size, min_face) / max(across, down), 1.0)
-        return self.detect_batch([photo.pixels], min_score, searched)[0].scaled(across, down)
+            searched = max(self._search.min_face_for(photo.size, min_face) / max(across, down), 1.0)
+        return self.detect_batch([photo.pixels], min_score, searched)[0].rescale(across, down)
 
     def read(self, path: Path | str, min_face: float | None = None) -> Photo:
         """Reads a photo with as many pixels as its detection uses: a huge JPEG at a half, quarter or eighth.
@@ -103,7 +103,7 @@ class Predictor:
             return None
         # px that a face must keep to fill a window, by its longer side, which is at least its mean one
         least = max(O_SIZE / O_CONTEXT, meta.input_size / (1 + 2 * meta.margin))
-        return lambda size: search.smallest(size, min_face) / least
+        return lambda size: search.min_face_for(size, min_face) / least
 
     def detect_batch(
         self,
@@ -120,11 +120,11 @@ class Predictor:
         _check(min_score, min_face)
         if not images:
             return []
-        meta, judge = self.bundle.meta, self.bundle.meta.judge
+        meta, judge = self.bundle.meta, self.bundle.meta.fusion
         floor = meta.score_threshold if min_score is None else min_score
         # A score is at most its face score, so stage 1 may drop what cannot reach the floor.
-        found = self._detector.detect_batch(images, min_face=min_face, min_score=judge.least(floor))
-        seen = self.judge(images, [faces.boxes for faces in found])
+        found = self._detector.detect_batch(images, min_face=min_face, min_score=judge.min_detector_score_for(floor))
+        seen = self.run_classifier(images, [faces.boxes for faces in found])
         results = []
         for image, faces, (probs, verdicts, numbers) in zip(images, found, seen, strict=True):
             size = (image.shape[1], image.shape[0])
@@ -134,7 +134,7 @@ class Predictor:
                 judge.class_probs(probs),
                 faces.landmarks,
                 meta.class_names,
-                judge.unsure,
+                judge.unsure_margin,
             )
             scores = detections.scores
             order = np.argsort(-scores, kind="stable")
@@ -143,9 +143,9 @@ class Predictor:
 
     def classify(self, image: NDArray[np.uint8], boxes: Boxes) -> NDArray[np.float32]:
         """Class probabilities (N, C) of given face boxes (N, 4) in an image (H, W, 3 uint8 RGB)."""
-        return self.bundle.meta.judge.class_probs(self.judge([image], [as_boxes(boxes)])[0][0])
+        return self.bundle.meta.fusion.class_probs(self.run_classifier([image], [as_boxes(boxes)])[0][0])
 
-    def judge(self, images: Sequence[NDArray[np.uint8]], boxes: Sequence[Boxes]) -> list[Verdicts]:
+    def run_classifier(self, images: Sequence[NDArray[np.uint8]], boxes: Sequence[Boxes]) -> list[Verdicts]:
         """What the classifier makes of boxes (N, 4) in each of the images, as its graph says it, before calibration.
 
         For each image class probabilities (N, C) and, where the bundle's classifier gives them, log odds of being a
@@ -167,14 +167,14 @@ class Predictor:
         for start in range(0, len(crops), CLASSIFIER_BATCH):
             pixels = to_input(np.stack(crops[start : start + CLASSIFIER_BATCH]), meta.mean, meta.std)
             given = self._classifier(pixels)
-            if meta.judge.mirrored:
+            if meta.fusion.flip_tta:
                 given = self._with_mirrored(pixels, given)
             for k, values in enumerate(given):
                 if k == len(outputs):
                     outputs.append(np.zeros((len(crops), *values.shape[1:]), np.float32))
                 outputs[k][start : start + len(values)] = values
         probs, verdicts, numbers = [*outputs, None, None][:3]
-        if len(crops) and meta.judge.stage2 and verdicts is None:
+        if len(crops) and meta.fusion.classifier_weight and verdicts is None:
             raise BundleError(f"{self.bundle.path}: its scores need verdicts that its graph lacks; pack it anew")
         return np.asarray(probs), verdicts, numbers
 
@@ -182,7 +182,7 @@ class Predictor:
         self, pixels: NDArray[np.float32], given: list[NDArray[np.float32]]
     ) -> list[NDArray[np.float32]]:
         """The outputs for pixels (N, 3, S, S), where the class is not certain averaged with the mirror image's."""
-        (doubtful,) = np.nonzero(given[0].max(axis=1) < CERTAIN)
+        (doubtful,) = np.nonzero(given[0].max(axis=1) < TTA_SKIP_PROB)
         if not len(doubtful):
             return given
         turned = self._classifier(np.ascontiguousarray(pixels[doubtful][..., ::-1]))

@@ -28,11 +28,11 @@ from common.display import shown
 from common.errors import MediaError, TooManyPixelsError
 from common.paths import FoundImage
 from pipeline.inference.results import image_result
-from pipeline.serve.body_parser import HOW, Upload, reader
-from pipeline.serve.limiter import GoneError, Turns
+from pipeline.serve.body_parser import HOW, Upload, body_parser
+from pipeline.serve.limiter import ClientDisconnectedError, RequestLimiter
 from pipeline.serve.limits import Limits
 from pipeline.serve.metrics import ServeMetrics
-from pipeline.serve.middleware import Guard, refusal
+from pipeline.serve.middleware import Guard, error_response
 from pipeline.serve.schema import DETECT_BODY, Health, PhotoFaces, refusals
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def create_app(
         static_url=DOCS_FILES,
         redirect_slashes=False,
     )
-    turns = app.state.turns = Turns(workers, limits)
+    turns = app.state.turns = RequestLimiter(workers, limits)
     metrics = ServeMetrics(PATHS, predictor.bundle.meta.class_names, lambda: turns.under_way)
     app.add_middleware(Guard, hosts=hosts, counted=metrics.request)
     _answer_errors(app)
@@ -102,7 +102,7 @@ def create_app(
             Query(ge=1, allow_inf_nan=False, description="Smallest face looked for, in pixels; larger is faster"),
         ] = None,
     ) -> Response:
-        read = reader(request.headers.get("content-type", ""))
+        read = body_parser(request.headers.get("content-type", ""))
         if request.headers.get("content-encoding", "identity") != "identity":
             raise HTTPException(415, f"compressed bodies are not taken; {HOW}")
         stated = request.headers.get("content-length", "")
@@ -112,7 +112,7 @@ def create_app(
             while (await request.receive())["type"] != "http.disconnect":
                 pass
 
-        async with turns.turn():
+        async with turns.slot():
             body = await _body(request, turns, limits)
             return await turns.run(lambda: answer(read(body), min_score, min_face), gone)
 
@@ -147,7 +147,7 @@ def create_app(
     return app
 
 
-async def _body(request: Request, turns: Turns, limits: Limits) -> bytes:
+async def _body(request: Request, turns: RequestLimiter, limits: Limits) -> bytes:
     """The whole body, in memory. Raises HTTPException 413, 408, 503."""
     body = bytearray()
     late = f"the upload did not come within {limits.body_seconds:g} seconds; try a smaller photo"
@@ -218,23 +218,23 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> Response:
-        return refusal(error.status_code, plain.get(error.status_code, error.detail), dict(error.headers or {}))
+        return error_response(error.status_code, plain.get(error.status_code, error.detail), dict(error.headers or {}))
 
     @app.exception_handler(RequestValidationError)
     async def value(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         name = str(first["loc"][-1])
-        return refusal(422, f"{name} is {shown(str(first['input']))[:40]!r}; {TAKES.get(name, first['msg'])}")
+        return error_response(422, f"{name} is {shown(str(first['input']))[:40]!r}; {TAKES.get(name, first['msg'])}")
 
     @app.exception_handler(TooManyPixelsError)
     async def large(_: Request, error: TooManyPixelsError) -> Response:
-        return refusal(413, str(error))
+        return error_response(413, str(error))
 
     @app.exception_handler(MediaError)
     async def unreadable(_: Request, error: MediaError) -> Response:
-        return refusal(422, str(error))
+        return error_response(422, str(error))
 
-    @app.exception_handler(GoneError)
+    @app.exception_handler(ClientDisconnectedError)
     @app.exception_handler(ClientDisconnect)
     async def gone(_: Request, __: Exception) -> Response:
         return Response(status_code=GONE)

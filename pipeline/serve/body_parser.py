@@ -26,7 +26,7 @@ class Upload:
     data: bytes
 
 
-def reader(content_type: str) -> Callable[[bytes], Upload]:
+def body_parser(content_type: str) -> Callable[[bytes], Upload]:
     """What makes an Upload of a body of this type.
 
     Raises HTTPException 415 on a type that holds no picture, 400 on a multipart form without a boundary. What it

@@ -16,7 +16,7 @@ import tyro
 
 from common.cli import program_name, requires_extra, run_cli
 from common.errors import UserError
-from common.memory import one_heap
+from common.memory import limit_malloc_arenas
 from common.parallel import usable_cores
 from pipeline.detect.command import MOST_WORKERS, load_predictor
 from pipeline.inference.device import Device
@@ -62,7 +62,7 @@ def run(args: ServeArgs) -> int:
         from pipeline.serve.app import create_app
         from pipeline.serve.http_server import address_of, is_loopback, listen, make_server
     with listen(args.host, args.port) as bound:
-        one_heap()
+        limit_malloc_arenas()
         if args.usual_workers > 1:
             cv2.setNumThreads(1)  # the cores are taken
         predictor = load_predictor(args.bundle, args.threads, args.device)

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 
 from common.errors import UserError
 from pipeline.serve.connections import bounded
-from pipeline.serve.limiter import Turns
+from pipeline.serve.limiter import RequestLimiter
 from pipeline.serve.limits import Limits
 from pipeline.serve.middleware import HEAD_BYTES
 
@@ -61,7 +61,7 @@ def address_of(bound: socket.socket) -> str:
 class Server(uvicorn.Server):
     """uvicorn's, but it says where it is, tells the application when it ends, and a signal that ends it is no error."""
 
-    def __init__(self, config: uvicorn.Config, turns: Turns) -> None:
+    def __init__(self, config: uvicorn.Config, turns: RequestLimiter) -> None:
         super().__init__(config)
         self._turns = turns
 

@@ -18,11 +18,11 @@ GRACE_SECONDS = 1.0  # what is under way may go on for so long when the server e
 ENDING = "the server is shutting down; try again later"
 
 
-class GoneError(Exception):
+class ClientDisconnectedError(Exception):
     """The client has gone; nobody waits for the answer."""
 
 
-class Turns:
+class RequestLimiter:
     """Admits requests and runs their work in threads; all but the work itself happens in one event loop.
 
     under_way: requests admitted and not yet done. ending: whether the server ends.
@@ -44,7 +44,7 @@ class Turns:
         return any(not work.done() for work in list(self._work))
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
+    async def slot(self) -> AsyncIterator[None]:
         """A request's turn, from before its body is read until its work is done, also where nobody waits for that.
 
         Raises HTTPException 429 when too many are under way, 503 when the server ends.
@@ -92,7 +92,7 @@ class Turns:
                 await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
                 if answer.done():
                     return answer.result()
-                raise GoneError
+                raise ClientDisconnectedError
             finally:
                 left.cancel()
                 if not answer.cancel() and not answer.cancelled():

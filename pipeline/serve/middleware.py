@@ -28,7 +28,7 @@ DRAIN_SECONDS = 3.0
 HEAD_BYTES = 16 * 1024  # longest request head
 
 
-def refusal(status: int, line: str, headers: dict[str, str] | None = None) -> JSONResponse:
+def error_response(status: int, line: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """An error as this API gives it."""
     return JSONResponse({"error": line}, status, headers)
 
@@ -51,9 +51,9 @@ class Guard:
         answer = _Answer(send, scope, body)
         app: ASGIApp = self._app
         if (foreign := self._foreign(scope["method"], headers)) is not None:
-            app = refusal(403, foreign)
+            app = error_response(403, foreign)
         elif _head_bytes(scope) > HEAD_BYTES:  # one that comes in one piece gets past the HTTP parser's own limit
-            app = refusal(400, f"the request's head is longer than {HEAD_BYTES} bytes")
+            app = error_response(400, f"the request's head is longer than {HEAD_BYTES} bytes")
         if scope["method"] == "HEAD":  # as GET, without the body
             scope = {**scope, "method": "GET"}
         try:
@@ -61,7 +61,7 @@ class Guard:
         except Exception as error:
             _report(error)
             if not answer.status:
-                await refusal(500, "an error of the server's own; its log says where")(scope, body, answer)
+                await error_response(500, "an error of the server's own; its log says where")(scope, body, answer)
         self._counted(scope["path"], answer.status)
 
     def _foreign(self, method: str, headers: Headers) -> str | None:

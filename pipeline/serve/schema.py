@@ -37,7 +37,7 @@ class Health(BaseModel):
     version: str
 
 
-class Problem(BaseModel):
+class ErrorResponse(BaseModel):
     """Why a request was refused, in one line."""
 
     error: str
@@ -76,4 +76,4 @@ _REFUSALS = {
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """FastAPI's `responses` for these statuses, each answered with a Problem; without any, for all."""
-    return {status: {"model": Problem, "description": _REFUSALS[status]} for status in statuses or _REFUSALS}
+    return {status: {"model": ErrorResponse, "description": _REFUSALS[status]} for status in statuses or _REFUSALS}

@@ -16,7 +16,7 @@ from common.errors import UserError
 from common.images import read_image
 from pipeline.evaluate.metrics import Sample, score_samples
 from pipeline.evaluate.reliability import expected_calibration_error, reliability
-from pipeline.inference.fusion import Judge
+from pipeline.inference.fusion import ScoreFusion
 from stage1_faces.detector import CascadeConfig, log_odds
 from stage1_faces.faces import Detector
 
@@ -78,9 +78,9 @@ class Evidence:
     boxes: Boxes
     scores: NDArray[np.float32]
     probs: NDArray[np.float32]
-    verdicts: NDArray[np.float32] | None
-    numbers: NDArray[np.float32] | None
-    truths: Boxes
+    face_logits: NDArray[np.float32] | None
+    box_deltas: NDArray[np.float32] | None
+    gt_boxes: Boxes
     labels: NDArray[np.intp]
     size: tuple[int, int]
 
@@ -92,14 +92,14 @@ def gather(predictor: Predictor, detector: Detector, images: Iterable[AnnotatedI
     for image in images:
         pixels = read_image(image.path)
         faces = detector.detect(pixels, min_score=FLOOR)
-        probs, verdicts, numbers = predictor.judge([pixels], [faces.boxes])[0]
+        probs, verdicts, numbers = predictor.run_classifier([pixels], [faces.boxes])[0]
         labels = np.array([names.index(label) for label in image.labels], np.intp)
         size = (pixels.shape[1], pixels.shape[0])
         found.append(Evidence(faces.boxes, faces.scores, probs, verdicts, numbers, image.boxes, labels, size))
     return found
 
 
-def fit_judge(evidence: Sequence[Evidence], margin: float, mirrored: bool) -> Judge:
+def fit_fusion(evidence: Sequence[Evidence], margin: float, mirrored: bool) -> ScoreFusion:
     """How stage 2 joins stage 1, as validation photos have it.
 
     The face score is a logistic regression on both stages' log odds; the temperature has the lowest negative
@@ -108,8 +108,8 @@ def fit_judge(evidence: Sequence[Evidence], margin: float, mirrored: bool) -> Ju
     margin: of the classifier's crops. mirrored: kept in the result.
     With fewer than 10 right or 10 wrong candidates a warning is printed and the face score stays stage 1's.
     """
-    judge = Judge(mirrored=mirrored, floor=FLOOR)
-    right = np.concatenate([np.zeros(0, bool), *(hits(e.boxes, e.truths) for e in evidence)])
+    judge = ScoreFusion(flip_tta=mirrored, min_detector_score=FLOOR)
+    right = np.concatenate([np.zeros(0, bool), *(hits(e.boxes, e.gt_boxes) for e in evidence)])
     if min(right.sum(), (~right).sum()) < FEWEST:
         few = f"only {right.sum()} right and {(~right).sum()} wrong candidates on the validation photos"
         print(f"warning: {few}, too few to weigh stage 2 on; stage 1's scores stay", file=sys.stderr)
@@ -118,18 +118,18 @@ def fit_judge(evidence: Sequence[Evidence], margin: float, mirrored: bool) -> Ju
     return _with_margin(_with_box(judge, evidence, margin), evidence)
 
 
-def uncalibrated(search: CascadeConfig) -> Judge:
+def uncalibrated(search: CascadeConfig) -> ScoreFusion:
     """The judge that undoes stage 1's calibration and adds none: what scores were before any fitting."""
-    return Judge(stage1=1 / search.slope, intercept=-search.intercept / search.slope)
+    return ScoreFusion(detector_weight=1 / search.slope, intercept=-search.intercept / search.slope)
 
 
-def calibration_error(judge: Judge, evidence: Sequence[Evidence], floor: float = FLOOR) -> float | None:
+def calibration_error(judge: ScoreFusion, evidence: Sequence[Evidence], floor: float = FLOOR) -> float | None:
     """Expected calibration error of `score`, each candidate with its best class, from `floor` on; None without any."""
     scores, right = [np.zeros(0)], [np.zeros(0, bool)]
     for e in evidence:
         probs = judge.class_probs(e.probs)
-        own = judge.face_scores(e.scores, e.verdicts) * probs.max(axis=1, initial=0)
-        met = matched(e.boxes, e.truths)
+        own = judge.face_scores(e.scores, e.face_logits) * probs.max(axis=1, initial=0)
+        met = matched(e.boxes, e.gt_boxes)
         right.append((met >= 0) & (np.append(e.labels, -1)[met] == probs.argmax(axis=1)))
         scores.append(own)
     every, hit = np.concatenate(scores), np.concatenate(right)
@@ -137,25 +137,25 @@ def calibration_error(judge: Judge, evidence: Sequence[Evidence], floor: float =
     return expected_calibration_error(reliability(every[kept], hit[kept]))
 
 
-def _with_weights(judge: Judge, evidence: Sequence[Evidence], right: NDArray[np.bool_]) -> Judge:
+def _with_weights(judge: ScoreFusion, evidence: Sequence[Evidence], right: NDArray[np.bool_]) -> ScoreFusion:
     columns = [np.concatenate([log_odds(e.scores) for e in evidence])]
-    verdicts = [e.verdicts for e in evidence if e.verdicts is not None]
+    verdicts = [e.face_logits for e in evidence if e.face_logits is not None]
     if verdicts:
         columns.append(np.concatenate(verdicts))
     weights, intercept = _platt(np.stack(columns, axis=1), right)
-    most = max((float(v.max(initial=0.0)) for v in verdicts), default=judge.most)
+    most = max((float(v.max(initial=0.0)) for v in verdicts), default=judge.max_face_logit)
     # A classifier that tells nothing of faces may get a weight below 0 by chance.
     stage2 = max(weights[1], 0.0) if verdicts else 0.0
     return replace(
         judge,
-        stage1=round(weights[0], 4),
-        stage2=round(stage2, 4),
+        detector_weight=round(weights[0], 4),
+        classifier_weight=round(stage2, 4),
         intercept=round(intercept, 4),
-        most=round(most, 3),
+        max_face_logit=round(most, 3),
     )
 
 
-def _with_temperature(judge: Judge, evidence: Sequence[Evidence]) -> Judge:
+def _with_temperature(judge: ScoreFusion, evidence: Sequence[Evidence]) -> ScoreFusion:
     probs, labels = _found_faces(evidence)
     if len(labels) < FEWEST:
         return judge
@@ -168,31 +168,31 @@ def _with_temperature(judge: Judge, evidence: Sequence[Evidence]) -> Judge:
     return replace(judge, temperature=min(TEMPERATURES, key=loss))
 
 
-def _with_box(judge: Judge, evidence: Sequence[Evidence], margin: float) -> Judge:
-    if any(e.numbers is None and len(e.boxes) for e in evidence):
+def _with_box(judge: ScoreFusion, evidence: Sequence[Evidence], margin: float) -> ScoreFusion:
+    if any(e.box_deltas is None and len(e.boxes) for e in evidence):
         return judge
 
     def precision(share: float) -> float:
-        moved = replace(judge, box_share=share)
+        moved = replace(judge, box_blend=share)
         samples = [
             Sample(
                 str(i),
-                e.truths,
-                np.zeros(len(e.truths), np.intp),
-                moved.boxes(e.boxes, e.numbers, margin, e.size),
-                moved.face_scores(e.scores, e.verdicts).astype(np.float64),
+                e.gt_boxes,
+                np.zeros(len(e.gt_boxes), np.intp),
+                moved.boxes(e.boxes, e.box_deltas, margin, e.size),
+                moved.face_scores(e.scores, e.face_logits).astype(np.float64),
                 np.zeros(len(e.boxes), np.intp),
             )
             for i, e in enumerate(evidence)
         ]
         return score_samples(samples, ["face"]).faces.overall.ap or 0.0
 
-    return replace(judge, box_share=max(BOX_SHARES, key=precision))
+    return replace(judge, box_blend=max(BOX_SHARES, key=precision))
 
 
-def _with_margin(judge: Judge, evidence: Sequence[Evidence]) -> Judge:
+def _with_margin(judge: ScoreFusion, evidence: Sequence[Evidence]) -> ScoreFusion:
     probs, labels = _found_faces(evidence)
-    return replace(judge, unsure=unsure_margin(judge.class_probs(probs), labels))
+    return replace(judge, unsure_margin=unsure_margin(judge.class_probs(probs), labels))
 
 
 def unsure_margin(probs: NDArray[np.float32], labels: NDArray[np.intp]) -> float:
@@ -211,7 +211,7 @@ def _found_faces(evidence: Sequence[Evidence]) -> tuple[NDArray[np.float32], NDA
     """Class probabilities and true classes of the candidates that lie on a face."""
     probs, labels = [], []
     for e in evidence:
-        met = matched(e.boxes, e.truths)
+        met = matched(e.boxes, e.gt_boxes)
         if (met >= 0).any():
             probs.append(e.probs[met >= 0])
             labels.append(e.labels[met[met >= 0]])

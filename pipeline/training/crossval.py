@@ -1,6 +1,6 @@
 """Cross-validates the whole pipeline: trains it once for each fold, scores it on that fold's unseen photos.
 
-    python -m pipeline.crossval --data DIR --out runs/crossval --also ../other-photos
+    python -m pipeline.crossval --data DIR --out runs/crossval --external-data ../other-photos
 
 In fold k the k-th part of the photos is scored, the next one fits what pipeline.bundle fits (calibration, threshold),
 and cascade and classifiers learn from the rest. The stock cascade is scored on the same photos. Started again after a
@@ -19,36 +19,40 @@ from typing import Any
 import numpy as np
 
 from common.annotations import AnnotatedImage, read_dataset
-from common.cli import console, program_name, progress, requires_extra, run_cli
+from common.cli import console, program_name, progress, refuse_renamed, requires_extra, run_cli
 from common.errors import UserError
 from common.files import write_text
 from common.images import read_image
 from common.splits import SPLITS, read_splits
-from pipeline.data.checks import check_apart, usable
+from pipeline.data.checks import check_apart, usable_images
 from pipeline.evaluate.bootstrap import best_score, bootstrap
 from pipeline.evaluate.command import merged_names, parse_merge
 from pipeline.evaluate.evaluation import check_classes, detect_samples, merge_classes
 from pipeline.evaluate.face_free import face_free_part
 from pipeline.evaluate.metrics import Sample, score_every_class, score_samples
-from pipeline.evaluate.reliability import Reliability, judged
-from pipeline.evaluate.risk_coverage import trades
-from pipeline.evaluate.tide_errors import above
+from pipeline.evaluate.reliability import Reliability, scores_and_correct
+from pipeline.evaluate.risk_coverage import risk_coverage
+from pipeline.evaluate.tide_errors import filter_by_score
 from pipeline.inference.bundle import Bundle
 from pipeline.inference.predictor import Predictor
 from pipeline.training.calibration import FLOOR, MATCH_IOU
-from pipeline.training.plan import EXPERIMENTS, Branch, check_experiments
-from pipeline.training.steps import GOES_ON, Say, claimed, side_by_side
+from pipeline.training.plan import EXPERIMENTS, TrainingPlan, check_experiments
+from pipeline.training.steps import RESUMABLE, Say, locked_workdir, run_parallel
 from stage1_faces.faces import Detector
 from stage1_faces.stock.reference import stock_detector
 
 DETECTORS = ("stock", "fine-tuned")  # cascades, scored by the faces that they find
 WHOLE = "whole pipeline"
-SAMPLE_ARRAYS = ("truths", "truth_labels", "boxes", "scores", "labels")
+SAMPLE_ARRAYS = ("gt_boxes", "gt_labels", "boxes", "scores", "labels")
 Figures = dict[str, float | None]
 
 
+# The present flag by its name in earlier versions.
+RENAMED_FLAGS = {"--also": "--external-data", "--also-merge": "--external-merge", "--also-iou": "--external-iou"}
+
+
 @dataclass(frozen=True)
-class Args:
+class CrossvalArgs:
     """Train and score the whole pipeline once for each fold of the photos, the stock cascade beside it."""
 
     data: Path
@@ -63,12 +67,12 @@ class Args:
     """Trainings at a time, each with one thread."""
     experiments: tuple[str, ...] = EXPERIMENTS
     """Stage 2's experiments, whose networks are averaged."""
-    also: Path | None = None
+    external_data: Path | None = None
     """Annotated photos from elsewhere that each fold is scored on, too; never learned from."""
-    also_merge: tuple[str, ...] = ()
-    """A=B: class A is counted as class B in --also, whose classes may be fewer."""
-    also_iou: float = 0.35
-    """IoU at which a box counts as on its face in --also, whose boxes may be drawn by other rules."""
+    external_merge: tuple[str, ...] = ()
+    """A=B: class A is counted as class B in --external-data, whose classes may be fewer."""
+    external_iou: float = 0.35
+    """IoU at which a box counts as on its face in --external-data, whose boxes may be drawn by other rules."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ def false_alarms(detector: Detector, images: Iterable[AnnotatedImage], threshold
     return statistics.fmean(counts) if counts else None
 
 
-def elsewhere(detector: Detector, images: Sequence[AnnotatedImage], iou: float, floor: float) -> Figures:
+def cross_dataset(detector: Detector, images: Sequence[AnnotatedImage], iou: float, floor: float) -> Figures:
     """Average precision and recall at `iou` on photos from elsewhere; nothing without photos."""
     if not images:
         return {}
@@ -132,7 +136,7 @@ def elsewhere(detector: Detector, images: Sequence[AnnotatedImage], iou: float, 
 
 
 def score_fold(
-    branch: Branch, images: Sequence[AnnotatedImage], also: Sequence[AnnotatedImage], args: Args
+    branch: TrainingPlan, images: Sequence[AnnotatedImage], also: Sequence[AnnotatedImage], args: CrossvalArgs
 ) -> tuple[list[Score], list[Sample]]:
     """Scores both cascades and the whole pipeline on a fold's test photos, the latter two elsewhere as well.
 
@@ -154,7 +158,7 @@ def score_fold(
             figures = face_figures(found[1])
             figures["false alarms per face-free part"] = false_alarms(detector, test, threshold)
             scores.append(Score(name, threshold, figures))
-    scores[1].figures.update(elsewhere(tuned, also, args.also_iou, FLOOR))
+    scores[1].figures.update(cross_dataset(tuned, also, args.external_iou, FLOOR))
     names = predictor.bundle.meta.class_names
     samples, _ = detect_samples(predictor, test, names)
     accuracy, macro_f1 = crop_scores(predictor, test)
@@ -162,7 +166,7 @@ def score_fold(
         **whole_figures(samples, names),
         "crop accuracy": accuracy,
         "crop macro-F1": macro_f1,
-        **whole_elsewhere(predictor, also, args),
+        **whole_cross_dataset(predictor, also, args),
     }
     scores.append(Score(WHOLE, predictor.bundle.meta.score_threshold, figures))
     return scores, samples
@@ -172,7 +176,7 @@ def whole_figures(samples: Sequence[Sample], class_names: Sequence[str]) -> Figu
     """Mean average precision, every class scored and with one label a face; how far scores are probabilities."""
     one = score_samples(samples, class_names)
     each = score_every_class(samples, class_names, one)
-    probabilities, right = judged(samples, len(class_names), MATCH_IOU)
+    probabilities, right = scores_and_correct(samples, len(class_names), MATCH_IOU)
     return {
         "mAP50": each.mean.overall.ap50,
         "mAP50-95": each.mean.overall.ap,
@@ -185,23 +189,23 @@ def whole_figures(samples: Sequence[Sample], class_names: Sequence[str]) -> Figu
     }
 
 
-def whole_elsewhere(predictor: Predictor, also: Sequence[AnnotatedImage], args: Args) -> Figures:
+def whole_cross_dataset(predictor: Predictor, also: Sequence[AnnotatedImage], args: CrossvalArgs) -> Figures:
     """Mean average precision on photos from elsewhere; nothing without photos."""
     if not also:
         return {}
-    merge = parse_merge(args.also_merge)
+    merge = parse_merge(args.external_merge)
     names = merged_names(predictor.bundle.meta.class_names, merge)
     merged = merge_classes(also, merge)
     check_classes(merged, names)
     with progress() as bar:
         task = bar.add_task("photos from elsewhere", total=len(also))
         samples, _ = detect_samples(predictor, merged, names, merge, advance=lambda: bar.advance(task))
-    one = score_samples(samples, names, args.also_iou)
+    one = score_samples(samples, names, args.external_iou)
     each = score_every_class(samples, names, one)
     return {
-        f"mAP at IoU {args.also_iou:g} elsewhere": each.mean.overall.ap_at_iou,
-        f"mAP at IoU {args.also_iou:g} elsewhere, one label a face": one.mean.overall.ap_at_iou,
-        f"face AP at IoU {args.also_iou:g} elsewhere, with stage 2's verdict": one.faces.overall.ap_at_iou,
+        f"mAP at IoU {args.external_iou:g} elsewhere": each.mean.overall.ap_at_iou,
+        f"mAP at IoU {args.external_iou:g} elsewhere, one label a face": one.mean.overall.ap_at_iou,
+        f"face AP at IoU {args.external_iou:g} elsewhere, with stage 2's verdict": one.faces.overall.ap_at_iou,
     }
 
 
@@ -237,7 +241,7 @@ def pooled(samples: Sequence[Sample], class_names: Sequence[str]) -> str:
     lines = ["| all folds' unseen photos together | value | 95% interval |", "|---|---|---|"]
     for name, interval in bootstrap(samples, class_names).items():
         lines.append(f"| {name} | {interval.value:.3f} | {interval.low:.3f}-{interval.high:.3f} |")
-    probabilities, right = judged(samples, len(class_names), MATCH_IOU)
+    probabilities, right = scores_and_correct(samples, len(class_names), MATCH_IOU)
     error = Reliability.above(FLOOR, probabilities, right).ece
     return "\n".join([*lines, f"| expected calibration error | {'-' if error is None else f'{error:.3f}'} | |"]) + "\n"
 
@@ -255,13 +259,13 @@ def fitted(bundles: Sequence[Bundle]) -> str:
 def unsure_table(samples: Sequence[Sample]) -> str:
     """A Markdown table of what calling faces unsure brings; `samples` hold what is reported."""
     lines = ["| margin | unsure, of the faces found | wrong labels, of the sure ones |", "|---|---|---|"]
-    for trade in trades(samples, MATCH_IOU):
+    for trade in risk_coverage(samples, MATCH_IOU):
         shares = ("-" if v is None else f"{v:.3f}" for v in (trade.unsure_share, trade.wrong_share))
         lines.append(f"| {trade.margin:g} | {' | '.join(shares)} |")
     return "\n".join(lines) + "\n"
 
 
-def run(args: Args) -> int:
+def run(args: CrossvalArgs) -> int:
     """Splits, trains, scores, prints and writes crossval.md and crossval.json."""
     with requires_extra("train"):
         import faster_coco_eval  # noqa: F401 (missing: say so before an hour of training)
@@ -275,48 +279,49 @@ def run(args: Args) -> int:
         out.print(line, markup=False, highlight=False)
 
     read = read_dataset(args.data)
-    images = usable(args.data, read, say)
-    also = usable(args.also, read_dataset(args.also), say) if args.also else []
-    merge = parse_merge(args.also_merge)
+    images = usable_images(args.data, read, say)
+    also = usable_images(args.external_data, read_dataset(args.external_data), say) if args.external_data else []
+    merge = parse_merge(args.external_merge)
     check_classes(merge_classes(also, merge), merged_names(read.class_names, merge))
     record = {
         "folds": args.folds,
         "seed": args.seed,
         "data": fingerprint(images),
         "also": fingerprint(also) if also else None,
-        "also_iou": args.also_iou,
-        "also_merge": list(args.also_merge),
+        "also_iou": args.external_iou,
+        "also_merge": list(args.external_merge),
         "experiments": list(args.experiments),
     }
-    with claimed(args.out, "crossval_config.json", record, "cross-validation", "--out"):
+    with locked_workdir(args.out, "crossval_config.json", record, "cross-validation", "--out"):
         out.print(_cross_validate(args, images, also, read.class_names, say), markup=False, highlight=False)
     return 0
 
 
-def _check(args: Args) -> None:
+def _check(args: CrossvalArgs) -> None:
     """Raises UserError or UserError on what can be refused before the work."""
     if args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: give 1 or more")
     if args.folds < len(SPLITS):
         raise UserError(f"--folds {args.folds}: give 3 or more (one to test, one to validate, the rest to train)")
-    if not 0.1 < args.also_iou < 1:
-        raise UserError(f"--also-iou is {args.also_iou}, must lie between 0.1 and 1")
-    if args.also_merge and args.also is None:
-        raise UserError("--also-merge: says how to count the classes of --also; give that, too")
+    if not 0.1 < args.external_iou < 1:
+        raise UserError(f"--external-iou is {args.external_iou}, must lie between 0.1 and 1")
+    if args.external_merge and args.external_data is None:
+        raise UserError("--external-merge: says how to count the classes of --external-data; give that, too")
     check_experiments(args.experiments)
-    for data in (args.data, args.also):
+    for data in (args.data, args.external_data):
         if data is not None:
             check_apart(data, args.out, "--out")
 
 
 def _cross_validate(
-    args: Args, images: Sequence[AnnotatedImage], also: Sequence[AnnotatedImage], names: Sequence[str], say: Say
+    args: CrossvalArgs, images: Sequence[AnnotatedImage], also: Sequence[AnnotatedImage], names: Sequence[str], say: Say
 ) -> str:
     """Trains and scores what is left to do, writes both files, and gives the text of crossval.md."""
     branches = [
-        Branch(args.data, splits, args.out / f"fold{k}", args.experiments) for k, splits in enumerate(_splits(args))
+        TrainingPlan(args.data, splits, args.out / f"fold{k}", args.experiments)
+        for k, splits in enumerate(_splits(args))
     ]
-    side_by_side([(b.folder, b.steps) for b in branches], args.jobs, say)
+    run_parallel([(b.folder, b.steps) for b in branches], args.jobs, say)
     folds, samples, reported, stock = [], [], [], _stock_elsewhere(args, also)
     for branch in branches:
         kept, beside = (branch.folder.with_suffix(suffix) for suffix in (".json", ".samples.json"))
@@ -329,7 +334,7 @@ def _cross_validate(
         folds[-1][0].figures.update(stock)
         found = _read_samples(beside, len(names))
         samples += found
-        reported += above(found, folds[-1][-1].threshold)
+        reported += filter_by_score(found, folds[-1][-1].threshold)
     table = summary(folds)
     parts = (markdown(table, args.folds), markdown(table, args.folds, (WHOLE,)), pooled(samples, names))
     text = "\n".join((*parts, fitted([Bundle.load(branch.bundle) for branch in branches]), unsure_table(reported)))
@@ -339,21 +344,21 @@ def _cross_validate(
     return text
 
 
-def _splits(args: Args) -> list[Path]:
+def _splits(args: CrossvalArgs) -> list[Path]:
     """The folds' split files, made when they are not there."""
     from pipeline.data import split
 
     files = [args.out / f"splits.fold{k}.csv" for k in range(args.folds)]
     if not all(file.is_file() for file in files):
-        split.run(split.Args(data=args.data, out=args.out / "splits.csv", folds=args.folds, seed=args.seed))
+        split.run(split.SplitArgs(data=args.data, out=args.out / "splits.csv", folds=args.folds, seed=args.seed))
     return files
 
 
-def _stock_elsewhere(args: Args, also: Sequence[AnnotatedImage]) -> Figures:
+def _stock_elsewhere(args: CrossvalArgs, also: Sequence[AnnotatedImage]) -> Figures:
     """The stock cascade's figures on photos from elsewhere: the same for every fold."""
     kept = args.out / "stock_elsewhere.json"
     if also and not kept.is_file():
-        write_text(kept, json.dumps(elsewhere(stock_detector(), also, args.also_iou, 0.0)) + "\n")
+        write_text(kept, json.dumps(cross_dataset(stock_detector(), also, args.external_iou, 0.0)) + "\n")
     return json.loads(kept.read_text(encoding="utf-8")) if also else {}
 
 
@@ -389,6 +394,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def command() -> int:
         import tyro
 
-        return run(tyro.cli(Args, args=argv, description=__doc__, prog=program_name("pipeline.crossval")))
+        refuse_renamed(argv, RENAMED_FLAGS)
+        return run(tyro.cli(CrossvalArgs, args=argv, description=__doc__, prog=program_name("pipeline.crossval")))
 
-    return run_cli(command, interrupted=GOES_ON)
+    return run_cli(command, interrupted=RESUMABLE)

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def running_commit(root: Path = ROOT) -> str | None:
+def git_revision(root: Path = ROOT) -> str | None:
     """The commit that `root` is a checkout of, "+changes" behind it where files differ; None where git cannot tell."""
     try:
         commit = _git(root, "rev-parse", "HEAD")

@@ -25,12 +25,12 @@ from pipeline.evaluate.bootstrap import best_score
 from pipeline.evaluate.evaluation import detect_samples
 from pipeline.evaluate.metrics import score_every_class, score_samples
 from pipeline.inference.bundle import GRAPHS, Bundle, BundleMeta, Search, check_place, write_bundle
-from pipeline.inference.fusion import Judge
+from pipeline.inference.fusion import ScoreFusion
 from pipeline.inference.graphs import load_graph
 from pipeline.inference.predictor import Predictor
 from pipeline.training.box_bias import measure_shift
-from pipeline.training.calibration import calibrated, calibration_error, fit_judge, gather, uncalibrated
-from pipeline.training.git_revision import running_commit
+from pipeline.training.calibration import calibrated, calibration_error, fit_fusion, gather, uncalibrated
+from pipeline.training.git_revision import git_revision
 from stage1_faces.detector import CascadeConfig
 from stage1_faces.stock.mtcnn import MtcnnConfig, MtcnnDetector
 from stage1_faces.training.export import (
@@ -43,7 +43,7 @@ from stage1_faces.training.export import (
     stock_nets,
     to_onnx,
 )
-from stage1_faces.training.nets import Answers
+from stage1_faces.training.nets import ExportWrapper
 from stage1_faces.training.run_folder import fingerprint, load_net, run_facts
 from stage2_classifier.heads import Heads
 from stage2_classifier.training.checkpoint import ModelMeta, load_model
@@ -80,7 +80,7 @@ def photos_of(data: Path, splits: Path) -> Photos:
     return Photos(train, val, read.problems, hashlib.sha256(splits.read_bytes()).hexdigest())
 
 
-class Verdicts(nn.Module):
+class ClassifierEnsemble(nn.Module):
     """A classifier's outputs as a bundle's graph gives them, from (N, 3, S, S) normalised pixels.
 
     Class probabilities (N, C), then log odds of being a face (N,) and box numbers (N, 4) where the classifier has them.
@@ -94,22 +94,22 @@ class Verdicts(nn.Module):
     @property
     def names(self) -> tuple[str, ...]:
         """Of the outputs."""
-        return ("probabilities", *("face",) * self.heads.judges, *("box",) * self.heads.boxes)
+        return ("probabilities", *("face",) * self.heads.has_objectness, *("box",) * self.heads.has_box)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         each = [model(pixels) for model in self.models]
         outputs = torch.stack(each).mean(dim=0)  # of log odds and box numbers
         given = [torch.stack([self.heads.class_logits(one).softmax(dim=1) for one in each]).mean(dim=0)]
-        if self.heads.judges:
+        if self.heads.has_objectness:
             given.append(self.heads.face_logit(outputs))
-        if self.heads.boxes:
-            given.append(self.heads.box_numbers(outputs))
+        if self.heads.has_box:
+            given.append(self.heads.box_deltas(outputs))
         return tuple(given)
 
 
 def export_classifier(models: Sequence[nn.Module], input_size: int, heads: Heads) -> bytes:
     """The ONNX graph of one or more classifiers, checked against torch. Raises BundleError when they differ."""
-    net = Verdicts(models, heads).eval()
+    net = ClassifierEnsemble(models, heads).eval()
     graph = to_onnx(net, (2, 3, input_size, input_size), {0: 1}, net.names)
     rng = np.random.default_rng(0)
     for n in (1, 5):
@@ -133,7 +133,7 @@ class Classifier:
     class_counts: Mapping[str, Any] | None
     export: Callable[[], bytes]
     judges: bool
-    judge: Judge = field(default_factory=Judge)
+    judge: ScoreFusion = field(default_factory=ScoreFusion)
 
 
 def _trained(runs: Sequence[Path]) -> Classifier:
@@ -165,7 +165,7 @@ def _trained(runs: Sequence[Path]) -> Classifier:
         origins[0] if len(loaded) == 1 else {"mean_of": origins},
         _class_counts(runs[0]),
         lambda: export_classifier([model for model, _ in loaded], meta.input_size, meta.heads),
-        meta.judges,
+        meta.has_objectness,
     )
 
 
@@ -181,7 +181,7 @@ def _kept(bundle: Path) -> Classifier:
         meta.provenance.get("data", {}).get("class_counts"),
         lambda: loaded.graph_bytes("classifier"),
         len(verdicts) > 1,
-        meta.judge,
+        meta.fusion,
     )
 
 
@@ -208,7 +208,7 @@ def pack_bundle(
     """
     check_place(out)
     if like is not None and (photos is not None or score_threshold is not None):
-        raise UserError("--like takes all settings from that bundle; leave out --data and --score")
+        raise UserError("--settings-from takes all settings from that bundle; leave out --data and --score")
     model = None if like is None else Bundle.load(like).meta
     kept = len(runs) == 1 and (runs[0] / "bundle.json").is_file()
     classifier = _kept(runs[0]) if kept else _trained(runs)
@@ -234,7 +234,7 @@ def pack_bundle(
         margin=classifier.meta.margin,
         search=search,
         score_threshold=DEFAULT_SCORE if score_threshold is None else score_threshold,
-        judge=classifier.judge,
+        fusion=classifier.judge,
         metrics={"val_crops": dict(classifier.metrics)},
         provenance={
             "stage1": stage1,
@@ -243,7 +243,7 @@ def pack_bundle(
                 "class_counts": classifier.class_counts,
                 "splits_sha256": None if photos is None else photos.splits_sha256,
             },
-            "commit": running_commit(),
+            "commit": git_revision(),
             "torch": torch.__version__.split("+")[0],
             "python": platform.python_version(),
             "note": note,
@@ -258,7 +258,7 @@ def pack_bundle(
         bundle_meta = _with_judge(Bundle(out, bundle_meta, graphs), photos.val)
         bundle_meta = _judged(Bundle(out, bundle_meta, graphs), photos.val, choose=score_threshold is None)
     if model is not None:
-        if model.judge.stage2 and not classifier.judges:
+        if model.fusion.classifier_weight and not classifier.judges:
             raise UserError(f"{like}: its face scores need stage 2's verdicts, which these runs do not give")
         bundle_meta = _like(bundle_meta, model, like)
     return write_bundle(out, bundle_meta, graphs)
@@ -266,14 +266,14 @@ def pack_bundle(
 
 def _with_judge(bundle: Bundle, val: Sequence[AnnotatedImage]) -> BundleMeta:
     """The bundle's metadata with its judge fitted on validation photos, and the calibration error before and after."""
-    meta = replace(bundle.meta, judge=Judge(mirrored=True))
+    meta = replace(bundle.meta, fusion=ScoreFusion(flip_tta=True))
     predictor = Predictor(Bundle(bundle.path, meta, {name: bundle.graph_bytes(name) for name in GRAPHS}))
     with progress() as bar:
         evidence = gather(predictor, bundle.detector(), bar.track(val, description="fitting the judge"))
-    judge = fit_judge(evidence, meta.margin, mirrored=True)
-    raw = meta.judge if not isinstance(meta.search, CascadeConfig) else uncalibrated(meta.search)
+    judge = fit_fusion(evidence, meta.margin, mirrored=True)
+    raw = meta.fusion if not isinstance(meta.search, CascadeConfig) else uncalibrated(meta.search)
     error = {"before": calibration_error(raw, evidence), "after": calibration_error(judge, evidence)}
-    return replace(meta, judge=judge, metrics={**meta.metrics, "val_calibration_error": error})
+    return replace(meta, fusion=judge, metrics={**meta.metrics, "val_calibration_error": error})
 
 
 def _like(meta: BundleMeta, other: BundleMeta, path: Path | None) -> BundleMeta:
@@ -290,7 +290,7 @@ def _like(meta: BundleMeta, other: BundleMeta, path: Path | None) -> BundleMeta:
     return replace(
         meta,
         search=other.search,
-        judge=other.judge,
+        fusion=other.fusion,
         score_threshold=other.score_threshold,
         metrics=other.metrics,
         provenance={**meta.provenance, **whence},
@@ -299,7 +299,7 @@ def _like(meta: BundleMeta, other: BundleMeta, path: Path | None) -> BundleMeta:
 
 def _fine_tuned(cascade: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Graphs of a fine-tuning run, and where they come from."""
-    nets = {name: Answers(load_net(cascade, name)) for name in FINE_TUNED}
+    nets = {name: ExportWrapper(load_net(cascade, name)) for name in FINE_TUNED}
     facts: dict[str, Any] = {"weights": "fine-tuned", "run": cascade.resolve().name, **run_facts(cascade)}
     return export_cascade(nets, FINE_TUNED), facts
 

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common.cli import console, program_name, requires_extra, run_cli
+from common.cli import console, program_name, refuse_renamed, requires_extra, run_cli
 from common.errors import UserError
 from pipeline.inference.bundle import Search
 from stage1_faces.detector import CascadeConfig
 from stage1_faces.stock.reference import SEARCH as STOCK_SEARCH
+
+# The present flag by its name in earlier versions.
+RENAMED_FLAGS = {"--like": "--settings-from", "--pnet": "--pnet-threshold", "--rnet": "--rnet-threshold"}
 
 
 @dataclass(frozen=True)
@@ -36,20 +39,20 @@ class PackArgs:
     """The split of --data."""
     min_face: float | None = None
     """Smallest face looked for, pixels; default: 6, of the stock cascade 12."""
-    pnet: float | None = None
+    pnet_threshold: float | None = None
     """Face probability that passes P-Net; default: 0.2, of the stock cascade 0.6."""
-    rnet: float | None = None
+    rnet_threshold: float | None = None
     """Face probability that passes R-Net (P-Net's counts, too, but in the stock cascade); default: 0.15, stock 0.3."""
     score: float | None = None
     """`score` from which on a face is reported; default: the best F1 on validation photos, 0.5 without --data."""
-    like: Path | None = None
+    settings_from: Path | None = None
     """Bundle of the same recipe whose settings and figures are taken, for weights learned from all photos."""
     note: str = ""
     """Kept in the bundle's provenance."""
 
     def search(self) -> Search:
         """The cascade's settings. Raises UserError when a value is out of range."""
-        given = {name: getattr(self, name) for name in ("min_face", "pnet", "rnet")}
+        given = {name: getattr(self, name) for name in ("min_face", "pnet_threshold", "rnet_threshold")}
         default: Search = CascadeConfig() if self.cascade else STOCK_SEARCH
         try:
             return replace(default, **{name: value for name, value in given.items() if value is not None})
@@ -65,12 +68,18 @@ def run(args: PackArgs) -> int:
     if args.data is not None:
         check_apart(args.data, args.out, "--out")
     search = args.search()
-    if args.like is not None and (args.min_face, args.pnet, args.rnet) != (None, None, None):
-        raise UserError("--like takes all settings from that bundle; leave out --min-face, --pnet and --rnet")
+    if args.settings_from is not None and (args.min_face, args.pnet_threshold, args.rnet_threshold) != (
+        None,
+        None,
+        None,
+    ):
+        raise UserError(
+            "--settings-from takes all settings from that bundle; leave out --min-face, --pnet-threshold and --rnet-threshold"
+        )
     photos = None if args.data is None else photos_of(args.data, args.splits)
     for problem in photos.problems if photos else ():
         print(f"warning: {problem}", file=sys.stderr)
-    bundle = pack_bundle(args.run, args.out, search, args.cascade, photos, args.score, args.note, args.like)
+    bundle = pack_bundle(args.run, args.out, search, args.cascade, photos, args.score, args.note, args.settings_from)
     size = sum(file.stat().st_size for file in bundle.path.iterdir())
     classes = ", ".join(bundle.meta.class_names)
     console().print(
@@ -85,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def command() -> int:
         import tyro
 
+        refuse_renamed(argv, RENAMED_FLAGS)
         return run(tyro.cli(PackArgs, args=argv, prog=program_name("pipeline.pack")))
 
     return run_cli(command)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from common.errors import UserError
-from pipeline.training.steps import Fitted, Step
+from pipeline.training.steps import ExtraArgs, TrainingStep
 from stage2_classifier.config import FACE_TRUNK, experiment
 from stage2_classifier.data.crop_manifest import CropSet, read_crop_set
 
@@ -27,7 +27,7 @@ QUICK_NOTE = "quick: a few steps of each training, to see that everything fits; 
 
 
 @dataclass(frozen=True)
-class Branch:
+class TrainingPlan:
     """data, splits: what is learned from. folder: of everything that the branch makes. experiments: of stage 2.
 
     like: a bundle whose settings and figures are taken, where `splits` leaves no photos to fit them on. beside: folders
@@ -39,8 +39,8 @@ class Branch:
     splits: Path
     folder: Path
     experiments: tuple[str, ...] = EXPERIMENTS
-    like: Path | None = None
-    beside: tuple[Path, ...] = ()
+    settings_from: Path | None = None
+    sibling_runs: tuple[Path, ...] = ()
     quick: bool = False
 
     @property
@@ -64,23 +64,23 @@ class Branch:
         return self.folder / "bundle"
 
     @property
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[TrainingStep]:
         """All of them, in their order."""
-        return [*self.finding(), *self.naming(), self.packing()]
+        return [*self.detector_steps(), *self.classifier_steps(), self.bundle_step()]
 
-    def finding(self) -> list[Step]:
+    def detector_steps(self) -> list[TrainingStep]:
         """The first steps: stage 1, and what it sees in the photos."""
         photos = ("--data", str(self.data), "--splits", str(self.splits))
         tune = ("--out", str(self.cascade), "--threads", "1", *self._quick({**QUICK_STEPS, **QUICK_RATES}))
         cut = ("--out", str(self.crops), "--cascade", str(self.cascade), "--workers", "1")
         return [
-            Step("cascade", ("stage1_faces.finetune", *photos, *tune)),
-            Step("crops", ("pipeline.build_crops", *photos, *cut), self.crops / "crops.csv"),
+            TrainingStep("cascade", ("stage1_faces.finetune", *photos, *tune)),
+            TrainingStep("crops", ("pipeline.build_crops", *photos, *cut), self.crops / "crops.csv"),
         ]
 
-    def naming(self) -> list[Step]:
+    def classifier_steps(self) -> list[TrainingStep]:
         """The next ones: stage 2's trainings. The crops of the branches beside must be there, too."""
-        crops = (self.crops, *(folder / CROPS for folder in self.beside))
+        crops = (self.crops, *(folder / CROPS for folder in self.sibling_runs))
         steps = []
         for run in self.runs:
             config = experiment(run.name)
@@ -90,20 +90,20 @@ class Branch:
                 options += ["--no-pretrained", "--weights", str(self.cascade / "onet.safetensors")]
             options += self._quick({"epochs": QUICK_EPOCHS, "warmup-epochs": min(config.warmup_epochs, 1)})
             command = ("stage2_classifier.train", "--crops", str(self.crops), *options)
-            steps.append(Step(run.name, command, run / "summary.json", partial(fit_to_crops, run.name, crops)))
+            steps.append(TrainingStep(run.name, command, run / "summary.json", partial(fit_to_crops, run.name, crops)))
         return steps
 
-    def packing(self) -> Step:
+    def bundle_step(self) -> TrainingStep:
         """The last step."""
         command = ["pipeline.pack", "--run", *map(str, self.runs), "--cascade", str(self.cascade)]
         command += ["--out", str(self.bundle)]
-        if self.like is None:
+        if self.settings_from is None:
             command += ["--data", str(self.data), "--splits", str(self.splits)]
         else:
-            command += ["--like", str(self.like)]
+            command += ["--settings-from", str(self.settings_from)]
         if self.quick:
             command += ["--note", QUICK_NOTE]
-        return Step("bundle", tuple(command), self.bundle / "bundle.json")
+        return TrainingStep("bundle", tuple(command), self.bundle / "bundle.json")
 
     def _quick(self, options: Mapping[str, float]) -> list[str]:
         return [part for name, value in options.items() for part in (f"--{name}", str(value))] if self.quick else []
@@ -117,7 +117,7 @@ def check_experiments(names: Sequence[str]) -> None:
         experiment(name)
 
 
-def fit_to_crops(name: str, crops: Sequence[Path]) -> Fitted:
+def fit_to_crops(name: str, crops: Sequence[Path]) -> ExtraArgs:
     """What of the experiment `name` one of these crop sets does not allow, as options that leave it out.
 
     Other data than the experiments were made for may lack the classes by which masks are moved from face to face, and
@@ -126,13 +126,15 @@ def fit_to_crops(name: str, crops: Sequence[Path]) -> Fitted:
     config, sets = experiment(name), [read_crop_set(folder) for folder in crops]
     options: list[str] = []
     why: list[str] = []
-    if config.rejects and not all(any(r.split == "train" for r in one.rejects) for one in sets):
-        options += ["--rejects", "0", "--no-boxes"]
-        why.append("learns from faces alone (--rejects 0 --no-boxes): stage 1 has no false alarms in training photos")
-    if config.spliced and (reason := next(filter(None, map(_unspliced, sets)), "")):
-        options += ["--spliced", "0"]
-        why.append(f"moves no masks from face to face (--spliced 0): {reason}")
-    return Fitted(tuple(options), tuple(why))
+    if config.hard_negatives and not all(any(r.split == "train" for r in one.hard_negatives) for one in sets):
+        options += ["--hard-negatives", "0", "--no-box-head"]
+        why.append(
+            "learns from faces alone (--hard-negatives 0 --no-box-head): stage 1 has no false alarms in training photos"
+        )
+    if config.mask_transfer_prob and (reason := next(filter(None, map(_unspliced, sets)), "")):
+        options += ["--mask-transfer-prob", "0"]
+        why.append(f"moves no masks from face to face (--mask-transfer-prob 0): {reason}")
+    return ExtraArgs(tuple(options), tuple(why))
 
 
 def _unspliced(crops: CropSet) -> str:

@@ -34,21 +34,21 @@ KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_":
 IN_ORDER = {"PYTHONUNBUFFERED": "1"}  # a log's last line is the last one printed
 POLL = 0.2  # s between looks at whether to stop
 LOCK = ".lock"
-GOES_ON = "interrupted; the same command goes on"  # what a command in steps says at Ctrl-C
+RESUMABLE = "interrupted; the same command goes on"  # what a command in steps says at Ctrl-C
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Fitted:
+class ExtraArgs:
     """What a step's command needs besides, known only when it begins: its options, and why, a line for people each."""
 
     options: tuple[str, ...] = ()
-    why: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Step:
+class TrainingStep:
     """name: for people, and of the log. command: its module and arguments. result: the file that it writes last.
 
     A step whose result is there is finished. None: the command itself knows, and is quick when nothing is left.
@@ -58,11 +58,11 @@ class Step:
     name: str
     command: tuple[str, ...]
     result: Path | None = None
-    fitted: Callable[[], Fitted] = Fitted
+    extra_args: Callable[[], ExtraArgs] = ExtraArgs
 
 
 def run_steps(
-    folder: Path, steps: Iterable[Step], say: Say = lambda _: None, stop: threading.Event | None = None
+    folder: Path, steps: Iterable[TrainingStep], say: Say = lambda _: None, stop: threading.Event | None = None
 ) -> None:
     """Runs the steps that are not finished, one after the other; what they print goes to folder/<name>.log.
 
@@ -77,8 +77,8 @@ def run_steps(
             continue
         if stop.is_set():
             return
-        fitted = step.fitted()
-        for line in fitted.why:
+        fitted = step.extra_args()
+        for line in fitted.reasons:
             say(f"{folder.name}: {step.name}: {line}")
         log = folder / f"{step.name}.log"
         start, begun = time.monotonic(), log.stat().st_size if log.is_file() else 0
@@ -94,7 +94,7 @@ def run_steps(
         say(f"{folder.name}: {step.name} done in {time.monotonic() - start:.0f} s")
 
 
-def side_by_side(works: Sequence[tuple[Path, Sequence[Step]]], jobs: int, say: Say = lambda _: None) -> None:
+def run_parallel(works: Sequence[tuple[Path, Sequence[TrainingStep]]], jobs: int, say: Say = lambda _: None) -> None:
     """`run_steps` for each (folder, steps), `jobs` of them at a time.
 
     When one fails, and at Ctrl-C, the others are ended at once, for all of them go on when they are started again.
@@ -102,7 +102,7 @@ def side_by_side(works: Sequence[tuple[Path, Sequence[Step]]], jobs: int, say: S
     """
     stop = threading.Event()
 
-    def work(folder: Path, steps: Sequence[Step]) -> None:
+    def work(folder: Path, steps: Sequence[TrainingStep]) -> None:
         try:
             run_steps(folder, steps, say, stop)
         except BaseException:
@@ -158,7 +158,7 @@ def _last_line(log: Path, begun: int, code: int) -> str:
 
 
 @contextmanager
-def claimed(folder: Path, name: str, record: Mapping[str, Any], what: str, flag: str) -> Iterator[bool]:
+def locked_workdir(folder: Path, name: str, record: Mapping[str, Any], what: str, flag: str) -> Iterator[bool]:
     """Takes a folder for the work that `record`, kept as its file `name`, describes, or goes on with that work.
 
     Gives whether it goes on. what: the work's name, and flag: the folder's option, for messages. Raises UserError

@@ -17,20 +17,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.annotations import AnnotatedImage, Annotations, read_dataset
-from common.cli import console, program_name, requires_extra, run_cli
+from common.cli import console, program_name, refuse_renamed, requires_extra, run_cli
 from common.errors import UserError
 from common.files import write_bytes
 from common.splits import SPLITS, read_splits
 from pipeline.data.build_crops import check_class_names
-from pipeline.data.checks import FEW, check_apart, usable
+from pipeline.data.checks import FEW, check_apart, usable_images
 from pipeline.data.duplicates import near_duplicate_groups
 from pipeline.data.split import SplitRow, make_split, write_splits
 from pipeline.evaluate.bootstrap import ONE_LABEL
 from pipeline.inference.bundle import GRAPHS, Bundle, check_place, write_bundle
-from pipeline.training.plan import EXPERIMENTS, Branch, check_experiments
-from pipeline.training.steps import GOES_ON, Say, Step, claimed, run_steps, side_by_side
+from pipeline.training.plan import EXPERIMENTS, TrainingPlan, check_experiments
+from pipeline.training.steps import RESUMABLE, Say, TrainingStep, locked_workdir, run_parallel, run_steps
 
-OWN = ("part", "all", "report", "splits.csv", "splits.all.csv", "train_all.json")  # in --work
+OWN = ("part", "all", "report", "splits.csv", "splits.all.csv", "train_all.json")  # in --work-dir
 QUICK_REMARK = "--quick: a few steps of each training, to see that everything fits; the detector will be poor"
 ALL_PHOTOS_REMARK = """\
 This bundle's weights were learned from all photos. The figures below are those of the same recipe learned from the
@@ -39,15 +39,19 @@ training part alone, whose settings the bundle has, on the test photos: none was
 """
 
 
+# The present flag by its name in earlier versions.
+RENAMED_FLAGS = {"--work": "--work-dir"}
+
+
 @dataclass(frozen=True)
-class Args:
+class TrainAllArgs:
     """Train a detector on annotated photos, from beginning to end."""
 
     data: Path
     """Annotated photos: a Pascal VOC, COCO or YOLO folder."""
     out: Path
     """Bundle directory to write."""
-    work: Path = Path("runs/train_all")
+    work_dir: Path = Path("runs/train_all")
     """Folder of everything on the way: splits, runs, crops, logs, the report."""
     splits: Path | None = None
     """splits.csv to follow; made with pipeline.split's defaults when not given."""
@@ -63,7 +67,7 @@ class Args:
     """Only a few steps of each training, to see that everything fits; the detector will be poor."""
 
 
-def run(args: Args) -> int:
+def run(args: TrainAllArgs) -> int:
     """Runs what is left to do, prints the headline and says where the report lies."""
     _check(args)
     with requires_extra("train"):
@@ -87,16 +91,16 @@ def run(args: Args) -> int:
     def say(line: str) -> None:
         out.print(line, markup=False, highlight=False)
 
-    with claimed(args.work, "train_all.json", record, "training", "--work") as goes_on:
+    with locked_workdir(args.work_dir, "train_all.json", record, "training", "--work-dir") as goes_on:
         if goes_on:
-            say(f"{args.work}: goes on")
+            say(f"{args.work_dir}: goes on")
         if args.quick:
             say(QUICK_REMARK)
         _train(args, read, say)
     return 0
 
 
-def _check(args: Args) -> None:
+def _check(args: TrainAllArgs) -> None:
     """Raises UserError or UserError on what can be refused before the work."""
     if args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: give 1 or more")
@@ -104,31 +108,33 @@ def _check(args: Args) -> None:
         raise UserError(f"--seed {args.seed}: give 0 or more")
     check_experiments(args.experiments)
     check_place(args.out)
-    work, out = args.work.resolve(), args.out.resolve()
+    work, out = args.work_dir.resolve(), args.out.resolve()
     if work.is_relative_to(out) or any(out.is_relative_to(work / name) for name in OWN):
-        raise UserError(f"{args.out}: --work needs this place for itself; give another --out")
-    check_apart(args.data, args.work, "--work")
+        raise UserError(f"{args.out}: --work-dir needs this place for itself; give another --out")
+    check_apart(args.data, args.work_dir, "--work-dir")
     check_apart(args.data, args.out, "--out")
 
 
-def _train(args: Args, read: Annotations, say: Say) -> None:
+def _train(args: TrainAllArgs, read: Annotations, say: Say) -> None:
     start = time.monotonic()
     splits = _splits(args, read, say)
-    part = Branch(args.data, splits, args.work / "part", args.experiments, quick=args.quick)
+    part = TrainingPlan(args.data, splits, args.work_dir / "part", args.experiments, quick=args.quick)
     branches = [part]
     if args.all_photos:
-        every = args.work / "splits.all.csv"
+        every = args.work_dir / "splits.all.csv"
         write_splits(every, [SplitRow(name, "train", i) for i, name in enumerate(read_splits(splits))])
-        whole = replace(part, splits=every, folder=args.work / "all", like=part.bundle, beside=(part.folder,))
-        branches = [replace(part, beside=(whole.folder,)), whole]
-    side_by_side([(branch.folder, branch.finding()) for branch in branches], args.jobs, say)
-    side_by_side([(branch.folder, branch.naming()) for branch in branches], args.jobs, say)
+        whole = replace(
+            part, splits=every, folder=args.work_dir / "all", settings_from=part.bundle, sibling_runs=(part.folder,)
+        )
+        branches = [replace(part, sibling_runs=(whole.folder,)), whole]
+    run_parallel([(branch.folder, branch.detector_steps()) for branch in branches], args.jobs, say)
+    run_parallel([(branch.folder, branch.classifier_steps()) for branch in branches], args.jobs, say)
     for branch in branches:  # the second takes its settings from the first
-        run_steps(branch.folder, [branch.packing()], say)
-    report, figures = args.work / "report" / "evaluation.md", args.work / "report" / "evaluation.json"
+        run_steps(branch.folder, [branch.bundle_step()], say)
+    report, figures = args.work_dir / "report" / "evaluation.md", args.work_dir / "report" / "evaluation.json"
     scored = ("--data", str(args.data), "--splits", str(splits), "--bundle", str(part.bundle))
     command = ("pipeline.evaluate", *scored, "--out", str(report.parent))
-    run_steps(args.work, [Step("report", command, figures)], say)
+    run_steps(args.work_dir, [TrainingStep("report", command, figures)], say)
     text = report.read_text(encoding="utf-8")
     bundle = _deliver(branches[-1].bundle, args.out, ALL_PHOTOS_REMARK + text if args.all_photos else text)
     say(f"{args.out}: classes {', '.join(bundle.meta.class_names)}; report.md in it")
@@ -137,15 +143,15 @@ def _train(args: Args, read: Annotations, say: Say) -> None:
     say(f"{report}: the report, with pictures beside it; took {time.monotonic() - start:.0f} s now")
 
 
-def _splits(args: Args, read: Annotations, say: Say) -> Path:
+def _splits(args: TrainAllArgs, read: Annotations, say: Say) -> Path:
     """The split of the photos that can be used, made when it is not there; what is left out of it is named.
 
     Raises UserError when a side of it has no faces.
     """
-    file = args.work / "splits.csv"
+    file = args.work_dir / "splits.csv"
     if file.is_file():
         return file
-    images = {image.image_id: image for image in usable(args.data, read, say)}
+    images = {image.image_id: image for image in usable_images(args.data, read, say)}
     rows = _dealt(images, args.seed, say) if args.splits is None else _followed(args.splits, images, say)
     faces = {side: Counter[str]() for side in SPLITS}
     for row in rows:
@@ -213,6 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def command() -> int:
         import tyro
 
-        return run(tyro.cli(Args, args=argv, description=__doc__, prog=program_name("pipeline.train_all")))
+        refuse_renamed(argv, RENAMED_FLAGS)
+        return run(tyro.cli(TrainAllArgs, args=argv, description=__doc__, prog=program_name("pipeline.train_all")))
 
-    return run_cli(command, interrupted=GOES_ON)
+    return run_cli(command, interrupted=RESUMABLE)

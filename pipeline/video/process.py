@@ -23,7 +23,7 @@ from common.display import as_text, shown
 from common.errors import MediaError, UserError
 from common.files import growing_text, replaced_text
 from common.images import Pixels
-from common.parallel import in_order
+from common.parallel import map_ordered
 from common.paths import FoundImage, is_address, is_video, location
 from pipeline.inference.blur import LEAST_SCORE, blur_faces
 from pipeline.inference.detections import Detections
@@ -121,7 +121,7 @@ def watch(
     score = predictor.bundle.meta.score_threshold if args.min_score is None else args.min_score
     tracker, watcher, watched = Tracker(score), Watcher(source.name), Watched()
     floor = min(tracker.weakest, LEAST_SCORE) if args.blur else tracker.weakest
-    frames = source.frames(Sampling(args.every, args.max_fps), args.seconds)
+    frames = source.frames(Sampling(args.frame_stride, args.max_fps), args.seconds)
 
     def look(frame: Frame) -> tuple[Frame, Detections]:
         return frame, predictor.detect(frame.pixels, floor, args.min_face)
@@ -129,7 +129,7 @@ def watch(
     frame, nothing = None, Detections.empty(predictor.bundle.meta.class_names)
     with ExitStack() as stack:
         stack.enter_context(closing(frames))
-        done = stack.enter_context(closing(in_order(look, frames, workers)))
+        done = stack.enter_context(closing(map_ordered(look, frames, workers)))
         out = _Outputs(stack, places, args, source, hook, screen)
         bar, task = _bar(stack, source, args.seconds)
         try:
@@ -177,7 +177,7 @@ class _Outputs:
         self._args, self._hook, self._screen, self._name = args, hook, screen, source.name
         self._video: VideoWriter | None = None
         if places.video:
-            rate = Fraction(source.rate) / args.every
+            rate = Fraction(source.rate) / args.frame_stride
             if args.max_fps:
                 rate = min(rate, Fraction(args.max_fps).limit_denominator(1000))
             self._video = stack.enter_context((growing_video if live else video_writer)(places.video, rate))
@@ -298,8 +298,8 @@ def check(args: DetectArgs) -> None:
     for flag, path in (("--csv", args.csv), ("--submission", args.submission)):
         if path is not None:
             raise UserError(f"{flag} is for pictures; a video's results are in --json and --events")
-    if args.every < 1:
-        raise UserError(f"--every is {args.every}; give 1 or more")
+    if args.frame_stride < 1:
+        raise UserError(f"--frame-stride is {args.frame_stride}; give 1 or more")
     for flag, value in (("--max-fps", args.max_fps), ("--seconds", args.seconds)):
         if value is not None and not 0 < value < float("inf"):
             raise UserError(f"{flag} is {value:g}; give a number above 0")

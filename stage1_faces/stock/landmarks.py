@@ -9,7 +9,7 @@ from common.boxes import Boxes, iou
 from stage1_faces.faces import Pixels
 from stage1_faces.stock.mtcnn import MtcnnConfig, MtcnnDetector
 
-SEARCH = MtcnnConfig(min_face=12, pnet=0.5, rnet=0.5, onet=0.8)
+SEARCH = MtcnnConfig(min_face=12, pnet_threshold=0.5, rnet_threshold=0.5, score_threshold=0.8)
 MATCH_IOU = 0.4  # its boxes are drawn otherwise than annotators' (mean IoU 0.67 on the Kaggle set)
 
 

@@ -40,9 +40,9 @@ class MtcnnConfig:
 
     min_face: float = 20.0
     factor: float = 0.709
-    pnet: float = 0.6
-    rnet: float = 0.7
-    onet: float = 0.7
+    pnet_threshold: float = 0.6
+    rnet_threshold: float = 0.7
+    score_threshold: float = 0.7
     nms_level: float = 0.5
     nms_pnet: float = 0.7
     nms_rnet: float = 0.7
@@ -53,7 +53,15 @@ class MtcnnConfig:
             raise ValueError(f"min_face is {self.min_face}, must be 1 pixel or more")
         if not 0 < self.factor < 1:
             raise ValueError(f"factor is {self.factor}, must lie between 0 and 1")
-        for name in ("pnet", "rnet", "onet", "nms_level", "nms_pnet", "nms_rnet", "nms_onet"):
+        for name in (
+            "pnet_threshold",
+            "rnet_threshold",
+            "score_threshold",
+            "nms_level",
+            "nms_pnet",
+            "nms_rnet",
+            "nms_onet",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must lie in 0..1")
 
@@ -121,7 +129,7 @@ class MtcnnDetector:
         config = replace(
             self.config,
             min_face=self.config.min_face if min_face is None else min_face,
-            onet=self.config.onet if min_score is None else min_score,
+            score_threshold=self.config.score_threshold if min_score is None else min_score,
         )
         samplers = [WindowSampler(image) for image in images]
         sizes = [(image.shape[1], image.shape[0]) for image in images]
@@ -147,7 +155,7 @@ class MtcnnDetector:
                 for row, column, tile in _tiles(pixels):
                     scores, offsets = self._pnet(tile)
                     for k, (_, scale) in enumerate(chunk):
-                        cells = _cells(scores[k], offsets[k], row, column, scale, config.pnet)
+                        cells = _cells(scores[k], offsets[k], row, column, scale, config.pnet_threshold)
                         parts[k].append(cells)
                 for (index, _), part in zip(chunk, parts, strict=True):
                     windows = _Windows.joined(part)
@@ -171,7 +179,7 @@ class MtcnnDetector:
         refined = []
         for boxes, score, offset in zip(kept, scores, offsets, strict=True):
             windows = _Windows(boxes, score, offset)
-            windows = windows[windows.scores > config.rnet]
+            windows = windows[windows.scores > config.rnet_threshold]
             windows = windows[nms(windows.boxes, windows.scores, config.nms_rnet)]
             refined.append(square(windows.refined(1)))
         return refined
@@ -188,7 +196,7 @@ class MtcnnDetector:
         kept, (scores, offsets, points) = _run(self._onet, samplers, sizes, refined, O_SIZE, O_BATCH, shapes)
         faces = []
         for size, boxes, score, offset, point in zip(sizes, kept, scores, offsets, points, strict=True):
-            passed = score >= config.onet
+            passed = score >= config.score_threshold
             windows = _Windows(boxes, score, offset)[passed]
             sides = windows.boxes[:, None, 2:] - windows.boxes[:, None, :2] + 1
             landmarks = windows.boxes[:, None, :2] + sides * point[passed] - 1

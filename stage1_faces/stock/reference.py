@@ -6,7 +6,7 @@ from common.cli import requires_extra
 from stage1_faces.stock.mtcnn import MtcnnConfig, MtcnnDetector
 
 # Chosen for the stock weights on training and validation photos, between finding most and speed (EXPERIMENTS.md).
-SEARCH = MtcnnConfig(min_face=12, pnet=0.6, rnet=0.3)
+SEARCH = MtcnnConfig(min_face=12, pnet_threshold=0.6, rnet_threshold=0.3)
 
 
 def stock_detector(threads: int = 1) -> MtcnnDetector:

@@ -42,16 +42,16 @@ from stage1_faces.stock.landmarks import SEARCH as TEACHER_SEARCH
 from stage1_faces.stock.landmarks import stock_landmarks
 from stage1_faces.stock.mtcnn import MtcnnDetector
 from stage1_faces.training.export import FINE_TUNED, STOCK, export_cascade, export_net, runtime, stock_nets
-from stage1_faces.training.mining import Mined, arrays_in, mine
-from stage1_faces.training.nets import Answers, build_net
+from stage1_faces.training.mining import MinedWindows, arrays_in, mine
+from stage1_faces.training.nets import ExportWrapper, build_net
 from stage1_faces.training.run_folder import NETS, RunFolder, fingerprint, load_net
-from stage1_faces.training.samples import Photo
+from stage1_faces.training.samples import TrainingPhoto
 from stage1_faces.training.trainer import (
     AVERAGE_DECAY,
     AVERAGE_POWER,
     Batches,
     PatchBatches,
-    Schedule,
+    StepSchedule,
     WindowBatches,
     train_epoch,
 )
@@ -65,7 +65,7 @@ OVERLAPS = {"rnet": (0.3, 0.45), "onet": (0.25, 0.4)}
 
 
 @dataclass(frozen=True)
-class Recipe:
+class FinetuneConfig:
     """How long and how fast each net learns (EXPERIMENTS.md tells what was tried)."""
 
     pnet_steps: int = 6000
@@ -106,13 +106,13 @@ class Recipe:
             elif name in ("rnet_batch", "onet_batch") and value < 2:
                 raise UserError(f"{flag} is {value}, must be 2 or more: windows with a face and without")
 
-    def schedule(self, net: str) -> Schedule:
+    def schedule(self, net: str) -> StepSchedule:
         """Steps and learning rate of one net."""
-        return Schedule(getattr(self, f"{net}_steps"), self.epoch_steps, getattr(self, f"{net}_rate"))
+        return StepSchedule(getattr(self, f"{net}_steps"), self.epoch_steps, getattr(self, f"{net}_rate"))
 
 
 @dataclass(frozen=True)
-class Args:
+class FinetuneArgs:
     """Fine-tune the cascade (P-Net, R-Net, O-Net) on annotated faces."""
 
     data: Path
@@ -125,18 +125,18 @@ class Args:
     """Start anew even if the folder holds a run."""
     threads: int = 0
     """CPU threads of torch; 0 leaves it to torch."""
-    recipe: tyro.conf.OmitArgPrefixes[Recipe] = field(default_factory=Recipe)
+    recipe: tyro.conf.OmitArgPrefixes[FinetuneConfig] = field(default_factory=FinetuneConfig)
 
 
 def finetune(
-    data: Path, splits: Path, out: Path, recipe: Recipe | None = None, overwrite: bool = False, threads: int = 0
+    data: Path, splits: Path, out: Path, recipe: FinetuneConfig | None = None, overwrite: bool = False, threads: int = 0
 ) -> Path:
     """Fine-tunes into `out` and returns it; nets that are finished there are left as they are.
 
     A run that was killed goes on after its last whole epoch and, on the same machine with the same number of threads,
     ends in the same weights as an unbroken one. Raises UserError when the data cannot be used or `out` is taken.
     """
-    recipe = recipe or Recipe()
+    recipe = recipe or FinetuneConfig()
     if out.resolve().is_relative_to(data.resolve()):
         raise UserError(f"{out}: lies in {data} and would be read as data; give another --out")
     keep_memory()
@@ -163,19 +163,19 @@ def finetune(
     folder.start({"format": 1, "recipe": asdict(recipe), "data": data_print}, overwrite)
     with folder.held():
         if not folder.finished:
-            Run(folder, recipe, list(train.values()), list(val.values()), torch.get_num_threads()).finish()
+            FinetuneRun(folder, recipe, list(train.values()), list(val.values()), torch.get_num_threads()).finish()
     return folder.path
 
 
-class Run:
+class FinetuneRun:
     """One fine-tuning in progress: its photos, and the nets finished so far as functions."""
 
     def __init__(
         self,
         folder: RunFolder,
-        recipe: Recipe,
-        train: Sequence[Photo],
-        val: Sequence[Photo],
+        recipe: FinetuneConfig,
+        train: Sequence[TrainingPhoto],
+        val: Sequence[TrainingPhoto],
         threads: int,
     ) -> None:
         self.folder, self.recipe, self.threads = folder, recipe, threads
@@ -187,7 +187,7 @@ class Run:
         for name in NETS:
             if not (self.folder.path / f"{name}.safetensors").is_file():
                 self._train(name)
-            net = Answers(load_net(self.folder.path, name)).eval()
+            net = ExportWrapper(load_net(self.folder.path, name)).eval()
             self.nets[name] = runtime(export_net(name, net, FINE_TUNED[name]), self.threads)
             if not any(row["net"] == name and "recall" in row for row in self.folder.rows()):
                 self._report(name)
@@ -244,11 +244,11 @@ class Run:
         recipe, seed = self.recipe, self.recipe.seed
         if name == "pnet":
             return PatchBatches(self.photos, recipe.pnet_batch, seed)
-        mined = self._kept(f"{name}.windows.npz", Mined.from_bytes, lambda: self._mine(name).to_bytes())
+        mined = self._kept(f"{name}.windows.npz", MinedWindows.from_bytes, lambda: self._mine(name).to_bytes())
         photos = self.photos
         if name == "onet":
             points = self._kept("landmarks.npz", _points_from_bytes, self._landmarks)
-            photos = [Photo(p.maps, p.boxes, p.labels, marks) for p, marks in zip(photos, points, strict=True)]
+            photos = [TrainingPhoto(p.maps, p.boxes, p.labels, marks) for p, marks in zip(photos, points, strict=True)]
         batch = recipe.rnet_batch if name == "rnet" else recipe.onet_batch
         return WindowBatches(photos, mined, name, batch, seed, OVERLAPS[name])
 
@@ -270,7 +270,7 @@ class Run:
             self.nets.get("pnet", missing), self.nets.get("rnet", missing), self.nets.get("onet", missing)
         )
 
-    def _mine(self, name: str) -> Mined:
+    def _mine(self, name: str) -> MinedWindows:
         after = NETS[NETS.index(name) - 1]
         with _progress() as bar:
             task = bar.add_task(f"mining for {name}", total=len(self.photos))
@@ -299,7 +299,7 @@ class Run:
             if name != "pnet":
                 candidates = detector.refine([photo.maps], candidates, search)
             if name == "onet":
-                found.append(detector.judge([photo.maps], candidates, CascadeConfig(onet=0.01))[0].boxes)
+                found.append(detector.run_onet([photo.maps], candidates, CascadeConfig(score_threshold=0.01))[0].boxes)
             else:
                 found.append(candidates[0].boxes)
         recall = recall_by_count(found, [photo.boxes for photo in self.val])
@@ -330,7 +330,7 @@ def recall_by_count(
     return recall
 
 
-def _photos(images: Iterable[AnnotatedImage], advance: Callable[[], None]) -> dict[str, Photo]:
+def _photos(images: Iterable[AnnotatedImage], advance: Callable[[], None]) -> dict[str, TrainingPhoto]:
     """{image_id: photo} of those that can be read; a warning names each of the others."""
     photos = {}
     for image in images:
@@ -342,14 +342,14 @@ def _photos(images: Iterable[AnnotatedImage], advance: Callable[[], None]) -> di
     return photos
 
 
-def _photo(image: AnnotatedImage) -> Photo:
+def _photo(image: AnnotatedImage) -> TrainingPhoto:
     pixels, boxes = read_image(image.path), image.boxes
     scale = LARGEST_SIDE / max(image.size)
     if scale < 1:
         size = (max(round(image.size[0] * scale), 1), max(round(image.size[1] * scale), 1))
         pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
         boxes = boxes * np.tile(np.array(size) / image.size, 2).astype(np.float32)
-    return Photo(Mipmaps(pixels), boxes, image.labels, np.full((len(boxes), 5, 2), np.nan, np.float32))
+    return TrainingPhoto(Mipmaps(pixels), boxes, image.labels, np.full((len(boxes), 5, 2), np.nan, np.float32))
 
 
 def _points_from_bytes(data: bytes) -> list[NDArray[np.float32]]:
@@ -378,7 +378,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `python -m stage1_faces.finetune`."""
 
     def command() -> int:
-        args = tyro.cli(Args, args=argv, prog=program_name("stage1_faces.finetune"))
+        args = tyro.cli(FinetuneArgs, args=argv, prog=program_name("stage1_faces.finetune"))
         out = finetune(args.data, args.splits, args.out, args.recipe, args.overwrite, args.threads)
         Console(soft_wrap=True).print(f"{out}: finished")
         return 0

@@ -12,19 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.boxes import Boxes, iou
-from stage1_faces.detector import Candidates, CascadeConfig, FaceDetector
+from stage1_faces.detector import CascadeConfig, FaceDetector, Proposals
 from stage1_faces.faces import Pixels
 from stage1_faces.roi_crop import Mipmaps
-from stage1_faces.training.samples import Photo
+from stage1_faces.training.samples import TrainingPhoto
 
 # A photo is also searched at other sizes and mirrored, for more and other mistakes.
 SCALES = (-1.2, 0.5)  # of log2 of its size
 SMALLEST = 16  # px a side
-SEARCH = CascadeConfig(pnet=0.02, rnet=0.01, most_pnet=150, most_rnet=80, nms_pnet=0.6, nms_rnet=0.6)
+SEARCH = CascadeConfig(pnet_threshold=0.02, rnet_threshold=0.01, max_pnet=150, max_rnet=80, nms_pnet=0.6, nms_rnet=0.6)
 
 
 @dataclass(frozen=True)
-class Mined:
+class MinedWindows:
     """N candidates from all photos: photo (N,) index; boxes (N, 4) pixels of that photo; scores (N,) by the last net.
 
     face (N,): index of the annotated face that overlaps most, -1 in a photo without faces; overlap (N,): its IoU.
@@ -43,7 +43,7 @@ class Mined:
         return buffer.getvalue()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Mined:
+    def from_bytes(cls, data: bytes) -> MinedWindows:
         """Raises ValueError or KeyError when the bytes are damaged."""
         arrays = arrays_in(data)
         return cls(**{f.name: arrays[f.name] for f in fields(cls)})
@@ -60,17 +60,17 @@ def arrays_in(data: bytes) -> dict[str, NDArray[Any]]:
 
 def mine(
     detector: FaceDetector,
-    photos: Sequence[Photo],
+    photos: Sequence[TrainingPhoto],
     after: str,
     passes: int,
     seed: int,
     advance: Callable[[], None] = lambda: None,
-) -> Mined:
+) -> MinedWindows:
     """The candidates that `after` ("pnet" or "rnet") gives on each photo, searched `passes` times; at least one is.
 
     The first pass takes the photo as it is. advance: called after each photo.
     """
-    found: list[Mined] = []
+    found: list[MinedWindows] = []
     for i, photo in enumerate(photos):
         for k in range(passes):
             rng = np.random.default_rng((seed, i, k))
@@ -86,10 +86,10 @@ def mine(
             boxes *= np.tile(np.array(photo.maps.size) / (image.shape[1], image.shape[0]), 2).astype(np.float32)
             found.append(_matched(i, boxes, candidates.scores, photo.boxes))
         advance()
-    return Mined(*(np.concatenate([getattr(part, f.name) for part in found]) for f in fields(Mined)))
+    return MinedWindows(*(np.concatenate([getattr(part, f.name) for part in found]) for f in fields(MinedWindows)))
 
 
-def _candidates(detector: FaceDetector, maps: Mipmaps, after: str) -> Candidates:
+def _candidates(detector: FaceDetector, maps: Mipmaps, after: str) -> Proposals:
     proposed = detector.propose([maps], SEARCH)
     return proposed[0] if after == "pnet" else detector.refine([maps], proposed, SEARCH)[0]
 
@@ -100,10 +100,10 @@ def _resized(image: Pixels, scale: float) -> Pixels:
     return np.asarray(cv2.resize(image, size, interpolation=way), np.uint8)
 
 
-def _matched(photo: int, boxes: Boxes, scores: NDArray[np.float32], faces: Boxes) -> Mined:
+def _matched(photo: int, boxes: Boxes, scores: NDArray[np.float32], faces: Boxes) -> MinedWindows:
     count = len(boxes)
     face, overlap = np.full(count, -1), np.zeros(count, np.float32)
     if len(faces) and count:
         overlaps = iou(boxes, faces)
         face, overlap = overlaps.argmax(axis=1), overlaps.max(axis=1)
-    return Mined(np.full(count, photo), boxes, scores, face.astype(np.int64), overlap)
+    return MinedWindows(np.full(count, photo), boxes, scores, face.astype(np.int64), overlap)

@@ -110,7 +110,7 @@ def normalised(pixels: Tensor) -> Tensor:
     return (pixels - GREY) / 128
 
 
-class Answers(nn.Module):
+class ExportWrapper(nn.Module):
     """A net as inference wants it: pixels of 0..255 -> face probability, box numbers and, of O-Net, landmarks.
 
     The shapes are those that `stage1_faces.detector` names.

@@ -37,7 +37,7 @@ LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
 @dataclass(frozen=True)
-class Photo:
+class TrainingPhoto:
     """A training photo: boxes (N, 4), labels and landmarks (N, 5, 2; nan where unknown) of its faces, in pixels."""
 
     maps: Mipmaps
@@ -112,7 +112,7 @@ def cut_edges(image: Pixels, boxes: Boxes, kept: NDArray[np.float32], rng: Rng) 
     return out, np.concatenate([np.maximum(boxes[:, :2], low), np.minimum(boxes[:, 2:], high)], axis=1)
 
 
-def patch(photo: Photo, face: int | None, rng: Rng) -> tuple[Pixels, NDArray[np.int8], NDArray[np.float32]]:
+def patch(photo: TrainingPhoto, face: int | None, rng: Rng) -> tuple[Pixels, NDArray[np.int8], NDArray[np.float32]]:
     """A patch for P-Net around a face of the photo, or anywhere at any scale: (PATCH, PATCH, 3) and `cell_targets`."""
     if face is None:
         width, height = photo.maps.size
@@ -165,7 +165,7 @@ def cell_targets(boxes: Boxes, whole: Boxes) -> tuple[NDArray[np.int8], NDArray[
 
 
 def window(
-    photo: Photo, frame: NDArray[np.float32], face: int | None, context: float, side: int, rng: Rng
+    photo: TrainingPhoto, frame: NDArray[np.float32], face: int | None, context: float, side: int, rng: Rng
 ) -> tuple[Pixels, NDArray[np.float32], NDArray[np.float32]]:
     """A window for R- or O-Net on a candidate's frame (centre x, y and unit), and what the net should say.
 
@@ -194,7 +194,7 @@ def window(
     return image, numbers, points
 
 
-def _shrunk(photo: Photo, view: Affine, unit: float, inside: float, side: int, rng: Rng) -> Pixels:
+def _shrunk(photo: TrainingPhoto, view: Affine, unit: float, inside: float, side: int, rng: Rng) -> Pixels:
     """The view; now and then at the resolution of a smaller face of 8 px or more, enlarged again."""
     if unit > 2 * CELL and rng.random() < SHRINK_O:
         low = math.exp(rng.uniform(math.log(CELL), math.log(min(unit, inside))))

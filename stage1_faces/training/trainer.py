@@ -15,10 +15,10 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stage1_faces.detector import LARGEST_LOG, O_CONTEXT, O_SIZE, R_CONTEXT, R_SIZE, frames
-from stage1_faces.training.mining import Mined
+from stage1_faces.detector import BBOX_XFORM_CLIP, O_CONTEXT, O_SIZE, R_CONTEXT, R_SIZE, anchors
+from stage1_faces.training.mining import MinedWindows
 from stage1_faces.training.nets import normalised
-from stage1_faces.training.samples import Photo, patch, window
+from stage1_faces.training.samples import TrainingPhoto, patch, window
 
 WARM_UP = 200  # steps over which the learning rate rises
 LAST_RATE = 0.005  # share of the learning rate that is left at the end
@@ -59,7 +59,7 @@ class Batches(Protocol):
 
 
 @dataclass(frozen=True)
-class Schedule:
+class StepSchedule:
     """Steps in all, steps an epoch, and the largest learning rate."""
 
     steps: int
@@ -86,7 +86,7 @@ def train_epoch(
     average: ModelEmaV3,
     optimizer: torch.optim.Optimizer,
     batches: Batches,
-    schedule: Schedule,
+    schedule: StepSchedule,
     epoch: int,
     seed: int,
     advance: Callable[[], None] = lambda: None,
@@ -133,11 +133,11 @@ def box_loss(found: Tensor, true: Tensor) -> Tensor:
 
 
 def _corners(numbers: Tensor) -> Tensor:
-    half = numbers[:, 2:].clamp(-LARGEST_LOG, LARGEST_LOG).exp() / 2
+    half = numbers[:, 2:].clamp(-BBOX_XFORM_CLIP, BBOX_XFORM_CLIP).exp() / 2
     return torch.cat([numbers[:, :2] - half, numbers[:, :2] + half], dim=1)
 
 
-def face_weights(photos: Sequence[Photo]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+def face_weights(photos: Sequence[TrainingPhoto]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """(F, 2) photo and face index of every face, and the chance (F,) with which it is drawn.
 
     By one over the root of its class's count (bare faces are rare in the Kaggle set) and of its photo's face count.
@@ -152,7 +152,7 @@ def face_weights(photos: Sequence[Photo]) -> tuple[NDArray[np.intp], NDArray[np.
 class PatchBatches:
     """P-Net's batches: patches around faces drawn by `face_weights`, and a share from anywhere."""
 
-    def __init__(self, photos: Sequence[Photo], size: int, seed: int) -> None:
+    def __init__(self, photos: Sequence[TrainingPhoto], size: int, seed: int) -> None:
         self._photos, self._size, self._seed = photos, size, seed
         self._faces, self._weights = face_weights(photos)
         self.state = torch.zeros(0)
@@ -195,11 +195,17 @@ class WindowBatches:
     """
 
     def __init__(
-        self, photos: Sequence[Photo], mined: Mined, net: str, size: int, seed: int, overlaps: tuple[float, float]
+        self,
+        photos: Sequence[TrainingPhoto],
+        mined: MinedWindows,
+        net: str,
+        size: int,
+        seed: int,
+        overlaps: tuple[float, float],
     ) -> None:
         self._photos, self._mined, self._size, self._seed = photos, mined, size, seed
         self._side, self._context = (R_SIZE, R_CONTEXT) if net == "rnet" else (O_SIZE, O_CONTEXT)
-        self._frames = frames(mined.boxes)
+        self._frames = anchors(mined.boxes)
         self._faces, self._weights = face_weights(photos)
         self._without = np.nonzero(mined.overlap < overlaps[0])[0]
         self._near: dict[tuple[int, int], list[int]] = {}
@@ -229,7 +235,7 @@ class WindowBatches:
             if near and rng.random() < FROM_MINED:
                 frame = self._frames[near[rng.integers(len(near))]]
             else:
-                frame = frames(self._photos[i].boxes[j][None])[0]
+                frame = anchors(self._photos[i].boxes[j][None])[0]
                 shift, scale = rng.normal(0, JITTER[0], 2) * frame[2], math.exp(rng.normal(0, JITTER[1]))
                 frame = np.array([*(frame[:2] + shift), frame[2] * scale], np.float32)
             samples.append(window(self._photos[i], frame, j, self._context, self._side, rng))

@@ -61,7 +61,7 @@ class Policy:
 POLICY = Policy()
 
 
-class OwnAugment:
+class OpencvAugment:
     """The policy in numpy and OpenCV: (uint8 (S, S, 3), seed) -> uint8 (S, S, 3), the input left untouched.
 
     fill: RGB in 0..255 of an erased patch.

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from common.errors import UserError
-from stage2_classifier.augment.opencv_augment import POLICY, OwnAugment, Policy
+from stage2_classifier.augment.opencv_augment import POLICY, OpencvAugment, Policy
 from stage2_classifier.cropping import resize_crop, to_input
 
-AUGMENTATIONS = ("none", "torchvision", "albumentations", "own")
+AUGMENTATIONS = ("none", "torchvision", "albumentations", "opencv")
 
 Augment = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
 
@@ -56,8 +56,8 @@ def _augment(kind: str, size: int, mean: Sequence[float], policy: Policy) -> Aug
     match kind:
         case "none":
             return None
-        case "own":
-            return OwnAugment(size, fill, policy)
+        case "opencv":
+            return OpencvAugment(size, fill, policy)
         case "torchvision":
             from stage2_classifier.augment.torchvision_augment import TorchvisionAugment
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stage2_classifier.cropping import box_numbers, window_frame
+from stage2_classifier.cropping import box_deltas, window_anchor
 
 Box = tuple[float, float, float, float]
 
@@ -37,7 +37,7 @@ class Jitter:
 
 def plain_numbers(box: Box, margin: float) -> NDArray[np.float32]:
     """The box's numbers (4,) as seen from the window that inference cuts for it."""
-    return box_numbers(box, window_frame(box, margin))
+    return box_deltas(box, window_anchor(box, margin))
 
 
 def jittered_view(
@@ -56,7 +56,7 @@ def jittered_view(
     unit = side * math.exp(rng.normal(0, jitter.scale))
     turn = math.radians(rng.uniform(-jitter.degrees, jitter.degrees)) if rng.random() < jitter.degrees_p else 0.0
     mirrored = rng.random() < jitter.flip_p
-    numbers = box_numbers(box, (x, y, unit))
+    numbers = box_deltas(box, (x, y, unit))
     whole = unit * (1 + 2 * margin)
     size = max(round(whole), jitter.least_side)
     step = whole / size  # crop pixels per view pixel

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from common.errors import UserError
 from stage2_classifier.cropping import crop_window, cut_crop, cut_window
 from stage2_classifier.data.box_jitter import Box, Jitter, jittered_view, plain_numbers
-from stage2_classifier.data.crop_manifest import REJECT, CropRecord, CropSet, read_crop_set, write_crop_set
+from stage2_classifier.data.crop_manifest import BACKGROUND, CropRecord, CropSet, read_crop_set, write_crop_set
 from stage2_classifier.data.mask_transfer import Way, face_frame, splice
 
 __all__ = [
@@ -70,10 +70,10 @@ class CropDataset(Dataset[tuple[torch.Tensor, int, torch.Tensor]]):
         spliced: float = 0.0,
     ) -> None:
         faces = crop_set.split(split)
-        self.records = (*faces, *(r for r in crop_set.rejects if rejects and r.split == split))
+        self.records = (*faces, *(r for r in crop_set.hard_negatives if rejects and r.split == split))
         self.class_names = crop_set.class_names
         index = {name: i for i, name in enumerate(crop_set.class_names)}
-        index[REJECT] = len(index)
+        index[BACKGROUND] = len(index)
         self.labels: NDArray[np.int64] = np.array([index[r.label] for r in self.records], dtype=np.int64)
         self.transform = transform
         self.seed = seed

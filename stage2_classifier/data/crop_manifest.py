@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.files import replaced_text, write_text
 
 SPLITS = ("train", "val", "test")
-REJECT = "not_a_face"  # the label of what stage 1 took for a face and is none
+BACKGROUND = "not_a_face"  # the label of what stage 1 took for a face and is none
 LANDMARKS = "landmarks"  # a column that older tables lack
 COLUMNS = ("path", "label", "split", "image_id", "x1", "y1", "x2", "y2")
 
@@ -59,7 +59,7 @@ class CropSet:
     records: tuple[CropRecord, ...]
     class_names: tuple[str, ...]
     margin: float
-    rejects: tuple[CropRecord, ...] = ()
+    hard_negatives: tuple[CropRecord, ...] = ()
 
     def split(self, name: str) -> tuple[CropRecord, ...]:
         """The records of one split; raises UserError when there are none."""
@@ -78,8 +78,8 @@ def write_crop_set(crops: CropSet) -> None:
         (crops.root / table).unlink(missing_ok=True)
     meta = {"class_names": list(crops.class_names), "margin": crops.margin}
     write_text(crops.root / "crops.json", json.dumps(meta, indent=2) + "\n")
-    if crops.rejects:
-        _write_table(crops.root / "rejects.csv", crops.rejects)
+    if crops.hard_negatives:
+        _write_table(crops.root / "rejects.csv", crops.hard_negatives)
     _write_table(crops.root / "crops.csv", crops.records)
 
 
@@ -115,8 +115,8 @@ def read_crop_set(root: Path | str) -> CropSet:
         raise UserError(f"{table}: {what}; build the crops anew")
     beside = root / "rejects.csv"
     rejects = _read_table(beside) if beside.is_file() else ()
-    if any(r.label != REJECT for r in rejects):
-        raise UserError(f"{beside}: holds another label than {REJECT}; build the crops anew")
+    if any(r.label != BACKGROUND for r in rejects):
+        raise UserError(f"{beside}: holds another label than {BACKGROUND}; build the crops anew")
     return CropSet(root, records, class_names, margin, rejects)
 
 

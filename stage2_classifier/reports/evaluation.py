@@ -19,7 +19,7 @@ from stage2_classifier.training.engine import predict
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class CropEvaluation:
     """Predictions on one split: probs float32 (N, C), class indices int64 (N,), in the order of dataset.records."""
 
     split: str
@@ -52,15 +52,15 @@ def check_fits(meta: ModelMeta, crops: CropSet, run: str) -> None:
     check_margin(crops, meta.margin)
 
 
-def evaluate(model: nn.Module, meta: ModelMeta, crops: CropSet, split: str) -> Evaluation:
+def evaluate(model: nn.Module, meta: ModelMeta, crops: CropSet, split: str) -> CropEvaluation:
     """Predicts one split's crops as inference would. Raises UserError when the split is empty."""
     transform = eval_transform(meta.input_size, meta.mean, meta.std)
     dataset = CropDataset(crops, split, transform, margin=meta.margin)
     probs, targets = predict(model, build_loader(dataset, batch_size=128), meta.heads)
-    return Evaluation(split, dataset, probs, targets)
+    return CropEvaluation(split, dataset, probs, targets)
 
 
-def scores(evaluation: Evaluation) -> dict[str, Any]:
+def scores(evaluation: CropEvaluation) -> dict[str, Any]:
     """Accuracy, macro-F1 with its interval, and precision, recall, F1, support and average precision per class.
 
     Macro-F1 is over the classes that have crops in the split; an absent class has average precision None.
@@ -93,7 +93,7 @@ def scores(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def macro_f1_interval(evaluation: Evaluation, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
+def macro_f1_interval(evaluation: CropEvaluation, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
     """The 95% percentile bootstrap interval of macro-F1.
 
     Whole photos are drawn, not crops: the faces of one photo are alike (Field & Welsh 2007, cluster bootstrap).

@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from common.files import replacing
 from stage2_classifier.reports.contact_sheet import Cell, contact_sheet
-from stage2_classifier.reports.evaluation import Evaluation
+from stage2_classifier.reports.evaluation import CropEvaluation
 
 
 def _save(figure: Figure, path: Path) -> None:
@@ -21,7 +21,7 @@ def _save(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, dpi=110)
 
 
-def save_confusion_matrix(evaluation: Evaluation, path: Path) -> None:
+def save_confusion_matrix(evaluation: CropEvaluation, path: Path) -> None:
     """Counts beside shares of each true class; rows true, columns predicted."""
     counts, names = evaluation.confusion, evaluation.class_names
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -42,7 +42,7 @@ def save_confusion_matrix(evaluation: Evaluation, path: Path) -> None:
     _save(figure, path)
 
 
-def save_pr_curves(evaluation: Evaluation, path: Path) -> None:
+def save_pr_curves(evaluation: CropEvaluation, path: Path) -> None:
     """Precision against recall of each class against the rest, with its average precision."""
     figure = Figure(figsize=(6, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -60,14 +60,14 @@ def save_pr_curves(evaluation: Evaluation, path: Path) -> None:
     _save(figure, path)
 
 
-def worst_mistakes(evaluation: Evaluation, count: int) -> list[int]:
+def worst_mistakes(evaluation: CropEvaluation, count: int) -> list[int]:
     """Indices of at most `count` wrong predictions, the most confident first."""
     wrong = np.flatnonzero(evaluation.predicted != evaluation.targets)
     confidence = evaluation.probs.max(axis=1)[wrong]
     return [int(i) for i in wrong[np.argsort(-confidence, kind="stable")][:count]]
 
 
-def save_mistakes(evaluation: Evaluation, path: Path, count: int = 24, columns: int = 6) -> int:
+def save_mistakes(evaluation: CropEvaluation, path: Path, count: int = 24, columns: int = 6) -> int:
     """Writes a contact sheet of the worst mistakes and returns how many it shows; none leaves no file."""
     worst = worst_mistakes(evaluation, count)
     if not worst:

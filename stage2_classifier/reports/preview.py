@@ -15,7 +15,7 @@ from common.errors import UserError
 from common.files import replacing
 from stage2_classifier.config import TrainConfig
 from stage2_classifier.data.crop_dataset import CropDataset, CropTransform
-from stage2_classifier.data.crop_manifest import REJECT, CropSet
+from stage2_classifier.data.crop_manifest import BACKGROUND, CropSet
 from stage2_classifier.reports.contact_sheet import Cell, contact_sheet
 from stage2_classifier.training.fit import Stats, face_sampler, training_crops
 
@@ -90,7 +90,7 @@ def save_training_views(
             labels.append(f"{name}, spliced")
     shown = min(config.input_size, 2 * SIDE)
     side = shown * max(round(SIDE / shown), 1)  # whole pixels of a small input
-    _save(path, rows, labels, side, caption_lines=2 if config.spliced else 1)
+    _save(path, rows, labels, side, caption_lines=2 if config.mask_transfer_prob else 1)
 
 
 class _TrainingViews:
@@ -102,7 +102,9 @@ class _TrainingViews:
     def __init__(self, config: TrainConfig, crops: CropSet, stats: tuple[Stats, Stats]) -> None:
         self.dataset = training_crops(config, crops, stats)
         # The same draws with no mask put on: where the two differ, one was.
-        self._plain = training_crops(replace(config, spliced=0.0), crops, stats) if config.spliced else None
+        self._plain = (
+            training_crops(replace(config, mask_transfer_prob=0.0), crops, stats) if config.mask_transfer_prob else None
+        )
         self._stats = stats
         sampler = face_sampler(config, self.dataset)
         order = []
@@ -148,7 +150,7 @@ class _TrainingViews:
 
 def _classes(dataset: CropDataset) -> Iterator[tuple[str, NDArray[np.int64]]]:
     """Each class and the indices of its crops, the rejects last."""
-    for label, name in enumerate((*dataset.class_names, REJECT)):
+    for label, name in enumerate((*dataset.class_names, BACKGROUND)):
         yield name, np.flatnonzero(dataset.labels == label)
 
 

@@ -32,7 +32,7 @@ class PreviewArgs:
     """The picture to write (.png)."""
     experiment: Annotated[str, tyro.conf.arg(metavar="NAME")] = ""
     """Show what the training of this named experiment sees; without it, the implementations side by side."""
-    augment: Literal["all", "torchvision", "albumentations", "own"] = "all"
+    augment: Literal["all", "torchvision", "albumentations", "opencv"] = "all"
     """Which implementation to show; an experiment has its own."""
     input_size: Annotated[int | None, tyro.conf.arg(metavar="PX")] = None
     """Side of the network's input; an experiment has its own, else 64."""

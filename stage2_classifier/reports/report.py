@@ -26,11 +26,11 @@ from common.cli import console, program_name, progress, run_cli
 from common.errors import UserError
 from common.files import check_folder, replaced_text, write_bytes, write_text
 from stage2_classifier.data.crop_manifest import CropSet, read_crop_set
-from stage2_classifier.reports.evaluation import Evaluation, check_fits, evaluate, macro_f1_interval, scores
+from stage2_classifier.reports.evaluation import CropEvaluation, check_fits, evaluate, macro_f1_interval, scores
 from stage2_classifier.reports.figures import save_confusion_matrix, save_mistakes, save_pr_curves
 from stage2_classifier.reports.preview import save_training_views
-from stage2_classifier.reports.run_comparison import Measured, answers, course, find_baseline
-from stage2_classifier.reports.runs import Run, read_run
+from stage2_classifier.reports.run_comparison import ScoredRun, answers, course, find_baseline
+from stage2_classifier.reports.runs import TrainedRun, read_run
 from stage2_classifier.training.checkpoint import ModelMeta, load_model
 
 PICTURES = {
@@ -105,7 +105,7 @@ def run(args: ReportArgs) -> int:
     return 0
 
 
-def report_run(run: Run, crops: CropSet, split: str, out: Path, faces: bool = True) -> tuple[Measured, Page]:
+def report_run(run: TrainedRun, crops: CropSet, split: str, out: Path, faces: bool = True) -> tuple[ScoredRun, Page]:
     """Scores one run on a split and writes its files into `out`; without `faces`, none that shows crops."""
     model, meta = load_model(run.weights)
     evaluation = evaluate(model, meta, crops, split)
@@ -127,14 +127,14 @@ def report_run(run: Run, crops: CropSet, split: str, out: Path, faces: bool = Tr
         save_mistakes(evaluation, out / "mistakes.png")
         save_augmentation(run, meta, crops, out / "augmentation.png")
     _copy_curves(run, out / "curves.png")
-    measured = Measured(run, found["accuracy"], found["macro_f1"], low, high, train_f1, val_interval)
+    measured = ScoredRun(run, found["accuracy"], found["macro_f1"], low, high, train_f1, val_interval)
     pictures = tuple(
         Picture(file, title, _data_uri(out / file)) for file, title in PICTURES.items() if (out / file).is_file()
     )
     return measured, Page(run.name, quote(run.name), found, pictures)
 
 
-def save_augmentation(run: Run, meta: ModelMeta, crops: CropSet, path: Path) -> None:
+def save_augmentation(run: TrainedRun, meta: ModelMeta, crops: CropSet, path: Path) -> None:
     """What the run's training saw of its crops; where they lack what it was trained with, a warning and no picture."""
     try:
         save_training_views(path, run.settings, crops, (meta.mean, meta.std), per_class=2, versions=6)
@@ -142,7 +142,7 @@ def save_augmentation(run: Run, meta: ModelMeta, crops: CropSet, path: Path) -> 
         print(f"warning: {run.name}: no picture of its training crops ({error})", file=sys.stderr)
 
 
-def write_predictions(evaluation: Evaluation, path: Path) -> None:
+def write_predictions(evaluation: CropEvaluation, path: Path) -> None:
     """One row a crop: its path, true and predicted label, confidence, and every class's probability."""
     names = evaluation.class_names
     with replaced_text(path, newline="") as f:
@@ -154,7 +154,7 @@ def write_predictions(evaluation: Evaluation, path: Path) -> None:
             writer.writerow((record.path, record.label, names[predicted], *shown))
 
 
-def write_report(out: Path, measured: Sequence[Measured], pages: Sequence[Page], split: str) -> None:
+def write_report(out: Path, measured: Sequence[ScoredRun], pages: Sequence[Page], split: str) -> None:
     """Writes report.html and report.md over all runs."""
     first = find_baseline([m.run for m in measured])
     baseline = next(m for m in measured if m.run is first)
@@ -189,7 +189,7 @@ def _when(time: datetime | None) -> str:
     return "—" if time is None else f"{time.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
-def _copy_curves(run: Run, path: Path) -> None:
+def _copy_curves(run: TrainedRun, path: Path) -> None:
     source = run.folder / "curves.png"
     if source.is_file():
         write_bytes(path, source.read_bytes())

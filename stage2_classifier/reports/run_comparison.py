@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from stage2_classifier.reports.runs import Run
+from stage2_classifier.reports.runs import TrainedRun
 
 # Which question a changed config field belongs to. A run goes by its first changed field in this order: another
 # optimizer brings its own learning rate, another network its own input size, and neither is about those.
@@ -25,11 +25,11 @@ TOPIC_OF_FIELD = {
     "sampler_power": "loss",
     "label_smoothing": "loss",
     "focal_gamma": "loss",
-    "rejects": "judge",
-    "boxes": "judge",
+    "hard_negatives": "judge",
+    "box_head": "judge",
     "augment": "overfitting",
     "jitter": "overfitting",
-    "spliced": "loss",
+    "mask_transfer_prob": "loss",
     "mixup": "overfitting",
     "dropout": "overfitting",
     "weight_decay": "overfitting",
@@ -40,7 +40,7 @@ TOPIC_OF_FIELD = {
     "lr": "hyperparameters",
     "input_size": "hyperparameters",
     "margin": "hyperparameters",
-    "keep": "hyperparameters",
+    "checkpoint_epoch": "hyperparameters",
     "warmup_epochs": "hyperparameters",
     "freeze_epochs": "hyperparameters",
     "backbone_lr_scale": "hyperparameters",
@@ -80,7 +80,7 @@ TOPICS = (
     Topic(
         "loss",
         "Which loss, and what about rare classes?",
-        ("loss", "label_smoothing", "class_weights", "sampler_power", "spliced"),
+        ("loss", "label_smoothing", "class_weights", "sampler_power", "mask_transfer_prob"),
         "No run with another loss or sampling was given.",
     ),
     Topic(
@@ -92,13 +92,13 @@ TOPICS = (
     Topic(
         "judge",
         "Does it also judge whether stage 1 was right?",
-        ("rejects", "boxes"),
+        ("hard_negatives", "box_head"),
         "No run that learns stage 1's false alarms was given.",
     ),
     Topic(
         "hyperparameters",
         "Which hyperparameters, and why?",
-        ("batch_size", "epochs", "lr", "scheduler", "warmup_epochs", "input_size", "margin", "keep"),
+        ("batch_size", "epochs", "lr", "scheduler", "warmup_epochs", "input_size", "margin", "checkpoint_epoch"),
         "No run with other hyperparameters was given.",
     ),
     Topic(
@@ -111,13 +111,13 @@ TOPICS = (
 
 
 @dataclass(frozen=True)
-class Measured:
+class ScoredRun:
     """A run with its scores: on the split, on training crops without augmentation (None: there are none).
 
     f1, low, high: macro-F1 on the split and its 95% interval. val_interval: that on validation crops, where there are.
     """
 
-    run: Run
+    run: TrainedRun
     accuracy: float
     f1: float
     low: float
@@ -139,13 +139,13 @@ class Measured:
 class Row:
     """One run in a comparison. changes: "field a → b" against the baseline, empty for the baseline itself."""
 
-    measured: Measured
+    measured: ScoredRun
     changes: tuple[str, ...]
     delta: float
 
 
 @dataclass(frozen=True)
-class Chance:
+class NoiseLevel:
     """What a difference in validation macro-F1 must exceed. name: what it is, in short; text: in a sentence."""
 
     size: float
@@ -154,7 +154,7 @@ class Chance:
 
 
 @dataclass(frozen=True)
-class Step:
+class TimelineEntry:
     """One run in the order of training. number: from 1. verdict: a sentence on what it gave."""
 
     number: int
@@ -163,10 +163,10 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Course:
+class Timeline:
     """All runs in the order in which they finished, and what is to be known of it."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[TimelineEntry, ...]
     text: tuple[str, ...]
 
 
@@ -188,12 +188,12 @@ class Answer:
     comparisons: tuple[Comparison, ...]
 
 
-def changed_fields(run: Run, baseline: Run) -> list[str]:
+def changed_fields(run: TrainedRun, baseline: TrainedRun) -> list[str]:
     """The config fields in which a run differs, the one that decides its topic first. Name and why do not count."""
     return [field for field in TOPIC_OF_FIELD if run.config[field] != baseline.config[field]]
 
 
-def find_baseline(runs: Sequence[Run]) -> Run:
+def find_baseline(runs: Sequence[TrainedRun]) -> TrainedRun:
     """The run called "baseline"; else the one that differs least from all others, the first of equals."""
     for run in runs:
         if run.name == "baseline":
@@ -212,7 +212,7 @@ def show(field: str, value: Any) -> str:
     return str(value) if value != "" else "(none)"
 
 
-def answers(measured: Sequence[Measured], baseline: Measured) -> list[Answer]:
+def answers(measured: Sequence[ScoredRun], baseline: ScoredRun) -> list[Answer]:
     """One answer for each topic, in TOPICS' order."""
     groups: dict[str, dict[str, list[Row]]] = {topic.key: {} for topic in TOPICS}
     for one in measured:
@@ -222,28 +222,28 @@ def answers(measured: Sequence[Measured], baseline: Measured) -> list[Answer]:
     return [_answer(topic, groups[topic.key], baseline) for topic in TOPICS]
 
 
-def _row(one: Measured, baseline: Measured) -> Row:
+def _row(one: ScoredRun, baseline: ScoredRun) -> Row:
     before, after = baseline.run.config, one.run.config
     changes = tuple(f"{f} {show(f, before[f])} → {show(f, after[f])}" for f in changed_fields(one.run, baseline.run))
     return Row(one, changes, one.val_f1 - baseline.val_f1)
 
 
-def course(measured: Sequence[Measured], baseline: Measured) -> Course:
+def course(measured: Sequence[ScoredRun], baseline: ScoredRun) -> Timeline:
     """The runs as they came one after the other; those that recorded no time stand last, by name."""
     first = datetime.min.replace(tzinfo=UTC)
     ordered = sorted(measured, key=lambda m: (m.run.finished is None, m.run.finished or first, m.run.name))
     chance = find_chance(measured, baseline)
     rows = [_row(one, baseline) for one in ordered]
-    steps = tuple(Step(n, row, _verdict(row, baseline, chance)) for n, row in enumerate(rows, start=1))
+    steps = tuple(TimelineEntry(n, row, _verdict(row, baseline, chance)) for n, row in enumerate(rows, start=1))
     text = [chance.text]
     if untimed := [one.run.name for one in ordered if one.run.finished is None]:
         text.append(f"When they finished was not recorded, so they stand last, by name: {', '.join(untimed)}.")
-    return Course(steps, tuple(text))
+    return Timeline(steps, tuple(text))
 
 
-def find_chance(measured: Sequence[Measured], baseline: Measured) -> Chance:
+def find_chance(measured: Sequence[ScoredRun], baseline: ScoredRun) -> NoiseLevel:
     """The widest spread between runs that differ in their seed alone; without such, half of the baseline's interval."""
-    alike: list[list[Measured]] = []
+    alike: list[list[ScoredRun]] = []
     for one in measured:
         same = next((group for group in alike if _differ_by_seed(one.run, group[0].run)), None)
         if same is None:
@@ -257,22 +257,22 @@ def find_chance(measured: Sequence[Measured], baseline: Measured) -> Chance:
         names = ", ".join(one.run.name for one in groups[sizes.index(size)])
         widest = f", the widest of {len(groups)} such spreads" if len(groups) > 1 else ""
         source = f"the spread of validation macro-F1 between runs that differ in their seed alone ({names}{widest})"
-        return Chance(size, "the spread between seeds", f"Chance is taken to be {size:.3f}: {source}.")
+        return NoiseLevel(size, "the spread between seeds", f"Chance is taken to be {size:.3f}: {source}.")
     low, high = baseline.val_interval or (baseline.low, baseline.high)
     where = "validation crops" if baseline.val_interval else "the crops scored here"
     text = (
         f"Chance is taken to be {(high - low) / 2:.3f}: half the width of {baseline.run.name}'s 95% bootstrap interval "
         f"of macro-F1 on {where}, as no two runs differ in their seed alone."
     )
-    return Chance((high - low) / 2, f"half of {baseline.run.name}'s bootstrap interval", text)
+    return NoiseLevel((high - low) / 2, f"half of {baseline.run.name}'s bootstrap interval", text)
 
 
-def _differ_by_seed(run: Run, other: Run) -> bool:
+def _differ_by_seed(run: TrainedRun, other: TrainedRun) -> bool:
     """Whether two runs differ in their seed at most; how many processes read crops changes nothing."""
     return set(changed_fields(run, other)) <= {"seed", "workers"}
 
 
-def _verdict(row: Row, baseline: Measured, chance: Chance) -> str:
+def _verdict(row: Row, baseline: ScoredRun, chance: NoiseLevel) -> str:
     if row.measured is baseline:
         return "The reference that all others are compared with."
     if _differ_by_seed(row.measured.run, baseline.run):
@@ -283,7 +283,7 @@ def _verdict(row: Row, baseline: Measured, chance: Chance) -> str:
     return f"{'Better' if row.delta > 0 else 'Worse'}: {row.delta:+.3f} is more than {measure}."
 
 
-def _answer(topic: Topic, groups: dict[str, list[Row]], baseline: Measured) -> Answer:
+def _answer(topic: Topic, groups: dict[str, list[Row]], baseline: ScoredRun) -> Answer:
     reference = Row(baseline, (), 0.0)
     comparisons = tuple(
         Comparison(field, tuple(sorted([reference, *rows], key=lambda row: -row.delta)))
@@ -301,7 +301,7 @@ def _answer(topic: Topic, groups: dict[str, list[Row]], baseline: Measured) -> A
     return Answer(topic, settings, tuple(text), comparisons)
 
 
-def _summary(others: list[Row], baseline: Measured) -> list[str]:
+def _summary(others: list[Row], baseline: ScoredRun) -> list[str]:
     best = max(others, key=lambda row: row.delta)
     better = sum(row.delta > 0 for row in others)
     name, run = baseline.run.name, best.measured.run
@@ -315,7 +315,7 @@ def _summary(others: list[Row], baseline: Measured) -> list[str]:
     ]
 
 
-def _gaps(others: list[Row], baseline: Measured) -> list[str]:
+def _gaps(others: list[Row], baseline: ScoredRun) -> list[str]:
     if baseline.gap is None:
         return ["The crops have no training split, so the gap to training is not measured."]
     text = [
@@ -345,7 +345,7 @@ def _next_networks(others: list[Row]) -> str:
     return f"Networks tried next, best first: {listed}."
 
 
-def _spread(others: list[Row], baseline: Measured) -> str:
+def _spread(others: list[Row], baseline: ScoredRun) -> str:
     values = [baseline.val_f1, *(row.measured.val_f1 for row in others)]
     return (
         f"{len(values)} runs of the same settings reach validation macro-F1 from {min(values):.3f} to "

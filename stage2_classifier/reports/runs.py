@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from stage2_classifier.config import TrainConfig
+from stage2_classifier.config import TrainConfig, with_new_names
 
 CONFIG_FIELDS = tuple(field.name for field in fields(TrainConfig))
 # TrainConfig's fields that runs of earlier versions did not have: they were trained as their defaults say.
-LATER_FIELDS = ("margin", "jitter", "spliced", "rejects", "boxes", "keep")
+LATER_FIELDS = ("margin", "jitter", "mask_transfer_prob", "hard_negatives", "box_head", "checkpoint_epoch")
 _SUMMARY_FIELDS = ("best_epoch", "epochs_run", "stopped_early", "seconds", "parameters")
 _EPOCH_FIELDS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_macro_f1")
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainedRun:
     """One finished run.
 
     config: TrainConfig's fields as they were recorded. best: the metrics.jsonl row of the epoch whose weights were
@@ -51,7 +51,7 @@ class Run:
         return TrainConfig(**self.config)
 
 
-def read_run(folder: Path | str) -> Run:
+def read_run(folder: Path | str) -> TrainedRun:
     """Reads a run's folder; raises UserError naming the file and the mend when something is missing.
 
     Runs of earlier versions lack LATER_FIELDS in their config.json, which get TrainConfig's defaults here, and the time
@@ -60,13 +60,13 @@ def read_run(folder: Path | str) -> Run:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run; train it with `python -m stage2_classifier.train`")
-    config = _read_json(folder / "config.json")
+    config = with_new_names(_read_json(folder / "config.json"))
     summary = _read_json(folder / "summary.json")
     if not (folder / "best.safetensors").is_file():
         raise UserError(f"{folder / 'best.safetensors'}: not found; train the run anew")
     _require(folder / "config.json", config, tuple(name for name in CONFIG_FIELDS if name not in LATER_FIELDS))
     _require(folder / "summary.json", summary, _SUMMARY_FIELDS)
-    return Run(
+    return TrainedRun(
         folder=folder,
         config=_config(folder / "config.json", config),
         best=_epoch(folder / "metrics.jsonl", int(summary["best_epoch"])),

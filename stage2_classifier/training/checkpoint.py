@@ -21,6 +21,8 @@ from stage2_classifier.heads import Heads
 from stage2_classifier.models import build_model, check_finite, check_input_size, differing
 
 HEADER = "face_mask_classifier"
+# Fields of the header that earlier versions wrote under another name.
+_RENAMED_FIELDS = {"judges": "has_objectness", "boxes": "has_box"}
 STATE_FORMAT = 1
 SMALLEST, LARGEST = 8, 1024  # pixels a side of an input
 
@@ -47,8 +49,8 @@ class ModelMeta:
     experiment: str
     epoch: int
     metrics: dict[str, float] = field(default_factory=dict)
-    judges: bool = False
-    boxes: bool = False
+    has_objectness: bool = False
+    has_box: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or not all(isinstance(name, str) for name in self.class_names):
@@ -64,7 +66,7 @@ class ModelMeta:
     @property
     def heads(self) -> Heads:
         """What the network's outputs mean."""
-        return Heads(len(self.class_names), self.judges, self.boxes)
+        return Heads(len(self.class_names), self.has_objectness, self.has_box)
 
 
 def save_model(path: Path | str, state_dict: Mapping[str, Tensor], meta: ModelMeta) -> None:
@@ -112,7 +114,7 @@ def load_model(path: Path | str) -> tuple[nn.Module, ModelMeta]:
 
 def _read_header(path: Path, header: str) -> ModelMeta:
     try:
-        record = json.loads(header)
+        record = {_RENAMED_FIELDS.get(name, name): value for name, value in json.loads(header).items()}
         unknown = sorted(record.keys() - {field.name for field in fields(ModelMeta)})
         if unknown:
             raise UserError(f"{path}: its header has the unknown field {unknown[0]!r}; update the program")

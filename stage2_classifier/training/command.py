@@ -18,10 +18,20 @@ import torch
 import tyro
 from rich.table import Table
 
-from common.cli import console, program_name, run_cli
+from common.cli import console, program_name, refuse_renamed, run_cli
 from stage2_classifier.config import EXPERIMENTS, TrainConfig, experiment
 from stage2_classifier.training.fit import fit
 from stage2_classifier.training.torchrun import end_with_launcher, leave, rank, together
+
+# The present flag by its name in earlier versions.
+RENAMED_FLAGS = {
+    "--why": "--description",
+    "--spliced": "--mask-transfer-prob",
+    "--rejects": "--hard-negatives",
+    "--boxes": "--box-head",
+    "--no-boxes": "--no-box-head",
+    "--keep": "--checkpoint-epoch",
+}
 
 
 @dataclass(frozen=True)
@@ -61,12 +71,13 @@ def _parse(argv: Sequence[str] | None) -> TrainArgs:
 def _list_experiments() -> None:
     table = Table("experiment", "model", "why", title="Experiments (--experiment NAME)")
     for config in EXPERIMENTS.values():
-        table.add_row(config.name, config.model, config.why)
+        table.add_row(config.name, config.model, config.description)
     console().print(table)
 
 
 def run(argv: Sequence[str] | None) -> int:
     """Parses, trains, and says where the run lies."""
+    refuse_renamed(argv, RENAMED_FLAGS)
     args = _parse(argv)
     if args.list:
         _list_experiments()

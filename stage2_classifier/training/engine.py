@@ -21,11 +21,11 @@ from common.errors import UserError
 from stage2_classifier.config import TrainConfig
 from stage2_classifier.heads import Heads, JointLoss
 from stage2_classifier.models import backbone_modules, split_parameters
-from stage2_classifier.training.optimizer import Schedule
+from stage2_classifier.training.optimizer import LRSchedule
 
 
 @dataclass(frozen=True)
-class Learner:
+class TrainState:
     """Everything that one epoch of training changes or uses.
 
     model and optimizer are as `accelerator.prepare` returned them; ema averages the model within.
@@ -36,7 +36,7 @@ class Learner:
     model: nn.Module
     criterion: JointLoss
     optimizer: torch.optim.Optimizer
-    schedule: Schedule
+    schedule: LRSchedule
     ema: ModelEmaV3 | None
 
     @property
@@ -45,7 +45,7 @@ class Learner:
         return self.accelerator.unwrap_model(self.model)
 
     @property
-    def kept(self) -> nn.Module:
+    def eval_model(self) -> nn.Module:
         """The model that is validated and saved: the averaged one where there is one."""
         return self.inner if self.ema is None else self.ema.module
 
@@ -71,7 +71,7 @@ def set_training_mode(model: nn.Module, freeze_backbone: bool) -> None:
 
 
 def train_one_epoch(
-    learner: Learner, loader: DataLoader[Any], epoch: int, advance: Callable[[], None] = lambda: None
+    learner: TrainState, loader: DataLoader[Any], epoch: int, advance: Callable[[], None] = lambda: None
 ) -> dict[str, float]:
     """Trains one epoch (0-based) and returns train_loss, train_accuracy and lr (the head's, at the last update).
 
@@ -112,7 +112,7 @@ def train_one_epoch(
 
 
 def _forward(
-    learner: Learner, images: Tensor, targets: Tensor, numbers: Tensor, rng: np.random.Generator
+    learner: TrainState, images: Tensor, targets: Tensor, numbers: Tensor, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """Outputs (N, heads.outputs) and the loss, with mixup (Zhang et al. 2018) when the config says so."""
     alpha = learner.config.mixup
@@ -151,12 +151,12 @@ def predict(
     return torch.cat(all_probs).numpy(), torch.cat(all_targets).numpy().astype(np.int64)
 
 
-def validate(learner: Learner, loader: DataLoader[Any], class_names: Sequence[str]) -> dict[str, Any]:
+def validate(learner: TrainState, loader: DataLoader[Any], class_names: Sequence[str]) -> dict[str, Any]:
     """val_loss, val_accuracy, val_macro_f1 and val_f1 {class: F1} of the kept model.
 
     val_loss is plain cross entropy whatever the training loss, so that experiments compare.
     """
-    kept = learner.kept
+    kept = learner.eval_model
     if learner.accelerator.num_processes > 1:
         # Each process has seen other crops, so batch norm's statistics differ; the main process's are saved.
         for buffer in kept.buffers():

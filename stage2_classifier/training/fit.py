@@ -30,9 +30,9 @@ from stage2_classifier.data.crop_manifest import CropSet, read_crop_set
 from stage2_classifier.models import build_model, check_finite, check_input_size, input_stats
 from stage2_classifier.training.checkpoint import load_state
 from stage2_classifier.training.curves import plot_curves
-from stage2_classifier.training.engine import Learner, train_one_epoch, validate
+from stage2_classifier.training.engine import TrainState, train_one_epoch, validate
 from stage2_classifier.training.losses import build_loss, heads_of
-from stage2_classifier.training.optimizer import Schedule, build_ema, build_optimizer
+from stage2_classifier.training.optimizer import LRSchedule, build_ema, build_optimizer
 from stage2_classifier.training.run_folder import (
     OUTPUTS,
     best_row,
@@ -124,7 +124,7 @@ def _accelerator(config: TrainConfig, folder: Path, cpu: bool, tensorboard: bool
 
 def _build(
     config: TrainConfig, crop_set: CropSet, accelerator: Accelerator, state: Mapping[str, Any] | None, folder: Path
-) -> tuple[Learner, DataLoader[Any], DataLoader[Any] | None]:
+) -> tuple[TrainState, DataLoader[Any], DataLoader[Any] | None]:
     """The learner (at `state`, that of `folder`, when there is one) and the loaders of training and validation crops.
 
     There may be no validation crops where the last epoch is kept anyway.
@@ -150,7 +150,7 @@ def _build(
     val_loader = None
     if config.scheduler == "plateau" and not any(r.split == "val" for r in crop_set.records):
         raise UserError("scheduler: plateau waits for validation scores, and there are no validation crops")
-    if config.keep != "last" or any(r.split == "val" for r in crop_set.records):
+    if config.checkpoint_epoch != "last" or any(r.split == "val" for r in crop_set.records):
         plain = eval_transform(config.input_size, *stats)
         val_set = CropDataset(crop_set, "val", plain, config.seed, margin=config.margin)
         val_loader = build_loader(val_set, 2 * config.batch_size, workers=config.workers)
@@ -170,7 +170,7 @@ def _build(
                 ema.module.load_state_dict(state["ema"])
         check_finite(folder / "last.pt", state["model"])
     # Schedules take their rates from the new optimizer, before the kept state puts in the current ones.
-    schedule = Schedule(optimizer, config, updates_per_epoch=len(train_loader))
+    schedule = LRSchedule(optimizer, config, updates_per_epoch=len(train_loader))
     if state is not None:
         with _fitting(folder / "last.pt"):
             optimizer.load_state_dict(state["optimizer"])
@@ -179,7 +179,7 @@ def _build(
                 accelerator.scaler.load_state_dict(state["scaler"])
     prepared = accelerator.prepare(model, optimizer, train_loader)
     criterion = build_loss(config, counts).to(accelerator.device)
-    learner = Learner(config, accelerator, prepared[0], criterion, prepared[1], schedule, ema)
+    learner = TrainState(config, accelerator, prepared[0], criterion, prepared[1], schedule, ema)
     return learner, prepared[2], None if val_loader is None else accelerator.prepare(val_loader)
 
 
@@ -197,7 +197,7 @@ def training_crops(config: TrainConfig, crop_set: CropSet, stats: tuple[Stats, S
 
     Raises UserError when `config` wants rejects and the crops have none.
     """
-    if config.rejects and not any(r.split == "train" for r in crop_set.rejects):
+    if config.hard_negatives and not any(r.split == "train" for r in crop_set.hard_negatives):
         raise UserError(
             f"rejects: {crop_set.root} has none for training; build crops with `pipeline.build_crops --cascade RUN`"
         )
@@ -214,8 +214,8 @@ def training_crops(config: TrainConfig, crop_set: CropSet, stats: tuple[Stats, S
         config.seed,
         margin=config.margin,
         jitter=jitter,
-        rejects=config.rejects > 0,
-        spliced=config.spliced,
+        rejects=config.hard_negatives > 0,
+        spliced=config.mask_transfer_prob,
     )
 
 
@@ -223,13 +223,13 @@ def face_sampler(config: TrainConfig, crops: CropDataset) -> BalancedSampler:
     """Draws as many faces an epoch as there are, by `config.sampler_power`, and rejects beside them."""
     reject = len(crops.class_names)
     faces = int((crops.labels < reject).sum())
-    fixed = {reject: config.rejects} if config.rejects else None
-    draws = round(faces / (1 - config.rejects))
+    fixed = {reject: config.hard_negatives} if config.hard_negatives else None
+    draws = round(faces / (1 - config.hard_negatives))
     return BalancedSampler(crops.labels, draws, config.sampler_power, config.seed, fixed)
 
 
 def _run_epochs(
-    learner: Learner,
+    learner: TrainState,
     train_loader: DataLoader[Any],
     val_loader: DataLoader[Any] | None,
     history: list[dict[str, Any]],
@@ -271,8 +271,8 @@ def _epoch_line(config: TrainConfig, row: Mapping[str, Any]) -> str:
     return line
 
 
-def _summary(learner: Learner, history: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    best, accelerator = best_row(history, learner.config.keep), learner.accelerator
+def _summary(learner: TrainState, history: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    best, accelerator = best_row(history, learner.config.checkpoint_epoch), learner.accelerator
     device = accelerator.device
     return {
         "best_epoch": best["epoch"],

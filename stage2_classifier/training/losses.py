@@ -59,7 +59,7 @@ def build_loss(config: TrainConfig, class_counts: Sequence[int]) -> JointLoss:
 
 def heads_of(config: TrainConfig, classes: int) -> Heads:
     """The outputs that `config` asks of a network of `classes` classes."""
-    return Heads(classes, judges=config.rejects > 0, boxes=config.boxes)
+    return Heads(classes, has_objectness=config.hard_negatives > 0, has_box=config.box_head)
 
 
 def _class_loss(config: TrainConfig, class_counts: Sequence[int]) -> nn.Module:

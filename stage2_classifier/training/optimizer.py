@@ -46,7 +46,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
         raise UserError(f"optimizer: cannot make {config.optimizer!r}; {hint}") from error
 
 
-class Schedule:
+class LRSchedule:
     """The learning rate over a run: `after_update` counts updates, `after_epoch` tells it the validation score.
 
     Its state is a plain dictionary: timm's schedules are functions of the count alone and need none.

@@ -11,17 +11,17 @@ from typing import Any
 
 from common.errors import UserError
 from common.files import write_text
-from stage2_classifier.config import TrainConfig
+from stage2_classifier.config import TrainConfig, with_new_names
 from stage2_classifier.data.crop_manifest import CropSet
 from stage2_classifier.models import input_stats
 from stage2_classifier.training.checkpoint import ModelMeta, save_model, save_state
-from stage2_classifier.training.engine import Learner
+from stage2_classifier.training.engine import TrainState
 
 # summary.json first: a run whose outputs are being removed no longer counts as finished.
 OUTPUTS = ("summary.json", "config.json", "metrics.jsonl", "curves.png", "best.safetensors", "last.pt")
 PACKAGES = ("torch", "timm", "accelerate", "numpy", "torchvision", "albumentations")
 # A resumed run may differ in these: they do not change the result.
-FREE_KEYS = ("why", "workers", "crops", "packages")
+FREE_KEYS = ("description", "workers", "crops", "packages")
 
 
 def run_record(config: TrainConfig, crop_set: CropSet, crops: Path | str) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def run_record(config: TrainConfig, crop_set: CropSet, crops: Path | str) -> dic
         "crops": str(crops),
         "class_names": list(crop_set.class_names),
         "cut_margin": crop_set.margin,
-        "reject_crops": len(crop_set.rejects),
+        "reject_crops": len(crop_set.hard_negatives),
         "class_counts": counts,
         "packages": {name: version(name) for name in PACKAGES},
     }
@@ -55,7 +55,7 @@ def check_folder(folder: Path, record: Mapping[str, Any], resume: bool, overwrit
     if not resume:
         raise UserError(f"{folder}: holds {state}; give --resume, --overwrite or another --name")
     try:
-        before = json.loads(config_file.read_text(encoding="utf-8"))
+        before = with_new_names(json.loads(config_file.read_text(encoding="utf-8")))
         finished = json.loads(summary_file.read_text(encoding="utf-8")) if summary_file.is_file() else None
     except ValueError as error:
         raise UserError(f"{folder}: its JSON files are damaged ({error}); give --overwrite") from error
@@ -68,12 +68,12 @@ def check_folder(folder: Path, record: Mapping[str, Any], resume: bool, overwrit
     return finished
 
 
-def write_epoch(learner: Learner, history: list[dict[str, Any]], crop_set: CropSet, folder: Path) -> None:
+def write_epoch(learner: TrainState, history: list[dict[str, Any]], crop_set: CropSet, folder: Path) -> None:
     """Writes best.safetensors (if this epoch is the best), last.pt and metrics.jsonl after the last row."""
     # In this order a kill between two files is harmless: best without last is made again by the repeated epoch,
     # metrics.jsonl is written again from the history in last.
     row = history[-1]
-    if best_row(history, learner.config.keep) is row:
+    if best_row(history, learner.config.checkpoint_epoch) is row:
         mean, std = input_stats(learner.inner)
         meta = ModelMeta(
             model=learner.config.model,
@@ -86,10 +86,10 @@ def write_epoch(learner: Learner, history: list[dict[str, Any]], crop_set: CropS
             experiment=learner.config.name,
             epoch=row["epoch"],
             metrics={k: v for k, v in row.items() if k.startswith("val_") and isinstance(v, float)},
-            judges=learner.criterion.heads.judges,
-            boxes=learner.criterion.heads.boxes,
+            has_objectness=learner.criterion.heads.has_objectness,
+            has_box=learner.criterion.heads.has_box,
         )
-        save_model(folder / "best.safetensors", learner.kept.state_dict(), meta)
+        save_model(folder / "best.safetensors", learner.eval_model.state_dict(), meta)
     scaler = learner.accelerator.scaler
     state = {
         "history": history,

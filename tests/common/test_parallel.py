@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from common.parallel import AHEAD, in_order, usable_cores
+from common.parallel import AHEAD, map_ordered, usable_cores
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -17,18 +17,18 @@ def test_results_keep_the_items_order(threads: int) -> None:
         time.sleep(0.02 if item == 0 else 0)
         return item * item
 
-    assert list(in_order(late_first, range(20), threads)) == [item * item for item in range(20)]
-    assert list(in_order(late_first, [], threads)) == []
+    assert list(map_ordered(late_first, range(20), threads)) == [item * item for item in range(20)]
+    assert list(map_ordered(late_first, [], threads)) == []
 
 
 def test_threads_work_at_the_same_time() -> None:
     both = threading.Barrier(2, timeout=20)
-    list(in_order(lambda _: both.wait(), range(4), 2))  # alone, the first would wait until it fails
+    list(map_ordered(lambda _: both.wait(), range(4), 2))  # alone, the first would wait until it fails
 
 
 def test_one_thread_is_this_one() -> None:
     here = threading.get_ident()
-    assert set(in_order(lambda _: threading.get_ident(), range(3), 1)) == {here}
+    assert set(map_ordered(lambda _: threading.get_ident(), range(3), 1)) == {here}
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -42,7 +42,7 @@ def test_items_are_taken_as_results_are(threads: int) -> None:
             yield item
 
     most = 1 if threads == 1 else AHEAD * threads
-    for got, _ in enumerate(in_order(lambda item: item, items(), threads), start=1):
+    for got, _ in enumerate(map_ordered(lambda item: item, items(), threads), start=1):
         assert taken <= got - 1 + most
 
 
@@ -55,7 +55,7 @@ def test_an_error_comes_in_its_turn(threads: int) -> None:
 
     got = []
     with pytest.raises(ValueError, match="third"):
-        for result in in_order(third, range(50), threads):
+        for result in map_ordered(third, range(50), threads):
             got.append(result)  # noqa: PERF402  # what came before the error is asked for
     assert got == [0, 1]
 
@@ -69,7 +69,7 @@ def test_who_stops_early_leaves_nothing_running() -> None:
         return item
 
     before = threading.active_count()
-    results = in_order(slow, range(100), 2)
+    results = map_ordered(slow, range(100), 2)
     next(results)
     results.close()
     assert threading.active_count() == before

@@ -25,7 +25,7 @@ from docs.tour import runner as tour_runner
 from docs.tour.command import main
 from docs.tour.course import ALTERNATIVES, BASELINE, choose
 from docs.tour.portrait import TILES, write_portraits
-from docs.tour.runner import RECORDS, Ran, Runner, Step
+from docs.tour.runner import RECORDS, Ran, Runner, TourStep
 from pipeline.data import split
 from pipeline.data.duplicates import Duplicates
 from pipeline.detect.demo import portrait, tiled_photo
@@ -36,7 +36,7 @@ PHOTOS, COLUMNS, ROWS, TILE = 8, 4, 2, (128, 105)
 NAME = "my photos"
 
 
-def in_this_process(step: Step, folder: Path, log: Path, complaints: Path) -> int:
+def in_this_process(step: TourStep, folder: Path, log: Path, complaints: Path) -> int:
     """Stands in for a process: starting each takes seconds."""
     with (
         log.open("w") as out,
@@ -89,7 +89,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def flags(here: Path, *more: str) -> list[str]:
     data, out, work = here / NAME, here / "docs", here / "work"
-    return ["--data", str(data), "--out", str(out), "--work", str(work), "--epochs", "3", *more]
+    return ["--data", str(data), "--out", str(out), "--work-dir", str(work), "--epochs", "3", *more]
 
 
 @pytest.mark.slow
@@ -102,7 +102,7 @@ def test_the_whole_course(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     sentences_go_by_the_numbers(place, monkeypatch)
     capsys.readouterr()
     assert main([*flags(place), "--epochs", "4"]) == 1
-    assert "work: holds a tour with another epochs; give another --work" in capsys.readouterr().err
+    assert "work: holds a tour with another epochs; give another --work-dir" in capsys.readouterr().err
 
 
 def the_page_shows_what_was_run_and_what_came_of_it(place: Path) -> None:
@@ -217,11 +217,11 @@ def sentences_go_by_the_numbers(place: Path, monkeypatch: pytest.MonkeyPatch) ->
         (["--data", "{here}/empty"], "empty"),
         (["--data", "{here}/crops"], "the tour has a crops of its own; rename the folder"),
         (["--epochs", "2"], "--epochs 2: give 3 or more"),
-        (["--work", "{here}/my photos/work"], "would be read as data; give another --work"),
+        (["--work-dir", "{here}/my photos/work"], "would be read as data; give another --work-dir"),
         (["--out", "{here}/my photos"], "would be read as data; give another --out"),
         (["--out", "{here}/file"], "file: is a file; name a folder with --out"),
-        (["--work", "{here}/file"], "file: is a file; name a folder with --work"),
-        (["--work", "{here}/crops"], "crops: holds other files; give another --work"),
+        (["--work-dir", "{here}/file"], "file: is a file; name a folder with --work-dir"),
+        (["--work-dir", "{here}/crops"], "crops: holds other files; give another --work-dir"),
     ],
 )
 def test_refusals_come_before_the_work(
@@ -246,22 +246,22 @@ def test_refusals_come_before_the_work(
 
 def test_a_step_is_a_process_in_the_work_folder(tmp_path: Path) -> None:
     (tmp_path / "in.json").write_text('{"a": 1}')
-    ran = Runner(tmp_path).run(Step("tidy", ("json.tool", "--compact", "in.json")))
+    ran = Runner(tmp_path).run(TourStep("tidy", ("json.tool", "--compact", "in.json")))
     assert ran.printed == '{"a":1}' and ran.step.shown == "python -m json.tool --compact in.json"
 
 
 def test_what_was_finished_is_not_run_again(tmp_path: Path) -> None:
     count = "from pathlib import Path; f = Path('n'); f.write_text(f.read_text() + 'x' if f.exists() else 'x')"
-    step = Step("count", snippet=count)
+    step = TourStep("count", snippet=count)
     for _ in range(2):
         Runner(tmp_path).run(step)
     assert (tmp_path / "n").read_text() == "x"
-    Runner(tmp_path).run(Step("count", snippet=f"{count}\nprint('new')"))
+    Runner(tmp_path).run(TourStep("count", snippet=f"{count}\nprint('new')"))
     assert (tmp_path / "n").read_text() == "xx"
 
 
-def write(name: str, text: str = "") -> Step:
-    return Step(name, snippet=f"open('{name}', 'x').write('{text}'); print('{name} {text}')", makes=(name,))
+def write(name: str, text: str = "") -> TourStep:
+    return TourStep(name, snippet=f"open('{name}', 'x').write('{text}'); print('{name} {text}')", makes=(name,))
 
 
 def test_a_killed_step_starts_clean_and_what_builds_on_it_is_made_anew(tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_a_killed_step_starts_clean_and_what_builds_on_it_is_made_anew(tmp_path:
 
 
 def test_a_step_that_fails_is_told_in_one_line_and_not_remembered(tmp_path: Path) -> None:
-    bad = Step("bad", snippet="import sys; print('1 of 2'); sys.exit('error: no room')", makes=("never",))
+    bad = TourStep("bad", snippet="import sys; print('1 of 2'); sys.exit('error: no room')", makes=("never",))
     with pytest.raises(UserError, match=r"bad\.err: this step failed: no room$"):
         Runner(tmp_path).run(bad)
     assert not (tmp_path / RECORDS / "bad.json").exists()
@@ -287,7 +287,7 @@ def test_a_step_that_fails_is_told_in_one_line_and_not_remembered(tmp_path: Path
 
 def test_a_complaint_after_the_result_is_shown_as_a_warning(tmp_path: Path) -> None:
     code = "import sys; open('made', 'w'); print('done'); sys.exit('noise\\nwarning: one photo left out')"
-    ran = Runner(tmp_path).run(Step("made", snippet=code, makes=("made",)))
+    ran = Runner(tmp_path).run(TourStep("made", snippet=code, makes=("made",)))
     assert ran.printed == "done\nwarning: one photo left out"
 
 
@@ -295,26 +295,26 @@ def test_places_of_this_machine_are_made_relative(tmp_path: Path) -> None:
     data = tmp_path / "elsewhere" / "set"
     code = f"import os; print(os.getcwd() + '/my-bundle: 4 MB'); print({str(data)!r} + '/images/a.png')"
     (tmp_path / "work").mkdir()
-    ran = Runner(tmp_path / "work", [(data, "set")]).run(Step("say", snippet=code))
+    ran = Runner(tmp_path / "work", [(data, "set")]).run(TourStep("say", snippet=code))
     assert ran.printed == "my-bundle: 4 MB\nset/images/a.png"
 
 
 def test_long_output_is_cut_and_says_so() -> None:
-    ran = Ran(Step("s"), "\n".join("abcdef"), 0)
+    ran = Ran(TourStep("s"), "\n".join("abcdef"), 0)
     assert ran.part() == "a\nb\nc\nd\ne\nf"
     assert ran.part(head=1, tail=2) == "a\n... (3 more lines)\ne\nf"
     assert ran.part(until="c") == "a\nb\n... (4 more lines)"
     assert ran.part(head=4, tail=2) == ran.part()
-    assert max(map(len, Ran(Step("s"), "word " * 99, 0).part().splitlines())) <= tour_runner.WIDTH
+    assert max(map(len, Ran(TourStep("s"), "word " * 99, 0).part().splitlines())) <= tour_runner.WIDTH
 
 
 def test_long_commands_are_broken_between_options() -> None:
-    step = Step("s", ("pipeline.thing", "a b", *(part for k in range(9) for part in (f"--option-{k}", "value"))))
+    step = TourStep("s", ("pipeline.thing", "a b", *(part for k in range(9) for part in (f"--option-{k}", "value"))))
     first, *more = step.shown.split(" \\\n    ")
     assert first.startswith("python -m pipeline.thing 'a b' --option-0 value")
     assert more and all(line.startswith("--option-") and line.endswith(" value") for line in more)
     assert max(map(len, (first, *more))) <= tour_runner.WIDTH
-    assert Step("s", ("pipeline.thing",)).shown == "python -m pipeline.thing"
+    assert TourStep("s", ("pipeline.thing",)).shown == "python -m pipeline.thing"
 
 
 def test_text_is_wrapped_and_nothing_else() -> None:

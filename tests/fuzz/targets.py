@@ -23,7 +23,7 @@ from common.annotations import read_dataset
 from common.errors import BundleError, MediaError, UserError
 from common.images import decode_photo
 from pipeline.inference.bundle import DEFAULT, Bundle
-from pipeline.serve.body_parser import reader
+from pipeline.serve.body_parser import body_parser
 from pipeline.serve.limits import Limits
 from tests.helpers.fake_predictor import FakePredictor
 from tests.helpers.served import received, served
@@ -132,7 +132,7 @@ def multipart(data: bytes) -> None:
     """A form's body; its first line is the Content-Type."""
     kind, _, body = data.partition(b"\n")
     try:
-        reader(kind.decode("latin-1"))(body)
+        body_parser(kind.decode("latin-1"))(body)
     except HTTPException as error:
         assert error.status_code in (400, 415, 422)
         assert len(str(error.detail).splitlines()) == 1

@@ -19,8 +19,8 @@ from common.images import Photo
 from pipeline.batch.chunk import Chunk, Item
 from pipeline.batch.parquet_source import Columns
 from pipeline.batch.storage import LOCAL
-from pipeline.batch.table import Recipe
-from pipeline.batch.work import Job, Outcome, work
+from pipeline.batch.table import BatchRecipe
+from pipeline.batch.work import ChunkResult, Job, process_chunk
 from tests.helpers.fake_predictor import CLASSES, FakeBundle, FakeDetections, FakePredictor
 
 DEADLY = (1, 2, 3)  # the RGB of a photo's first pixel that kills
@@ -92,14 +92,16 @@ def load_once(flag: Path) -> Callable[[Path | None], Any]:
 
 
 def fake_job(load: Callable[[Path | None], Any] = load_fake, columns: Columns = Columns(), **options: Any) -> Job:  # noqa: B008
-    recipe = Recipe(NamedBundle().describe(), {"min_score": None, "min_face": None, "id_column": columns.id, **options})
+    recipe = BatchRecipe(
+        NamedBundle().describe(), {"min_score": None, "min_face": None, "id_column": columns.id, **options}
+    )
     return Job(recipe, columns=columns, load=load)
 
 
-def run_here(job: Job, chunks: Iterable[Chunk], workers: int) -> Iterator[Outcome]:
+def run_here(job: Job, chunks: Iterable[Chunk], workers: int) -> Iterator[ChunkResult]:
     """In place of the process pool: in this process."""
     predictor = job.load(None)
-    return (work(chunk, job, predictor) for chunk in chunks)
+    return (process_chunk(chunk, job, predictor) for chunk in chunks)
 
 
 def _load_orphan(flag: Path, bundle: Path | None) -> Any:

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from pipeline.bench.synthetic_photos import made_photo
+from pipeline.bench.synthetic_photos import synthetic_photo
 
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = os.pathsep.join(map(str, (ROOT, ROOT / "tests/stage1_faces", ROOT / "tests/pipeline")))
@@ -112,7 +112,7 @@ def write_photos(folder: Path, count: int = 24) -> Path:
     """Made photos with portraits, and without."""
     folder.mkdir(parents=True)
     for k in range(count):
-        Image.fromarray(made_photo(320 + 16 * (k % 3), 240, k % 5, seed=k)).save(folder / f"{k}.png")
+        Image.fromarray(synthetic_photo(320 + 16 * (k % 3), 240, k % 5, seed=k)).save(folder / f"{k}.png")
     return folder
 
 
@@ -188,4 +188,4 @@ def train(crops: Path, folder: Path, epochs: int = 12, runs: str = "runs") -> Co
 
 def train_all(data: Path, out: Path | str = "bundle", work: Path | str = "runs/train_all") -> Command:
     splits = data.parent / "splits.csv"
-    return ["-m", "pipeline.train_all", "--data", data, "--splits", splits, "--out", out, "--work", work, "--quick"]
+    return ["-m", "pipeline.train_all", "--data", data, "--splits", splits, "--out", out, "--work-dir", work, "--quick"]

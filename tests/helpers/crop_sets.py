@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from stage2_classifier.cropping import cut_crop
-from stage2_classifier.data.crop_manifest import REJECT, CropRecord, CropSet, write_crop_set
+from stage2_classifier.data.crop_manifest import BACKGROUND, CropRecord, CropSet, write_crop_set
 
 CLASS_COLOURS = {"with_mask": (60, 110, 200), "without_mask": (210, 140, 100), "mask_weared_incorrect": (70, 190, 80)}
 # Imbalanced like the real thing, yet with every class in every split.
@@ -52,7 +52,7 @@ def cut_from_photos(
     for split in splits:
         for i in range(faces + rejects):
             is_face = i < faces
-            label = list(CLASS_COLOURS)[i % 3] if is_face else REJECT
+            label = list(CLASS_COLOURS)[i % 3] if is_face else BACKGROUND
             photo = rng.integers(0, 256, (80, 80, 3))
             side, left, top = int(rng.integers(14, 25)), *(int(v) for v in rng.integers(20, 36, 2))
             if is_face:

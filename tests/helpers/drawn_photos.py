@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from stage1_faces.roi_crop import Mipmaps
-from stage1_faces.training.samples import Photo
+from stage1_faces.training.samples import TrainingPhoto
 
 # Where landmarks are drawn in a box, as shares of its sides: eyes, nose, the mouth's corners.
 PLACES = np.float32([[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]])
@@ -35,12 +35,12 @@ def draw(size: tuple[int, int], boxes: Sequence[Sequence[float]], seed: int = 0)
 
 def made_photo(
     image: np.ndarray, boxes: Sequence[Sequence[float]], labels: Sequence[str] = (), landmarks: np.ndarray | None = None
-) -> Photo:
+) -> TrainingPhoto:
     """A training photo; every face is a "face" unless told otherwise, landmarks are unknown."""
     array = np.array(boxes, np.float32).reshape(-1, 4)
     unknown = np.full((len(array), 5, 2), np.nan, np.float32)
     names = tuple(labels) or ("face",) * len(array)
-    return Photo(Mipmaps(image), array, names, unknown if landmarks is None else landmarks)
+    return TrainingPhoto(Mipmaps(image), array, names, unknown if landmarks is None else landmarks)
 
 
 def scattered(count: int, size: tuple[int, int], seed: int) -> list[list[float]]:

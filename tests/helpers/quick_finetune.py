@@ -21,7 +21,7 @@ from stage1_faces.training.export import runtime
 from tests.helpers.drawn_photos import landmarks_of
 
 # Rates are high, for the warm-up takes longer than these few steps.
-RECIPE = finetune.Recipe(
+RECIPE = finetune.FinetuneConfig(
     pnet_steps=8, rnet_steps=5, onet_steps=5, epoch_steps=3, pnet_batch=4, rnet_batch=10, onet_batch=10,
     pnet_rate=1.0, rnet_rate=0.1, onet_rate=0.05, passes=2,
 )  # fmt: skip

@@ -18,12 +18,12 @@ from rich.table import Table
 
 from common.cli import console, program_name, run_cli
 from common.errors import UserError
-from pipeline.bench.synthetic_photos import made_photo
+from pipeline.bench.synthetic_photos import synthetic_photo
 from pipeline.serve.command import TOKEN
 from pipeline.serve.limits import Limits
 from tests.load.clients import LEAST_SECONDS, Load, put_under_load
 from tests.load.http_fuzz import Storm, raise_storm
-from tests.load.malformed import Maker
+from tests.load.malformed import RequestFuzzer
 from tests.load.server_process import Target, running
 
 # A server of our own loses patience soon, so that slow clients do not make hours of it.
@@ -70,7 +70,7 @@ def run(args: LoadArgs) -> int:
         limits = Limits()
         slow = SLOW_SECONDS if own else max(limits.head_seconds, limits.body_seconds)
         largest = SMALL_BYTES if own else limits.max_bytes
-        maker = Maker(target, photo, largest, 1.25 * slow, random.Random(args.seed))
+        maker = RequestFuzzer(target, photo, largest, 1.25 * slow, random.Random(args.seed))
         return summed_up(raise_storm(maker, args.malformed))
 
 
@@ -101,7 +101,7 @@ def _jpeg(path: Path | None) -> bytes:
     if path is not None:
         return path.read_bytes()
     file = io.BytesIO()
-    Image.fromarray(made_photo(*PHOTO_SIZE, PHOTO_FACES)).save(file, "JPEG", quality=90)
+    Image.fromarray(synthetic_photo(*PHOTO_SIZE, PHOTO_FACES)).save(file, "JPEG", quality=90)
     return file.getvalue()
 
 

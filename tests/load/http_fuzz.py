@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.load.malformed import Attempt, Maker, Step
+from tests.load.malformed import Attempt, RequestFuzzer, SendStep
 from tests.load.server_process import RAW, Target, settled
 
 SENDERS = 16
@@ -26,7 +26,7 @@ CLOSED = "closed"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RequestOutcome:
     """What became of an attempt. ended: the answer's status, or CLOSED; problem: what was wrong with that."""
 
     kind: str
@@ -38,7 +38,7 @@ class Outcome:
 class Storm:
     """A storm of malformed requests. problems: what was not as it should be, during and afterwards."""
 
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: list[RequestOutcome] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
     good_photos: int = 0  # answered as before, meanwhile
@@ -64,25 +64,27 @@ class Storm:
         }
 
 
-def send(target: Target, attempt: Attempt, patience: float) -> Outcome:
+def send(target: Target, attempt: Attempt, patience: float) -> RequestOutcome:
     """Sends a malformed request; it should be answered with 4xx and a JSON error, or the connection closed."""
     try:
         with socket.create_connection((target.host, target.port), patience) as connection:
             return _outcome(connection, attempt)
     except TimeoutError:
-        return Outcome(attempt.kind, "nothing", f"{attempt.kind}: neither answered nor closed in {patience:g} seconds")
+        return RequestOutcome(
+            attempt.kind, "nothing", f"{attempt.kind}: neither answered nor closed in {patience:g} seconds"
+        )
     except (OSError, http.client.HTTPException):  # reset, or closed in the middle of an answer
-        return Outcome(attempt.kind, CLOSED)
+        return RequestOutcome(attempt.kind, CLOSED)
 
 
-def _outcome(connection: socket.socket, attempt: Attempt) -> Outcome:
+def _outcome(connection: socket.socket, attempt: Attempt) -> RequestOutcome:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         for step in attempt.steps:
-            if step is Step.RESET:
+            if step is SendStep.RESET:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                return Outcome(attempt.kind, CLOSED)
-            if step is Step.END:
+                return RequestOutcome(attempt.kind, CLOSED)
+            if step is SendStep.END:
                 connection.shutdown(socket.SHUT_WR)
             elif isinstance(step, bytes):
                 connection.sendall(step)
@@ -95,18 +97,20 @@ def _outcome(connection: socket.socket, attempt: Attempt) -> Outcome:
     return _judged(attempt.kind, answer.status, answer.read())
 
 
-def _judged(kind: str, status: int, body: bytes) -> Outcome:
+def _judged(kind: str, status: int, body: bytes) -> RequestOutcome:
     if not 400 <= status < 500:
-        return Outcome(kind, str(status), f"{kind}: answered with {status}: {body[:200]!r}")
+        return RequestOutcome(kind, str(status), f"{kind}: answered with {status}: {body[:200]!r}")
     try:
         line = json.loads(body)["error"]
         clear = isinstance(line, str) and line.isprintable() and 0 < len(line) < 1000
     except (ValueError, KeyError, TypeError):
         clear = False
-    return Outcome(kind, str(status), None if clear else f"{kind}: {status} without a clear line: {body[:200]!r}")
+    return RequestOutcome(
+        kind, str(status), None if clear else f"{kind}: {status} without a clear line: {body[:200]!r}"
+    )
 
 
-def raise_storm(maker: Maker, count: int) -> Storm:
+def raise_storm(maker: RequestFuzzer, count: int) -> Storm:
     """Sends so many malformed requests, and meanwhile the good photo now and then."""
     target, photo, storm = maker.target, maker.photo, Storm()
     expected = target.detect(photo)

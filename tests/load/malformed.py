@@ -14,14 +14,14 @@ from tests.load.server_process import Target
 CRLF = b"\r\n"
 
 
-class Step(Enum):
+class SendStep(Enum):
     """What a client does beside sending: END says that no more comes, RESET breaks the connection off."""
 
     END = "end"
     RESET = "reset"
 
 
-Steps = list[bytes | float | Step]  # bytes are sent, numbers are seconds of silence
+Steps = list[bytes | float | SendStep]  # bytes are sent, numbers are seconds of silence
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Maker:
+class RequestFuzzer:
     """Makes malformed requests.
 
     photo: a good JPEG, to be spoilt. max_bytes: the server's limit. slow: seconds after which it must have lost
@@ -100,11 +100,11 @@ def png(width: int, height: int, *more: tuple[bytes, bytes]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + head + b"".join(block(*each) for each in more) + block(b"IEND", b"")
 
 
-_KINDS: list[tuple[str, Callable[[Maker], Steps]]] = []
+_KINDS: list[tuple[str, Callable[[RequestFuzzer], Steps]]] = []
 
 
-def _kind(name: str) -> Callable[[Callable[[Maker], Steps]], Callable[[Maker], Steps]]:
-    def add(make: Callable[[Maker], Steps]) -> Callable[[Maker], Steps]:
+def _kind(name: str) -> Callable[[Callable[[RequestFuzzer], Steps]], Callable[[RequestFuzzer], Steps]]:
+    def add(make: Callable[[RequestFuzzer], Steps]) -> Callable[[RequestFuzzer], Steps]:
         _KINDS.append((name, make))
         return make
 
@@ -115,18 +115,18 @@ def _kind(name: str) -> Callable[[Callable[[Maker], Steps]], Callable[[Maker], S
 
 
 @_kind("photo cut off")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     return [m.post(m.cut(m.photo))]
 
 
 @_kind("photo cut off in a form")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     body, kind = m.form(m.cut(m.photo))
     return [m.post(body, kind)]
 
 
 @_kind("noise as a photo")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     start = m.rng.choice(
         [b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0", b"RIFF\0\0\0\0WEBP"]
     )
@@ -134,7 +134,7 @@ def _(m: Maker) -> Steps:
 
 
 @_kind("another kind of file")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     texts = [
         b"%PDF-1.7\n",
         b"PK\3\4",
@@ -147,18 +147,18 @@ def _(m: Maker) -> Steps:
 
 
 @_kind("empty body")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     return [m.post(b"") if m.rng.random() < 0.5 else m.post(*m.form(b""))]
 
 
 @_kind("wrong type")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     kinds = ["text/plain", "application/json", "application/x-www-form-urlencoded", "video/mp4", "*/*", ";", "", None]
     return [m.post(m.photo, m.rng.choice(kinds))]
 
 
 @_kind("compressed body")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     return [
         m.post(zlib.compress(m.photo), "image/jpeg", f"Content-Encoding: {m.rng.choice(['gzip', 'deflate', 'br'])}")
     ]
@@ -168,7 +168,7 @@ def _(m: Maker) -> Steps:
 
 
 @_kind("bomb: a head that claims many pixels")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     side = m.rng.choice([20_000, 65_535, 2**31 - 1])
     rows = zlib.compress(bytes(100_000), 9)
     bombs = [
@@ -182,7 +182,7 @@ def _(m: Maker) -> Steps:
 
 
 @_kind("bomb: compressed text in a PNG")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     text = b"Comment\0\0" + zlib.compress(bytes(m.rng.randint(5, 15) * 10**6), 9)
     return [m.post(png(8, 8, (b"zTXt", text), (b"IDAT", zlib.compress(b"")))[:-12], "image/png")]
 
@@ -191,13 +191,13 @@ def _(m: Maker) -> Steps:
 
 
 @_kind("form cut off")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     body, kind = m.form(m.photo)
     return [m.post(body[: m.rng.randint(1, len(body) - 8)], kind)]
 
 
 @_kind("form with a bad boundary")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     body, _ = m.form(m.photo)
     name = m.rng.choice(
         ["", "; boundary=", "; boundary=other", f"; boundary={'x' * m.rng.randint(71, 5000)}", '; boundary="']
@@ -206,7 +206,7 @@ def _(m: Maker) -> Steps:
 
 
 @_kind("form without the photo")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     names = [
         'form-data; name="photo"; filename="a.jpg"',
         "form-data",
@@ -218,26 +218,26 @@ def _(m: Maker) -> Steps:
 
 
 @_kind("form with too many parts")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     part = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n' + m.cut(m.photo) + CRLF
     return [m.post(part * m.rng.randint(2, 50) + b"--x--\r\n", "multipart/form-data; boundary=x")]
 
 
 @_kind("form with odd part headers")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     odd = [b"A" * 100_000 + b": b", b"no colon here", b": no name", b"A: b\r\n" * 500, b"A\0B: c", b"\r"]
     return [m.post(b"--x\r\n" + m.rng.choice(odd) + b"\r\n\r\nx\r\n--x--\r\n", "multipart/form-data; boundary=x")]
 
 
 @_kind("form of noise")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     return [
         m.post(m.rng.choice([b"", b"--x", b"--x\r\n", b"\r\n"]) + m.noise(1, 9999), "multipart/form-data; boundary=x")
     ]
 
 
 @_kind("form with an odd file name")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     name = m.rng.choice(
         ["../../etc/passwd", "a" * 3000, "\\\\x\\y", "%00", "\x01\x02", "", '"', "<script>", "\u202egpj.exe", "."]
     )
@@ -248,75 +248,75 @@ def _(m: Maker) -> Steps:
 
 
 @_kind("too large by its length")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     size = m.max_bytes + m.rng.choice([1, 10**6, 10**12, 10**18])
-    return [m.head(f"Content-Length: {size}", "Content-Type: image/jpeg"), m.noise(0, 10_000), Step.END]
+    return [m.head(f"Content-Length: {size}", "Content-Type: image/jpeg"), m.noise(0, 10_000), SendStep.END]
 
 
 @_kind("too large by its length, asking first")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     return [m.head(f"Content-Length: {m.max_bytes * 2}", "Content-Type: image/jpeg", "Expect: 100-continue")]
 
 
 @_kind("too large, sent whole")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     return [m.post(bytes(m.max_bytes + m.rng.randint(1, 200_000)))]
 
 
 @_kind("too large in chunks")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     size = m.rng.choice([50_000, 500_000])
     return [m.chunks(*[chunk(bytes(size))] * (m.max_bytes // size + 2), b"0\r\n\r\n")]
 
 
 @_kind("bad chunks")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     bad = [b"xyz\r\n", b"-5\r\nhello\r\n", b"5\r\nhelloworld\r\n", b"F" * 40 + CRLF, b"\r\n\r\n", b"5;" + b"a" * 99_999]
     good = [chunk(m.cut(m.photo))] * m.rng.randint(0, 3)
-    return [m.chunks(*good, m.rng.choice(bad) + m.noise(0, 100)), Step.END]
+    return [m.chunks(*good, m.rng.choice(bad) + m.noise(0, 100)), SendStep.END]
 
 
 @_kind("chunks that end early")
-def _(m: Maker) -> Steps:
-    return [m.chunks(b"ffffff\r\n", m.cut(m.photo)), Step.END]
+def _(m: RequestFuzzer) -> Steps:
+    return [m.chunks(b"ffffff\r\n", m.cut(m.photo)), SendStep.END]
 
 
 @_kind("length above what comes")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     return [
         m.head(f"Content-Length: {m.rng.randint(2, 9) * 10_000}", "Content-Type: image/jpeg") + b"x" * 9999,
-        Step.END,
+        SendStep.END,
     ]
 
 
 @_kind("length below what comes")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     size = m.rng.randint(1, len(m.photo) // 2)
     return [m.head(f"Content-Length: {size}", "Content-Type: image/jpeg") + m.photo]
 
 
 @_kind("bad length")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     bad = ["-1", "abc", "1e3", "0x10", "9" * 400, "5, 6", "5\r\nContent-Length: 6", ""]
-    return [m.head(f"Content-Length: {m.rng.choice(bad)}", "Content-Type: image/jpeg") + m.cut(m.photo), Step.END]
+    return [m.head(f"Content-Length: {m.rng.choice(bad)}", "Content-Type: image/jpeg") + m.cut(m.photo), SendStep.END]
 
 
 @_kind("bad transfer encoding")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     bad = ["gzip", "chunked, chunked", "identity", "chunked\r\nTransfer-Encoding: chunked", "xchunked", ""]
-    return [m.head(f"Transfer-Encoding: {m.rng.choice(bad)}", "Content-Type: image/jpeg") + b"0\r\n\r\n", Step.END]
+    return [m.head(f"Transfer-Encoding: {m.rng.choice(bad)}", "Content-Type: image/jpeg") + b"0\r\n\r\n", SendStep.END]
 
 
 # ---- heads
 
 
 @_kind("noise")
-def _(m: Maker) -> Steps:
-    return [m.noise(1, 40_000), Step.END]
+def _(m: RequestFuzzer) -> Steps:
+    return [m.noise(1, 40_000), SendStep.END]
 
 
 @_kind("another protocol")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + m.noise(200, 500)
     others = [
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(30),
@@ -331,11 +331,11 @@ def _(m: Maker) -> Steps:
         b"GET / HTTP/1.1.1\r\nHost: x\r\n\r\n",
         b"*1\r\n$4\r\nPING\r\n",
     ]
-    return [m.rng.choice(others), Step.END]
+    return [m.rng.choice(others), SendStep.END]
 
 
 @_kind("odd headers")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     odd = [
         "A B: c",
         "no colon",
@@ -352,24 +352,24 @@ def _(m: Maker) -> Steps:
 
 
 @_kind("no host")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     return [m.head("Content-Length: 1", "Content-Type: image/jpeg", host=False) + b"x"]
 
 
 @_kind("oversized headers")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     size = m.rng.choice([17_000, 70_000, 1_000_000])
     lines = m.rng.choice([["A: " + "b" * size], ["B" * size + ": c"], ["C: d"] * (size // 6)])
     return [m.head(*lines, "Content-Length: 0")]
 
 
 @_kind("huge query")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     return [m.head(method="GET", path="/v1/health?" + "a=b&" * m.rng.choice([5000, 100_000]))]
 
 
 @_kind("bad query values")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     bad = [
         "min_score=2",
         "min_score=nan",
@@ -391,7 +391,7 @@ def _(m: Maker) -> Steps:
 
 
 @_kind("path traversal")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     up = m.rng.choice(["../", "..%2f", "%2e%2e/", "..\\", "%2e%2e%5c", "....//", "..%c0%af", "..;/"]) * m.rng.randint(
         1, 9
     )
@@ -404,20 +404,20 @@ def _(m: Maker) -> Steps:
 
 
 @_kind("bad method or address")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     method = m.rng.choice(["PUT", "DELETE", "TRACE", "CONNECT", "post", "X" * 300, "G\0T", "PROPFIND"])
     path = m.rng.choice(["/v1/detect", "/v1/health", "*", "http://[/", "//", "/%", "/%zz", "/" + "a/" * 500, "?", "#"])
     return [m.head(method=method, path=path)]
 
 
 @_kind("another site's page")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     lines = ["Origin: http://example.com", "Origin: null", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Site: same-site"]
     return [m.post(m.photo, "image/jpeg", m.rng.choice(lines))]
 
 
 @_kind("unasked upgrade")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     lines = (
         "Connection: Upgrade",
         f"Upgrade: {m.rng.choice(['websocket', 'h2c', 'TLS/1.0'])}",
@@ -430,12 +430,12 @@ def _(m: Maker) -> Steps:
 
 
 @_kind("silent")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     return [m.slow]
 
 
 @_kind("slow head")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     steps: Steps = [m.head("Content-Type: image/jpeg")[:-4]]
     for i in range(12):
         steps += [m.slow / 10, f"\r\nX-{i}: y".encode()]
@@ -443,7 +443,7 @@ def _(m: Maker) -> Steps:
 
 
 @_kind("slow body")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     steps: Steps = [m.head(f"Content-Length: {len(m.photo)}", "Content-Type: image/jpeg")]
     for i in range(12):
         steps += [m.photo[i : i + 1], m.slow / 10]
@@ -451,7 +451,7 @@ def _(m: Maker) -> Steps:
 
 
 @_kind("slow chunks")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     steps: Steps = [m.chunks()]
     for i in range(12):
         steps += [chunk(m.photo[i : i + 1]), m.slow / 10]
@@ -459,12 +459,12 @@ def _(m: Maker) -> Steps:
 
 
 @_kind("half closed")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     whole = m.post(m.cut(m.photo))
-    return [whole[: m.rng.choice([0, 1, 20, 100, len(whole) // 2, len(whole)])], Step.END]
+    return [whole[: m.rng.choice([0, 1, 20, 100, len(whole) // 2, len(whole)])], SendStep.END]
 
 
 @_kind("broken off")
-def _(m: Maker) -> Steps:
+def _(m: RequestFuzzer) -> Steps:
     whole = m.post(m.photo)
-    return [whole[: m.rng.choice([0, 1, 100, len(whole) // 2, len(whole)])], m.rng.choice([0.0, 0.05]), Step.RESET]
+    return [whole[: m.rng.choice([0, 1, 100, len(whole) // 2, len(whole)])], m.rng.choice([0.0, 0.05]), SendStep.RESET]

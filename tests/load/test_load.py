@@ -17,7 +17,7 @@ from tests.helpers.served import served
 from tests.load import command as load
 from tests.load.clients import Load
 from tests.load.http_fuzz import raise_storm, send
-from tests.load.malformed import Attempt, Maker, Step
+from tests.load.malformed import Attempt, RequestFuzzer, SendStep
 from tests.load.server_process import HERE, Target, running
 
 METRICS = b"process_resident_memory_bytes 1e8\nmask_requests_under_way 0\n"
@@ -52,8 +52,8 @@ def test_malformed_requests_on_a_real_server(
     assert "slow head" in out and "bomb: a head that claims many pixels" in out
 
 
-def maker(target: Target, seed: int = 0) -> Maker:
-    return Maker(target, bytes(range(256)) * 20, 10_000, 0.1, random.Random(seed))
+def maker(target: Target, seed: int = 0) -> RequestFuzzer:
+    return RequestFuzzer(target, bytes(range(256)) * 20, 10_000, 0.1, random.Random(seed))
 
 
 def test_the_seed_makes_the_requests() -> None:
@@ -116,7 +116,7 @@ def test_a_server_that_does_nothing_is_found_out() -> None:
     with answering(422, b"") as target:  # it waits for the rest for ever
         outcome = send(target, Attempt("k", [b"POST"]), 0.3)
         assert outcome.problem == "k: neither answered nor closed in 0.3 seconds"
-        assert send(target, Attempt("k", [b"POST", Step.RESET]), 5).ended == "closed"
+        assert send(target, Attempt("k", [b"POST", SendStep.RESET]), 5).ended == "closed"
 
 
 def test_a_server_that_refuses_the_photo_fails(capsys: pytest.CaptureFixture[str]) -> None:

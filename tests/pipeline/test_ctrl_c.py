@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline.bench.synthetic_photos import made_photo
+from pipeline.bench.synthetic_photos import synthetic_photo
 from tests.helpers.commands import (
     INTERRUPTED,
     Command,
@@ -138,7 +138,7 @@ def test_detect(tmp_path: Path, broken: Path, whom: str) -> None:
 def test_split(tmp_path: Path, broken: Path, whom: str) -> None:
     data = write_different(tmp_path / "data", count=2)
     copied = json.loads((data / "_annotations.coco.json").read_text())
-    Image.fromarray(made_photo(1600, 1200, 3, seed=1)).save(data / "p0.png")
+    Image.fromarray(synthetic_photo(1600, 1200, 3, seed=1)).save(data / "p0.png")
     for k in range(2, 400):
         os.link(data / "p0.png", data / f"p{k}.png")
         copied["images"].append({"id": k, "file_name": f"p{k}.png"})

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.bench.synthetic_photos import made_photo
+from pipeline.bench.synthetic_photos import synthetic_photo
 from pipeline.facemask import COMMANDS
 from tests.helpers.commands import (
     ENVIRONMENT,
@@ -54,7 +54,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """So many that no command is done with them in the longest of MOMENTS, as COCO, too."""
     folder = tmp_path_factory.mktemp("many") / "photos"
     folder.mkdir()
-    Image.fromarray(made_photo(1600, 1200, 3, seed=1)).save(folder / "0.jpg")
+    Image.fromarray(synthetic_photo(1600, 1200, 3, seed=1)).save(folder / "0.jpg")
     for k in range(1, 400):
         shutil.copy(folder / "0.jpg", folder / f"{k}.jpg")
     images = ",".join(f'{{"id": {k}, "file_name": "{k}.jpg"}}' for k in range(400))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.bench.synthetic_photos import made_photo
+from pipeline.bench.synthetic_photos import synthetic_photo
 from pipeline.inference.detections import Detections
 from pipeline.inference.predictor import Predictor
 
@@ -22,7 +22,7 @@ FIELDS = ("boxes", "face_scores", "class_probs", "landmarks")
 @pytest.fixture(scope="module")
 def photos() -> list[np.ndarray]:
     sizes = ((400, 300, 2), (300, 400, 6), (512, 366, 12), (64, 48, 1), (401, 157, 0))
-    return [made_photo(*size, seed=k) for k, size in enumerate(sizes)]
+    return [synthetic_photo(*size, seed=k) for k, size in enumerate(sizes)]
 
 
 def assert_same(one: Detections, other: Detections) -> None:

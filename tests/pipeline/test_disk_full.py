@@ -104,7 +104,16 @@ def detect(made: Made, folder: Path) -> Command:
 
 
 def preview(made: Made, folder: Path) -> Command:
-    return ["-m", "stage2_classifier.transforms", "--crops", made.crops, "--preview", "disk/p.png", "--augment", "own"]
+    return [
+        "-m",
+        "stage2_classifier.transforms",
+        "--crops",
+        made.crops,
+        "--preview",
+        "disk/p.png",
+        "--augment",
+        "opencv",
+    ]
 
 
 def report(made: Made, folder: Path) -> Command:
@@ -125,7 +134,7 @@ def baseline(made: Made, folder: Path) -> Command:
 
 
 def in_work(module: str, *more: str) -> Callable[[Made, Path], Command]:
-    """A command whose --work or, without it, --out takes everything on the way."""
+    """A command whose --work-dir or, without it, --out takes everything on the way."""
     return lambda made, folder: ["-m", module, "--data", made.different, "--out", "disk/out", *more]
 
 
@@ -142,9 +151,9 @@ CASES = {
     "report": Case(report, (0, 0.5, 0.95)),
     "preview": Case(preview),
     "pack": Case(pack, (0, 0.5)),
-    "train_all": Case(in_work("pipeline.train_all", "--work", "disk/work", "--quick"), (0, 9 * PAGE)),
+    "train_all": Case(in_work("pipeline.train_all", "--work-dir", "disk/work", "--quick"), (0, 9 * PAGE)),
     "crossval": Case(in_work("pipeline.crossval", "--folds", "3"), (0, 9 * PAGE)),
-    "tour": Case(in_work("docs.tour", "--work", "disk/work"), (0, 9 * PAGE)),
+    "tour": Case(in_work("docs.tour", "--work-dir", "disk/work"), (0, 9 * PAGE)),
     "demo": Case(lambda made, _: ["-m", "pipeline.demo", "--out", "disk/out"]),
     "baseline": Case(baseline, (0, 2 * PAGE)),
 }

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.bench.synthetic_photos import made_photo
+from pipeline.bench.synthetic_photos import synthetic_photo
 from tests.helpers.made_videos import blob_video
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,7 +90,7 @@ def detection(command: str, folder: Path) -> list[str]:
     photos = folder / "photos"
     photos.mkdir()
     for k in range(2):
-        Image.fromarray(made_photo(160, 120, 1, seed=k)).save(photos / f"{k}.png")
+        Image.fromarray(synthetic_photo(160, 120, 1, seed=k)).save(photos / f"{k}.png")
     commands = {
         "detect": ["pipeline.detect", "photos", "--out", "out"],
         "video": ["pipeline.detect", str(blob_video(folder / "a.mp4", frames=3)), "--out", "out"],

@@ -13,7 +13,7 @@ from torch import nn
 from stage1_faces.faces import Net, Pixels
 from stage1_faces.roi_crop import GREY
 from stage1_faces.training import export
-from stage1_faces.training.nets import Answers, build_net
+from stage1_faces.training.nets import ExportWrapper, build_net
 
 SIDES = {"pnet": (2, 96), "rnet": (24, 32), "onet": (24, 48)}  # batch and px of random pixels for each net
 
@@ -61,7 +61,7 @@ def stock_nets(stock_graphs: dict[str, bytes]) -> dict[str, Net]:
 @pytest.fixture(scope="session")
 def torch_nets() -> dict[str, nn.Module]:
     """The fine-tuned cascade's nets, untrained but `lively`, in torch."""
-    return {name: Answers(lively(name)).eval() for name in export.FINE_TUNED}
+    return {name: ExportWrapper(lively(name)).eval() for name in export.FINE_TUNED}
 
 
 @pytest.fixture(scope="session")

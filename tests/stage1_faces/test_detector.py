@@ -16,31 +16,31 @@ from torch import nn
 from common.boxes import area, iou
 from stage1_faces import detector
 from stage1_faces.detector import (
-    AGAIN_SHARE,
-    BOX_AGAIN,
-    O_SHARE,
-    P_SHARE,
-    R_SHARE,
+    ONET2_BOX_WEIGHT,
+    ONET2_WEIGHT,
+    ONET_WEIGHT,
+    PNET_WEIGHT,
     REFERENCE,
+    RNET_WEIGHT,
     CascadeConfig,
     FaceDetector,
+    anchors,
     decode,
-    frames,
     log_odds,
 )
 from stage1_faces.faces import Faces, Net, Pixels
 from stage1_faces.roi_crop import GREY, Mipmaps
-from stage1_faces.training.nets import Answers, build_net
+from stage1_faces.training.nets import ExportWrapper, build_net
 
 Cells = Callable[[int, int, int], np.ndarray]
 # Low thresholds, whatever the defaults are.
 LOW = CascadeConfig(
-    min_face=8, max_side=1280, pnet=0.02, rnet=0.02, again=0.01, onet=0.5,
-    most_pnet=200, most_rnet=100, most_again=100, nms_pnet=0.6, nms_rnet=0.6, nms_onet=0.45, soft=0, vote=0.6,
+    min_face=8, max_side=1280, pnet_threshold=0.02, rnet_threshold=0.02, onet2_threshold=0.01, score_threshold=0.5,
+    max_pnet=200, max_rnet=100, max_onet2=100, nms_pnet=0.6, nms_rnet=0.6, nms_onet=0.45, soft_nms_sigma=0, box_voting_iou=0.6,
 )  # fmt: skip
-LIVELY = replace(LOW, min_face=6, pnet=0.3)  # for the nets of conftest, which fire at many places
+LIVELY = replace(LOW, min_face=6, pnet_threshold=0.3)  # for the nets of conftest, which fire at many places
 MOST = dict.fromkeys(("most_pnet", "most_rnet", "most_again"), 10_000)
-KEEP_ALL = replace(LOW, nms_pnet=1, nms_rnet=1, nms_onet=1, vote=1, **MOST)
+KEEP_ALL = replace(LOW, nms_pnet=1, nms_rnet=1, nms_onet=1, box_voting_iou=1, **MOST)
 
 
 def proposing(cells: Cells, numbers: Sequence[float] = (0, 0, 0, 0), seen: list[tuple[int, ...]] | None = None) -> Net:
@@ -117,8 +117,8 @@ def test_decode_bounds_the_sides() -> None:
 
 def test_frames_count_in_the_longer_side_of_at_least_a_pixel() -> None:
     boxes = np.float32([[10, 20, 30, 25], [10, 20, 15, 60], [5, 5, 5.25, 5.5]])
-    assert frames(boxes) == pytest.approx(np.float32([[20, 22.5, 20], [12.5, 40, 40], [5.125, 5.25, 1]]))
-    assert frames(boxes[:0]).shape == (0, 3)
+    assert anchors(boxes) == pytest.approx(np.float32([[20, 22.5, 20], [12.5, 40, 40], [5.125, 5.25, 1]]))
+    assert anchors(boxes[:0]).shape == (0, 3)
 
 
 @pytest.mark.parametrize("level", [0, 1, 2])
@@ -175,7 +175,7 @@ def test_box_numbers_of_all_three_nets_move_the_box() -> None:
     x, y = 40.5 + 0.25 * REFERENCE + 0.1 * unit, 32.5
     seen = np.array([x, y - 0.2 * unit])  # at first sight: 0.8 units wide, 1 unit high
     again = seen - [0, 0.2 * unit]
-    middle, sides = BOX_AGAIN * again + (1 - BOX_AGAIN) * seen, np.array([0.8, 1]) * unit
+    middle, sides = ONET2_BOX_WEIGHT * again + (1 - ONET2_BOX_WEIGHT) * seen, np.array([0.8, 1]) * unit
     # (The mirrored look halves nothing here: no number points to one side.)
     assert faces.boxes[0] == pytest.approx([*(middle - sides / 2), *(middle + sides / 2)], abs=1e-3)
     # Landmarks are counted from the box that the second look judged.
@@ -202,13 +202,13 @@ def test_the_score_weighs_all_three_nets() -> None:
 
     pnet = _largest(proposing(one_cell(8, 10, 0.2)), 96)
     faces = FaceDetector(pnet, saying(0.4), onet, LOW).detect(grey(96, 96))
-    verdict = P_SHARE * logit(0.2) + R_SHARE * logit(0.4) + O_SHARE * logit(0.7) + AGAIN_SHARE * logit(0.9)
+    verdict = PNET_WEIGHT * logit(0.2) + RNET_WEIGHT * logit(0.4) + ONET_WEIGHT * logit(0.7) + ONET2_WEIGHT * logit(0.9)
     assert faces.scores == pytest.approx([1 / (1 + math.exp(-verdict))], abs=1e-5)
 
 
 @pytest.mark.parametrize("certain", [0.0, 1.0])
 def test_certain_nets_give_finite_scores(certain: float) -> None:
-    config = replace(LOW, pnet=0, rnet=0, again=0)
+    config = replace(LOW, pnet_threshold=0, rnet_threshold=0, onet2_threshold=0)
     nets = (_largest(proposing(one_cell(8, 10, 1)), 96), saying(certain), saying(certain, points=CENTRED))
     faces = FaceDetector(*nets, config).detect(grey(96, 96), min_score=0)
     assert len(faces) and np.isfinite(faces.scores).all()
@@ -217,8 +217,8 @@ def test_certain_nets_give_finite_scores(certain: float) -> None:
 
 def test_each_threshold_holds() -> None:
     # R-Net is asked together with P-Net, O-Net together with both; in shares of the verdict.
-    odds = [P_SHARE * logit(0.3), R_SHARE * logit(0.4), O_SHARE * logit(0.8), AGAIN_SHARE * logit(0.8)]
-    shares = np.cumsum([P_SHARE, R_SHARE, O_SHARE, AGAIN_SHARE])
+    odds = [PNET_WEIGHT * logit(0.3), RNET_WEIGHT * logit(0.4), ONET_WEIGHT * logit(0.8), ONET2_WEIGHT * logit(0.8)]
+    shares = np.cumsum([PNET_WEIGHT, RNET_WEIGHT, ONET_WEIGHT, ONET2_WEIGHT])
     chances = 1 / (1 + np.exp(-np.cumsum(odds) / shares))
     nets = (_largest(proposing(one_cell(8, 10, 0.3)), 96), saying(0.4), saying(0.8, points=CENTRED))
     assert chances[0] == pytest.approx(0.3) and shares[-1] == 1
@@ -254,7 +254,7 @@ def test_no_more_boxes_than_wanted_reach_the_next_net(name: str, calls: int) -> 
 def test_the_best_boxes_are_the_ones_that_are_kept() -> None:
     scores = np.random.default_rng(0).permutation(24 * 24).reshape(1, 24, 24) / 1000 + 0.2
     pnet = _largest(proposing(lambda *_: scores), 96)
-    config = replace(KEEP_ALL, most_pnet=10)
+    config = replace(KEEP_ALL, max_pnet=10)
     found = FaceDetector(pnet, saying(), saying(), config).propose([Mipmaps(grey(96, 96))])[0]
     assert found.scores == pytest.approx(np.sort(scores.ravel())[::-1][:10], abs=1e-6)
 
@@ -277,7 +277,7 @@ def test_rows_stay_aligned_when_boxes_leave_the_image() -> None:
 
     image = np.tile(np.arange(20, 116, dtype=np.uint8)[None, :, None] * 2, (40, 1, 3))
     # Two thirds of the verdict are O-Net's: the slope makes its own probability the score.
-    config = replace(KEEP_ALL, again=0, slope=1 / (O_SHARE + AGAIN_SHARE))
+    config = replace(KEEP_ALL, onet2_threshold=0, slope=1 / (ONET_WEIGHT + ONET2_WEIGHT))
     faces = FaceDetector(_largest(pnet, 96), rnet, saying(brightness, points=CENTRED), config).detect(
         image, min_score=0
     )
@@ -307,14 +307,14 @@ def test_rows_stay_aligned_when_the_second_look_turns_the_order() -> None:
         bright = pixels[:, 0, 20:28, 20:28].mean(axis=(1, 2)) / 255
         return saying(lambda _: bright if calls == 1 else 0.95 - 0.9 * bright, points=CENTRED)(pixels)
 
-    config = replace(KEEP_ALL, slope=1 / AGAIN_SHARE, again=0)
+    config = replace(KEEP_ALL, slope=1 / ONET2_WEIGHT, onet2_threshold=0)
     pnet = _largest(proposing(lambda *_: cells), 192)
     faces = FaceDetector(pnet, saying(0.5), onet, config).detect(image, min_score=0)
     assert calls == 3
     assert [round(float(x)) for x in faces.boxes[:, [0, 2]].mean(axis=1)] == list(places)
     first = np.array([logit(value / 255) for value in places.values()])
     again = np.array([logit(0.95 - 0.9 * value / 255) for value in places.values()])
-    verdict = (O_SHARE * first + AGAIN_SHARE * again) / AGAIN_SHARE
+    verdict = (ONET_WEIGHT * first + ONET2_WEIGHT * again) / ONET2_WEIGHT
     assert faces.scores == pytest.approx(1 / (1 + np.exp(-verdict)), abs=1e-3)
     assert (np.diff(faces.scores) < 0).all() and np.diff(first).min() > 0
     assert faces.landmarks[:, 0, 0].round().tolist() == list(places)
@@ -336,7 +336,9 @@ SHAPES = [(1, 1), (1, 300), (300, 1), (7, 9), (2, 3), (8, 8), (17, 16), (64, 65)
 def test_images_without_a_face(shape: tuple[int, int]) -> None:
     # Nets as they are before training, whose P-Net finds every cell improbable.
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    faces = _torch_detector({name: Answers(build_net(name)).eval() for name in ("pnet", "rnet", "onet")}).detect(image)
+    faces = _torch_detector({name: ExportWrapper(build_net(name)).eval() for name in ("pnet", "rnet", "onet")}).detect(
+        image
+    )
     assert len(faces) == 0
     assert (faces.boxes.shape, faces.scores.shape, faces.landmarks.shape) == ((0, 4), (0,), (0, 5, 2))
 
@@ -387,7 +389,7 @@ def test_min_score_replaces_the_last_threshold_only(soft: float) -> None:
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     brightness = saying(lambda pixels: pixels[..., 16:32, 16:32].mean((1, 2, 3)) / 255, points=CENTRED)
     nets = (_largest(proposing(everywhere(0.5)), 64), saying(0.5), brightness)
-    found = FaceDetector(*nets, replace(LOW, nms_pnet=0.3, soft=soft))
+    found = FaceDetector(*nets, replace(LOW, nms_pnet=0.3, soft_nms_sigma=soft))
     everything, default = found.detect(image, min_score=0), found.detect(image)
     assert everything.scores.min() < 0.5
     assert len(everything) > len(default) > 0
@@ -441,7 +443,7 @@ def test_the_mirrored_second_look_is_symmetric() -> None:
         out = pixels.reshape(len(pixels), -1) / 255 @ weights
         return [1 / (1 + np.exp(-out[:, 0])), out[:, 1:5], out[:, 5:].reshape(-1, 5, 2)]
 
-    both = detector._both_ways(lopsided)
+    both = detector.with_flip_tta(lopsided)
     pixels = rng.uniform(0, 255, (3, 3, 48, 48)).astype(np.float32)
     mirror = np.ascontiguousarray(pixels[..., ::-1])
     (score, numbers, points), (m_score, m_numbers, m_points) = both(pixels), both(mirror)
@@ -464,7 +466,7 @@ def test_both_looks_have_the_same_say() -> None:
 
     pixels = np.zeros((1, 3, 48, 48), np.float32)
     pixels[..., :24] = 255
-    score, numbers, points = detector._both_ways(onet)(pixels)
+    score, numbers, points = detector.with_flip_tta(onet)(pixels)
     assert score == pytest.approx([1 / (1 + math.exp(-(logit(0.9) + logit(0.2)) / 2))], abs=1e-5)
     assert numbers[0] == pytest.approx([(0.2 - 0.1) / 2, 0.15, 0.15, 0.15], abs=1e-6)
     assert points[0] == pytest.approx(np.tile([(0.3 - 0.1) / 2, (0.6 + 0.2) / 2], (5, 1)), abs=1e-6)
@@ -481,7 +483,13 @@ def test_soft_suppression_lowers_what_lies_over_a_better_face() -> None:
 
     def found(soft: float, onet: float) -> Faces:
         brightness = saying(lambda pixels: pixels[:, 0, 23:25, 23:25].mean(axis=(1, 2)) / 255, points=CENTRED)
-        config = replace(KEEP_ALL, again=0, slope=1 / (O_SHARE + AGAIN_SHARE), soft=soft, onet=onet)
+        config = replace(
+            KEEP_ALL,
+            onet2_threshold=0,
+            slope=1 / (ONET_WEIGHT + ONET2_WEIGHT),
+            soft_nms_sigma=soft,
+            score_threshold=onet,
+        )
         return FaceDetector(_largest(proposing(lambda *_: cells), 192), saying(0.5), brightness, config).detect(image)
 
     plain, soft = found(0, 0), found(0.3, 0)
@@ -517,10 +525,12 @@ def test_voting_moves_the_faces_found() -> None:
 
     pnet = _largest(proposing(cells, (0, 0, math.log(5 / 3), math.log(5 / 3))), 96)
     nets = (pnet, saying(0.5), saying(0.5, points=CENTRED))
-    config = replace(LOW, nms_pnet=0.9, nms_rnet=0.9, nms_onet=0.4, vote=0.6)
-    loud, alone = (FaceDetector(*nets, c).detect(grey(96, 96), min_score=0) for c in (config, replace(config, vote=1)))
+    config = replace(LOW, nms_pnet=0.9, nms_rnet=0.9, nms_onet=0.4, box_voting_iou=0.6)
+    loud, alone = (
+        FaceDetector(*nets, c).detect(grey(96, 96), min_score=0) for c in (config, replace(config, box_voting_iou=1))
+    )
     assert len(loud) == len(alone) == 1
-    odds = P_SHARE / (P_SHARE + R_SHARE + O_SHARE)
+    odds = PNET_WEIGHT / (PNET_WEIGHT + RNET_WEIGHT + ONET_WEIGHT)
     first, second = (1 / (1 + math.exp(-odds * logit(p))) for p in (0.6, 0.3))
     assert alone.boxes[0, [0, 2]].mean() == pytest.approx(40.5, abs=1e-3)
     assert loud.boxes[0, [0, 2]].mean() == pytest.approx(40.5 + 4 * second / (first + second), abs=1e-3)
@@ -565,7 +575,7 @@ def _torch_detector(nets: dict[str, nn.Module]) -> FaceDetector:
 
         return run
 
-    return FaceDetector(**{name: function(net) for name, net in nets.items()}, config=replace(LOW, pnet=0.03))
+    return FaceDetector(**{name: function(net) for name, net in nets.items()}, config=replace(LOW, pnet_threshold=0.03))
 
 
 def _check_same(some: Faces, others: Faces) -> None:

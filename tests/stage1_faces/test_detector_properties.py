@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from common.boxes import Boxes
 from stage1_faces import detector
-from stage1_faces.detector import CELL, EVEN, LARGEST_LOG, STRIDE, Candidates, CascadeConfig, FaceDetector, decode
-from stage1_faces.detector import frames as frames_of
+from stage1_faces.detector import BBOX_XFORM_CLIP, CELL, EVEN, STRIDE, CascadeConfig, FaceDetector, Proposals, decode
+from stage1_faces.detector import anchors as frames_of
 from stage1_faces.roi_crop import GREY
 
 places = st.floats(-500, 500, width=32)
@@ -35,7 +35,9 @@ def test_decode_equals_slow_version(cases: list[tuple[Frame, tuple[float, float,
     boxes = decode(frame, numbers)
     assert boxes.shape == (len(cases), 4) and boxes.dtype == np.float32
     for box, ((x, y, unit), (dx, dy, log_width, log_height)) in zip(boxes, cases, strict=True):
-        width, height = (unit * math.exp(min(max(v, -LARGEST_LOG), LARGEST_LOG)) for v in (log_width, log_height))
+        width, height = (
+            unit * math.exp(min(max(v, -BBOX_XFORM_CLIP), BBOX_XFORM_CLIP)) for v in (log_width, log_height)
+        )
         right, down = x + dx * unit, y + dy * unit
         expected = [right - width / 2, down - height / 2, right + width / 2, down + height / 2]
         assert box == pytest.approx(np.array(expected), rel=1e-5, abs=1e-2)
@@ -51,14 +53,14 @@ def test_frames_are_the_boxes_and_decode_gives_them_back(cases: list[tuple[float
         assert frame == pytest.approx(np.array(expected), abs=1e-3)
     sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-3)
     numbers = np.concatenate([np.zeros((len(boxes), 2)), np.log(sides / found[:, 2:])], axis=1).astype(np.float32)
-    whole = (numbers[:, 2:] > -LARGEST_LOG).all(axis=1)  # no net can say that a side is 55 times shorter
+    whole = (numbers[:, 2:] > -BBOX_XFORM_CLIP).all(axis=1)  # no net can say that a side is 55 times shorter
     assert decode(found, numbers)[whole] == pytest.approx(boxes[whole], abs=2e-3)
 
 
 @given(st.floats(0, 1), st.floats(-13, 13))
 def test_log_odds_and_probabilities_undo_each_other(probability: float, odds: float) -> None:
     back = detector._probability(detector.log_odds(np.array([probability])))
-    assert back[0] == pytest.approx(min(max(probability, detector.SURE), 1 - detector.SURE), rel=1e-4, abs=1e-6)
+    assert back[0] == pytest.approx(min(max(probability, detector.PROB_EPS), 1 - detector.PROB_EPS), rel=1e-4, abs=1e-6)
     assert detector.log_odds(detector._probability(np.array([odds])))[0] == pytest.approx(odds, abs=0.05)
 
 
@@ -91,7 +93,7 @@ def test_the_best_candidates_are_the_slowly_chosen_ones(
     verdict = np.arange(len(boxes), dtype=np.float32)  # tells which ones are kept
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(detector, "MOST_CELLS", cells)
-        found = detector._best(Candidates(boxes, scores, verdict), (20, 12), overlap, most)
+        found = detector._best(Proposals(boxes, scores, verdict), (20, 12), overlap, most)
     inside = [[min(max(v, 0), w) for v, w in zip(box, (20, 12, 20, 12), strict=True)] for box in boxes.tolist()]
     whole = [i for i, (x1, y1, x2, y2) in enumerate(inside) if x2 > x1 and y2 > y1]
     ranked = sorted(whole, key=lambda i: (-scores[i], i))[: most * cells]

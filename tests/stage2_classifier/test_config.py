@@ -77,8 +77,8 @@ def test_ranges_name_fields() -> None:
 def test_experiments_begin_with_the_baseline_and_each_has_a_reason() -> None:
     assert next(iter(EXPERIMENTS)) == "baseline"
     assert EXPERIMENTS["baseline"] == TrainConfig()
-    assert all(name == config.name and config.why for name, config in EXPERIMENTS.items())
-    assert len({config.why for config in EXPERIMENTS.values()}) == len(EXPERIMENTS)
+    assert all(name == config.name and config.description for name, config in EXPERIMENTS.items())
+    assert len({config.description for config in EXPERIMENTS.values()}) == len(EXPERIMENTS)
 
 
 FINAL = ("final_trunk", "final_cnn")
@@ -95,12 +95,15 @@ def test_an_experiment_changes_one_thing(name: str) -> None:
 def test_the_final_experiments_differ_in_their_networks_and_what_suits_them() -> None:
     trunk, cnn = (asdict(EXPERIMENTS[name]) for name in FINAL)
     assert {k for k in trunk if trunk[k] != cnn[k]} <= {"name", "why", "model", "pretrained", "spliced"}
-    assert EXPERIMENTS["final_cnn"].keep == "last"  # so that it can learn from all crops
+    assert EXPERIMENTS["final_cnn"].checkpoint_epoch == "last"  # so that it can learn from all crops
 
 
 def test_rejects_may_be_learned_with_and_without_boxes_and_jitter() -> None:
-    assert TrainConfig(rejects=0.25).boxes is False
-    assert TrainConfig(rejects=0.25, boxes=True, jitter=1.0, margin=0.35, keep="last").rejects == 0.25
+    assert TrainConfig(hard_negatives=0.25).box_head is False
+    assert (
+        TrainConfig(hard_negatives=0.25, box_head=True, jitter=1.0, margin=0.35, checkpoint_epoch="last").hard_negatives
+        == 0.25
+    )
     assert TrainConfig(model="face_trunk", pretrained=True, input_size=48).pretrained  # its weights come with us
 
 

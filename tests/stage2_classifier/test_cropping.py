@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stage2_classifier.cropping import (
-    box_numbers,
-    boxes_of_numbers,
+    apply_box_deltas,
+    box_deltas,
     crop_window,
     cut_crop,
     cut_window,
     resize_crop,
     to_input,
-    window_frame,
+    window_anchor,
 )
 
 
@@ -92,24 +92,24 @@ def test_a_window_is_cut_with_its_edges_repeated() -> None:
 
 def test_box_numbers_by_hand() -> None:
     # A box of 10 x 20 px whose centre lies 2 px right of and 4 px above that of a frame of 8 px.
-    numbers = box_numbers((7, -4, 17, 16), (10, 10, 8))
+    numbers = box_deltas((7, -4, 17, 16), (10, 10, 8))
     assert numbers.dtype == np.float32
     assert numbers == pytest.approx([0.25, -0.5, np.log(10 / 8), np.log(20 / 8)])
-    assert np.isfinite(box_numbers((3, 3, 3, 3), (3, 3, 8))).all()
+    assert np.isfinite(box_deltas((3, 3, 3, 3), (3, 3, 8))).all()
 
 
 def test_the_frame_is_the_windows() -> None:
     # Window (0, 15, 30, 45), whose margins take a third of it.
-    assert window_frame((10, 20, 20, 40), 0.25) == (15, 30, 20)
+    assert window_anchor((10, 20, 20, 40), 0.25) == (15, 30, 20)
 
 
 def test_numbers_move_the_box_by_hand() -> None:
     box = np.float32([[10, 20, 20, 40]])  # in a frame (15, 30, 20)
-    assert boxes_of_numbers(box, np.zeros((1, 4), np.float32), 0.25).tolist() == [[5, 20, 25, 40]]
-    moved = boxes_of_numbers(box, np.float32([[0.5, -0.25, np.log(0.5), np.log(2)]]), 0.25)
+    assert apply_box_deltas(box, np.zeros((1, 4), np.float32), 0.25).tolist() == [[5, 20, 25, 40]]
+    moved = apply_box_deltas(box, np.float32([[0.5, -0.25, np.log(0.5), np.log(2)]]), 0.25)
     assert moved == pytest.approx(np.float32([[20, 5, 30, 45]]), abs=1e-4)
-    assert boxes_of_numbers(box[:0], np.zeros((0, 4), np.float32), 0.25).shape == (0, 4)
-    wild = boxes_of_numbers(box, np.float32([[0, 0, 99, -99]]), 0.25)
+    assert apply_box_deltas(box[:0], np.zeros((0, 4), np.float32), 0.25).shape == (0, 4)
+    wild = apply_box_deltas(box, np.float32([[0, 0, 99, -99]]), 0.25)
     assert np.isfinite(wild).all()
     assert wild[0, 2] - wild[0, 0] == pytest.approx(20 * np.exp(4), rel=1e-4)
 
@@ -118,10 +118,10 @@ def test_numbers_move_the_box_by_hand() -> None:
 def test_a_box_survives_being_made_numbers(
     seen: tuple[float, float, float, float], truth: tuple[float, float, float, float], margin: float
 ) -> None:
-    numbers = box_numbers(truth, window_frame(seen, margin))
+    numbers = box_deltas(truth, window_anchor(seen, margin))
     if np.abs(numbers[2:]).max() > 4:  # bounded on the way back
         return
-    back = boxes_of_numbers(np.float32([seen]), numbers[None], margin)
+    back = apply_box_deltas(np.float32([seen]), numbers[None], margin)
     assert back.dtype == np.float32
     assert back[0] == pytest.approx(truth, abs=0.01)
 
@@ -189,5 +189,5 @@ def test_numbers_move_a_box_as_the_slow_version_does(
     unit = (x2 - x1) / (1 + 2 * margin)
     x, y = (x1 + x2) / 2 + numbers[0] * unit, (y1 + y2) / 2 + numbers[1] * unit
     width, height = (unit * np.exp(min(max(v, -4), 4)) for v in numbers[2:])
-    (moved,) = boxes_of_numbers(np.float32([box]), np.float32([numbers]), margin)
+    (moved,) = apply_box_deltas(np.float32([box]), np.float32([numbers]), margin)
     assert moved == pytest.approx([x - width / 2, y - height / 2, x + width / 2, y + height / 2], rel=1e-4, abs=1e-2)

@@ -12,7 +12,7 @@ from torch import nn
 
 from stage2_classifier.heads import BOX_BETA, BOX_WEIGHT, FACE_SMOOTHING, FACE_WEIGHT, Heads, JointLoss
 
-ALL = Heads(2, judges=True, boxes=True)
+ALL = Heads(2, has_objectness=True, has_box=True)
 # Class logits, log odds of being a face, box numbers: a face of class 0, one of class 1, and a reject.
 OUTPUTS = torch.tensor(
     [
@@ -39,16 +39,21 @@ FACE_LOSS = (cross_entropy(4 / 5, YES) + cross_entropy(1 / 2, YES) + cross_entro
 
 @pytest.mark.parametrize(
     ("heads", "outputs"),
-    [(Heads(3), 3), (Heads(3, judges=True), 4), (Heads(3, boxes=True), 7), (Heads(3, judges=True, boxes=True), 8)],
+    [
+        (Heads(3), 3),
+        (Heads(3, has_objectness=True), 4),
+        (Heads(3, has_box=True), 7),
+        (Heads(3, has_objectness=True, has_box=True), 8),
+    ],
 )
 def test_outputs_are_the_classes_and_what_else_is_asked_for(heads: Heads, outputs: int) -> None:
     assert heads.outputs == outputs
     given = torch.arange(2 * outputs).reshape(2, outputs)
     assert heads.class_logits(given).tolist() == [[0, 1, 2], [outputs, outputs + 1, outputs + 2]]
-    if heads.judges:
+    if heads.has_objectness:
         assert heads.face_logit(given).tolist() == [3, outputs + 3]
-    if heads.boxes:
-        assert heads.box_numbers(given).tolist() == [
+    if heads.has_box:
+        assert heads.box_deltas(given).tolist() == [
             list(range(outputs - 4, outputs)), list(range(2 * outputs - 4, 2 * outputs)),
         ]  # fmt: skip
 
@@ -59,7 +64,7 @@ def test_joint_loss_by_hand() -> None:
 
 
 def test_without_boxes_their_numbers_do_not_count() -> None:
-    heads = Heads(2, judges=True)
+    heads = Heads(2, has_objectness=True)
     loss = JointLoss(nn.CrossEntropyLoss(), heads)(OUTPUTS[:, :3], TARGETS, NUMBERS + 7)
     assert loss.item() == pytest.approx(CLASS_LOSS + FACE_WEIGHT * FACE_LOSS, rel=1e-5)
 

@@ -15,7 +15,7 @@ from common.errors import UserError
 from stage2_classifier.config import TrainConfig
 from stage2_classifier.models import OWN_MODELS, SmallCNN, build_model, check_input_size, input_stats, split_parameters
 from stage2_classifier.training.engine import set_training_mode
-from stage2_classifier.training.optimizer import Schedule, build_optimizer, parameter_groups
+from stage2_classifier.training.optimizer import LRSchedule, build_optimizer, parameter_groups
 
 TIMM_NAME = "test_resnet"  # timm's own miniature
 
@@ -200,7 +200,7 @@ def rates(scheduler: str, epochs: int = 6, warmup: int = 0) -> list[float]:
         scheduler=scheduler, epochs=epochs, warmup_epochs=warmup, lr=1.0, patience=6, backbone_lr_scale=0.1
     )
     optimizer = build_optimizer(build_model("small_cnn_half", 3), config)
-    schedule = Schedule(optimizer, config, updates_per_epoch=10)
+    schedule = LRSchedule(optimizer, config, updates_per_epoch=10)
     seen = []
     for update in range(10 * epochs):
         seen.append(optimizer.param_groups[0]["lr"])

@@ -20,13 +20,13 @@ from common.annotations import read_dataset
 from common.errors import UserError
 from pipeline.baseline import fit as baseline_fit
 from pipeline.baseline.command import main
-from pipeline.baseline.config import Recipe
+from pipeline.baseline.config import BaselineConfig
 from pipeline.baseline.data import TrainPhotos, train_loader
-from pipeline.baseline.fit import Learner, best_row, detect, start, train_epoch
+from pipeline.baseline.fit import BaselineTrainState, best_row, detect, start, train_epoch
 from pipeline.baseline.run_folder import BaselineFolder, load_best
 from pipeline.evaluate.coco_results import read_results
 from pipeline.evaluate.metrics import score_samples
-from stage1_faces.training.trainer import Schedule
+from stage1_faces.training.trainer import StepSchedule
 
 SIDES = ("train", "train", "train", "train", "val", "test", "test")
 CLASSES = ("bare", "covered")  # not our own names: they come from the data
@@ -384,8 +384,8 @@ def test_a_missing_package_is_told(
 
 def test_an_epoch_lowers_the_loss_of_every_part(data: Path) -> None:
     images = [i for i in read_dataset(data).images if i.image_id in ("p0", "p1", "p2", "p3")]
-    learner = start(Recipe(size=64), len(CLASSES), torch.device("cpu"))
-    schedule = Schedule(400, 1, 0.1)  # the warm-up takes 200 steps
+    learner = start(BaselineConfig(size=64), len(CLASSES), torch.device("cpu"))
+    schedule = StepSchedule(400, 1, 0.1)  # the warm-up takes 200 steps
     losses = []
     for epoch in range(12):
         loader = train_loader(TrainPhotos(images, CLASSES, 0, 0), 4, np.arange(4), 0)  # the same pictures each time
@@ -404,10 +404,10 @@ def test_a_loss_that_is_not_finite_ends_the_run(data: Path) -> None:
             return {"part": self.weight * float("nan")}
 
     model = Broken()
-    learner = Learner(model, None, torch.optim.SGD(model.parameters(), 0.1))
+    learner = BaselineTrainState(model, None, torch.optim.SGD(model.parameters(), 0.1))
     loader = train_loader(TrainPhotos(read_dataset(data).images[:2], CLASSES, 0, 0), 2, np.arange(2), 0)
     with pytest.raises(UserError, match=r"the loss is not finite in epoch 3; lower 0\.1"):
-        train_epoch(learner, loader, Schedule(10, 1, 0.1), 2)
+        train_epoch(learner, loader, StepSchedule(10, 1, 0.1), 2)
 
 
 def test_what_is_called_background_is_no_detection() -> None:

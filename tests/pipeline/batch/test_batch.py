@@ -225,10 +225,10 @@ def test_a_full_disk_is_one_line(
 
 
 def test_two_at_a_time_are_refused(fake: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from pipeline.batch.results import Results
+    from pipeline.batch.results import BatchResults
 
     picture(Path("p/a.png"))
-    with Results("faces.parquet", fake_job().recipe).opened():
+    with BatchResults("faces.parquet", fake_job().recipe).opened():
         assert run("p", "faces.parquet") == 1
     assert lines(capsys)[1] == [
         f"error: {fake}/faces.parquet: process {os.getpid()} writes there; "

@@ -15,14 +15,14 @@ import pytest
 
 from common.errors import UserError
 from pipeline.batch import results as batch_out
-from pipeline.batch.results import ErrorFile, Results
-from pipeline.batch.table import METADATA_KEY, Recipe, schema, to_parquet
+from pipeline.batch.results import BatchResults, ErrorFile
+from pipeline.batch.table import METADATA_KEY, BatchRecipe, schema, to_parquet
 from tests.helpers.batch_fakes import fake_job
 
 RECIPE = fake_job().recipe
 
 
-def part(*names: str, recipe: Recipe = RECIPE) -> bytes:
+def part(*names: str, recipe: BatchRecipe = RECIPE) -> bytes:
     rows = [{"file": name, "width": 1, "height": 1, "face": face} for name in names for face in (0, 1)]
     return to_parquet(pa.Table.from_pylist(rows, schema(("with_mask",), with_id=False)), recipe.metadata())
 
@@ -45,13 +45,13 @@ def read(name: str) -> bytes:
 
 
 def test_parts_are_gone_on_with(out: str) -> None:
-    results = Results(out, RECIPE)
+    results = BatchResults(out, RECIPE)
     with results.opened() as (answered, _):
         assert len(answered) == 0
         results.add("1", part("a", "b"))
         results.add("2", part("c"))
         results.add("1", part("a", "b"))  # the same chunk again takes its own place
-    with Results(out + "/", RECIPE).opened() as (answered, errors):
+    with BatchResults(out + "/", RECIPE).opened() as (answered, errors):
         assert len(answered) == 3 and all(name in answered for name in "abc") and "d" not in answered
         errors.add("d", "is broken")
     table = pd.read_parquet(out)
@@ -59,7 +59,7 @@ def test_parts_are_gone_on_with(out: str) -> None:
     failed = pq.read_table(io.BytesIO(read(out.replace(".parquet", ".errors.parquet"))))
     assert failed.to_pylist() == [{"file": "d", "error": "is broken"}]
     assert METADATA_KEY in failed.schema.metadata
-    with Results(out, RECIPE).opened():
+    with BatchResults(out, RECIPE).opened():
         pass  # no errors any more
     with pytest.raises(FileNotFoundError):
         read(out.replace(".parquet", ".errors.parquet"))
@@ -72,25 +72,25 @@ def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / ".faces.errors.x1y2.tmp.parquet").write_bytes(b"half")
     (tmp_path / ".faces.errors.other").write_bytes(b"not ours")
     (out / "_SUCCESS").touch()
-    with Results(str(out), RECIPE).opened() as (answered, _):
+    with BatchResults(str(out), RECIPE).opened() as (answered, _):
         assert len(answered) == 0
     assert sorted(os.listdir(out)) == ["_SUCCESS"]  # noqa: PTH208
     assert sorted(path.name for path in tmp_path.iterdir()) == [".faces.errors.other", "faces.parquet"]
 
 
-def refused(out: str, recipe: Recipe = RECIPE) -> str:
-    with pytest.raises(UserError) as raised, Results(out, recipe).opened():
+def refused(out: str, recipe: BatchRecipe = RECIPE) -> str:
+    with pytest.raises(UserError) as raised, BatchResults(out, recipe).opened():
         pass
     return str(raised.value)
 
 
 def test_other_results_are_refused(out: str) -> None:
-    with Results(out, RECIPE).opened():
-        Results(out, RECIPE).add("1", part("a"))
+    with BatchResults(out, RECIPE).opened():
+        BatchResults(out, RECIPE).add("1", part("a"))
     name = "go on with the same, or name another place"
-    other = Recipe({**RECIPE.bundle, "name": "new", "sha256": "1"}, RECIPE.options)
+    other = BatchRecipe({**RECIPE.bundle, "name": "new", "sha256": "1"}, RECIPE.options)
     assert refused(out, other) == f"{out}: was made with another bundle ('fake'), this is 'new'; {name}"
-    other = Recipe(RECIPE.bundle, {**RECIPE.options, "min_score": 0.3})
+    other = BatchRecipe(RECIPE.bundle, {**RECIPE.options, "min_score": 0.3})
     assert refused(out, other) == f"{out}: was made with no --min-score, this is --min-score 0.3; {name}"
 
 
@@ -119,7 +119,7 @@ def test_what_is_no_place_for_results(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_names_the_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    results = Results(str(tmp_path / "faces.parquet"), RECIPE)
+    results = BatchResults(str(tmp_path / "faces.parquet"), RECIPE)
 
     def full(path: Path, data: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -134,14 +134,14 @@ def test_a_full_disk_names_the_part(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_run_that_does_not_come_to_its_end_keeps_the_errors_of_the_one_before(tmp_path: Path) -> None:
     out = str(tmp_path / "faces.parquet")
-    with Results(out, RECIPE).opened() as (_, errors):
+    with BatchResults(out, RECIPE).opened() as (_, errors):
         errors.add("a.jpg", "is empty")
     before = (tmp_path / "faces.errors.parquet").read_bytes()
-    with pytest.raises(UserError), Results(out, RECIPE).opened():
+    with pytest.raises(UserError), BatchResults(out, RECIPE).opened():
         raise UserError("no cluster answers")
     assert (tmp_path / "faces.errors.parquet").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["faces.errors.parquet"]  # no empty folder of results
-    with Results(out, RECIPE).opened():
+    with BatchResults(out, RECIPE).opened():
         pass
     assert list(tmp_path.iterdir()) == []
 

@@ -10,9 +10,9 @@ import pytest
 
 from common.paths import find_images, location
 from pipeline.batch.chunk import Chunk, Item
-from pipeline.batch.digest_set import Names
+from pipeline.batch.digest_set import DigestSet
 from pipeline.batch.parquet_source import Columns
-from pipeline.batch.scan import LEAST, Wanted, find_chunks
+from pipeline.batch.scan import LEAST, ScanConfig, find_chunks
 from pipeline.batch.storage import LOCAL
 from pipeline.batch.table import METADATA_KEY
 from tests.helpers.fake_predictor import picture
@@ -24,15 +24,15 @@ def touch(*names: str) -> None:
         Path(name).touch()
 
 
-def chunks(*sources: str, answered: Names | None = None, **options: object) -> tuple[list[Chunk], list[str]]:
+def chunks(*sources: str, answered: DigestSet | None = None, **options: object) -> tuple[list[Chunk], list[str]]:
     """All chunks, and the problems."""
     problems: list[str] = []
-    wanted = Wanted(sources, **{"most": 256, "workers": 1, **options})  # type: ignore[arg-type]
-    found = list(find_chunks(wanted, answered or Names(), lambda error: problems.append(str(error))))
+    wanted = ScanConfig(sources, **{"most": 256, "workers": 1, **options})  # type: ignore[arg-type]
+    found = list(find_chunks(wanted, answered or DigestSet(), lambda error: problems.append(str(error))))
     return found, problems
 
 
-def names(*sources: str, answered: Names | None = None, **options: object) -> list[str]:
+def names(*sources: str, answered: DigestSet | None = None, **options: object) -> list[str]:
     found, problems = chunks(*sources, answered=answered, **options)
     assert problems == []
     return [name for chunk in found for name in chunk.names]
@@ -109,7 +109,7 @@ def test_a_folder_that_cannot_be_searched(here: Path) -> None:
 
 def test_answered_photos_and_the_results_are_passed_over(here: Path) -> None:
     touch("p/a.jpg", "p/b.jpg", "p/faces.parquet/strange.jpg")
-    known = Names([f"{here}/p/a.jpg"])
+    known = DigestSet([f"{here}/p/a.jpg"])
     assert names("p", answered=known, skip=f"{here}/p/faces.parquet") == [f"{here}/p/b.jpg"]
     assert names("p/*", answered=known, skip=f"{here}/p/faces.parquet") == [f"{here}/p/b.jpg"]
     # A source whose photos are all answered is no problem.
@@ -140,7 +140,7 @@ def test_rows_of_parquet_files(here: Path) -> None:
     write_rows("p/t.parquet", 3, 3)
     touch("p/a.jpg", "p/_meta.parquet")
     assert names("p") == [f"{here}/p/a.jpg", *(f"{here}/p/t.parquet#{i}" for i in range(3))]
-    assert names("p/t.parquet", answered=Names([f"{here}/p/t.parquet#1"])) == [
+    assert names("p/t.parquet", answered=DigestSet([f"{here}/p/t.parquet#1"])) == [
         f"{here}/p/t.parquet#0",
         f"{here}/p/t.parquet#2",
     ]

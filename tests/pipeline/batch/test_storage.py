@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 from common.errors import UserError
-from pipeline.batch.storage import LOCAL, Place, find_place
+from pipeline.batch.storage import LOCAL, Storage, find_place
 
 
 @pytest.fixture
@@ -89,4 +89,4 @@ def broken(*_: Any, **__: Any) -> None:
 
 
 def test_a_place_is_made_anew_from_its_address() -> None:
-    assert Place("memory://b")._fs is Place("memory://b")._fs
+    assert Storage("memory://b")._fs is Storage("memory://b")._fs

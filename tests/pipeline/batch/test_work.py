@@ -16,20 +16,20 @@ from common.errors import UserError
 from pipeline.batch.chunk import Chunk, Content, Item
 from pipeline.batch.parquet_source import Columns
 from pipeline.batch.storage import LOCAL, find_place
-from pipeline.batch.table import METADATA_KEY, Recipe
-from pipeline.batch.work import Job, Outcome, peak_megabytes, work
+from pipeline.batch.table import METADATA_KEY, BatchRecipe
+from pipeline.batch.work import ChunkResult, Job, peak_megabytes, process_chunk
 from tests.helpers.batch_fakes import fake_job, files, load_clumsy, load_fake
 from tests.helpers.fake_predictor import CLASSES, picture
 
 BOX = (8, 6, 20, 24)
 
 
-def done(chunk: Chunk, job: Job | None = None) -> Outcome:
+def done(chunk: Chunk, job: Job | None = None) -> ChunkResult:
     job = job or fake_job()
-    return work(chunk, job, job.predictor())
+    return process_chunk(chunk, job, job.predictor())
 
 
-def rows(outcome: Outcome) -> list[dict[str, Any]]:
+def rows(outcome: ChunkResult) -> list[dict[str, Any]]:
     return list(pq.read_table(io.BytesIO(outcome.part)).to_pylist())
 
 
@@ -90,9 +90,9 @@ def test_a_bad_photo_is_an_error_and_the_rest_goes_on(tmp_path: Path) -> None:
 
 def test_options_reach_the_predictor(tmp_path: Path) -> None:
     photo = picture(tmp_path / "a.png")
-    job = Job(Recipe({"class_names": list(CLASSES)}, {}), min_score=0.2, min_face=12.5, load=load_fake)
+    job = Job(BatchRecipe({"class_names": list(CLASSES)}, {}), min_score=0.2, min_face=12.5, load=load_fake)
     predictor = load_fake(None)
-    work(files(photo), job, predictor)
+    process_chunk(files(photo), job, predictor)
     assert predictor.calls == [(0.2, 12.5)]
 
 
@@ -166,7 +166,7 @@ def test_a_table_that_is_gone_is_an_error_of_each_row(tmp_path: Path) -> None:
 
 
 def test_another_bundle_where_the_worker_runs() -> None:
-    job = Job(Recipe({"class_names": ["other"]}, {}), load=load_fake)
+    job = Job(BatchRecipe({"class_names": ["other"]}, {}), load=load_fake)
     with pytest.raises(UserError) as raised:
         job.predictor()
     assert str(raised.value) == (

@@ -19,7 +19,7 @@ from pipeline.bench import command as bench
 from pipeline.bench import photos as bench_photos
 from pipeline.bench.command import main
 from pipeline.bench.competitors import CASCADE, CLASSIFIER, FACENET, NAIVE, PIPELINE
-from pipeline.bench.photos import Photo, choose
+from pipeline.bench.photos import BenchPhoto, choose
 from pipeline.detect.demo import portrait
 from pipeline.inference.bundle import DEFAULT, Bundle, write_bundle
 from stage1_faces.detector import CascadeConfig
@@ -87,7 +87,19 @@ def test_other_parts_are_left_out_unless_named(photos: Path, capsys: pytest.Capt
 def test_the_command_the_folder_and_memory(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         main(
-            ["--data", str(photos), *QUICK, "command", "folder", "memory", "video", "--many", "12", "--hours", "0.005"]
+            [
+                "--data",
+                str(photos),
+                *QUICK,
+                "command",
+                "folder",
+                "memory",
+                "video",
+                "--memory-photos",
+                "12",
+                "--hours",
+                "0.005",
+            ]
         )
         == 0
     )
@@ -152,13 +164,13 @@ def test_bundles_of_either_cascade(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], cascade: str
 ) -> None:
     from stage1_faces.training.export import FINE_TUNED, STOCK, export_cascade, stock_nets
-    from stage1_faces.training.nets import Answers, build_net
+    from stage1_faces.training.nets import ExportWrapper, build_net
 
     if cascade == "stock":
         graphs = export_cascade(stock_nets(), STOCK)
         meta = replace(Bundle.load().meta, search=MtcnnConfig())
     else:
-        graphs = export_cascade({name: Answers(build_net(name)).eval() for name in FINE_TUNED}, FINE_TUNED)
+        graphs = export_cascade({name: ExportWrapper(build_net(name)).eval() for name in FINE_TUNED}, FINE_TUNED)
         meta = replace(Bundle.load().meta, search=CascadeConfig())
     write_bundle(tmp_path / "made", meta, {**graphs, "classifier": (DEFAULT / "classifier.onnx").read_bytes()})
     assert main(["--data", str(photos), *PHOTOS, "--bundle", str(tmp_path / "made")]) == 0
@@ -207,9 +219,9 @@ def test_a_photo_that_facenet_fails_on_is_left_out_for_both(
         (["--data", "nowhere"], "nowhere: not found; check the name"),
         (["--bundle", "nowhere"], "bundle.json: not found; name a bundle directory"),
         (["--min-face", "5000"], "not one photo can be timed; left out: "),
-        (["--many", "0"], "--many is 0, must be 1 or more"),
+        (["--memory-photos", "0"], "--memory-photos is 0, must be 1 or more"),
         (["--naive-model", "resnet1"], "--naive-model is 'resnet1', which timm does not know"),
-        (["--against", "nowhere.onnx"], "nowhere.onnx: not found; name an ONNX file, or say --against stand-in"),
+        (["--competitor", "nowhere.onnx"], "nowhere.onnx: not found; name an ONNX file, or say --competitor stand-in"),
         (["--device", "cuda"], "device cuda: this ONNX Runtime runs on the CPU only"),
     ],
 )
@@ -230,7 +242,7 @@ def test_a_folder_without_photos(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_a_missing_extra_names_the_install_command(
     package: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tyro.extras.get_parser(bench.Args)  # tyro looks once whether there is torch, and takes this None for it
+    tyro.extras.get_parser(bench.BenchArgs)  # tyro looks once whether there is torch, and takes this None for it
     monkeypatch.setitem(sys.modules, package, None)
     assert main([]) == 1
     error = capsys.readouterr().err
@@ -239,7 +251,7 @@ def test_a_missing_extra_names_the_install_command(
 
 
 def test_photos_are_chosen_evenly() -> None:
-    photos = [Photo(str(k), lambda: np.zeros((1, 1, 3), np.uint8)) for k in range(10)]
+    photos = [BenchPhoto(str(k), lambda: np.zeros((1, 1, 3), np.uint8)) for k in range(10)]
     assert [photo.name for photo in choose(photos, 4)] == ["0", "2", "5", "7"]
     assert choose(photos, 10) == choose(photos, 99) == photos
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from common.errors import UserError
 from pipeline.bench.competitors import CASCADE, CLASSIFIER, PIPELINE, SIDE, Naive, OneStage, Ours, letterbox
-from pipeline.bench.stand_in import StandIn, multiply_adds
+from pipeline.bench.stand_in import StandInNet, multiply_adds
 from pipeline.detect.demo import portrait
 from pipeline.inference.bundle import Bundle
 from pipeline.inference.predictor import Predictor
@@ -137,7 +137,7 @@ def test_a_graph_of_another_kind_is_refused(tmp_path: Path, side: int, channels:
 
 
 def test_the_stand_in_is_as_large_as_yolo11n() -> None:
-    net = StandIn().eval()
+    net = StandInNet().eval()
     # Published: 6.5 billion operations (two a multiply-add) and 2.6 million weights.
     assert multiply_adds(net, (1, 3, SIDE, SIDE)) == pytest.approx(6.5e9 / 2, rel=0.05)
     assert sum(p.numel() for p in net.parameters()) == pytest.approx(2.6e6, rel=0.1)

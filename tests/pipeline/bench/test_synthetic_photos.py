@@ -5,23 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.bench.synthetic_photos import made_photo
+from pipeline.bench.synthetic_photos import synthetic_photo
 from pipeline.inference.predictor import Predictor
 
 
 @pytest.mark.parametrize(("width", "height", "faces"), [(400, 300, 0), (400, 300, 1), (700, 400, 10), (300, 900, 12)])
 def test_the_pipeline_finds_the_faces_put_there(width: int, height: int, faces: int) -> None:
-    photo = made_photo(width, height, faces)
+    photo = synthetic_photo(width, height, faces)
     assert photo.shape == (height, width, 3) and photo.dtype == np.uint8
     assert len(Predictor.default().detect(photo)) == faces
 
 
 def test_the_same_seed_gives_the_same_photo() -> None:
-    assert (made_photo(100, 80, 3) == made_photo(100, 80, 3)).all()
-    assert (made_photo(100, 80, 3) != made_photo(100, 80, 3, seed=1)).any()
+    assert (synthetic_photo(100, 80, 3) == synthetic_photo(100, 80, 3)).all()
+    assert (synthetic_photo(100, 80, 3) != synthetic_photo(100, 80, 3, seed=1)).any()
 
 
 @pytest.mark.parametrize(("width", "height", "faces"), [(31, 100, 1), (100, 31, 1), (100, 100, -1)])
 def test_what_cannot_be_made(width: int, height: int, faces: int) -> None:
     with pytest.raises(ValueError, match="cannot be made"):
-        made_photo(width, height, faces)
+        synthetic_photo(width, height, faces)

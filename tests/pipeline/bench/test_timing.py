@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common.images import Pixels
-from pipeline.bench.timing import Contender, Spread, Timings, figures, ratio, take_turns
+from pipeline.bench.timing import Contender, Spread, Timings, ratio, take_turns, timing_stats
 
 
 def timings(seconds: Sequence[Sequence[float]], photos: Sequence[int], faces: Sequence[int] | None = None) -> Timings:
@@ -27,11 +27,11 @@ def quartiles(spread: Spread) -> tuple[float, float, float]:
 
 
 def test_figures_are_over_photos_of_their_median_rounds() -> None:
-    found = figures(OURS)
+    found = timing_stats(OURS)
     assert found.photos == 4
     assert quartiles(found.ms) == pytest.approx((17.5, 30, 42.5))
     assert found.mean_ms == pytest.approx(30)
-    assert figures(THEIRS).faces_per_photo == 1.5
+    assert timing_stats(THEIRS).faces_per_photo == 1.5
 
 
 def test_the_ratio_is_the_median_over_photos() -> None:
@@ -41,7 +41,7 @@ def test_the_ratio_is_the_median_over_photos() -> None:
 
 def test_a_batch_counts_once_for_each_of_its_photos() -> None:
     batched = timings([[0.09], [0.06]], [3, 1], [4, 2])  # 30 ms for three photos, 60 ms for one
-    found = figures(batched)
+    found = timing_stats(batched)
     assert found.photos == 4
     assert quartiles(found.ms) == pytest.approx((30, 30, 37.5))
     assert found.mean_ms == pytest.approx(37.5)

@@ -13,7 +13,7 @@ from pipeline.data import hard_negatives as rejects_module
 from pipeline.data.build_crops import build_crops, main
 from stage1_faces.faces import Faces
 from stage2_classifier.cropping import cut_crop
-from stage2_classifier.data.crop_manifest import REJECT, read_crop_set
+from stage2_classifier.data.crop_manifest import BACKGROUND, read_crop_set
 
 CLASSES = ("with_mask", "without_mask", "mask_weared_incorrect")
 
@@ -180,18 +180,18 @@ def test_false_alarms_of_training_photos_are_cut_beside_the_faces(data, cascade,
     assert "6 false alarms of stage 1" in capsys.readouterr().out
     crops = read_crop_set(data / "crops")
     assert len(crops.records) == 27 and crops.class_names == CLASSES
-    assert [(r.image_id, r.box) for r in crops.rejects] == [
+    assert [(r.image_id, r.box) for r in crops.hard_negatives] == [
         (p, b) for p in ("p0", "p3", "p6") for b in (ALARM, AT_EDGE)
     ]
-    for record in crops.rejects:
-        assert (record.label, record.split, record.landmarks) == (REJECT, "train", ())
+    for record in crops.hard_negatives:
+        assert (record.label, record.split, record.landmarks) == (BACKGROUND, "train", ())
         assert record.path.startswith(f"rejects/train/{record.image_id}_")
         photo = np.asarray(Image.open(data / "data" / "images" / f"{record.image_id}.png"))
         crop = np.asarray(Image.open(data / "crops" / record.path))
         assert (crop == cut_crop(photo, record.box, crops.margin)).all()
-    assert pngs(data / "crops") == {r.path for r in (*crops.records, *crops.rejects)}
+    assert pngs(data / "crops") == {r.path for r in (*crops.records, *crops.hard_negatives)}
     # The class folders that others read hold no rejects, and no picture shows them as faces.
-    assert not list((data / "crops" / "train").rglob(f"*{REJECT}*"))
+    assert not list((data / "crops" / "train").rglob(f"*{BACKGROUND}*"))
     assert {p.name for p in (data / "crops").glob("contact_*.png")} == {f"contact_{c}.png" for c in CLASSES}
 
 
@@ -221,11 +221,11 @@ def test_false_alarms_that_are_none_any_more_go(data, cascade, capsys):
     build(data, "--cascade", "RUN")
     assert "0 cut now" in capsys.readouterr().out
     crops = read_crop_set(data / "crops")
-    assert [r.box for r in crops.rejects] == [ALARM] * 3
-    assert pngs(data / "crops") == {r.path for r in (*crops.records, *crops.rejects)}
+    assert [r.box for r in crops.hard_negatives] == [ALARM] * 3
+    assert pngs(data / "crops") == {r.path for r in (*crops.records, *crops.hard_negatives)}
     # Without a cascade there are none.
     build(data)
-    assert read_crop_set(data / "crops").rejects == ()
+    assert read_crop_set(data / "crops").hard_negatives == ()
     assert not (data / "crops" / "rejects.csv").exists() and not pngs(data / "crops" / "rejects")
     assert len(pngs(data / "crops")) == 27
 
@@ -236,15 +236,15 @@ def test_a_photo_that_cannot_be_read_is_named_once_with_a_cascade(data, cascade,
     assert build(data, "--cascade", "RUN") == 1
     assert capsys.readouterr().err.count("p3.png") == 1
     crops = read_crop_set(data / "crops")
-    assert len(crops.records) == 24 and {r.image_id for r in crops.rejects} == {"p0", "p6"}
+    assert len(crops.records) == 24 and {r.image_id for r in crops.hard_negatives} == {"p0", "p6"}
 
 
 def test_another_margin_cuts_rejects_anew(data, cascade):
     build(data, "--cascade", "RUN")
     build(data, "--cascade", "RUN", "--margin", "0.25")
     crops = read_crop_set(data / "crops")
-    assert pngs(data / "crops") == {r.path for r in (*crops.records, *crops.rejects)}
-    assert {Image.open(data / "crops" / r.path).width for r in crops.rejects if r.box == ALARM} == {24}
+    assert pngs(data / "crops") == {r.path for r in (*crops.records, *crops.hard_negatives)}
+    assert {Image.open(data / "crops" / r.path).width for r in crops.hard_negatives if r.box == ALARM} == {24}
 
 
 def test_several_processes_give_the_same(data):

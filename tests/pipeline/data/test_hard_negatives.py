@@ -10,7 +10,7 @@ import torch
 
 from common.annotations import AnnotatedImage
 from common.errors import UserError
-from pipeline.data.hard_negatives import APART, FLOOR, SAME, Mined, mine, tuned_detector
+from pipeline.data.hard_negatives import APART, FLOOR, SAME, MinedFaces, mine, tuned_detector
 from stage1_faces.detector import CascadeConfig
 from stage1_faces.faces import Faces
 from stage1_faces.training import export
@@ -35,7 +35,7 @@ def annotated(folder: Path, name: str, *boxes: tuple[float, ...]) -> AnnotatedIm
     return AnnotatedImage(picture(folder / f"{name}.png", (), SIZE), name, SIZE, array, ("face",) * len(array))
 
 
-def mined(folder: Path, found: Faces, *boxes: tuple[float, ...]) -> Mined:
+def mined(folder: Path, found: Faces, *boxes: tuple[float, ...]) -> MinedFaces:
     return mine(Told(found), [annotated(folder, "one", *boxes)])["one"]  # type: ignore[arg-type]
 
 
@@ -48,8 +48,8 @@ def test_false_alarms_lie_apart_from_every_face(tmp_path: Path) -> None:
     alarm, near, away = (10.0, 16.0, 20.0, 26.0), (10.0, 15.0, 20.0, 25.0), (40.0, 30.0, 50.0, 40.0)
     assert 0.25 < APART < 1 / 3 < SAME
     found = mined(tmp_path, faces(BOX, alarm, near, away), BOX)
-    assert found.rejects.tolist() == [list(alarm), list(away)]
-    assert found.rejects.dtype == np.float32
+    assert found.hard_negatives.tolist() == [list(alarm), list(away)]
+    assert found.hard_negatives.dtype == np.float32
     assert found.landmarks == (points(0),)
 
 
@@ -59,15 +59,15 @@ def test_landmarks_are_those_of_the_best_fit(tmp_path: Path) -> None:
     poor = (30.0, 10.0, 40.0, 31.0)  # IoU 10/21
     found = mined(tmp_path, faces(loose, BOX, poor), BOX, other)
     assert found.landmarks == (points(1), ())  # the second face's are not to be trusted
-    assert len(found.rejects) == 0
+    assert len(found.hard_negatives) == 0
 
 
 def test_photos_without_faces_or_without_candidates(tmp_path: Path) -> None:
     every = mined(tmp_path, faces(BOX))
-    assert every.rejects.tolist() == [list(BOX)] and every.landmarks == ()
+    assert every.hard_negatives.tolist() == [list(BOX)] and every.landmarks == ()
     none = mined(tmp_path, Faces.empty(), BOX, BOX)
-    assert none.rejects.shape == (0, 4) and none.landmarks == ((), ())
-    assert mined(tmp_path, Faces.empty()).rejects.shape == (0, 4)
+    assert none.hard_negatives.shape == (0, 4) and none.landmarks == ((), ())
+    assert mined(tmp_path, Faces.empty()).hard_negatives.shape == (0, 4)
 
 
 def test_photos_are_mined_by_name_and_what_cannot_be_read_is_left_out(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_photos_are_mined_by_name_and_what_cannot_be_read_is_left_out(tmp_path: 
     steps: list[int] = []
     found = mine(detector, images, lambda: steps.append(1))  # type: ignore[arg-type]
     assert list(found) == ["a", "c"]
-    assert [len(one.rejects) for one in found.values()] == [0, 1]
+    assert [len(one.hard_negatives) for one in found.values()] == [0, 1]
     assert detector.asked == [FLOOR] * 2
     assert len(steps) == 3  # of the progress bar, read or not
 

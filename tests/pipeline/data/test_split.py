@@ -19,7 +19,7 @@ from common.annotations import AnnotatedImage
 from common.errors import UserError
 from common.splits import read_splits
 from pipeline.data.split import SplitRow, keep_folders, main, make_folds, make_split, write_splits
-from pipeline.data.stratify import deal
+from pipeline.data.stratify import stratify_groups
 
 
 def images_of(faces: list[list[str]], split: str | None = None) -> list[AnnotatedImage]:
@@ -103,12 +103,12 @@ def test_folds_test_and_validate_every_image_once() -> None:
     st.integers(0, 5),
 )
 def test_every_group_is_dealt_and_no_part_is_empty(counts: list[list[int]], seed: int) -> None:
-    parts = deal(np.array(counts, float), (0.7, 0.15, 0.15), seed)
+    parts = stratify_groups(np.array(counts, float), (0.7, 0.15, 0.15), seed)
     assert len(parts) == len(counts) and set(parts) == {0, 1, 2}
 
 
 def test_one_huge_group_goes_where_most_is_wanted() -> None:
-    assert deal(np.array([[1.0], [1.0], [98.0]]), (0.15, 0.7, 0.15), 0)[2] == 1
+    assert stratify_groups(np.array([[1.0], [1.0], [98.0]]), (0.15, 0.7, 0.15), 0)[2] == 1
 
 
 @pytest.mark.parametrize("ratios", [(0.7, 0.2, 0.2), (1.0, 0.0, 0.0), (1.2, -0.1, -0.1), (float("nan"), 0.5, 0.5)])

@@ -301,7 +301,7 @@ def test_workers_are_the_cores_and_share_one_heap(fake: FakePredictor, monkeypat
     for i in range(9):
         picture(Path(f"in/{i}.png"))
     asked: list[Any] = []
-    original = detect.in_order
+    original = detect.map_ordered
     monkeypatch.setattr(detect, "one_heap", lambda: asked.append("heap"))
     monkeypatch.setattr(
         detect, "in_order", lambda f, jobs, threads: asked.append(threads) or original(f, jobs, threads)

@@ -81,7 +81,7 @@ RESULTS = [
 def call(data: Path, results: Any, *options: str, split: str = "test") -> int:
     file = data.parent / "other.json"
     file.write_text(json.dumps(results))
-    argv = ["--data", str(data), "--splits", str(data.parent / "splits.csv"), "--split", split, "--no-ours"]
+    argv = ["--data", str(data), "--splits", str(data.parent / "splits.csv"), "--split", split, "--skip-bundle"]
     argv += ["--predictions", str(file), "--out", str(data.parent / "out"), "--bootstrap", "10", *options]
     return main(argv)
 
@@ -121,7 +121,7 @@ def test_scores_another_detectors_results(data: Path, capsys: pytest.CaptureFixt
 @pytest.mark.usefixtures("undrawn")
 def test_a_worse_kind_that_is_gone_leaves_no_old_picture(data: Path) -> None:
     header = {"categories": CATEGORIES}
-    assert call(data, {**header, "annotations": RESULTS}, "--score", "0.1") == 0
+    assert call(data, {**header, "annotations": RESULTS}, "--score-threshold", "0.1") == 0
     picture = data.parent / "out/other/worst_false_alarm.png"
     assert picture.is_file()
     assert call(data, {**header, "annotations": RESULTS[:1]}) == 0
@@ -191,7 +191,7 @@ def test_no_detection_at_all(data: Path) -> None:
         ([], ["--merge", "with_mask"], "form A=B"),
         ([], ["--merge", "with_mask=hat"], "'hat' is none of"),
         ([], ["--iou", "0"], "--iou"),
-        ([], ["--score", "2"], "--score"),
+        ([], ["--score-threshold", "2"], "--score-threshold"),
         ([], ["--out", __file__], "is a file; name a folder with --out"),
         ([], ["--predictions", "nowhere.json"], "nowhere.json: not found"),
     ],
@@ -307,7 +307,9 @@ def test_ours_stands_beside_the_other_and_can_be_scored_again(data: Path, monkey
     assert "| ours |" in (out / "evaluation.md").read_text()
 
     found = str(out / "predictions.coco.json")
-    assert main([*common, "--no-ours", "--predictions", found, "--out", str(again), "--score", "0.5"]) == 0
+    assert (
+        main([*common, "--skip-bundle", "--predictions", found, "--out", str(again), "--score-threshold", "0.5"]) == 0
+    )
     record = json.loads((again / "evaluation.json").read_text())["detectors"][0]
     assert_same_scores(record, ours)
     assert record["errors"] == ours["errors"]
@@ -341,7 +343,7 @@ def test_predictions_hold_a_row_for_each_class_and_score_the_same(data: Path, mo
         written = json.loads(file.read_text())
         assert len(written["annotations"]) == (8 if merge else 11)  # of 4 faces; one class is below the floor
         assert [c["name"] for c in written["categories"]][:2] == ["without_mask", "with_mask"]
-        assert main([*common, *merge, "--no-ours", "--predictions", str(file), "--out", str(again)]) == 0
+        assert main([*common, *merge, "--skip-bundle", "--predictions", str(file), "--out", str(again)]) == 0
         record = json.loads((again / "evaluation.json").read_text())["detectors"][0]
         assert_same_scores(record, ours)
         assert {n: i["value"] for n, i in record["intervals"].items()} == pytest.approx(
@@ -407,7 +409,7 @@ def test_names_that_become_one_class_are_added_up_in_others_results_too(data: Pa
         detection("a", "mask_weared_incorrect", box, 0.3),
         detection("a", "mask_weared_incorrect", (60, 10, 90, 50), 0.2),
     ]
-    assert call(data, rows, "--merge", "mask_weared_incorrect=with_mask", "--score", "0.6") == 0
+    assert call(data, rows, "--merge", "mask_weared_incorrect=with_mask", "--score-threshold", "0.6") == 0
     other = report(data)["detectors"][0]
     # 0.4 + 0.3 passes 0.6 and is right; before, 0.5 for without_mask would have been the label.
     assert other["confusion"]["rows_true_columns_predicted"][0] == [1, 0, 0]
@@ -418,7 +420,7 @@ def test_names_that_become_one_class_are_added_up_in_others_results_too(data: Pa
 @pytest.mark.usefixtures("undrawn")
 def test_a_row_for_each_class_is_no_duplicate(data: Path) -> None:
     rows = [detection("b", name, (5, 5, 25, 25), score) for name, score in (("without_mask", 0.6), ("with_mask", 0.4))]
-    assert call(data, rows, "--score", "0.1") == 0
+    assert call(data, rows, "--score-threshold", "0.1") == 0
     other = report(data)["detectors"][0]
     assert other["errors"]["kinds"]["duplicate"] == 0
     assert other["confusion"]["rows_true_columns_predicted"][3] == [0, 0, 0, 0]
@@ -450,7 +452,7 @@ def test_perfect_results_on_real_photos_score_one(tmp_path: Path) -> None:
     splits, file = tmp_path / "splits.csv", tmp_path / "perfect.json"
     splits.write_text("image_id,split\n" + "".join(f"{image.image_id},test\n" for image in images))
     file.write_text(json.dumps(results))
-    argv = ["--data", str(REAL), "--splits", str(splits), "--no-ours", "--predictions", str(file)]
+    argv = ["--data", str(REAL), "--splits", str(splits), "--skip-bundle", "--predictions", str(file)]
     assert main([*argv, "--bootstrap", "20", "--no-pictures", "--out", str(tmp_path / "out")]) == 0
     record = json.loads((tmp_path / "out" / "evaluation.json").read_text())["detectors"][0]
     assert record["scores"]["mean"]["overall"]["ap"] == 1
@@ -478,5 +480,5 @@ def test_the_stock_cascade_stands_beside_ours(data: Path, capsys: pytest.Capture
     assert stock["images"] == ours["images"] == 4
     assert "best F1" in stock["threshold_from"]
     capsys.readouterr()
-    assert main([*argv, "--stock", "--no-ours"]) == 1
+    assert main([*argv, "--stock", "--skip-bundle"]) == 1
     assert "exclude each other" in capsys.readouterr().err

@@ -23,12 +23,12 @@ from pipeline.evaluate.metrics import (
 )
 from pipeline.evaluate.tide_errors import (
     KINDS,
-    above,
     attribute,
     confusion_matrix,
     count_errors,
+    filter_by_score,
     list_mistakes,
-    mended,
+    oracle_fixed,
 )
 
 NAMES = ("with_mask", "without_mask", "mask_weared_incorrect")
@@ -71,7 +71,7 @@ def test_average_precision_of_overlapping_truths_by_hand() -> None:
     # IoU 0.85 and 0.9: D1 is false, D2 takes T1, D3 takes T2. Precision 0, 1/2, 2/3: every recall sees 2/3 at best.
     # IoU 0.95: nothing matches.
     for category in (scores.classes[0], scores.faces, scores.mean):
-        assert category.overall.truths == 2
+        assert category.overall.gt_count == 2
         assert category.overall.ap50 == pytest.approx(low)
         assert category.overall.ap75 == pytest.approx(low)
         assert category.overall.ap == pytest.approx((7 * low + 2 * 2 / 3 + 0) / 10)
@@ -97,7 +97,7 @@ def test_nothing_found_and_nothing_there() -> None:
     assert blind.mean.overall.ap50 == blind.faces.overall.recall50 == 0
     empty = score_samples([sample(boxes=[D1], scores=[0.9], labels=[0])], NAMES)
     assert empty.mean.overall.ap50 is None
-    assert empty.faces.overall.truths == 0
+    assert empty.faces.overall.gt_count == 0
     assert score_samples([sample()], NAMES).faces.precision is None
     assert bootstrap([sample(boxes=[D1], scores=[0.9], labels=[0])], NAMES, rounds=5) == {}
     assert bootstrap([sample([T1], [0])], NAMES, rounds=5)["mAP50"].high == 0
@@ -114,7 +114,7 @@ def test_a_face_counts_in_one_size_only_and_the_lower_bound_is_inside() -> None:
     sides = (11.9, 12, 24, 47.9, 48)
     truths = [(100.0 * i, 0, 100.0 * i + side, side) for i, side in enumerate(sides)]
     by_size = score_samples([sample(truths, [0] * 5, truths[:3], [0.9, 0.8, 0.7], [0] * 3)], NAMES).faces.by_size
-    assert {size: f.truths for size, f in by_size.items()} == {"<12": 1, "12-24": 1, "24-48": 2, ">48": 1}
+    assert {size: f.gt_count for size, f in by_size.items()} == {"<12": 1, "12-24": 1, "24-48": 2, ">48": 1}
     assert [by_size[size].ap50 for size in ("<12", "12-24", ">48")] == [1, 1, 0]
     assert by_size["24-48"].recall50 == 0.5
 
@@ -142,7 +142,7 @@ def test_confusion_matrix_by_hand() -> None:
     expected = [[1, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 1, 1, 0]]
     assert confusion_matrix([s], 3).tolist() == expected
     # Twice the image, the second time only D1 passes the threshold: T2 and T3 are lost in it.
-    both = confusion_matrix([s, above([s], 0.85)[0]], 3)
+    both = confusion_matrix([s, filter_by_score([s], 0.85)[0]], 3)
     assert (both - expected).tolist() == [[1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, 0]]
 
 
@@ -159,7 +159,7 @@ def test_errors_are_put_down_to_their_kind() -> None:
     assert (a.pairs, a.loose, a.missed, a.duplicate, a.false_alarm) == (((0, 0), (1, 2)), ((2, 4),), (3,), (1,), (3,))
     counts = count_errors([s], list_mistakes([s]))
     assert counts.kinds == dict.fromkeys(KINDS, 1)
-    assert (counts.truths, counts.detections, counts.correct) == (4, 5, 1)
+    assert (counts.gt_count, counts.detections, counts.correct) == (4, 5, 1)
     assert counts.by_size["<12"] == {"truths": 1, "missed": 1, "loose": 0, "wrong_class": 0, "correct": 0}
     assert counts.by_size[">48"] == {"truths": 3, "missed": 0, "loose": 1, "wrong_class": 1, "correct": 1}
 
@@ -189,11 +189,11 @@ def test_mending_one_kind_of_error() -> None:
         "false_alarm": 34 / 101,  # hit, false
         "duplicate": 0,  # the second box on T1 was the hit of this class
     }
-    assert {kind: mean_ap(mended([s], kind), 3, 0.5) for kind in KINDS} == pytest.approx(expected)
+    assert {kind: mean_ap(oracle_fixed([s], kind), 3, 0.5) for kind in KINDS} == pytest.approx(expected)
     # Where the wrongly named box is the only one on T1, its right name is the whole gain.
     named = sample([T1], [0], [D2], [0.8], [1])
     assert mean_ap([named], 3, 0.5) == 0
-    assert mean_ap(mended([named], "wrong_class"), 3, 0.5) == 1
+    assert mean_ap(oracle_fixed([named], "wrong_class"), 3, 0.5) == 1
 
 
 def test_best_score_is_that_of_the_best_f1() -> None:
@@ -243,12 +243,12 @@ def test_resampling_agrees_with_the_library(photos: list[Sample], iou: float, ra
 def test_every_truth_and_detection_has_one_place(s: Sample) -> None:
     a = attribute(s)
     matched = [*a.pairs, *a.loose]
-    assert sorted([t for t, _ in matched] + list(a.missed)) == list(range(len(s.truths)))
+    assert sorted([t for t, _ in matched] + list(a.missed)) == list(range(len(s.gt_boxes)))
     assert sorted([d for _, d in matched] + [*a.duplicate, *a.false_alarm]) == list(range(len(s.boxes)))
     counts = count_errors([s], list_mistakes([s]))
-    assert sum(row["truths"] for row in counts.by_size.values()) == counts.truths
+    assert sum(row["truths"] for row in counts.by_size.values()) == counts.gt_count
     matrix = confusion_matrix([s], 3)
-    assert matrix[:3].sum() == counts.truths
+    assert matrix[:3].sum() == counts.gt_count
     assert matrix[:, :3].sum() == counts.detections
     assert np.trace(matrix) == counts.correct
     assert set(counts.by_size) == set(SIZES)
@@ -293,7 +293,7 @@ def test_class_scores_follow_their_boxes_into_order() -> None:
     assert ASKED.scores.tolist() == [0.81, 0.54]
     assert ASKED.class_scores is not None
     assert ASKED.class_scores[:, 0].tolist() == [0.81, 0.54]
-    (kept,) = above([ASKED], 0.6)
+    (kept,) = filter_by_score([ASKED], 0.6)
     assert kept.class_scores is not None
     assert kept.class_scores.tolist() == [[0.81, 0.0005, 0.0895]]
 
@@ -357,6 +357,6 @@ def test_bootstrap_has_both_ways_of_scoring() -> None:
 
 
 def test_mending_classes_leaves_no_stale_scores() -> None:
-    (mend,) = mended([ASKED], "wrong_class")
+    (mend,) = oracle_fixed([ASKED], "wrong_class")
     assert mend.labels.tolist() == [0, 1]
     assert mend.class_scores is None

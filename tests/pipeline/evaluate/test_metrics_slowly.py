@@ -64,7 +64,7 @@ def slow_ap(samples: Sequence[Sample], label: int | None, iou: float) -> float |
     rows: list[tuple[float, bool]] = []
     truths = 0
     for s in samples:
-        own = [t.tolist() for t, of in zip(s.truths, s.truth_labels, strict=True) if label in (None, of)]
+        own = [t.tolist() for t, of in zip(s.gt_boxes, s.gt_labels, strict=True) if label in (None, of)]
         mine = [
             (b.tolist(), float(p)) for b, p, of in zip(s.boxes, s.scores, s.labels, strict=True) if label in (None, of)
         ]
@@ -124,7 +124,7 @@ def test_the_report_equals_slow_version(samples: list[Sample]) -> None:
 
 @given(sets, ious)
 def test_the_best_score_equals_slow_version(samples: list[Sample], iou: float) -> None:
-    truths = sum(len(s.truths) for s in samples)
+    truths = sum(len(s.gt_boxes) for s in samples)
 
     def f1(least: float) -> float:
         hits = kept = 0
@@ -132,7 +132,7 @@ def test_the_best_score_equals_slow_version(samples: list[Sample], iou: float) -
             for label in range(3):
                 of = s.labels == label
                 mine = s.boxes[of][s.scores[of] >= least].tolist()
-                hits += len(slow_pairs(s.truths[s.truth_labels == label].tolist(), mine, iou))
+                hits += len(slow_pairs(s.gt_boxes[s.gt_labels == label].tolist(), mine, iou))
                 kept += len(mine)
         return 2 * hits / max(truths + kept, 1)
 
@@ -148,7 +148,7 @@ def test_the_best_score_equals_slow_version(samples: list[Sample], iou: float) -
 @settings(max_examples=100)
 @given(photos, ious)
 def test_attribution_equals_slow_version(s: Sample, iou: float) -> None:
-    truths, found = s.truths.tolist(), s.boxes.tolist()
+    truths, found = s.gt_boxes.tolist(), s.boxes.tolist()
     pairs = slow_pairs(truths, found, iou)
     free_truths = [t for t in range(len(truths)) if t not in pairs.values()]
     free_boxes = [d for d in range(len(found)) if d not in pairs]
@@ -167,10 +167,10 @@ def test_attribution_equals_slow_version(s: Sample, iou: float) -> None:
 def test_the_confusion_matrix_equals_slow_version(samples: list[Sample], iou: float) -> None:
     expected = np.zeros((4, 4), int)
     for s in samples:
-        pairs = slow_pairs(s.truths.tolist(), s.boxes.tolist(), iou)
+        pairs = slow_pairs(s.gt_boxes.tolist(), s.boxes.tolist(), iou)
         for d, label in enumerate(s.labels):
-            expected[s.truth_labels[pairs[d]] if d in pairs else 3, label] += 1
-        for t, label in enumerate(s.truth_labels):
+            expected[s.gt_labels[pairs[d]] if d in pairs else 3, label] += 1
+        for t, label in enumerate(s.gt_labels):
             expected[label, 3] += t not in pairs.values()
     assert confusion_matrix(samples, 3, iou).tolist() == expected.tolist()
 

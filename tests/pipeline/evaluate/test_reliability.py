@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.evaluate.metrics import Sample
-from pipeline.evaluate.reliability import Bin, Reliability, expected_calibration_error, judged, reliability
+from pipeline.evaluate.reliability import Bin, Reliability, expected_calibration_error, reliability, scores_and_correct
 
 
 def test_bins_and_error_by_hand() -> None:
@@ -50,7 +50,7 @@ def test_right_is_on_a_free_face_of_its_class() -> None:
         np.array([0.9, 0.8, 0.7, 0.6, 0.5]),
         np.array([0, 0, 0, 1, 1]),
     )
-    scores, right = judged([photo], 2, 0.5)
+    scores, right = scores_and_correct([photo], 2, 0.5)
     assert dict(zip(scores.tolist(), right.tolist(), strict=True)) == {
         0.9: True,
         0.8: False,
@@ -58,5 +58,5 @@ def test_right_is_on_a_free_face_of_its_class() -> None:
         0.6: False,
         0.5: True,
     }
-    assert dict(zip(*judged([photo], 2, 0.4), strict=True))[0.6]  # at 0.4 it is on it, and first
-    assert len(judged([], 2, 0.5)[0]) == 0
+    assert dict(zip(*scores_and_correct([photo], 2, 0.4), strict=True))[0.6]  # at 0.4 it is on it, and first
+    assert len(scores_and_correct([], 2, 0.5)[0]) == 0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.evaluate.metrics import Sample
-from pipeline.evaluate.risk_coverage import label_margins, trades
+from pipeline.evaluate.risk_coverage import label_margins, risk_coverage
 
 
 def photo(probs: list[list[float]], truth_labels: list[int], face_score: float = 0.8) -> Sample:
@@ -40,7 +40,7 @@ def test_the_margin_is_of_class_probabilities_not_of_scores() -> None:
 
 
 def test_share_of_unsure_faces_and_wrong_labels_among_the_others() -> None:
-    by_margin = {t.margin: t for t in trades([FOUR], 0.5, own=0.36)}
+    by_margin = {t.margin: t for t in risk_coverage([FOUR], 0.5, own=0.36)}
     assert sorted(by_margin) == [0, 0.1, 0.2, 0.3, 0.36, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
     figures = {m: (t.unsure, t.unsure_share, t.wrong, t.wrong_share) for m, t in by_margin.items()}
     assert figures[0] == (0, 0, 2, 0.5)
@@ -53,17 +53,17 @@ def test_share_of_unsure_faces_and_wrong_labels_among_the_others() -> None:
 
 
 def test_own_margin_among_the_usual_ones_is_marked() -> None:
-    own = [t.margin for t in trades([FOUR], 0.5, own=0.3) if t.own]
-    assert own == [0.3] and len(trades([FOUR], 0.5, own=0.3)) == len(trades([FOUR], 0.5)) == 10
+    own = [t.margin for t in risk_coverage([FOUR], 0.5, own=0.3) if t.own]
+    assert own == [0.3] and len(risk_coverage([FOUR], 0.5, own=0.3)) == len(risk_coverage([FOUR], 0.5)) == 10
 
 
 def test_faces_at_the_margin_are_sure() -> None:
     even = photo([[0.75, 0.25, 0]], [0], face_score=1)
-    assert [t.unsure for t in trades([even], 0.5) if t.margin in (0.5, 0.6)] == [0, 1]
+    assert [t.unsure for t in risk_coverage([even], 0.5) if t.margin in (0.5, 0.6)] == [0, 1]
 
 
 def test_without_class_scores_there_is_nothing_to_tell() -> None:
     plain = Sample("b", [], [], [(0, 0, 9, 9)], [0.3], [0])
-    assert trades([FOUR, plain], 0.5) == ()
-    empty = trades([photo([], [])], 0.5)
+    assert risk_coverage([FOUR, plain], 0.5) == ()
+    empty = risk_coverage([photo([], [])], 0.5)
     assert (empty[0].found, empty[0].unsure_share, empty[0].wrong_share) == (0, None, None)

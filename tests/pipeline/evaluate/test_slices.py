@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from pipeline.evaluate.metrics import Sample, score_every_class, score_samples
-from pipeline.evaluate.slices import BLUR, DETAIL_SIDE, LIGHT, TOO_SMALL, Look, cuts, look, slice_faces
+from pipeline.evaluate.slices import (
+    BLUR,
+    DETAIL_SIDE,
+    LIGHT,
+    TOO_SMALL,
+    FaceAttributes,
+    cuts,
+    face_attributes,
+    slice_faces,
+)
 
 NAMES = ("with_mask", "without_mask")
 
@@ -20,7 +29,7 @@ def test_light_is_the_mean_luma_of_the_box() -> None:
     photo[:, :30] = (255, 0, 0)  # luma 0.299 * 255 = 76
     photo[:, 30:] = (0, 255, 0)  # luma 0.587 * 255 = 150
     boxes = np.array([(0, 0, 30, 40), (30, 0, 60, 40), (20, 0, 40, 40)], np.float32)
-    assert look(photo, boxes).luma.tolist() == [76, 150, 113]
+    assert face_attributes(photo, boxes).luma.tolist() == [76, 150, 113]
 
 
 def test_blur_is_the_variance_of_the_laplacian() -> None:
@@ -28,22 +37,22 @@ def test_blur_is_the_variance_of_the_laplacian() -> None:
     point[9, 9] = 66
     # -64 in the point, 16 in its four neighbours, 0 elsewhere: mean 0.
     boxes = np.array([(2, 2, 18, 18)], np.float32)
-    assert look(grey(point), boxes).detail.tolist() == [pytest.approx((64**2 + 4 * 16**2) / 256)]
-    assert look(grey(np.full((20, 20), 50)), boxes).detail.tolist() == [0]
+    assert face_attributes(grey(point), boxes).detail.tolist() == [pytest.approx((64**2 + 4 * 16**2) / 256)]
+    assert face_attributes(grey(np.full((20, 20), 50)), boxes).detail.tolist() == [0]
 
 
 def test_blur_does_not_depend_on_the_size() -> None:
     small = np.random.default_rng(0).integers(0, 255, (DETAIL_SIDE, DETAIL_SIDE))
     large = np.kron(small, np.ones((4, 4)))
-    at = [look(grey(p), np.array([(0, 0, len(p), len(p))], np.float32)).detail[0] for p in (small, large)]
+    at = [face_attributes(grey(p), np.array([(0, 0, len(p), len(p))], np.float32)).detail[0] for p in (small, large)]
     assert at[0] == pytest.approx(at[1]) and at[0] > BLUR["sharp"][0]
-    smooth = look(grey(np.kron(small[::4, ::4], np.ones((16, 16)))), np.array([(0, 0, 64, 64)], np.float32))
+    smooth = face_attributes(grey(np.kron(small[::4, ::4], np.ones((16, 16)))), np.array([(0, 0, 64, 64)], np.float32))
     assert smooth.detail[0] < at[0]
 
 
 def test_a_larger_face_is_averaged_down() -> None:
     board = 255 * (np.indices((48, 48)).sum(axis=0) % 2)
-    small, large = look(grey(board), np.array([(0, 0, 16, 16), (0, 0, 48, 48)], np.float32)).detail
+    small, large = face_attributes(grey(board), np.array([(0, 0, 16, 16), (0, 0, 48, 48)], np.float32)).detail
     assert small == 1020**2  # 4 * 255, in turn + and -
     assert large == pytest.approx((1020 / 9) ** 2)  # each 3 x 3 pixels have 4 or 5 white ones
 
@@ -51,10 +60,10 @@ def test_a_larger_face_is_averaged_down() -> None:
 def test_faces_too_small_or_at_the_edge_have_a_light_but_no_blur() -> None:
     photo = grey(np.arange(400).reshape(20, 20) % 256)
     boxes = np.array([(0, 0, 15, 20), (19.6, 19.6, 20, 20), (30, 30, 50, 50)], np.float32)
-    seen = look(photo, boxes)
+    seen = face_attributes(photo, boxes)
     assert np.isnan(seen.detail).all()
     assert seen.luma[1:].tolist() == [399 % 256] * 2  # the last pixel
-    none = look(photo, np.zeros((0, 4), np.float32))
+    none = face_attributes(photo, np.zeros((0, 4), np.float32))
     assert len(none.luma) == len(none.detail) == 0
 
 
@@ -62,10 +71,10 @@ def test_slices_by_hand() -> None:
     # Sides 10, 20, 20 and 60 px; found and right, found by another name, missed, found and right.
     truths = [(0, 0, 10, 10), (100, 0, 120, 20), (200, 0, 220, 20), (300, 0, 360, 60)]
     found = Sample("a", truths, [0, 0, 1, 1], [truths[0], truths[1], truths[3]], [0.9, 0.8, 0.7], [0, 1, 1])
-    looks = [Look(np.array([84.9, 85, 150, 255]), np.array([np.nan, 2800, 4400, 0]))]
+    looks = [FaceAttributes(np.array([84.9, 85, 150, 255]), np.array([np.nan, 2800, 4400, 0]))]
     scores = score_every_class([found], NAMES, score_samples([found], NAMES))
     rows = {(s.by, s.name): s for s in slice_faces([found], NAMES, 0.5, scores, looks)}
-    counts = {key: (s.truths, s.found, s.right) for key, s in rows.items()}
+    counts = {key: (s.gt_count, s.found, s.right) for key, s in rows.items()}
     assert counts == {
         ("size", "<12"): (1, 1, 1),
         ("size", "12-24"): (2, 1, 0),
@@ -98,9 +107,9 @@ def test_a_threshold_makes_faces_missed_and_photos_may_be_empty() -> None:
     scores = score_samples(samples, NAMES)
     rows = slice_faces(samples, NAMES, 0.5, scores)
     assert {s.by for s in rows} == {"size", "class"}
-    assert (rows[0].truths, rows[0].found, rows[0].recall) == (1, 0, 0)
+    assert (rows[0].gt_count, rows[0].found, rows[0].recall) == (1, 0, 0)
     with pytest.raises(ValueError, match="2 looks of 1 faces"):
-        slice_faces(samples, NAMES, 0.5, scores, [Look(np.zeros(2), np.zeros(2))])
+        slice_faces(samples, NAMES, 0.5, scores, [FaceAttributes(np.zeros(2), np.zeros(2))])
 
 
 def test_the_bounds_are_told() -> None:

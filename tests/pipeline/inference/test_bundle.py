@@ -16,27 +16,27 @@ from PIL import Image
 from common.errors import BundleError, UserError
 from pipeline.detect import command as detect
 from pipeline.inference.bundle import DEFAULT, FORMAT_VERSION, GRAPHS, READABLE, Bundle, BundleMeta, write_bundle
-from pipeline.inference.fusion import Judge
+from pipeline.inference.fusion import ScoreFusion
 from pipeline.inference.predictor import Predictor
 from pipeline.inference.show_bundle import main
 from pipeline.training.pack_command import PackArgs
 from stage1_faces.detector import CascadeConfig, FaceDetector
 from stage1_faces.stock.mtcnn import MtcnnConfig, MtcnnDetector
 
-STOCK = MtcnnConfig(min_face=15, factor=0.5, pnet=0.55, rnet=0.25)
-FINE_TUNED = CascadeConfig(min_face=7.5, max_side=900, most_pnet=33, slope=1.25, intercept=-0.5)
+STOCK = MtcnnConfig(min_face=15, factor=0.5, pnet_threshold=0.55, rnet_threshold=0.25)
+FINE_TUNED = CascadeConfig(min_face=7.5, max_side=900, max_pnet=33, slope=1.25, intercept=-0.5)
 
 
-JUDGE = Judge(
-    stage1=0.75,
-    stage2=0.5,
+JUDGE = ScoreFusion(
+    detector_weight=0.75,
+    classifier_weight=0.5,
     intercept=-0.25,
     temperature=1.25,
-    box_share=0.5,
-    floor=0.01,
-    most=7.5,
-    unsure=0.125,
-    mirrored=True,
+    box_blend=0.5,
+    min_detector_score=0.01,
+    max_face_logit=7.5,
+    unsure_margin=0.125,
+    flip_tta=True,
 )
 
 
@@ -73,7 +73,7 @@ def test_written_bundle_reads_back(tmp_path, search):
         margin=0.25,
         search=search,
         score_threshold=0.4,
-        judge=JUDGE,
+        fusion=JUDGE,
         metrics={"val": {"f1": 0.5}},
         provenance={"note": "x"},
     )
@@ -83,7 +83,7 @@ def test_written_bundle_reads_back(tmp_path, search):
     # Whole numbers stay whole, for counts are used as such.
     read = written.meta.search
     assert all(type(getattr(read, f.name)) is type(getattr(search, f.name)) for f in fields(search) if "most" in f.name)
-    assert written.meta.judge.mirrored is True and written.describe()["judge"] == asdict(JUDGE)
+    assert written.meta.fusion.flip_tta is True and written.describe()["judge"] == asdict(JUDGE)
     assert set(written.meta.sha256) == set(GRAPHS)
     # Again over itself, and nothing is left beside it.
     write_bundle(tmp_path / "made", meta, graphs)
@@ -112,7 +112,7 @@ def test_bundles_of_before_the_fine_tuned_cascade_are_read_as_stock(copy, versio
     edit(copy, format_version=version, search=record, judge=...)
     bundle = Bundle.load(copy)
     assert (bundle.meta.search, bundle.meta.cascade) == (STOCK, "stock")
-    assert bundle.meta.judge == Judge() and bundle.meta.judge.passive
+    assert bundle.meta.fusion == ScoreFusion() and bundle.meta.fusion.is_identity
     # Written again, they are of today's format.
     graphs = {name: bundle.graph_bytes(name) for name in GRAPHS}
     assert bundle.meta.format_version == FORMAT_VERSION
@@ -128,15 +128,15 @@ def test_bundles_of_before_the_judge_are_searched_and_scored_as_then(copy):
     record = {"cascade": "fine-tuned", **asdict(replace(FINE_TUNED, nms_onet=0.45))}
     edit(copy, format_version=2, search={k: v for k, v in record.items() if k != "soft"}, judge=...)
     meta = Bundle.load(copy).meta
-    assert CascadeConfig().soft > 0  # today's; then there was none
-    assert meta.search == replace(FINE_TUNED, nms_onet=0.45, soft=0.0)
-    assert meta.judge == Judge() and meta.judge.passive
+    assert CascadeConfig().soft_nms_sigma > 0  # today's; then there was none
+    assert meta.search == replace(FINE_TUNED, nms_onet=0.45, soft_nms_sigma=0.0)
+    assert meta.fusion == ScoreFusion() and meta.fusion.is_identity
 
 
 def test_a_judge_of_which_a_part_is_said_has_the_rest_by_default(copy):
     edit(copy, judge={"temperature": 2, "mirrored": True})
-    judge = Bundle.load(copy).meta.judge
-    assert judge == Judge(temperature=2.0, mirrored=True) and type(judge.temperature) is float
+    judge = Bundle.load(copy).meta.fusion
+    assert judge == ScoreFusion(temperature=2.0, flip_tta=True) and type(judge.temperature) is float
 
 
 def test_graph_bytes_are_the_files():
@@ -144,11 +144,13 @@ def test_graph_bytes_are_the_files():
 
 
 def test_pack_searches_by_the_cascade_that_it_is_given(tmp_path):
-    assert PackArgs(tmp_path, tmp_path).search() == MtcnnConfig(min_face=12, pnet=0.6, rnet=0.3)
-    assert PackArgs(tmp_path, tmp_path, rnet=0.4).search() == MtcnnConfig(min_face=12, pnet=0.6, rnet=0.4)
+    assert PackArgs(tmp_path, tmp_path).search() == MtcnnConfig(min_face=12, pnet_threshold=0.6, rnet_threshold=0.3)
+    assert PackArgs(tmp_path, tmp_path, rnet_threshold=0.4).search() == MtcnnConfig(
+        min_face=12, pnet_threshold=0.6, rnet_threshold=0.4
+    )
     assert PackArgs(tmp_path, tmp_path, cascade=tmp_path).search() == CascadeConfig()
-    given = PackArgs(tmp_path, tmp_path, cascade=tmp_path, min_face=9, pnet=0.05).search()
-    assert given == replace(CascadeConfig(), min_face=9, pnet=0.05)
+    given = PackArgs(tmp_path, tmp_path, cascade=tmp_path, min_face=9, pnet_threshold=0.05).search()
+    assert given == replace(CascadeConfig(), min_face=9, pnet_threshold=0.05)
     for cascade in (None, tmp_path):
         with pytest.raises(UserError, match="min_face is 0"):
             PackArgs(tmp_path, tmp_path, cascade=cascade, min_face=0).search()

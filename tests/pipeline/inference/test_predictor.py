@@ -11,13 +11,13 @@ from PIL import Image
 from common.boxes import iou
 from common.errors import BundleError, UserError
 from common.images import Photo, read_image
-from pipeline.bench.synthetic_photos import made_photo
+from pipeline.bench.synthetic_photos import synthetic_photo
 from pipeline.detect.demo import portrait, tiled_photo
 from pipeline.inference import predictor as module
 from pipeline.inference.bundle import GRAPHS, Bundle
 from pipeline.inference.detections import Detections
-from pipeline.inference.fusion import Judge
-from pipeline.inference.predictor import CERTAIN, Predictor
+from pipeline.inference.fusion import ScoreFusion
+from pipeline.inference.predictor import TTA_SKIP_PROB, Predictor
 from stage1_faces.faces import Faces
 from stage2_classifier.cropping import cut_crop, to_input
 
@@ -78,7 +78,7 @@ def test_classify_uses_the_training_crop_and_preprocessing(predictor, tiles):
     crop = cut_crop(tiles, box, meta.margin, meta.input_size)[None]
     pixels = to_input(crop, meta.mean, meta.std)
     expected = predictor.bundle.graph("classifier")(pixels)[0]
-    if meta.judge.mirrored and expected.max() < CERTAIN:
+    if meta.judge.mirrored and expected.max() < TTA_SKIP_PROB:
         expected = (expected + predictor.bundle.graph("classifier")(pixels[..., ::-1].copy())[0]) / 2
     expected = meta.judge.class_probs(expected)
     assert predictor.classify(tiles, box[None]) == pytest.approx(expected, abs=1e-6)
@@ -159,7 +159,7 @@ def made(judge, *found, outputs=3, score_threshold=0.25):
         std=(1.0, 1.0, 1.0),
         margin=0.0,
         score_threshold=score_threshold,
-        judge=judge,
+        fusion=judge,
     )
     bundle = SimpleNamespace(
         meta=meta, graph=lambda name, threads, device: lambda pixels: made_classifier(pixels, outputs)
@@ -181,7 +181,7 @@ OTHER = ((204, 0, 0), (204, 0, 0))  # P(b) 0.8, log odds -4
 
 def test_a_passive_judge_leaves_stage_1_its_scores_and_boxes():
     for outputs in (1, 2, 3):
-        found = made(Judge(), faces((0.9, 0), (0.6, 8)), outputs=outputs).detect(image_of(PLAIN, OTHER))
+        found = made(ScoreFusion(), faces((0.9, 0), (0.6, 8)), outputs=outputs).detect(image_of(PLAIN, OTHER))
         assert found.boxes.tolist() == [[0, 0, 8, 8], [8, 0, 16, 8]]
         assert found.face_scores == pytest.approx([0.9, 0.6])
         assert found.class_probs == pytest.approx(np.float32([[0.8, 0.2], [0.2, 0.8]]), abs=1e-6)
@@ -189,7 +189,7 @@ def test_a_passive_judge_leaves_stage_1_its_scores_and_boxes():
 
 
 def test_face_scores_and_the_order_are_the_judges():
-    judge = Judge(stage1=0.5, stage2=0.25, intercept=-0.5)
+    judge = ScoreFusion(detector_weight=0.5, classifier_weight=0.25, intercept=-0.5)
     predictor = made(judge, faces((0.9, 8), (0.6, 0)), score_threshold=0)
     found = predictor.detect(image_of(PLAIN, OTHER))
     # The second, of which stage 2 is sure, comes first now; landmarks and classes go with it.
@@ -201,29 +201,29 @@ def test_face_scores_and_the_order_are_the_judges():
 
 
 def test_class_probabilities_are_at_the_judges_temperature():
-    predictor = made(Judge(temperature=0.5), faces((0.9, 0)))
+    predictor = made(ScoreFusion(temperature=0.5), faces((0.9, 0)))
     image = image_of(PLAIN)
     squared = [0.64 / 0.68, 0.04 / 0.68]
     assert predictor.detect(image).class_probs[0] == pytest.approx(squared, rel=1e-5)
     assert predictor.classify(image, np.float32([[0, 0, 8, 8]]))[0] == pytest.approx(squared, rel=1e-5)
     # What is calibrated is the bundle's; the graph's own word goes to calibration.
-    ((probs, verdicts, numbers),) = predictor.judge([image], [np.float32([[0, 0, 8, 8]])])
+    ((probs, verdicts, numbers),) = predictor.run_classifier([image], [np.float32([[0, 0, 8, 8]])])
     assert probs[0] == pytest.approx([0.8, 0.2], abs=1e-6)
     assert verdicts == pytest.approx([4]) and numbers[0] == pytest.approx([0, 0, 0, np.log(1.1)], abs=1e-6)
 
 
 def test_boxes_move_to_where_stage_2_sees_the_face():
     image = image_of(PLAIN, ((51, 255, 0), (51, 255, 255)), PLAIN, height=SIZE + 2)
-    whole = made(Judge(box_share=1), faces((0.9, 8))).detect(image)
+    whole = made(ScoreFusion(box_blend=1), faces((0.9, 8))).detect(image)
     assert whole.boxes[0] == pytest.approx([16, 0, 24, 8.4], abs=1e-4)  # a side to the right, clipped at the top
-    half = made(Judge(box_share=0.5), faces((0.9, 8))).detect(image)
+    half = made(ScoreFusion(box_blend=0.5), faces((0.9, 8))).detect(image)
     assert half.boxes[0] == pytest.approx([12, 0, 20, 8.2], abs=1e-4)
     assert half.landmarks[0, 0].tolist() == [8, 0]  # those are stage 1's
-    assert made(Judge(box_share=1), faces((0.9, 8)), outputs=2).detect(image).boxes[0].tolist() == [8, 0, 16, 8]
+    assert made(ScoreFusion(box_blend=1), faces((0.9, 8)), outputs=2).detect(image).boxes[0].tolist() == [8, 0, 16, 8]
 
 
 def test_mirrored_crops_are_averaged_with_the_box_the_other_way():
-    judge = Judge(stage2=0.25, box_share=1, mirrored=True)
+    judge = ScoreFusion(classifier_weight=0.25, box_blend=1, flip_tta=True)
     square = ((51, 255, 0), (153, 51, 102))  # its halves differ in all channels
     found = made(judge, faces((0.5, 8)), score_threshold=0).detect(image_of(PLAIN, square, PLAIN))
     # P(b) 0.2 and 0.6; log odds 4 and -2.4; blue is more by 0.4 on the right, both ways round.
@@ -235,7 +235,7 @@ def test_mirrored_crops_are_averaged_with_the_box_the_other_way():
     assert turned.class_probs == pytest.approx(found.class_probs) and turned.face_scores == found.face_scores
     assert turned.boxes[0, 0] == pytest.approx(8 - 0.4 * 8, abs=1e-4)
     (one_way,) = (
-        made(replace(judge, mirrored=False), faces((0.5, 8)), score_threshold=0)
+        made(replace(judge, flip_tta=False), faces((0.5, 8)), score_threshold=0)
         .detect(image_of(PLAIN, square, PLAIN))
         .class_probs
     )
@@ -243,7 +243,7 @@ def test_mirrored_crops_are_averaged_with_the_box_the_other_way():
 
 
 def test_a_certain_crop_is_not_judged_in_its_mirror_image():
-    judge = Judge(mirrored=True)
+    judge = ScoreFusion(flip_tta=True)
     # P(b) 0.98 on the left half and 0.6 on the right; then 0.96.
     certain, doubtful = ((250, 255, 0), (153, 51, 0)), ((245, 255, 0), (153, 51, 0))
     image = image_of(certain, doubtful, certain)
@@ -252,22 +252,24 @@ def test_a_certain_crop_is_not_judged_in_its_mirror_image():
     assert found.class_probs[order, 1] == pytest.approx([250 / 255, (245 + 153) / 255 / 2, 250 / 255], abs=1e-4)
 
 
-ACTIVE = Judge(stage1=0.5, stage2=0.25, intercept=-0.5, floor=0.2, most=4)
+ACTIVE = ScoreFusion(
+    detector_weight=0.5, classifier_weight=0.25, intercept=-0.5, min_detector_score=0.2, max_face_logit=4
+)
 
 
 def test_stage_1_is_asked_for_all_that_may_reach_the_score():
     image = image_of(PLAIN, OTHER)
     for judge, min_score, expected in (
-        (Judge(), None, 0.25),
-        (Judge(floor=0.2), 0.1, 0.1),
-        (ACTIVE, 0.9, ACTIVE.least(0.9)),
+        (ScoreFusion(), None, 0.25),
+        (ScoreFusion(min_detector_score=0.2), 0.1, 0.1),
+        (ACTIVE, 0.9, ACTIVE.min_detector_score_for(0.9)),
         (ACTIVE, None, 0.2),  # the floor
         (ACTIVE, 0, 0.2),
     ):
         predictor = made(judge, faces((0.9, 0)))
         predictor.detect(image, min_score=min_score, min_face=7)
         assert predictor._detector.asked == [(7, expected)]
-    assert ACTIVE.least(0.9) > 0.2
+    assert ACTIVE.min_detector_score_for(0.9) > 0.2
 
 
 def test_min_score_filters_what_the_judge_says():
@@ -289,7 +291,7 @@ def test_min_score_filters_what_the_judge_says():
 def test_a_batch_is_judged_photo_by_photo(monkeypatch):
     images = [image_of(PLAIN, OTHER), image_of(OTHER), image_of(PLAIN, ((51, 255, 0), (51, 255, 255)), PLAIN)]
     found = [faces((0.9, 0), (0.8, 8)), Faces.empty(), faces((0.7, 8))]
-    judge = replace(ACTIVE, box_share=0.5, mirrored=True)
+    judge = replace(ACTIVE, box_blend=0.5, flip_tta=True)
     alone = [made(judge, one).detect(image, min_score=0) for one, image in zip(found, images, strict=True)]
     assert [len(one) for one in alone] == [2, 0, 1]
     for batch in (64, 2, 1):  # crops of several photos in a call, and photos over several
@@ -303,18 +305,18 @@ def test_a_batch_is_judged_photo_by_photo(monkeypatch):
 def test_nothing_to_judge():
     predictor = made(ACTIVE, Faces.empty())
     assert len(predictor.detect(image_of(PLAIN))) == 0
-    ((probs, verdicts, numbers),) = predictor.judge([image_of(PLAIN)], [np.zeros((0, 4), np.float32)])
+    ((probs, verdicts, numbers),) = predictor.run_classifier([image_of(PLAIN)], [np.zeros((0, 4), np.float32)])
     assert probs.shape == (0, 2) and verdicts is None and numbers is None
 
 
 def test_unsure_is_a_margin_between_the_two_best_classes():
     # Gaps of 0.6, 0.2 and 0.
     image = image_of(PLAIN, ((102, 255, 0),) * 2, ((127.5, 255, 0),) * 2)
-    found = made(Judge(unsure=0.3), faces((0.9, 0), (0.8, 8), (0.7, 16))).detect(image)
+    found = made(ScoreFusion(unsure_margin=0.3), faces((0.9, 0), (0.8, 8), (0.7, 16))).detect(image)
     assert found.unsure.tolist() == [False, True, True]
     assert found.labels[:2] == ("a", "a")
     assert found[1:].unsure.tolist() == [True, True] and found[[0, 2]].unsure_margin == 0.3
-    none = made(Judge(), faces((0.9, 0), (0.8, 8), (0.7, 16))).detect(image)
+    none = made(ScoreFusion(), faces((0.9, 0), (0.8, 8), (0.7, 16))).detect(image)
     assert not none.unsure.any()
     assert Detections.empty(("a", "b")).unsure.shape == (0,)
     three = Detections(
@@ -339,7 +341,7 @@ def test_detections_refuse_shapes_that_do_not_fit():
 def test_a_judge_that_weighs_verdicts_needs_a_graph_that_gives_them(predictor):
     meta = predictor.bundle.meta
     graphs = {name: predictor.bundle.graph_bytes(name) for name in GRAPHS}
-    lacking = Predictor(Bundle(predictor.bundle.path, replace(meta, judge=Judge(stage2=0.5)), graphs))
+    lacking = Predictor(Bundle(predictor.bundle.path, replace(meta, fusion=ScoreFusion(classifier_weight=0.5)), graphs))
     lacking._classifier = lambda pixels: [np.full((len(pixels), len(meta.class_names)), 1 / 3, np.float32)]
     with pytest.raises(BundleError, match="verdicts that its graph lacks"):
         lacking.classify(np.zeros((40, 40, 3), np.uint8), np.float32([[5, 5, 30, 30]]))
@@ -365,7 +367,7 @@ def same_when_asked_for_more(image, min_score):
 
 @pytest.mark.parametrize("min_score", [0.3, 0.44, 0.8])
 def test_what_cannot_reach_the_score_wanted_is_not_looked_at_again(min_score):
-    few, all_of_them = same_when_asked_for_more(made_photo(500, 400, 12), min_score)
+    few, all_of_them = same_when_asked_for_more(synthetic_photo(500, 400, 12), min_score)
     assert 0 < few < all_of_them
 
 
@@ -380,7 +382,7 @@ def test_nothing_is_lost_by_it_on_real_photos():
 
 @pytest.mark.parametrize(("min_face", "times"), [(None, 1), (79, 1), (80, 2), (170, 4)])
 def test_a_huge_jpeg_is_read_as_small_as_its_smallest_face_admits(predictor, tmp_path, min_face, times):
-    whole = made_photo(1600, 1200, 2)
+    whole = synthetic_photo(1600, 1200, 2)
     Image.fromarray(whole).save(tmp_path / "a.jpg", quality=95)
     photo = predictor.read(tmp_path / "a.jpg", min_face)
     assert photo.size == (1600, 1200) and photo.pixels.shape == (1200 // times, 1600 // times, 3)
@@ -397,7 +399,7 @@ def test_a_huge_jpeg_is_read_as_small_as_its_smallest_face_admits(predictor, tmp
 
 @pytest.mark.parametrize("orientation", [3, 6])
 def test_a_turned_jpeg_read_smaller_gives_the_boxes_of_the_upright_file(predictor, tmp_path, orientation):
-    stored = np.ascontiguousarray(np.rot90(made_photo(1200, 900, 2), {3: 2, 6: 1}[orientation]))
+    stored = np.ascontiguousarray(np.rot90(synthetic_photo(1200, 900, 2), {3: 2, 6: 1}[orientation]))
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(stored).save(tmp_path / "a.jpg", quality=95, exif=exif)

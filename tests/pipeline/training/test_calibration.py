@@ -11,14 +11,14 @@ import pytest
 
 from common.annotations import AnnotatedImage
 from common.errors import UserError
-from pipeline.inference.fusion import Judge
+from pipeline.inference.fusion import ScoreFusion
 from pipeline.training.calibration import (
     FEWEST,
     FLOOR,
     Evidence,
     calibrated,
     calibration_error,
-    fit_judge,
+    fit_fusion,
     gather,
     hits,
     uncalibrated,
@@ -193,40 +193,40 @@ def many(photos: int, **made: Any) -> list[Evidence]:
 @pytest.mark.parametrize("weights", [(1.0, 0.5, 0.0), (0.6, 1.2, -1.0)])
 def test_the_judge_finds_known_weights(weights: tuple[float, float, float]) -> None:
     evidence = many(20, weights=weights)
-    judge = fit_judge(evidence, 0.2, mirrored=True)
-    assert (judge.stage1, judge.stage2, judge.intercept) == pytest.approx(weights, abs=0.1)
-    assert judge.mirrored and judge.floor == FLOOR and judge.box_share == 0
-    assert judge.most == pytest.approx(2, abs=0.01)  # the highest verdict seen
+    judge = fit_fusion(evidence, 0.2, mirrored=True)
+    assert (judge.detector_weight, judge.classifier_weight, judge.intercept) == pytest.approx(weights, abs=0.1)
+    assert judge.flip_tta and judge.min_detector_score == FLOOR and judge.box_blend == 0
+    assert judge.max_face_logit == pytest.approx(2, abs=0.01)  # the highest verdict seen
     # With them, scores are the share of candidates that are right.
-    scores = np.concatenate([judge.face_scores(e.scores, e.verdicts) for e in evidence])
-    right = np.concatenate([hits(e.boxes, e.truths) for e in evidence])
+    scores = np.concatenate([judge.face_scores(e.scores, e.face_logits) for e in evidence])
+    right = np.concatenate([hits(e.boxes, e.gt_boxes) for e in evidence])
     for low in (0.1, 0.3, 0.5, 0.7):
         some = (scores >= low) & (scores < low + 0.1)
         assert right[some].mean() == pytest.approx(scores[some].mean(), abs=0.06)
 
 
 def test_a_classifier_that_does_not_judge_leaves_stage_1s_scores_alone_to_weigh() -> None:
-    judge = fit_judge(many(10, weights=(0.7, 0.0, -0.5), judges=False), 0.2, mirrored=False)
-    assert judge.stage1 == pytest.approx(0.7, rel=0.1) and judge.stage2 == 0 and not judge.mirrored
+    judge = fit_fusion(many(10, weights=(0.7, 0.0, -0.5), judges=False), 0.2, mirrored=False)
+    assert judge.detector_weight == pytest.approx(0.7, rel=0.1) and judge.classifier_weight == 0 and not judge.flip_tta
 
 
 def test_a_verdict_that_misleads_has_no_weight() -> None:
-    assert fit_judge(many(5, weights=(1.0, -0.6, 0.0)), 0.2, mirrored=False).stage2 == 0
+    assert fit_fusion(many(5, weights=(1.0, -0.6, 0.0)), 0.2, mirrored=False).classifier_weight == 0
 
 
 @pytest.mark.parametrize("temperature", [0.6, 1.0, 2.5])
 def test_the_judge_finds_a_known_temperature(temperature: float) -> None:
-    judge = fit_judge(many(20, temperature=temperature), 0.2, mirrored=False)
+    judge = fit_fusion(many(20, temperature=temperature), 0.2, mirrored=False)
     assert judge.temperature == pytest.approx(temperature, rel=0.1)
 
 
 def test_photos_without_candidates_or_faces_do_no_harm() -> None:
     none = np.zeros((0, 4), np.float32)
     nothing = Evidence(none, none[:, 0], none[:, :3], None, None, none, np.zeros(0, np.intp), SIZE)
-    missed = replace(nothing, truths=np.float32([BOX]), labels=np.zeros(1, np.intp))
+    missed = replace(nothing, gt_boxes=np.float32([BOX]), labels=np.zeros(1, np.intp))
     evidence = many(6, weights=(1.0, 0.5, 0.0))
-    judge = fit_judge([nothing, *evidence, missed], 0.2, mirrored=True)
-    assert judge == fit_judge(evidence, 0.2, mirrored=True)
+    judge = fit_fusion([nothing, *evidence, missed], 0.2, mirrored=True)
+    assert judge == fit_fusion(evidence, 0.2, mirrored=True)
 
 
 def shifted(share: float) -> list[Evidence]:
@@ -235,33 +235,33 @@ def shifted(share: float) -> list[Evidence]:
     rng = np.random.default_rng(1)
     for made in many(3, weights=(1.0, 0.5, 0.0)):
         # A fifth of a side to the right: IoU 0.67 as they are, which average precision counts from 0.50 to 0.65.
-        truths = made.truths + np.float32([4, 0, 4, 0])
+        truths = made.gt_boxes + np.float32([4, 0, 4, 0])
         numbers = np.zeros((len(made.boxes), 4), np.float32)
         numbers[:, 0] = share * 0.2 + rng.normal(0, 0.02, len(numbers))
-        evidence.append(replace(made, truths=truths, numbers=numbers))
+        evidence.append(replace(made, gt_boxes=truths, numbers=numbers))
     return evidence
 
 
 def test_the_box_moves_as_far_as_it_helps() -> None:
     # Stage 2 sees the face where it is, twice as far away, or where the candidate already lies.
-    assert fit_judge(shifted(1.0), 0.0, mirrored=False).box_share == 0.75
-    assert fit_judge(shifted(2.0), 0.0, mirrored=False).box_share == 0.5
-    assert fit_judge(shifted(-1.0), 0.0, mirrored=False).box_share == 0
-    assert fit_judge(many(3, weights=(1.0, 0.5, 0.0)), 0.0, mirrored=False).box_share == 0
+    assert fit_fusion(shifted(1.0), 0.0, mirrored=False).box_blend == 0.75
+    assert fit_fusion(shifted(2.0), 0.0, mirrored=False).box_blend == 0.5
+    assert fit_fusion(shifted(-1.0), 0.0, mirrored=False).box_blend == 0
+    assert fit_fusion(many(3, weights=(1.0, 0.5, 0.0)), 0.0, mirrored=False).box_blend == 0
 
 
 def test_too_few_candidates_leave_stage_1s_scores(capsys: pytest.CaptureFixture[str]) -> None:
     (one,) = many(1, weights=(1.0, 1.0, 0.0))
-    right = hits(one.boxes, one.truths)
-    few = replace(one, truths=one.boxes[right][: FEWEST - 1], labels=one.labels[: FEWEST - 1])
-    assert fit_judge([few], 0.2, mirrored=True) == Judge(mirrored=True, floor=FLOOR)
+    right = hits(one.boxes, one.gt_boxes)
+    few = replace(one, gt_boxes=one.boxes[right][: FEWEST - 1], labels=one.labels[: FEWEST - 1])
+    assert fit_fusion([few], 0.2, mirrored=True) == ScoreFusion(flip_tta=True, min_detector_score=FLOOR)
     assert f"only {FEWEST - 1} right and {300 - FEWEST + 1} wrong candidates" in capsys.readouterr().err
-    assert fit_judge([], 0.2, mirrored=False) == Judge(floor=FLOOR)
+    assert fit_fusion([], 0.2, mirrored=False) == ScoreFusion(min_detector_score=FLOOR)
 
 
 def test_stage_1_upside_down_is_refused() -> None:
     with pytest.raises(UserError, match="wrong detections score higher than right ones"):
-        fit_judge(many(3, weights=(-1.0, 0.0, 0.0)), 0.2, mirrored=False)
+        fit_fusion(many(3, weights=(-1.0, 0.0, 0.0)), 0.2, mirrored=False)
 
 
 def test_unsure_margin_by_hand() -> None:
@@ -277,14 +277,14 @@ def test_unsure_margin_by_hand() -> None:
 
 def test_half_of_the_wrong_labels_are_called_unsure() -> None:
     evidence = many(10)
-    judge = fit_judge(evidence, 0.2, mirrored=False)
-    probs = np.concatenate([judge.class_probs(e.probs)[hits(e.boxes, e.truths)] for e in evidence])
+    judge = fit_fusion(evidence, 0.2, mirrored=False)
+    probs = np.concatenate([judge.class_probs(e.probs)[hits(e.boxes, e.gt_boxes)] for e in evidence])
     labels = np.concatenate([e.labels for e in evidence])
     gaps = np.sort(probs, axis=1)[:, -1] - np.sort(probs, axis=1)[:, -2]
     wrong = probs.argmax(axis=1) != labels
     assert wrong.sum() > 100
-    assert (gaps[wrong] < judge.unsure).mean() == pytest.approx(0.5, abs=0.02)
-    assert (gaps[~wrong] < judge.unsure).mean() < 0.3
+    assert (gaps[wrong] < judge.unsure_margin).mean() == pytest.approx(0.5, abs=0.02)
+    assert (gaps[~wrong] < judge.unsure_margin).mean() < 0.3
 
 
 def test_uncalibrated_undoes_the_cascades_own_calibration() -> None:
@@ -292,7 +292,7 @@ def test_uncalibrated_undoes_the_cascades_own_calibration() -> None:
     search = CascadeConfig(slope=1.6, intercept=-0.7)
     scores = (1 / (1 + np.exp(-(search.slope * verdict + search.intercept)))).astype(np.float32)
     assert log_odds(uncalibrated(search).face_scores(scores, None)) == pytest.approx(verdict, abs=1e-4)
-    assert uncalibrated(CascadeConfig()).passive
+    assert uncalibrated(CascadeConfig()).is_identity
 
 
 def test_calibration_error_by_hand() -> None:
@@ -300,11 +300,13 @@ def test_calibration_error_by_hand() -> None:
     probs = np.float32([[0.5, 0.3, 0.2]] * 4)
     one = Evidence(boxes, np.float32([0.9, 0.9, 0.9, 0.015]), probs, None, None, boxes[:2], np.array([0, 1]), SIZE)
     # Three scores of 0.45, one of them right in place and class; the fourth, 0.0075, is below the floor.
-    assert calibration_error(Judge(), [one]) == pytest.approx(0.45 - 1 / 3, abs=1e-4)
-    assert calibration_error(Judge(), [one], floor=0.005) == pytest.approx(0.75 * (0.45 - 1 / 3) + 0.0075 / 4, abs=1e-4)
+    assert calibration_error(ScoreFusion(), [one]) == pytest.approx(0.45 - 1 / 3, abs=1e-4)
+    assert calibration_error(ScoreFusion(), [one], floor=0.005) == pytest.approx(
+        0.75 * (0.45 - 1 / 3) + 0.0075 / 4, abs=1e-4
+    )
     # Its class probabilities are the judge's: squared, they are 0.25, 0.09 and 0.04 of 0.38.
-    assert calibration_error(Judge(temperature=0.5), [one]) == pytest.approx(0.9 * 0.25 / 0.38 - 1 / 3, abs=1e-4)
-    assert calibration_error(Judge(), []) is None
+    assert calibration_error(ScoreFusion(temperature=0.5), [one]) == pytest.approx(0.9 * 0.25 / 0.38 - 1 / 3, abs=1e-4)
+    assert calibration_error(ScoreFusion(), []) is None
 
 
 class Judging:
@@ -332,6 +334,6 @@ def test_gather_asks_both_stages_of_each_photo(tmp_path: Path) -> None:
     assert detector.asked == [FLOOR] * 2
     assert one.boxes.tolist() == first.boxes.tolist() and one.scores.tolist() == first.scores.tolist()
     assert one.probs == pytest.approx(np.float32([[0.1, 0.9]]))
-    assert one.verdicts == pytest.approx([0.1]) and one.numbers == pytest.approx(np.float32([[0.1, 0, 0.2, 0.1]]))
-    assert one.truths.tolist() == truths.tolist() and one.labels.tolist() == [1, 0] and one.size == SIZE
-    assert len(two.boxes) == len(two.truths) == len(two.labels) == 0 and two.size == SIZE
+    assert one.face_logits == pytest.approx([0.1]) and one.box_deltas == pytest.approx(np.float32([[0.1, 0, 0.2, 0.1]]))
+    assert one.gt_boxes.tolist() == truths.tolist() and one.labels.tolist() == [1, 0] and one.size == SIZE
+    assert len(two.boxes) == len(two.gt_boxes) == len(two.labels) == 0 and two.size == SIZE

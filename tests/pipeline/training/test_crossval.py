@@ -23,8 +23,8 @@ from pipeline.training.crossval import (
     summary,
     whole_figures,
 )
-from pipeline.training.plan import Branch
-from pipeline.training.steps import Step
+from pipeline.training.plan import TrainingPlan
+from pipeline.training.steps import TrainingStep
 from stage1_faces.faces import Faces
 from tests.helpers.fake_predictor import detections
 
@@ -154,8 +154,8 @@ def test_a_fold_is_scored_by_both_cascades_and_the_whole_pipeline(data, tmp_path
     monkeypatch.setattr(crossval, "Predictor", FakePredictor)
     (tmp_path / "s.csv").write_text("image_id,split\np0,val\np1,test\np2,train\n")
     images = read_dataset(data).images
-    branch = Branch(data, tmp_path / "s.csv", tmp_path / "fold0")
-    args = crossval.Args(data, also_merge=("mask_weared_incorrect=without_mask",))
+    branch = TrainingPlan(data, tmp_path / "s.csv", tmp_path / "fold0")
+    args = crossval.CrossvalArgs(data, external_merge=("mask_weared_incorrect=without_mask",))
     scores, samples = crossval.score_fold(branch, images, images[3:5], args)
     assert [(s.detector, s.threshold) for s in scores] == [
         ("stock", pytest.approx(0.9)),  # of the best F1: the corner's 0.4 is wrong
@@ -215,7 +215,7 @@ def folds(monkeypatch):
 def test_folds_that_are_scored_are_not_repeated(data, tmp_path, folds, capsys):
     trained, scored = folds
     out = tmp_path / "cv"
-    argv = ["--data", str(data), "--out", str(out), "--folds", "3", "--also", str(data)]
+    argv = ["--data", str(data), "--out", str(out), "--folds", "3", "--external-data", str(data)]
     assert main(argv) == 0
     text = (out / "crossval.md").read_text()
     # Each photo: the face at 0.9 is right, the corner at 0.4 wrong.
@@ -248,7 +248,7 @@ def test_folds_that_are_scored_are_not_repeated(data, tmp_path, folds, capsys):
 
 def test_a_step_that_fails_is_told_with_its_log(data, tmp_path, monkeypatch, capsys):
     out = tmp_path / "cv"
-    monkeypatch.setattr(Branch, "steps", [Step("cascade", ("json.tool", str(tmp_path / "nothing")))])
+    monkeypatch.setattr(TrainingPlan, "steps", [TrainingStep("cascade", ("json.tool", str(tmp_path / "nothing")))])
     assert main(["--data", str(data), "--out", str(out), "--folds", "3", "--jobs", "1"]) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"error: {out / 'fold0' / 'cascade.log'}: this step failed: ")
@@ -259,7 +259,7 @@ def test_a_step_that_fails_is_told_with_its_log(data, tmp_path, monkeypatch, cap
 def test_results_are_not_written_among_the_data(data, tmp_path, capsys):
     inner = data / "cv"
     flags = ["--out", str(inner), "--folds", "3"]
-    for given in (["--data", str(data)], ["--data", str(tmp_path / "other"), "--also", str(data)]):
+    for given in (["--data", str(data)], ["--data", str(tmp_path / "other"), "--external-data", str(data)]):
         assert main([*given, *flags]) == 1
         said = f"error: {inner}: lies in {data} and would be read as data; give another --out\n"
         assert capsys.readouterr().err == said
@@ -271,10 +271,10 @@ def test_results_are_not_written_among_the_data(data, tmp_path, capsys):
     [
         (["--folds", "2"], "--folds 2: give 3 or more"),
         (["--jobs", "0"], "--jobs 0: give 1 or more"),
-        (["--also-iou", "1.5"], "--also-iou is 1.5, must lie between 0.1 and 1"),
+        (["--external-iou", "1.5"], "--external-iou is 1.5, must lie between 0.1 and 1"),
         (["--experiments"], "--experiments: name at least one"),
         (["--experiments", "final"], "experiment: no 'final'; did you mean"),
-        (["--also-merge", "a=b"], "--also-merge: says how to count the classes of --also"),
+        (["--external-merge", "a=b"], "--external-merge: says how to count the classes of --external-data"),
     ],
 )
 def test_options_out_of_range_are_refused_before_the_work(data, tmp_path, capsys, flags, told):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from pipeline.training.git_revision import running_commit
+from pipeline.training.git_revision import git_revision
 
 
 def git(folder: Path, *command: str) -> str:
@@ -15,17 +15,17 @@ def git(folder: Path, *command: str) -> str:
 
 
 def test_a_checkout_its_changes_and_what_is_none(tmp_path: Path) -> None:
-    assert running_commit(tmp_path) is None
+    assert git_revision(tmp_path) is None
     git(tmp_path, "init", "-q")
-    assert running_commit(tmp_path) is None
+    assert git_revision(tmp_path) is None
     (tmp_path / "a.txt").write_text("a")
     (tmp_path / "copy").mkdir()
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-qm", "a")
     head = git(tmp_path, "rev-parse", "HEAD")
-    assert running_commit(tmp_path) == head
-    assert running_commit(tmp_path / "copy") is None
+    assert git_revision(tmp_path) == head
+    assert git_revision(tmp_path / "copy") is None
     (tmp_path / "new.txt").write_text("new")
-    assert running_commit(tmp_path) == head
+    assert git_revision(tmp_path) == head
     (tmp_path / "a.txt").write_text("b")
-    assert running_commit(tmp_path) == head + "+changes"
+    assert git_revision(tmp_path) == head + "+changes"

@@ -18,17 +18,17 @@ from common.boxes import iou
 from common.errors import BundleError, UserError
 from pipeline.detect.demo import portrait
 from pipeline.inference.bundle import DEFAULT, GRAPHS, Bundle, write_bundle
-from pipeline.inference.fusion import Judge
+from pipeline.inference.fusion import ScoreFusion
 from pipeline.inference.predictor import Predictor
 from pipeline.training import pack
 from pipeline.training.calibration import Evidence
-from pipeline.training.git_revision import running_commit
-from pipeline.training.pack import Verdicts, export_classifier, pack_bundle, photos_of
+from pipeline.training.git_revision import git_revision
+from pipeline.training.pack import ClassifierEnsemble, export_classifier, pack_bundle, photos_of
 from pipeline.training.pack_command import main
 from stage1_faces.detector import CascadeConfig, FaceDetector
 from stage1_faces.stock.mtcnn import MtcnnConfig, MtcnnDetector
 from stage1_faces.training.export import FINE_TUNED, STOCK, export_cascade, runtime, stock_nets
-from stage1_faces.training.nets import Answers, build_net
+from stage1_faces.training.nets import ExportWrapper, build_net
 from stage1_faces.training.run_folder import RunFolder, load_net
 from stage2_classifier.heads import Heads
 from stage2_classifier.models import build_model
@@ -113,14 +113,14 @@ def pack_it(run: Path, out: Path, *flags: str) -> int:
     return main(["--run", str(run), "--out", str(out), *flags])
 
 
-ALL = Heads(3, judges=True, boxes=True)
+ALL = Heads(3, has_objectness=True, has_box=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("heads", [Heads(3), ALL])
 def test_the_exported_classifier_is_the_runs_with_softmax(heads: Heads) -> None:
     torch.manual_seed(1)
-    models = [build_model("small_cnn_half", heads.outputs).eval() for _ in range(1 + heads.judges)]
+    models = [build_model("small_cnn_half", heads.outputs).eval() for _ in range(1 + heads.has_objectness)]
     graph = export_classifier(models, 32, heads)
     names = ["probabilities", "face", "box"] if heads == ALL else ["probabilities"]
     assert [output.name for output in onnx.load_from_string(graph).graph.output] == names
@@ -149,15 +149,15 @@ class Constant(torch.nn.Module):
 
 def test_verdicts_of_several_models_are_their_means_by_hand() -> None:
     models = [Constant(np.log(3), 0, 2, 0.5, 0, 0, 1), Constant(0, 0, -1, 0.1, 0, 0, 0)]
-    heads = Heads(2, judges=True, boxes=True)
-    probs, face, box = Verdicts(models, heads)(torch.zeros(3, 3, 8, 8))
+    heads = Heads(2, has_objectness=True, has_box=True)
+    probs, face, box = ClassifierEnsemble(models, heads)(torch.zeros(3, 3, 8, 8))
     assert probs.tolist() == [pytest.approx([(0.75 + 0.5) / 2, (0.25 + 0.5) / 2])] * 3  # of probabilities, not logits
     assert face.tolist() == [0.5] * 3
     assert box.tolist() == [pytest.approx([0.3, 0, 0, 0.5])] * 3
-    assert Verdicts(models, heads).names == ("probabilities", "face", "box")
-    judging = Heads(2, judges=True)
-    assert Verdicts([Constant(0, 0, 3)], judging).names == ("probabilities", "face")
-    assert len(Verdicts([Constant(0, 0, 3)], judging)(torch.zeros(1, 3, 8, 8))) == 2
+    assert ClassifierEnsemble(models, heads).names == ("probabilities", "face", "box")
+    judging = Heads(2, has_objectness=True)
+    assert ClassifierEnsemble([Constant(0, 0, 3)], judging).names == ("probabilities", "face")
+    assert len(ClassifierEnsemble([Constant(0, 0, 3)], judging)(torch.zeros(1, 3, 8, 8))) == 2
 
 
 def test_a_classifier_graph_that_differs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,11 +187,11 @@ def test_without_photos_the_stock_boxes_and_what_the_run_says(
     meta = Bundle.load(tmp_path / "made").meta
     assert (meta.class_names, meta.input_size, meta.margin) == (CLASSES, 32, 0.3)
     assert (meta.mean, meta.std) == (META.mean, META.std)
-    assert meta.search == MtcnnConfig(min_face=30, pnet=0.6, rnet=0.3)
+    assert meta.search == MtcnnConfig(min_face=30, pnet_threshold=0.6, rnet_threshold=0.3)
     assert meta.score_threshold == 0.5
     assert meta.metrics == {"val_crops": {"val_macro_f1": 0.75}}
     assert meta.provenance["stage2"] == {"run": "try", "model": "small_cnn_half", "epoch": 4}
-    assert meta.provenance["commit"] == running_commit()
+    assert meta.provenance["commit"] == git_revision()
     assert meta.provenance["data"] == {"class_counts": {"train": {"with_mask": 7}}, "splits_sha256": None}
     assert meta.provenance["note"] == "mine" and "box_shift" not in meta.provenance["stage1"]
     assert (tmp_path / "made" / "onet.onnx").read_bytes() == cascade["onet"]
@@ -252,7 +252,7 @@ def test_a_fine_tuned_cascade_and_where_it_comes_from(
     # The graphs are the run's nets.
     pixels = np.random.default_rng(0).uniform(0, 255, (3, 3, 32, 32)).astype(np.float32)
     with torch.no_grad():
-        expected = Answers(load_net(tuned, "rnet"))(torch.from_numpy(pixels))
+        expected = ExportWrapper(load_net(tuned, "rnet"))(torch.from_numpy(pixels))
     for found, wanted in zip(bundle.graph("rnet")(pixels), expected, strict=True):
         assert found == pytest.approx(wanted.numpy(), abs=1e-4)
     assert len(Predictor(bundle).detect(np.asarray(portrait()))) == 0  # untrained
@@ -314,7 +314,7 @@ def judging_run(tmp_path: Path) -> Path:
     """A run whose network also judges and moves boxes."""
     folder = tmp_path / "judging"
     model = build_model("small_cnn_half", ALL.outputs)
-    save_model(folder / "best.safetensors", model.state_dict(), replace(META, judges=True, boxes=True))
+    save_model(folder / "best.safetensors", model.state_dict(), replace(META, has_objectness=True, boxes=True))
     return folder
 
 
@@ -331,7 +331,15 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pack, "export_cascade", lambda nets, how: {name: graphs[name] for name in how})
 
 
-FITTED = Judge(stage1=0.75, stage2=0.5, intercept=-0.25, temperature=1.5, floor=0.01, most=6, mirrored=True)
+FITTED = ScoreFusion(
+    detector_weight=0.75,
+    classifier_weight=0.5,
+    intercept=-0.25,
+    temperature=1.5,
+    min_detector_score=0.01,
+    max_face_logit=6,
+    flip_tta=True,
+)
 
 
 @pytest.mark.usefixtures("exported")
@@ -346,21 +354,21 @@ def test_a_judge_is_fitted_on_the_validation_photos(
 
     def gather(predictor: Predictor, detector: FaceDetector, images: object) -> list[Evidence]:
         meta = predictor.bundle.meta
-        assert meta.judge == Judge(mirrored=True)  # nothing calibrated yet, but seen both ways as it will be
+        assert meta.fusion == ScoreFusion(flip_tta=True)  # nothing calibrated yet, but seen both ways as it will be
         assert meta.search == detector.config == search  # stage 1's scores as they will be
         assert [image.image_id for image in images] == ["v"]  # type: ignore[attr-defined]
         # The made graph works in a predictor: mirrored, and with all its outputs.
-        ((seen, face, numbers),) = predictor.judge([np.full((40, 40, 3), 255, np.uint8)], [boxes])
+        ((seen, face, numbers),) = predictor.run_classifier([np.full((40, 40, 3), 255, np.uint8)], [boxes])
         assert seen.shape == (2, 3) and numbers is not None and numbers.tolist() == [[0, 0, 0, 0]] * 2
         assert face == pytest.approx([sum((1 - m) / s for m, s in zip(META.mean, META.std, strict=True))] * 2)
         return evidence
 
-    def fit_judge(given: object, margin: float, mirrored: bool) -> Judge:
+    def fit_judge(given: object, margin: float, mirrored: bool) -> ScoreFusion:
         assert given is evidence and margin == META.margin and mirrored
         return FITTED
 
     def judged(bundle: Bundle, val: object, choose: bool):
-        assert bundle.meta.judge == FITTED and choose  # the threshold is chosen on the judge's scores
+        assert bundle.meta.fusion == FITTED and choose  # the threshold is chosen on the judge's scores
         return replace(bundle.meta, score_threshold=0.375)
 
     monkeypatch.setattr(pack, "calibrated", lambda detector, given, images: given)
@@ -369,7 +377,7 @@ def test_a_judge_is_fitted_on_the_validation_photos(
     monkeypatch.setattr(pack, "_judged", judged)
     photos = photos_of(data, data / "splits.csv")
     meta = pack_bundle([judging_run], tmp_path / "made", search, tuned, photos).meta
-    assert meta.judge == FITTED and meta.score_threshold == 0.375
+    assert meta.fusion == FITTED and meta.score_threshold == 0.375
     error = meta.metrics["val_calibration_error"]
     assert error["before"] == pytest.approx(pack.calibration_error(pack.uncalibrated(search), evidence))
     assert error["after"] == pytest.approx(pack.calibration_error(FITTED, evidence))
@@ -381,13 +389,13 @@ def test_a_judge_is_fitted_on_the_validation_photos(
 def test_a_classifier_without_verdicts_is_calibrated_too(
     run: Path, tuned: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fitted = Judge(temperature=0.5, unsure=0.25)
+    fitted = ScoreFusion(temperature=0.5, unsure_margin=0.25)
     monkeypatch.setattr(pack, "calibrated", lambda detector, given, images: given)
     monkeypatch.setattr(pack, "gather", lambda *_: [])
     monkeypatch.setattr(pack, "fit_judge", lambda *_, **__: fitted)
     monkeypatch.setattr(pack, "_judged", lambda bundle, *_, **__: bundle.meta)
     bundle = pack_bundle([run], tmp_path / "made", CascadeConfig(), tuned, photos_of(data, data / "splits.csv"))
-    assert bundle.meta.judge == fitted and "val_calibration_error" in bundle.meta.metrics
+    assert bundle.meta.fusion == fitted and "val_calibration_error" in bundle.meta.metrics
 
 
 def test_a_cascades_onet_gives_a_face_trunk_its_start(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -411,7 +419,7 @@ def test_runs_that_are_fed_alike_are_averaged(judging_run: Path, run: Path, tmp_
         ]
     }
     assert bundle.meta.metrics == {"val_crops": {}}  # which are those of neither
-    assert bundle.meta.judge == Judge()  # nothing to fit it on
+    assert bundle.meta.fusion == ScoreFusion()  # nothing to fit it on
     with pytest.raises(UserError, match=r"try: its heads .* differs from .*judging's .*average runs that are fed"):
         pack_bundle([judging_run, run], tmp_path / "mixed", MtcnnConfig())
     save_model(other / "best.safetensors", model.state_dict(), replace(meta, margin=0.1))
@@ -430,15 +438,15 @@ def test_weights_of_all_photos_take_the_settings_of_a_bundle_of_their_make(
         input_size=32,
         margin=META.margin,
         search=MtcnnConfig(min_face=17),
-        judge=FITTED,
+        fusion=FITTED,
         score_threshold=0.375,
         metrics={"val": {"mAP50": 0.5}},
         provenance={"data": {"splits_sha256": "x"}},
     )
     written = write_bundle(part, meta, graphs)
-    assert pack_it(judging_run, tmp_path / "made", "--like", str(part)) == 0
+    assert pack_it(judging_run, tmp_path / "made", "--settings-from", str(part)) == 0
     made = Bundle.load(tmp_path / "made").meta
-    assert (made.search, made.judge, made.score_threshold) == (MtcnnConfig(min_face=17), FITTED, 0.375)
+    assert (made.search, made.fusion, made.score_threshold) == (MtcnnConfig(min_face=17), FITTED, 0.375)
     assert made.metrics == {"val": {"mAP50": 0.5}}
     whence = made.provenance["settings_and_metrics_from"]
     assert whence == {"sha256": dict(written.meta.sha256), "data": {"splits_sha256": "x"}}
@@ -447,14 +455,14 @@ def test_weights_of_all_photos_take_the_settings_of_a_bundle_of_their_make(
     capsys.readouterr()
     refusals = [
         (judging_run, ["--score", "0.5"], "leave out --data and --score"),
-        (judging_run, ["--min-face", "9"], "leave out --min-face, --pnet and --rnet"),
+        (judging_run, ["--min-face", "9"], "leave out --min-face, --pnet-threshold and --rnet-threshold"),
         (run, [], "its face scores need stage 2's verdicts, which these runs do not give"),
     ]
     for which, flags, message in refusals:
-        assert pack_it(which, tmp_path / "none", "--like", str(part), *flags) == 1
+        assert pack_it(which, tmp_path / "none", "--settings-from", str(part), *flags) == 1
         assert message in capsys.readouterr().err
     write_bundle(part, replace(meta, margin=0.2), graphs)
-    assert pack_it(judging_run, tmp_path / "none", "--like", str(part)) == 1
+    assert pack_it(judging_run, tmp_path / "none", "--settings-from", str(part)) == 1
     assert "its margin 0.2 is not 0.3; name one of the same make" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
@@ -485,9 +493,9 @@ def test_refusals_come_before_the_work(
     assert "best.safetensors: no such file; train a model" in capsys.readouterr().err
     assert pack_it(run, run) == 1
     assert "exists and is no bundle" in capsys.readouterr().err
-    assert pack_it(run, tmp_path / "made", "--pnet", "2") == 1
+    assert pack_it(run, tmp_path / "made", "--pnet-threshold", "2") == 1
     assert "pnet is 2.0, must lie in 0..1" in capsys.readouterr().err
-    assert pack_it(run, tmp_path / "made", "--cascade", str(tmp_path / "nowhere"), "--pnet", "2") == 1
+    assert pack_it(run, tmp_path / "made", "--cascade", str(tmp_path / "nowhere"), "--pnet-threshold", "2") == 1
     assert "pnet is 2.0, must lie in 0..1" in capsys.readouterr().err
     assert pack_it(run, tmp_path / "made", "--cascade", str(tmp_path / "nowhere")) == 1
     assert "nowhere/pnet.safetensors: not found; train it with" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.inference.bundle import DEFAULT, GRAPHS, Bundle
-from pipeline.inference.fusion import Judge
+from pipeline.inference.fusion import ScoreFusion
 from pipeline.training import pack
 from pipeline.training.pack_command import main
 from stage1_faces.detector import CascadeConfig
@@ -51,7 +51,7 @@ def part(tmp_path: Path) -> Bundle:
         input_size=32,
         margin=0.1,
         search=search,
-        judge=Judge(temperature=0.5),  # these runs give no verdicts to weigh
+        fusion=ScoreFusion(temperature=0.5),  # these runs give no verdicts to weigh
         score_threshold=0.375,
         metrics=metrics,
         provenance={"data": data},
@@ -72,11 +72,11 @@ def test_weights_of_all_photos_say_whose_figures_they_bear(
     monkeypatch.setattr(pack, "export_classifier", export)
     monkeypatch.setattr(pack, "export_cascade", lambda nets, how: {name: graphs[name] for name in how})
     cascade, runs = learned
-    flags = ["--cascade", str(cascade), "--out", str(tmp_path / "made"), "--like", str(part.path)]
+    flags = ["--cascade", str(cascade), "--out", str(tmp_path / "made"), "--settings-from", str(part.path)]
     assert main(["--run", *runs, *flags]) == 0
     made = Bundle.load(tmp_path / "made").meta
     assert averaged == [2]
-    assert (made.search, made.judge, made.score_threshold) == (part.meta.search, part.meta.judge, 0.375)
+    assert (made.search, made.fusion, made.score_threshold) == (part.meta.search, part.meta.fusion, 0.375)
     assert made.metrics == {"val": {"photos": 101, "mAP50": 0.75}}
     said = made.provenance["weights_and_metrics"]
     assert "weights were learned from all photos" in said and "from the training part only" in said
@@ -93,7 +93,7 @@ def test_photos_and_a_bundle_to_take_settings_from_exclude_each_other(
 ) -> None:
     cascade, runs = learned
     photos = pack.Photos((), ())
-    with pytest.raises(pack.UserError, match="--like takes all settings from that bundle; leave out --data"):
+    with pytest.raises(pack.UserError, match="--settings-from takes all settings from that bundle; leave out --data"):
         pack.pack_bundle(
             [Path(run) for run in runs], tmp_path / "made", CascadeConfig(), cascade, photos, like=part.path
         )

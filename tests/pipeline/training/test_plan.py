@@ -9,38 +9,38 @@ import tyro
 
 from pipeline.data import build_crops
 from pipeline.training import pack_command
-from pipeline.training.plan import QUICK_NOTE, Branch, fit_to_crops
-from pipeline.training.steps import Fitted, Step
+from pipeline.training.plan import QUICK_NOTE, TrainingPlan, fit_to_crops
+from pipeline.training.steps import ExtraArgs, TrainingStep
 from stage1_faces.training import finetune
 from stage2_classifier.config import EXPERIMENTS
-from stage2_classifier.data.crop_manifest import REJECT, CropRecord, CropSet, write_crop_set
+from stage2_classifier.data.crop_manifest import BACKGROUND, CropRecord, CropSet, write_crop_set
 from stage2_classifier.training import command as train
 
 KAGGLE = ("with_mask", "without_mask", "mask_weared_incorrect")
 LANDMARKS = (10.0, 12.0, 20.0, 12.0, 15.0, 18.0, 11.0, 24.0, 19.0, 24.0)  # upright in a box from (5, 2) to (25, 30)
 
 
-def branch(**changes: object) -> Branch:
+def branch(**changes: object) -> TrainingPlan:
     given = {"data": Path("my data"), "splits": Path("w/splits.csv"), "folder": Path("w/part")}
-    return Branch(**{**given, **changes})  # type: ignore[arg-type]
+    return TrainingPlan(**{**given, **changes})  # type: ignore[arg-type]
 
 
-def given(step: Step) -> list[str]:
+def given(step: TrainingStep) -> list[str]:
     return list(step.command[1:])
 
 
 def test_the_steps_and_what_each_reads() -> None:
-    learning = [*branch().finding(), *branch().naming()]
+    learning = [*branch().detector_steps(), *branch().classifier_steps()]
     assert [(step.name, step.command[0], step.result) for step in learning] == [
         ("cascade", "stage1_faces.finetune", None),
         ("crops", "pipeline.build_crops", Path("w/part/crops/crops.csv")),
         ("final_trunk", "stage2_classifier.train", Path("w/part/runs/final_trunk/summary.json")),
         ("final_cnn", "stage2_classifier.train", Path("w/part/runs/final_cnn/summary.json")),
     ]
-    tune = tyro.cli(finetune.Args, args=given(learning[0]))
+    tune = tyro.cli(finetune.FinetuneArgs, args=given(learning[0]))
     assert (tune.data, tune.splits, tune.out) == (Path("my data"), Path("w/splits.csv"), Path("w/part/cascade"))
-    assert (tune.threads, tune.recipe) == (1, finetune.Recipe())
-    cut = tyro.cli(build_crops.Args, args=given(learning[1]))
+    assert (tune.threads, tune.recipe) == (1, finetune.FinetuneConfig())
+    cut = tyro.cli(build_crops.BuildCropsArgs, args=given(learning[1]))
     assert (cut.data, cut.splits, cut.out) == (Path("my data"), Path("w/splits.csv"), Path("w/part/crops"))
     assert (cut.cascade, cut.workers) == (Path("w/part/cascade"), 1)
     trunk, cnn = (train._parse(given(step)) for step in learning[2:])
@@ -51,8 +51,8 @@ def test_the_steps_and_what_each_reads() -> None:
     assert (trunk.config.pretrained, trunk.config.weights) == (False, "w/part/cascade/onet.safetensors")
     assert cnn.config == EXPERIMENTS["final_cnn"]
     assert [step.name for step in branch().steps] == [*(step.name for step in learning), "bundle"]
-    pack = tyro.cli(pack_command.PackArgs, args=given(branch().packing()))
-    assert branch().packing().command[0] == "pipeline.pack"
+    pack = tyro.cli(pack_command.PackArgs, args=given(branch().bundle_step()))
+    assert branch().bundle_step().command[0] == "pipeline.pack"
     assert pack == pack_command.PackArgs(
         run=(Path("w/part/runs/final_trunk"), Path("w/part/runs/final_cnn")),
         out=Path("w/part/bundle"),
@@ -63,56 +63,58 @@ def test_the_steps_and_what_each_reads() -> None:
 
 
 def test_settings_of_another_bundle_instead_of_photos() -> None:
-    pack = tyro.cli(pack_command.PackArgs, args=given(branch(like=Path("w/other/bundle")).packing()))
-    assert (pack.like, pack.data) == (Path("w/other/bundle"), None)
+    pack = tyro.cli(pack_command.PackArgs, args=given(branch(like=Path("w/other/bundle")).bundle_step()))
+    assert (pack.settings_from, pack.data) == (Path("w/other/bundle"), None)
 
 
 @pytest.mark.parametrize("name", ["final_trunk", "final_cnn", "sched_plateau", "arch_resnet18_pretrained"])
 def test_quick_is_a_few_steps_of_each(name: str) -> None:
     quick = branch(experiments=(name,), quick=True)
     cascade, _, classifier, _ = quick.steps
-    recipe = tyro.cli(finetune.Args, args=given(cascade)).recipe
+    recipe = tyro.cli(finetune.FinetuneArgs, args=given(cascade)).recipe
     assert recipe.pnet_steps + recipe.rnet_steps + recipe.onet_steps < 200
     config = train._parse(given(classifier)).config
     assert config.epochs == 2
-    assert tyro.cli(pack_command.PackArgs, args=given(quick.packing())).note == QUICK_NOTE
+    assert tyro.cli(pack_command.PackArgs, args=given(quick.bundle_step())).note == QUICK_NOTE
 
 
 def crops(root: Path, classes: tuple[str, ...], landmarks: tuple[float, ...] = (), rejects: bool = True) -> Path:
     root.mkdir(parents=True)
     box = (5.0, 2.0, 25.0, 30.0)
     records = tuple(CropRecord(f"train/{c}/a.png", c, "train", "a", box, landmarks) for c in classes)
-    refused = (CropRecord("rejects/train/r.png", REJECT, "train", "a", box),) if rejects else ()
+    refused = (CropRecord("rejects/train/r.png", BACKGROUND, "train", "a", box),) if rejects else ()
     write_crop_set(CropSet(root, records, classes, 0.6, refused))
     return root
 
 
 def test_crops_that_allow_everything(tmp_path: Path) -> None:
-    assert fit_to_crops("final_trunk", [crops(tmp_path / "c", KAGGLE, LANDMARKS)]) == Fitted()
+    assert fit_to_crops("final_trunk", [crops(tmp_path / "c", KAGGLE, LANDMARKS)]) == ExtraArgs()
 
 
 def test_masks_are_not_moved_between_faces_of_other_classes(tmp_path: Path) -> None:
     other = crops(tmp_path / "c", ("head", "helmet"), LANDMARKS)
-    told = "moves no masks from face to face (--spliced 0): the data has no class 'with_mask'"
-    assert fit_to_crops("final_trunk", [other]) == Fitted(("--spliced", "0"), (told,))
-    assert fit_to_crops("final_cnn", [other]) == Fitted()  # moves none anyway
+    told = "moves no masks from face to face (--mask-transfer-prob 0): the data has no class 'with_mask'"
+    assert fit_to_crops("final_trunk", [other]) == ExtraArgs(("--mask-transfer-prob", "0"), (told,))
+    assert fit_to_crops("final_cnn", [other]) == ExtraArgs()  # moves none anyway
 
 
 def test_masks_are_not_moved_between_faces_without_landmarks(tmp_path: Path) -> None:
     found = fit_to_crops("final_trunk", [crops(tmp_path / "c", KAGGLE)])
-    assert found.options == ("--spliced", "0")
-    assert "no masked or no bare training face is large enough" in found.why[0] and len(found.why) == 1
+    assert found.options == ("--mask-transfer-prob", "0")
+    assert "no masked or no bare training face is large enough" in found.reasons[0] and len(found.reasons) == 1
 
 
 def test_without_rejects_a_classifier_learns_from_faces_alone(tmp_path: Path) -> None:
     found = fit_to_crops("final_cnn", [crops(tmp_path / "c", KAGGLE, LANDMARKS, rejects=False)])
-    assert "stage 1 has no false alarms" in found.why[0]
+    assert "stage 1 has no false alarms" in found.reasons[0]
     config = train._parse(["--experiment", "final_cnn", *found.options]).config
-    assert (config.rejects, config.boxes) == (0, False)
-    assert fit_to_crops("baseline", [tmp_path / "c"]) == Fitted()
+    assert (config.hard_negatives, config.box_head) == (0, False)
+    assert fit_to_crops("baseline", [tmp_path / "c"]) == ExtraArgs()
     # A branch beside it goes without, too: their bundles are to be of one make.
     crops(tmp_path / "whole" / "crops", KAGGLE, LANDMARKS)
-    classifier = branch(folder=tmp_path / "whole", beside=(tmp_path / "part",), experiments=("final_cnn",)).naming()[0]
+    classifier = branch(
+        folder=tmp_path / "whole", beside=(tmp_path / "part",), experiments=("final_cnn",)
+    ).classifier_steps()[0]
     (tmp_path / "part").mkdir()
     (tmp_path / "c").rename(tmp_path / "part" / "crops")
-    assert classifier.fitted() == found
+    assert classifier.extra_args() == found

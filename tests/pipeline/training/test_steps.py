@@ -15,7 +15,7 @@ import pytest
 
 from common.errors import UserError
 from pipeline.training import steps
-from pipeline.training.steps import Fitted, Step, claimed, run_steps, side_by_side
+from pipeline.training.steps import ExtraArgs, TrainingStep, locked_workdir, run_parallel, run_steps
 from tests.helpers.commands import INTERRUPTED
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -45,8 +45,8 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path / "modules"), str(ROOT))))
 
 
-def step(name: str, out: Path | str = "-", code: str = "0", *words: str, **more: object) -> Step:
-    return Step(name, ("made_step", str(out), code, *words), **more)  # type: ignore[arg-type]
+def step(name: str, out: Path | str = "-", code: str = "0", *words: str, **more: object) -> TrainingStep:
+    return TrainingStep(name, ("made_step", str(out), code, *words), **more)  # type: ignore[arg-type]
 
 
 def test_steps_run_in_their_order_and_finished_ones_are_skipped(tmp_path: Path) -> None:
@@ -66,8 +66,8 @@ def test_options_that_only_the_steps_before_can_tell(tmp_path: Path) -> None:
     a, b = tmp_path / "a.txt", tmp_path / "b.txt"
     said: list[str] = []
 
-    def fitted() -> Fitted:
-        return Fitted((a.read_text().strip(), "more"), ("because of the first",))
+    def fitted() -> ExtraArgs:
+        return ExtraArgs((a.read_text().strip(), "more"), ("because of the first",))
 
     run_steps(tmp_path / "w", [step("first", a, "0", "seen"), step("second", b, "0", fitted=fitted)], said.append)
     assert b.read_text() == "seen more\n"
@@ -94,10 +94,10 @@ def test_a_complaint_after_the_result_was_written_is_said(tmp_path: Path) -> Non
 def test_when_one_fails_the_others_are_ended_at_once(tmp_path: Path) -> None:
     alive, never = tmp_path / "alive.txt", tmp_path / "never.txt"
 
-    def wait() -> Fitted:  # until the other one is at work
+    def wait() -> ExtraArgs:  # until the other one is at work
         while not alive.exists():
             time.sleep(0.02)
-        return Fitted()
+        return ExtraArgs()
 
     works = [
         (tmp_path / "a", [step("long", alive, "for_ever", str(os.getpid())), step("after", never)]),
@@ -105,7 +105,7 @@ def test_when_one_fails_the_others_are_ended_at_once(tmp_path: Path) -> None:
     ]
     begun = time.monotonic()
     with pytest.raises(UserError, match=r"bad\.log: this step failed"):
-        side_by_side(works, jobs=2)
+        run_parallel(works, jobs=2)
     assert time.monotonic() - begun < 60
     assert not never.exists()
 
@@ -113,7 +113,7 @@ def test_when_one_fails_the_others_are_ended_at_once(tmp_path: Path) -> None:
 def test_one_job_takes_the_works_one_after_the_other(tmp_path: Path) -> None:
     out = tmp_path / "order.txt"
     works = [(tmp_path / k, [step("s", out, "0", k, "1"), step("t", out, "0", k, "2")]) for k in ("a", "b")]
-    side_by_side(works, jobs=1)
+    run_parallel(works, jobs=1)
     assert out.read_text().splitlines() == ["a 1", "a 2", "b 1", "b 2"]
 
 
@@ -172,21 +172,24 @@ def test_a_step_ends_with_the_process_that_began_it(tmp_path: Path, how: signal.
 def test_a_folder_is_claimed_for_one_work(tmp_path: Path) -> None:
     work = tmp_path / "work"
     record = {"seed": 0, "names": ["a"]}
-    with claimed(work, "it.json", record, "training", "--work") as goes_on:
+    with locked_workdir(work, "it.json", record, "training", "--work-dir") as goes_on:
         assert not goes_on and json.loads((work / "it.json").read_text()) == record
     # Nothing was begun: it may be claimed for other work.
-    with claimed(work, "it.json", {**record, "seed": 1}, "training", "--work") as goes_on:
+    with locked_workdir(work, "it.json", {**record, "seed": 1}, "training", "--work-dir") as goes_on:
         assert not goes_on
         (work / "splits.csv").touch()
-    with claimed(work, "it.json", {**record, "seed": 1}, "training", "--work") as goes_on:
+    with locked_workdir(work, "it.json", {**record, "seed": 1}, "training", "--work-dir") as goes_on:
         assert goes_on
     with (
-        pytest.raises(UserError, match="work: holds a training with another seed; give another --work"),
-        claimed(work, "it.json", record, "training", "--work"),
+        pytest.raises(UserError, match="work: holds a training with another seed; give another --work-dir"),
+        locked_workdir(work, "it.json", record, "training", "--work-dir"),
     ):
         pass
     (work / "it.json").write_text("{")
-    with pytest.raises(UserError, match=r"it\.json: damaged"), claimed(work, "it.json", record, "x", "--work"):
+    with (
+        pytest.raises(UserError, match=r"it\.json: damaged"),
+        locked_workdir(work, "it.json", record, "x", "--work-dir"),
+    ):
         pass
 
 
@@ -195,24 +198,24 @@ def test_folders_that_hold_something_else_are_left_as_they_are(tmp_path: Path) -
     (tmp_path / "photos" / "me.jpg").touch()
     (tmp_path / "file").touch()
     for name, told in (("photos", "photos: holds other files"), ("file", "file: is a file")):
-        with pytest.raises(UserError, match=told), claimed(tmp_path / name, "it.json", {}, "x", "--work"):
+        with pytest.raises(UserError, match=told), locked_workdir(tmp_path / name, "it.json", {}, "x", "--work-dir"):
             pass
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["me.jpg"]
     # Hidden files alone are what a kill leaves.
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / ".it.abc.tmp.json").touch()
-    with claimed(tmp_path / "begun", "it.json", {}, "x", "--work") as goes_on:
+    with locked_workdir(tmp_path / "begun", "it.json", {}, "x", "--work-dir") as goes_on:
         assert not goes_on
 
 
 @pytest.mark.skipif(steps.fcntl is None, reason="no file locks here")
 def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
-    with claimed(tmp_path / "w", "it.json", {}, "x", "--work"):
+    with locked_workdir(tmp_path / "w", "it.json", {}, "x", "--work-dir"):
         code = (
-            "from pathlib import Path; from pipeline.training.steps import claimed\n"
-            f"with claimed(Path({str(tmp_path / 'w')!r}), 'it.json', {{}}, 'x', '--work'): pass"
+            "from pathlib import Path; from pipeline.training.steps import locked_workdir\n"
+            f"with locked_workdir(Path({str(tmp_path / 'w')!r}), 'it.json', {{}}, 'x', '--work-dir'): pass"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "w: another process works here; wait for it or end it" in done.stderr
-    with claimed(tmp_path / "w", "it.json", {}, "x", "--work"):
+    with locked_workdir(tmp_path / "w", "it.json", {}, "x", "--work-dir"):
         pass

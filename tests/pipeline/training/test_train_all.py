@@ -17,8 +17,8 @@ from pipeline.inference.bundle import DEFAULT, Bundle
 from pipeline.inference.predictor import Predictor
 from pipeline.training import plan as branch
 from pipeline.training import steps, train_all
-from pipeline.training.plan import Branch
-from pipeline.training.steps import Step
+from pipeline.training.plan import TrainingPlan
+from pipeline.training.steps import TrainingStep
 from pipeline.training.train_all import main
 from tests.helpers.commands import write_data
 
@@ -40,7 +40,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """Stands in for the processes: gives the (folder, step) begun, and makes the results that later steps look for."""
     names: list[tuple[str, str]] = []
 
-    def run_steps(folder: Path, some: Iterable[Step], say: Callable[[str], None], stop: object = None) -> None:
+    def run_steps(folder: Path, some: Iterable[TrainingStep], say: Callable[[str], None], stop: object = None) -> None:
         for step in some:
             if step.result is not None and step.result.exists():
                 continue
@@ -70,7 +70,7 @@ def report(folder: Path) -> None:
 
 def flags(data: Path, *more: str, splits: bool = True) -> list[str]:
     here = data.parent
-    given = ["--data", str(data), "--out", str(here / "made"), "--work", str(here / "work")]
+    given = ["--data", str(data), "--out", str(here / "made"), "--work-dir", str(here / "work")]
     return [*given, *(["--splits", str(here / "splits.csv")] if splits else []), *more]
 
 
@@ -151,11 +151,11 @@ def test_sides_without_faces(data: Path, begun: list[tuple[str, str]], capsys: p
     file.write_text(json.dumps(coco))
     begun.clear()
     other = data.parent / "other"
-    assert main([*flags(data), "--work", str(other)]) == 1
+    assert main([*flags(data), "--work-dir", str(other)]) == 1
     assert "no face in split test, and a training needs all three; give other --splits" in capsys.readouterr().err
     assert not begun
     (data.parent / "splits.csv").write_text("image_id,split\np0,train\np1,val\np2,test\n")
-    assert main([*flags(data), "--work", str(other)]) == 0  # nothing was begun there
+    assert main([*flags(data), "--work-dir", str(other)]) == 0  # nothing was begun there
 
 
 def test_a_folder_of_another_training_is_refused(
@@ -171,7 +171,7 @@ def test_a_folder_of_another_training_is_refused(
         (("--quick", "--experiments", "final_cnn"), "experiments"),
     ):
         assert main(flags(data, *more)) == 1
-        assert f"work: holds a training with another {what}; give another --work" in capsys.readouterr().err
+        assert f"work: holds a training with another {what}; give another --work-dir" in capsys.readouterr().err
     shutil.copy(data / "p0.png", data / "p1.png")
     assert main(flags(data, "--quick")) == 0  # same annotations
     file = data / "_annotations.coco.json"
@@ -191,11 +191,11 @@ def test_a_folder_of_another_training_is_refused(
         (["--experiments", "final"], "experiment: no 'final'; did you mean"),
         (["--out", "{here}/splits.csv"], "splits.csv: is a file"),
         (["--out", "{here}/my data"], "exists and is no bundle"),
-        (["--out", "{here}/work"], "--work needs this place for itself"),
-        (["--out", "{work}/part/bundle"], "--work needs this place for itself"),
-        (["--work", "{here}/my data/work"], "would be read as data; give another --work"),
+        (["--out", "{here}/work"], "--work-dir needs this place for itself"),
+        (["--out", "{work}/part/bundle"], "--work-dir needs this place for itself"),
+        (["--work-dir", "{here}/my data/work"], "would be read as data; give another --work-dir"),
         (["--out", "{here}/my data/made"], "would be read as data; give another --out"),
-        (["--work", "{here}/photos"], "photos: holds other files"),
+        (["--work-dir", "{here}/photos"], "photos: holds other files"),
         (["--splits", "{here}/nowhere.csv"], "nowhere.csv"),
         (["--data", "{here}/nowhere"], "nowhere"),
     ],
@@ -215,7 +215,9 @@ def test_refusals_come_before_the_work(
 def test_a_step_that_fails_is_told_with_its_log(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Branch, "finding", lambda self: [Step("cascade", ("json.tool", str(self.folder / "nothing")))])
+    monkeypatch.setattr(
+        TrainingPlan, "finding", lambda self: [TrainingStep("cascade", ("json.tool", str(self.folder / "nothing")))]
+    )
     assert main(flags(data, "--jobs", "1")) == 1
     error, work = capsys.readouterr().err, data.parent / "work"
     assert error.startswith(f"error: {work / 'part' / 'cascade.log'}: this step failed: ")
@@ -239,7 +241,7 @@ def test_the_whole_way(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.setattr(branch, "QUICK_RATES", {})
     assert main(flags(data, "--quick", "--experiments", "final_cnn", "--no-all-photos")) == 0
     # Other classes than the experiments were made for, and nothing that stage 1 takes for a face by now.
-    assert "part: final_cnn: learns from faces alone (--rejects 0 --no-boxes)" in capsys.readouterr().out
+    assert "part: final_cnn: learns from faces alone (--hard-negatives 0 --no-box-head)" in capsys.readouterr().out
     made, work = Bundle.load(data.parent / "made"), data.parent / "work"
     assert made.meta.class_names == CLASSES
     assert made.meta.provenance["note"] == branch.QUICK_NOTE
@@ -253,7 +255,7 @@ def test_the_whole_way(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
 def test_what_a_later_step_would_refuse_is_refused_before_the_work(
     data: Path, tmp_path: Path, begun: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = ["--data", str(data), "--work", str(tmp_path / "w"), "--out", str(tmp_path / "b")]
+    argv = ["--data", str(data), "--work-dir", str(tmp_path / "w"), "--out", str(tmp_path / "b")]
     strange = tmp_path / "strange.csv"
     strange.write_bytes(b"image_id,split\np\xff,train\n")
     assert main([*argv, "--splits", str(strange)]) == 1

@@ -100,7 +100,7 @@ def test_the_same_with_one_worker_and_several(fake: FakePredictor) -> None:
 
 def test_every_max_fps_and_seconds(fake: FakePredictor) -> None:
     blob_video(Path("a.mp4"), passing, frames=50)
-    assert run("a.mp4", "--every", "3", "--out", "every") == 0
+    assert run("a.mp4", "--frame-stride", "3", "--out", "every") == 0
     assert [line["frame"] for line in lines("every/a.jsonl")] == list(range(0, 50, 3))
     assert len(pictures("every/a.mp4")) == 17
     assert run("a.mp4", "--max-fps", "5", "--out", "fps") == 0
@@ -181,7 +181,7 @@ def test_a_truncated_video_gives_what_came_and_says_so(fake: FakePredictor, caps
             ["a.mp4", "--submission", "x.csv"],
             "--submission is for pictures; a video's results are in --json and --events",
         ),
-        (["a.mp4", "--every", "0"], "--every is 0; give 1 or more"),
+        (["a.mp4", "--frame-stride", "0"], "--frame-stride is 0; give 1 or more"),
         (["a.mp4", "--max-fps", "0"], "--max-fps is 0; give a number above 0"),
         (["a.mp4", "--seconds", "-2"], "--seconds is -2; give a number above 0"),
         (["a.mp4", "--events", "x.txt"], "x.txt: does not say how to write events; end its name with .csv or .jsonl"),
@@ -196,7 +196,7 @@ def test_a_truncated_video_gives_what_came_and_says_so(fake: FakePredictor, caps
             ["a.mp4", "--webhook", "ftp://x"],
             "--webhook is no web address; give one such as http://127.0.0.1:8123/api/webhook/mask",
         ),
-        (["photo.png", "--every", "2"], "--every is for videos, and none is named; leave it out"),
+        (["photo.png", "--frame-stride", "2"], "--frame-stride is for videos, and none is named; leave it out"),
         (["photo.png", "--max-fps", "2"], "--max-fps is for videos, and none is named; leave it out"),
         (["photo.png", "--show"], "--show is for videos, and none is named; leave it out"),
         (["photo.png", "--webhook", "http://x"], "--webhook is for videos, and none is named; leave it out"),

@@ -21,7 +21,7 @@ import torch
 from common.annotations import AnnotatedImage
 from common.errors import UserError
 from stage1_faces.training import finetune
-from stage1_faces.training.finetune import COUNTS, LARGEST_SIDE, Recipe, main, recall_by_count
+from stage1_faces.training.finetune import COUNTS, LARGEST_SIDE, FinetuneConfig, main, recall_by_count
 from stage1_faces.training.run_folder import NETS, RunFolder, fingerprint, load_net
 from tests.helpers import quick_finetune
 from tests.helpers.drawn_photos import write_dataset
@@ -141,7 +141,7 @@ def test_without_validation_faces_nothing_is_reported(quick: pytest.MonkeyPatch,
 @pytest.mark.slow
 def test_the_whole_command(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # Nothing spared: real exports, the stock cascade as the landmarks' teacher, and the nets' own graphs for mining.
-    flags = [f"--{f.name.replace('_', '-')}={getattr(RECIPE, f.name)}" for f in fields(Recipe)]
+    flags = [f"--{f.name.replace('_', '-')}={getattr(RECIPE, f.name)}" for f in fields(FinetuneConfig)]
     command = ["--data", str(data), "--splits", str(data / "splits.csv"), "--out", str(tmp_path / "run"), *flags]
     assert main([*command, "--threads", "1"]) == 0
     screen = capsys.readouterr()
@@ -418,7 +418,11 @@ def test_no_face_to_learn_from(data: Path, tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("flag", "value"),
     [
-        *((f"--{f.name.replace('_', '-')}", "0") for f in fields(Recipe) if f.name not in ("seed", "weight_decay")),
+        *(
+            (f"--{f.name.replace('_', '-')}", "0")
+            for f in fields(FinetuneConfig)
+            if f.name not in ("seed", "weight_decay")
+        ),
         ("--pnet-steps", "-5"),
         ("--passes", "-1"),
         ("--onet-rate", "nan"),

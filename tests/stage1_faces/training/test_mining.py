@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from stage1_faces.detector import Candidates, CascadeConfig
+from stage1_faces.detector import CascadeConfig, Proposals
 from stage1_faces.roi_crop import Mipmaps
-from stage1_faces.training.mining import SCALES, SEARCH, SMALLEST, Mined, mine
+from stage1_faces.training.mining import SCALES, SEARCH, SMALLEST, MinedWindows, mine
 from tests.helpers.drawn_photos import made_photo
 
 
@@ -21,7 +21,7 @@ class Blobs:
     def __init__(self) -> None:
         self.seen: list[np.ndarray] = []
 
-    def propose(self, maps: Sequence[Mipmaps], config: CascadeConfig | None = None) -> list[Candidates]:
+    def propose(self, maps: Sequence[Mipmaps], config: CascadeConfig | None = None) -> list[Proposals]:
         assert config is SEARCH
         found = []
         for photo in maps:
@@ -31,12 +31,12 @@ class Blobs:
             blobs = sorted(stats[1:].tolist(), key=lambda row: -row[4])
             boxes = np.float32([(x, y, x + w, y + h) for x, y, w, h, _ in blobs]).reshape(-1, 4)
             scores = np.linspace(0.9, 0.5, len(boxes)).astype(np.float32)
-            found.append(Candidates(boxes, scores, scores))
+            found.append(Proposals(boxes, scores, scores))
         return found
 
     def refine(
-        self, maps: Sequence[Mipmaps], candidates: Sequence[Candidates], config: CascadeConfig | None = None
-    ) -> list[Candidates]:
+        self, maps: Sequence[Mipmaps], candidates: Sequence[Proposals], config: CascadeConfig | None = None
+    ) -> list[Proposals]:
         assert config is SEARCH
         return [c[np.arange(min(len(c.boxes), 1))] for c in candidates]
 
@@ -118,20 +118,20 @@ def test_a_pass_depends_on_seed_photo_and_pass_alone() -> None:
 
 
 @pytest.fixture
-def mined() -> Mined:
+def mined() -> MinedWindows:
     photos = [photo_of([LARGE, SMALL], [LARGE]), photo_of([SMALL], [])]
     return mine(Blobs(), photos, "pnet", passes=3, seed=0)  # type: ignore[arg-type]
 
 
-def test_bytes_read_back(mined: Mined) -> None:
-    back = Mined.from_bytes(mined.to_bytes())
-    for field in fields(Mined):
+def test_bytes_read_back(mined: MinedWindows) -> None:
+    back = MinedWindows.from_bytes(mined.to_bytes())
+    for field in fields(MinedWindows):
         first, second = getattr(mined, field.name), getattr(back, field.name)
         assert first.dtype == second.dtype
         np.testing.assert_array_equal(first, second)
 
 
-def test_damaged_bytes_are_refused(mined: Mined) -> None:
+def test_damaged_bytes_are_refused(mined: MinedWindows) -> None:
     data = mined.to_bytes()
     rng = np.random.default_rng(0)
     flipped = []
@@ -142,11 +142,11 @@ def test_damaged_bytes_are_refused(mined: Mined) -> None:
     cut = [data[:length] for length in (0, 1, 3, 10, len(data) // 2, len(data) - 1)]
     for bad in (*cut, b"hello", data[100:], *flipped):
         try:
-            read = Mined.from_bytes(bad)
+            read = MinedWindows.from_bytes(bad)
         except (ValueError, KeyError):
             continue
         # A byte that carries nothing was hit.
         np.testing.assert_array_equal(read.boxes, mined.boxes)
     for bad in (*cut, b"hello", data[100:]):
         with pytest.raises((ValueError, KeyError)):
-            Mined.from_bytes(bad)
+            MinedWindows.from_bytes(bad)

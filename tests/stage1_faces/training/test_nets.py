@@ -14,7 +14,7 @@ from stage1_faces.detector import EVEN, O_SIZE, R_SIZE, STRIDE
 from stage1_faces.faces import Net
 from stage1_faces.roi_crop import GREY
 from stage1_faces.training.export import FINE_TUNED, STOCK, TOLERANCE, parity
-from stage1_faces.training.nets import Answers, OutputNet, build_net, leaky, normalised
+from stage1_faces.training.nets import ExportWrapper, OutputNet, build_net, leaky, normalised
 
 
 def pixels(n: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -27,7 +27,7 @@ def shapes(net: nn.Module, size: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 
 def test_shapes_are_those_that_the_detector_names() -> None:
-    pnet, rnet, onet = (Answers(build_net(name)).eval() for name in ("pnet", "rnet", "onet"))
+    pnet, rnet, onet = (ExportWrapper(build_net(name)).eval() for name in ("pnet", "rnet", "onet"))
     assert shapes(pnet, (2, 3, 40, 56)) == [(2, 40 // STRIDE, 56 // STRIDE), (2, 4, 40 // STRIDE, 56 // STRIDE)]
     assert shapes(rnet, (3, 3, R_SIZE, R_SIZE)) == [(3,), (3, 4)]
     assert shapes(onet, (3, 3, O_SIZE, O_SIZE)) == [(3,), (3, 4), (3, 5, 2)]
@@ -36,7 +36,7 @@ def test_shapes_are_those_that_the_detector_names() -> None:
 def test_an_untrained_pnet_finds_faces_improbable_everywhere() -> None:
     torch.manual_seed(0)
     with torch.no_grad():
-        probability, numbers = Answers(build_net("pnet")).eval()(pixels(2, 64, 64))
+        probability, numbers = ExportWrapper(build_net("pnet")).eval()(pixels(2, 64, 64))
     assert probability.min() > 0 and probability.max() < 0.03
     assert numbers.abs().max() < 0.1
 
@@ -80,7 +80,7 @@ def test_answers_are_the_nets_numbers() -> None:
     inputs = pixels(2, 48, 48)
     with torch.no_grad():
         numbers = net(normalised(inputs))
-        probability, box, points = Answers(net)(inputs)
+        probability, box, points = ExportWrapper(net)(inputs)
     assert torch.equal(probability, torch.sigmoid(numbers[:, 0]))
     assert torch.equal(box, numbers[:, 1:5])
     # x and y by turns, as `WindowBatches.loss` teaches them.
@@ -125,7 +125,7 @@ def test_a_difference_that_is_no_number_counts_as_infinite(monkeypatch: pytest.M
 def test_a_mirrored_picture_gives_mirrored_cells_but_for_the_grid() -> None:
     # A blank picture with one spot: cells answer by place, so the most excited cell is next to the spot.
     torch.manual_seed(0)
-    net = Answers(build_net("pnet")).eval()
+    net = ExportWrapper(build_net("pnet")).eval()
     picture = torch.full((1, 3, 96, 96), float(GREY))
     with torch.no_grad():
         blank = net(picture)[0]

@@ -8,12 +8,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from stage1_faces.detector import O_CONTEXT, O_SIZE, R_CONTEXT, R_SIZE, REFERENCE, STRIDE, decode, frames
+from stage1_faces.detector import O_CONTEXT, O_SIZE, R_CONTEXT, R_SIZE, REFERENCE, STRIDE, anchors, decode
 from stage1_faces.roi_crop import GREY
 from stage1_faces.training import samples
 from stage1_faces.training.samples import (
     PATCH,
-    Photo,
+    TrainingPhoto,
     affine,
     cell_targets,
     cut_edges,
@@ -49,7 +49,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def square_face() -> Photo:
+def square_face() -> TrainingPhoto:
     """A white face of 40x50 px in black, with its landmarks."""
     box = np.float32([[100, 80, 140, 130]])
     image = np.zeros((300, 300, 3), np.uint8)
@@ -145,7 +145,7 @@ def test_faces_outside_the_patch_or_none() -> None:
 
 
 @pytest.mark.usefixtures("plain")
-def test_patch_numbers_decode_to_the_face_that_the_patch_shows(square_face: Photo) -> None:
+def test_patch_numbers_decode_to_the_face_that_the_patch_shows(square_face: TrainingPhoto) -> None:
     cells = 0
     for seed in range(30):
         image, told, numbers = patch(square_face, 0, np.random.default_rng(seed))
@@ -163,7 +163,7 @@ def test_patch_numbers_decode_to_the_face_that_the_patch_shows(square_face: Phot
 
 
 @pytest.mark.usefixtures("plain")
-def test_patches_show_every_face_at_the_sizes_that_pnet_learns(square_face: Photo) -> None:
+def test_patches_show_every_face_at_the_sizes_that_pnet_learns(square_face: TrainingPhoto) -> None:
     sizes = []
     for seed in range(60):
         image, _, _ = patch(square_face, 0, np.random.default_rng(seed))
@@ -187,7 +187,7 @@ def test_small_faces_are_enlarged_twice_at_most() -> None:
         assert (told == -1).any()
 
 
-def test_patches_from_anywhere_know_of_the_faces_in_them(square_face: Photo) -> None:
+def test_patches_from_anywhere_know_of_the_faces_in_them(square_face: TrainingPhoto) -> None:
     told = [patch(square_face, None, np.random.default_rng(seed))[1] for seed in range(60)]
     assert any((t == 1).any() for t in told) and any(not t.any() for t in told)
     empty = made_photo(np.zeros((20, 30, 3), np.uint8), [])
@@ -197,11 +197,13 @@ def test_patches_from_anywhere_know_of_the_faces_in_them(square_face: Photo) -> 
 
 @pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize(("side", "context"), [(R_SIZE, R_CONTEXT), (O_SIZE, O_CONTEXT)])
-def test_window_numbers_decode_to_the_face_that_the_window_shows(square_face: Photo, side: int, context: float) -> None:
+def test_window_numbers_decode_to_the_face_that_the_window_shows(
+    square_face: TrainingPhoto, side: int, context: float
+) -> None:
     inside = 0
     for seed in range(30):
         rng = np.random.default_rng(seed)
-        frame = frames(square_face.boxes + rng.uniform(-6, 6, (1, 4)).astype(np.float32))[0]
+        frame = anchors(square_face.boxes + rng.uniform(-6, 6, (1, 4)).astype(np.float32))[0]
         image, numbers, _ = window(square_face, frame, 0, context, side, rng)
         assert image.shape == (side, side, 3) and image.dtype == np.uint8
         # The net counts from the window's middle, in units of the judged box.
@@ -225,7 +227,7 @@ def test_landmarks_are_where_the_picture_shows_them_also_mirrored(monkeypatch: p
     monkeypatch.setattr(samples, "TILT_O", 5.0)
     mirrored = 0
     for seed in range(30):
-        shown, _, marks = window(photo, frames(box)[0], 0, O_CONTEXT, O_SIZE, np.random.default_rng(seed))
+        shown, _, marks = window(photo, anchors(box)[0], 0, O_CONTEXT, O_SIZE, np.random.default_rng(seed))
         at = marks * (O_SIZE / O_CONTEXT) + O_SIZE / 2
         assert at[0, 0] < at[2, 0] < at[1, 0] and at[3, 0] < at[2, 0] < at[4, 0]  # named by their place in the picture
         assert at[0, 1] < at[2, 1] < at[3, 1]
@@ -235,8 +237,8 @@ def test_landmarks_are_where_the_picture_shows_them_also_mirrored(monkeypatch: p
     assert 5 < mirrored < 25
 
 
-def test_unknown_landmarks_and_windows_without_a_face_are_nan(square_face: Photo) -> None:
-    frame = frames(square_face.boxes)[0]
+def test_unknown_landmarks_and_windows_without_a_face_are_nan(square_face: TrainingPhoto) -> None:
+    frame = anchors(square_face.boxes)[0]
     unknown = made_photo(square_face.maps.image, square_face.boxes)
     _, numbers, points = window(unknown, frame, 0, O_CONTEXT, O_SIZE, np.random.default_rng(0))
     assert np.isfinite(numbers).all() and np.isnan(points).all()
@@ -289,7 +291,7 @@ def test_the_same_seed_gives_the_same_sample(kind: str) -> None:
         rng = np.random.default_rng(seed)
         if kind == "patch":
             return patch(photo, seed % 2, rng)
-        return window(photo, frames(photo.boxes)[seed % 2], seed % 2, R_CONTEXT, R_SIZE, rng)
+        return window(photo, anchors(photo.boxes)[seed % 2], seed % 2, R_CONTEXT, R_SIZE, rng)
 
     different = 0
     for seed in range(12):
@@ -326,13 +328,13 @@ def test_affine_maps_the_middle_to_the_centre() -> None:
     assert upright.tolist() == [[2, 0, 2], [0, 2, 12]]
 
 
-def test_coarsened_windows_show_the_same_place(square_face: Photo, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coarsened_windows_show_the_same_place(square_face: TrainingPhoto, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "recolour", lambda image, rng: image)
     monkeypatch.setattr(samples, "TILT_O", 0.0)
 
     def shown(share: float, seed: int) -> np.ndarray:
         monkeypatch.setattr(samples, "SHRINK_O", share)
-        return window(square_face, frames(square_face.boxes)[0], None, R_CONTEXT, R_SIZE, np.random.default_rng(seed))[
+        return window(square_face, anchors(square_face.boxes)[0], None, R_CONTEXT, R_SIZE, np.random.default_rng(seed))[
             0
         ]
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from stage1_faces.detector import R_SIZE, STRIDE
 from stage1_faces.training import trainer as learn
-from stage1_faces.training.mining import Mined
+from stage1_faces.training.mining import MinedWindows
 from stage1_faces.training.nets import build_net
-from stage1_faces.training.samples import PATCH, Photo
+from stage1_faces.training.samples import PATCH, TrainingPhoto
 from stage1_faces.training.trainer import (
     BACKGROUND,
     EASIEST,
@@ -23,7 +23,7 @@ from stage1_faces.training.trainer import (
     WARM_UP,
     Batches,
     PatchBatches,
-    Schedule,
+    StepSchedule,
     WindowBatches,
     box_loss,
     face_weights,
@@ -35,14 +35,14 @@ FACES = [[20.0, 20, 50, 60], [90, 40, 110, 65]]
 CELLS = PATCH // STRIDE
 
 
-def photo(landmarks: bool = False) -> Photo:
+def photo(landmarks: bool = False) -> TrainingPhoto:
     boxes = np.float32(FACES)
     return made_photo(draw((160, 120), FACES), FACES, landmarks=landmarks_of(boxes) if landmarks else None)
 
 
-def mined_of(boxes: Sequence[Sequence[float]], face: Sequence[int], overlap: Sequence[float]) -> Mined:
+def mined_of(boxes: Sequence[Sequence[float]], face: Sequence[int], overlap: Sequence[float]) -> MinedWindows:
     n = len(boxes)
-    return Mined(
+    return MinedWindows(
         np.zeros(n, np.int64),
         np.float32(boxes).reshape(-1, 4),
         np.full(n, 0.5, np.float32),
@@ -173,15 +173,15 @@ def test_rnet_learns_no_landmarks() -> None:
 
 
 def test_schedule_counts_epochs() -> None:
-    schedule = Schedule(1000, 300, 0.1)
+    schedule = StepSchedule(1000, 300, 0.1)
     assert schedule.epochs == 4
     assert [schedule.steps_in(epoch) for epoch in range(4)] == [300, 300, 300, 100]
-    assert Schedule(300, 300, 0.1).epochs == 1
-    assert (Schedule(7, 300, 0.1).epochs, Schedule(7, 300, 0.1).steps_in(0)) == (1, 7)
+    assert StepSchedule(300, 300, 0.1).epochs == 1
+    assert (StepSchedule(7, 300, 0.1).epochs, StepSchedule(7, 300, 0.1).steps_in(0)) == (1, 7)
 
 
 def test_rate_rises_then_falls_to_little() -> None:
-    schedule = Schedule(1000, 300, 0.1)
+    schedule = StepSchedule(1000, 300, 0.1)
     rates = [schedule.rate_at(step) for step in range(1000)]
     assert rates[0] == pytest.approx(0.1 / WARM_UP * (1 + LAST_RATE))
     top = int(np.argmax(rates))
@@ -312,7 +312,7 @@ def test_other_seeds_give_other_batches() -> None:
 def test_patches_around_faces_and_from_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int | None] = []
 
-    def patch(photo: Photo, face: int | None, rng: np.random.Generator):
+    def patch(photo: TrainingPhoto, face: int | None, rng: np.random.Generator):
         asked.append(face)
         return np.zeros((2, 2, 3), np.uint8), np.zeros((1, 1), np.int8), np.zeros((1, 1, 4), np.float32)
 
@@ -334,9 +334,9 @@ def trained(steps: int = 3, drawn_before: int = 0) -> tuple[nn.Module, ModelEmaV
     optimizer = torch.optim.AdamW(net.parameters(), 0.1)
     told: list[int] = []
     losses = train_epoch(
-        net, average, optimizer, windows(), Schedule(5, steps, 0.01), 1, 0, lambda: told.append(len(told))
+        net, average, optimizer, windows(), StepSchedule(5, steps, 0.01), 1, 0, lambda: told.append(len(told))
     )
-    assert optimizer.param_groups[0]["lr"] == Schedule(5, steps, 0.01).rate_at(4)
+    assert optimizer.param_groups[0]["lr"] == StepSchedule(5, steps, 0.01).rate_at(4)
     return net, average, losses, told
 
 
@@ -364,4 +364,4 @@ def test_an_error_in_a_batch_ends_the_epoch() -> None:
     net = build_net("pnet")
     optimizer = torch.optim.AdamW(net.parameters(), 0.1)
     with pytest.raises(RuntimeError, match="no photo"):
-        train_epoch(net, ModelEmaV3(net), optimizer, Broken([photo()], 1, 0), Schedule(2, 2, 0.1), 0, 0)
+        train_epoch(net, ModelEmaV3(net), optimizer, Broken([photo()], 1, 0), StepSchedule(2, 2, 0.1), 0, 0)

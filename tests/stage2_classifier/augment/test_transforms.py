@@ -17,7 +17,7 @@ from PIL import Image
 
 from common.errors import UserError
 from stage2_classifier.augment.albumentations_augment import AlbumentationsAugment
-from stage2_classifier.augment.opencv_augment import POLICY, OwnAugment, Policy
+from stage2_classifier.augment.opencv_augment import POLICY, OpencvAugment, Policy
 from stage2_classifier.augment.torchvision_augment import TorchvisionAugment
 from stage2_classifier.augment.transforms import AUGMENTATIONS, eval_transform, train_transform
 from stage2_classifier.config import TrainConfig
@@ -30,7 +30,7 @@ from stage2_classifier.training.fit import face_sampler, training_crops
 
 MEAN, STD = (0.5, 0.45, 0.4), (0.25, 0.24, 0.23)
 KINDS = [kind for kind in AUGMENTATIONS if kind != "none"]
-IMPLEMENTATIONS = [OwnAugment, TorchvisionAugment, AlbumentationsAugment]
+IMPLEMENTATIONS = [OpencvAugment, TorchvisionAugment, AlbumentationsAugment]
 NOTHING = replace(POLICY, **{name: 0.0 for name in vars(POLICY) if name.endswith("_p")})
 FILL = (10.0, 20.0, 30.0)
 
@@ -165,7 +165,7 @@ class TestPolicy:
 def test_libraries_that_are_not_chosen_are_not_imported() -> None:
     code = (
         "import sys; from stage2_classifier.transforms import train_transform; "
-        "train_transform('own', 32, (0.5,) * 3, (0.5,) * 3); "
+        "train_transform('opencv', 32, (0.5,) * 3, (0.5,) * 3); "
         "print(*{'torchvision', 'albumentations', 'timm'} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -196,7 +196,7 @@ def test_preview_is_written(crop_folder: Path, capsys: pytest.CaptureFixture[str
     with Image.open(out) as picture:
         assert picture.width > 13 * 96 and picture.height > 4 * 96  # 1 + 3 x 4 columns, 2 x 2 rows
     one = crop_folder.parent / "own.png"
-    assert main(["--crops", str(crop_folder), "--preview", str(one), "--augment", "own"]) == 0
+    assert main(["--crops", str(crop_folder), "--preview", str(one), "--augment", "opencv"]) == 0
     with Image.open(one) as picture:
         assert picture.width < 8 * 96
 
@@ -220,7 +220,7 @@ def test_a_preview_is_not_written_among_the_crops(
     before = (crop_folder / "0.png").read_bytes()
     (crop_folder.parent / "link").symlink_to(crop_folder, target_is_directory=True)
     for out in (crop_folder / name, crop_folder.parent / "link" / name):
-        assert main(["--crops", str(crop_folder), "--preview", str(out), "--augment", "own"]) == 1
+        assert main(["--crops", str(crop_folder), "--preview", str(out), "--augment", "opencv"]) == 1
         said = f"error: {out}: lies in {crop_folder}, among the crops; give another --preview\n"
         assert capsys.readouterr().err == said
     assert (crop_folder / "0.png").read_bytes() == before and not (crop_folder / "made").exists()
@@ -276,7 +276,7 @@ def test_the_preview_shows_what_training_sees(
                 seen[f"epoch {epoch + 1}", np.rint(255 * pixels).clip(0, 255).astype(np.uint8).tobytes()] = names[label]
     before = looked_at(wide_crops, config.margin)
     [(rows, _, labels, _)] = sheets
-    expected = names if config.rejects else names[:3]
+    expected = names if config.hard_negatives else names[:3]
     assert labels == [name for name in expected for _ in range(2)]
     for row, label in zip(rows, labels, strict=True):
         assert before[row[0].image.tobytes()] == label
@@ -301,8 +301,8 @@ def test_the_comparison_looks_at_crops_as_the_baseline_does(
     wide_crops: CropSet, crop_folder: Path, sheets: list[tuple[Any, ...]]
 ) -> None:
     out = crop_folder.parent / "p.png"
-    assert main(["--crops", str(wide_crops.root), "--preview", str(out), "--augment", "own"]) == 0
-    assert main(["--crops", str(crop_folder), "--preview", str(out), "--augment", "own"]) == 0
+    assert main(["--crops", str(wide_crops.root), "--preview", str(out), "--augment", "opencv"]) == 0
+    assert main(["--crops", str(crop_folder), "--preview", str(out), "--augment", "opencv"]) == 0
     before = looked_at(wide_crops, 0.2)
     (rows, *_), (narrow, *_) = sheets
     assert rows and all(row[0].image.tobytes() in before for row in rows)
@@ -313,7 +313,7 @@ def test_the_comparison_looks_at_crops_as_the_baseline_does(
     ("flags", "message"),
     [
         (["--experiment", "jugde"], "did you mean judge"),
-        (["--experiment", "judge", "--augment", "own"], "--experiment: has its own augmentation and input size"),
+        (["--experiment", "judge", "--augment", "opencv"], "--experiment: has its own augmentation and input size"),
         (["--experiment", "judge", "--input-size", "64"], "--experiment: has its own augmentation and input size"),
         (["--experiment", "judge"], "rejects: {crops} has none for training"),
         (["--experiment", "view_margin_35"], "margin: 0.35 is more than the 0.2 that {crops} was cut with"),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stage2_classifier.cropping import boxes_of_numbers, cut_crop, resize_crop
+from stage2_classifier.cropping import apply_box_deltas, cut_crop, resize_crop
 from stage2_classifier.data.box_jitter import Box, Jitter, jittered_view, plain_numbers
 
 STILL = Jitter(shift=0, scale=0, degrees=0, degrees_p=0, flip_p=0, least_side=1)
@@ -68,7 +68,7 @@ def test_a_still_view_is_the_window_up_to_its_rounding(box: Box, margin: float, 
     plain = cut_crop(GRADIENT, box, margin)
     # Of a window of whole pixels the view differs by less than one on each side: two levels each.
     assert np.abs(resize_crop(view, 24).astype(int) - resize_crop(plain, 24)).max() <= 4
-    (back,) = boxes_of_numbers(np.float32([box]), plain_numbers(box, margin)[None], margin)
+    (back,) = apply_box_deltas(np.float32([box]), plain_numbers(box, margin)[None], margin)
     assert back == pytest.approx(box, abs=1e-3)
     longer = max(box[2] - box[0], box[3] - box[1])
     sides = [math.log((box[2] - box[0]) / longer), math.log((box[3] - box[1]) / longer)]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from common.errors import UserError
-from stage2_classifier.cropping import box_numbers, crop_window, cut_crop, window_frame
+from stage2_classifier.cropping import box_deltas, crop_window, cut_crop, window_anchor
 from stage2_classifier.data.box_jitter import Jitter, jittered_view
 from stage2_classifier.data.crop_dataset import (
     BalancedSampler,
@@ -25,7 +25,7 @@ from stage2_classifier.data.crop_dataset import (
     read_crop_set,
     write_crop_set,
 )
-from stage2_classifier.data.crop_manifest import REJECT
+from stage2_classifier.data.crop_manifest import BACKGROUND
 
 CLASSES = ("with_mask", "without_mask")
 
@@ -134,7 +134,7 @@ def same_as_from_the_photo(crops: CropSet, margin: float) -> None:
         view, _, numbers = dataset[i]
         assert np.array_equal(dataset.pixels(i), cut_crop(photo_of(crops), record.box, margin))
         assert np.array_equal(view.numpy(), dataset.pixels(i))
-        assert numbers.numpy() == pytest.approx(box_numbers(record.box, window_frame(record.box, margin)), abs=1e-5)
+        assert numbers.numpy() == pytest.approx(box_deltas(record.box, window_anchor(record.box, margin)), abs=1e-5)
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.2, 0.35, 0.6])
@@ -196,7 +196,7 @@ def test_views_are_jittered_by_seed_epoch_and_draw(tmp_path: Path) -> None:
 
 def test_rejects_come_after_the_faces_with_a_class_of_their_own(crop_set: CropSet) -> None:
     rejects = tuple(
-        CropRecord(f"{i}.png", REJECT, split, "photo", (0, 0, 6, 6)) for i, split in ((4, "train"), (3, "val"))
+        CropRecord(f"{i}.png", BACKGROUND, split, "photo", (0, 0, 6, 6)) for i, split in ((4, "train"), (3, "val"))
     )
     with_rejects = CropSet(crop_set.root, crop_set.records, CLASSES, 0.2, rejects)
     dataset = CropDataset(with_rejects, "train", seed_transform, rejects=True)

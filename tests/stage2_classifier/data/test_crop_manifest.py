@@ -12,11 +12,11 @@ import pytest
 
 from common.errors import UserError
 from stage2_classifier.data import crop_manifest as records
-from stage2_classifier.data.crop_manifest import REJECT, CropRecord, CropSet, read_crop_set, write_crop_set
+from stage2_classifier.data.crop_manifest import BACKGROUND, CropRecord, CropSet, read_crop_set, write_crop_set
 
 HEADER = "path,label,split,image_id,x1,y1,x2,y2\n"
 WITH_LANDMARKS = HEADER.replace("y2", "y2,landmarks")
-REJECTS = (CropRecord("rejects/train/z.png", REJECT, "train", "photo, one", (7.0, 8.0, 9.5, 20.0)),)
+REJECTS = (CropRecord("rejects/train/z.png", BACKGROUND, "train", "photo, one", (7.0, 8.0, 9.5, 20.0)),)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_what_was_written_comes_back(crops: CropSet) -> None:
 
 def test_rejects_and_landmarks_come_back(crops: CropSet) -> None:
     seen = replace(crops.records[0], landmarks=tuple(float(v) / 4 for v in range(10)))
-    given = replace(crops, records=(seen, crops.records[1]), rejects=REJECTS)
+    given = replace(crops, records=(seen, crops.records[1]), hard_negatives=REJECTS)
     write_crop_set(given)
     assert read_crop_set(crops.root) == given
     assert {file.name for file in crops.root.iterdir()} == {"crops.csv", "crops.json", "rejects.csv"}
@@ -48,26 +48,26 @@ def test_rejects_and_landmarks_come_back(crops: CropSet) -> None:
 
 
 def test_older_rejects_go_when_none_are_left(crops: CropSet) -> None:
-    write_crop_set(replace(crops, rejects=REJECTS))
+    write_crop_set(replace(crops, hard_negatives=REJECTS))
     write_crop_set(crops)
     assert not (crops.root / "rejects.csv").exists()
-    assert read_crop_set(crops.root).rejects == ()
+    assert read_crop_set(crops.root).hard_negatives == ()
 
 
 def test_a_reject_with_another_label_is_refused(crops: CropSet) -> None:
-    write_crop_set(replace(crops, rejects=(*REJECTS, replace(REJECTS[0], label="a"))))
-    with pytest.raises(UserError, match=rf"rejects\.csv: holds another label than {REJECT}; build"):
+    write_crop_set(replace(crops, hard_negatives=(*REJECTS, replace(REJECTS[0], label="a"))))
+    with pytest.raises(UserError, match=rf"rejects\.csv: holds another label than {BACKGROUND}; build"):
         read_crop_set(crops.root)
 
 
 def test_a_reject_among_the_faces_is_refused(crops: CropSet) -> None:
     write_crop_set(replace(crops, records=(*crops.records, *REJECTS)))
-    with pytest.raises(UserError, match=rf"crops\.csv: labels \['{REJECT}'\] are not among the classes"):
+    with pytest.raises(UserError, match=rf"crops\.csv: labels \['{BACKGROUND}'\] are not among the classes"):
         read_crop_set(crops.root)
 
 
 def test_a_damaged_table_of_rejects_is_named(crops: CropSet) -> None:
-    (crops.root / "rejects.csv").write_text(HEADER + f"x.png,{REJECT},train,p,0,0,5\n")
+    (crops.root / "rejects.csv").write_text(HEADER + f"x.png,{BACKGROUND},train,p,0,0,5\n")
     with pytest.raises(UserError) as raised:
         read_crop_set(crops.root)
     place = f"{crops.root / 'rejects.csv'}, line 2"
@@ -146,7 +146,7 @@ def test_a_killed_writer_leaves_no_mix_of_two_sets(crops: CropSet, monkeypatch: 
         write_text(path, text)
         raise KeyboardInterrupt
 
-    write_crop_set(replace(crops, rejects=REJECTS))
+    write_crop_set(replace(crops, hard_negatives=REJECTS))
     monkeypatch.setattr(records, "write_text", killed)
     with pytest.raises(KeyboardInterrupt):
         write_crop_set(replace(crops, margin=0.5))

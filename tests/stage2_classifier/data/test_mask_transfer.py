@@ -18,7 +18,7 @@ from stage2_classifier.config import TrainConfig
 from stage2_classifier.cropping import cut_crop
 from stage2_classifier.data.box_jitter import Jitter
 from stage2_classifier.data.crop_dataset import CropDataset
-from stage2_classifier.data.crop_manifest import REJECT, CropRecord, CropSet, write_crop_set
+from stage2_classifier.data.crop_manifest import BACKGROUND, CropRecord, CropSet, write_crop_set
 from stage2_classifier.data.mask_transfer import Way, face_frame, splice
 from stage2_classifier.reports import preview
 from stage2_classifier.reports.preview import HALVES, save_training_views
@@ -127,7 +127,7 @@ FOREHEADS = {
     "small bare": (120, 0, 0),
     "unknown bare": (60, 0, 0),
     "mask_weared_incorrect": (60, 200, 60),
-    REJECT: (250, 250, 250),
+    BACKGROUND: (250, 250, 250),
 }
 # Box of each in the photo. Only the two bare faces are twice as high as they are wide, and not alike.
 BOXES = {"first bare": (40, 30, 60, 70), "second bare": (42, 32, 58, 68), "small bare": (45, 45, 55, 55)}
@@ -148,15 +148,15 @@ def make_faces(root: Path, left_out: Sequence[str] = (), landmarks: bool = True,
         box = BOXES.get(who, (30, 30, 70, 70))
         # The landmarks' frame is the same for all, 20 px from eye to eye.
         marks = (LANDMARKS - 50) * (2 / 3) + 50
-        known = landmarks and who not in ("unknown bare", REJECT)
+        known = landmarks and who not in ("unknown bare", BACKGROUND)
         for i in range(4):
             path = f"{who}/{i}.png"
             (root / who).mkdir(parents=True, exist_ok=True)
             Image.fromarray(cut_crop(face_photo(who), box, margin)).save(root / path)
             numbers = tuple(float(v) for v in marks.ravel()) if known else ()
             records.append(CropRecord(path, label, "train", f"{who}{i}", tuple(float(v) for v in box), numbers))
-    faces = tuple(r for r in records if r.label != REJECT)
-    crops = CropSet(root, faces, CLASSES, margin, tuple(r for r in records if r.label == REJECT))
+    faces = tuple(r for r in records if r.label != BACKGROUND)
+    crops = CropSet(root, faces, CLASSES, margin, tuple(r for r in records if r.label == BACKGROUND))
     write_crop_set(crops)
     return crops
 
@@ -177,7 +177,7 @@ def whose(pixels: np.ndarray) -> str:
 
 def drawn(dataset: CropDataset, label: str, draws: int = 240) -> list[tuple[str, str]]:
     """(whose crop it is, whose face is seen) of many draws of a class."""
-    kind = (*CLASSES, REJECT).index(label)
+    kind = (*CLASSES, BACKGROUND).index(label)
     members = np.flatnonzero(dataset.labels == kind)
     seen = []
     for draw in range(draws):
@@ -197,9 +197,9 @@ def faces(tmp_path: Path) -> CropSet:
 def test_the_spliced_share_decides(faces: CropSet, jitter: Jitter | None) -> None:
     for share in (0.0, 0.3, 1.0):
         dataset = dataset_of(faces, share, jitter=jitter, rejects=True)
-        seen = {label: drawn(dataset, label) for label in (*CLASSES, REJECT)}
+        seen = {label: drawn(dataset, label) for label in (*CLASSES, BACKGROUND)}
         made = {label: np.mean([own != face for own, face in pairs]) for label, pairs in seen.items()}
-        assert made["without_mask"] == made[REJECT] == 0
+        assert made["without_mask"] == made[BACKGROUND] == 0
         if share in {0.0, 1.0}:
             assert made["mask_weared_incorrect"] == share
         assert abs(made["mask_weared_incorrect"] - share) < 0.1
@@ -289,7 +289,7 @@ def test_the_preview_has_a_row_of_spliced_faces_and_says_which_they_are(
         return Image.new("RGB", (1, 1))
 
     monkeypatch.setattr(preview, "contact_sheet", sheet)
-    config = TrainConfig(margin=0.1, input_size=32, augment="none", jitter=1.0, spliced=0.5, epochs=12)
+    config = TrainConfig(margin=0.1, input_size=32, augment="none", jitter=1.0, mask_transfer_prob=0.5, epochs=12)
     save_training_views(tmp_path / "p.png", config, faces, (HALVES, HALVES), per_class=2, versions=5)
     assert [*shown] == [
         "with_mask",

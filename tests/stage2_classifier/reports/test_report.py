@@ -25,19 +25,19 @@ from stage2_classifier.data.crop_dataset import CropDataset
 from stage2_classifier.data.crop_manifest import CropRecord, CropSet, write_crop_set
 from stage2_classifier.models import build_model
 from stage2_classifier.reports import preview
-from stage2_classifier.reports.evaluation import Evaluation, evaluate, macro_f1_interval, scores
+from stage2_classifier.reports.evaluation import CropEvaluation, evaluate, macro_f1_interval, scores
 from stage2_classifier.reports.figures import save_mistakes, worst_mistakes
 from stage2_classifier.reports.report import main, report_run
 from stage2_classifier.reports.run_comparison import (
     TOPIC_OF_FIELD,
     TOPICS,
-    Measured,
+    ScoredRun,
     answers,
     course,
     find_baseline,
     find_chance,
 )
-from stage2_classifier.reports.runs import LATER_FIELDS, Run, read_run
+from stage2_classifier.reports.runs import LATER_FIELDS, TrainedRun, read_run
 from stage2_classifier.training.checkpoint import ModelMeta, load_model, save_model
 from stage2_classifier.training.fit import face_sampler, fit, training_crops
 
@@ -95,12 +95,12 @@ def crops(tmp_path: Path) -> CropSet:
     return make_crops(tmp_path / "crops", labels)
 
 
-def evaluation_of(tmp_path: Path, truths: list[int], said: list[int], photos: Sequence[str] = ()) -> Evaluation:
+def evaluation_of(tmp_path: Path, truths: list[int], said: list[int], photos: Sequence[str] = ()) -> CropEvaluation:
     crop_set = make_crops(tmp_path / "set", [("test", CLASSES[t]) for t in truths], photos)
     probs = np.full((len(said), 3), 0.1, np.float32)
     probs[np.arange(len(said)), said] = 0.8
     dataset = CropDataset(crop_set, "test", eval_transform(32, HALF, HALF))
-    return Evaluation("test", dataset, probs, dataset.labels)
+    return CropEvaluation("test", dataset, probs, dataset.labels)
 
 
 def test_scores_by_hand(tmp_path: Path) -> None:
@@ -148,12 +148,12 @@ NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
 def measured(
     val_f1: float, name: str = "other", gap: float | None = 0.1, hour: float | None = None, **changes: Any
-) -> Measured:
+) -> ScoredRun:
     """hour: of the day on which it finished, after noon; None: not recorded."""
     config = asdict(replace(TrainConfig(name=name), **changes))
     finished = None if hour is None else NOON + timedelta(hours=hour)
-    run = Run(Path(name), config, {"val_macro_f1": val_f1}, 5, 9, True, 60.0, 2_000_000, finished)
-    return Measured(run, 0.9, 0.8, 0.7, 0.9, None if gap is None else val_f1 + gap)
+    run = TrainedRun(Path(name), config, {"val_macro_f1": val_f1}, 5, 9, True, 60.0, 2_000_000, finished)
+    return ScoredRun(run, 0.9, 0.8, 0.7, 0.9, None if gap is None else val_f1 + gap)
 
 
 def test_every_config_field_has_a_topic() -> None:
@@ -310,7 +310,7 @@ def test_report_tells_the_order(crops: CropSet, tmp_path: Path) -> None:
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     section = text[text.index("## In which order") : text.index("## Which architecture")]
     lines = [line for line in section.splitlines() if line.startswith("| ")][1:]
-    question = TrainConfig.why
+    question = TrainConfig.description
     assert lines == [
         f"| 1 | 2026-02-03 03:08 | baseline | {question} | — | 0.810 | — | "
         "The reference that all others are compared with. |",
@@ -545,7 +545,7 @@ def test_a_run_without_validation_crops_is_refused_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     crops = make_crops(tmp_path / "crops", [("train", CLASSES[i % 3]) for i in range(12)])
-    fit(replace(QUICK, keep="last"), crops.root, tmp_path, cpu=True)
+    fit(replace(QUICK, checkpoint_epoch="last"), crops.root, tmp_path, cpu=True)
     crops = make_crops(tmp_path / "crops", [("test", CLASSES[i % 3]) for i in range(6)])
     capsys.readouterr()
     assert main([str(tmp_path / "baseline"), "--crops", str(crops.root), "--out", str(tmp_path / "out")]) == 1

@@ -45,10 +45,10 @@ def test_weights_and_header_come_back(tmp_path: Path) -> None:
 
 
 def test_what_the_outputs_mean_comes_back(tmp_path: Path) -> None:
-    meta = replace(META, judges=True, boxes=True)
+    meta = replace(META, has_objectness=True, boxes=True)
     save_model(tmp_path / "m.safetensors", build_model("small_cnn_half", 8).state_dict(), meta)
     loaded, found = load_model(tmp_path / "m.safetensors")
-    assert found.heads == Heads(3, judges=True, boxes=True)
+    assert found.heads == Heads(3, has_objectness=True, has_box=True)
     assert loaded(torch.zeros(2, 3, 64, 64)).shape == (2, 8)
 
 

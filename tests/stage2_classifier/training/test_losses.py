@@ -72,9 +72,9 @@ def test_build_loss_follows_the_config() -> None:
 
 def test_outputs_follow_the_config() -> None:
     assert heads_of(TrainConfig(), 3) == Heads(3)
-    assert heads_of(TrainConfig(rejects=0.25), 3) == Heads(3, judges=True)
-    assert heads_of(TrainConfig(rejects=0.25, boxes=True), 2) == Heads(2, judges=True, boxes=True)
-    weighted = build_loss(TrainConfig(rejects=0.25, class_weights="inverse"), [30, 10])
-    assert weighted.heads == Heads(2, judges=True)
+    assert heads_of(TrainConfig(hard_negatives=0.25), 3) == Heads(3, has_objectness=True)
+    assert heads_of(TrainConfig(hard_negatives=0.25, box_head=True), 2) == Heads(2, has_objectness=True, has_box=True)
+    weighted = build_loss(TrainConfig(hard_negatives=0.25, class_weights="inverse"), [30, 10])
+    assert weighted.heads == Heads(2, has_objectness=True)
     assert isinstance(weighted.criterion, CrossEntropyLoss) and weighted.criterion.weight is not None
     assert weighted.criterion.weight.tolist() == pytest.approx([0.5, 1.5])

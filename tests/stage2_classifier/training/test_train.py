@@ -117,7 +117,7 @@ VARIANTS = {
     "everything": replace(
         QUICK,
         optimizer="sgd",
-        augment="own",
+        augment="opencv",
         scheduler="onecycle",
         warmup_epochs=0,
         mixup=0.4,
@@ -237,7 +237,7 @@ def test_two_processes_validate_each_crop_once(unbroken: Path, tiny_crops: CropS
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
         *("-m", "stage2_classifier.train", "--name=two", f"--crops={tiny_crops.root}", f"--runs={tmp_path}"),
         *("--model=small_cnn_half", "--input-size=32", "--batch-size=8", "--epochs=3", "--warmup-epochs=1"),
-        *("--lr=5e-3", "--augment=own", f"--weights={unbroken / 'best.safetensors'}", "--freeze-epochs=1", "--cpu"),
+        *("--lr=5e-3", "--augment=opencv", f"--weights={unbroken / 'best.safetensors'}", "--freeze-epochs=1", "--cpu"),
     ]
     subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, timeout=240, capture_output=True)
     summary = json.loads((tmp_path / "two" / "summary.json").read_text())
@@ -255,7 +255,7 @@ def test_a_finished_run_is_kept(unbroken: Path, tiny_crops: CropSet) -> None:
     with pytest.raises(UserError) as raised:
         fit(QUICK, tiny_crops.root, runs)
     assert str(raised.value) == f"{unbroken}: holds a finished run; give --resume, --overwrite or another --name"
-    summary = fit(replace(QUICK, why="told anew", workers=1), tiny_crops.root, runs, resume=True)
+    summary = fit(replace(QUICK, description="told anew", workers=1), tiny_crops.root, runs, resume=True)
     assert summary == json.loads((unbroken / "summary.json").read_text())
     with pytest.raises(UserError) as raised:
         fit(replace(QUICK, dropout=0.5), tiny_crops.root, runs, resume=True)
@@ -345,12 +345,12 @@ JUDGE = replace(
     model="face_trunk",
     input_size=48,
     jitter=1.0,
-    rejects=0.25,
+    hard_negatives=0.25,
     boxes=True,
     epochs=6,
     lr=2e-3,
     dropout=0.0,
-    keep="last",
+    checkpoint_epoch="last",
 )
 
 
@@ -381,14 +381,14 @@ def test_a_judge_learns_classes_false_alarms_and_boxes(judge: Path, wide_crops: 
     assert (record["margin"], record["cut_margin"], record["reject_crops"]) == (0.2, 0.6, 30)
     assert record["class_counts"]["train"] == dict.fromkeys(wide_crops.class_names, 10)  # rejects are none of them
     heads, outputs, targets, _ = outputs_of(judge, wide_crops)
-    assert heads == Heads(3, judges=True, boxes=True)
+    assert heads == Heads(3, has_objectness=True, has_box=True)
     face, odds = targets < 3, heads.face_logit(outputs)
     assert face.sum() == 30 and (~face).sum() == 15
     above = (odds[face][:, None] > odds[~face][None, :]).float().mean()  # the area under the ROC curve
     assert above > 0.9
     # Of views that stray, its numbers tell where the face is.
     heads, outputs, targets, numbers = outputs_of(judge, wide_crops, Jitter(shift=0.15, scale=0.0, degrees=0))
-    said, true = heads.box_numbers(outputs)[targets < 3][:, :2], numbers[targets < 3][:, :2]
+    said, true = heads.box_deltas(outputs)[targets < 3][:, :2], numbers[targets < 3][:, :2]
     assert all(np.corrcoef(said[:, k], true[:, k])[0, 1] > 0.6 for k in (0, 1))
     assert (said - true).abs().mean() < 0.8 * true.abs().mean()
 
@@ -408,7 +408,7 @@ def test_a_judge_resumes_to_the_same_numbers(
 
 def test_a_run_does_not_go_on_with_other_rejects(judge: Path, wide_crops: CropSet, tmp_path: Path) -> None:
     root = shutil.copytree(wide_crops.root, tmp_path / "crops")
-    write_crop_set(replace(wide_crops, root=root, rejects=wide_crops.rejects[:-1]))
+    write_crop_set(replace(wide_crops, root=root, hard_negatives=wide_crops.hard_negatives[:-1]))
     with pytest.raises(UserError, match="reject_crops was 30, now 29"):
         fit(JUDGE, root, judge.parent, resume=True)
 
@@ -426,7 +426,7 @@ def test_rejects_are_drawn_beside_as_many_faces_as_there_are(wide_crops: CropSet
 
 def test_views_replace_the_augmentations_own_geometry(wide_crops: CropSet) -> None:
     stats = ((0.5,) * 3, (0.5,) * 3)
-    config = replace(QUICK, augment="own")
+    config = replace(QUICK, augment="opencv")
     for jitter, probabilities in ((0.0, (POLICY.flip_p, POLICY.geometry_p)), (1.0, (0.0, 0.0))):
         transform = training_crops(replace(config, jitter=jitter), wide_crops, stats).transform
         policy = transform.augment.policy  # type: ignore[attr-defined]
@@ -437,11 +437,13 @@ def test_views_replace_the_augmentations_own_geometry(wide_crops: CropSet) -> No
 def test_crops_without_rejects_are_refused(tiny_crops: CropSet, wide_crops: CropSet, tmp_path: Path) -> None:
     message = r"^rejects: .* has none for training; build crops with `pipeline\.build_crops --cascade RUN`"
     with pytest.raises(UserError, match=message):
-        fit(replace(QUICK, rejects=0.2), tiny_crops.root, tmp_path)
+        fit(replace(QUICK, hard_negatives=0.2), tiny_crops.root, tmp_path)
     root = shutil.copytree(wide_crops.root, tmp_path / "crops")
-    write_crop_set(replace(wide_crops, root=root, rejects=tuple(r for r in wide_crops.rejects if r.split == "val")))
+    write_crop_set(
+        replace(wide_crops, root=root, hard_negatives=tuple(r for r in wide_crops.hard_negatives if r.split == "val"))
+    )
     with pytest.raises(UserError, match=message):
-        fit(replace(QUICK, rejects=0.2), root, tmp_path)
+        fit(replace(QUICK, hard_negatives=0.2), root, tmp_path)
     with pytest.raises(UserError, match=r"^margin: 0\.7 is more than the 0\.6"):
         fit(replace(QUICK, margin=0.7), wide_crops.root, tmp_path)
 
@@ -450,7 +452,7 @@ def test_the_margin_looked_at_goes_with_the_weights(judge: Path) -> None:
     assert load_model(judge / "best.safetensors")[1].margin == 0.2  # not that of the crops
 
 
-LAST = replace(QUICK, keep="last", epochs=2)
+LAST = replace(QUICK, checkpoint_epoch="last", epochs=2)
 
 
 def test_the_last_epoch_is_kept_where_that_is_wanted(tiny_crops: CropSet, tmp_path: Path) -> None:
@@ -466,7 +468,7 @@ def test_all_crops_may_be_for_training(
     root = shutil.copytree(tiny_crops.root, tmp_path / "crops")
     write_crop_set(replace(tiny_crops, root=root, records=tuple(replace(r, split="train") for r in tiny_crops.records)))
     with pytest.raises(UserError, match="no crops in split 'val'"):
-        fit(replace(LAST, keep="best"), root, tmp_path / "best")
+        fit(replace(LAST, checkpoint_epoch="best"), root, tmp_path / "best")
     summary = fit(LAST, root, tmp_path)
     assert (summary["best_epoch"], summary["best"], summary["epochs_run"]) == (2, {}, 2)
     assert all(not key.startswith("val_") for row in rows(tmp_path / "quick") for key in row)
@@ -480,7 +482,7 @@ def test_all_crops_may_be_for_training(
     fit(LAST, root, tmp_path / "broken", resume=True)
     whole, again = (folder / "quick" / "best.safetensors" for folder in (tmp_path, tmp_path / "broken"))
     assert whole.read_bytes() == again.read_bytes()
-    flags = ["--keep=last", "--epochs=1", "--warmup-epochs=0", "--model=small_cnn_half", "--input-size=32"]
+    flags = ["--checkpoint-epoch=last", "--epochs=1", "--warmup-epochs=0", "--model=small_cnn_half", "--input-size=32"]
     assert main([f"--crops={root}", f"--runs={tmp_path}", "--name=cli", "--augment=none", *flags]) == 0
     assert "cli: finished" in capsys.readouterr().out
 
