@@ -1,4 +1,4 @@
-"""The folder of one run: what it records, whether it may be used, and its files after each epoch."""
+"""The folder of one run: the record of the run, and the files written after each epoch."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import Any
 
 from common.errors import UserError
 from common.files import write_text
+from common.run_folder import RunFolder
 from stage2_classifier.config import TrainConfig, with_new_names
 from stage2_classifier.data.crop_manifest import CropSet
 from stage2_classifier.models import input_stats
 from stage2_classifier.training.checkpoint import ModelMeta, save_model, save_state
 from stage2_classifier.training.engine import TrainState
 
-# summary.json first: a run whose outputs are being removed no longer counts as finished.
+# summary.json is removed first: a run whose outputs are being removed does not count as finished.
 OUTPUTS = ("summary.json", "config.json", "metrics.jsonl", "curves.png", "best.safetensors", "last.pt")
 PACKAGES = ("torch", "timm", "accelerate", "numpy", "torchvision", "albumentations")
 # A resumed run may differ in these: they do not change the result.
@@ -25,7 +26,7 @@ FREE_KEYS = ("description", "workers", "crops", "packages")
 
 
 def run_record(config: TrainConfig, crop_set: CropSet, crops: Path | str) -> dict[str, Any]:
-    """What config.json holds: every field of the config, the crops it was trained on, and package versions."""
+    """Return what config.json holds: the config's fields, facts of the crops, and package versions."""
     counts = {
         split: {n: sum(r.label == n and r.split == split for r in crop_set.records) for n in crop_set.class_names}
         for split in ("train", "val")
@@ -42,36 +43,39 @@ def run_record(config: TrainConfig, crop_set: CropSet, crops: Path | str) -> dic
 
 
 def check_folder(folder: Path, record: Mapping[str, Any], resume: bool, overwrite: bool) -> dict[str, Any] | None:
-    """The summary of a finished run that is not to be trained again, else None.
+    """Return the summary of a finished run that is not to be trained again; None where training is needed.
 
-    Raises UserError when the folder holds a run and neither flag is given, or another run than `record`.
+    Args:
+        folder: the run's folder.
+        record: what config.json will hold.
+        resume: continue an unfinished run, and leave a finished one as it is.
+        overwrite: train again, whatever the folder holds.
+
+    Raises:
+        UserError: the folder holds a run and neither flag is given, or the run's record is not `record`.
     """
     if resume and overwrite:
         raise UserError("resume: contradicts overwrite; give one of the two")
-    config_file, summary_file = folder / "config.json", folder / "summary.json"
-    if overwrite or not config_file.is_file():
+    run = RunFolder(folder, "run", "--name", outputs=OUTPUTS, free_keys=FREE_KEYS)
+    summary_file = folder / "summary.json"
+    if overwrite or not run.record_file.is_file():
         return None
-    state = "a finished run" if summary_file.is_file() else "a run that was broken off"
     if not resume:
+        state = "a finished run" if summary_file.is_file() else "an unfinished run"
         raise UserError(f"{folder}: holds {state}; give --resume, --overwrite or another --name")
+    run.check_same(record, with_new_names(run.read_record()))
+    if not summary_file.is_file():
+        return None
     try:
-        before = with_new_names(json.loads(config_file.read_text(encoding="utf-8")))
-        finished = json.loads(summary_file.read_text(encoding="utf-8")) if summary_file.is_file() else None
-    except ValueError as error:
-        raise UserError(f"{folder}: its JSON files are damaged ({error}); give --overwrite") from error
-    for name in sorted(record.keys() - set(FREE_KEYS)):
-        if before.get(name) != record[name]:
-            raise UserError(
-                f"{folder}: {name} was {before.get(name)!r}, now {record[name]!r}; "
-                "resume with the same, or give --overwrite or another --name"
-            )
-    return finished
+        return dict(json.loads(summary_file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{summary_file}: damaged ({error}); give --overwrite") from error
 
 
 def write_epoch(learner: TrainState, history: list[dict[str, Any]], crop_set: CropSet, folder: Path) -> None:
-    """Writes best.safetensors (if this epoch is the best), last.pt and metrics.jsonl after the last row."""
-    # In this order a kill between two files is harmless: best without last is made again by the repeated epoch,
-    # metrics.jsonl is written again from the history in last.
+    """Write best.safetensors (if this epoch is the best), last.pt and metrics.jsonl after the history's last row."""
+    # In this order a kill between two files is harmless: the repeated epoch writes best.safetensors again, and
+    # metrics.jsonl is written again from the history in last.pt.
     row = history[-1]
     if best_row(history, learner.config.checkpoint_epoch) is row:
         mean, std = input_stats(learner.inner)
@@ -104,14 +108,16 @@ def write_epoch(learner: TrainState, history: list[dict[str, Any]], crop_set: Cr
 
 
 def write_metrics(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
-    """Writes metrics.jsonl: one JSON line an epoch."""
+    """Write metrics.jsonl: one JSON line per epoch."""
     write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in history))
 
 
 def best_row(history: Sequence[dict[str, Any]], keep: str = "best") -> dict[str, Any]:
-    """The epoch whose weights are kept: the last, or the one with the highest validation macro-F1.
+    """Return the row of the epoch whose weights are saved.
 
-    Among equals the lowest loss, then the earliest.
+    Args:
+        history: one row per epoch.
+        keep: "last", or "best": the highest validation macro-F1; among equals the lowest loss, then the earliest.
     """
     if keep == "last":
         return history[-1]
@@ -119,10 +125,10 @@ def best_row(history: Sequence[dict[str, Any]], keep: str = "best") -> dict[str,
 
 
 def patience_over(history: Sequence[Mapping[str, Any]], patience: int, min_delta: float) -> bool:
-    """Whether the last `patience` epochs brought no macro-F1 better by more than min_delta; 0 is never."""
+    """Return whether the last `patience` epochs did not raise macro-F1 by more than min_delta; patience 0: never."""
     reference, waited = float("-inf"), 0
     for row in history:
-        score = row.get("val_macro_f1", float("inf"))  # without validation crops there is nothing to wait for
+        score = row.get("val_macro_f1", float("inf"))  # without validation crops there is no score
         if score > reference + min_delta or score == float("inf"):
             reference, waited = score, 0
         else:

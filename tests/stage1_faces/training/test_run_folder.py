@@ -1,4 +1,4 @@
-"""The folder of a fine-tuning: whose it is, what is written whole or not at all, and damage told by file."""
+"""The folder of a fine-tuning: nets and states read back, and a damaged file is named."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save, save_file
@@ -18,20 +17,19 @@ from safetensors.torch import save, save_file
 from common.errors import UserError
 from stage1_faces.training import run_folder
 from stage1_faces.training.nets import build_net
-from stage1_faces.training.run_folder import NETS, RunFolder, load_net, run_facts
+from stage1_faces.training.run_folder import NETS, FinetuneFolder, load_net, run_facts
 
 RECORD = {"format": 1, "recipe": {"steps": 3, "rate": 0.001}, "data": "abc"}
-OWN = ["config.json", "log.jsonl", "landmarks.npz", "pnet.safetensors", "rnet.state", "onet.windows.npz"]
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
-    folder = RunFolder(tmp_path / "run")
-    folder.start(RECORD, overwrite=False)
+def folder(tmp_path: Path) -> FinetuneFolder:
+    folder = FinetuneFolder(tmp_path / "run")
+    folder.claim(RECORD)
     return folder
 
 
-def names(folder: RunFolder) -> list[str]:
+def names(folder: FinetuneFolder) -> list[str]:
     return sorted(path.name for path in folder.path.iterdir())
 
 
@@ -48,170 +46,21 @@ def one_line(error: pytest.ExceptionInfo[UserError], file: Path) -> None:
     assert "\n" not in str(error.value) and str(error.value).startswith(str(file))
 
 
-# Whose folder it is
-
-
-def test_start_makes_the_folder_and_goes_on_with_the_same_record(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "deep" / "run")
-    folder.start(RECORD, overwrite=False)
-    assert json.loads((folder.path / "config.json").read_text()) == RECORD
-    folder.write("log.jsonl", b"")
-    folder.start(json.loads(json.dumps(RECORD)), overwrite=False)
-    assert names(folder) == ["config.json", "log.jsonl"]
-
-
-def test_an_empty_folder_may_be_taken(tmp_path: Path) -> None:
-    RunFolder(tmp_path).start(RECORD, overwrite=False)
-    assert (tmp_path / "config.json").is_file()
-
-
-@pytest.mark.parametrize(
-    ("change", "what"),
-    [
-        ({"data": "xyz"}, "another data"),
-        ({"recipe": {"steps": 4, "rate": 0.001}}, "another recipe"),
-        ({"format": 2}, "another format"),
-    ],
-)
-def test_a_run_of_another_record_is_refused(folder: RunFolder, change: dict[str, Any], what: str) -> None:
-    with pytest.raises(UserError, match=what) as error:
-        folder.start({**RECORD, **change}, overwrite=False)
-    one_line(error, folder.path)
-    assert "--overwrite" in str(error.value)
-    assert json.loads((folder.path / "config.json").read_text()) == RECORD
-
-
-def test_tuples_in_a_record_are_the_lists_that_json_makes_of_them(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "run")
-    folder.start({"sides": (1, 2)}, overwrite=False)
-    folder.start({"sides": (1, 2)}, overwrite=False)
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_a_folder_of_something_else_is_refused(tmp_path: Path, overwrite: bool) -> None:
-    (tmp_path / "photo.jpg").write_text("mine")
-    with pytest.raises(UserError, match="is not empty and holds no fine-tuning") as error:
-        RunFolder(tmp_path).start(RECORD, overwrite)
-    one_line(error, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
-
-
-@pytest.mark.parametrize("beside", [[], ["notes.txt", "best.safetensors"]])
-def test_overwrite_removes_the_runs_own_files_only(folder: RunFolder, beside: list[str]) -> None:
-    for name in (*OWN[1:], *beside):
-        (folder.path / name).write_text("old")
-    folder.start({**RECORD, "data": "new"}, overwrite=True)
-    assert names(folder) == sorted(["config.json", *beside])
-    assert all((folder.path / name).read_text() == "old" for name in beside)
-    assert json.loads((folder.path / "config.json").read_text())["data"] == "new"
-    # And it goes on as any run does.
-    folder.start({**RECORD, "data": "new"}, overwrite=False)
-
-
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [
-        ("{", NO_NAME),
-        ("", "Expecting value: ..."),
-        ("[1, 2]", "cannot convert dictionary update sequence element #0 to a sequence"),
-        ("3", "'int' object is not iterable"),
-        ("\xff", NO_TEXT),
-    ],
-)
-def test_a_damaged_record_is_named(folder: RunFolder, text: str, why: str) -> None:
-    (folder.path / "config.json").write_text(text, encoding="latin-1")
-    with pytest.raises(UserError) as error:
-        folder.start(RECORD, overwrite=False)
-    assert_says(error, f"{folder.path}/config.json: damaged ({why}); give --overwrite or another --out")
-    folder.start(RECORD, overwrite=True)
-    folder.start(RECORD, overwrite=False)
-
-
-def test_a_kill_while_overwriting_leaves_a_run_that_can_be_overwritten(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in OWN[1:]:
-        (folder.path / name).write_text("old")
-    unlink, left = Path.unlink, 3
-
-    def killed(path: Path, missing_ok: bool = False) -> None:
-        nonlocal left
-        left -= path.exists()
-        if left < 0:
-            raise KeyboardInterrupt
-        unlink(path, missing_ok)
-
-    monkeypatch.setattr(Path, "unlink", killed)
-    with pytest.raises(KeyboardInterrupt):
-        folder.start(RECORD, overwrite=True)
-    monkeypatch.setattr(Path, "unlink", unlink)
-    assert len(names(folder)) == len(OWN) - 3
-    folder.start(RECORD, overwrite=True)
-    assert names(folder) == ["config.json"]
-
-
-# Files whole or not at all
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_temporary(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder.write("pnet.state", b"old")
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match=r"No space left on device: '.*/pnet\.state'"):
-        folder.write("pnet.state", b"new")
-    monkeypatch.undo()
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match=r"'.*run/pnet\.state'"):
-        folder.write("pnet.state", b"new")
-    assert (folder.path / "pnet.state").read_bytes() == b"old"
-    assert names(folder) == ["config.json", "pnet.state"]
-
-
-def test_what_a_kill_left_of_a_write_is_replaced(folder: RunFolder) -> None:
-    (folder.path / ".pnet.state.tmp").write_bytes(b"half")
-    folder.write("pnet.state", b"new")
-    assert names(folder) == ["config.json", "pnet.state"]
-
-
 # The log
 
 
-def test_rows_read_back(folder: RunFolder) -> None:
-    assert folder.rows() == []
-    rows = [{"net": "pnet", "epoch": 1, "face": 0.5}, {"net": "pnet", "recall": {"5": 0.25}}]
-    folder.write_rows(rows)
-    assert folder.rows() == rows
-    text = (folder.path / "log.jsonl").read_text()
-    assert [json.loads(line) for line in text.splitlines()] == rows and text.endswith("\n")
-
-
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [
-        ("{", NO_NAME),
-        ('{"net": "pnet"}\nhalf', "Expecting value: ..."),
-        ("3\n", "'int' object is not iterable"),
-        ("[]\n", "a line names no net"),
-        ("{}\n", "a line names no net"),
-        ("\xff", NO_TEXT),
-    ],
-)
-def test_a_damaged_log_is_named(folder: RunFolder, text: str, why: str) -> None:
-    (folder.path / "log.jsonl").write_text(text, encoding="latin-1")
+@pytest.mark.parametrize("text", ["[]\n", "{}\n", '{"net": "pnet"}\n{"epoch": 2}\n'])
+def test_a_log_whose_lines_name_no_net_is_damaged(folder: FinetuneFolder, text: str) -> None:
+    (folder.path / "log.jsonl").write_text(text)
     with pytest.raises(UserError) as error:
         folder.rows()
-    assert_says(error, f"{folder.path}/log.jsonl: damaged ({why}); give --overwrite or another --out")
+    assert_says(error, f"{folder.path}/log.jsonl: damaged (a line names no net); give --overwrite or another --out")
 
 
 # State and nets
 
 
-def test_state_reads_back(folder: RunFolder) -> None:
+def test_state_reads_back(folder: FinetuneFolder) -> None:
     assert folder.load_state("rnet") is None
     net = build_net("rnet")
     optimizer = torch.optim.AdamW(net.parameters(), 0.1)
@@ -236,7 +85,7 @@ class Evil:
         return (os.mkdir, (self.trace,))
 
 
-def test_damaged_states_are_named_and_run_no_code(folder: RunFolder, tmp_path: Path) -> None:
+def test_damaged_states_are_named_and_run_no_code(folder: FinetuneFolder, tmp_path: Path) -> None:
     file = folder.path / "pnet.state"
     folder.save_state("pnet", {"epoch": 1, "model": {"w": torch.zeros(2000)}})
     whole = file.read_bytes()
@@ -244,19 +93,19 @@ def test_damaged_states_are_named_and_run_no_code(folder: RunFolder, tmp_path: P
         file.write_bytes(damaged)
         with pytest.raises(UserError) as error:
             folder.load_state("pnet")
-        assert str(error.value) == f"{file}: damaged; remove it to train this net anew"
+        assert str(error.value) == f"{file}: damaged; remove it to train this net again"
     torch.save({"format": 1, "evil": Evil(tmp_path / "trace")}, file)
     with pytest.raises(UserError) as error:
         folder.load_state("pnet")
-    assert str(error.value) == f"{file}: damaged; remove it to train this net anew"
+    assert str(error.value) == f"{file}: damaged; remove it to train this net again"
     assert not (tmp_path / "trace").exists()
 
 
-def test_states_of_another_version_are_named(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_states_of_another_version_are_named(folder: FinetuneFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(run_folder, "FORMAT", 99)
         folder.save_state("pnet", {"epoch": 1})
-    line = f"{folder.path}/pnet.state: of another version of this program; remove it to train this net anew"
+    line = f"{folder.path}/pnet.state: of another version of this program; remove it to train this net again"
     with pytest.raises(UserError) as error:
         folder.load_state("pnet")
     assert str(error.value) == line
@@ -267,7 +116,7 @@ def test_states_of_another_version_are_named(folder: RunFolder, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_nets_read_back_and_their_state_goes(folder: RunFolder, name: str) -> None:
+def test_nets_read_back_and_their_state_goes(folder: FinetuneFolder, name: str) -> None:
     torch.manual_seed(0)
     net = build_net(name).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     folder.save_state(name, {"epoch": 1})
@@ -283,9 +132,9 @@ def test_nets_read_back_and_their_state_goes(folder: RunFolder, name: str) -> No
 R_NET = {name: tensor.contiguous() for name, tensor in build_net("rnet").state_dict().items()}
 NAMED = {run_folder.HEADER: json.dumps({"net": "rnet"})}
 # "..." stands for a library's words
-UNREADABLE = "damaged or not safetensors (Error while deserializing header: ...); train or copy it anew"
-DEEP = "damaged or not safetensors (maximum recursion depth exceeded...); train or copy it anew"
-NOT_OURS = "holds no rnet of this version ({}); train or copy it anew"
+UNREADABLE = "damaged or not safetensors (Error while deserializing header: ...); train or copy it again"
+DEEP = "damaged or not safetensors (maximum recursion depth exceeded...); train or copy it again"
+NOT_OURS = "holds no rnet of this version ({}); train or copy it again"
 NETS_ODDITIES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda file: None, "not found; train it with `python -m stage1_faces.finetune --out {folder}`"),
     "empty": (Path.touch, UNREADABLE),
@@ -317,7 +166,7 @@ NETS_ODDITIES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "NaN": (
         lambda file: save_file({**R_NET, "head.bias": R_NET["head.bias"] * math.nan}, file, NAMED),
-        "its weights are not finite numbers (head.bias); train or copy it anew",
+        "its weights are not finite numbers (head.bias); train or copy it again",
     ),
 }
 
@@ -336,7 +185,7 @@ def test_every_oddity_of_a_nets_file_is_one_line(tmp_path: Path, oddity: str) ->
 # What others may read of a run
 
 
-def test_run_facts(folder: RunFolder) -> None:
+def test_run_facts(folder: FinetuneFolder) -> None:
     assert run_facts(folder.path) == {"recipe": {"steps": 3, "rate": 0.001}, "data": "abc"}
 
 
@@ -350,11 +199,11 @@ def test_run_facts(folder: RunFolder) -> None:
         ("\xff", NO_TEXT),
     ],
 )
-def test_facts_of_a_damaged_record(folder: RunFolder, text: str, why: str) -> None:
+def test_facts_of_a_damaged_record(folder: FinetuneFolder, text: str, why: str) -> None:
     (folder.path / "config.json").write_text(text, encoding="latin-1")
     with pytest.raises(UserError) as error:
         run_facts(folder.path)
-    assert_says(error, f"{folder.path}/config.json: damaged ({why}); train the run anew")
+    assert_says(error, f"{folder.path}/config.json: damaged ({why}); train the run again")
 
 
 def test_facts_of_no_run(tmp_path: Path) -> None:
@@ -366,5 +215,4 @@ def test_facts_of_no_run(tmp_path: Path) -> None:
 def test_the_files_that_a_run_writes_are_its_own() -> None:
     written = {"config.json", "log.jsonl", "landmarks.npz", "rnet.windows.npz", "onet.windows.npz"}
     written |= {f"{name}.{end}" for name in NETS for end in ("safetensors", "state")}
-    assert written <= set(run_folder._OWN)
-    assert len(np.unique(run_folder._OWN)) == len(run_folder._OWN)
+    assert written <= {*run_folder.OUTPUTS, "config.json"}
