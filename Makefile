@@ -1,8 +1,10 @@
-# Three ways in: `make demo` and `make serve` (light, no PyTorch), `make test` (everything).
+# `make demo` and `make serve` install what inference needs, without PyTorch; `make test` installs everything.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --require-hashes --disable-pip-version-check
+# The console script `facemask`, in the environment; built by the pinned hatchling, without the network.
+SCRIPT := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index --editable .
 PHOTO ?=
 PORT ?= 8000
 KILLS ?= 20
@@ -11,22 +13,22 @@ MINUTES ?= 10
 .DELETE_ON_ERROR:
 .PHONY: help demo serve test slow kills fuzz check format lock clean
 
-help: ## Say what can be made
+help: ## List the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
 
-demo: $(VENV)/light ## Find faces in a photo: make demo, or make demo PHOTO=me.jpg
+demo: $(VENV)/light ## Find the faces in a photo: make demo PHOTO=me.jpg
 	@$(BIN)/python -m pipeline.demo $(if $(PHOTO),"$(PHOTO)")
 
-serve: $(VENV)/serve ## The web page and HTTP API on this machine, video too: make serve PORT=8080
+serve: $(VENV)/serve ## Web page and HTTP API on this machine; installs video, too: make serve PORT=8080
 	@$(BIN)/python -m pipeline.serve --port $(PORT)
 
-test: $(VENV)/full ## Run the tests, but for the slow ones
+test: $(VENV)/full ## Run the tests, without the slow ones
 	$(BIN)/python -m pytest -n auto -m "not slow"
 
-slow: $(VENV)/full ## Run the slow tests: a real browser (Debian: chromium), real photos, kills, trainings, a smoke of fuzzing
+slow: $(VENV)/full ## Run the slow tests: a real browser (Debian: chromium), real photos, kills, trainings, short fuzzing
 	$(BIN)/python -m pytest -n auto --dist loadfile -m slow
 
-kills: $(VENV)/full ## Kill every command at KILLS random moments, and run it again
+kills: $(VENV)/full ## Kill every command at KILLS random moments, and resume it
 	KILLS=$(KILLS) $(BIN)/python -m pytest tests/pipeline/test_kills.py
 
 fuzz: $(VENV)/full ## Fuzz every reader for MINUTES each
@@ -51,15 +53,18 @@ clean: ## Remove the environment and caches
 $(VENV)/light: requirements.lock | $(BIN)/python
 	sed '/^# --- serving and video/,$$d' requirements.lock > $(VENV)/light.lock
 	$(PIP) -r $(VENV)/light.lock
+	$(SCRIPT)
 	touch $@
 
 $(VENV)/serve: requirements.lock | $(BIN)/python
 	sed '/^# --- everything else/,$$d' requirements.lock > $(VENV)/serve.lock
 	$(PIP) -r $(VENV)/serve.lock
+	$(SCRIPT)
 	touch $@ $(VENV)/light
 
 $(VENV)/full: requirements.lock | $(BIN)/python
 	$(PIP) -r requirements.lock
+	$(SCRIPT)
 	touch $@ $(VENV)/serve $(VENV)/light
 
 $(BIN)/python:
