@@ -20,12 +20,9 @@ class PhotoRef:
 class PhotoContent:
     """What a photo's file or row holds."""
 
-    data: bytes | None
-    """The bytes of the picture file."""
-    error: str = ""
-    """Why there are no bytes."""
-    id: str | None = None
-    """The value of the id column, where one was named."""
+    data: bytes | None  # of the picture file
+    error: str = ""  # why there are no bytes
+    id: str | None = None  # value of the id column, where one was named
 
 
 @dataclass(frozen=True)
@@ -34,8 +31,7 @@ class Chunk:
 
     storage: Storage
     photos: tuple[PhotoRef, ...]
-    contents: tuple[PhotoContent, ...] | None = None
-    """One per photo, where no other process can read them."""
+    contents: tuple[PhotoContent, ...] | None = None  # one per photo, where no other process can read them
 
     def __len__(self) -> int:
         return len(self.photos)

@@ -63,19 +63,9 @@ class BatchArgs:
     """Most photos handed to a worker together. Each chunk gives a part; a kill loses at most a chunk per worker."""
 
     @property
-    def sources(self) -> tuple[str, ...]:
-        """The sources of photos."""
-        return self.paths[:-1]
-
-    @property
     def out(self) -> str:
         """The folder of results."""
         return self.paths[-1]
-
-    @property
-    def uses_ray(self) -> bool:
-        """Whether Ray runs the workers."""
-        return self.engine == "ray" or self.address is not None
 
 
 def make_job(args: BatchArgs) -> Job:
@@ -91,17 +81,9 @@ def make_job(args: BatchArgs) -> Job:
 
 
 def detect_all(args: BatchArgs, job: Job) -> BatchStats:
-    """Process all photos that are not in the results, with a progress bar on a terminal.
+    """Process all photos that are not in the results, with a progress bar on a terminal; return the statistics.
 
-    Args:
-        args: the sources, the folder of results and the engine.
-        job: what the workers do, from `make_job`.
-
-    Returns:
-        The run's statistics.
-
-    Raises:
-        UserError: the results or the cluster cannot be used, or the workers do not start.
+    Raises UserError when the results or the cluster cannot be used, or the workers do not start.
     """
     from pipeline.batch.pool import run_pool
     from pipeline.batch.ray_driver import run_ray_subprocess
@@ -111,20 +93,16 @@ def detect_all(args: BatchArgs, job: Job) -> BatchStats:
 
     results = BatchResults(args.out, job.recipe)
     workers = args.workers or usable_cores()
-    config = ScanConfig(args.sources, args.chunk, workers, job.columns, results.location)
+    config = ScanConfig(args.paths[:-1], args.chunk, workers, job.columns, results.location)
 
     def engine(chunks: Iterable[Chunk]) -> Iterator[ChunkResult]:
-        if args.uses_ray:
+        if args.engine == "ray" or args.address is not None:
             return run_ray_subprocess(job, chunks, args.workers, args.address)
         return run_pool(job, chunks, workers)
 
     with progress() as bar:
         task = bar.add_task("detecting", total=None)  # photos are processed while the scan still runs
-
-        def show(stats: BatchStats) -> None:
-            bar.update(task, completed=stats.photos + stats.error_count)
-
-        return run_batch(config, results, engine, show)
+        return run_batch(config, results, engine, lambda s: bar.update(task, completed=s.photos + s.error_count))
 
 
 def run(args: BatchArgs) -> int:
@@ -154,11 +132,9 @@ def _show(args: BatchArgs, stats: BatchStats, job: Job) -> None:
         "faces": f"{stats.faces.total()}: {faces}",
     }
     if stats.error_count:
-        errors = shown(errors_path(args.out))
-        lines["errors"] = f"{stats.error_count}, tried again by the same command: {errors}"
+        lines["errors"] = f"{stats.error_count}, tried again by the same command: {shown(errors_path(args.out))}"
     if stats.photos:
-        memory = f"a worker held up to {stats.peak_megabytes:.0f} MB"
-        lines["speed"] = f"{stats.rate:.1f} photos a second, {memory}"
+        lines["speed"] = f"{stats.rate:.1f} photos a second, a worker held up to {stats.peak_megabytes:.0f} MB"
     lines["results"] = shown(args.out) if stats.photos + stats.processed_before else "none"
     screen = console()
     for name, text in lines.items():

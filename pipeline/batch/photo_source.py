@@ -28,10 +28,8 @@ _BUFFER_BYTES = 4 << 20  # read at a time; without a buffer, a whole row group i
 class ParquetColumns:
     """Columns of a Parquet source."""
 
-    image: str | None = None
-    """Column of the pictures' bytes; None for the only column that has bytes."""
-    id: str | None = None
-    """Column of the photos' ids, if any."""
+    image: str | None = None  # the pictures' bytes; None for the only column that has bytes
+    id: str | None = None  # the photos' ids, if any
 
 
 def read_contents(chunk: Chunk, columns: ParquetColumns) -> Iterator[PhotoContent]:

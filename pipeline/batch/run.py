@@ -19,29 +19,17 @@ Engine = Callable[[Iterable[Chunk]], Iterator[ChunkResult]]
 
 @dataclass
 class BatchStats:
-    """Statistics of a run.
+    """Statistics of a run."""
 
-    Attributes:
-        processed_before: photos processed in earlier runs.
-        photos: photos processed in this run; failed ones are not counted.
-        faces: number of faces in them, by label.
-        error_count: number of errors.
-        first_errors: (file, what) of the first few errors.
-        start_time: when the first photo began, Unix time by the workers' clocks.
-        end_time: when the last photo ended, likewise.
-        cpu_seconds: CPU time of the workers.
-        peak_megabytes: the most memory that any worker held.
-    """
-
-    processed_before: int = 0
-    photos: int = 0
-    faces: Counter[str] = field(default_factory=Counter)
+    processed_before: int = 0  # photos processed in earlier runs
+    photos: int = 0  # processed in this run; failed ones are not counted
+    faces: Counter[str] = field(default_factory=Counter)  # number in these photos, by label
     error_count: int = 0
-    first_errors: list[tuple[str, str]] = field(default_factory=list)
-    start_time: float = math.inf
-    end_time: float = -math.inf
-    cpu_seconds: float = 0.0
-    peak_megabytes: float = 0.0
+    first_errors: list[tuple[str, str]] = field(default_factory=list)  # (file, what)
+    start_time: float = math.inf  # of the first photo, Unix time by the workers' clocks
+    end_time: float = -math.inf  # of the last photo, likewise
+    cpu_seconds: float = 0.0  # of all workers
+    peak_megabytes: float = 0.0  # the most memory that any worker held
 
     @property
     def seconds(self) -> float:

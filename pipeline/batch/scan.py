@@ -28,21 +28,13 @@ Report = Callable[[MediaError], None]
 
 @dataclass(frozen=True)
 class ScanConfig:
-    """What is scanned, and into which chunks.
+    """What is scanned, and into which chunks."""
 
-    Attributes:
-        sources: files, folders, patterns and addresses, as the user wrote them.
-        max_chunk: most photos in a chunk.
-        workers: number of workers that the chunks are for.
-        columns: columns of Parquet sources.
-        skip_folder: name of a folder that is skipped.
-    """
-
-    sources: Sequence[str]
-    max_chunk: int
-    workers: int
+    sources: Sequence[str]  # files, folders, patterns and addresses, as the user wrote them
+    max_chunk: int  # photos
+    workers: int  # number of workers that the chunks are for
     columns: ParquetColumns = field(default_factory=ParquetColumns)
-    skip_folder: str | None = None
+    skip_folder: str | None = None  # its name as in the results
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,23 +124,17 @@ class _SourceScanner:
             what = first_line(error).removeprefix(f"{base}: ")
             self._problem(MediaError(base, what if isinstance(error, UserError) else f"cannot be read ({what})"))
             return
+        photos: Iterator[_FoundPhoto] = iter(())
+        if kind == "folder":
+            photos = self._matching(storage, path, pattern or [], set())
+        elif kind == "file" and pattern is None:
+            photos = self._in_file(storage, location(path) if storage.is_local else path)
         empty = True
-        for found in self._find(storage, path, kind, pattern):
+        for found in photos:
             empty = False
             yield found
         if empty and not self._reported:
             self._problem(_no_photos(base, pattern, kind))
-
-    def _find(
-        self, storage: Storage, path: str, kind: PathKind, pattern: Sequence[str] | None
-    ) -> Iterator[_FoundPhoto]:
-        if pattern is not None:
-            if kind == "folder":
-                yield from self._matching(storage, path, pattern, set())
-        elif kind == "folder":
-            yield from self._in_folder(storage, path)
-        elif kind == "file":
-            yield from self._in_file(storage, location(path) if storage.is_local else path)
 
     def _in_folder(self, storage: Storage, root: str) -> Iterator[_FoundPhoto]:
         """Yield the photos in a folder and its subfolders; links to folders are followed, each real folder once."""

@@ -47,8 +47,7 @@ class Storage:
     Every method but `name` may raise OSError.
     """
 
-    address: str | None = None
-    """Any address on the file system; None for this machine's files."""
+    address: str | None = None  # any address on the file system; None for this machine's files
 
     @property
     def is_local(self) -> bool:

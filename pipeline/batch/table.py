@@ -18,24 +18,22 @@ _NOT_HASHED = ("name", "metrics", "provenance")  # parts of a bundle's descripti
 _REPEATING = ("file", "id", "label", "width", "height")
 # Names in the description of a bundle of format 3, which recipes of earlier versions recorded, and those of format 4.
 _FORMAT_3_SEARCH = {
-    **{"pnet": "pnet_threshold", "rnet": "rnet_threshold", "again": "onet2_threshold", "onet": "score_threshold"},
-    **{"most_pnet": "max_pnet", "most_rnet": "max_rnet", "most_again": "max_onet2"},
-    **{"soft": "soft_nms_sigma", "vote": "box_voting_iou"},
-}
+    "pnet": "pnet_threshold", "rnet": "rnet_threshold", "again": "onet2_threshold", "onet": "score_threshold",
+    "most_pnet": "max_pnet", "most_rnet": "max_rnet", "most_again": "max_onet2",
+    "soft": "soft_nms_sigma", "vote": "box_voting_iou",
+}  # fmt: skip
 _FORMAT_3_FUSION = {
-    **{"stage1": "detector_weight", "stage2": "classifier_weight", "floor": "min_detector_score"},
-    **{"most": "max_face_logit", "box_share": "box_blend", "unsure": "unsure_margin", "mirrored": "flip_tta"},
-}
+    "stage1": "detector_weight", "stage2": "classifier_weight", "floor": "min_detector_score",
+    "most": "max_face_logit", "box_share": "box_blend", "unsure": "unsure_margin", "mirrored": "flip_tta",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class BatchRecipe:
     """What results depend on."""
 
-    bundle: Mapping[str, Any]
-    """The bundle's description (`Bundle.describe`)."""
-    options: Mapping[str, Any]
-    """Options of the command that change a result."""
+    bundle: Mapping[str, Any]  # the bundle's description (`Bundle.describe`)
+    options: Mapping[str, Any]  # options of the command that change a result
 
     @property
     def hash(self) -> str:

@@ -34,23 +34,14 @@ def load_predictor(bundle: Path | None) -> Predictor:
 
 @dataclass(frozen=True)
 class Job:
-    """What all workers do with every chunk.
-
-    Attributes:
-        recipe: what the results depend on.
-        bundle: directory of the bundle; None for the default bundle.
-        min_score: smallest score reported, 0 to 1; the bundle's when None.
-        min_face: smallest face to find, pixels; the bundle's when None.
-        columns: columns of Parquet sources.
-        load: makes a worker's predictor from `bundle`.
-    """
+    """What all workers do with every chunk."""
 
     recipe: BatchRecipe
-    bundle: Path | None = None
-    min_score: float | None = None
-    min_face: float | None = None
+    bundle: Path | None = None  # directory; None for the default bundle
+    min_score: float | None = None  # smallest score reported, 0 to 1; the bundle's when None
+    min_face: float | None = None  # smallest face to find, pixels; the bundle's when None
     columns: ParquetColumns = field(default_factory=ParquetColumns)
-    load: Callable[[Path | None], Predictor] = load_predictor
+    load: Callable[[Path | None], Predictor] = load_predictor  # makes a worker's predictor from `bundle`
 
     def make_predictor(self) -> Predictor:
         """Return a predictor. Raises UserError when its bundle is not the one that the command started with."""
@@ -63,29 +54,17 @@ class Job:
 
 @dataclass(frozen=True)
 class ChunkResult:
-    """The result of a chunk.
+    """The result of a chunk."""
 
-    Attributes:
-        key: the chunk's key.
-        part: the Parquet file of the rows; empty when no photo was processed.
-        photos: number of photos processed.
-        faces: number of faces in them, by label.
-        errors: (name, what) of the other photos.
-        start_time: Unix time by the worker's clock.
-        end_time: likewise.
-        cpu_seconds: CPU time between the two.
-        peak_megabytes: the most memory that the worker has held since it started.
-    """
-
-    key: str
-    part: bytes = b""
-    photos: int = 0
-    faces: Counter[str] = field(default_factory=Counter)
-    errors: tuple[tuple[str, str], ...] = ()
-    start_time: float = 0.0
+    key: str  # the chunk's
+    part: bytes = b""  # the Parquet file of the rows; empty when no photo was processed
+    photos: int = 0  # number processed
+    faces: Counter[str] = field(default_factory=Counter)  # number in these photos, by label
+    errors: tuple[tuple[str, str], ...] = ()  # (name, what) of the other photos
+    start_time: float = 0.0  # Unix time by the worker's clock
     end_time: float = 0.0
-    cpu_seconds: float = 0.0
-    peak_megabytes: float = 0.0
+    cpu_seconds: float = 0.0  # CPU time between the two
+    peak_megabytes: float = 0.0  # the most memory that the worker has held since it started
 
     @classmethod
     def merge(cls, key: str, results: Sequence[ChunkResult], metadata: dict[bytes, bytes]) -> ChunkResult:

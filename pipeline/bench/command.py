@@ -3,8 +3,8 @@
 Example: python -m pipeline.bench --data DIR --photos 50 --competitor stand-in
 
 Parts (--parts):
-  photos: all detectors in turn on the same photos, so that a busy machine slows all alike (with one thread; with more
-    threads than idle cores, ratios mislead, too).
+  photos: all detectors in turn on the same photos, so that a busy machine slows all alike. With more threads than
+    idle cores, ratios mislead even so.
   sizes: the same on synthetic photos of several sizes with 0 to 100 faces.
   command: `pipeline.detect` on one photo as a whole process.
   folder: photos per second from file to result, with one worker and with one per core.
@@ -111,7 +111,7 @@ def run(args: BenchArgs) -> int:
 
 
 def _describe(args: BenchArgs, bundle: Bundle) -> dict[str, Any]:
-    """Return the start of the record: what the figures depend on."""
+    """Return what the figures depend on, the start of the record."""
     return {
         "machine": machine(),
         "versions": versions(),
@@ -128,10 +128,7 @@ def _describe(args: BenchArgs, bundle: Bundle) -> dict[str, Any]:
 
 
 def _measure(
-    args: BenchArgs,
-    setup: bench_photos.BenchSetup,
-    photos: Sequence[bench_photos.BenchPhoto],
-    record: dict[str, Any],
+    args: BenchArgs, setup: bench_photos.BenchSetup, photos: Sequence[bench_photos.BenchPhoto], record: dict[str, Any]
 ) -> list[Table]:
     """Measure the parts asked for; add each to the record and return the tables."""
     names = [photo.name for photo in photos]

@@ -85,15 +85,9 @@ class NaivePipeline:
     """facenet_pytorch's MTCNN, then a timm model; both in PyTorch."""
 
     def __init__(self, model: str, min_face_for: Callable[[Pixels], float], device: Device = "cpu") -> None:
-        """Make the two nets.
+        """Make the nets. model: a timm name. min_face_for: returns the smallest face to find in a photo, in pixels.
 
-        Args:
-            model: a timm name.
-            min_face_for: returns the smallest face to find in a photo, in pixels.
-            device: of both nets.
-
-        Raises:
-            UserError: the training extra is missing, or timm does not know the model.
+        Raises UserError when the training extra is missing, or timm does not know the model.
         """
         with requires_extra("train"):
             import timm
@@ -137,15 +131,9 @@ class OneStageDetector:
     """A one-stage ONNX detector at 640x640: letterbox and net. Its outputs are not decoded, which favours it."""
 
     def __init__(self, file: Path, threads: int, device: Device = "cpu") -> None:
-        """Load the graph and run it once.
+        """Load the graph and run it once. file: an ONNX graph with one input (1, 3, H, W), or the word "stand-in".
 
-        Args:
-            file: an ONNX graph with one picture input of (1, 3, H, W); or "stand-in" (pipeline.bench.yolo11n_sized).
-            threads: of ONNX Runtime.
-            device: of the net.
-
-        Raises:
-            UserError: the file is missing, cannot be loaded or is not such a graph.
+        Raises UserError when the file is missing, cannot be loaded or is not such a graph.
         """
         data, name = _graph(file)
         self.name = f"{ONE_STAGE} ({name})"
@@ -187,9 +175,9 @@ def _session(file: Path, data: bytes, threads: int, device: Device) -> onnxrunti
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    wanted_providers = providers(device)
+    wanted = providers(device)
     try:
-        session = onnxruntime.InferenceSession(data, options, providers=wanted_providers)
+        session = onnxruntime.InferenceSession(data, options, providers=wanted)
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
         what = f"ONNX Runtime cannot load it ({first_line(error)})"
         raise UserError(f"{file}: {what}; copy it again or use another graph") from error

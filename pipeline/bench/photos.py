@@ -15,17 +15,9 @@ from common.cli import progress
 from common.errors import MediaError, UserError
 from common.images import Pixels, read_image
 from common.paths import find_images
-from pipeline.bench.competitors import (
-    CASCADE,
-    FACENET,
-    NAIVE,
-    PIPELINE,
-    NaivePipeline,
-    OneStageDetector,
-    OwnPipeline,
-)
+from pipeline.bench.competitors import CASCADE, FACENET, NAIVE, PIPELINE, NaivePipeline, OneStageDetector, OwnPipeline
 from pipeline.bench.synthetic_photos import synthetic_photo
-from pipeline.bench.timing import Quartiles, TimedDetector, Timings, time_interleaved, time_ratio, timing_stats
+from pipeline.bench.timing import Quartiles, TimedDetector, time_interleaved, time_ratio, timing_stats
 from pipeline.detect.demo import portrait
 from pipeline.evaluate.report import Table
 from pipeline.inference.image_writer import write_image
@@ -78,8 +70,8 @@ def find_photos(data: Path, count: int) -> tuple[list[BenchPhoto], list[str]]:
     found, errors = find_images([data])
     if not found:
         raise errors[0]
-    photos = [BenchPhoto(image.path, partial(read_image, image.path)) for image in found]
-    return evenly_spaced(photos, count), [str(error) for error in errors]
+    chosen = evenly_spaced([BenchPhoto(image.path, partial(read_image, image.path)) for image in found], count)
+    return chosen, [str(error) for error in errors]
 
 
 def write_portraits(folder: Path) -> None:
@@ -149,11 +141,9 @@ def time_photos(setup: BenchSetup, photos: Sequence[BenchPhoto]) -> dict[str, An
         timings = time_interleaved(detectors, reads, setup.rounds, setup.rest, lambda count: bar.advance(task, count))
     by_name = {row.name: timing for row, timing in zip(detectors, timings, strict=True)}
     rows = [{"name": row.name, "batch": row.batch, **asdict(timing_stats(by_name[row.name]))} for row in detectors]
-    return {"photos": len(photos), "detectors": rows, "ratios": _ratios(setup.compared_pairs(batch), by_name)}
-
-
-def _ratios(pairs: Sequence[tuple[str, str]], timings: dict[str, Timings]) -> list[dict[str, Any]]:
-    return [{"slow": a, "quick": b, **asdict(time_ratio(timings[a], timings[b]))} for a, b in pairs]
+    pairs = setup.compared_pairs(batch)
+    ratios = [{"slow": a, "quick": b, **asdict(time_ratio(by_name[a], by_name[b]))} for a, b in pairs]
+    return {"photos": len(photos), "detectors": rows, "ratios": ratios}
 
 
 def photos_tables(record: dict[str, Any]) -> list[Table]:

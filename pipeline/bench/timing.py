@@ -25,12 +25,9 @@ class TimedDetector:
 class Timings:
     """The times of one detector. Raises ValueError on wrong shapes, and on a call without a photo or without time."""
 
-    seconds: NDArray[np.float64]
-    """(calls, rounds)"""
-    photos: NDArray[np.intp]
-    """(calls,) number of photos in each call"""
-    faces: NDArray[np.intp]
-    """(calls,) number of faces found in each call"""
+    seconds: NDArray[np.float64]  # (calls, rounds)
+    photos: NDArray[np.intp]  # (calls,) number in each call
+    faces: NDArray[np.intp]  # (calls,) number found in each call
 
     def __post_init__(self) -> None:
         calls = len(self.photos)
@@ -64,10 +61,8 @@ class TimingStats:
     """A detector's figures over all photos; a batch counts once for each of its photos."""
 
     photos: int
-    ms: Quartiles
-    """Milliseconds per photo."""
-    mean_ms: float
-    """Mean milliseconds per photo; unlike the median, it gives slow photos the weight that a whole run gives them."""
+    ms: Quartiles  # milliseconds per photo
+    mean_ms: float  # per photo; unlike the median, it gives slow photos the weight that they have in a whole run
     faces_per_photo: float
 
 
@@ -78,23 +73,17 @@ def time_interleaved(
     rest: float = 0.0,
     on_progress: Callable[[int], None] = lambda count: None,
 ) -> list[Timings]:
-    """Time each detector on all photos, `rounds` times.
+    """Time each detector on all photos, `rounds` times; return the detectors' times in their order.
 
     The photos are processed in groups as large as the largest batch. In every round each photo goes to each detector in
     turn; a detector with a larger batch is called when its batch is full or the group ends.
 
     Args:
-        detectors: the detectors to time.
         photos: functions that read a photo each; reading is not timed.
-        rounds: number of rounds.
         rest: seconds before each call.
         on_progress: called with the number of photos finished since its last call.
 
-    Returns:
-        The times of each detector, in the given order.
-
-    Raises:
-        ValueError: there is no detector, photo or round.
+    Raises ValueError when there is no detector, photo or round.
     """
     seconds: list[list[NDArray[np.float64]]] = [[] for _ in detectors]
     sizes: list[list[int]] = [[] for _ in detectors]
