@@ -40,8 +40,8 @@ class BatchArgs:
     """Detect faces in millions of photos and write a Parquet table with one row per face."""
 
     paths: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Sources: folders (searched with all subfolders), glob patterns, photos, Parquet files with image bytes. Last: the
-    folder of results, ending in .parquet. Each may be an address, too (s3://, gs://, file://, ...)."""
+    """Sources: folders (searched with all subfolders), glob patterns, photos, Parquet files with image bytes.
+    Last: the folder of results, ending in .parquet. Each may be an address, too (s3://, gs://, file://, ...)."""
     bundle: Optional[Path] = None
     """Bundle directory; if not given, the bundle of the project."""
     min_score: Optional[float] = None
@@ -49,14 +49,14 @@ class BatchArgs:
     min_face: Optional[float] = None
     """Smallest face to find, in pixels; if not given, the bundle's."""
     column: Optional[str] = None
-    """Column of Parquet sources with the pictures' bytes (or a struct with `bytes`); if not given, the only one."""
+    """Column of Parquet sources with the pictures' bytes, or a struct with `bytes`; needed where several fit."""
     id_column: Optional[str] = None
     """Column of Parquet sources to write to the results as `id`; dots lead into structs, as in image.path."""
     engine: Literal["auto", "pool", "ray"] = "auto"
     """pool: processes on this machine; ray: Ray Data, here or on a cluster; auto: pool unless --address is given."""
     address: Optional[str] = None
-    """Ray cluster to use: auto for the one that this machine belongs to, or HOST:PORT. Its machines must have the
-    photos and the bundle under the same names."""
+    """Ray cluster to use: auto for the one that this machine belongs to, or HOST:PORT.
+    Its machines must have the photos and the bundle under the same names."""
     workers: Optional[int] = None
     """Number of worker processes, each with one photo at a time; if not given, one per core."""
     chunk: int = 256

@@ -1,6 +1,6 @@
 """The bytes of a chunk's photos: from files at an address, read ahead, or from rows of a Parquet file.
 
-A Parquet source has one row per photo and the picture file's bytes in one column, as Hugging Face datasets have.
+A Parquet source has one row per photo; one column holds the picture files' bytes, as in Hugging Face datasets.
 """
 
 from __future__ import annotations

@@ -80,9 +80,7 @@ class BatchResults:
         The last run's errors are replaced when this run ends well, since their photos were tried again. A new folder
         that stays empty is removed, since it is no table.
 
-        Raises:
-            UserError: another process has the folder locked, or it holds files that this command did not make with
-                this bundle and these options.
+        Raises UserError when another process holds the lock, and on other files or results of another recipe.
         """
         with self._naming():
             kind_before = self._storage.kind(self._path)

@@ -18,7 +18,7 @@ from pipeline.batch.chunk import Chunk, PhotoRef, name_digest, photo_name
 from pipeline.batch.photo_source import ParquetColumns, find_rows, read_contents
 from pipeline.batch.storage import FolderEntry, PathKind, Storage, resolve_storage
 
-# Chunks grow with the number of photos found, so that a few hundred photos keep all workers busy to the end.
+# Chunks grow with the number of photos found: so a few hundred photos keep all workers busy to the end.
 MIN_CHUNK = 16
 CHUNK_SHARE = 4  # a chunk holds at most 1 / (CHUNK_SHARE * workers) of the photos found so far
 TABLE_SUFFIX = ".parquet"
@@ -56,8 +56,8 @@ def find_chunks(config: ScanConfig, processed: Container[str], report: Report) -
     """Yield chunks of all photos of the sources whose names are not `processed`, each photo once.
 
     Folders are searched with all subfolders for pictures and Parquet files by suffix, without hidden ones. A file
-    named as a source is taken whatever its suffix. Memory holds the names of one folder at a time, and with several
-    sources or patterns a digest of each photo's name.
+    named as a source is taken whatever its suffix. Memory holds the names of one folder at a time. With several
+    sources or a pattern it also holds a digest of each photo's name.
 
     Args:
         config: the sources, and the size of chunks.

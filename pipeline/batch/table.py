@@ -16,7 +16,7 @@ HASH_KEY = b"face_mask_batch_hash"
 _NOT_HASHED = ("name", "metrics", "provenance")  # parts of a bundle's description that change no result
 # Columns whose text repeats; a dictionary of the other columns would be larger than their values.
 _REPEATING = ("file", "id", "label", "width", "height")
-# Names in the description of a bundle of format 3, which recipes of earlier versions recorded, and those of format 4.
+# The names of format 4 by those of format 3, in a bundle's description. Earlier versions recorded format 3.
 _FORMAT_3_SEARCH = {
     "pnet": "pnet_threshold", "rnet": "rnet_threshold", "again": "onet2_threshold", "onet": "score_threshold",
     "most_pnet": "max_pnet", "most_rnet": "max_rnet", "most_again": "max_onet2",

@@ -98,7 +98,7 @@ def process_chunk(chunk: Chunk, job: Job, predictor: Predictor) -> ChunkResult:
         except MediaError as error:
             errors.append((name, error.what))
         except Exception as error:  # one photo must not end a run over millions
-            errors.append((name, f"cannot be worked on ({type(error).__name__}: {first_line(error)}); leave it out"))
+            errors.append((name, f"cannot be processed ({type(error).__name__}: {first_line(error)}); leave it out"))
         else:
             photos += 1
             faces.update(face["label"] for face in record["faces"])

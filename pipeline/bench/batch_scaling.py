@@ -1,4 +1,4 @@
-"""Times `pipeline.batch`: one worker against several, pool against Ray; the figures of docs/scale.md. Tables and JSON.
+"""Time `pipeline.batch`: one worker against several, pool against Ray; the figures of docs/scale.md. Tables and JSON.
 
 Examples: python -m pipeline.bench.batch DIR --photos 240
           python -m pipeline.bench.batch --made 4000 3000 --photos 12 --engines pool

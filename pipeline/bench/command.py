@@ -1,4 +1,4 @@
-"""Times the pipeline and other detectors in one run on the same photos: tables, and one line of JSON as the last line.
+"""Time the pipeline and other detectors in one run on the same photos: tables, and one line of JSON as the last line.
 
 Example: python -m pipeline.bench --data DIR --photos 50 --competitor stand-in
 
@@ -10,8 +10,9 @@ Parts (--parts):
   folder: photos per second from file to result, with one worker and with one per core.
   memory: the peak over the photos once, and over --memory-photos, the same ones repeated.
   video: the peak over ten seconds and over --hours of a synthetic video, with an annotated video written.
-The other detectors are facenet-pytorch's MTCNN, the naive pipeline (MTCNN, then a timm model in eager PyTorch, crop by
-crop), and with --competitor a one-stage ONNX detector at 640x640. All look for the same smallest face; each keeps its
+
+The other detectors are facenet-pytorch's MTCNN and the naive pipeline: MTCNN, then a timm model in eager PyTorch, crop
+by crop. --competitor adds a one-stage ONNX detector at 640x640. All look for the same smallest face; each keeps its
 own thresholds. Photos that facenet-pytorch cannot search are left out for all.
 """
 
@@ -52,8 +53,7 @@ class BenchArgs:
     """Time the pipeline, its stages and other detectors on the same photos."""
 
     data: Path | None = None
-    """Photos: a folder (annotated or not), searched with all subfolders, or one photo; default: a portrait in six
-    sizes."""
+    """Photos: a folder, searched with all subfolders, or one photo; default: a portrait in six sizes."""
     photos: int = 50
     """Number of photos to use, evenly spaced."""
     parts: tuple[Part, ...] = ("photos", "sizes", "command", "folder", "memory")

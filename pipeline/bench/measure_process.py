@@ -1,4 +1,4 @@
-"""Runs a command and reports its wall time and peak memory, from a process so small that it does not count.
+"""Runs a command and reports its wall time and peak memory. This process is too small to count.
 
 A process's peak memory includes that of its parent when it started, and the benchmark itself holds PyTorch.
 Example: python -m pipeline.bench.measure_process FILE.json python -c pass

@@ -83,7 +83,8 @@ def time_interleaved(
         rest: seconds before each call.
         on_progress: called with the number of photos finished since its last call.
 
-    Raises ValueError when there is no detector, photo or round.
+    Raises:
+        ValueError: there is no detector, photo or round.
     """
     seconds: list[list[NDArray[np.float64]]] = [[] for _ in detectors]
     sizes: list[list[int]] = [[] for _ in detectors]

@@ -2,7 +2,7 @@
 
 YOLO11n (Ultralytics, 2024) is published with 2.6 million weights and 6.5 billion operations, 3.2 billion
 multiply-adds, at 640x640. This net has as many multiply-adds, in the same kinds of layers: 3x3 and 1x1 convolutions
-with SiLU, cross-stage blocks, features at strides 8, 16 and 32 joined up and down, one head for each. Its weights do
+with SiLU, cross-stage blocks, features at strides 8, 16 and 32 joined up and down; one head for each. Its weights do
 not change its time; its outputs mean nothing.
 """
 

@@ -79,11 +79,9 @@ def test_a_bad_photo_is_an_error_and_the_rest_is_processed(tmp_path: Path) -> No
     assert [row["file"] for row in rows(result)] == [str(good)] and result.photos == 1
     errors = dict(result.errors)
     assert errors.pop(str(bad)).startswith("is truncated or broken (")
-    assert errors == {
-        str(empty): "is empty (0 bytes); copy or download it again",
-        str(tmp_path / "gone.jpg"): "not found; check the name",
-        str(wide): "cannot be worked on (ZeroDivisionError: division by zero); leave it out",
-    }
+    assert errors.pop(str(empty)).startswith("is empty (0 bytes)")
+    assert errors.pop(str(tmp_path / "gone.jpg")).startswith("not found")
+    assert errors == {str(wide): "cannot be processed (ZeroDivisionError: division by zero); leave it out"}
     none = process(files(bad))
     assert none.part == b"" and none.photos == 0 and len(none.errors) == 1
 
@@ -109,10 +107,8 @@ def test_photos_at_an_address_and_in_the_chunk(tmp_path: Path) -> None:
     assert [row["file"] for row in rows(result)] == ["memory://w/a.png"]
     errors = dict(result.errors)
     assert errors.pop("memory://w/gone.png").startswith("cannot be read (")
-    assert errors == {
-        "memory://w/empty.png": "is empty (0 bytes); copy or upload it again",
-        "memory://w/bad.png": "is not a picture that can be read; convert it to JPEG or PNG",
-    }
+    assert errors.pop("memory://w/bad.png").startswith("is not a picture")
+    assert errors == {"memory://w/empty.png": "is empty (0 bytes); copy or upload it again"}
     content = PhotoContent((tmp_path / "a.png").read_bytes())
     with_contents = Chunk(storage, (PhotoRef("/x.png"), PhotoRef("/y.png")), (content, PhotoContent(None, "is lost")))
     assert process(with_contents).errors == (("memory://y.png", "is lost"),) and process(with_contents).photos == 1
@@ -139,11 +135,9 @@ def test_rows_with_bytes(tmp_path: Path, kind: pa.DataType) -> None:
         for row, key in ((0, 7), (3, None), (5, 2), (6, 3), (7, 4), (8, 5), (9, 6))
     ]
     no_bytes = "holds no picture (no bytes); leave the row out"
-    assert result.errors == (
-        (f"{at}1", no_bytes),
-        (f"{at}2", no_bytes),
-        (f"{at}4", "is not a picture that can be read; convert it to JPEG or PNG"),
-    )
+    *missing, (bad_name, bad_error) = result.errors
+    assert missing == [(f"{at}1", no_bytes), (f"{at}2", no_bytes)]
+    assert bad_name == f"{at}4" and bad_error.startswith("is not a picture")
     # Only some rows: rows processed before are not in the chunk.
     some = Chunk(LOCAL, (chunk.photos[3], chunk.photos[6], chunk.photos[9]))
     assert [row["file"] for row in rows(process(some))] == [f"{at}3", f"{at}6", f"{at}9"]
