@@ -49,11 +49,10 @@ class BenchSetup:
 
     def timed_detectors(self, batch: int) -> list[TimedDetector]:
         """Return all detectors; ours also with `batch` photos per call."""
-        ours = self.ours.timed_detectors(batch)
         others = [TimedDetector(NAIVE, self.naive.detect), TimedDetector(FACENET, self.naive.run_mtcnn)]
         if self.one_stage is not None:
             others.append(TimedDetector(self.one_stage.name, self.one_stage.detect))
-        return [*ours, *others]
+        return [*self.ours.timed_detectors(batch), *others]
 
     def compared_pairs(self, batch: int) -> list[tuple[str, str]]:
         """Return (slow, quick) names of the detectors whose ratio is reported."""

@@ -145,11 +145,7 @@ def measure_memory(photos: Sequence[str], count: int, options: Sequence[str]) ->
                 suffix = photo.suffix if photo.suffix.lower() in SUFFIXES else ".jpg"  # the reader looks at the content
                 (folder / f"{k}{suffix}").symlink_to(photo.resolve())
             runs.append(run_detect([folder, "--no-pictures", *options]))
-    return {
-        "photos": numbers,
-        "megabytes": [run.megabytes for run in runs],
-        "seconds": [run.seconds for run in runs],
-    }
+    return {"photos": numbers, **_memory_record(runs)}
 
 
 def measure_video(seconds: float, options: Sequence[str]) -> dict[str, Any]:
@@ -168,11 +164,11 @@ def measure_video(seconds: float, options: Sequence[str]) -> dict[str, Any]:
                     left = round(VIDEO_SIZE[0] * (0.5 - 0.5 * math.cos(i / VIDEO_RATE)))
                     video.add(scene[:, left : left + VIDEO_SIZE[0]], i / VIDEO_RATE)
             runs.append(run_detect([file, "--frame-stride", VIDEO_RATE, *options]))
-    return {
-        "video_seconds": lengths,
-        "megabytes": [run.megabytes for run in runs],
-        "seconds": [run.seconds for run in runs],
-    }
+    return {"video_seconds": lengths, **_memory_record(runs)}
+
+
+def _memory_record(runs: Sequence[ProcessRun]) -> dict[str, list[float]]:
+    return {"megabytes": [run.megabytes for run in runs], "seconds": [run.seconds for run in runs]}
 
 
 def command_table(record: dict[str, Any]) -> Table:

@@ -15,15 +15,12 @@ FILL = 0.9  # side of a portrait, as a share of its grid cell
 
 
 def synthetic_photo(width: int, height: int, faces: int, seed: int = 0) -> Pixels:
-    """Return a photo with `faces` portraits on a grid, over a blurred random background.
+    """Return a photo, uint8 (height, width, 3): portraits on a grid, over a blurred random background.
 
     Args:
         width, height: size in pixels, 32 or more.
         faces: number of portraits, 0 or more.
         seed: of the background's noise.
-
-    Returns:
-        The photo, uint8 (height, width, 3).
 
     Raises:
         UserError: the portrait is not installed.

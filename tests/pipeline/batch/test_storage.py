@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 from common.errors import UserError
-from pipeline.batch.storage import LOCAL, Storage, resolve_storage
+from pipeline.batch.storage import LOCAL, resolve_storage
 
 
 @pytest.fixture
@@ -86,7 +86,3 @@ def test_a_file_is_written_as_a_whole_or_not_at_all(memory: Any, monkeypatch: py
 
 def broken(*_: Any, **__: Any) -> None:
     raise RuntimeError("the plug was pulled\nsecond line")
-
-
-def test_one_address_has_one_file_system() -> None:
-    assert Storage("memory://b")._fs is Storage("memory://b")._fs
