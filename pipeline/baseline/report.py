@@ -17,7 +17,7 @@ from common.files import write_text
 from pipeline.baseline.fit import find_faces, seconds_a_photo
 from pipeline.baseline.model import FLOOR, MOST
 from pipeline.baseline.run_folder import load_best
-from pipeline.bench.command import machine
+from pipeline.bench.environment import machine
 from pipeline.evaluate.coco_results import write_results
 from pipeline.evaluate.evaluation import DetectionEvaluation, Settings, evaluate_samples
 from pipeline.evaluate.report import Table, tables, to_json

@@ -1,4 +1,4 @@
-"""Command: detect in millions of photos, into a Parquet table."""
+"""Command: detect faces in millions of photos and write a Parquet table."""
 
 from common.launcher import start
 

@@ -1,4 +1,4 @@
-"""A process that runs a module of this project, and the messages between it and the one that started it."""
+"""A child process that runs a module of this project, and the messages between parent and child."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from contextlib import suppress
 from typing import IO, Any
 
 
-class DiedError(Exception):
-    """The process ended where an answer was expected; the message says how, as in "SIGKILL"."""
+class ProcessDiedError(Exception):
+    """The process ended before it answered; the message says how, as in "SIGKILL"."""
 
 
-class Process:
-    """`python -m MODULE`, which `listen`s. stderr: where its standard error goes; to this process's if not given."""
+class ChildProcess:
+    """`python -m MODULE`, whose module opens a `ParentPipe`. stderr: file for its standard error; inherited if None."""
 
     def __init__(self, module: str, stderr: IO[bytes] | None = None) -> None:
         self._process = subprocess.Popen(
@@ -25,45 +25,45 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=stderr,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            process_group=None if os.name == "nt" else 0,  # Ctrl-C is the starting process's to handle
+            process_group=None if os.name == "nt" else 0,  # the parent alone handles Ctrl-C
         )
 
     def send(self, message: Any) -> None:
-        """Raises DiedError when the process ended."""
+        """Send a message. Raises ProcessDiedError when the process ended."""
         assert self._process.stdin is not None
         try:
             _write(self._process.stdin, message)
-        except (OSError, ValueError) as error:  # ValueError: closed by now
-            raise DiedError(self._ending()) from error
+        except (OSError, ValueError) as error:  # ValueError: the pipe is closed
+            raise ProcessDiedError(self._exit_reason()) from error
 
     def receive(self) -> Any:
-        """Waits for a message. Raises DiedError when the process ends instead."""
+        """Wait for a message. Raises ProcessDiedError when the process ends instead."""
         assert self._process.stdout is not None
         try:
             return pickle.load(self._process.stdout)
         except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
-            raise DiedError(self._ending()) from error
+            raise ProcessDiedError(self._exit_reason()) from error
 
     def kill(self) -> None:
-        """Ends it at once."""
+        """End the process at once."""
         self._process.kill()
         self._process.wait()
 
     def terminate(self) -> None:
-        """Asks it to end, and does not wait."""
+        """Ask the process to end, without waiting."""
         self._process.terminate()
 
     def wait(self) -> None:
-        """Waits until it has ended by itself."""
+        """Wait until the process ended by itself."""
         self._process.wait()
 
-    def _ending(self) -> str:
-        """How the process ended, in words; one that only closed its pipe is ended."""
+    def _exit_reason(self) -> str:
+        """Return how the process ended; a process that only closed its pipe is killed."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=1)
         self.kill()
         for pipe in (self._process.stdin, self._process.stdout):
-            with suppress(OSError):  # what could not be sent
+            with suppress(OSError):  # some data was not sent
                 if pipe is not None:
                     pipe.close()
         code = self._process.returncode
@@ -76,22 +76,22 @@ class Process:
 
 
 class ParentPipe:
-    """The other end, in the process itself. What libraries print goes to standard error: it must not come between."""
+    """The child's end of the pipes. It sends what libraries print to standard error, to keep the messages intact."""
 
     def __init__(self) -> None:
-        self._answers = os.fdopen(os.dup(1), "wb")
+        self._output = os.fdopen(os.dup(1), "wb")
         os.dup2(2, 1)
 
     def receive(self) -> Any:
-        """Waits for a message. Raises EOFError when the starting process is gone."""
+        """Wait for a message. Raises EOFError when the parent ended."""
         try:
             return pickle.load(sys.stdin.buffer)
         except (OSError, pickle.UnpicklingError) as error:
             raise EOFError from error
 
     def send(self, message: Any) -> None:
-        """Raises OSError when the starting process is gone."""
-        _write(self._answers, message)
+        """Send a message. Raises OSError when the parent ended."""
+        _write(self._output, message)
 
 
 def _write(pipe: Any, message: Any) -> None:

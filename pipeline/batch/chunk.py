@@ -1,4 +1,4 @@
-"""Chunk: photos that one worker does together and whose rows become one part."""
+"""Chunk: photos that one worker processes together and whose rows become one part."""
 
 from __future__ import annotations
 
@@ -9,56 +9,55 @@ from pipeline.batch.storage import Storage
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """A photo: a file, or a row of a Parquet file."""
+class PhotoRef:
+    """Where a photo is: a file, or a row of a Parquet file."""
 
     path: str
     row: int | None = None
 
 
 @dataclass(frozen=True)
-class Content:
-    """What a photo's file or row holds. data: the picture file's bytes, or error: why there are none.
+class PhotoContent:
+    """What a photo's file or row holds."""
 
-    id: what the id column says, where one was named.
-    """
-
-    data: bytes | None
-    error: str = ""
-    id: str | None = None
+    data: bytes | None  # of the picture file
+    error: str = ""  # why there are no bytes
+    id: str | None = None  # value of the id column, where one was named
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Photos of one place: all files, or all rows of one file.
+    """Photos of one storage: all files, or all rows of one Parquet file."""
 
-    contents: those of the items, where no other process can read them.
-    """
-
-    place: Storage
-    items: tuple[Item, ...]
-    contents: tuple[Content, ...] | None = None
+    storage: Storage
+    photos: tuple[PhotoRef, ...]
+    contents: tuple[PhotoContent, ...] | None = None  # one per photo, where no other process can read them
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.photos)
 
     @property
     def names(self) -> list[str]:
-        """The photos' names, as results have them."""
-        return [item_name(self.place, item) for item in self.items]
+        """The photos' names in the results."""
+        return [photo_name(self.storage, photo) for photo in self.photos]
 
     @property
     def key(self) -> str:
-        """The same for the same photos, whenever they are done."""
+        """A hash that is the same for the same photos in every run."""
         return blake2b("\0".join(self.names).encode(), digest_size=8).hexdigest()
 
-    def singles(self) -> list[Chunk]:
-        """Each photo alone."""
-        own = [None] * len(self) if self.contents is None else [(content,) for content in self.contents]
-        return [replace(self, items=(item,), contents=each) for item, each in zip(self.items, own, strict=True)]
+    def split(self) -> list[Chunk]:
+        """Return one chunk per photo."""
+        contents = [None] * len(self) if self.contents is None else [(each,) for each in self.contents]
+        return [replace(self, photos=(p,), contents=c) for p, c in zip(self.photos, contents, strict=True)]
 
 
-def item_name(place: Storage, item: Item) -> str:
-    """What results call a photo: its path or address; a row of a Parquet file has "#" and its number behind that."""
-    name = place.name(item.path)
-    return name if item.row is None else f"{name}#{item.row}"
+def photo_name(storage: Storage, photo: PhotoRef) -> str:
+    """Return a photo's name in the results: its path or address, and "#" with the row of a Parquet file."""
+    name = storage.name(photo.path)
+    return name if photo.row is None else f"{name}#{photo.row}"
+
+
+def name_digest(name: str) -> bytes:
+    """Return a name's 16 bytes; two of a billion names share them with a chance of 1 in 10**20."""
+    return blake2b(name.encode(), digest_size=16).digest()

@@ -1,11 +1,11 @@
-"""Detection over millions of photos, on this machine or a Ray cluster: a Parquet table that can be gone on with.
+"""Detection over millions of photos, on this machine or a Ray cluster, into a Parquet table; a killed run resumes.
 
 Example: python -m pipeline.batch photos/ 's3://bucket/2026-*/' faces.parquet
 
-A row is a face (a photo without one has a row with nulls), and OUT.parquet a folder of parts, which pandas, pyarrow and
-Spark read as one table. Photos that cannot be read are in OUT.errors.parquet. The same command again does what is not
-done yet: photos that are new, that were errors, or that a killed run did not come to. A photo is known by its absolute
-path or address: one that changed under its name is not done again.
+OUT.parquet is a folder of parts, which pandas, pyarrow and Spark read as one table. The table has one row per face, and
+one row with nulls for a photo without faces. OUT.errors.parquet lists photos that cannot be read. The same command
+again processes what is missing: new photos, photos with errors, and what a killed run left. A photo is known by its
+absolute path or address: one whose content changed is not processed again.
 """
 
 from __future__ import annotations
@@ -30,68 +30,61 @@ if TYPE_CHECKING:
     from pipeline.batch.run import BatchStats
     from pipeline.batch.work import ChunkResult, Job
 
-MOST_PHOTOS = 100_000  # a chunk; its rows are held by a worker
+MAX_CHUNK = 100_000  # photos; a worker holds the rows of a chunk in memory
 
 
-# Written as in detect.py, for the same reason.
+# Optional and not `X | None`: tyro imports typeguard for those, which takes 0.1 s.
 # ruff: noqa: UP045
 @dataclass(frozen=True)
 class BatchArgs:
-    """Finds the faces in millions of photos and writes a Parquet table, a row a face."""
+    """Detect faces in millions of photos and write a Parquet table with one row per face."""
 
     paths: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Sources: folders (searched to the bottom), glob patterns, photos, Parquet files with image bytes; last the folder
-    of results, ending in .parquet. All may be addresses, too (s3://, gs://, file://, ...)."""
+    """Sources: folders (searched with all subfolders), glob patterns, photos, Parquet files with image bytes.
+    Last: the folder of results, ending in .parquet. Each may be an address, too (s3://, gs://, file://, ...)."""
     bundle: Optional[Path] = None
-    """The bundle directory to use; the one that comes with the project when none is named."""
+    """Bundle directory; if not given, the bundle of the project."""
     min_score: Optional[float] = None
-    """Smallest score reported, 0 to 1 (the bundle's when not given)."""
+    """Smallest score reported, 0 to 1; if not given, the bundle's."""
     min_face: Optional[float] = None
-    """Smallest face looked for, in pixels (the bundle's when not given)."""
+    """Smallest face to find, in pixels; if not given, the bundle's."""
     column: Optional[str] = None
-    """Column of Parquet sources with the pictures' bytes (or a struct with `bytes`); the only such one if not given."""
+    """Column of Parquet sources with the pictures' bytes, or a struct with `bytes`; needed where several fit."""
     id_column: Optional[str] = None
-    """Column of Parquet sources that goes into the results as `id`; dots lead into structs, as in image.path."""
+    """Column of Parquet sources to write to the results as `id`; dots lead into structs, as in image.path."""
     engine: Literal["auto", "pool", "ray"] = "auto"
     """pool: processes on this machine; ray: Ray Data, here or on a cluster; auto: pool unless --address is given."""
     address: Optional[str] = None
-    """The Ray cluster to use: auto for the one that this machine belongs to, or HOST:PORT. Photos and bundle must be
-    seen by its machines under the same names."""
+    """Ray cluster to use: auto for the one that this machine belongs to, or HOST:PORT.
+    Its machines must have the photos and the bundle under the same names."""
     workers: Optional[int] = None
-    """Photos under way at a time, each in a process; if not given, one a core."""
+    """Number of worker processes, each with one photo at a time; if not given, one per core."""
     chunk: int = 256
-    """Photos that are handed out together, at most; each chunk gives a part, and a kill loses no more a worker."""
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """Where photos are."""
-        return self.paths[:-1]
+    """Most photos handed to a worker together. Each chunk gives a part; a kill loses at most a chunk per worker."""
 
     @property
     def out(self) -> str:
         """The folder of results."""
         return self.paths[-1]
 
-    @property
-    def uses_ray(self) -> bool:
-        """Whether Ray runs the workers."""
-        return self.engine == "ray" or self.address is not None
-
 
 def make_job(args: BatchArgs) -> Job:
-    """What the workers do. Raises BundleError when the bundle cannot be used."""
-    from pipeline.batch.parquet_source import Columns
+    """Return the workers' job. Raises BundleError when the bundle cannot be used."""
+    from pipeline.batch.photo_source import ParquetColumns
     from pipeline.batch.table import BatchRecipe
     from pipeline.batch.work import Job
 
     options = {"min_score": args.min_score, "min_face": args.min_face, "id_column": args.id_column}
     recipe = BatchRecipe(Bundle.load(args.bundle).describe(), options)
     bundle = None if args.bundle is None else args.bundle.resolve()
-    return Job(recipe, bundle, args.min_score, args.min_face, Columns(args.column, args.id_column))
+    return Job(recipe, bundle, args.min_score, args.min_face, ParquetColumns(args.column, args.id_column))
 
 
 def detect_all(args: BatchArgs, job: Job) -> BatchStats:
-    """Does what is left to do, with a progress bar on a terminal. Raises UserError."""
+    """Process all photos that are not in the results, with a progress bar on a terminal; return the statistics.
+
+    Raises UserError when the results or the cluster cannot be used, or the workers do not start.
+    """
     from pipeline.batch.pool import run_pool
     from pipeline.batch.ray_driver import run_ray_subprocess
     from pipeline.batch.results import BatchResults
@@ -100,69 +93,70 @@ def detect_all(args: BatchArgs, job: Job) -> BatchStats:
 
     results = BatchResults(args.out, job.recipe)
     workers = args.workers or usable_cores()
-    wanted = ScanConfig(args.sources, args.chunk, workers, job.columns, results.name)
+    config = ScanConfig(args.paths[:-1], args.chunk, workers, job.columns, results.location)
 
     def engine(chunks: Iterable[Chunk]) -> Iterator[ChunkResult]:
-        if args.uses_ray:
+        if args.engine == "ray" or args.address is not None:
             return run_ray_subprocess(job, chunks, args.workers, args.address)
         return run_pool(job, chunks, workers)
 
     with progress() as bar:
-        task = bar.add_task("detecting", total=None)  # listing goes on while photos are done
-        return run_batch(wanted, results, engine, lambda tally: bar.update(task, completed=tally.photos + tally.errors))
+        task = bar.add_task("detecting", total=None)  # photos are processed while the scan still runs
+        return run_batch(config, results, engine, lambda s: bar.update(task, completed=s.photos + s.error_count))
 
 
 def run(args: BatchArgs) -> int:
-    """The whole command; returns its exit code."""
+    """Run the command; return its exit code."""
     _check(args)
     with requires_extra("batch"):
         if any(map(is_address, args.paths)):
-            import fsspec  # type: ignore[import-untyped]  # noqa: F401  # missing, it is said now
+            import fsspec  # type: ignore[import-untyped]  # noqa: F401  # report a missing package now
         job = make_job(args)
-    tally = detect_all(args, job)
-    for file, what in tally.first:
+    stats = detect_all(args, job)
+    for file, what in stats.first_errors:
         print(f"error: {shown(file)}: {what}", file=sys.stderr)
-    if tally.errors > len(tally.first):
-        print(f"error: and {tally.errors - len(tally.first)} more", file=sys.stderr)
-    _show(args, tally, job)
-    return 1 if tally.errors else 0
+    if stats.error_count > len(stats.first_errors):
+        print(f"error: and {stats.error_count - len(stats.first_errors)} more", file=sys.stderr)
+    _show(args, stats, job)
+    return 1 if stats.error_count else 0
 
 
-def _show(args: BatchArgs, tally: BatchStats, job: Job) -> None:
-    """Prints what the run came to."""
-    from pipeline.batch.results import errors_of
+def _show(args: BatchArgs, stats: BatchStats, job: Job) -> None:
+    """Print the run's statistics."""
+    from pipeline.batch.results import errors_path
 
     names = job.recipe.bundle["class_names"]
-    faces = ", ".join(f"{name} {tally.faces[name]}" for name in names)
+    faces = ", ".join(f"{name} {stats.faces[name]}" for name in names)
     lines = {
-        "photos": f"{tally.photos}" + (f" ({tally.before} before)" if tally.before else ""),
-        "faces": f"{tally.faces.total()}: {faces}",
+        "photos": f"{stats.photos}" + (f" ({stats.processed_before} before)" if stats.processed_before else ""),
+        "faces": f"{stats.faces.total()}: {faces}",
     }
-    if tally.errors:
-        lines["errors"] = f"{tally.errors}, tried again by the same command: {shown(errors_of(args.out))}"
-    if tally.photos:
-        lines["speed"] = f"{tally.rate:.1f} photos a second, a worker held up to {tally.megabytes:.0f} MB"
-    lines["results"] = shown(args.out) if tally.photos + tally.before else "none"
+    if stats.error_count:
+        lines["errors"] = f"{stats.error_count}, tried again by the same command: {shown(errors_path(args.out))}"
+    if stats.photos:
+        lines["speed"] = f"{stats.rate:.1f} photos a second, a worker held up to {stats.peak_megabytes:.0f} MB"
+    lines["results"] = shown(args.out) if stats.photos + stats.processed_before else "none"
     screen = console()
     for name, text in lines.items():
         screen.print(f"{name + ':':<12}{text}", markup=False, highlight=False)
 
 
 def _check(args: BatchArgs) -> None:
+    """Raise UserError on options out of range."""
     if len(args.paths) < 2:
-        raise UserError("give the photos and where results go, as in `batch photos/ faces.parquet`")
+        raise UserError("name the photos and the folder of results, as in `batch photos/ faces.parquet`")
     if args.min_score is not None and not 0 <= args.min_score <= 1:
-        raise UserError(f"--min-score is {args.min_score:g}; give a number from 0 to 1")
+        raise UserError(f"--min-score is {args.min_score:g}; use a number from 0 to 1")
     if args.min_face is not None and not 1 <= args.min_face < float("inf"):
-        raise UserError(f"--min-face is {args.min_face:g}; give 1 pixel or more")
+        raise UserError(f"--min-face is {args.min_face:g}; use 1 pixel or more")
     if args.workers is not None and args.workers < 1:
-        raise UserError(f"--workers is {args.workers}; give 1 or more")
-    if not 1 <= args.chunk <= MOST_PHOTOS:
-        raise UserError(f"--chunk is {args.chunk}; give 1 to {MOST_PHOTOS}")
+        raise UserError(f"--workers is {args.workers}; use 1 or more")
+    if not 1 <= args.chunk <= MAX_CHUNK:
+        raise UserError(f"--chunk is {args.chunk}; use 1 to {MAX_CHUNK}")
     if args.engine == "pool" and args.address is not None:
-        raise UserError("--address names a Ray cluster, --engine pool uses none; leave one of them out")
+        raise UserError("--address names a Ray cluster, but --engine pool uses none; remove one of the two")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line entry; returns the exit code."""
+    """Run the command line; return the exit code."""
     return run_cli(lambda: run(tyro.cli(BatchArgs, args=argv, prog=program_name("pipeline.batch"))))

@@ -1,4 +1,4 @@
-"""Chunks on this machine: a few worker processes, each kept busy by a thread that waits for it."""
+"""The process pool: chunks on this machine, in a few worker processes, each with a thread that waits for it."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from typing import Any
 
 from pipeline.batch.chunk import Chunk
 from pipeline.batch.work import ChunkResult, Job
-from pipeline.batch.worker import EndedError, Worker
+from pipeline.batch.worker import Worker, WorkerStoppedError
 
-_POLL = 0.2  # s; a wait without end would hold Ctrl-C back on some systems
+_POLL = 0.2  # s; a wait without a limit would delay Ctrl-C on some systems
 
 
 def run_pool(job: Job, chunks: Iterable[Chunk], workers: int) -> Iterator[ChunkResult]:
-    """The outcome of each chunk, as they come; a chunk is taken when a worker is free.
+    """Yield each chunk's result as soon as it is there; a chunk is taken when a worker is free.
 
-    When the caller stops, the processes end at once. Raises what `chunks` and `Worker.start` raise.
+    When the caller stops, the processes end at once. Raises what `chunks` and `Worker.process` raise.
     """
     source, lock = iter(chunks), threading.Lock()
     results: queue.Queue[ChunkResult | Exception | None] = queue.Queue(maxsize=workers)
-    crew = [Worker(job) for _ in range(workers)]
+    pool = [Worker(job) for _ in range(workers)]
 
-    def take() -> Chunk | None:
+    def next_chunk() -> Chunk | None:
         with lock:
             return next(source, None)
 
-    def go(worker: Worker) -> None:
+    def work(worker: Worker) -> None:
         try:
-            while (chunk := take()) is not None:
-                results.put(worker.do(chunk))
+            while (chunk := next_chunk()) is not None:
+                results.put(worker.process(chunk))
             results.put(None)
-        except EndedError:
+        except WorkerStoppedError:
             pass
         except Exception as error:
             results.put(error)
 
-    threads = [threading.Thread(target=go, args=(worker,), daemon=True) for worker in crew]
+    threads = [threading.Thread(target=work, args=(worker,), daemon=True) for worker in pool]
     try:
         for thread in threads:
             thread.start()
@@ -56,13 +56,13 @@ def run_pool(job: Job, chunks: Iterable[Chunk], workers: int) -> Iterator[ChunkR
             else:
                 yield result
     finally:
-        for worker in crew:
-            worker.end()
-        _let_go(threads, results)
+        for worker in pool:
+            worker.stop()
+        _join(threads, results)
 
 
-def _let_go(threads: Sequence[threading.Thread], results: queue.Queue[Any]) -> None:
-    """Waits for the threads a moment; some may wait to hand over what nobody wants any more."""
+def _join(threads: Sequence[threading.Thread], results: queue.Queue[Any]) -> None:
+    """Wait up to 1 s for the threads, and drop the results that they still want to hand over."""
     until = time.monotonic() + 1
     while any(thread.is_alive() for thread in threads) and time.monotonic() < until:
         with suppress(queue.Empty):

@@ -1,4 +1,4 @@
-"""Ray in a process of its own: the command ends when it should and says what it has to; Ray is slower and louder."""
+"""Ray in a child process, so that the command ends on time and prints its own messages: Ray is slower and louder."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from contextlib import closing, suppress
 from typing import IO, Any
 
 from common.errors import UserError
-from pipeline.batch.child_process import DiedError, ParentPipe, Process
+from pipeline.batch.child_process import ChildProcess, ParentPipe, ProcessDiedError
 from pipeline.batch.chunk import Chunk
 from pipeline.batch.ray_pool import run_ray
 from pipeline.batch.work import ChunkResult, Job
 
-_WATCH = 0.5  # s between looks whether the starting process is there
+_PARENT_CHECK = 0.5  # s between two checks that the parent is alive
 
 
 def run_ray_subprocess(
     job: Job, chunks: Iterable[Chunk], workers: int | None, address: str | None
 ) -> Iterator[ChunkResult]:
-    """`run_ray` in that process. When the caller stops, it is told to end; Ray is gone some seconds later.
+    """Run `run_ray` in a child process. When the caller stops, the child is asked to end, which takes Ray seconds.
 
     Raises UserError as `run_ray` does, and when Ray ends unexpectedly; and what `chunks` raises.
     """
-    with tempfile.TemporaryFile() as said:
-        process = Process("pipeline.batch.ray_driver", stderr=said)
+    with tempfile.TemporaryFile() as log:
+        process = ChildProcess("pipeline.batch.ray_driver", stderr=log)
         failed: list[Exception] = []
 
-        def feed() -> None:
+        def send_chunks() -> None:
             try:
                 process.send((job, workers, address))
                 for chunk in chunks:
                     process.send(chunk)
                 process.send(None)
-            except DiedError:
-                pass  # told where it is listened to
+            except ProcessDiedError:
+                pass  # `receive` below reports it
             except Exception as error:
                 failed.append(error)
                 process.terminate()
 
-        threading.Thread(target=feed, daemon=True).start()
+        threading.Thread(target=send_chunks, daemon=True).start()
         ended = False
         try:
             while True:
@@ -55,54 +55,54 @@ def run_ray_subprocess(
                 yield message
             process.wait()
             ended = True
-        except DiedError as error:
+        except ProcessDiedError as error:
             ended = True
             if failed:
                 raise failed[0] from None
-            raise UserError(f"Ray ended unexpectedly ({error}){_last_line(said)}") from error
+            raise UserError(f"Ray ended unexpectedly ({error}){_last_line(log)}") from error
         finally:
             if not ended:
                 process.terminate()
 
 
-def _last_line(said: IO[bytes]) -> str:
-    """The last thing that Ray said, to be put behind a message."""
-    said.seek(max(said.seek(0, os.SEEK_END) - 10_000, 0))
-    lines = said.read().decode(errors="replace").split("\n")
+def _last_line(log: IO[bytes]) -> str:
+    """Return the last line that Ray printed, as the end of a message."""
+    log.seek(max(log.seek(0, os.SEEK_END) - 10_000, 0))
+    lines = log.read().decode(errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     return f": {last}" if last else ""
 
 
 def main() -> None:
-    """The process: takes what `run_ray` wants, then chunks and None; gives outcomes and None, or why not."""
-    line = ParentPipe()
-    starter = os.getppid()
+    """Run the child: receive `run_ray`'s arguments, then chunks and None; send results and None, or an error text."""
+    pipe = ParentPipe()
+    parent = os.getppid()
 
     def stop(*_: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one is enough: Ray's own end must not be broken off
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second signal must not interrupt Ray's shutdown
         raise KeyboardInterrupt
 
-    def watch() -> None:
-        while os.getppid() == starter:
-            time.sleep(_WATCH)
+    def watch_parent() -> None:
+        while os.getppid() == parent:
+            time.sleep(_PARENT_CHECK)
         os.kill(os.getpid(), signal.SIGTERM)
 
     def chunks() -> Iterator[Chunk]:
-        while (chunk := line.receive()) is not None:
+        while (chunk := pipe.receive()) is not None:
             yield chunk
 
     signal.signal(signal.SIGTERM, stop)
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=watch_parent, daemon=True).start()
     with suppress(KeyboardInterrupt, EOFError, BrokenPipeError):
-        job, workers, address = line.receive()
+        job, workers, address = pipe.receive()
         try:
-            with closing(run_ray(job, chunks(), workers, address)) as outcomes:
-                for outcome in outcomes:
-                    line.send(outcome)
-            line.send(None)
+            with closing(run_ray(job, chunks(), workers, address)) as results:
+                for result in results:
+                    pipe.send(result)
+            pipe.send(None)
         except (UserError, OSError) as error:
             if not isinstance(error, BrokenPipeError):
-                line.send(str(error))
+                pipe.send(str(error))
 
 
 if __name__ == "__main__":

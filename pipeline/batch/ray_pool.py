@@ -1,4 +1,4 @@
-"""Chunks on a Ray cluster, or on this machine as one: an actor pool of Ray Data, a worker process in each actor."""
+"""The Ray engine: chunks on a cluster, or on this machine as one, by an actor pool of Ray Data."""
 
 from __future__ import annotations
 
@@ -15,65 +15,64 @@ from typing import Any
 from common.cli import requires_extra
 from common.errors import UserError, first_line
 from pipeline.batch.chunk import Chunk
-from pipeline.batch.work import ChunkResult, Job, peak_megabytes
+from pipeline.batch.work import ChunkResult, Job, process_peak_megabytes
 from pipeline.batch.worker import Worker
 
-# Ray Data takes a list, not a stream: so many chunks at a time, an actor pool for each time.
+# Chunks per actor pool: Ray Data takes a list, not a stream.
 _WINDOW = 1000
-# An actor waits for its process, which does the work; half a core each leaves some for Ray's own tasks, without which
-# none would start.
+# CPU cores reserved per actor, which only waits for its worker process. Ray needs the rest for tasks that start actors.
 _CORES = 0.5
-_ANSWER = 10  # s that a cluster has to answer
+_CONNECT_TIMEOUT = 10  # s
 
 
-class Actor:
-    """A worker process of its own: what kills that does not kill the actor, and is told as in the pool.
+class WorkerActor:
+    """A Ray actor with a worker process. A photo that kills the process is reported as in the process pool.
 
-    When the actor itself is killed, its process ends with it; Ray starts another and gives it the chunk again.
+    When the actor itself is killed, its process ends with it; Ray starts another actor and gives it the chunk again.
     """
 
     def __init__(self, job: Job) -> None:
         self._worker = Worker(job)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """row: a chunk, pickled. Gives its outcome, pickled, or why the worker did not start."""
+        """Return the pickled result of the pickled `row["chunk"]`, or the reason why the worker did not start."""
         try:
-            outcome = self._worker.do(pickle.loads(row["chunk"]))
+            result = self._worker.process(pickle.loads(row["chunk"]))
         except UserError as error:
-            return {"outcome": b"", "refused": str(error)}
-        outcome = replace(outcome, megabytes=outcome.megabytes + peak_megabytes())
-        return {"outcome": pickle.dumps(outcome), "refused": ""}
+            return {"result": b"", "refused": str(error)}
+        result = replace(result, peak_megabytes=result.peak_megabytes + process_peak_megabytes())
+        return {"result": pickle.dumps(result), "refused": ""}
 
 
 def run_ray(
     job: Job, chunks: Iterable[Chunk], workers: int | None, address: str | None
 ) -> Generator[ChunkResult, None, None]:
-    """The outcome of each chunk, as they come. workers: actors; if not given, one a core of the cluster.
+    """Yield each chunk's result as soon as it is there. workers: actors; None for one per core of the cluster.
 
     Raises UserError when the cluster cannot be reached or the worker processes do not start.
     """
     source = iter(chunks)
-    with _cluster(address) as ray:
+    with _connected(address) as ray:
         actors = workers or max(int(ray.cluster_resources().get("CPU", 1)), 1)
         while window := [{"chunk": pickle.dumps(chunk)} for chunk in islice(source, max(_WINDOW, 20 * actors))]:
             pool = ray.data.ActorPoolStrategy(size=min(actors, len(window)))
-            done = ray.data.from_items(window, override_num_blocks=len(window)).map(
-                Actor, fn_constructor_args=(job,), compute=pool, num_cpus=_CORES
+            results = ray.data.from_items(window, override_num_blocks=len(window)).map(
+                WorkerActor, fn_constructor_args=(job,), compute=pool, num_cpus=_CORES
             )
-            for row in done.iter_rows():
+            for row in results.iter_rows():
                 if row["refused"]:
                     raise UserError(row["refused"])
-                yield pickle.loads(row["outcome"])
+                yield pickle.loads(row["result"])
 
 
 @contextmanager
-def _cluster(address: str | None) -> Iterator[Any]:
-    """Ray, on the cluster of an address or on one of this machine that lives as long as the block.
+def _connected(address: str | None) -> Iterator[Any]:
+    """Yield the module `ray`, connected to a cluster; without an address, to one on this machine for the block.
 
-    Nothing is reported to anybody: usage statistics and the dashboard are off.
+    Nothing is sent to anybody: usage statistics and the dashboard are off.
     """
     if address is not None and address != "auto":
-        _knock(address)
+        _check_address(address)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with requires_extra("batch"):
         import ray
@@ -82,8 +81,8 @@ def _cluster(address: str | None) -> Iterator[Any]:
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
     except Exception as error:  # ConnectionError, RuntimeError, ValueError, ...
-        named = f"--address {address}" if address else "Ray"
-        raise UserError(f"{named}: {first_line(error)}; check that the cluster runs") from error
+        what = f"--address {address}" if address else "Ray"
+        raise UserError(f"{what}: {first_line(error)}; check that the cluster runs") from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     try:
@@ -92,12 +91,12 @@ def _cluster(address: str | None) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """Raises UserError when nobody answers at HOST:PORT; Ray would wait for minutes."""
+def _check_address(address: str) -> None:
+    """Raise UserError when nothing answers at HOST:PORT; Ray would wait for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
-        raise UserError(f"--address {address}: give auto, or HOST:PORT as `ray start --head` prints it")
+        raise UserError(f"--address {address}: use auto, or HOST:PORT as `ray start --head` prints it")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT).close()
     except (OSError, OverflowError) as error:
         raise UserError(f"--address {address}: no cluster answers there ({error}); check that it runs") from error

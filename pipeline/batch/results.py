@@ -1,4 +1,4 @@
-"""The results: a folder of Parquet parts that can be gone on with, and a file of errors beside it."""
+"""The results: a folder of Parquet parts that a later run can continue, and a file of errors next to it."""
 
 # os.path, not pathlib: an address is no path.
 # ruff: noqa: PTH119, PTH120
@@ -7,26 +7,52 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from common.display import shown
 from common.errors import UserError, first_line
 from common.files import naming
 from common.locks import locked
 from common.parallel import map_ordered
-from pipeline.batch.digest_set import DigestSet
-from pipeline.batch.storage import Entry, find_place
-from pipeline.batch.table import ERRORS, BatchRecipe
+from pipeline.batch.chunk import name_digest
+from pipeline.batch.storage import FolderEntry, resolve_storage
+from pipeline.batch.table import ERROR_SCHEMA, BatchRecipe
 
 SUFFIX = ".parquet"
 PREFIX = "part-"
-_READERS = 8  # parts read at a time
+_READ_THREADS = 8  # parts read at a time
+
+
+class DigestSet:
+    """A fixed set of names, in 16 bytes each: small enough to hold millions. Each name must be given once."""
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        digests = bytearray()
+        for name in names:
+            digests += name_digest(name)
+        halves = np.frombuffer(digests, ">u8").reshape(-1, 2).astype(np.uint64)
+        order = np.lexsort((halves[:, 1], halves[:, 0]))
+        self._first: NDArray[np.uint64] = halves[order, 0]
+        self._second: NDArray[np.uint64] = halves[order, 1]
+
+    def __len__(self) -> int:
+        return len(self._first)
+
+    def __contains__(self, name: object) -> bool:
+        if not len(self) or not isinstance(name, str):
+            return False
+        digest = name_digest(name)
+        first, second = (np.uint64(int.from_bytes(half, "big")) for half in (digest[:8], digest[8:]))
+        start, end = np.searchsorted(self._first, first), np.searchsorted(self._first, first, side="right")
+        return bool((self._second[start:end] == second).any())
 
 
 class BatchResults:
@@ -39,89 +65,91 @@ class BatchResults:
         self.out, self._recipe = out.rstrip("/"), recipe
         if not self.out.endswith(SUFFIX):
             raise UserError(f"{shown(out)}: name the folder of results last, ending in {SUFFIX}")
-        self._place, path = find_place(self.out)
-        self._path = os.path.realpath(path) if self._place.is_local else path
+        self._storage, path = resolve_storage(self.out)
+        self._path = os.path.realpath(path) if self._storage.is_local else path
 
     @property
-    def name(self) -> str:
-        """What listing calls the folder."""
-        return self._place.name(self._path)
+    def location(self) -> str:
+        """The folder's name as the scan of the sources writes it."""
+        return self._storage.name(self._path)
 
     @contextmanager
-    def opened(self) -> Iterator[tuple[DigestSet, ErrorFile]]:
-        """Holds the folder; gives the photos answered before, and takes the errors of this run.
+    def open(self) -> Iterator[tuple[DigestSet, ErrorFile]]:
+        """Lock the folder; yield the names of the photos processed before, and the file for this run's errors.
 
-        The errors of the run before are forgotten when this one ends well: their photos were tried again. A folder that
-        was made for it and stays empty is removed: it is no table. Raises UserError when another process holds the
-        folder, or it holds what this command did not make, with this bundle and these options.
+        The last run's errors are replaced when this run ends well, since their photos were tried again. A new folder
+        that stays empty is removed, since it is no table.
+
+        Raises UserError when another process holds the lock, and on other files or results of another recipe.
         """
         with self._naming():
-            before = self._place.kind(self._path)
-            if before == "file":
+            kind_before = self._storage.kind(self._path)
+            if kind_before == "file":
                 raise UserError(f"{shown(self.out)}: is a file, results are a folder; name another place")
-            self._place.make_folder(self._path)
+            self._storage.make_folder(self._path)
         try:
-            with locked(Path(self._path)) if self._place.is_local else nullcontext():
+            with locked(Path(self._path)) if self._storage.is_local else nullcontext():
                 with self._naming():
                     parts = self._parts()
-                names = DigestSet(name for part in map_ordered(self._names, parts, _READERS) for name in part)
+                processed = DigestSet(
+                    name for part in map_ordered(self._photo_names, parts, _READ_THREADS) for name in part
+                )
                 with tempfile.TemporaryFile() as spool:
                     errors = ErrorFile(spool, self._recipe)
-                    yield names, errors
+                    yield processed, errors
                     with self._naming():
-                        path = errors_of(self._path)
+                        path = errors_path(self._path)
                         if errors.count:
-                            self._place.write(path, errors.finish())
+                            self._storage.write(path, errors.finish())
                         else:
-                            self._place.delete(path)
+                            self._storage.delete(path)
         finally:
-            if before == "none" and self._place.is_local:
-                with suppress(OSError):  # it has parts
+            if kind_before == "none" and self._storage.is_local:
+                with suppress(OSError):  # the folder has parts
                     os.rmdir(self._path)  # noqa: PTH106
 
     def add(self, key: str, part: bytes) -> None:
-        """Puts the part of a chunk into its place; one with the same key is replaced. Raises OSError."""
+        """Write the part of a chunk; it replaces one with the same key. Raises OSError."""
         with self._naming():
-            self._place.write(f"{self._path}/{PREFIX}{key}{SUFFIX}", part)
+            self._storage.write(f"{self._path}/{PREFIX}{key}{SUFFIX}", part)
 
     def _parts(self) -> list[str]:
-        """The finished parts; what a killed run left half done, here and beside, is removed."""
-        beside = os.path.dirname(self._path)
-        half = f".{os.path.basename(errors_of(self._path)).removesuffix(SUFFIX)}."
-        if self._place.is_local:
-            self._tidy([entry for entry in self._place.entries(beside) if entry.name.startswith(half)])
-        entries = self._place.entries(self._path)
-        self._tidy([entry for entry in entries if entry.name.startswith(f".{PREFIX}")])
-        here = [entry for entry in entries if not entry.name.startswith((".", "_"))]
-        for entry in here:
+        """Return the paths of the finished parts; remove the unfinished files of a killed run."""
+        parent = os.path.dirname(self._path)
+        unfinished_errors = f".{os.path.basename(errors_path(self._path)).removesuffix(SUFFIX)}."
+        if self._storage.is_local:
+            siblings = self._storage.entries(parent)
+            self._remove_temporary([entry for entry in siblings if entry.name.startswith(unfinished_errors)])
+        entries = self._storage.entries(self._path)
+        self._remove_temporary([entry for entry in entries if entry.name.startswith(f".{PREFIX}")])
+        visible = [entry for entry in entries if not entry.name.startswith((".", "_"))]
+        for entry in visible:
             if not (entry.name.startswith(PREFIX) and entry.name.endswith(SUFFIX)):
-                raise UserError(f"{shown(self.out)}: holds {entry.name!r} beside results; name another place")
-        return [entry.path for entry in here]
+                raise UserError(f"{shown(self.out)}: holds {entry.name!r}, which is no result; name another place")
+        return [entry.path for entry in visible]
 
-    def _tidy(self, entries: list[Entry]) -> None:
+    def _remove_temporary(self, entries: list[FolderEntry]) -> None:
         for entry in entries:
             if ".tmp" in entry.name:
-                self._place.delete(entry.path)
+                self._storage.delete(entry.path)
 
-    def _names(self, path: str) -> list[str]:
-        """The photos of a part."""
+    def _photo_names(self, path: str) -> list[str]:
+        """Return the photos' names in a part. Raises UserError when the part cannot be read or has another recipe."""
         file = path.rpartition("/")[2]
         try:
-            with self._place.open(path) as opened:
+            with self._storage.open(path) as opened:
                 table = pq.read_table(opened, columns=["file"])
         except (OSError, pa.ArrowException) as error:
-            raise UserError(
-                f"{shown(self.out)}: {file} cannot be read ({first_line(error)}); "
-                "delete it, and its photos are done again"
-            ) from error
-        differs = self._recipe.differs(table.schema.metadata or {})
-        if differs is not None:
-            raise UserError(f"{shown(self.out)}: was made with {differs}; go on with the same, or name another place")
+            why = f"{file} cannot be read ({first_line(error)})"
+            raise UserError(f"{shown(self.out)}: {why}; delete it to process its photos again") from error
+        difference = self._recipe.difference(table.schema.metadata or {})
+        if difference is not None:
+            raise UserError(f"{shown(self.out)}: was made with {difference}; use the same, or name another place")
         return list(table["file"].unique().to_pylist())
 
     @contextmanager
     def _naming(self) -> Iterator[None]:
-        """Turns an address's OSError, which may name nothing, into one that names the results."""
+        """Turn a storage's OSError without a file name into a UserError that names the results."""
         try:
             yield
         except OSError as error:
@@ -131,25 +159,25 @@ class BatchResults:
 
 
 class ErrorFile:
-    """Takes errors and becomes a Parquet file of them; memory does not grow with their number."""
+    """Collects errors and becomes a Parquet file of them; its memory does not grow with their number."""
 
-    _AT_A_TIME = 10_000
+    _ROWS_PER_WRITE = 10_000
 
     def __init__(self, spool: IO[bytes], recipe: BatchRecipe) -> None:
         self.count = 0
         self._spool, self._recipe = spool, recipe
-        self._waiting: list[dict[str, str]] = []
+        self._rows: list[dict[str, str]] = []
         self._writer: pq.ParquetWriter | None = None
 
     def add(self, file: str, error: str) -> None:
-        """file: the photo's name. error: what is the matter, and the mend."""
+        """Add an error. file: the photo's name. error: what is wrong, and what to do."""
         self.count += 1
-        self._waiting.append({"file": file, "error": error})
-        if len(self._waiting) >= self._AT_A_TIME:
+        self._rows.append({"file": file, "error": error})
+        if len(self._rows) >= self._ROWS_PER_WRITE:
             self._flush()
 
     def finish(self) -> bytes:
-        """The file."""
+        """Return the Parquet file."""
         self._flush()
         assert self._writer is not None
         with naming(tempfile.gettempdir()):
@@ -160,13 +188,13 @@ class ErrorFile:
 
     def _flush(self) -> None:
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._spool, ERRORS, compression="zstd", store_schema=False)
+            self._writer = pq.ParquetWriter(self._spool, ERROR_SCHEMA, compression="zstd", store_schema=False)
         with naming(tempfile.gettempdir()):
-            self._writer.write_table(pa.Table.from_pylist(self._waiting, ERRORS))
-        self._waiting = []
+            self._writer.write_table(pa.Table.from_pylist(self._rows, ERROR_SCHEMA))
+        self._rows = []
 
 
-def errors_of(out: str) -> str:
-    """The file of errors beside a folder of results."""
+def errors_path(out: str) -> str:
+    """Return the path of the file of errors, next to the folder of results `out`."""
     out = out.rstrip("/")
     return f"{out.removesuffix(SUFFIX)}.errors{SUFFIX}"

@@ -1,4 +1,4 @@
-"""A whole batch: listing, workers and results joined, and what it came to."""
+"""A whole batch: the scan, the workers and the results joined, and the run's statistics."""
 
 from __future__ import annotations
 
@@ -13,69 +13,74 @@ from pipeline.batch.results import BatchResults
 from pipeline.batch.scan import ScanConfig, find_chunks
 from pipeline.batch.work import ChunkResult
 
-_FEW = 5  # errors kept to be named
+_MAX_FIRST_ERRORS = 5
 Engine = Callable[[Iterable[Chunk]], Iterator[ChunkResult]]
 
 
 @dataclass
 class BatchStats:
-    """Counts of a run. before: photos answered in runs before. photos: those answered now, faces: theirs, by label.
+    """Statistics of a run."""
 
-    errors: how many, first: (file, what) of the first few. began, ended: of the first and last photo, Unix time by the
-    workers' clocks. cpu_seconds: of the workers. megabytes: the most that a worker held.
-    """
-
-    before: int = 0
-    photos: int = 0
-    faces: Counter[str] = field(default_factory=Counter)
-    errors: int = 0
-    first: list[tuple[str, str]] = field(default_factory=list)
-    began: float = math.inf
-    ended: float = -math.inf
-    cpu_seconds: float = 0.0
-    megabytes: float = 0.0
+    processed_before: int = 0  # photos processed in earlier runs
+    photos: int = 0  # processed in this run; failed ones are not counted
+    faces: Counter[str] = field(default_factory=Counter)  # number in these photos, by label
+    error_count: int = 0
+    first_errors: list[tuple[str, str]] = field(default_factory=list)  # (file, what)
+    start_time: float = math.inf  # of the first photo, Unix time by the workers' clocks
+    end_time: float = -math.inf  # of the last photo, likewise
+    cpu_seconds: float = 0.0  # of all workers
+    peak_megabytes: float = 0.0  # the most memory that any worker held
 
     @property
     def seconds(self) -> float:
-        """From the first photo's beginning to the last one's end; starting is not counted."""
-        return max(self.ended - self.began, 0.0)
+        """Time from the first photo's start to the last photo's end, without the start of the processes."""
+        return max(self.end_time - self.start_time, 0.0)
 
     @property
     def rate(self) -> float:
-        """Photos a second, failed ones not counted."""
+        """Photos per second, without failed ones."""
         return self.photos / self.seconds if self.seconds else 0.0
+
+    def add_chunk(self, result: ChunkResult) -> None:
+        """Add a chunk's result, all but the errors."""
+        self.photos += result.photos
+        self.faces += result.faces
+        self.start_time = min(self.start_time, result.start_time)
+        self.end_time = max(self.end_time, result.end_time)
+        self.cpu_seconds += result.cpu_seconds
+        self.peak_megabytes = max(self.peak_megabytes, result.peak_megabytes)
+
+    def add_error(self, file: str, what: str) -> None:
+        """Count an error, and keep the first few."""
+        self.error_count += 1
+        if len(self.first_errors) < _MAX_FIRST_ERRORS:
+            self.first_errors.append((file, what))
 
 
 def run_batch(
-    wanted: ScanConfig, results: BatchResults, engine: Engine, tell: Callable[[BatchStats], None] = lambda tally: None
+    config: ScanConfig,
+    results: BatchResults,
+    engine: Engine,
+    on_progress: Callable[[BatchStats], None] = lambda stats: None,
 ) -> BatchStats:
-    """Does every photo wanted that has no answer yet. tell: is called after each chunk.
+    """Process every photo of the sources that was not processed before.
 
-    Each photo's answer is in one part, whatever is killed and however often it is begun again. Raises what `Results`
-    and the engine raise.
+    Each photo's rows are in one part only, whatever is killed and however often the run is resumed. `on_progress` is
+    called after each chunk. Raises what `BatchResults` and the engine raise.
     """
-    tally = BatchStats()
-    problems: deque[MediaError] = deque()  # the engine may list in a thread of its own
-    with results.opened() as (answered, errors):
-        tally.before = len(answered)
-
-        def fail(file: str, what: str) -> None:
-            errors.add(file, what)
-            tally.errors += 1
-            if len(tally.first) < _FEW:
-                tally.first.append((file, what))
-
-        for outcome in engine(find_chunks(wanted, answered, problems.append)):
-            if outcome.part:
-                results.add(outcome.key, outcome.part)
-            for file, what in outcome.errors:
-                fail(file, what)
-            tally.photos += outcome.photos
-            tally.faces += outcome.faces
-            tally.began, tally.ended = min(tally.began, outcome.began), max(tally.ended, outcome.ended)
-            tally.cpu_seconds += outcome.cpu_seconds
-            tally.megabytes = max(tally.megabytes, outcome.megabytes)
-            tell(tally)
+    stats = BatchStats()
+    problems: deque[MediaError] = deque()  # the engine may scan in another thread
+    with results.open() as (processed, error_file):
+        stats.processed_before = len(processed)
+        for result in engine(find_chunks(config, processed, problems.append)):
+            if result.part:
+                results.add(result.key, result.part)
+            for file, what in result.errors:
+                error_file.add(file, what)
+                stats.add_error(file, what)
+            stats.add_chunk(result)
+            on_progress(stats)
         for problem in problems:
-            fail(problem.file, problem.what)
-    return tally
+            error_file.add(problem.file, problem.what)
+            stats.add_error(problem.file, problem.what)
+    return stats

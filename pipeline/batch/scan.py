@@ -1,6 +1,6 @@
-"""From sources to chunks of photos, listed as they are needed: folders, patterns, files, Parquet files, addresses."""
+"""From sources to chunks of photos, scanned as they are needed: folders, patterns, files, Parquet files, addresses."""
 
-# os.path, not pathlib, as in pipeline/find.py.
+# os.path, not pathlib, as in common/paths.py.
 # ruff: noqa: PTH122
 
 from __future__ import annotations
@@ -14,188 +14,185 @@ from fnmatch import fnmatchcase
 
 from common.errors import MediaError, UserError, first_line
 from common.paths import SUFFIXES, is_address, location
-from pipeline.batch.chunk import Chunk, Item, item_name
-from pipeline.batch.digest_set import digest
-from pipeline.batch.parquet_source import Columns, find_rows
-from pipeline.batch.read_ahead import contents
-from pipeline.batch.storage import Entry, Kind, Storage, find_place
+from pipeline.batch.chunk import Chunk, PhotoRef, name_digest, photo_name
+from pipeline.batch.photo_source import ParquetColumns, find_rows, read_contents
+from pipeline.batch.storage import FolderEntry, PathKind, Storage, resolve_storage
 
-# Chunks begin small and grow with what was listed, so that a few hundred photos keep all workers busy to the end.
-LEAST = 16
-TABLE = ".parquet"
-SHARE = 4  # a chunk holds at most 1 / (SHARE * workers) of the photos listed so far
+# Chunks grow with the number of photos found: so a few hundred photos keep all workers busy to the end.
+MIN_CHUNK = 16
+CHUNK_SHARE = 4  # a chunk holds at most 1 / (CHUNK_SHARE * workers) of the photos found so far
+TABLE_SUFFIX = ".parquet"
 
 Report = Callable[[MediaError], None]
 
 
 @dataclass(frozen=True)
 class ScanConfig:
-    """What is looked for. sources: as given. most: photos in a chunk, at most. skip: name of a folder passed over."""
+    """What is scanned, and into which chunks."""
 
-    sources: Sequence[str]
-    most: int
-    workers: int
-    columns: Columns = field(default_factory=Columns)
-    skip: str | None = None
+    sources: Sequence[str]  # files, folders, patterns and addresses, as the user wrote them
+    max_chunk: int  # photos
+    workers: int  # number of workers that the chunks are for
+    columns: ParquetColumns = field(default_factory=ParquetColumns)
+    skip_folder: str | None = None  # its name as in the results
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """A photo found. group: the row group that it lies in, None for a file."""
+class _FoundPhoto:
+    """A photo found. row_group: where its row is in a Parquet file; None for a file."""
 
-    place: Storage
-    item: Item
-    group: int | None = None
+    storage: Storage
+    photo: PhotoRef
+    row_group: int | None = None
 
-    def goes_with(self, other: _Found) -> bool:
-        """Whether both may be in one chunk: files of one place, or rows of one file."""
-        if self.place != other.place or (self.group is None) != (other.group is None):
+    def fits_with(self, other: _FoundPhoto) -> bool:
+        """Return whether both may be in one chunk: files of one storage, or rows of one file."""
+        if self.storage != other.storage or (self.row_group is None) != (other.row_group is None):
             return False
-        return self.group is None or self.item.path == other.item.path
+        return self.row_group is None or self.photo.path == other.photo.path
 
 
-def find_chunks(wanted: ScanConfig, answered: Container[str], report: Report) -> Iterator[Chunk]:
-    """The photos of all sources whose names are not among the `answered`, none twice, in chunks.
+def find_chunks(config: ScanConfig, processed: Container[str], report: Report) -> Iterator[Chunk]:
+    """Yield chunks of all photos of the sources whose names are not `processed`, each photo once.
 
-    Folders are searched to the bottom, for pictures and Parquet files by suffix, hidden ones left out; what is named
-    itself is taken whatever its suffix. Memory holds the names of one folder at a time, and where there are several
-    sources or patterns a digest of each photo's. report: is told of what does not exist, holds nothing or cannot be
-    searched.
+    Folders are searched with all subfolders for pictures and Parquet files by suffix, without hidden ones. A file
+    named as a source is taken whatever its suffix. Memory holds the names of one folder at a time. With several
+    sources or a pattern it also holds a digest of each photo's name.
+
+    Args:
+        config: the sources, and the size of chunks.
+        processed: names of photos to leave out.
+        report: called with each source that does not exist, holds no photos or cannot be searched.
     """
-    waiting: list[_Found] = []
-    for listed, found in enumerate(_fresh(wanted, answered, report)):
-        size = min(wanted.most, max(LEAST, listed // (SHARE * wanted.workers)))
-        # Rows are read by row groups: a chunk rather ends with one than in the next.
-        if waiting and (
-            len(waiting) >= size
-            or not found.goes_with(waiting[-1])
-            or (found.group != waiting[-1].group and 2 * len(waiting) >= size)
-        ):
-            yield _chunk(waiting, wanted.columns)
+    waiting: list[_FoundPhoto] = []
+    for count, found in enumerate(_new_photos(config, processed, report)):
+        size = min(config.max_chunk, max(MIN_CHUNK, count // (CHUNK_SHARE * config.workers)))
+        if waiting and _is_complete(waiting, found, size):
+            yield _make_chunk(waiting, config.columns)
             waiting = []
         waiting.append(found)
     if waiting:
-        yield _chunk(waiting, wanted.columns)
+        yield _make_chunk(waiting, config.columns)
 
 
-def _chunk(found: Sequence[_Found], columns: Columns) -> Chunk:
-    chunk = Chunk(found[0].place, tuple(each.item for each in found))
-    return replace(chunk, contents=tuple(contents(chunk, columns))) if chunk.place.is_private else chunk
+def _is_complete(waiting: Sequence[_FoundPhoto], following: _FoundPhoto, size: int) -> bool:
+    """Return whether a chunk ends before the following photo; rather with a row group, which is read as a whole."""
+    if len(waiting) >= size or not following.fits_with(waiting[-1]):
+        return True
+    return following.row_group != waiting[-1].row_group and 2 * len(waiting) >= size
 
 
-def _fresh(wanted: ScanConfig, answered: Container[str], report: Report) -> Iterator[_Found]:
-    """Every photo that is not answered, once."""
-    remember = len(wanted.sources) > 1 or any(glob.has_magic(source) for source in wanted.sources)
+def _make_chunk(found: Sequence[_FoundPhoto], columns: ParquetColumns) -> Chunk:
+    chunk = Chunk(found[0].storage, tuple(each.photo for each in found))
+    return replace(chunk, contents=tuple(read_contents(chunk, columns))) if chunk.storage.is_private else chunk
+
+
+def _new_photos(config: ScanConfig, processed: Container[str], report: Report) -> Iterator[_FoundPhoto]:
+    """Yield every photo that is not processed, once."""
+    may_repeat = len(config.sources) > 1 or any(glob.has_magic(source) for source in config.sources)
     seen: set[bytes] = set()
-    for source in wanted.sources:
-        for found in _Search(wanted, report).photos(source):
-            name = item_name(found.place, found.item)
-            if name in answered:
+    for source in config.sources:
+        for found in _SourceScanner(config, report).photos(source):
+            name = photo_name(found.storage, found.photo)
+            if name in processed:
                 continue
-            if remember:
-                mark = digest(name)
-                if mark in seen:
+            if may_repeat:
+                digest = name_digest(name)
+                if digest in seen:
                     continue
-                seen.add(mark)
+                seen.add(digest)
             yield found
 
 
-class _Search:
-    """Finds the photos of one source, and reports it when it has none."""
+class _SourceScanner:
+    """Finds the photos of one source, and reports a source without photos.
 
-    def __init__(self, wanted: ScanConfig, report: Report) -> None:
-        self._wanted, self._report = wanted, report
+    Not `common.paths.find_images`, which holds all names in memory and knows neither addresses nor Parquet files.
+    """
+
+    def __init__(self, config: ScanConfig, report: Report) -> None:
+        self._config, self._report = config, report
         self._reported = False
 
-    def photos(self, source: str) -> Iterator[_Found]:
-        """All of them, each once unless links or a pattern lead to it twice."""
-        literal, nothing = True, "not found; check the name"
-        pattern: list[str] = []
+    def photos(self, source: str) -> Iterator[_FoundPhoto]:
+        """Yield all photos, each once unless links or a pattern lead to it twice."""
+        base, pattern = _split_pattern(source)
         try:
-            # "?" begins the options of an address.
-            magic = re.compile(r"[*[]" if is_address(source) else r"[*?[]")
-            if magic.search(source) and (is_address(source) or not os.path.lexists(source)):
-                literal, nothing = False, "matches no pictures; check the pattern"
-                source, pattern = _split(source, magic)
-            place, path = find_place(source)
-            kind = place.kind(path)
+            storage, path = resolve_storage(base)
+            kind = storage.kind(path)
         except (UserError, OSError) as error:
-            what = first_line(error).removeprefix(f"{source}: ")
-            self._problem(MediaError(source, what if isinstance(error, UserError) else f"cannot be read ({what})"))
+            what = first_line(error).removeprefix(f"{base}: ")
+            self._problem(MediaError(base, what if isinstance(error, UserError) else f"cannot be read ({what})"))
             return
-        some = False
-        if literal and kind != "none":
-            nothing = "holds no pictures; name a folder that does" if kind == "folder" else "holds no photos"
-        for found in self._named(place, path, kind) if literal else self._matching(place, path, pattern, set()):
-            some = True
-            yield found
-        if not some and not self._reported:
-            self._problem(MediaError(source if literal else "/".join([source.rstrip("/"), *pattern]), nothing))
-
-    def _named(self, place: Storage, path: str, kind: Kind) -> Iterator[_Found]:
+        photos: Iterator[_FoundPhoto] = iter(())
         if kind == "folder":
-            yield from self._below(place, path)
-        elif kind == "file":
-            yield from self._file(place, location(path) if place.is_local else path)
+            photos = self._matching(storage, path, pattern or [], set())
+        elif kind == "file" and pattern is None:
+            photos = self._in_file(storage, location(path) if storage.is_local else path)
+        empty = True
+        for found in photos:
+            empty = False
+            yield found
+        if empty and not self._reported:
+            self._problem(_no_photos(base, pattern, kind))
 
-    def _below(self, place: Storage, root: str) -> Iterator[_Found]:
-        """What lies in a folder and those below it; links to folders are followed, each real folder once."""
+    def _in_folder(self, storage: Storage, root: str) -> Iterator[_FoundPhoto]:
+        """Yield the photos in a folder and its subfolders; links to folders are followed, each real folder once."""
         seen: set[str] = set()
         waiting = [root]
         while waiting:
-            folder = _real(place, waiting.pop())
-            if folder in seen or place.name(folder) == self._wanted.skip:
+            folder = _real_path(storage, waiting.pop())
+            if folder in seen or storage.name(folder) == self._config.skip_folder:
                 continue
             seen.add(folder)
-            here = self._entries(place, folder)
-            for entry in here:
-                if not entry.is_folder and _is_photos(entry.name):
-                    yield from self._file(place, entry.path)
-            waiting += [entry.path for entry in reversed(here) if entry.is_folder and not entry.name.startswith(".")]
+            entries = self._entries(storage, folder)
+            for entry in entries:
+                if not entry.is_folder and _has_photos(entry.name):
+                    yield from self._in_file(storage, entry.path)
+            waiting += [entry.path for entry in reversed(entries) if entry.is_folder and not entry.name.startswith(".")]
 
     def _matching(
-        self, place: Storage, folder: str, pattern: Sequence[str], seen: set[tuple[str, int]]
-    ) -> Iterator[_Found]:
-        """What matches a pattern's parts from a folder on, and all below a folder that does."""
-        folder = _real(place, folder)
-        if not seen and place.kind(folder) != "folder":
-            return
-        if (folder, len(pattern)) in seen or place.name(folder) == self._wanted.skip:
+        self, storage: Storage, folder: str, pattern: Sequence[str], seen: set[tuple[str, int]]
+    ) -> Iterator[_FoundPhoto]:
+        """Yield the photos in a folder that match a pattern's parts, and all photos in a folder that matches."""
+        folder = _real_path(storage, folder)
+        if (folder, len(pattern)) in seen or storage.name(folder) == self._config.skip_folder:
             return
         seen.add((folder, len(pattern)))  # links may lead in a circle
         if not pattern or list(pattern) == ["**"]:
-            yield from self._below(place, folder)
+            yield from self._in_folder(storage, folder)
             return
         head, *rest = pattern
         if head == "**":
-            yield from self._matching(place, folder, rest, seen)
-        for entry in self._entries(place, folder):
+            yield from self._matching(storage, folder, rest, seen)
+        for entry in self._entries(storage, folder):
             if entry.name.startswith(".") and not head.startswith("."):
                 continue
             if entry.is_folder and head == "**":
-                yield from self._matching(place, entry.path, pattern, seen)
+                yield from self._matching(storage, entry.path, pattern, seen)
             elif fnmatchcase(entry.name, head):
                 if entry.is_folder:
-                    yield from self._matching(place, entry.path, rest, seen)
-                elif not rest and _is_photos(entry.name):
-                    yield from self._file(place, entry.path)
+                    yield from self._matching(storage, entry.path, rest, seen)
+                elif not rest and _has_photos(entry.name):
+                    yield from self._in_file(storage, entry.path)
 
-    def _file(self, place: Storage, path: str) -> Iterator[_Found]:
-        if not path.lower().endswith(TABLE):
-            yield _Found(place, Item(path))
+    def _in_file(self, storage: Storage, path: str) -> Iterator[_FoundPhoto]:
+        """Yield a picture file, or the rows of a Parquet file."""
+        if not path.lower().endswith(TABLE_SUFFIX):
+            yield _FoundPhoto(storage, PhotoRef(path))
             return
         try:
-            for group, row in find_rows(place, path, self._wanted.columns):
-                yield _Found(place, Item(path, row), group)
+            for row_group, row in find_rows(storage, path, self._config.columns):
+                yield _FoundPhoto(storage, PhotoRef(path, row), row_group)
         except MediaError as error:
             self._problem(error)
 
-    def _entries(self, place: Storage, folder: str) -> list[Entry]:
+    def _entries(self, storage: Storage, folder: str) -> list[FolderEntry]:
         try:
-            return place.entries(folder)
+            return storage.entries(folder)
         except OSError as error:
             why = error.strerror or first_line(error)
-            self._problem(MediaError(place.name(folder), f"cannot be searched ({why})"))
+            self._problem(MediaError(storage.name(folder), f"cannot be searched ({why})"))
             return []
 
     def _problem(self, error: MediaError) -> None:
@@ -203,19 +200,32 @@ class _Search:
         self._report(error)
 
 
-def _split(source: str, magic: re.Pattern[str]) -> tuple[str, list[str]]:
-    """A pattern's folder before the first wildcard, and the parts from there on."""
+def _split_pattern(source: str) -> tuple[str, list[str] | None]:
+    """Return a pattern's folder before the first wildcard, and the parts from there; a name as it is, and None."""
+    wildcard = re.compile(r"[*[]" if is_address(source) else r"[*?[]")  # "?" begins the options of an address
+    if not wildcard.search(source) or (not is_address(source) and os.path.lexists(source)):
+        return source, None
     scheme, _, path = source.rpartition("://")
     parts = path.split("/")
-    first = next(i for i, part in enumerate(parts) if magic.search(part))
+    first = next(i for i, part in enumerate(parts) if wildcard.search(part))
     folder = "/".join(parts[:first]) or ("/" if path.startswith("/") else "" if scheme else os.curdir)
     return f"{scheme}://{folder}" if scheme else folder, [part for part in parts[first:] if part]
 
 
-def _real(place: Storage, folder: str) -> str:
-    return os.path.realpath(folder) if place.is_local else folder
+def _no_photos(base: str, pattern: Sequence[str] | None, kind: PathKind) -> MediaError:
+    """Return the error of a source without photos."""
+    if pattern is not None:
+        return MediaError("/".join([base.rstrip("/"), *pattern]), "matches no pictures; check the pattern")
+    if kind == "none":
+        return MediaError(base, "not found; check the name")
+    return MediaError(base, "holds no pictures; name a folder that does" if kind == "folder" else "holds no photos")
 
 
-def _is_photos(name: str) -> bool:
+def _real_path(storage: Storage, folder: str) -> str:
+    return os.path.realpath(folder) if storage.is_local else folder
+
+
+def _has_photos(name: str) -> bool:
+    """Return whether a file is a picture or a Parquet file by its name, and not hidden."""
     suffix = os.path.splitext(name)[1].lower()
-    return not name.startswith(".") and (suffix in SUFFIXES or (suffix == TABLE and not name.startswith("_")))
+    return not name.startswith(".") and (suffix in SUFFIXES or (suffix == TABLE_SUFFIX and not name.startswith("_")))

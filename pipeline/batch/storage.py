@@ -1,6 +1,6 @@
-"""Where photos and results lie: this machine's files, or an address that pyarrow or fsspec understands."""
+"""Storage of photos and results: this machine's files, or an address that pyarrow or fsspec understands."""
 
-# os.path, not pathlib, as in pipeline/find.py: names are compared and written as text.
+# os.path, not pathlib, as in common/paths.py: names are compared and written as text.
 # ruff: noqa: PTH100, PTH112, PTH123
 
 from __future__ import annotations
@@ -22,113 +22,113 @@ from common.errors import UserError, first_line
 from common.files import write_bytes
 from common.paths import is_address
 
-Kind = Literal["file", "folder", "none"]
-# A file of these appears whole, when it is closed, or not at all; moving one would copy it.
+PathKind = Literal["file", "folder", "none"]
+# A file of an object store appears as a whole when it is closed, or not at all; moving it would copy it.
 _OBJECT_STORES = ("s3", "gcs", "abfs")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """What a folder holds. path: on its place."""
+class FolderEntry:
+    """A file or subfolder of a folder. path: on its storage."""
 
     path: str
     is_folder: bool
 
     @property
     def name(self) -> str:
-        """Its name in the folder."""
+        """The name in the folder."""
         return self.path.rstrip("/").rpartition("/")[2]
 
 
 @dataclass(frozen=True)
 class Storage:
-    """A file system. It can be sent to another process, which makes it anew from its address.
+    """A file system. It can be sent to another process, which opens it by its address.
 
-    address: any address on it; None for this machine's files. Every method but `name` may raise OSError.
+    Every method but `name` may raise OSError.
     """
 
-    address: str | None = None
+    address: str | None = None  # any address on the file system; None for this machine's files
 
     @property
     def is_local(self) -> bool:
-        """Whether this machine's files are meant."""
+        """Whether this is the storage of this machine's files."""
         return self.address is None
 
     @property
     def is_private(self) -> bool:
-        """Whether no other process can see what lies there (memory://)."""
+        """Whether no other process can see the files (memory://)."""
         return self.address is not None and urlsplit(self.address).scheme == "memory"
 
     def name(self, path: str) -> str:
-        """What tables call a file: its absolute path or its address, as valid Unicode.
+        """Return a file's name in the results: its absolute path or its address, as valid Unicode.
 
-        Bytes that are not UTF-8 become \\xNN, so that two names stay two.
+        Bytes that are not UTF-8 become \\xNN, so that different names stay different.
         """
         if self.address is None:
             return os.fsencode(path).decode("utf-8", "backslashreplace")
         return f"{urlsplit(self.address).scheme}://{path.lstrip('/')}"
 
-    def kind(self, path: str) -> Kind:
-        """Whether `path` is a file, a folder or nothing that exists."""
+    def kind(self, path: str) -> PathKind:
+        """Return whether `path` is a file, a folder or does not exist."""
         if self.address is None:
             return "folder" if os.path.isdir(path) else "file" if os.path.lexists(path) else "none"
-        with _plain():
+        with _as_os_error():
             found = self._fs.get_file_info([path])[0].type
         if found == arrow_fs.FileType.NotFound:
             return "none"
         return "folder" if found == arrow_fs.FileType.Directory else "file"
 
-    def entries(self, folder: str) -> list[Entry]:
-        """What lies in a folder, by name; links to folders count as folders."""
+    def entries(self, folder: str) -> list[FolderEntry]:
+        """Return the entries of a folder, sorted by path; links to folders count as folders."""
         if self.address is None:
-            with os.scandir(folder) as found:
-                here = [Entry(each.path, each.is_dir()) for each in found]
+            with os.scandir(folder) as listing:
+                entries = [FolderEntry(each.path, each.is_dir()) for each in listing]
         else:
-            with _plain():
+            with _as_os_error():
                 infos = self._fs.get_file_info(arrow_fs.FileSelector(folder))
-            here = [Entry(info.path, info.type == arrow_fs.FileType.Directory) for info in infos]
-        return sorted(here, key=lambda entry: entry.path)
+            entries = [FolderEntry(info.path, info.type == arrow_fs.FileType.Directory) for info in infos]
+        return sorted(entries, key=lambda entry: entry.path)
 
     def open(self, path: str) -> BinaryIO:
-        """A file to read from, at any position."""
+        """Open a file for reading; the file can seek."""
         if self.address is None:
             return open(path, "rb")
-        with _plain():
+        with _as_os_error():
             return cast(BinaryIO, self._fs.open_input_file(path))
 
     def read(self, path: str) -> bytes:
-        """A file's bytes."""
-        with self.open(path) as file, _plain():
+        """Return a file's bytes."""
+        with self.open(path) as file, _as_os_error():
             return file.read()
 
     def write(self, path: str, data: bytes) -> None:
-        """Puts a file there in one step: a kill leaves the old one, or none, or the new one."""
+        """Write a file in one step: a kill leaves the old file, no file, or the new file."""
         if self.address is None:
             write_bytes(path, data)
             return
         folder, _, name = path.rpartition("/")
-        whole_at_once = self._fs.type_name in _OBJECT_STORES
-        written = path if whole_at_once else f"{folder}/.{name}.tmp"
-        with _plain():
+        atomic = self._fs.type_name in _OBJECT_STORES
+        written = path if atomic else f"{folder}/.{name}.tmp"
+        with _as_os_error():
             with self._fs.open_output_stream(written) as file:
                 file.write(data)
-            if not whole_at_once:
+            if not atomic:
                 self._fs.move(written, path)
 
     def make_folder(self, path: str) -> None:
-        """Makes a folder and those above it, where they are missing."""
+        """Make a folder and its missing parents."""
         if self.address is None:
             Path(path).mkdir(parents=True, exist_ok=True)
             return
-        with _plain():
+        with _as_os_error():
             self._fs.create_dir(path, recursive=True)
 
     def delete(self, path: str) -> None:
-        """Removes a file, if it is there."""
+        """Remove a file, if it exists."""
         if self.address is None:
             Path(path).unlink(missing_ok=True)
         elif self.kind(path) != "none":
-            with _plain():
+            with _as_os_error():
                 self._fs.delete_file(path)
 
     @property
@@ -140,8 +140,8 @@ class Storage:
 LOCAL = Storage()
 
 
-def find_place(name: str) -> tuple[Storage, str]:
-    """The place of a path or address, and the path there. A file:// address is a path of this machine.
+def resolve_storage(name: str) -> tuple[Storage, str]:
+    """Return the storage of a path or address, and the path on it. A file:// address is a path of this machine.
 
     Raises UserError when neither pyarrow nor fsspec can open the address.
     """
@@ -157,19 +157,19 @@ def find_place(name: str) -> tuple[Storage, str]:
     except OSError as error:
         raise UserError(f"{name}: cannot be opened ({error}); check the address") from error
     if not path.strip("/"):
-        raise UserError(f"{name}: names no file or folder; write a path behind it")
+        raise UserError(f"{name}: names no file or folder; add a path to it")
     return Storage(name), path.rstrip("/")
 
 
 @lru_cache(maxsize=64)
 def _file_system(address: str) -> tuple[Any, str]:
-    """An address's file system, pyarrow's own before fsspec's, and the path on it. Raises OSError."""
+    """Return an address's file system, pyarrow's rather than fsspec's, and the path on it. Raises OSError."""
     try:
         return cast(tuple[Any, str], arrow_fs.FileSystem.from_uri(address))
     except pyarrow.ArrowInvalid as error:
         if "Unrecognized filesystem type" not in str(error):
             raise OSError(first_line(error)) from error
-    except Exception as error:  # each file system has its own
+    except Exception as error:  # each file system raises its own kind
         raise OSError(first_line(error)) from error
     with requires_extra("batch"):
         import fsspec  # type: ignore[import-untyped]
@@ -181,8 +181,8 @@ def _file_system(address: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def _plain() -> Iterator[None]:
-    """Turns whatever a file system raises into an OSError of one line."""
+def _as_os_error() -> Iterator[None]:
+    """Turn any exception of a file system into an OSError of one line."""
     try:
         yield
     except Exception as error:

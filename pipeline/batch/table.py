@@ -1,4 +1,4 @@
-"""The table of results: a row a face, and what made it."""
+"""The table of results, one row per face, and the recipe that made it."""
 
 from __future__ import annotations
 
@@ -13,50 +13,73 @@ import pyarrow.parquet as pq
 
 METADATA_KEY = b"face_mask_batch"
 HASH_KEY = b"face_mask_batch_hash"
-_TELLING = ("name", "metrics", "provenance")  # say of a bundle what does not change a result
-# Text that repeats; a dictionary of the numbers would be larger than they are.
+_NOT_HASHED = ("name", "metrics", "provenance")  # parts of a bundle's description that change no result
+# Columns whose text repeats; a dictionary of the other columns would be larger than their values.
 _REPEATING = ("file", "id", "label", "width", "height")
+# The names of format 4 by those of format 3, in a bundle's description. Earlier versions recorded format 3.
+_FORMAT_3_SEARCH = {
+    "pnet": "pnet_threshold", "rnet": "rnet_threshold", "again": "onet2_threshold", "onet": "score_threshold",
+    "most_pnet": "max_pnet", "most_rnet": "max_rnet", "most_again": "max_onet2",
+    "soft": "soft_nms_sigma", "vote": "box_voting_iou",
+}  # fmt: skip
+_FORMAT_3_FUSION = {
+    "stage1": "detector_weight", "stage2": "classifier_weight", "floor": "min_detector_score",
+    "most": "max_face_logit", "box_share": "box_blend", "unsure": "unsure_margin", "mirrored": "flip_tta",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class BatchRecipe:
-    """What results depend on. bundle: as it describes itself. options: those that change a result."""
+    """What results depend on."""
 
-    bundle: Mapping[str, Any]
-    options: Mapping[str, Any]
+    bundle: Mapping[str, Any]  # the bundle's description (`Bundle.describe`)
+    options: Mapping[str, Any]  # options of the command that change a result
 
     @property
     def hash(self) -> str:
-        """Differs where a result could."""
-        bundle = {key: value for key, value in self.bundle.items() if key not in _TELLING}
+        """A hash that differs where a result can differ."""
+        bundle = {key: value for key, value in self.bundle.items() if key not in _NOT_HASHED}
         return sha256(json.dumps([bundle, self.options], sort_keys=True).encode()).hexdigest()
 
     def metadata(self) -> dict[bytes, bytes]:
-        """What each file's metadata says."""
+        """Return the metadata of each Parquet file."""
         record = {"bundle": self.bundle, "options": self.options}
         return {METADATA_KEY: json.dumps(record, sort_keys=True).encode(), HASH_KEY: self.hash.encode()}
 
-    def differs(self, metadata: Mapping[bytes, bytes]) -> str | None:
-        """What is another in a file's metadata, to be read after "was made with"; None where nothing is."""
+    def difference(self, metadata: Mapping[bytes, bytes]) -> str | None:
+        """Return what differs in a file's metadata, as the end of "was made with"; None where nothing differs."""
         if metadata.get(HASH_KEY) == self.hash.encode():
             return None
         try:
-            before = json.loads(metadata[METADATA_KEY])
+            recorded = json.loads(metadata[METADATA_KEY])
+            bundle, options = recorded["bundle"], recorded["options"]
+            if BatchRecipe(_to_format_4(bundle), options).hash == self.hash:
+                return None
             for name, value in self.options.items():
-                old = before["options"].get(name)
+                old = options.get(name)
                 if old != value:
                     flag = "--" + name.replace("_", "-")
                     made, now = (f"{flag} {each}" if each is not None else f"no {flag}" for each in (old, value))
                     return f"{made}, this is {now}"
-            return f"another bundle ({before['bundle']['name']!r}), this is {self.bundle['name']!r}"
+            return f"another bundle ({bundle['name']!r}), this is {self.bundle['name']!r}"
         except (KeyError, ValueError, TypeError, AttributeError):
             return "a version that this one cannot read"
 
 
-def schema(class_names: Sequence[str], with_id: bool) -> pa.Schema:
-    """The columns; those of a face are null for a photo without one.
+def _to_format_4(bundle: dict[str, Any]) -> dict[str, Any]:
+    """Return a bundle's description as the present version writes it."""
+    if bundle.get("format_version") != 3:
+        return bundle
+    upgraded = {key: value for key, value in bundle.items() if key != "judge"}
+    search = {_FORMAT_3_SEARCH.get(key, key): value for key, value in bundle["search"].items()}
+    fusion = {_FORMAT_3_FUSION.get(key, key): value for key, value in bundle["judge"].items()}
+    return {**upgraded, "format_version": 4, "search": search, "fusion": fusion}
 
-    width, height, x1 to y2 and landmarks (x, y of five points, one after another) in pixels; face: 0 for the best.
+
+def table_schema(class_names: Sequence[str], with_id: bool) -> pa.Schema:
+    """Return the columns; those of a face are null for a photo without faces.
+
+    width, height, x1 to y2 and landmarks (x, y of five points, one after another) are in pixels; face: 0 for the best.
     """
     number = pa.float32()
     return pa.schema(
@@ -75,11 +98,13 @@ def schema(class_names: Sequence[str], with_id: bool) -> pa.Schema:
     )
 
 
-ERRORS = pa.schema([pa.field("file", pa.string(), nullable=False), pa.field("error", pa.string(), nullable=False)])
+ERROR_SCHEMA = pa.schema(
+    [pa.field("file", pa.string(), nullable=False), pa.field("error", pa.string(), nullable=False)]
+)
 
 
-def rows(record: Mapping[str, Any], photo_id: str | None) -> list[dict[str, Any]]:
-    """The rows of a photo, from its entry in JSON (pipeline.detect.writers): one a face, one in all when there is none."""
+def photo_rows(record: Mapping[str, Any], photo_id: str | None) -> list[dict[str, Any]]:
+    """Return a photo's rows, from its JSON entry (pipeline.detect.writers): one per face, or one without a face."""
     photo = {"file": record["file"], "id": photo_id, "width": record["width"], "height": record["height"]}
     return [
         {
@@ -95,10 +120,10 @@ def rows(record: Mapping[str, Any], photo_id: str | None) -> list[dict[str, Any]
 
 
 def to_parquet(table: pa.Table, metadata: Mapping[bytes, bytes]) -> bytes:
-    """The table as a Parquet file."""
+    """Return the table as a Parquet file."""
     sink = pa.BufferOutputStream()
     repeating = [name for name in _REPEATING if name in table.schema.names]
-    # Without Arrow's own copy of the schema, which would hold the metadata again.
+    # store_schema=False: Arrow's copy of the schema would hold the metadata a second time.
     with pq.ParquetWriter(
         sink, table.schema, compression="zstd", use_dictionary=repeating, store_schema=False
     ) as writer:
@@ -108,5 +133,5 @@ def to_parquet(table: pa.Table, metadata: Mapping[bytes, bytes]) -> bytes:
 
 
 def from_parquet(parts: Sequence[bytes]) -> pa.Table:
-    """Several such files as one table."""
+    """Return several such files as one table."""
     return pa.concat_tables([pq.read_table(pa.BufferReader(part)) for part in parts])

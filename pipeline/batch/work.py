@@ -1,4 +1,4 @@
-"""What a worker does with a chunk: read, detect, and give the rows as a Parquet file; it writes nothing itself."""
+"""What a worker does with a chunk: read, detect, and return the rows as a Parquet file; it writes no files."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from common.errors import MediaError, UserError, first_line
 from common.images import Photo
 from common.paths import FoundImage
 from pipeline.batch.chunk import Chunk
-from pipeline.batch.parquet_source import Columns
-from pipeline.batch.read_ahead import contents
-from pipeline.batch.table import BatchRecipe, from_parquet, rows, schema, to_parquet
+from pipeline.batch.photo_source import ParquetColumns, read_contents
+from pipeline.batch.table import BatchRecipe, from_parquet, photo_rows, table_schema, to_parquet
 from pipeline.inference.results import image_result
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def load_predictor(bundle: Path | None) -> Predictor:
-    """The predictor of a bundle, the default one when none is named, with one thread for its nets."""
+    """Return the predictor of a bundle (None: the default bundle), with one thread for its nets."""
     from pipeline.inference.predictor import Predictor
 
     return Predictor.load(bundle)
@@ -35,17 +34,17 @@ def load_predictor(bundle: Path | None) -> Predictor:
 
 @dataclass(frozen=True)
 class Job:
-    """What all workers do with every chunk. load: makes a worker's predictor from `bundle`."""
+    """What all workers do with every chunk."""
 
     recipe: BatchRecipe
-    bundle: Path | None = None
-    min_score: float | None = None
-    min_face: float | None = None
-    columns: Columns = field(default_factory=Columns)
-    load: Callable[[Path | None], Predictor] = load_predictor
+    bundle: Path | None = None  # directory; None for the default bundle
+    min_score: float | None = None  # smallest score reported, 0 to 1; the bundle's when None
+    min_face: float | None = None  # smallest face to find, pixels; the bundle's when None
+    columns: ParquetColumns = field(default_factory=ParquetColumns)
+    load: Callable[[Path | None], Predictor] = load_predictor  # makes a worker's predictor from `bundle`
 
-    def predictor(self) -> Predictor:
-        """A predictor of the very bundle that the command was started with. Raises UserError."""
+    def make_predictor(self) -> Predictor:
+        """Return a predictor. Raises UserError when its bundle is not the one that the command started with."""
         predictor = self.load(self.bundle)
         if BatchRecipe(predictor.bundle.describe(), self.recipe.options).hash != self.recipe.hash:
             name = self.bundle or "the default bundle"
@@ -55,73 +54,70 @@ class Job:
 
 @dataclass(frozen=True)
 class ChunkResult:
-    """What became of a chunk. part: the Parquet file of its rows, empty where no photo was answered.
+    """The result of a chunk."""
 
-    photos: those answered. faces: by label. errors: (name, what) of the other photos. began, ended: seconds of the
-    worker's clock (Unix time). cpu_seconds: worked between. megabytes: the most memory that the worker ever held.
-    """
-
-    key: str
-    part: bytes = b""
-    photos: int = 0
-    faces: Counter[str] = field(default_factory=Counter)
-    errors: tuple[tuple[str, str], ...] = ()
-    began: float = 0.0
-    ended: float = 0.0
-    cpu_seconds: float = 0.0
-    megabytes: float = 0.0
+    key: str  # the chunk's
+    part: bytes = b""  # the Parquet file of the rows; empty when no photo was processed
+    photos: int = 0  # number processed
+    faces: Counter[str] = field(default_factory=Counter)  # number in these photos, by label
+    errors: tuple[tuple[str, str], ...] = ()  # (name, what) of the other photos
+    start_time: float = 0.0  # Unix time by the worker's clock
+    end_time: float = 0.0
+    cpu_seconds: float = 0.0  # CPU time between the two
+    peak_megabytes: float = 0.0  # the most memory that the worker has held since it started
 
     @classmethod
-    def joined(cls, key: str, parts: Sequence[ChunkResult], metadata: dict[bytes, bytes]) -> ChunkResult:
-        """One of several, as if their photos had been done together."""
-        tables = [each.part for each in parts if each.part]
+    def merge(cls, key: str, results: Sequence[ChunkResult], metadata: dict[bytes, bytes]) -> ChunkResult:
+        """Return one result of several, as if their photos had been in one chunk."""
+        parts = [each.part for each in results if each.part]
         return cls(
             key,
-            to_parquet(from_parquet(tables), metadata) if tables else b"",
-            sum(each.photos for each in parts),
-            sum((each.faces for each in parts), Counter()),
-            tuple(error for each in parts for error in each.errors),
-            min(each.began for each in parts),
-            max(each.ended for each in parts),
-            sum(each.cpu_seconds for each in parts),
-            max((each.megabytes for each in parts), default=0.0),
+            to_parquet(from_parquet(parts), metadata) if parts else b"",
+            sum(each.photos for each in results),
+            sum((each.faces for each in results), Counter()),
+            tuple(error for each in results for error in each.errors),
+            min(each.start_time for each in results),
+            max(each.end_time for each in results),
+            sum(each.cpu_seconds for each in results),
+            max((each.peak_megabytes for each in results), default=0.0),
         )
 
 
 def process_chunk(chunk: Chunk, job: Job, predictor: Predictor) -> ChunkResult:
-    """Goes through a chunk's photos; what is the matter with one is an error of its own."""
-    began, cpu = time.time(), time.process_time()
-    found: list[dict[str, Any]] = []
+    """Detect the faces in a chunk's photos; a photo that fails becomes an error, and the rest is processed."""
+    start, cpu_start = time.time(), time.process_time()
+    rows: list[dict[str, Any]] = []
     errors: list[tuple[str, str]] = []
     faces: Counter[str] = Counter()
     photos = 0
-    for name, photo_id, read in _photos(chunk, job, predictor):
+    for name, photo_id, read in _readers(chunk, job, predictor):
         try:
             photo = read()
             detections = predictor.detect(photo, job.min_score, job.min_face)
             record = image_result(FoundImage(name, name), photo.size, detections).record()
         except MediaError as error:
             errors.append((name, error.what))
-        except Exception as error:  # one strange photo of millions must not end them
-            errors.append((name, f"cannot be worked on ({type(error).__name__}: {first_line(error)}); leave it out"))
+        except Exception as error:  # one photo must not end a run over millions
+            errors.append((name, f"cannot be processed ({type(error).__name__}: {first_line(error)}); leave it out"))
         else:
             photos += 1
             faces.update(face["label"] for face in record["faces"])
-            found += rows({**record, "file": name}, photo_id)
-    columns = schema(predictor.bundle.meta.class_names, job.columns.id is not None)
-    table = pa.Table.from_pylist(found, columns)
+            rows += photo_rows({**record, "file": name}, photo_id)
+    schema = table_schema(predictor.bundle.meta.class_names, job.columns.id is not None)
+    table = pa.Table.from_pylist(rows, schema)
     part = to_parquet(table, job.recipe.metadata()) if photos else b""
-    cpu_seconds = time.process_time() - cpu
-    return ChunkResult(chunk.key, part, photos, faces, tuple(errors), began, time.time(), cpu_seconds, peak_megabytes())
+    cpu = time.process_time() - cpu_start
+    peak = process_peak_megabytes()
+    return ChunkResult(chunk.key, part, photos, faces, tuple(errors), start, time.time(), cpu, peak)
 
 
-def _photos(chunk: Chunk, job: Job, predictor: Predictor) -> Iterator[tuple[str, str | None, Callable[[], Photo]]]:
-    """Each photo's name, id and what reads it."""
-    if chunk.place.is_local and chunk.items[0].row is None:
-        for name, item in zip(chunk.names, chunk.items, strict=True):
-            yield name, None, lambda path=item.path: predictor.read(path, job.min_face)  # type: ignore[misc]
+def _readers(chunk: Chunk, job: Job, predictor: Predictor) -> Iterator[tuple[str, str | None, Callable[[], Photo]]]:
+    """Yield each photo's name, its id, and a function that reads it."""
+    if chunk.storage.is_local and chunk.photos[0].row is None:
+        for name, photo in zip(chunk.names, chunk.photos, strict=True):
+            yield name, None, lambda path=photo.path: predictor.read(path, job.min_face)  # type: ignore[misc]
         return
-    for name, content in zip(chunk.names, contents(chunk, job.columns), strict=True):
+    for name, content in zip(chunk.names, read_contents(chunk, job.columns), strict=True):
 
         def read(name: str = name, content: Any = content) -> Photo:
             if content.error:
@@ -131,9 +127,9 @@ def _photos(chunk: Chunk, job: Job, predictor: Predictor) -> Iterator[tuple[str,
         yield name, content.id, read
 
 
-def peak_megabytes() -> float:
-    """The most memory that this process ever held (resident set)."""
-    status = Path("/proc/self/status")  # getrusage's figure begins with that of the process that started this one
+def process_peak_megabytes() -> float:
+    """Return the most memory (resident set) that this process has held since it started."""
+    status = Path("/proc/self/status")  # getrusage's value includes the peak of the parent process
     if status.is_file():
         for line in status.read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith("VmHWM:"):

@@ -1,4 +1,4 @@
-"""A worker process, started anew when it dies: a chunk is asked for again, then photo by photo."""
+"""A worker process. When it dies, it is restarted and the chunk is sent again, at last photo by photo."""
 
 from __future__ import annotations
 
@@ -10,64 +10,65 @@ from contextlib import suppress
 from typing import Any
 
 from common.errors import UserError
-from pipeline.batch.child_process import DiedError, ParentPipe, Process
+from pipeline.batch.child_process import ChildProcess, ParentPipe, ProcessDiedError
 from pipeline.batch.chunk import Chunk
 from pipeline.batch.work import ChunkResult, Job, process_chunk
 
-TRIES = 2  # of a chunk, and of starting, before it is given up
+MAX_ATTEMPTS = 2  # to process a chunk as a whole, and to start the process
 
 
-class EndedError(Exception):
-    """`Worker.end` was called."""
+class WorkerStoppedError(Exception):
+    """`Worker.stop` was called."""
 
 
 class Worker:
-    """One process with one predictor. For one thread at a time, but `end` may be called from another.
+    """One process with one predictor. For one thread at a time, but another thread may call `stop`.
 
-    After that `do` raises EndedError.
+    After that `process` raises WorkerStoppedError.
     """
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._process: Process | None = None
-        self._ended = False
+        self._process: ChildProcess | None = None
+        self._stopped = False
 
-    def do(self, chunk: Chunk) -> ChunkResult:
-        """What became of the chunk, whatever befalls the process. Raises UserError when none can be started."""
-        for _ in range(TRIES):
-            with suppress(DiedError):
-                return self._ask(chunk)
-        done = []
-        for single in chunk.singles():
+    def process(self, chunk: Chunk) -> ChunkResult:
+        """Return the chunk's result, even if the process dies. Raises UserError when no process can be started."""
+        for _ in range(MAX_ATTEMPTS):
+            with suppress(ProcessDiedError):
+                return self._request(chunk)
+        results = []
+        for single in chunk.split():
             try:
-                done.append(self._ask(single))
-            except DiedError as error:
+                results.append(self._request(single))
+            except ProcessDiedError as error:
                 what = f"kills the worker ({error}); make it smaller, convert it, or leave it out"
                 now = time.time()
-                done.append(ChunkResult(single.key, errors=((single.names[0], what),), began=now, ended=now))
-        return ChunkResult.joined(chunk.key, done, self._job.recipe.metadata())
+                errors = ((single.names[0], what),)
+                results.append(ChunkResult(single.key, errors=errors, start_time=now, end_time=now))
+        return ChunkResult.merge(chunk.key, results, self._job.recipe.metadata())
 
-    def end(self) -> None:
-        """Ends the process at once, and for good."""
-        self._ended = True
+    def stop(self) -> None:
+        """End the process at once, and start no other."""
+        self._stopped = True
         if self._process is not None:
             self._process.kill()
 
-    def _ask(self, chunk: Chunk) -> ChunkResult:
-        """Raises DiedError when the process dies over it."""
+    def _request(self, chunk: Chunk) -> ChunkResult:
+        """Return the process's result. Raises ProcessDiedError when the chunk kills the process."""
         if self._process is None:
             self._start()
-        outcome = self._exchange(chunk)
-        assert isinstance(outcome, ChunkResult)
-        return outcome
+        result = self._exchange(chunk)
+        assert isinstance(result, ChunkResult)
+        return result
 
     def _start(self) -> None:
-        """Starts the process and waits until its predictor is there. Raises UserError when it cannot be."""
+        """Start the process and wait until it loaded its predictor. Raises UserError when it cannot."""
         how = ""
-        for _ in range(TRIES):
+        for _ in range(MAX_ATTEMPTS):
             try:
                 refused = self._exchange(self._job)
-            except DiedError as error:
+            except ProcessDiedError as error:
                 how = str(error)
                 continue
             if refused:
@@ -76,56 +77,56 @@ class Worker:
         raise UserError(f"a worker ends as it starts ({how}); try again with fewer workers")
 
     def _exchange(self, message: Any) -> Any:
-        """The process's answer to a message; the first one starts it."""
+        """Return the process's answer to a message; the first message starts the process."""
         self._check()
         if self._process is None:
-            self._process = Process("pipeline.batch.worker")
+            self._process = ChildProcess("pipeline.batch.worker")
         try:
-            self._check()  # ended while there was no process to end
+            self._check()  # `stop` may have been called before there was a process
             self._process.send(message)
             return self._process.receive()
-        except DiedError:
+        except ProcessDiedError:
             self._process = None
             self._check()
             raise
 
     def _check(self) -> None:
-        if self._ended:
+        if self._stopped:
             if self._process is not None:
                 self._process.kill()
-            raise EndedError
+            raise WorkerStoppedError
 
 
 def main() -> None:
-    """The process: takes a Job, then chunks, and gives their outcomes.
+    """Run the worker process: receive a Job, then chunks, and send their results.
 
-    It ends when the starting process does, at once also in the middle of a chunk.
+    It ends at once when the parent does, also in the middle of a chunk.
     """
     import cv2
 
     from common.memory import limit_malloc_arenas
 
-    line = ParentPipe()
+    pipe = ParentPipe()
     limit_malloc_arenas()
-    cv2.setNumThreads(1)  # the cores are taken
-    job: Job = line.receive()
+    cv2.setNumThreads(1)  # the other workers use the other cores
+    job: Job = pipe.receive()
     chunks: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
 
-    def receive() -> None:
+    def receive_chunks() -> None:
         with suppress(EOFError):
             while True:
-                chunks.put(line.receive())
+                chunks.put(pipe.receive())
         os._exit(0)
 
-    threading.Thread(target=receive, daemon=True).start()
+    threading.Thread(target=receive_chunks, daemon=True).start()
     try:
-        predictor = job.predictor()
+        predictor = job.make_predictor()
     except (UserError, OSError) as error:
-        line.send(str(error))
-        os._exit(1)  # the thread waits for what does not come
-    line.send("")
+        pipe.send(str(error))
+        os._exit(1)  # not sys.exit: the thread still waits for a chunk
+    pipe.send("")
     while True:
-        line.send(process_chunk(chunks.get(), job, predictor))
+        pipe.send(process_chunk(chunks.get(), job, predictor))
 
 
 if __name__ == "__main__":

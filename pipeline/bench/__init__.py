@@ -1,1 +1,1 @@
-"""The command pipeline.bench: speed, side by side in one run."""
+"""The command pipeline.bench: speed of the pipeline and other detectors, in one run."""

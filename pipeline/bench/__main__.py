@@ -1,4 +1,4 @@
-"""Command: time the pipeline against others, in one run."""
+"""Command: time the pipeline and other detectors, in one run."""
 
 from common.launcher import start
 

@@ -1,7 +1,7 @@
-"""Runs a command and tells its wall time and peak memory: a process of its own, so small that it does not count.
+"""Runs a command and reports its wall time and peak memory. This process is too small to count.
 
-A process's peak memory starts with that of the one that made it; made by the benchmark itself, which holds PyTorch, it
-would be that one's. Example: python -m pipeline.bench.measure_process FILE.json python -c pass
+A process's peak memory includes that of its parent when it started, and the benchmark itself holds PyTorch.
+Example: python -m pipeline.bench.measure_process FILE.json python -c pass
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 
 
 def main(argv: list[str]) -> int:
-    """Runs argv[1:], writes {"seconds", "megabytes"} to the file argv[0], and returns the command's exit code."""
-    begin = time.perf_counter()
+    """Run argv[1:], write {"seconds", "megabytes"} to the file argv[0], and return the command's exit code."""
+    start = time.perf_counter()
     code = subprocess.run(argv[1:], check=False).returncode
-    seconds = time.perf_counter() - begin
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+    seconds = time.perf_counter() - start
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, kilobytes on other systems
     megabytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e6
     Path(argv[0]).write_text(json.dumps({"seconds": seconds, "megabytes": megabytes}), encoding="utf-8")
     return code

@@ -1,4 +1,4 @@
-"""The benchmark's calls side by side: photo after photo, each contender in turn, on real photos and on made ones."""
+"""The benchmark's photos and sizes parts: each detector in turn on the same photos, real and synthetic."""
 
 from __future__ import annotations
 
@@ -15,64 +15,66 @@ from common.cli import progress
 from common.errors import MediaError, UserError
 from common.images import Pixels, read_image
 from common.paths import find_images
-from pipeline.bench.competitors import CASCADE, FACENET, NAIVE, PIPELINE, Naive, OneStage, Ours
+from pipeline.bench.competitors import CASCADE, FACENET, NAIVE, PIPELINE, NaivePipeline, OneStageDetector, OwnPipeline
 from pipeline.bench.synthetic_photos import synthetic_photo
-from pipeline.bench.timing import Contender, Spread, Timings, TimingStats, ratio, take_turns, timing_stats
+from pipeline.bench.timing import Quartiles, TimedDetector, time_interleaved, time_ratio, timing_stats
 from pipeline.detect.demo import portrait
 from pipeline.evaluate.report import Table
 from pipeline.inference.image_writer import write_image
 
 BATCH = 16
 PORTRAIT_WIDTHS = (256, 320, 400, 512, 640, 800)  # px
-SIZES = ((400, 300), (1280, 720), (4000, 3000))  # px, of made photos
-FACES = (0, 1, 10, 100)  # on each of them
-THEIRS = (NAIVE, FACENET)
+SIZES = ((400, 300), (1280, 720), (4000, 3000))  # px, of synthetic photos
+FACES = (0, 1, 10, 100)  # number in each of them
+MTCNN_BASED = (NAIVE, FACENET)
 
 
 @dataclass(frozen=True)
 class BenchPhoto:
-    """A photo by name; `read` gives its pixels or raises MediaError."""
+    """A photo by name; `read` returns its pixels or raises MediaError."""
 
     name: str
     read: Callable[[], Pixels]
 
 
 @dataclass(frozen=True)
-class Field:
-    """Who is timed, and how: rounds for each photo, and seconds of rest before each call."""
+class BenchSetup:
+    """The detectors to time, the rounds per photo, and the seconds of rest before each call."""
 
-    ours: Ours
-    naive: Naive
-    one_stage: OneStage | None
+    ours: OwnPipeline
+    naive: NaivePipeline
+    one_stage: OneStageDetector | None
     rounds: int
     rest: float
 
-    def contenders(self, batch: int) -> list[Contender]:
-        """All of them; ours also with `batch` photos a call."""
-        rows = [*self.ours.contenders(batch), Contender(NAIVE, self.naive.detect), Contender(FACENET, self.naive.find)]
-        return rows if self.one_stage is None else [*rows, Contender(self.one_stage.name, self.one_stage.detect)]
+    def timed_detectors(self, batch: int) -> list[TimedDetector]:
+        """Return all detectors; ours also with `batch` photos per call."""
+        others = [TimedDetector(NAIVE, self.naive.detect), TimedDetector(FACENET, self.naive.run_mtcnn)]
+        if self.one_stage is not None:
+            others.append(TimedDetector(self.one_stage.name, self.one_stage.detect))
+        return [*self.ours.timed_detectors(batch), *others]
 
-    def pairs(self, batch: int) -> list[tuple[str, str]]:
-        """Whose time is divided by whose."""
+    def compared_pairs(self, batch: int) -> list[tuple[str, str]]:
+        """Return (slow, quick) names of the detectors whose ratio is reported."""
         whole = [PIPELINE, f"{PIPELINE}, by {batch}"] if batch > 1 else [PIPELINE]
         slow = [NAIVE] if self.one_stage is None else [NAIVE, self.one_stage.name]
         return [(FACENET, CASCADE), *((name, ours) for name in slow for ours in whole)]
 
 
 def find_photos(data: Path, count: int) -> tuple[list[BenchPhoto], list[str]]:
-    """At most `count` photos, evenly spaced, and remarks on what could not be searched.
+    """Return at most `count` photos, evenly spaced, and a note on each path that cannot be searched.
 
-    Raises MediaError when the place has none.
+    Raises MediaError when there are no photos.
     """
     found, errors = find_images([data])
     if not found:
         raise errors[0]
-    chosen = choose([BenchPhoto(image.path, partial(read_image, image.path)) for image in found], count)
+    chosen = evenly_spaced([BenchPhoto(image.path, partial(read_image, image.path)) for image in found], count)
     return chosen, [str(error) for error in errors]
 
 
 def write_portraits(folder: Path) -> None:
-    """Writes the portrait in several sizes: what is timed when no photos are named.
+    """Write the portrait in several sizes, to time when no photos are named.
 
     Raises UserError when the portrait is not installed.
     """
@@ -83,40 +85,42 @@ def write_portraits(folder: Path) -> None:
         write_image(folder / f"portrait-{size[0]}x{size[1]}.jpg", np.asarray(small, np.uint8))
 
 
-def choose(photos: Sequence[BenchPhoto], count: int) -> list[BenchPhoto]:
-    """`count` of the photos, evenly spaced from the first on; all when there are no more."""
+def evenly_spaced(photos: Sequence[BenchPhoto], count: int) -> list[BenchPhoto]:
+    """Return `count` of the photos, evenly spaced from the first; all when there are no more."""
     count = min(count, len(photos))
     return [photos[k * len(photos) // count] for k in range(count)]
 
 
-def warm_up(photo: BenchPhoto, contenders: Sequence[Contender], smallest: Callable[[Pixels], float]) -> str | None:
-    """Runs each contender on the photo once; in one line why it cannot be timed, None when it can."""
+def warm_up(
+    photo: BenchPhoto, detectors: Sequence[TimedDetector], min_face_for: Callable[[Pixels], float]
+) -> str | None:
+    """Run each detector on the photo once; return why the photo cannot be timed, None when it can."""
     try:
         pixels = photo.read()
     except MediaError as error:
         return str(error)
-    if min(pixels.shape[:2]) < smallest(pixels):
-        return f"{photo.name}: is smaller than the smallest face, {smallest(pixels):g} px"
-    for contender in contenders:
+    if min(pixels.shape[:2]) < min_face_for(pixels):
+        return f"{photo.name}: is smaller than the smallest face, {min_face_for(pixels):g} px"
+    for detector in detectors:
         try:
-            contender.find([pixels])
+            detector.count_faces([pixels])
         except Exception as error:
-            # MTCNN fails in several ways where no window is left to judge. Ours must not fail.
-            if contender.name not in THEIRS:
+            # MTCNN fails in several ways where no window is left. Ours must not fail.
+            if detector.name not in MTCNN_BASED:
                 raise
-            return f"{photo.name}: {contender.name} fails ({' '.join(str(error).split())})"
+            return f"{photo.name}: {detector.name} fails ({' '.join(str(error).split())})"
     return None
 
 
-def usable_photos(field: Field, photos: Sequence[BenchPhoto]) -> tuple[list[BenchPhoto], list[str]]:
-    """The photos on which everyone works, and why the others are left out; warms everyone up on the way.
+def usable_photos(setup: BenchSetup, photos: Sequence[BenchPhoto]) -> tuple[list[BenchPhoto], list[str]]:
+    """Return the photos on which all detectors work, and why the others are left out; this warms all up.
 
-    Raises UserError when there is none.
+    Raises UserError when no photo is left.
     """
     notes, usable = [], []
     with progress() as bar:
         for photo in bar.track(photos, description="warming up"):
-            reason = warm_up(photo, field.contenders(1), field.ours.smallest)
+            reason = warm_up(photo, setup.timed_detectors(1), setup.ours.min_face_for)
             if reason is None:
                 usable.append(photo)
             else:
@@ -126,77 +130,77 @@ def usable_photos(field: Field, photos: Sequence[BenchPhoto]) -> tuple[list[Benc
     return usable, notes
 
 
-def time_photos(field: Field, photos: Sequence[BenchPhoto]) -> dict[str, Any]:
-    """Times everyone on the photos, side by side."""
+def time_photos(setup: BenchSetup, photos: Sequence[BenchPhoto]) -> dict[str, Any]:
+    """Return the record of all detectors' times on the photos."""
     batch = min(BATCH, len(photos))
-    rows = field.contenders(batch)
+    detectors = setup.timed_detectors(batch)
     reads = [photo.read for photo in photos]
     with progress() as bar:
         task = bar.add_task("timing photos", total=len(photos))
-        timings = take_turns(rows, reads, field.rounds, field.rest, lambda count: bar.advance(task, count))
-    by_name = {row.name: timing for row, timing in zip(rows, timings, strict=True)}
-    detectors = [{"name": row.name, "batch": row.batch, **asdict(timing_stats(by_name[row.name]))} for row in rows]
-    return {"photos": len(photos), "detectors": detectors, "ratios": _ratios(field.pairs(batch), by_name)}
-
-
-def _ratios(pairs: Sequence[tuple[str, str]], timings: dict[str, Timings]) -> list[dict[str, Any]]:
-    return [{"slow": a, "quick": b, **asdict(ratio(timings[a], timings[b]))} for a, b in pairs]
+        timings = time_interleaved(detectors, reads, setup.rounds, setup.rest, lambda count: bar.advance(task, count))
+    by_name = {row.name: timing for row, timing in zip(detectors, timings, strict=True)}
+    rows = [{"name": row.name, "batch": row.batch, **asdict(timing_stats(by_name[row.name]))} for row in detectors]
+    pairs = setup.compared_pairs(batch)
+    ratios = [{"slow": a, "quick": b, **asdict(time_ratio(by_name[a], by_name[b]))} for a, b in pairs]
+    return {"photos": len(photos), "detectors": rows, "ratios": ratios}
 
 
 def photos_tables(record: dict[str, Any]) -> list[Table]:
-    """Milliseconds a photo of each, and who takes how many times as long as whom."""
+    """Return the table of milliseconds per photo and the table of ratios."""
     rows = []
     for row in record["detectors"]:
-        result = TimingStats(
-            **{key: row[key] for key in ("photos", "mean_ms", "faces_per_photo")}, ms=Spread(**row["ms"])
-        )
-        times = (f"{result.ms.median:.1f}", quartiles(result.ms, 1), f"{result.mean_ms:.1f}")
-        rows.append((row["name"], *times, f"{result.faces_per_photo:.2f}"))
+        ms = Quartiles(**row["ms"])
+        times = (f"{ms.median:.1f}", format_quartiles(ms, 1), f"{row['mean_ms']:.1f}")
+        rows.append((row["name"], *times, f"{row['faces_per_photo']:.2f}"))
     header = ("", "median", "quartiles", "mean", "faces")
     note = (
-        "Over photos; a batch counts once for each of its photos: compare it by the mean. faces: found, of stage 2\n"
-        "alone those it was shown; a one-stage detector's answers are not read."
+        "Over photos; a batch counts once for each of its photos: compare it by the mean. faces: found; for stage 2\n"
+        "alone, its crops; a one-stage detector's outputs are not decoded."
     )
     pairs = []
     for pair in record["ratios"]:
-        spread = Spread(pair["q1"], pair["median"], pair["q3"])
-        pairs.append((f"{pair['slow']} / {pair['quick']}", f"{spread.median:.2f}", quartiles(spread, 2)))
+        ratio = Quartiles(pair["q1"], pair["median"], pair["q3"])
+        pairs.append((f"{pair['slow']} / {pair['quick']}", f"{ratio.median:.2f}", format_quartiles(ratio, 2)))
     ratios = Table("Times as long, on the same photo", ("", "median", "quartiles"), tuple(pairs))
     return [Table("ms per photo", header, tuple(rows), note), ratios]
 
 
-def quartiles(spread: Spread, digits: int) -> str:
-    """The first and third quartile."""
-    return f"{spread.q1:.{digits}f}-{spread.q3:.{digits}f}"
+def format_quartiles(quartiles: Quartiles, digits: int) -> str:
+    """Return the first and third quartile as text."""
+    return f"{quartiles.q1:.{digits}f}-{quartiles.q3:.{digits}f}"
 
 
-def time_sizes(field: Field, sizes: Sequence[tuple[int, int]], faces: Sequence[int]) -> list[dict[str, Any]]:
-    """Times everyone, photo by photo, on made photos of each size with each number of faces."""
+def time_sizes(setup: BenchSetup, sizes: Sequence[tuple[int, int]], faces: Sequence[int]) -> list[dict[str, Any]]:
+    """Return a record of all detectors' times for each size and number of faces of a synthetic photo."""
     records = []
     with progress() as bar:
         task = bar.add_task("timing sizes", total=len(sizes) * len(faces))
         for width, height in sizes:
             for count in faces:
-                photo = BenchPhoto(f"{width}x{height}", partial(synthetic_photo, width, height, count))
-                rows = field.contenders(1)
-                failing = warm_up(photo, rows, field.ours.smallest)
-                # Where MTCNN itself fails, the others are timed.
-                rows = [row for row in rows if failing is None or row.name not in THEIRS]
-                timings = take_turns(rows, [photo.read], field.rounds, field.rest)
-                found = {
-                    row.name: {
-                        "ms": asdict(Spread.of(timing.seconds[0] * 1000)),  # over rounds: it is one photo
-                        "faces": int(timing.faces[0]),
-                    }
-                    for row, timing in zip(rows, timings, strict=True)
-                }
-                records.append({"width": width, "height": height, "faces": count, "ms": found, "failing": failing})
+                records.append(_time_size(setup, width, height, count))
                 bar.advance(task)
     return records
 
 
+def _time_size(setup: BenchSetup, width: int, height: int, faces: int) -> dict[str, Any]:
+    photo = BenchPhoto(f"{width}x{height}", partial(synthetic_photo, width, height, faces))
+    detectors = setup.timed_detectors(1)
+    failing = warm_up(photo, detectors, setup.ours.min_face_for)
+    # Where MTCNN itself fails, the others are timed.
+    detectors = [row for row in detectors if failing is None or row.name not in MTCNN_BASED]
+    timings = time_interleaved(detectors, [photo.read], setup.rounds, setup.rest)
+    found = {
+        row.name: {
+            "ms": asdict(Quartiles.of(timing.seconds[0] * 1000)),  # over rounds, since there is one photo
+            "faces": int(timing.faces[0]),
+        }
+        for row, timing in zip(detectors, timings, strict=True)
+    }
+    return {"width": width, "height": height, "faces": faces, "ms": found, "failing": failing}
+
+
 def sizes_table(records: Sequence[dict[str, Any]]) -> Table:
-    """A row for each made photo: median milliseconds, and faces found, of each contender."""
+    """Return the table with one row per synthetic photo: each detector's median milliseconds and faces found."""
     names = list(dict.fromkeys(name for record in records for name in record["ms"]))
     rows = []
     for record in records:

@@ -1,4 +1,4 @@
-"""Photos of any size with any number of faces, made from one portrait: what speed depends on, set at will."""
+"""Synthetic photos of any size with any number of faces, made from one portrait, since speed depends on both."""
 
 from __future__ import annotations
 
@@ -10,19 +10,26 @@ import numpy as np
 from common.images import Pixels
 from pipeline.detect.demo import portrait
 
-OCTAVES, SPREAD = 5, 32  # sizes of the background's noise; grey levels, standard deviation of the coarsest
-FILLED = 0.9  # share of its place on the grid that a portrait takes
+OCTAVES, SPREAD = 5, 32  # of the background's noise: number of scales; standard deviation of the coarsest, grey levels
+FILL = 0.9  # side of a portrait, as a share of its grid cell
 
 
 def synthetic_photo(width: int, height: int, faces: int, seed: int = 0) -> Pixels:
-    """A photo (height, width, 3) of a blurred random background, `faces` portraits on a grid over it.
+    """Return a photo, uint8 (height, width, 3): portraits on a grid, over a blurred random background.
 
-    Raises UserError when the portrait is not installed, ValueError on sizes below 32 px or faces below 0.
+    Args:
+        width, height: size in pixels, 32 or more.
+        faces: number of portraits, 0 or more.
+        seed: of the background's noise.
+
+    Raises:
+        UserError: the portrait is not installed.
+        ValueError: width, height or faces is too small.
     """
     if min(width, height) < 32 or faces < 0:
         raise ValueError(f"a photo of {width}x{height} with {faces} faces cannot be made")
     rng = np.random.default_rng(seed)
-    # Noise of several sizes (fractal, as in photos: half the contrast at half the size), over a mean grey.
+    # Noise of several scales over a mean grey; as in photos, half the contrast at half the size.
     light = np.full((height, width, 3), 128, np.float32)
     for octave in range(OCTAVES):
         cells = 8 << octave
@@ -35,7 +42,7 @@ def synthetic_photo(width: int, height: int, faces: int, seed: int = 0) -> Pixel
     columns = max(round(math.sqrt(faces * width / height)), 1)
     rows = -(-faces // columns)
     wide, high = width / columns, height / rows
-    scale = FILLED * min(wide / face.shape[1], high / face.shape[0])
+    scale = FILL * min(wide / face.shape[1], high / face.shape[0])
     size = (max(int(face.shape[1] * scale), 1), max(int(face.shape[0] * scale), 1))
     small = cv2.resize(face, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     for k in range(faces):

@@ -1,4 +1,4 @@
-"""Times detectors side by side: their calls take turns on the same photos, so that a busy moment slows all of them."""
+"""Times several detectors: their calls alternate on the same photos, so that a busy moment slows all of them."""
 
 from __future__ import annotations
 
@@ -13,24 +13,21 @@ from common.images import Pixels
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A detector to be timed. find: how many faces it finds in each of the photos; it gets `batch` photos a call."""
+class TimedDetector:
+    """A detector to time. count_faces: number of faces found in each photo. batch: photos per call."""
 
     name: str
-    find: Callable[[Sequence[Pixels]], Sequence[int]]
+    count_faces: Callable[[Sequence[Pixels]], Sequence[int]]
     batch: int = 1
 
 
 @dataclass(frozen=True)
 class Timings:
-    """What one contender took. seconds (calls, rounds); photos, faces (calls,): how many a call had and found.
+    """The times of one detector. Raises ValueError on wrong shapes, and on a call without a photo or without time."""
 
-    Raises ValueError on shapes that do not fit, or when a call had no photo or took no time.
-    """
-
-    seconds: NDArray[np.float64]
-    photos: NDArray[np.intp]
-    faces: NDArray[np.intp]
+    seconds: NDArray[np.float64]  # (calls, rounds)
+    photos: NDArray[np.intp]  # (calls,) number in each call
+    faces: NDArray[np.intp]  # (calls,) number found in each call
 
     def __post_init__(self) -> None:
         calls = len(self.photos)
@@ -40,110 +37,113 @@ class Timings:
             raise ValueError("every call must have a photo and take time")
 
     @property
-    def typical(self) -> NDArray[np.float64]:
-        """(calls,) seconds a call: the median of its rounds."""
+    def median_seconds(self) -> NDArray[np.float64]:
+        """(calls,) seconds of each call: the median of its rounds."""
         return np.asarray(np.median(self.seconds, axis=1))
 
 
 @dataclass(frozen=True)
-class Spread:
-    """The quartiles of some numbers."""
+class Quartiles:
+    """First quartile, median and third quartile."""
 
     q1: float
     median: float
     q3: float
 
     @classmethod
-    def of(cls, values: NDArray[np.float64]) -> Spread:
-        """Of one number or more."""
+    def of(cls, values: NDArray[np.float64]) -> Quartiles:
+        """Return the quartiles of one number or more."""
         return cls(*(float(v) for v in np.percentile(values, (25, 50, 75))))
 
 
 @dataclass(frozen=True)
 class TimingStats:
-    """A contender's figures over all photos; a batch counts once for each of its photos.
-
-    mean_ms weighs long photos as a whole run would, the median of `ms` does not.
-    """
+    """A detector's figures over all photos; a batch counts once for each of its photos."""
 
     photos: int
-    ms: Spread
-    mean_ms: float
+    ms: Quartiles  # milliseconds per photo
+    mean_ms: float  # per photo; unlike the median, it gives slow photos the weight that they have in a whole run
     faces_per_photo: float
 
 
-def take_turns(
-    contenders: Sequence[Contender],
+def time_interleaved(
+    detectors: Sequence[TimedDetector],
     photos: Sequence[Callable[[], Pixels]],
     rounds: int,
     rest: float = 0.0,
-    done: Callable[[int], None] = lambda count: None,
+    on_progress: Callable[[int], None] = lambda count: None,
 ) -> list[Timings]:
-    """Times each contender on all photos, `rounds` times.
+    """Time each detector on all photos, `rounds` times; return the detectors' times in their order.
 
-    photos: functions that read one (not timed). They are gone through in groups of the largest batch: in every round
-    each photo goes to each contender in turn, to those with larger batches once theirs is full or the group ends.
-    rest: seconds before each call. done: told how many more photos are finished.
-    Raises ValueError when there is no contender, photo or round.
+    The photos are processed in groups as large as the largest batch. In every round each photo goes to each detector in
+    turn; a detector with a larger batch is called when its batch is full or the group ends.
+
+    Args:
+        photos: functions that read a photo each; reading is not timed.
+        rest: seconds before each call.
+        on_progress: called with the number of photos finished since its last call.
+
+    Raises:
+        ValueError: there is no detector, photo or round.
     """
-    seconds: list[list[NDArray[np.float64]]] = [[] for _ in contenders]
-    sizes: list[list[int]] = [[] for _ in contenders]
-    faces: list[list[int]] = [[] for _ in contenders]
-    if not (contenders and photos and rounds >= 1):
-        raise ValueError(f"{len(contenders)} contenders, {len(photos)} photos, {rounds} rounds: nothing to time")
-    largest = max(contender.batch for contender in contenders)
+    seconds: list[list[NDArray[np.float64]]] = [[] for _ in detectors]
+    sizes: list[list[int]] = [[] for _ in detectors]
+    faces: list[list[int]] = [[] for _ in detectors]
+    if not (detectors and photos and rounds >= 1):
+        raise ValueError(f"{len(detectors)} detectors, {len(photos)} photos, {rounds} rounds: nothing to time")
+    largest = max(detector.batch for detector in detectors)
     for start in range(0, len(photos), largest):
         group = [read() for read in photos[start : start + largest]]
-        turns = list(_turns(contenders, len(group)))
-        took, found = np.empty((len(turns), rounds)), [0] * len(turns)
+        calls = list(_call_order(detectors, len(group)))
+        took, found = np.empty((len(calls), rounds)), [0] * len(calls)
         for r in range(rounds):
-            for t, (c, part) in enumerate(turns):
+            for k, (d, part) in enumerate(calls):
                 if rest:
                     time.sleep(rest)
-                begin = time.perf_counter()
-                counts = contenders[c].find(group[part])
-                took[t, r] = time.perf_counter() - begin
-                found[t] = sum(counts)
-        for t, (c, part) in enumerate(turns):
-            seconds[c].append(took[t])
-            sizes[c].append(part.stop - part.start)
-            faces[c].append(found[t])
-        done(len(group))
+                start_time = time.perf_counter()
+                counts = detectors[d].count_faces(group[part])
+                took[k, r] = time.perf_counter() - start_time
+                found[k] = sum(counts)
+        for k, (d, part) in enumerate(calls):
+            seconds[d].append(took[k])
+            sizes[d].append(part.stop - part.start)
+            faces[d].append(found[k])
+        on_progress(len(group))
     return [
         Timings(np.stack(s), np.array(n, np.intp), np.array(f, np.intp))
         for s, n, f in zip(seconds, sizes, faces, strict=True)
     ]
 
 
-def _turns(contenders: Sequence[Contender], count: int) -> Iterator[tuple[int, slice]]:
-    """Who is called on which of a group's `count` photos, in order: a contender once its batch is full."""
+def _call_order(detectors: Sequence[TimedDetector], count: int) -> Iterator[tuple[int, slice]]:
+    """Yield each call over a group of `count` photos: the detector's index, and the photos of its full batch."""
     for k in range(count):
-        for c, contender in enumerate(contenders):
-            if (k + 1) % contender.batch == 0 or k + 1 == count:
-                yield c, slice(k // contender.batch * contender.batch, k + 1)
+        for d, detector in enumerate(detectors):
+            if (k + 1) % detector.batch == 0 or k + 1 == count:
+                yield d, slice(k // detector.batch * detector.batch, k + 1)
 
 
 def timing_stats(timings: Timings) -> TimingStats:
-    """The figures of one contender."""
-    typical, photos = timings.typical, timings.photos
+    """Return the figures of one detector."""
+    typical, photos = timings.median_seconds, timings.photos
     total = int(photos.sum())
     return TimingStats(
         photos=total,
-        ms=Spread.of(np.repeat(typical / photos, photos) * 1000),
+        ms=Quartiles.of(np.repeat(typical / photos, photos) * 1000),
         mean_ms=float(typical.sum() / total * 1000),
         faces_per_photo=float(timings.faces.sum() / total),
     )
 
 
-def ratio(slow: Timings, quick: Timings) -> Spread:
-    """How many times as long the one takes on the same photo as the other; over photos.
+def time_ratio(slow: Timings, quick: Timings) -> Quartiles:
+    """Return the quartiles over photos of the ratio of two detectors' times on the same photo.
 
-    Where the other was timed in batches, a batch's photos count together. Raises ValueError when `slow` was not timed
-    photo by photo on as many photos.
+    Where `quick` was timed in batches, a batch's photos count together. Raises ValueError when `slow` was not timed
+    photo by photo on the same number of photos.
     """
     photos = quick.photos
     total = int(photos.sum())
     if len(slow.photos) != total or (slow.photos != 1).any():
         raise ValueError(f"{total} calls of one photo are needed, there are {len(slow.photos)} calls")
     starts = np.cumsum(photos) - photos
-    return Spread.of(np.repeat(np.add.reduceat(slow.typical, starts) / quick.typical, photos))
+    return Quartiles.of(np.repeat(np.add.reduceat(slow.median_seconds, starts) / quick.median_seconds, photos))

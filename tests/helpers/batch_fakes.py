@@ -1,4 +1,4 @@
-"""Jobs for worker processes that need no nets: a predictor of red blobs, and some that kill their process."""
+"""Jobs for worker processes without nets: predictors of red blobs; some kill their process."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ import pyarrow.dataset
 
 from common.errors import UserError
 from common.images import Photo
-from pipeline.batch.chunk import Chunk, Item
-from pipeline.batch.parquet_source import Columns
+from pipeline.batch.chunk import Chunk, PhotoRef
+from pipeline.batch.photo_source import ParquetColumns
 from pipeline.batch.storage import LOCAL
 from pipeline.batch.table import BatchRecipe
 from pipeline.batch.work import ChunkResult, Job, process_chunk
 from tests.helpers.fake_predictor import CLASSES, FakeBundle, FakeDetections, FakePredictor
 
-DEADLY = (1, 2, 3)  # the RGB of a photo's first pixel that kills
-PARENT = (3, 2, 1)  # and of one that kills the process that started this one
+DEADLY = (1, 2, 3)  # RGB of the first pixel of a photo that kills its worker process
+KILLS_PARENT = (3, 2, 1)  # of one that kills the parent of the worker process
 
 
 class NamedBundle(FakeBundle):
@@ -33,7 +33,7 @@ class NamedBundle(FakeBundle):
 
 
 class BatchPredictor(FakePredictor):
-    """kills: asked for each deadly photo whether it kills the process."""
+    """Detects red blobs. kills: returns whether a deadly photo kills the process."""
 
     def __init__(self, kills: Callable[[], bool] = lambda: True) -> None:
         super().__init__()
@@ -53,22 +53,22 @@ def load_fake(bundle: Path | None) -> Any:
     return BatchPredictor()
 
 
-def load_clumsy(bundle: Path | None) -> Any:
-    """Fails on every photo that is 50 px wide."""
+def load_failing(bundle: Path | None) -> Any:
+    """Return a predictor that fails on photos 50 px wide."""
     predictor = BatchPredictor()
-    right = predictor.detect
+    detect_blobs = predictor.detect
 
     def detect(image: Any, *options: Any) -> Any:
         if image.size[0] == 50:
             raise ZeroDivisionError("division by zero\nand more")
-        return right(image, *options)
+        return detect_blobs(image, *options)
 
     predictor.detect = detect  # type: ignore[method-assign]
     return predictor
 
 
 def load_refused(bundle: Path | None) -> Any:
-    raise UserError("bundle: is broken; pack it anew")
+    raise UserError("bundle: is broken; pack it again")
 
 
 def load_dying(bundle: Path | None) -> Any:
@@ -87,11 +87,15 @@ def _load_once(flag: Path, bundle: Path | None) -> Any:
 
 
 def load_once(flag: Path) -> Callable[[Path | None], Any]:
-    """Deadly photos kill only until the file `flag` is there."""
+    """Return a loader whose deadly photos kill only until the file `flag` exists."""
     return partial(_load_once, flag)
 
 
-def fake_job(load: Callable[[Path | None], Any] = load_fake, columns: Columns = Columns(), **options: Any) -> Job:  # noqa: B008
+def fake_job(
+    load: Callable[[Path | None], Any] = load_fake,
+    columns: ParquetColumns = ParquetColumns(),  # noqa: B008
+    **options: Any,
+) -> Job:
     recipe = BatchRecipe(
         NamedBundle().describe(), {"min_score": None, "min_face": None, "id_column": columns.id, **options}
     )
@@ -99,32 +103,32 @@ def fake_job(load: Callable[[Path | None], Any] = load_fake, columns: Columns = 
 
 
 def run_here(job: Job, chunks: Iterable[Chunk], workers: int) -> Iterator[ChunkResult]:
-    """In place of the process pool: in this process."""
+    """Process the chunks in this process; replaces the process pool."""
     predictor = job.load(None)
     return (process_chunk(chunk, job, predictor) for chunk in chunks)
 
 
-def _load_orphan(flag: Path, bundle: Path | None) -> Any:
+def _load_parent_killer(flag: Path, bundle: Path | None) -> Any:
     predictor = BatchPredictor()
-    right = predictor.detect
+    detect_blobs = predictor.detect
 
     def detect(image: Any, *options: Any) -> Any:
-        if tuple(image.pixels[0, 0]) == PARENT and _once(flag):
+        if tuple(image.pixels[0, 0]) == KILLS_PARENT and _once(flag):
             os.kill(os.getppid(), signal.SIGKILL)
-            time.sleep(60)  # longer than this process has to live
-        return right(image, *options)
+            time.sleep(60)  # this process is killed before
+        return detect_blobs(image, *options)
 
     predictor.detect = detect  # type: ignore[method-assign]
     return predictor
 
 
-def load_orphan(flag: Path) -> Callable[[Path | None], Any]:
-    """Deadly photos kill their process, PARENT ones its parent, that until the file `flag` is there."""
-    return partial(_load_orphan, flag)
+def load_parent_killer(flag: Path) -> Callable[[Path | None], Any]:
+    """Return a loader whose deadly photos kill their process, and KILLS_PARENT ones its parent until `flag` exists."""
+    return partial(_load_parent_killer, flag)
 
 
 def deadly(path: Path, first: tuple[int, int, int] = DEADLY) -> Path:
-    """Writes a photo that kills."""
+    """Write a photo that kills the process."""
     image = np.full((32, 48, 3), 128, np.uint8)
     image[0, 0] = first
     cv2.imwrite(str(path), image[..., ::-1])
@@ -132,10 +136,10 @@ def deadly(path: Path, first: tuple[int, int, int] = DEADLY) -> Path:
 
 
 def files(*paths: Path) -> Chunk:
-    return Chunk(LOCAL, tuple(Item(str(path)) for path in paths))
+    return Chunk(LOCAL, tuple(PhotoRef(str(path)) for path in paths))
 
 
 def table(out: str | Path) -> list[dict[str, Any]]:
-    """All rows of results, sorted."""
+    """Return all rows of results, sorted by file and face."""
     rows = pyarrow.dataset.dataset(out).to_table().to_pylist()
     return sorted(rows, key=lambda row: (row["file"], row["face"] or 0))

@@ -23,7 +23,7 @@ import pytest
 
 from pipeline.batch import command as batch
 from pipeline.batch import pool as batch_pool
-from pipeline.batch.parquet_source import Columns
+from pipeline.batch.photo_source import ParquetColumns
 from pipeline.batch.work import Job
 from pipeline.detect import command as detect
 from pipeline.detect.demo import portrait
@@ -33,16 +33,16 @@ from tests.helpers.commands import INTERRUPTED
 from tests.helpers.fake_predictor import CLASSES, picture
 
 ROOT = Path(__file__).resolve().parents[3]
-PLACE = "go on with the same, or name another place"
+FIX = "use the same, or name another place"
 
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Runs are in this process, with the fake predictor."""
+    """Run in this process, with the fake predictor."""
     monkeypatch.chdir(tmp_path)
 
     def make_job(args: batch.BatchArgs) -> Job:
-        return fake_job(columns=Columns(args.column, args.id_column), min_score=args.min_score)
+        return fake_job(columns=ParquetColumns(args.column, args.id_column), min_score=args.min_score)
 
     monkeypatch.setattr(batch, "make_job", make_job)
     monkeypatch.setattr(batch_pool, "run_pool", run_here)
@@ -88,7 +88,7 @@ def test_photos_become_a_table(fake: Path, capsys: pytest.CaptureFixture[str]) -
     assert not Path("out/faces.errors.parquet").exists()
 
 
-def test_the_same_again_does_only_what_is_new(fake: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_same_command_processes_only_new_photos(fake: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture(Path("p/a.png"))
     assert run("p", "faces.parquet") == 0
     (part,) = Path("faces.parquet").iterdir()
@@ -107,14 +107,15 @@ def test_the_same_again_does_only_what_is_new(fake: Path, capsys: pytest.Capture
     assert len(list(Path("faces.parquet").iterdir())) == 2
 
 
-def test_errors_have_their_file_and_are_tried_again(fake: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_are_written_to_a_file_and_tried_again(fake: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = picture(Path("p/a.png")).read_bytes()
     for i in range(7):
         Path(f"p/bad{i}.png").write_bytes(b"no picture")
     assert run("p", "missing", "faces.parquet") == 1
     out, err = lines(capsys)
-    what = "is not a picture that can be read; convert it to JPEG or PNG"
-    assert err == [*(f"error: {fake}/p/bad{i}.png: {what}" for i in range(5)), "error: and 3 more"]
+    *named, last = err
+    assert len(named) == 5 and last == "error: and 3 more"
+    assert all(line.startswith(f"error: {fake}/p/bad{i}.png: is not a picture") for i, line in enumerate(named))
     assert (
         out[0] == "photos:     1" and out[2] == "errors:     8, tried again by the same command: faces.errors.parquet"
     )
@@ -124,7 +125,8 @@ def test_errors_have_their_file_and_are_tried_again(fake: Path, capsys: pytest.C
     for i in range(6):
         Path(f"p/bad{i}.png").write_bytes(good)
     assert run("p", "faces.parquet") == 1
-    assert pq.read_table("faces.errors.parquet").to_pylist() == [{"file": f"{fake}/p/bad6.png", "error": what}]
+    (error,) = pq.read_table("faces.errors.parquet").to_pylist()
+    assert error["file"] == f"{fake}/p/bad6.png" and error["error"].startswith("is not a picture")
     Path("p/bad6.png").write_bytes(good)
     assert run("p", "faces.parquet") == 0
     assert len(table("faces.parquet")) == 8 and not Path("faces.errors.parquet").exists()
@@ -159,19 +161,19 @@ def test_from_address_to_address(fake: Path, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize(
-    ("args", "says"),
+    ("args", "message"),
     [
-        ((), "give the photos and where results go, as in `batch photos/ faces.parquet`"),
-        (("p",), "give the photos and where results go, as in `batch photos/ faces.parquet`"),
+        ((), "name the photos and the folder of results, as in `batch photos/ faces.parquet`"),
+        (("p",), "name the photos and the folder of results, as in `batch photos/ faces.parquet`"),
         (("p", "q"), "q: name the folder of results last, ending in .parquet"),
-        (("p", "o.parquet", "--min-score", "2"), "--min-score is 2; give a number from 0 to 1"),
-        (("p", "o.parquet", "--min-score", "nan"), "--min-score is nan; give a number from 0 to 1"),
-        (("p", "o.parquet", "--min-face", "0.5"), "--min-face is 0.5; give 1 pixel or more"),
-        (("p", "o.parquet", "--workers", "0"), "--workers is 0; give 1 or more"),
-        (("p", "o.parquet", "--chunk", "0"), "--chunk is 0; give 1 to 100000"),
+        (("p", "o.parquet", "--min-score", "2"), "--min-score is 2; use a number from 0 to 1"),
+        (("p", "o.parquet", "--min-score", "nan"), "--min-score is nan; use a number from 0 to 1"),
+        (("p", "o.parquet", "--min-face", "0.5"), "--min-face is 0.5; use 1 pixel or more"),
+        (("p", "o.parquet", "--workers", "0"), "--workers is 0; use 1 or more"),
+        (("p", "o.parquet", "--chunk", "0"), "--chunk is 0; use 1 to 100000"),
         (
             ("p", "o.parquet", "--engine", "pool", "--address", "auto"),
-            "--address names a Ray cluster, --engine pool uses none; leave one of them out",
+            "--address names a Ray cluster, but --engine pool uses none; remove one of the two",
         ),
         (("p", "p/a.parquet"), "p/a.parquet: is a file, results are a folder; name another place"),
         (("p", "nosuch://x/o.parquet"), "nosuch://x/o.parquet: cannot be opened (Protocol not known: nosuch); "
@@ -179,31 +181,27 @@ def test_from_address_to_address(fake: Path, capsys: pytest.CaptureFixture[str])
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(
-    fake: Path, capsys: pytest.CaptureFixture[str], args: tuple[str, ...], says: str
+    fake: Path, capsys: pytest.CaptureFixture[str], args: tuple[str, ...], message: str
 ) -> None:
     picture(Path("p/a.png"))
     Path("p/a.parquet").touch()
     assert run(*args) == 1
-    assert lines(capsys) == ([], [f"error: {says}"])
+    assert lines(capsys) == ([], [f"error: {message}"])
     assert not Path("o.parquet").exists()
 
 
-def test_another_option_or_bundle_is_refused(fake: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_option_is_refused(fake: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture(Path("p/a.png"))
     assert run("p", "faces.parquet", "--min-score", "0.25") == 0
     capsys.readouterr()
     assert run("p", "faces.parquet") == 1
-    assert lines(capsys)[1] == [
-        f"error: faces.parquet: was made with --min-score 0.25, this is no --min-score; {PLACE}"
-    ]
+    assert lines(capsys)[1] == [f"error: faces.parquet: was made with --min-score 0.25, this is no --min-score; {FIX}"]
 
 
-def test_a_bundle_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_bundle_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, tmp_path / "faces.parquet", "--bundle", tmp_path / "b") == 1
-    assert lines(capsys)[1] == [
-        f"error: {tmp_path}/b/bundle.json: not found; "
-        "name a bundle directory (one with bundle.json and four .onnx graphs)"
-    ]
+    (line,) = lines(capsys)[1]
+    assert line.startswith(f"error: {tmp_path}/b/bundle.json: not found; ")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -220,20 +218,18 @@ def test_a_full_disk_is_one_line(
         assert run("p", "faces.parquet") == 1
     (line,) = lines(capsys)[1]
     assert line.startswith(f"error: {fake}/faces.parquet/part-")
-    assert line.endswith(".parquet: No space left on device; make room or name another place")
+    assert ".parquet: No space left on device; " in line
     assert run("p", "faces.parquet") == 0 and len(table("faces.parquet")) == 1
 
 
-def test_two_at_a_time_are_refused(fake: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_runs_at_a_time_are_refused(fake: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from pipeline.batch.results import BatchResults
 
     picture(Path("p/a.png"))
-    with BatchResults("faces.parquet", fake_job().recipe).opened():
+    with BatchResults("faces.parquet", fake_job().recipe).open():
         assert run("p", "faces.parquet") == 1
-    assert lines(capsys)[1] == [
-        f"error: {fake}/faces.parquet: process {os.getpid()} writes there; "
-        "wait for it or end it, or name another folder"
-    ]
+    (line,) = lines(capsys)[1]
+    assert line.startswith(f"error: {fake}/faces.parquet: process {os.getpid()} ")
 
 
 def test_a_killed_worker_loses_and_doubles_nothing(
@@ -255,7 +251,7 @@ def test_a_missing_extra_is_one_line(package: str, tmp_path: Path) -> None:
     source = "memory://p" if package == "fsspec" else tmp_path / "a.png"
     (tmp_path / "without").mkdir()
     (tmp_path / "without" / package).mkdir()
-    # Found before the real one, in the process that runs Ray, too.
+    # Python finds this module first, also in the child process that runs Ray.
     (tmp_path / "without" / package / "__init__.py").write_text(
         f"raise ModuleNotFoundError(\"No module named '{package}'\", name='{package}')"
     )
@@ -269,7 +265,7 @@ def test_a_missing_extra_is_one_line(package: str, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photos with a face, and one that cannot be read."""
+    """Write photos with a face, and one that cannot be read."""
     folder = tmp_path_factory.mktemp("photos")
     face = portrait()
     for i in range(24):
@@ -280,18 +276,18 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def unbroken(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def uninterrupted(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     out = tmp_path_factory.mktemp("results") / "faces.parquet"
     assert run(photos, out, "--min-score", "0.05", "--chunk", "3") == 1
     return table(out)
 
 
-def test_rows_say_what_detect_says(photos: Path, unbroken: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_rows_equal_the_results_of_detect(photos: Path, uninterrupted: list[dict[str, Any]], tmp_path: Path) -> None:
     report = tmp_path / "detections.json"
     assert detect.main([str(photos), "--no-pictures", "--json", str(report), "--min-score", "0.05"]) == 1
     images = json.loads(report.read_text(encoding="utf-8"))["images"]
     assert sum(len(image["faces"]) for image in images) > 10
-    rows = iter(unbroken)
+    rows = iter(uninterrupted)
     for image in sorted(images, key=lambda image: image["file"]):
         for number, face in enumerate(image["faces"] or [None]):
             row = next(rows)
@@ -301,10 +297,10 @@ def test_rows_say_what_detect_says(photos: Path, unbroken: list[dict[str, Any]],
                 continue
             assert (row["face"], row["label"], row["unsure"]) == (number, face["label"], face["unsure"])
             numbers = [row[name] for name in ("x1", "y1", "x2", "y2", "score", "face_score")]
-            said = [*face["box"], face["score"], face["face_score"]]
+            expected = [*face["box"], face["score"], face["face_score"]]
             numbers += [row[f"p_{name}"] for name in face["probs"]] + row["landmarks"]
-            said += [*face["probs"].values(), *np.ravel(face["landmarks"])]
-            assert numbers == [float(np.float32(value)) for value in said]
+            expected += [*face["probs"].values(), *np.ravel(face["landmarks"])]
+            assert numbers == [float(np.float32(value)) for value in expected]
     assert next(rows, None) is None
 
 
@@ -314,50 +310,49 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
         time.sleep(0.01)
 
 
-def test_killed_at_any_moment_the_same_command_ends_with_the_same_table(
-    photos: Path, unbroken: list[dict[str, Any]], tmp_path: Path
+def test_a_run_killed_at_any_moment_resumes_to_the_same_table(
+    photos: Path, uninterrupted: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     out = tmp_path / "faces.parquet"
     args = (photos, out, "--min-score", "0.05", "--chunk", "3", "--workers", "2")
-    chance = random.Random(7)
+    rng = random.Random(7)
     for _ in range(2):
         with command(*args) as process:
             before = len(list(out.glob("part-*")))
             wait_for(lambda before=before: len(list(out.glob("part-*"))) > before, process)
-            time.sleep(chance.random() * 0.3)
+            time.sleep(rng.random() * 0.3)
             process.kill()
             process.communicate()
     assert len(list(out.glob("part-*"))) >= 2
     with command(*args) as process:
         _, err = process.communicate(timeout=60)
-    assert process.returncode == 1 and err.splitlines() == [
-        f"error: {photos}/bad.jpg: is not a picture that can be read; convert it to JPEG or PNG"
-    ]
-    assert table(out) == unbroken
+    assert process.returncode == 1 and err.startswith(f"error: {photos}/bad.jpg: is not a picture")
+    assert err.count("\n") == 1
+    assert table(out) == uninterrupted
     assert all(path.name.startswith("part-") for path in out.iterdir())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["faces.errors.parquet", "faces.parquet"]
 
 
-def test_ctrl_c_ends_it_at_once_and_it_can_be_gone_on_with(
-    photos: Path, unbroken: list[dict[str, Any]], tmp_path: Path
+def test_ctrl_c_ends_the_run_at_once_and_it_resumes(
+    photos: Path, uninterrupted: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     out = tmp_path / "faces.parquet"
     args = (photos, out, "--min-score", "0.05", "--chunk", "1", "--workers", "1")
     with command(*args) as process:
         wait_for(lambda: any(out.glob("part-*")), process)
-        begin = time.monotonic()
+        start_time = time.monotonic()
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         out_text, err = process.communicate(timeout=60)
-        took = time.monotonic() - begin
+        took = time.monotonic() - start_time
     assert process.returncode in INTERRUPTED
-    assert (out_text, err) == ("", "interrupted\n") and took < 6  # three times the aim
-    assert 0 < len(list(out.iterdir())) < len(unbroken)
+    assert (out_text, err) == ("", "interrupted\n") and took < 6  # s, three times the aim
+    assert 0 < len(list(out.iterdir())) < len(uninterrupted)
     assert all(path.name.startswith("part-") for path in out.iterdir())
     assert run(*args) == 1
-    assert table(out) == unbroken
+    assert table(out) == uninterrupted
 
 
-def test_a_disk_that_fills_up_ends_it_in_one_line(photos: Path, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_is_one_line(photos: Path, tmp_path: Path) -> None:
     with command(
         photos, tmp_path / "faces.parquet", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
     ) as process:

@@ -18,7 +18,7 @@ def chunk(tmp_path: Path) -> Chunk:
     return files(picture(tmp_path / "a.png"))
 
 
-def test_every_chunk_is_done_once_and_few_are_taken_ahead(tmp_path: Path) -> None:
+def test_every_chunk_is_processed_once_and_few_are_taken_ahead(tmp_path: Path) -> None:
     taken = []
 
     def source() -> Iterator[Chunk]:
@@ -27,14 +27,14 @@ def test_every_chunk_is_done_once_and_few_are_taken_ahead(tmp_path: Path) -> Non
             yield files(picture(tmp_path / f"{i}.png"))
 
     keys = []
-    for outcome in run_pool(fake_job(), source(), 2):
-        keys.append(outcome.key)
+    for result in run_pool(fake_job(), source(), 2):
+        keys.append(result.key)
         time.sleep(0.02)
         assert len(taken) <= len(keys) + 2 * 2 + 1
     assert len(set(keys)) == len(keys) == 20
 
 
-def test_what_listing_raises_is_raised(chunk: Chunk) -> None:
+def test_errors_of_the_scan_are_raised(chunk: Chunk) -> None:
     def source() -> Iterator[Chunk]:
         yield chunk
         raise UserError("the source is gone")
@@ -43,11 +43,11 @@ def test_what_listing_raises_is_raised(chunk: Chunk) -> None:
         list(run_pool(fake_job(), source(), 1))
 
 
-def test_a_refusal_is_raised(chunk: Chunk) -> None:
+def test_a_worker_that_does_not_start_is_an_error(chunk: Chunk) -> None:
     with pytest.raises(UserError, match="bundle: is broken"):
         list(run_pool(fake_job(load_refused), [chunk], 1))
 
 
 def test_no_chunks_start_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.batch.worker.Process", None)
+    monkeypatch.setattr("pipeline.batch.worker.ChildProcess", None)
     assert list(run_pool(fake_job(), [], 2)) == []

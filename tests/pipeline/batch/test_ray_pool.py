@@ -1,4 +1,4 @@
-"""Ray Data: one run for all that it has to do, since starting it takes seconds."""
+"""Ray Data: one run tests several things, since its start takes seconds."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 
 from common.errors import UserError
 from pipeline.batch import command as batch
-from pipeline.batch.ray_pool import Actor, run_ray
-from tests.helpers.batch_fakes import PARENT, deadly, fake_job, files, load_orphan, load_refused, table
+from pipeline.batch.ray_pool import WorkerActor, run_ray
+from tests.helpers.batch_fakes import KILLS_PARENT, deadly, fake_job, files, load_parent_killer, load_refused, table
 from tests.helpers.fake_predictor import picture
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -31,9 +31,9 @@ def test_killed_workers_and_actors_lose_and_double_nothing(
 ) -> None:
     for i in range(12):
         picture(tmp_path / f"p/{i:02}.png")
-    deadly(tmp_path / "p/03.png", PARENT)  # its actor, once
-    deadly(tmp_path / "p/07.png")  # its worker process, always
-    monkeypatch.setattr(batch, "make_job", lambda args: fake_job(load_orphan(tmp_path / "flag")))
+    deadly(tmp_path / "p/03.png", KILLS_PARENT)  # kills its actor, once
+    deadly(tmp_path / "p/07.png")  # kills its worker process, always
+    monkeypatch.setattr(batch, "make_job", lambda args: fake_job(load_parent_killer(tmp_path / "flag")))
     out = tmp_path / "faces.parquet"
     assert run(tmp_path / "p", out, "--engine", "ray", "--workers", "2", "--chunk", "3") == 1
     assert (tmp_path / "flag").exists()
@@ -45,13 +45,13 @@ def test_killed_workers_and_actors_lose_and_double_nothing(
     }
     assert pq.read_table(tmp_path / "faces.errors.parquet").to_pylist() == [error]
     assert len(list(out.iterdir())) == 4
-    said, err = capfd.readouterr()
-    assert err == "error: {file}: {error}\n".format(**error)  # nothing of what Ray says
-    assert said.startswith("photos:     11\n")
+    out_text, err = capfd.readouterr()
+    assert err == "error: {file}: {error}\n".format(**error)  # no output of Ray
+    assert out_text.startswith("photos:     11\n")
 
 
 def children(pid: int) -> list[int]:
-    """Processes that a process started."""
+    """Return the ids of a process's children."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -64,8 +64,8 @@ def children(pid: int) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
-def test_ray_ends_when_the_command_is_killed_and_the_rest_can_be_done(tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
+def test_ray_ends_when_the_command_is_killed_and_the_run_resumes(tmp_path: Path) -> None:
     for i in range(60):
         picture(tmp_path / f"p/{i:03}.png")
     out = tmp_path / "faces.parquet"
@@ -77,8 +77,8 @@ def test_ray_ends_when_the_command_is_killed_and_the_rest_can_be_done(tmp_path: 
         (driver,) = children(process.pid)
         rays = children(driver)
         process.kill()
-    done = len(list(out.glob("part-*")))
-    assert rays and 0 < done < 60
+    finished = len(list(out.glob("part-*")))
+    assert rays and 0 < finished < 60
     until = time.monotonic() + 30
     while any(Path(f"/proc/{pid}").exists() for pid in (driver, *rays)) and time.monotonic() < until:
         time.sleep(0.1)
@@ -92,7 +92,7 @@ def test_no_cluster_at_the_address(
 ) -> None:
     photo = picture(tmp_path / "a.png")
     monkeypatch.setattr(batch, "make_job", lambda args: fake_job())
-    with socket.socket() as taken:  # a port that nobody listens at
+    with socket.socket() as taken:  # a port where nothing listens
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         assert run(photo, tmp_path / "faces.parquet", "--address", address) == 1
@@ -101,13 +101,13 @@ def test_no_cluster_at_the_address(
 
 
 @pytest.mark.parametrize("address", ["nonsense", "host:", ":1", "ray://host"])
-def test_what_is_no_address(address: str) -> None:
+def test_invalid_addresses(address: str) -> None:
     with pytest.raises(UserError) as raised:
         next(run_ray(fake_job(), [], 1, address))
-    assert str(raised.value) == f"--address {address}: give auto, or HOST:PORT as `ray start --head` prints it"
+    assert str(raised.value) == f"--address {address}: use auto, or HOST:PORT as `ray start --head` prints it"
 
 
-def test_an_actor_hands_on_why_its_worker_does_not_start(tmp_path: Path) -> None:
+def test_an_actor_returns_why_its_worker_does_not_start(tmp_path: Path) -> None:
     chunk = files(picture(tmp_path / "a.png"))
-    row = Actor(fake_job(load_refused))({"chunk": pickle.dumps(chunk)})
-    assert row == {"outcome": b"", "refused": "bundle: is broken; pack it anew"}
+    row = WorkerActor(fake_job(load_refused))({"chunk": pickle.dumps(chunk)})
+    assert row == {"result": b"", "refused": "bundle: is broken; pack it again"}

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from common.paths import find_images, location
-from pipeline.batch.chunk import Chunk, Item
-from pipeline.batch.digest_set import DigestSet
-from pipeline.batch.parquet_source import Columns
-from pipeline.batch.scan import LEAST, ScanConfig, find_chunks
+from pipeline.batch.chunk import Chunk, PhotoRef
+from pipeline.batch.photo_source import ParquetColumns
+from pipeline.batch.results import DigestSet
+from pipeline.batch.scan import MIN_CHUNK, ScanConfig, find_chunks
 from pipeline.batch.storage import LOCAL
 from pipeline.batch.table import METADATA_KEY
 from tests.helpers.fake_predictor import picture
@@ -24,16 +24,16 @@ def touch(*names: str) -> None:
         Path(name).touch()
 
 
-def chunks(*sources: str, answered: DigestSet | None = None, **options: object) -> tuple[list[Chunk], list[str]]:
-    """All chunks, and the problems."""
+def chunks(*sources: str, processed: DigestSet | None = None, **options: object) -> tuple[list[Chunk], list[str]]:
+    """Return all chunks, and the problems."""
     problems: list[str] = []
-    wanted = ScanConfig(sources, **{"most": 256, "workers": 1, **options})  # type: ignore[arg-type]
-    found = list(find_chunks(wanted, answered or DigestSet(), lambda error: problems.append(str(error))))
+    config = ScanConfig(sources, **{"max_chunk": 256, "workers": 1, **options})  # type: ignore[arg-type]
+    found = list(find_chunks(config, processed or DigestSet(), lambda error: problems.append(str(error))))
     return found, problems
 
 
-def names(*sources: str, answered: DigestSet | None = None, **options: object) -> list[str]:
-    found, problems = chunks(*sources, answered=answered, **options)
+def names(*sources: str, processed: DigestSet | None = None, **options: object) -> list[str]:
+    found, problems = chunks(*sources, processed=processed, **options)
     assert problems == []
     return [name for chunk in found for name in chunk.names]
 
@@ -56,8 +56,8 @@ def test_the_same_photos_as_detect_finds(sources: list[str]) -> None:
     touch(*TREE)
     found, problems = find_images(sources)
     assert problems == [] and found
-    ours = names(*sources)
-    assert sorted(ours) == sorted(location(image.path) for image in found)
+    scanned = names(*sources)
+    assert sorted(scanned) == sorted(location(image.path) for image in found)
 
 
 def test_links_are_followed_once(here: Path) -> None:
@@ -75,14 +75,14 @@ def test_a_name_that_looks_like_a_pattern(here: Path) -> None:
     assert names("a[1].jpg") == [f"{here}/a[1].jpg"]
 
 
-def test_names_that_are_not_utf8_stay_two(here: Path) -> None:
+def test_names_that_are_not_utf8_stay_different(here: Path) -> None:
     touch("p/" + os.fsdecode(b"caf\xe9.jpg"), "p/" + os.fsdecode(b"caf\xe8.jpg"))
     assert sorted(names("p")) == [f"{here}/p/caf\\xe8.jpg", f"{here}/p/caf\\xe9.jpg"]
     (chunk,) = chunks("p")[0]
-    assert all(Path(item.path).exists() for item in chunk.items)
+    assert all(Path(item.path).exists() for item in chunk.photos)
 
 
-def test_problems_are_told_and_the_rest_goes_on(here: Path) -> None:
+def test_problems_are_reported_and_the_rest_is_found(here: Path) -> None:
     touch("p/a.jpg", "empty/note.txt")
     found, problems = chunks("missing", "empty", "p/*.tif", "p", "no/*.jpg", "nosuch://x/y", "file://server/p")
     assert [name for chunk in found for name in chunk.names] == [f"{here}/p/a.jpg"]
@@ -107,27 +107,27 @@ def test_a_folder_that_cannot_be_searched(here: Path) -> None:
     assert len(found[0]) == 1 and problems == [f"{here}/p/x: cannot be searched (Permission denied)"]
 
 
-def test_answered_photos_and_the_results_are_passed_over(here: Path) -> None:
+def test_processed_photos_and_the_results_are_skipped(here: Path) -> None:
     touch("p/a.jpg", "p/b.jpg", "p/faces.parquet/strange.jpg")
     known = DigestSet([f"{here}/p/a.jpg"])
-    assert names("p", answered=known, skip=f"{here}/p/faces.parquet") == [f"{here}/p/b.jpg"]
-    assert names("p/*", answered=known, skip=f"{here}/p/faces.parquet") == [f"{here}/p/b.jpg"]
-    # A source whose photos are all answered is no problem.
-    assert names("p/a.jpg", answered=known) == []
+    assert names("p", processed=known, skip_folder=f"{here}/p/faces.parquet") == [f"{here}/p/b.jpg"]
+    assert names("p/*", processed=known, skip_folder=f"{here}/p/faces.parquet") == [f"{here}/p/b.jpg"]
+    # No error for a source whose photos are all processed.
+    assert names("p/a.jpg", processed=known) == []
 
 
-def test_chunks_grow_with_the_listing() -> None:
+def test_chunks_grow_with_the_photos_found() -> None:
     touch(*(f"p/{i:04}.jpg" for i in range(1000)))
-    sizes = [len(chunk) for chunk in chunks("p", most=100, workers=2)[0]]
-    assert sum(sizes) == 1000 and sizes[:8] == [LEAST] * 8
+    sizes = [len(chunk) for chunk in chunks("p", max_chunk=100, workers=2)[0]]
+    assert sum(sizes) == 1000 and sizes[:8] == [MIN_CHUNK] * 8
     assert sizes[:-1] == sorted(sizes[:-1]) and max(sizes) <= 100 and sizes[-2] == 100
-    assert [len(chunk) for chunk in chunks("p", most=3)[0]] == [3] * 333 + [1]
+    assert [len(chunk) for chunk in chunks("p", max_chunk=3)[0]] == [3] * 333 + [1]
 
 
-def test_a_chunks_key_is_its_photos(here: Path) -> None:
-    first, same, other = (Chunk(LOCAL, tuple(map(Item, paths))) for paths in ("ab", "ab", "ba"))
+def test_the_key_of_a_chunk_depends_on_its_photos(here: Path) -> None:
+    first, same, other = (Chunk(LOCAL, tuple(map(PhotoRef, paths))) for paths in ("ab", "ab", "ba"))
     assert first.key == same.key != other.key
-    assert [single.items for single in first.singles()] == [(Item("a"),), (Item("b"),)]
+    assert [single.photos for single in first.split()] == [(PhotoRef("a"),), (PhotoRef("b"),)]
 
 
 def write_rows(path: str, count: int, group: int, metadata: dict[bytes, bytes] | None = None) -> None:
@@ -140,23 +140,23 @@ def test_rows_of_parquet_files(here: Path) -> None:
     write_rows("p/t.parquet", 3, 3)
     touch("p/a.jpg", "p/_meta.parquet")
     assert names("p") == [f"{here}/p/a.jpg", *(f"{here}/p/t.parquet#{i}" for i in range(3))]
-    assert names("p/t.parquet", answered=DigestSet([f"{here}/p/t.parquet#1"])) == [
+    assert names("p/t.parquet", processed=DigestSet([f"{here}/p/t.parquet#1"])) == [
         f"{here}/p/t.parquet#0",
         f"{here}/p/t.parquet#2",
     ]
     found, _ = chunks("p")
-    assert [[item.row for item in chunk.items] for chunk in found] == [[None], [0, 1, 2]]
+    assert [[item.row for item in chunk.photos] for chunk in found] == [[None], [0, 1, 2]]
 
 
 def test_chunks_of_rows_end_with_row_groups() -> None:
     write_rows("t.parquet", 100, 10)
     write_rows("u.parquet", 5, 5)
-    found, _ = chunks("t.parquet", "u.parquet", most=16)
+    found, _ = chunks("t.parquet", "u.parquet", max_chunk=16)
     assert [len(chunk) for chunk in found] == [10] * 10 + [5]
-    assert [len(chunk) for chunk in chunks("t.parquet", most=4)[0]][:6] == [4, 4, 2, 4, 4, 2]
+    assert [len(chunk) for chunk in chunks("t.parquet", max_chunk=4)[0]][:6] == [4, 4, 2, 4, 4, 2]
 
 
-def test_results_are_no_photos(here: Path) -> None:
+def test_results_are_not_taken_for_photos(here: Path) -> None:
     write_rows("p/faces.parquet/part-1.parquet", 3, 3, {METADATA_KEY: b"{}"})
     touch("p/a.jpg")
     assert names("p") == [f"{here}/p/a.jpg"]
@@ -164,7 +164,7 @@ def test_results_are_no_photos(here: Path) -> None:
     assert chunks("p/faces.parquet/part-1.parquet")[1] == ["p/faces.parquet/part-1.parquet: holds no photos"]
 
 
-def test_parquet_files_that_hold_none(here: Path) -> None:
+def test_parquet_files_without_photos(here: Path) -> None:
     touch("p/empty.parquet")
     pq.write_table(pa.table({"a": [1], "b": ["x"]}), "p/numbers.parquet")
     pq.write_table(pa.table({"a": [b"1"], "b": [b"x"]}), "p/two.parquet")
@@ -175,14 +175,14 @@ def test_parquet_files_that_hold_none(here: Path) -> None:
         f"{here}/p/numbers.parquet: has no column of bytes, so no photos; leave it out or name another file",
         f"{here}/p/two.parquet: has several columns of bytes (a, b); name one with --column",
     ]
-    assert len(names("p/two.parquet", columns=Columns("b"))) == 1
-    assert chunks("p/two.parquet", columns=Columns("c"))[1] == [
+    assert len(names("p/two.parquet", columns=ParquetColumns("b"))) == 1
+    assert chunks("p/two.parquet", columns=ParquetColumns("c"))[1] == [
         f"{here}/p/two.parquet: has no column 'c'; its columns are a, b"
     ]
-    assert chunks("p/numbers.parquet", columns=Columns("a"))[1] == [
-        f"{here}/p/numbers.parquet: column 'a' holds no bytes; name one of bytes with --column"
+    assert chunks("p/numbers.parquet", columns=ParquetColumns("a"))[1] == [
+        f"{here}/p/numbers.parquet: column 'a' holds no bytes; name a column of bytes with --column"
     ]
-    assert chunks("p/two.parquet", columns=Columns("a", "x.y"))[1] == [
+    assert chunks("p/two.parquet", columns=ParquetColumns("a", "x.y"))[1] == [
         f"{here}/p/two.parquet: has no column 'x.y'; its columns are a, b"
     ]
 
@@ -207,14 +207,14 @@ def test_addresses(here: Path) -> None:
         assert names("memory://photos/a.png") == every[:1]
         assert names("memory://photos/x/*") == every[1:]
         assert names("memory://photos/**/[bc].*") == every[1:]
-        assert names("memory://photos", skip="memory://photos/x") == every[:1]
+        assert names("memory://photos", skip_folder="memory://photos/x") == every[:1]
         found, problems = chunks("memory://photos/x/b.png", "memory://nothing", "memory://photos/*.tif", "memory://")
         # No other process sees this one's memory, so its chunks carry the photos.
         assert found[0].contents is not None and found[0].contents[0].data == photo
         assert problems == [
             "memory://nothing: not found; check the name",
             "memory://photos/*.tif: matches no pictures; check the pattern",
-            "memory://: names no file or folder; write a path behind it",
+            "memory://: names no file or folder; add a path to it",
         ]
     finally:
         memory.rm("/photos", recursive=True)

@@ -13,35 +13,35 @@ import pyarrow.parquet as pq
 import pytest
 
 from common.errors import UserError
-from pipeline.batch.chunk import Chunk, Content, Item
-from pipeline.batch.parquet_source import Columns
-from pipeline.batch.storage import LOCAL, find_place
+from pipeline.batch.chunk import Chunk, PhotoContent, PhotoRef
+from pipeline.batch.photo_source import ParquetColumns
+from pipeline.batch.storage import LOCAL, resolve_storage
 from pipeline.batch.table import METADATA_KEY, BatchRecipe
-from pipeline.batch.work import ChunkResult, Job, peak_megabytes, process_chunk
-from tests.helpers.batch_fakes import fake_job, files, load_clumsy, load_fake
+from pipeline.batch.work import ChunkResult, Job, process_chunk, process_peak_megabytes
+from tests.helpers.batch_fakes import fake_job, files, load_failing, load_fake
 from tests.helpers.fake_predictor import CLASSES, picture
 
 BOX = (8, 6, 20, 24)
 
 
-def done(chunk: Chunk, job: Job | None = None) -> ChunkResult:
+def process(chunk: Chunk, job: Job | None = None) -> ChunkResult:
     job = job or fake_job()
-    return process_chunk(chunk, job, job.predictor())
+    return process_chunk(chunk, job, job.make_predictor())
 
 
-def rows(outcome: ChunkResult) -> list[dict[str, Any]]:
-    return list(pq.read_table(io.BytesIO(outcome.part)).to_pylist())
+def rows(result: ChunkResult) -> list[dict[str, Any]]:
+    return list(pq.read_table(io.BytesIO(result.part)).to_pylist())
 
 
 def float32(value: float) -> float:
     return float(pa.scalar(value, pa.float32()).as_py())
 
 
-def test_a_row_a_face(tmp_path: Path) -> None:
+def test_one_row_per_face(tmp_path: Path) -> None:
     photo = picture(tmp_path / "a.png", [BOX, (30, 10, 40, 20)])
     none = picture(tmp_path / "none.png", [])
-    outcome = done(files(photo, none))
-    first, second, third = rows(outcome)
+    result = process(files(photo, none))
+    first, second, third = rows(result)
     assert first == {
         "file": str(photo),
         "width": 48,
@@ -57,35 +57,33 @@ def test_a_row_a_face(tmp_path: Path) -> None:
     }
     assert (second["file"], second["face"], second["x1"]) == (str(photo), 1, 30.0)
     assert third == {**dict.fromkeys(first), "file": str(none), "width": 48, "height": 32}
-    assert (outcome.photos, outcome.faces, outcome.errors) == (2, Counter(with_mask=2), ())
-    assert outcome.key == files(photo, none).key and 10 < outcome.megabytes < 10_000
-    assert outcome.began < outcome.ended <= time.time() and outcome.cpu_seconds > 0
+    assert (result.photos, result.faces, result.errors) == (2, Counter(with_mask=2), ())
+    assert result.key == files(photo, none).key and 10 < result.peak_megabytes < 10_000
+    assert result.start_time < result.end_time <= time.time() and result.cpu_seconds > 0
 
 
-def test_the_schema_says_what_made_it(tmp_path: Path) -> None:
+def test_the_metadata_holds_the_recipe(tmp_path: Path) -> None:
     job = fake_job()
-    schema = pq.read_schema(io.BytesIO(done(files(picture(tmp_path / "a.png")), job).part))
+    schema = pq.read_schema(io.BytesIO(process(files(picture(tmp_path / "a.png")), job).part))
     assert json.loads(schema.metadata[METADATA_KEY]) == {"bundle": job.recipe.bundle, "options": job.recipe.options}
     assert schema.field("landmarks").type == pa.list_(pa.float32()) and schema.field("x1").type == pa.float32()
     assert schema.field("face").type == pa.int32() and not schema.field("file").nullable
 
 
-def test_a_bad_photo_is_an_error_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_a_bad_photo_is_an_error_and_the_rest_is_processed(tmp_path: Path) -> None:
     good, wide = picture(tmp_path / "a.png"), picture(tmp_path / "wide.png", size=(50, 32))
     bad, empty = tmp_path / "bad.jpg", tmp_path / "empty.jpg"
     bad.write_bytes(good.read_bytes()[:50])
     empty.touch()
-    outcome = done(files(bad, good, empty, tmp_path / "gone.jpg", wide), fake_job(load_clumsy))
-    assert [row["file"] for row in rows(outcome)] == [str(good)] and outcome.photos == 1
-    errors = dict(outcome.errors)
+    result = process(files(bad, good, empty, tmp_path / "gone.jpg", wide), fake_job(load_failing))
+    assert [row["file"] for row in rows(result)] == [str(good)] and result.photos == 1
+    errors = dict(result.errors)
     assert errors.pop(str(bad)).startswith("is truncated or broken (")
-    assert errors == {
-        str(empty): "is empty (0 bytes); copy or download it again",
-        str(tmp_path / "gone.jpg"): "not found; check the name",
-        str(wide): "cannot be worked on (ZeroDivisionError: division by zero); leave it out",
-    }
-    nothing = done(files(bad))
-    assert nothing.part == b"" and nothing.photos == 0 and len(nothing.errors) == 1
+    assert errors.pop(str(empty)).startswith("is empty (0 bytes)")
+    assert errors.pop(str(tmp_path / "gone.jpg")).startswith("not found")
+    assert errors == {str(wide): "cannot be processed (ZeroDivisionError: division by zero); leave it out"}
+    none = process(files(bad))
+    assert none.part == b"" and none.photos == 0 and len(none.errors) == 1
 
 
 def test_options_reach_the_predictor(tmp_path: Path) -> None:
@@ -96,32 +94,30 @@ def test_options_reach_the_predictor(tmp_path: Path) -> None:
     assert predictor.calls == [(0.2, 12.5)]
 
 
-def test_photos_at_an_address_and_carried_ones(tmp_path: Path) -> None:
+def test_photos_at_an_address_and_in_the_chunk(tmp_path: Path) -> None:
     memory = fsspec.filesystem("memory")
     memory.pipe("/w/a.png", picture(tmp_path / "a.png").read_bytes())
     memory.pipe("/w/empty.png", b"")
     memory.pipe("/w/bad.png", b"no picture")
-    place, _ = find_place("memory://w")
+    storage, _ = resolve_storage("memory://w")
     try:
-        outcome = done(Chunk(place, tuple(Item(f"/w/{name}.png") for name in ("empty", "a", "gone", "bad"))))
+        result = process(Chunk(storage, tuple(PhotoRef(f"/w/{name}.png") for name in ("empty", "a", "gone", "bad"))))
     finally:
         memory.rm("/w", recursive=True)
-    assert [row["file"] for row in rows(outcome)] == ["memory://w/a.png"]
-    errors = dict(outcome.errors)
+    assert [row["file"] for row in rows(result)] == ["memory://w/a.png"]
+    errors = dict(result.errors)
     assert errors.pop("memory://w/gone.png").startswith("cannot be read (")
-    assert errors == {
-        "memory://w/empty.png": "is empty (0 bytes); copy or upload it again",
-        "memory://w/bad.png": "is not a picture that can be read; convert it to JPEG or PNG",
-    }
-    content = Content((tmp_path / "a.png").read_bytes())
-    carried = Chunk(place, (Item("/x.png"), Item("/y.png")), (content, Content(None, "is lost")))
-    assert done(carried).errors == (("memory://y.png", "is lost"),) and done(carried).photos == 1
+    assert errors.pop("memory://w/bad.png").startswith("is not a picture")
+    assert errors == {"memory://w/empty.png": "is empty (0 bytes); copy or upload it again"}
+    content = PhotoContent((tmp_path / "a.png").read_bytes())
+    with_contents = Chunk(storage, (PhotoRef("/x.png"), PhotoRef("/y.png")), (content, PhotoContent(None, "is lost")))
+    assert process(with_contents).errors == (("memory://y.png", "is lost"),) and process(with_contents).photos == 1
 
 
 def parquet(path: Path, **columns: pa.Array) -> Chunk:
     table = pa.table(columns)
     pq.write_table(table, path, row_group_size=4)
-    return Chunk(LOCAL, tuple(Item(str(path), row) for row in range(len(table))))
+    return Chunk(LOCAL, tuple(PhotoRef(str(path), row) for row in range(len(table))))
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()])
@@ -132,50 +128,48 @@ def test_rows_with_bytes(tmp_path: Path, kind: pa.DataType) -> None:
         picture=pa.array([photo, None, b"", photo, b"x", photo, photo, photo, photo, photo], kind),
         key=pa.array([7, 8, 9, None, 1, 2, 3, 4, 5, 6]),
     )
-    outcome = done(chunk, fake_job(columns=Columns(None, "key")))
+    result = process(chunk, fake_job(columns=ParquetColumns(None, "key")))
     at = f"{tmp_path}/t.parquet#"
-    assert [(row["file"], row["id"]) for row in rows(outcome)] == [
+    assert [(row["file"], row["id"]) for row in rows(result)] == [
         (f"{at}{row}", None if key is None else str(key))
         for row, key in ((0, 7), (3, None), (5, 2), (6, 3), (7, 4), (8, 5), (9, 6))
     ]
-    nothing = "holds no picture (no bytes); leave the row out"
-    assert outcome.errors == (
-        (f"{at}1", nothing),
-        (f"{at}2", nothing),
-        (f"{at}4", "is not a picture that can be read; convert it to JPEG or PNG"),
-    )
-    # Only some rows: those answered before are not in the chunk.
-    some = Chunk(LOCAL, (chunk.items[3], chunk.items[6], chunk.items[9]))
-    assert [row["file"] for row in rows(done(some))] == [f"{at}3", f"{at}6", f"{at}9"]
+    no_bytes = "holds no picture (no bytes); leave the row out"
+    *missing, (bad_name, bad_error) = result.errors
+    assert missing == [(f"{at}1", no_bytes), (f"{at}2", no_bytes)]
+    assert bad_name == f"{at}4" and bad_error.startswith("is not a picture")
+    # Only some rows: rows processed before are not in the chunk.
+    some = Chunk(LOCAL, (chunk.photos[3], chunk.photos[6], chunk.photos[9]))
+    assert [row["file"] for row in rows(process(some))] == [f"{at}3", f"{at}6", f"{at}9"]
 
 
 def test_rows_of_a_hugging_face_dataset(tmp_path: Path) -> None:
     photo = picture(tmp_path / "a.png").read_bytes()
     image = pa.array([{"bytes": photo, "path": "a.png"}, None, {"bytes": None, "path": "b.png"}])
     chunk = parquet(tmp_path / "t.parquet", image=image, label=pa.array([0, 1, 2]))
-    outcome = done(chunk, fake_job(columns=Columns(None, "image.path")))
-    assert [row["id"] for row in rows(outcome)] == ["a.png"] and len(outcome.errors) == 2
+    result = process(chunk, fake_job(columns=ParquetColumns(None, "image.path")))
+    assert [row["id"] for row in rows(result)] == ["a.png"] and len(result.errors) == 2
 
 
-def test_a_table_that_is_gone_is_an_error_of_each_row(tmp_path: Path) -> None:
+def test_a_missing_table_is_an_error_for_each_row(tmp_path: Path) -> None:
     chunk = parquet(tmp_path / "t.parquet", image=pa.array([b"x", b"y"]))
     (tmp_path / "t.parquet").unlink()
-    outcome = done(chunk)
-    assert [name for name, _ in outcome.errors] == chunk.names
-    assert outcome.errors[0][1].startswith("cannot be read (") and outcome.part == b""
+    result = process(chunk)
+    assert [name for name, _ in result.errors] == chunk.names
+    assert result.errors[0][1].startswith("cannot be read (") and result.part == b""
 
 
-def test_another_bundle_where_the_worker_runs() -> None:
+def test_another_bundle_on_the_workers_machine_is_refused() -> None:
     job = Job(BatchRecipe({"class_names": ["other"]}, {}), load=load_fake)
     with pytest.raises(UserError) as raised:
-        job.predictor()
+        job.make_predictor()
     assert str(raised.value) == (
         "the default bundle: is another one where a worker runs; copy the same to all machines"
     )
 
 
-def test_memory_is_this_processes_own() -> None:
-    before = peak_megabytes()
+def test_peak_memory_is_of_this_process() -> None:
+    before = process_peak_megabytes()
     block = bytearray(200_000_000)
-    assert peak_megabytes() > before + 100 or before > 1000
+    assert process_peak_megabytes() > before + 100 or before > 1000
     del block

@@ -12,14 +12,14 @@ import pytest
 
 from common.errors import UserError
 from pipeline.batch.work import Job
-from pipeline.batch.worker import EndedError, Worker
+from pipeline.batch.worker import Worker, WorkerStoppedError
 from tests.helpers.batch_fakes import deadly, fake_job, files, load_dying, load_once, load_refused
 from tests.helpers.fake_predictor import picture
 
 
 @pytest.fixture
 def start() -> Iterator[Callable[[Job], Worker]]:
-    """Makes workers, and ends them after the test."""
+    """Return a function that makes workers, which are stopped after the test."""
     workers: list[Worker] = []
 
     def make(job: Job) -> Worker:
@@ -28,7 +28,7 @@ def start() -> Iterator[Callable[[Job], Worker]]:
 
     yield make
     for worker in workers:
-        worker.end()
+        worker.stop()
 
 
 def pid(worker: Worker) -> int:
@@ -36,25 +36,25 @@ def pid(worker: Worker) -> int:
     return worker._process._process.pid
 
 
-def test_a_killed_worker_is_replaced_and_its_chunk_done_again(start: Any, tmp_path: Path) -> None:
+def test_a_killed_worker_is_replaced_and_its_chunk_processed_again(start: Any, tmp_path: Path) -> None:
     worker = start(fake_job(load_once(tmp_path / "flag")))
     chunk = files(picture(tmp_path / "a.png"), deadly(tmp_path / "b.png"), picture(tmp_path / "c.png"))
-    outcome = worker.do(chunk)
-    assert (tmp_path / "flag").exists() and outcome.photos == 3 and outcome.errors == () and outcome.key == chunk.key
+    result = worker.process(chunk)
+    assert (tmp_path / "flag").exists() and result.photos == 3 and result.errors == () and result.key == chunk.key
     first = pid(worker)
-    assert worker.do(chunk).photos == 3 and pid(worker) == first  # it stays as long as it lives
+    assert worker.process(chunk).photos == 3 and pid(worker) == first  # the process is kept
     os.kill(first, signal.SIGKILL)
-    assert worker.do(chunk).photos == 3 and pid(worker) != first
+    assert worker.process(chunk).photos == 3 and pid(worker) != first
 
 
-def test_a_photo_that_kills_is_an_error_and_the_rest_is_one_part(start: Any, tmp_path: Path) -> None:
+def test_a_photo_that_kills_the_worker_is_an_error_and_the_rest_is_one_part(start: Any, tmp_path: Path) -> None:
     worker = start(fake_job(load_deadly))
     chunk = files(picture(tmp_path / "a.png"), deadly(tmp_path / "b.png"), picture(tmp_path / "c.png"))
-    outcome = worker.do(chunk)
-    assert outcome.errors == (
+    result = worker.process(chunk)
+    assert result.errors == (
         (str(tmp_path / "b.png"), "kills the worker (SIGKILL); make it smaller, convert it, or leave it out"),
     )
-    assert outcome.photos == 2 and outcome.faces.total() == 2 and outcome.key == chunk.key and outcome.part
+    assert result.photos == 2 and result.faces.total() == 2 and result.key == chunk.key and result.part
 
 
 def load_deadly(bundle: Path | None) -> Any:
@@ -65,42 +65,42 @@ def load_deadly(bundle: Path | None) -> Any:
 
 def test_a_worker_that_cannot_start(start: Any, tmp_path: Path) -> None:
     chunk = files(picture(tmp_path / "a.png"))
-    with pytest.raises(UserError, match=r"^bundle: is broken; pack it anew$"):
-        start(fake_job(load_refused)).do(chunk)
+    with pytest.raises(UserError, match=r"^bundle: is broken; pack it again$"):
+        start(fake_job(load_refused)).process(chunk)
     with pytest.raises(UserError) as raised:
-        start(fake_job(load_dying)).do(chunk)
+        start(fake_job(load_dying)).process(chunk)
     assert str(raised.value) == "a worker ends as it starts (SIGKILL); try again with fewer workers"
 
 
-def test_an_ended_worker_does_nothing_more(start: Any, tmp_path: Path) -> None:
+def test_a_stopped_worker_does_nothing_more(start: Any, tmp_path: Path) -> None:
     worker = start(fake_job())
-    worker.do(files(picture(tmp_path / "a.png")))
-    process = pid(worker)
-    worker.end()
-    with pytest.raises(EndedError):
-        worker.do(files(tmp_path / "a.png"))
-    assert not Path(f"/proc/{process}").exists()
+    worker.process(files(picture(tmp_path / "a.png")))
+    process_id = pid(worker)
+    worker.stop()
+    with pytest.raises(WorkerStoppedError):
+        worker.process(files(tmp_path / "a.png"))
+    assert not Path(f"/proc/{process_id}").exists()
 
 
-def test_ending_breaks_into_a_chunk(start: Any, tmp_path: Path) -> None:
+def test_stopping_interrupts_a_chunk(start: Any, tmp_path: Path) -> None:
     worker = start(fake_job(load_slow))
     raised: list[Exception] = []
 
-    def do() -> None:
+    def process() -> None:
         try:
-            worker.do(files(picture(tmp_path / "a.png")))
-        except EndedError as error:
+            worker.process(files(picture(tmp_path / "a.png")))
+        except WorkerStoppedError as error:
             raised.append(error)
 
-    thread = threading.Thread(target=do)
+    thread = threading.Thread(target=process)
     thread.start()
     until = time.monotonic() + 30
     while not (tmp_path / "a.png.begun").exists() and time.monotonic() < until:
         time.sleep(0.02)
-    begin = time.monotonic()
-    worker.end()
+    start_time = time.monotonic()
+    worker.stop()
     thread.join(10)
-    assert raised and time.monotonic() - begin < 5
+    assert raised and time.monotonic() - start_time < 5
 
 
 def load_slow(bundle: Path | None) -> Any:

@@ -1,4 +1,4 @@
-"""pipeline.bench through its command line; how quick anything is, is not tested."""
+"""pipeline.bench through its command line; speed itself is not tested."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from pipeline.bench import command as bench
 from pipeline.bench import photos as bench_photos
 from pipeline.bench.command import main
 from pipeline.bench.competitors import CASCADE, CLASSIFIER, FACENET, NAIVE, PIPELINE
-from pipeline.bench.photos import BenchPhoto, choose
+from pipeline.bench.environment import cpu_model
+from pipeline.bench.photos import BenchPhoto, evenly_spaced
 from pipeline.detect.demo import portrait
 from pipeline.inference.bundle import DEFAULT, Bundle, write_bundle
 from stage1_faces.detector import CascadeConfig
@@ -31,7 +32,7 @@ PHOTOS = [*QUICK, "photos"]
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A folder with a face and a grey wall."""
+    """Return a folder with a portrait and a grey photo."""
     root = tmp_path / "photos"
     root.mkdir()
     Image.fromarray(portrait()).resize((192, 158)).save(root / "a.png")
@@ -40,14 +41,14 @@ def photos(tmp_path: Path) -> Path:
 
 
 def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """The record, which must be the only JSON on standard output and its last line."""
+    """Return the record, which must be the only JSON on standard output and its last line."""
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("{") for line in lines) == 1
     record: dict[str, Any] = json.loads(lines[-1])
     return record
 
 
-def test_everyone_in_one_run(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_detectors_in_one_run(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = torch.get_num_threads(), cv2.getNumThreads()
     assert main(["--data", str(photos), *PHOTOS, "--threads", "2"]) == 0
     assert (torch.get_num_threads(), cv2.getNumThreads()) == before
@@ -108,7 +109,7 @@ def test_the_command_the_folder_and_memory(photos: Path, capsys: pytest.CaptureF
         assert title in screen
     record = json.loads(screen.splitlines()[-1])
     assert record["command"]["photo"] == "a.png" and record["command"]["seconds"]["median"] > 0
-    # The process measured is a new one without PyTorch, not this one, which holds it.
+    # The process measured is a new one without PyTorch; this one holds PyTorch.
     assert 40 < record["command"]["megabytes"]["median"] < 400
     assert record["video"]["video_seconds"] == [10, 18] and all(
         40 < each < 400 for each in record["video"]["megabytes"]
@@ -138,11 +139,11 @@ def test_sizes_and_numbers_of_faces(
         assert one["ms"][PIPELINE]["faces"] == one["ms"][NAIVE]["faces"] == one["faces"]
 
 
-def test_the_table_stands_before_the_json(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tables_come_before_the_json(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--data", str(photos / "a.png"), *PHOTOS]) == 0
     screen = capsys.readouterr().out
-    places = [screen.index(text) for text in ("ms per photo", FACENET, "Times as long", "median of 1 rounds", "{")]
-    assert places == sorted(places)
+    positions = [screen.index(text) for text in ("ms per photo", FACENET, "Times as long", "median of 1 rounds", "{")]
+    assert positions == sorted(positions)
 
 
 def test_without_data_a_portrait_is_timed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +154,7 @@ def test_without_data_a_portrait_is_timed(capsys: pytest.CaptureFixture[str], mo
     assert "portrait" in record["notes"][0]
 
 
-def test_the_smallest_face_is_the_bundles_unless_told(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_smallest_face_is_the_bundles_by_default(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--data", str(photos / "b.png"), "--rounds", "1", "--parts", "photos"]) == 0
     assert last_line(capsys)["min_face"] == Bundle.load().meta.search.min_face
 
@@ -211,17 +212,19 @@ def test_a_photo_that_facenet_fails_on_is_left_out_for_both(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--photos", "0"], "--photos is 0, must be 1 or more"),
-        (["--rounds", "0"], "--rounds is 0, must be 1 or more"),
-        (["--threads", "-1"], "--threads is -1, must be 1 or more"),
-        (["--min-face", "0.5"], "--min-face is 0.5, must be 1 pixel or more"),
-        (["--min-face", "nan"], "--min-face is nan, must be 1 pixel or more"),
+        (["--against", "a.onnx"], "--against: has a new name; use --competitor"),
+        (["--many=9"], "--many: has a new name; use --memory-photos"),
+        (["--photos", "0"], "--photos is 0; use 1 or more"),
+        (["--rounds", "0"], "--rounds is 0; use 1 or more"),
+        (["--threads", "-1"], "--threads is -1; use 1 or more"),
+        (["--min-face", "0.5"], "--min-face is 0.5; use 1 pixel or more"),
+        (["--min-face", "nan"], "--min-face is nan; use 1 pixel or more"),
         (["--data", "nowhere"], "nowhere: not found; check the name"),
         (["--bundle", "nowhere"], "bundle.json: not found; name a bundle directory"),
         (["--min-face", "5000"], "not one photo can be timed; left out: "),
-        (["--memory-photos", "0"], "--memory-photos is 0, must be 1 or more"),
+        (["--memory-photos", "0"], "--memory-photos is 0; use 1 or more"),
         (["--naive-model", "resnet1"], "--naive-model is 'resnet1', which timm does not know"),
-        (["--competitor", "nowhere.onnx"], "nowhere.onnx: not found; name an ONNX file, or say --competitor stand-in"),
+        (["--competitor", "nowhere.onnx"], "nowhere.onnx: not found; name an ONNX file, or use --competitor stand-in"),
         (["--device", "cuda"], "device cuda: this ONNX Runtime runs on the CPU only"),
     ],
 )
@@ -242,7 +245,7 @@ def test_a_folder_without_photos(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_a_missing_extra_names_the_install_command(
     package: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tyro.extras.get_parser(bench.BenchArgs)  # tyro looks once whether there is torch, and takes this None for it
+    tyro.extras.get_parser(bench.BenchArgs)  # tyro looks for torch once, and would take this None for it
     monkeypatch.setitem(sys.modules, package, None)
     assert main([]) == 1
     error = capsys.readouterr().err
@@ -252,12 +255,12 @@ def test_a_missing_extra_names_the_install_command(
 
 def test_photos_are_chosen_evenly() -> None:
     photos = [BenchPhoto(str(k), lambda: np.zeros((1, 1, 3), np.uint8)) for k in range(10)]
-    assert [photo.name for photo in choose(photos, 4)] == ["0", "2", "5", "7"]
-    assert choose(photos, 10) == choose(photos, 99) == photos
+    assert [photo.name for photo in evenly_spaced(photos, 4)] == ["0", "2", "5", "7"]
+    assert evenly_spaced(photos, 10) == evenly_spaced(photos, 99) == photos
 
 
-def test_the_processors_name(tmp_path: Path) -> None:
+def test_the_name_of_the_processor(tmp_path: Path) -> None:
     file = tmp_path / "cpuinfo"
-    assert bench._cpu(file)  # no such file: what Python knows
+    assert cpu_model(file)  # without the file: the name that Python has
     file.write_text("processor\t: 0\nmodel name\t: Fast: One\nmodel name\t: Fast: One\n")
-    assert bench._cpu(file) == "Fast: One"
+    assert cpu_model(file) == "Fast: One"

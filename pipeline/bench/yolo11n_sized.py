@@ -1,9 +1,9 @@
-"""A stand-in for a one-stage detector where no file of one is at hand: as large as YOLO11n, with random weights.
+"""A YOLO11n-sized one-stage net with random weights, to time where no file of a one-stage detector is at hand.
 
 YOLO11n (Ultralytics, 2024) is published with 2.6 million weights and 6.5 billion operations, 3.2 billion
-multiply-adds, at 640x640. This network has as many multiply-adds, in the same kinds of layers (3x3 and 1x1 convolutions
-with SiLU, cross-stage blocks, features at strides 8, 16 and 32 joined up and down, one head for each). What its
-weights are does not change its time; what it answers means nothing.
+multiply-adds, at 640x640. This net has as many multiply-adds, in the same kinds of layers: 3x3 and 1x1 convolutions
+with SiLU, cross-stage blocks, features at strides 8, 16 and 32 joined up and down; one head for each. Its weights do
+not change its time; its outputs mean nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 from stage1_faces.training.export import to_onnx
 
 SIDE = 640
-OUTPUTS = 64 + 3  # numbers a cell: a distribution over each box edge, three classes
+OUTPUTS = 64 + 3  # per cell: a distribution over each box edge, three classes
 
 
 def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
@@ -24,7 +24,7 @@ def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Seq
 
 
 class _CrossStage(nn.Module):
-    """Half of the channels pass two convolutions beside a shortcut, and all are joined (CSPNet, Wang et al. 2020)."""
+    """Half of the channels pass two convolutions with a shortcut; all are joined (CSPNet, Wang et al. 2020)."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -39,8 +39,8 @@ class _CrossStage(nn.Module):
         return self.last(torch.cat([both, passed + self.inner(passed)], dim=1))
 
 
-class StandInNet(nn.Module):
-    """(N, 3, 640, 640) -> (N, 67, 8400): numbers for each cell at strides 8, 16 and 32."""
+class Yolo11nSizedNet(nn.Module):
+    """(N, 3, 640, 640) -> (N, 67, 8400): outputs of each cell at strides 8, 16 and 32."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,12 +65,12 @@ class StandInNet(nn.Module):
         out_8 = self.up_8(torch.cat([F.interpolate(up_16, scale_factor=2.0), at_8], dim=1))
         out_16 = self.down_16(torch.cat([self.step_16(out_8), up_16], dim=1))
         out_32 = self.down_32(torch.cat([self.step_32(out_16), at_32], dim=1))
-        answers = [head(x).flatten(2) for head, x in zip(self.heads, (out_8, out_16, out_32), strict=True)]
-        return torch.cat(answers, dim=2)
+        outputs = [head(x).flatten(2) for head, x in zip(self.heads, (out_8, out_16, out_32), strict=True)]
+        return torch.cat(outputs, dim=2)
 
 
 def multiply_adds(net: nn.Module, shape: tuple[int, ...]) -> int:
-    """Multiply-adds of a network's convolutions for one input of `shape` (1, 3, H, W)."""
+    """Return the multiply-adds of a net's convolutions for one input of `shape` (1, 3, H, W)."""
     total = 0
 
     def count(module: nn.Module, _inputs: object, output: Tensor) -> None:
@@ -88,9 +88,9 @@ def multiply_adds(net: nn.Module, shape: tuple[int, ...]) -> int:
     return total
 
 
-def graph() -> bytes:
-    """The network as an ONNX graph for one picture of 640x640."""
+def yolo11n_sized_graph() -> bytes:
+    """Return the net as an ONNX graph for one picture of 640x640."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = StandInNet().eval()
+        net = Yolo11nSizedNet().eval()
     return to_onnx(net, (1, 3, SIDE, SIDE), {}, ("answers",))
