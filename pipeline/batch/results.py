@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from common.display import shown
 from common.errors import UserError, first_line
 from common.files import naming
-from common.locks import locked
+from common.run_folder import lock_folder
 from common.parallel import map_ordered
 from pipeline.batch.chunk import name_digest
 from pipeline.batch.storage import FolderEntry, resolve_storage
@@ -88,7 +88,7 @@ class BatchResults:
                 raise UserError(f"{shown(self.out)}: is a file, results are a folder; name another place")
             self._storage.make_folder(self._path)
         try:
-            with locked(Path(self._path)) if self._storage.is_local else nullcontext():
+            with lock_folder(Path(self._path)) if self._storage.is_local else nullcontext():
                 with self._naming():
                     parts = self._parts()
                 processed = DigestSet(
