@@ -22,8 +22,8 @@ from common.images import Photo, read_image
 from common.memory import limit_malloc_arenas
 from common.parallel import map_ordered, usable_cores
 from common.paths import FoundImage, find_images, is_address, is_video
-from pipeline.detect.summary import FEW, Summary, show_summary
-from pipeline.detect.writers import PictureNames, Writer, csv_writer, json_writer, submission_writer
+from pipeline.detect.summary import MAX_FACE_TABLES, DetectSummary, show_summary
+from pipeline.detect.writers import DetectionWriter, PictureNames, csv_writer, json_writer, submission_writer
 from pipeline.inference.blur import LEAST_SCORE, blur_faces
 from pipeline.inference.device import Device
 from pipeline.inference.draw import draw
@@ -152,13 +152,13 @@ def _find(args: DetectArgs, predictor: Predictor, photo: Photo) -> tuple[Detecti
 
 def detect_images(
     args: DetectArgs, images: Sequence[FoundImage], problems: Sequence[MediaError], predictor: Predictor
-) -> Summary:
+) -> DetectSummary:
     """Detects in each image and writes what `args` ask for, in order; memory does not grow with their number.
 
     problems: paths that gave no image, recorded among the JSON's errors. A picture that cannot be read or drawn
     is named on standard error and counted as failed. Raises UserError when an output cannot be written.
     """
-    summary = Summary(failed=len(problems))
+    summary = DetectSummary(failed=len(problems))
     bundle = predictor.bundle
     class_names = bundle.meta.class_names
     names = _picture_names(args, images) if args.pictures else None
@@ -168,7 +168,7 @@ def detect_images(
                 check_folder(args.out)
         with _naming("--json", args.json_file):
             to_json = stack.enter_context(json_writer(args.json_file, bundle.describe()))
-        writers: list[Writer] = [to_json]
+        writers: list[DetectionWriter] = [to_json]
         if args.csv:
             with _naming("--csv", args.csv):
                 writers.append(stack.enter_context(csv_writer(args.csv, class_names)))
@@ -176,19 +176,19 @@ def detect_images(
             with _naming("--submission", args.submission):
                 writers.append(stack.enter_context(submission_writer(args.submission, images, class_names)))
         for problem in problems:
-            to_json.note(problem)
+            to_json.add_error(problem)
 
         jobs = ((image, names.name(image) if names else None) for image in images)
         done = map_ordered(lambda job: _detect_one(args, predictor, *job), jobs, _workers(args, len(images)))
         stack.enter_context(closing(done))
-        bar = stack.enter_context(progress()) if len(images) > FEW else None
+        bar = stack.enter_context(progress()) if len(images) > MAX_FACE_TABLES else None
         for one in bar.track(done, len(images), description="detecting") if bar else done:
             if one.result is None:
                 assert one.error is not None
                 _complain(one.error)
                 summary.failed += 1
                 for writer in writers:
-                    writer.fail(one.image, one.error)
+                    writer.add_failure(one.image, one.error)
                 continue
             summary.add(one.result)
             for writer in writers:
@@ -196,9 +196,9 @@ def detect_images(
             if one.drawing is not None:
                 _complain(one.drawing)
                 summary.failed += 1
-                to_json.note(one.drawing)
+                to_json.add_error(one.drawing)
             elif one.picture is not None:
-                summary.picture = one.picture
+                summary.last_picture = one.picture
                 summary.pictures += 1
     return summary
 
@@ -234,8 +234,8 @@ def run(args: DetectArgs) -> int:
     screen = console()
     show_summary(screen, summary, predictor.bundle.meta.class_names)
     places = {flag.removeprefix("--"): path for flag, path in args.files().items()}
-    if summary.picture:
-        places = {"pictures": summary.picture if summary.pictures == 1 else args.out} | places
+    if summary.last_picture:
+        places = {"pictures": summary.last_picture if summary.pictures == 1 else args.out} | places
     for name, path in places.items():
         screen.print(f"{name + ':':<12}{shown(path)}", markup=False, highlight=False)
     return 1 if summary.failed else 0

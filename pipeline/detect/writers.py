@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     pass
 
 
-class Writer(Protocol):
+class DetectionWriter(Protocol):
     """Takes each image in turn, and each failure."""
 
     def add(self, result: ImageResult) -> None: ...
-    def fail(self, image: FoundImage, error: MediaError) -> None: ...
+    def add_failure(self, image: FoundImage, error: MediaError) -> None: ...
 
 
 class JsonWriter:
@@ -40,10 +40,10 @@ class JsonWriter:
         self._file.write(self._separator + _json(result.record()))
         self._separator = ",\n"
 
-    def fail(self, image: FoundImage, error: MediaError) -> None:
-        self.note(error)
+    def add_failure(self, image: FoundImage, error: MediaError) -> None:
+        self.add_error(error)
 
-    def note(self, error: MediaError) -> None:
+    def add_error(self, error: MediaError) -> None:
         """An error that concerns no image found, such as a path that does not exist."""
         self._errors.append({"file": as_text(error.file), "error": as_text(error.what)})
 
@@ -69,7 +69,7 @@ class CsvWriter:
             unsure = json.dumps(face["unsure"])  # as in the JSON
             self._csv.writerow((file, result.width, result.height, *face["box"], *scores, unsure))
 
-    def fail(self, image: FoundImage, error: MediaError) -> None:
+    def add_failure(self, image: FoundImage, error: MediaError) -> None:
         pass  # a face table has no place for it
 
 
@@ -89,7 +89,7 @@ class SubmissionWriter:
     def add(self, result: ImageResult) -> None:
         self._row(result.image, ((face["label"], face["score"], *face["box"]) for face in result.faces))
 
-    def fail(self, image: FoundImage, error: MediaError) -> None:
+    def add_failure(self, image: FoundImage, error: MediaError) -> None:
         self._row(image, ())
 
     def _row(self, image: FoundImage, faces: Any) -> None:

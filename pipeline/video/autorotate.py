@@ -12,10 +12,10 @@ from common.images import Pixels
 if TYPE_CHECKING:
     from av import VideoFrame
 
-BT709, UNTOLD = 1, 2  # FFmpeg's numbers of ways to make YUV of RGB
+BT709, UNSPECIFIED = 1, 2  # FFmpeg's numbers of ways to make YUV of RGB
 
 
-class Upright:
+class Autorotator:
     """Makes PyAV's frames of one video into uint8 (H, W, 3) RGB, turned as its display matrix says (phones' videos).
 
     It asks the frames for as little as it can: one that was asked for its side data refers to itself, and lives on,
@@ -31,7 +31,7 @@ class Upright:
 
     def __call__(self, frame: VideoFrame) -> Pixels:
         """The pixels of one frame."""
-        if frame.colorspace == UNTOLD and frame.height > 576:
+        if frame.colorspace == UNSPECIFIED and frame.height > 576:
             frame.colorspace = BT709  # as players have it
         if frame.rotation != self._rotation:
             self._rotation, matrix = frame.rotation, frame.side_data.get("DISPLAYMATRIX")

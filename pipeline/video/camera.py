@@ -14,12 +14,12 @@ from typing import Any
 
 from common.errors import MediaError
 from common.images import Pixels
-from pipeline.video.reader import TIMEOUT, USUAL_RATE, Frame, Sampling, VideoFile
+from pipeline.video.reader import DEFAULT_RATE, READ_TIMEOUT, Frame, FrameSampler, VideoFile
 
-FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds between two tries to connect again; each wait doubles the one before
+INITIAL_BACKOFF, MAX_BACKOFF = 1.0, 30.0  # seconds between two tries to connect again; each wait doubles the one before
 
 
-class Live:
+class LiveStream:
     """Frames as they come from a camera or stream; who is slow gets the newest, older ones are dropped.
 
     camera: its number on this machine, or None; address: the stream's, where it is one; opened: the stream, where it
@@ -33,90 +33,90 @@ class Live:
         camera: int | None = None,
         address: str = "",
         opened: VideoFile | None = None,
-        timeout: float = TIMEOUT,
-        first_wait: float = FIRST_WAIT,
+        timeout: float = READ_TIMEOUT,
+        initial_backoff: float = INITIAL_BACKOFF,
     ) -> None:
-        self.name = f"camera-{camera}" if camera is not None else redacted(address)
-        self.rate: Fraction = USUAL_RATE
-        self._first_wait = self._pause = first_wait
-        self._lost = False
-        self._open: Callable[[], Generator[Pixels]] = (
-            (lambda: _camera(camera, self.name))
+        self.name = f"camera-{camera}" if camera is not None else redact_address(address)
+        self.rate: Fraction = DEFAULT_RATE
+        self._initial_backoff = self._backoff = initial_backoff
+        self._connection_lost = False
+        self._connect: Callable[[], Generator[Pixels]] = (
+            (lambda: _open_camera(camera, self.name))
             if camera is not None
-            else (lambda: VideoFile(address, self.name, timeout).live())
+            else (lambda: VideoFile(address, self.name, timeout).live_frames())
         )
-        self._first = opened.live() if opened else self._open()
+        self._first_connection = opened.live_frames() if opened else self._connect()
         self._newest: tuple[Pixels, float, datetime] | None = None
-        self._came = threading.Condition()
-        self._ended = threading.Event()
+        self._condition = threading.Condition()
+        self._stopped = threading.Event()
         self._error: BaseException | None = None
 
-    def frames(self, sampling: Sampling | None = None, seconds: float | None = None) -> Generator[Frame]:
+    def frames(self, sampler: FrameSampler | None = None, seconds: float | None = None) -> Generator[Frame]:
         """The frames that `sampling` takes, until `seconds` are over or the caller stops; index counts those seen.
 
         To be asked for once.
         """
-        sampling = sampling or Sampling()
+        sampler = sampler or FrameSampler()
         begin, index = time.monotonic(), 0
         until = begin + seconds if seconds is not None else float("inf")
-        reader = threading.Thread(target=self._read, name=self.name, daemon=True)
+        reader = threading.Thread(target=self._read_forever, name=self.name, daemon=True)
         reader.start()
         try:
-            while (newest := self._wait(until)) is not None:
+            while (newest := self._wait_for_newest(until)) is not None:
                 pixels, came, clock = newest
-                if sampling.takes(came - begin):
+                if sampler.takes(came - begin):
                     yield Frame(index, came - begin, pixels, clock)
                 index += 1
         finally:
-            self._ended.set()
+            self._stopped.set()
             reader.join(timeout=1.0)  # a read that hangs ends with the process
 
-    def _wait(self, until: float) -> tuple[Pixels, float, datetime] | None:
+    def _wait_for_newest(self, until: float) -> tuple[Pixels, float, datetime] | None:
         """The newest frame, when there is one that came before `until`."""
-        with self._came:
+        with self._condition:
             while self._newest is None and self._error is None and (left := until - time.monotonic()) > 0:
-                self._came.wait(min(left, 0.2))  # in steps, so that Ctrl-C is heard on every system
+                self._condition.wait(min(left, 0.2))  # in steps, so that Ctrl-C is heard on every system
             if self._error is not None:
                 raise self._error
             newest, self._newest = self._newest, None
         return newest if newest is not None and newest[1] < until else None
 
-    def _read(self) -> None:
+    def _read_forever(self) -> None:
         """Hands over frame after frame, and connects anew where they end."""
-        first: Generator[Pixels] | None = self._first
+        first: Generator[Pixels] | None = self._first_connection
         try:
-            while not self._ended.is_set():
+            while not self._stopped.is_set():
                 why = "it ended"
                 try:
-                    self._hand_over(first or self._open())
+                    self._publish(first or self._connect())
                 except MediaError as error:
                     why = error.what.split(";")[0]
                 first = None
-                if not self._ended.is_set():
-                    self._lost = True
-                    _say(f"{self.name}: lost ({why}); trying again in {self._pause:g} s")
-                    self._ended.wait(self._pause)
-                    self._pause = min(2 * self._pause, LONGEST_WAIT)
+                if not self._stopped.is_set():
+                    self._connection_lost = True
+                    _log(f"{self.name}: lost ({why}); trying again in {self._backoff:g} s")
+                    self._stopped.wait(self._backoff)
+                    self._backoff = min(2 * self._backoff, MAX_BACKOFF)
         except BaseException as error:  # a mistake of ours must not end in a silent wait
-            with self._came:
+            with self._condition:
                 self._error = error
-                self._came.notify()
+                self._condition.notify()
 
-    def _hand_over(self, frames: Generator[Pixels]) -> None:
+    def _publish(self, frames: Generator[Pixels]) -> None:
         """Each frame as it comes, until they end."""
         with closing(frames):
             for pixels in frames:
-                if self._ended.is_set():
+                if self._stopped.is_set():
                     return
-                if self._lost:
-                    _say(f"{self.name}: is back")
-                    self._lost, self._pause = False, self._first_wait
-                with self._came:
+                if self._connection_lost:
+                    _log(f"{self.name}: is back")
+                    self._connection_lost, self._backoff = False, self._initial_backoff
+                with self._condition:
                     self._newest = (pixels, time.monotonic(), datetime.now().astimezone())
-                    self._came.notify()
+                    self._condition.notify()
 
 
-def redacted(address: str) -> str:
+def redact_address(address: str) -> str:
     """An address without user name, password and query, for messages and files."""
     scheme, _, rest = address.partition("://")
     host = re.split("[/?#]", rest)[0]
@@ -126,7 +126,7 @@ def redacted(address: str) -> str:
     return f"{scheme}://{re.split('[?#]', rest)[0]}"
 
 
-def _camera(number: int, name: str) -> Generator[Pixels]:
+def _open_camera(number: int, name: str) -> Generator[Pixels]:
     """Frames of a camera by OpenCV, which knows each system's (Video4Linux, AVFoundation, Media Foundation)."""
     import cv2
 
@@ -136,10 +136,10 @@ def _camera(number: int, name: str) -> Generator[Pixels]:
         capture.release()
         raise MediaError(name, "cannot be opened; check that it is plugged in, not in use, and try another number")
     capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, where the system knows this setting
-    return _captured(capture)
+    return _read_camera(capture)
 
 
-def _captured(capture: Any) -> Generator[Pixels]:
+def _read_camera(capture: Any) -> Generator[Pixels]:
     import cv2
 
     try:
@@ -152,5 +152,5 @@ def _captured(capture: Any) -> Generator[Pixels]:
         capture.release()
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

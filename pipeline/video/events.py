@@ -19,7 +19,7 @@ from pipeline.inference.detections import Detections
 from pipeline.video.reader import Frame
 from pipeline.video.tracker import Track
 
-Kind = Literal["entered", "changed", "left", "stayed"]
+EventKind = Literal["entered", "changed", "left", "stayed"]
 SUFFIXES = (".csv", ".jsonl")
 _NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 
@@ -34,7 +34,7 @@ class Event:
     "stayed" is told at the end of a video, of faces that were there still.
     """
 
-    event: Kind
+    event: EventKind
     text: str
     source: str
     time: float
@@ -52,13 +52,13 @@ class Event:
     y2: float
 
 
-class Watcher:
+class EventDetector:
     """Turns tracks into events. A track is told of once it is sure, a changed label once it is not unsure."""
 
     def __init__(self, source: str) -> None:
         self._source = as_text(source)
-        self._told: dict[int, str] = {}  # track -> the label last told
-        self._last: dict[int, Frame] = {}  # track -> the frame in which it was last seen, without its pixels
+        self._reported_labels: dict[int, str] = {}  # track -> the label last told
+        self._last_frames: dict[int, Frame] = {}  # track -> the frame in which it was last seen, without its pixels
 
     def update(
         self, frame: Frame, tracks: Sequence[Track], seen: Detections, ended: Sequence[Track], gone: Detections
@@ -69,33 +69,33 @@ class Watcher:
         """
         events = []
         for i, track in enumerate(ended):
-            if track.number in self._told:
-                events.append(self._told_of("left", frame, track, gone, i))
-                del self._told[track.number]
-            self._last.pop(track.number, None)
+            if track.track_id in self._reported_labels:
+                events.append(self._make_event("left", frame, track, gone, i))
+                del self._reported_labels[track.track_id]
+            self._last_frames.pop(track.track_id, None)
         for i, track in enumerate(tracks):
-            self._last[track.number] = replace(frame, pixels=_NO_PIXELS)
-            label, before = seen.labels[i], self._told.get(track.number)
-            if not track.sure or label == before or (before is not None and seen.unsure[i]):
+            self._last_frames[track.track_id] = replace(frame, pixels=_NO_PIXELS)
+            label, before = seen.labels[i], self._reported_labels.get(track.track_id)
+            if not track.confirmed or label == before or (before is not None and seen.unsure[i]):
                 continue
-            events.append(self._told_of("entered" if before is None else "changed", frame, track, seen, i))
-            self._told[track.number] = label
+            events.append(self._make_event("entered" if before is None else "changed", frame, track, seen, i))
+            self._reported_labels[track.track_id] = label
         return events
 
-    def end(self, frame: Frame, tracks: Sequence[Track], seen: Detections) -> list[Event]:
+    def finish(self, frame: Frame, tracks: Sequence[Track], seen: Detections) -> list[Event]:
         """The events of a video's end: of `tracks`, those in sight still."""
-        there = ((i, track) for i, track in enumerate(tracks) if track.number in self._told)
-        return [self._told_of("stayed", frame, track, seen, i) for i, track in there]
+        there = ((i, track) for i, track in enumerate(tracks) if track.track_id in self._reported_labels)
+        return [self._make_event("stayed", frame, track, seen, i) for i, track in there]
 
-    def _told_of(self, kind: Kind, frame: Frame, track: Track, seen: Detections, i: int) -> Event:
+    def _make_event(self, kind: EventKind, frame: Frame, track: Track, seen: Detections, i: int) -> Event:
         label = seen.labels[i]
-        previous = self._told[track.number] if kind == "changed" else None
-        at = self._last[track.number] if kind == "left" else frame  # it was waited for, whether it comes back
+        previous = self._reported_labels[track.track_id] if kind == "changed" else None
+        at = self._last_frames[track.track_id] if kind == "left" else frame  # it was waited for, whether it comes back
         words = {
-            "entered": f"entered {words_of(label)}",
-            "changed": f"changed from {words_of(previous or '')} to {words_of(label)}",
-            "left": f"left {words_of(label)}",
-            "stayed": f"still there {words_of(label)}",
+            "entered": f"entered {class_words(label)}",
+            "changed": f"changed from {class_words(previous or '')} to {class_words(label)}",
+            "left": f"left {class_words(label)}",
+            "stayed": f"still there {class_words(label)}",
         }
         return Event(
             event=kind,
@@ -104,17 +104,17 @@ class Watcher:
             time=round(at.time, 3),
             clock=at.clock.isoformat(timespec="milliseconds") if at.clock else None,
             frame=at.index,
-            track=track.number,
+            track=track.track_id,
             label=label,
             unsure=bool(seen.unsure[i]),
             score=round(float(seen.scores[i]), 6),
             previous=previous,
-            seconds=round(track.last - track.first, 3),
+            seconds=round(track.last_time - track.first_time, 3),
             **dict(zip(("x1", "y1", "x2", "y2"), (round(float(v), 2) for v in seen.boxes[i]), strict=True)),
         )
 
 
-def words_of(label: str) -> str:
+def class_words(label: str) -> str:
     """A class's name as words."""
     return label.replace("_", " ")
 
@@ -136,7 +136,7 @@ class EventWriter:
         self._file.flush()
 
 
-def check_events(path: Path) -> None:
+def check_event_file(path: Path) -> None:
     """Raises UserError when the file's suffix does not say how events are written."""
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path}: does not say how to write events; end its name with .csv or .jsonl")

@@ -30,10 +30,10 @@ from pipeline.inference.detections import Detections
 from pipeline.inference.draw import draw
 from pipeline.inference.predictor import Predictor
 from pipeline.inference.results import image_result
-from pipeline.video.camera import TIMEOUT, Live, redacted
-from pipeline.video.events import Event, EventWriter, Watcher, check_events, event_writer
-from pipeline.video.reader import Frame, Sampling, VideoFile
-from pipeline.video.tracker import Track, Tracker, as_detections
+from pipeline.video.camera import READ_TIMEOUT, LiveStream, redact_address
+from pipeline.video.events import Event, EventDetector, EventWriter, check_event_file, event_writer
+from pipeline.video.reader import Frame, FrameSampler, VideoFile
+from pipeline.video.tracker import Track, Tracker, to_detections
 from pipeline.video.webhook import Webhook, check_address
 from pipeline.video.window import Window
 from pipeline.video.writer import VideoWriter, growing_video, video_writer
@@ -41,7 +41,7 @@ from pipeline.video.writer import VideoWriter, growing_video, video_writer
 if TYPE_CHECKING:
     from pipeline.detect.command import DetectArgs
 
-Source = VideoFile | Live
+Source = VideoFile | LiveStream
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,14 @@ def open_source(path: str, camera: int | None = None) -> Source:
     Raises MediaError when it cannot be opened.
     """
     if camera is not None:
-        return Live(camera)
+        return LiveStream(camera)
     if not is_address(path):
         return VideoFile(path)
     if path.lower().startswith(("http://", "https://")):
-        whole = VideoFile(path, redacted(path), TIMEOUT)
+        whole = VideoFile(path, redact_address(path), READ_TIMEOUT)
         # A stream has no length; it goes on by the connection that is there, for many cameras admit one alone.
-        return Live(address=path, opened=whole) if whole.seconds is None else whole
-    return Live(address=path)
+        return LiveStream(address=path, opened=whole) if whole.seconds is None else whole
+    return LiveStream(address=path)
 
 
 def watch(
@@ -117,11 +117,11 @@ def watch(
     A file's results take their places when its last frame is done; a live source's are written in place, and Ctrl-C
     or SIGTERM ends it well. Raises MediaError when not one frame can be read.
     """
-    live = isinstance(source, Live)
+    live = isinstance(source, LiveStream)
     score = predictor.bundle.meta.score_threshold if args.min_score is None else args.min_score
-    tracker, watcher, watched = Tracker(score), Watcher(source.name), Watched()
-    floor = min(tracker.weakest, LEAST_SCORE) if args.blur else tracker.weakest
-    frames = source.frames(Sampling(args.frame_stride, args.max_fps), args.seconds)
+    tracker, watcher, watched = Tracker(score), EventDetector(source.name), Watched()
+    floor = min(tracker.low_threshold, LEAST_SCORE) if args.blur else tracker.low_threshold
+    frames = source.frames(FrameSampler(args.frame_stride, args.max_fps), args.seconds)
 
     def look(frame: Frame) -> tuple[Frame, Detections]:
         return frame, predictor.detect(frame.pixels, floor, args.min_face)
@@ -137,8 +137,8 @@ def watch(
                 for frame, found in done:
                     with held():
                         tracks, ended = tracker.update(found, frame.time)
-                        seen = as_detections(tracks, found)
-                        events = watcher.update(frame, tracks, seen, ended, as_detections(ended, found))
+                        seen = to_detections(tracks, found)
+                        events = watcher.update(frame, tracks, seen, ended, to_detections(ended, found))
                         watched.frames += 1
                         watched.seconds = frame.time
                         watched.faces.update(event.label for event in events if event.event == "entered")
@@ -155,7 +155,7 @@ def watch(
         if frame is None:
             raise watched.damage or MediaError(source.name, "gave no frame; check it, or give it more --seconds")
         left = tracker.end()
-        out.tell(watcher.end(frame, left, as_detections(left, nothing)))
+        out.tell(watcher.finish(frame, left, to_detections(left, nothing)))
         if watched.damage:
             out.note(watched.damage)
     return watched
@@ -173,7 +173,7 @@ class _Outputs:
         hook: Webhook | None,
         screen: Console,
     ) -> None:
-        live = isinstance(source, Live)
+        live = isinstance(source, LiveStream)
         self._args, self._hook, self._screen, self._name = args, hook, screen, source.name
         self._video: VideoWriter | None = None
         if places.video:
@@ -209,7 +209,7 @@ class _Outputs:
             **({"clock": frame.clock.isoformat(timespec="milliseconds")} if frame.clock else {}),
             "width": width,
             "height": height,
-            "faces": [{"track": track.number, **face} for track, face in zip(tracks, faces, strict=True)],
+            "faces": [{"track": track.track_id, **face} for track, face in zip(tracks, faces, strict=True)],
         }
         self._write(line)
         self.tell(events)
@@ -243,10 +243,10 @@ class _Outputs:
     ) -> Pixels:
         pixels, blur = frame.pixels, self._args.blur
         if blur:
-            for boxes in (found.boxes, tracker.hidden(frame.time)):
+            for boxes in (found.boxes, tracker.lost_boxes(frame.time)):
                 pixels = blur_faces(pixels, boxes)
         if self._args.boxes:
-            pixels = draw(pixels, seen, [track.number for track in tracks], landmarks=not blur)
+            pixels = draw(pixels, seen, [track.track_id for track in tracks], landmarks=not blur)
         return pixels
 
 
@@ -263,7 +263,7 @@ class _Names:
         """Where the results of a source go. Raises UserError when they cannot be written there."""
         args = self._args
         stem = Path(path).stem if not is_address(path) and isinstance(source, VideoFile) else _stem(source)
-        if isinstance(source, Live):  # a camera that is started again must not lose what it saw before
+        if isinstance(source, LiveStream):  # a camera that is started again must not lose what it saw before
             stem += datetime.now().strftime("-%Y%m%d-%H%M%S")
         base, number = stem, 2
         while not self._free(places := _places(args.out, base, args)):
@@ -304,7 +304,7 @@ def check(args: DetectArgs) -> None:
         if value is not None and not 0 < value < float("inf"):
             raise UserError(f"{flag} is {value:g}; give a number above 0")
     if args.events:
-        check_events(args.events)
+        check_event_file(args.events)
     if args.webhook:
         check_address(args.webhook)
     _check_places(args)
@@ -373,7 +373,7 @@ def _signals(live: bool) -> Iterator[Callable[[], AbstractContextManager[None]]]
 
 def _bar(stack: ExitStack, source: Source, seconds: float | None) -> tuple[Progress | None, Any]:
     """A progress bar over a file's seconds, on a terminal."""
-    if isinstance(source, Live) or source.seconds is None:
+    if isinstance(source, LiveStream) or source.seconds is None:
         return None, None
     bar = stack.enter_context(progress())
     return bar, bar.add_task("watching", total=min(source.seconds, seconds or source.seconds))

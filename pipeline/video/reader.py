@@ -19,18 +19,18 @@ from common.cli import requires_extra
 from common.errors import MediaError
 from common.images import MAX_PIXELS, Pixels
 from common.paths import is_address
-from pipeline.video.autorotate import Upright
+from pipeline.video.autorotate import Autorotator
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
-USUAL_RATE = Fraction(25)  # frames a second, where a file does not say
-TIMEOUT = 10.0  # seconds without data after which an address counts as lost
+DEFAULT_RATE = Fraction(25)  # frames a second, where a file does not say
+READ_TIMEOUT = 10.0  # seconds without data after which an address counts as lost
 # Containers whose header tells how long they are; of others FFmpeg measures or guesses it.
-TELL_LENGTH = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "asf")
-SLACK = 0.5  # seconds that may be missing of what a header tells: they round
+FORMATS_WITH_DURATION = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "asf")
+DURATION_TOLERANCE = 0.5  # seconds that may be missing of what a header tells: they round
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class Frame:
     clock: datetime | None = None
 
 
-class Sampling:
+class FrameSampler:
     """Which frames are looked at: every Nth, and no more than so many a second.
 
     every: 1 or more. max_fps: frames a second of video time, None for all.
     """
 
-    def __init__(self, every: int = 1, max_fps: float | None = None) -> None:
-        self._every, self._step = every, 1 / max_fps if max_fps else 0.0
+    def __init__(self, stride: int = 1, max_fps: float | None = None) -> None:
+        self._every, self._step = stride, 1 / max_fps if max_fps else 0.0
         self._count, self._due = 0, -inf
 
     def takes(self, time: float) -> bool:
@@ -77,16 +77,16 @@ class VideoFile:
     Raises MediaError when it cannot be opened or holds no video, UserError without the video extra.
     """
 
-    def __init__(self, path: str, name: str | None = None, timeout: float = TIMEOUT) -> None:
+    def __init__(self, path: str, name: str | None = None, timeout: float = READ_TIMEOUT) -> None:
         self.name = name or path
         self._container = _open(path, self.name, timeout)
         self._stream = _video_stream(self._container, self.name)
-        self.rate: Fraction = self._stream.average_rate or self._stream.guessed_rate or USUAL_RATE
+        self.rate: Fraction = self._stream.average_rate or self._stream.guessed_rate or DEFAULT_RATE
         whole, own, base = self._container.duration, self._stream.duration, self._stream.time_base
         self._whole = whole / 1e6 if whole is not None else None
         self.seconds = float(own * base) if own is not None and base is not None else self._whole
         self.damage: MediaError | None = None
-        self._upright = Upright()
+        self._upright = Autorotator()
         self._read, self._last = 0, 0.0  # frames that came, and the last one's time
         self._broken, self._why = False, ""
         self._lost = False  # whether pictures may build on one that is missing,
@@ -98,24 +98,24 @@ class VideoFile:
         """For one whose frames are not asked for."""
         self._container.close()
 
-    def frames(self, sampling: Sampling | None = None, seconds: float | None = None) -> Generator[Frame]:
+    def frames(self, sampler: FrameSampler | None = None, seconds: float | None = None) -> Generator[Frame]:
         """The frames that `sampling` takes, of the first `seconds`; others are not turned into pixels.
 
         Where the file is damaged, frames up to the damage come, and those from the next whole picture on.
         """
-        sampling = sampling or Sampling()
+        sampler = sampler or FrameSampler()
         stopped = False
         with self._container:
-            for frame, time in self._timed():
+            for frame, time in self._timed_frames():
                 stopped = seconds is not None and time >= seconds
                 if stopped:
                     break
                 self._read, self._last = self._read + 1, time
-                if sampling.takes(time):
+                if sampler.takes(time):
                     yield Frame(self._read - 1, time, self._upright(frame))
-            self.damage = self._damage(stopped)
+            self.damage = self._describe_damage(stopped)
 
-    def live(self) -> Generator[Pixels]:
+    def live_frames(self) -> Generator[Pixels]:
         """Every picture as it comes, for a stream without an end. Raises MediaError where it breaks off."""
         import av
 
@@ -124,16 +124,16 @@ class VideoFile:
                 for packet in self._container.demux(self._stream):
                     # A picture that was torn on its way is no lost connection.
                     with suppress(av.error.InvalidDataError):
-                        for frame in filter(_sound, self._stream.codec_context.decode(packet)):
+                        for frame in filter(_is_undamaged, self._stream.codec_context.decode(packet)):
                             yield self._upright(frame)
             except av.error.FFmpegError as error:
                 raise MediaError(self.name, _reason(error)) from error
 
-    def _timed(self) -> Iterator[tuple[VideoFrame, float]]:
+    def _timed_frames(self) -> Iterator[tuple[VideoFrame, float]]:
         """Each picture with its seconds from the first one, which never fall."""
         step, start = 1 / float(self.rate), None
         time = -step
-        for frame in self._decoded():
+        for frame in self._decoded_frames():
             before, given = time, frame.time
             time = before + step if given is None or start is None else given - start
             if time < before:  # several recordings in one: the clock starts anew
@@ -142,7 +142,7 @@ class VideoFile:
                 start = given - time
             yield frame, time
 
-    def _decoded(self) -> Iterator[VideoFrame]:
+    def _decoded_frames(self) -> Iterator[VideoFrame]:
         """Every picture that is whole."""
         import av
 
@@ -150,9 +150,9 @@ class VideoFile:
             try:
                 frames = self._stream.codec_context.decode(packet)
             except av.error.FFmpegError as error:
-                self._miss(packet.pts if packet else None, _reason(error))
+                self._mark_missing(packet.pts if packet else None, _reason(error))
                 continue
-            yield from filter(self._is_whole, frames)
+            yield from filter(self._is_intact, frames)
 
     def _packets(self) -> Iterator[Packet | None]:
         """The stream's packets, the last one empty: it makes the decoder give what it still holds."""
@@ -168,35 +168,35 @@ class VideoFile:
                 if packet.stream.index == self._stream.index:
                     self._sent.append(packet.pts)
                     if packet.is_corrupt and gaps:
-                        self._miss(packet.pts)
+                        self._mark_missing(packet.pts)
                     self._broken |= packet.is_corrupt  # elsewhere it lies in a file's last bytes
                     yield packet
         except av.error.FFmpegError as error:
             self._broken, self._why = True, self._why or _reason(error)
             yield None
 
-    def _is_whole(self, frame: VideoFrame) -> bool:
+    def _is_intact(self, frame: VideoFrame) -> bool:
         """Whether a picture is undamaged and builds on none that is missing."""
         if self._lost and frame.pts in self._safe:
-            return _sound(frame)
-        if not _sound(frame):
-            self._miss(frame.pts)
+            return _is_undamaged(frame)
+        if not _is_undamaged(frame):
+            self._mark_missing(frame.pts)
         elif frame.key_frame:
             self._lost = False
         return not self._lost
 
-    def _miss(self, pts: int | None, why: str = "") -> None:
+    def _mark_missing(self, pts: int | None, why: str = "") -> None:
         """Notes that the picture with this time stamp is missing: those decoded after it may build on it."""
         self._broken, self._why = True, self._why or why
         if not self._lost:
             self._lost, self._safe = True, set(takewhile(lambda sent: sent != pts, self._sent))
 
-    def _damage(self, stopped: bool) -> MediaError | None:
+    def _describe_damage(self, stopped: bool) -> MediaError | None:
         """What is wrong with the file, read to its end or until `stopped`."""
         if self._read == 0:
             return MediaError(self.name, "holds no frame that can be read; copy or download it again")
-        told = self._whole if self._container.format.name in TELL_LENGTH and not stopped else None
-        missing = told is not None and self._reach - self._begin < told - SLACK
+        told = self._whole if self._container.format.name in FORMATS_WITH_DURATION and not stopped else None
+        missing = told is not None and self._reach - self._begin < told - DURATION_TOLERANCE
         if not self._broken and not missing:
             return None
         detail = f" ({self._why})" if self._why else ""
@@ -213,7 +213,7 @@ def _open(path: str, name: str, timeout: float) -> InputContainer:
     av.logging.set_level(av.logging.PANIC)  # what is wrong is said once, by us
     try:
         if is_address(path):
-            return _connect(path, name, timeout)
+            return _open_address(path, name, timeout)
         _check_file(path, name)
         return av.open(f"file:{path}")  # else a name with a colon, as times have it, would be an address
     except av.error.InvalidDataError as error:
@@ -224,7 +224,7 @@ def _open(path: str, name: str, timeout: float) -> InputContainer:
         raise MediaError(name, f"cannot be read ({_reason(error)}); check its name and permissions") from error
 
 
-def _connect(address: str, name: str, timeout: float) -> InputContainer:
+def _open_address(address: str, name: str, timeout: float) -> InputContainer:
     """PyAV's container of what is behind an address."""
     import av
 
@@ -301,6 +301,6 @@ def _decodable(container: InputContainer, name: str) -> VideoStream:
     return stream
 
 
-def _sound(frame: VideoFrame) -> bool:
+def _is_undamaged(frame: VideoFrame) -> bool:
     """Whether a picture is undamaged and of a size that fits memory."""
     return not frame.is_corrupt and frame.width * frame.height <= MAX_PIXELS

@@ -14,15 +14,15 @@ from http.client import HTTPException
 from urllib.parse import unquote, urlsplit
 
 from common.errors import UserError
-from pipeline.video.camera import redacted
+from pipeline.video.camera import redact_address
 from pipeline.video.events import Event
 
-TIMEOUT = 10.0  # seconds for one answer
-TRIES = 6  # of one event, with waits of 1, 2, 4, 8 and 16 seconds between them
-FIRST_WAIT = 1.0
-MOST_WAITING = 1000  # events; further ones are dropped, and counted
-LAST = 10.0  # seconds that the end of a video waits for events still under way
-AGAIN = (408, 425, 429)  # refusals that may pass, as all of 500 and above may
+ANSWER_TIMEOUT = 10.0  # seconds for one answer
+MAX_ATTEMPTS = 6  # of one event, with waits of 1, 2, 4, 8 and 16 seconds between them
+INITIAL_BACKOFF = 1.0
+MAX_QUEUED = 1000  # events; further ones are dropped, and counted
+CLOSE_TIMEOUT = 10.0  # seconds that the end of a video waits for events still under way
+RETRIED_CODES = (408, 425, 429)  # refusals that may pass, as all of 500 and above may
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -40,12 +40,12 @@ class Webhook:
     Raises UserError when the address is none.
     """
 
-    def __init__(self, address: str, timeout: float = TIMEOUT, first_wait: float = FIRST_WAIT) -> None:
+    def __init__(self, address: str, timeout: float = ANSWER_TIMEOUT, initial_backoff: float = INITIAL_BACKOFF) -> None:
         check_address(address)
         self.sent = self.lost = 0
-        self._address, self._headers = _with_user(address)
-        self._name, self._timeout, self._first_wait = redacted(address), timeout, first_wait
-        self._added, self._complained = 0, False
+        self._address, self._headers = _split_credentials(address)
+        self._name, self._timeout, self._initial_backoff = redact_address(address), timeout, initial_backoff
+        self._added, self._warned = 0, False
         self._queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._stopped = threading.Event()
         self._opener = urllib.request.build_opener(_NoRedirect)
@@ -55,10 +55,10 @@ class Webhook:
     def add(self, event: Event) -> None:
         """Hands over an event; returns at once."""
         self._added += 1
-        if self._queue.qsize() < MOST_WAITING:
+        if self._queue.qsize() < MAX_QUEUED:
             self._queue.put(event)
         else:
-            self._complain("too many wait to be sent")
+            self._warn_once("too many wait to be sent")
 
     def __enter__(self) -> Webhook:
         return self
@@ -66,13 +66,13 @@ class Webhook:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def close(self, wait: float = LAST) -> None:
+    def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Waits up to `wait` seconds for events under way; says how many were not sent."""
         self._queue.put(None)
-        self._thread.join(wait)
+        self._thread.join(timeout)
         self._stopped.set()
         self._thread.join(0.5)
-        self._complained = True
+        self._warned = True
         self.lost = self._added - self.sent
         if self.lost:
             print(f"{self._name}: {self.lost} of {self._added} events could not be sent", file=sys.stderr)
@@ -82,8 +82,8 @@ class Webhook:
             self._send(json.dumps(asdict(event), ensure_ascii=False).encode())
 
     def _send(self, body: bytes) -> None:
-        wait = self._first_wait
-        for left in reversed(range(TRIES)):
+        wait = self._initial_backoff
+        for left in reversed(range(MAX_ATTEMPTS)):
             try:
                 request = urllib.request.Request(self._address, body, self._headers, method="POST")
                 with self._opener.open(request, timeout=self._timeout):
@@ -92,7 +92,7 @@ class Webhook:
             except urllib.error.HTTPError as error:
                 error.close()
                 why = f"it answered {error.code}"
-                if error.code < 500 and error.code not in AGAIN:
+                if error.code < 500 and error.code not in RETRIED_CODES:
                     break
             except (OSError, HTTPException, ValueError) as error:  # ValueError: a host name that is none
                 cause = getattr(error, "reason", error)  # urllib puts it into an error of its own
@@ -100,12 +100,12 @@ class Webhook:
             if not left or self._stopped.wait(wait):
                 break
             wait *= 2
-        self._complain(why)
+        self._warn_once(why)
 
-    def _complain(self, why: str) -> None:
+    def _warn_once(self, why: str) -> None:
         """Says it once; how many were lost is told at the end."""
-        if not self._complained:
-            self._complained = True
+        if not self._warned:
+            self._warned = True
             print(f"{self._name}: an event could not be sent ({why}); check the --webhook address", file=sys.stderr)
 
 
@@ -120,7 +120,7 @@ def check_address(address: str) -> None:
         raise UserError("--webhook is no web address; give one such as http://127.0.0.1:8123/api/webhook/mask")
 
 
-def _with_user(address: str) -> tuple[str, dict[str, str]]:
+def _split_credentials(address: str) -> tuple[str, dict[str, str]]:
     """An address without its user and password, and the headers that carry them instead."""
     parts = urlsplit(address)
     headers = {"Content-Type": "application/json", "User-Agent": "face-mask-detection"}

@@ -16,14 +16,14 @@ from common.errors import MediaError
 from common.files import growing_bytes, replacing
 from common.images import Pixels
 
-CLOCK = Fraction(1, 90000)  # seconds; MPEG's own unit
-QUALITY = "23"  # x264's constant rate factor, its default
+TIME_BASE = Fraction(1, 90000)  # seconds; MPEG's own unit
+CRF = "23"  # x264's constant rate factor, its default
 # The index at the front, so that a browser plays it before all of it has come.
-WHOLE = {"movflags": "+faststart"}
+FILE_OPTIONS = {"movflags": "+faststart"}
 # What has no end of its own is made of pieces, each written out when it is done: they play even after a kill.
-GROWING = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
-PIECE = 2.0  # seconds between whole pictures, and so the most that a kill loses
-BT709, NARROW = 1, 1  # FFmpeg's numbers: how browsers make RGB of YUV, in a range of 16 to 235
+FRAGMENT_OPTIONS = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
+FRAGMENT_SECONDS = 2.0  # seconds between whole pictures, and so the most that a kill loses
+BT709, LIMITED_RANGE = 1, 1  # FFmpeg's numbers: how browsers make RGB of YUV, in a range of 16 to 235
 
 
 class VideoWriter:
@@ -39,24 +39,24 @@ class VideoWriter:
         self._container: Any = None
         self._stream: Any = None
         self._size = (0, 0)
-        self._last = -1
+        self._last_pts = -1
         self._failed = False
-        self._whole = 0.0  # when the next whole picture is due
+        self._next_key_frame = 0.0  # when the next whole picture is due
 
     def add(self, pixels: Pixels, time: float) -> None:
         """Appends uint8 (H, W, 3) RGB to be shown at `time` seconds; one of another size is made to fit the first's."""
         if not self.started:
             self._start(pixels.shape[1], pixels.shape[0], time)
-        frame = self._av.VideoFrame.from_ndarray(_fitted(pixels, self._size), format="rgb24")
+        frame = self._av.VideoFrame.from_ndarray(_fit(pixels, self._size), format="rgb24")
         frame = self._reformatter.reformat(
-            frame, format="yuv420p", dst_colorspace=BT709, dst_color_range=NARROW, threads=1
+            frame, format="yuv420p", dst_colorspace=BT709, dst_color_range=LIMITED_RANGE, threads=1
         )
-        frame.pts = max(round(time / CLOCK), self._last + 1)  # players want times that rise
-        frame.time_base, self._last = CLOCK, frame.pts
-        frame.duration = round(1 / self._rate / CLOCK)  # only the last frame's counts
-        if time >= self._whole:  # by time: a slow machine writes few frames a second
+        frame.pts = max(round(time / TIME_BASE), self._last_pts + 1)  # players want times that rise
+        frame.time_base, self._last_pts = TIME_BASE, frame.pts
+        frame.duration = round(1 / self._rate / TIME_BASE)  # only the last frame's counts
+        if time >= self._next_key_frame:  # by time: a slow machine writes few frames a second
             frame.pict_type = self._av.video.frame.PictureType.I
-            self._whole = time + PIECE
+            self._next_key_frame = time + FRAGMENT_SECONDS
         self._mux(frame)
 
     @property
@@ -81,7 +81,7 @@ class VideoWriter:
             raise
 
     def _start(self, width: int, height: int, time: float) -> None:
-        options = GROWING if self._growing else WHOLE
+        options = FRAGMENT_OPTIONS if self._growing else FILE_OPTIONS
         # A growing one into a file of Python's: FFmpeg keeps to itself that its last piece did not fit on the disk.
         place = self._files.enter_context(growing_bytes(self._path)) if self._growing else str(self._path)
         self._container = self._av.open(place, "w", format="mp4", options=options)
@@ -90,12 +90,12 @@ class VideoWriter:
         self._size = stream.width, stream.height = width + width % 2, height + height % 2
         stream.pix_fmt = "yuv420p"
         # No pictures held back in a file that grows: they would be lost, too.
-        stream.options = {"crf": QUALITY, "preset": "veryfast"} | ({"tune": "zerolatency"} if self._growing else {})
+        stream.options = {"crf": CRF, "preset": "veryfast"} | ({"tune": "zerolatency"} if self._growing else {})
         codec = stream.codec_context
-        codec.time_base = CLOCK
+        codec.time_base = TIME_BASE
         codec.colorspace = codec.color_primaries = codec.color_trc = BT709
-        codec.color_range = NARROW
-        self._whole = time
+        codec.color_range = LIMITED_RANGE
+        self._next_key_frame = time
 
 
 @contextmanager
@@ -106,7 +106,7 @@ def video_writer(path: Path, rate: Fraction) -> Iterator[VideoWriter]:
     its size is none for H.264, OSError when the file cannot be written.
     """
     with (
-        _naming(path),
+        _named_errors(path),
         replacing(path) as temporary,
         closing(VideoWriter(temporary, rate, growing=False)) as writer,
     ):
@@ -118,12 +118,12 @@ def video_writer(path: Path, rate: Fraction) -> Iterator[VideoWriter]:
 @contextmanager
 def growing_video(path: Path, rate: Fraction) -> Iterator[VideoWriter]:
     """A VideoWriter whose file is playable at any time, for what has no end of its own. Raises as `video_writer`."""
-    with _naming(path), closing(VideoWriter(path, rate, growing=True)) as writer:
+    with _named_errors(path), closing(VideoWriter(path, rate, growing=True)) as writer:
         yield writer
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def _named_errors(path: Path) -> Iterator[None]:
     """Says of `path` what FFmpeg says of a temporary file or of itself."""
     with requires_extra("video"):
         import av
@@ -136,7 +136,7 @@ def _naming(path: Path) -> Iterator[None]:
         raise MediaError(path, f"cannot be written as H.264 ({error.strerror}); {mend}") from error
 
 
-def _fitted(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+def _fit(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     """The picture at (width, height): its last row and column doubled, or scaled with its sides in ratio."""
     height, width = pixels.shape[:2]
     right, bottom = size[0] - width, size[1] - height

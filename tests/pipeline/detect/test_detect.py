@@ -19,7 +19,7 @@ from PIL import Image
 from common.images import read_image, read_photo
 from pipeline.detect import command as detect
 from pipeline.detect.demo import portrait
-from pipeline.detect.summary import FEW
+from pipeline.detect.summary import MAX_FACE_TABLES
 from pipeline.inference.predictor import Predictor
 from tests.helpers.fake_predictor import CLASSES, FakePredictor, picture
 
@@ -302,9 +302,9 @@ def test_workers_are_the_cores_and_share_one_heap(fake: FakePredictor, monkeypat
         picture(Path(f"in/{i}.png"))
     asked: list[Any] = []
     original = detect.map_ordered
-    monkeypatch.setattr(detect, "one_heap", lambda: asked.append("heap"))
+    monkeypatch.setattr(detect, "limit_malloc_arenas", lambda: asked.append("heap"))
     monkeypatch.setattr(
-        detect, "in_order", lambda f, jobs, threads: asked.append(threads) or original(f, jobs, threads)
+        detect, "map_ordered", lambda f, jobs, threads: asked.append(threads) or original(f, jobs, threads)
     )
     for cores, options in ((3, []), (99, []), (3, ["--workers", "5"]), (3, ["--device", "cuda"])):
         monkeypatch.setattr(detect, "usable_cores", lambda cores=cores: cores)
@@ -392,7 +392,7 @@ def test_thousands_of_images_are_not_held_in_memory(fake: FakePredictor, monkeyp
         fake,
     )
     gc.collect()
-    assert len(alive) == 30 and sum(ref() is not None for ref in alive) == len(summary.first) == FEW
+    assert len(alive) == 30 and sum(ref() is not None for ref in alive) == len(summary.first_results) == MAX_FACE_TABLES
     assert len(read_json()["images"]) == 30
 
 

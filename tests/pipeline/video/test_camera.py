@@ -21,8 +21,8 @@ import pytest
 from common.errors import MediaError
 from pipeline.video import camera
 from pipeline.video import reader as video
-from pipeline.video.camera import Live, redacted
-from pipeline.video.reader import Frame, Sampling, VideoFile
+from pipeline.video.camera import LiveStream, redact_address
+from pipeline.video.reader import Frame, FrameSampler, VideoFile
 from tests.helpers.fake_predictor import FakePredictor
 from tests.helpers.made_videos import blob_frame, blob_video, walk
 
@@ -92,8 +92,10 @@ def refusing(connection: socket.socket) -> None:
     connection.sendall(b"HTTP/1.0 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
 
 
-def live(port: int, user: str = "", **options: Any) -> Live:
-    return Live(address=f"http://{user}127.0.0.1:{port}/video?token=hidden", **{"first_wait": 0.01, **options})
+def connect(port: int, user: str = "", **options: Any) -> LiveStream:
+    return LiveStream(
+        address=f"http://{user}127.0.0.1:{port}/video?token=hidden", **{"initial_backoff": 0.01, **options}
+    )
 
 
 def number(frame: Frame) -> int:
@@ -109,14 +111,14 @@ def eventually(true: Callable[[], bool], seconds: float = 10) -> None:
         time.sleep(0.01)
 
 
-def is_read(stream: Live) -> bool:
+def is_read(stream: LiveStream) -> bool:
     """Whether its thread runs."""
     return any(thread.name == stream.name for thread in threading.enumerate())
 
 
 def test_an_ip_cameras_pictures(capsys: pytest.CaptureFixture[str]) -> None:
     began = datetime.now().astimezone()
-    with serving(mjpeg(rate=50)) as port, closing((stream := live(port)).frames()) as frames:
+    with serving(mjpeg(rate=50)) as port, closing((stream := connect(port)).frames()) as frames:
         found = list(itertools.islice(frames, 10))
     assert stream.name == f"http://127.0.0.1:{port}/video"
     assert [frame.index for frame in found] == list(range(10)) and found[0].pixels.shape == (64, 96, 3)
@@ -131,17 +133,17 @@ def test_an_ip_cameras_pictures(capsys: pytest.CaptureFixture[str]) -> None:
 def test_sampling_and_seconds() -> None:
     with serving(mjpeg()) as port:
         began = time.monotonic()
-        found = list(live(port).frames(Sampling(every=3), seconds=0.5))
+        found = list(connect(port).frames(FrameSampler(stride=3), seconds=0.5))
         assert 0.4 < time.monotonic() - began < 2
         assert [frame.index for frame in found] == list(range(0, 3 * len(found), 3)) and found[-1].time < 0.5
-        slow = [frame.time for frame in live(port).frames(Sampling(max_fps=10), seconds=0.5)]
+        slow = [frame.time for frame in connect(port).frames(FrameSampler(max_fps=10), seconds=0.5)]
         assert 1 <= len(slow) <= 5 and (np.diff(slow) > 0.05).all()
 
 
 def test_who_is_slow_gets_the_newest_frame() -> None:
     with (
         serving(mjpeg(rate=50, frames=40, then=lambda: time.sleep(20))) as port,
-        closing(live(port).frames()) as frames,
+        closing(connect(port).frames()) as frames,
     ):
         seen = [next(frames)]
         time.sleep(0.3)
@@ -156,7 +158,10 @@ def test_who_is_slow_gets_the_newest_frame() -> None:
 
 
 def test_a_lost_connection_is_said_and_made_again(capsys: pytest.CaptureFixture[str]) -> None:
-    with serving(mjpeg(5), mjpeg(5), mjpeg()) as port, closing(live(port, "me:secret@").frames(seconds=30)) as frames:
+    with (
+        serving(mjpeg(5), mjpeg(5), mjpeg()) as port,
+        closing(connect(port, "me:secret@").frames(seconds=30)) as frames,
+    ):
         name = f"http://127.0.0.1:{port}/video"
         said = []
         while said.count(f"{name}: is back") < 2:
@@ -169,10 +174,10 @@ def test_a_lost_connection_is_said_and_made_again(capsys: pytest.CaptureFixture[
 
 
 def test_waits_grow_until_it_is_back(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(camera, "LONGEST_WAIT", 0.06)
+    monkeypatch.setattr(camera, "MAX_BACKOFF", 0.06)
     with serving(mjpeg(3), *[refusing] * 4, mjpeg(3), refusing, mjpeg()) as port:
         said = []
-        with closing(live(port).frames(seconds=30)) as frames:
+        with closing(connect(port).frames(seconds=30)) as frames:
             while sum("is back" in line for line in said) < 2:
                 next(frames)
                 said += capsys.readouterr().err.splitlines()
@@ -183,7 +188,7 @@ def test_waits_grow_until_it_is_back(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 def test_a_stream_that_hangs_is_lost_after_a_while(capsys: pytest.CaptureFixture[str]) -> None:
     hanging = mjpeg(20, then=lambda: time.sleep(20))
-    with serving(hanging, mjpeg()) as port, closing(live(port, timeout=0.3).frames(seconds=30)) as frames:
+    with serving(hanging, mjpeg()) as port, closing(connect(port, timeout=0.3).frames(seconds=30)) as frames:
         said = ""
         while "is back" not in said:
             next(frames)
@@ -193,7 +198,7 @@ def test_a_stream_that_hangs_is_lost_after_a_while(capsys: pytest.CaptureFixture
 
 def test_it_ends_in_time_without_a_frame() -> None:
     with serving(mjpeg(3), silent) as port:
-        stream = live(port, timeout=5)
+        stream = connect(port, timeout=5)
         time.sleep(0.2)
         began = time.monotonic()
         assert len(list(stream.frames(seconds=0.5))) <= 3
@@ -210,7 +215,7 @@ def test_the_reader_ends_with_its_frames() -> None:
             gone.set()
 
     with serving(talk) as port:
-        frames = (stream := live(port)).frames()
+        frames = (stream := connect(port)).frames()
         next(frames)
         assert is_read(stream) and not gone.is_set()
         frames.close()
@@ -222,7 +227,7 @@ def test_a_first_connection_that_fails(capsys: pytest.CaptureFixture[str]) -> No
         pass
     for scheme in ("rtsp", "http"):
         with pytest.raises(MediaError) as caught:
-            Live(address=f"{scheme}://user:secret@127.0.0.1:{gone}/live?token=hidden")
+            LiveStream(address=f"{scheme}://user:secret@127.0.0.1:{gone}/live?token=hidden")
         said = f"{scheme}://127.0.0.1:{gone}/live: cannot be read (Connection refused); check its address"
         assert str(caught.value) == said
     assert capsys.readouterr() == ("", "")
@@ -233,7 +238,7 @@ def test_a_server_that_never_answers(scheme: str) -> None:
     with serving(silent) as port:
         began = time.monotonic()
         with pytest.raises(MediaError, match=r"cannot be read \(no data in time\); check its address"):
-            Live(address=f"{scheme}://127.0.0.1:{port}/live", timeout=0.3)
+            LiveStream(address=f"{scheme}://127.0.0.1:{port}/live", timeout=0.3)
         assert 0.2 < time.monotonic() - began < 2
 
 
@@ -244,12 +249,12 @@ def test_what_is_no_stream() -> None:
 
     refused = pytest.raises(MediaError, match=r"/video: cannot be read \(no video is there\); check its address")
     with serving(page) as port, refused:
-        live(port)
+        connect(port)
     with pytest.raises(MediaError) as caught:
-        Live(address="nothing://me:secret@host/live")
+        LiveStream(address="nothing://me:secret@host/live")
     assert str(caught.value) == "nothing://host/live: cannot be read (Protocol not found); check its address"
     with pytest.raises(MediaError) as caught:
-        Live(address="file:///videos/a.mp4")  # which would begin again at its end, for ever
+        LiveStream(address="file:///videos/a.mp4")  # which would begin again at its end, for ever
     assert str(caught.value) == "file:///videos/a.mp4: is a file; give its name without file://"
 
 
@@ -259,7 +264,7 @@ def test_a_stream_that_was_opened_before() -> None:
         address = f"http://127.0.0.1:{port}/video"
         opened = VideoFile(address)
         assert opened.seconds is None
-        with closing(Live(address=address, opened=opened).frames()) as frames:
+        with closing(LiveStream(address=address, opened=opened).frames()) as frames:
             assert [frame.index for frame in itertools.islice(frames, 3)] == [0, 1, 2]
 
 
@@ -277,14 +282,14 @@ def test_a_transport_stream_without_an_end(tmp_path: Path) -> None:
         opened = VideoFile(f"http://127.0.0.1:{port}/a.ts", timeout=3)
         assert opened.seconds is None
         opened.close()
-        found = [number(frame) for frame in live(port, timeout=3).frames(seconds=1)]
+        found = [number(frame) for frame in connect(port, timeout=3).frames(seconds=1)]
     assert len(found) > 5 and len(set(found)) > 3
 
 
 def test_a_mistake_of_ours_is_no_silent_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video.Upright, "__call__", lambda self, frame: 1 / 0)
+    monkeypatch.setattr(video.Autorotator, "__call__", lambda self, frame: 1 / 0)
     with serving(mjpeg()) as port, pytest.raises(ZeroDivisionError):
-        list(live(port).frames(seconds=5))
+        list(connect(port).frames(seconds=5))
 
 
 def rtp_packets(first: int) -> Iterator[bytes]:
@@ -347,7 +352,7 @@ def rtsp(packets: int, drop: int = 0, first: int = 0) -> Talk:
 
 def test_an_rtsp_camera(capsys: pytest.CaptureFixture[str]) -> None:
     with serving(rtsp(60), rtsp(10**6, first=20)) as port:
-        stream = Live(address=f"rtsp://user:secret@127.0.0.1:{port}/live", timeout=5, first_wait=0.01)
+        stream = LiveStream(address=f"rtsp://user:secret@127.0.0.1:{port}/live", timeout=5, initial_backoff=0.01)
         found: dict[bool, set[int]] = {False: set(), True: set()}  # frames, by whether it is back
         said = ""
         with closing(stream.frames(seconds=20)) as frames:
@@ -363,22 +368,22 @@ def test_an_rtsp_camera(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(("scheme", "talk"), [("rtsp", rtsp(10**6, drop=7)), ("http", mjpeg(torn=4))])
 def test_torn_pictures_are_no_lost_connection(capsys: pytest.CaptureFixture[str], scheme: str, talk: Talk) -> None:
     with serving(talk) as port:
-        stream = Live(address=f"{scheme}://127.0.0.1:{port}/live", timeout=5)
+        stream = LiveStream(address=f"{scheme}://127.0.0.1:{port}/live", timeout=5)
         with closing(stream.frames(seconds=20)) as frames:
             assert len(list(itertools.islice(frames, 30))) == 30
     assert capsys.readouterr().err == ""
 
 
-class Captured:
+class FakeCapture:
     """cv2.VideoCapture of a camera that gives each of `plugged`'s lists of frames once; None cannot be opened."""
 
     plugged: ClassVar[list[list[np.ndarray] | None]]
-    made: ClassVar[list[Captured]]
+    made: ClassVar[list[FakeCapture]]
 
     def __init__(self, number: int) -> None:
         self.number, self.released, self.settings = number, False, {}
-        self._frames = Captured.plugged.pop(0) if Captured.plugged else None
-        Captured.made.append(self)
+        self._frames = FakeCapture.plugged.pop(0) if FakeCapture.plugged else None
+        FakeCapture.made.append(self)
 
     def isOpened(self) -> bool:  # noqa: N802
         return self._frames is not None
@@ -396,19 +401,19 @@ class Captured:
 
 
 @pytest.fixture
-def captured(monkeypatch: pytest.MonkeyPatch) -> type[Captured]:
-    Captured.plugged, Captured.made = [], []
-    monkeypatch.setattr(cv2, "VideoCapture", Captured)
-    return Captured
+def captured(monkeypatch: pytest.MonkeyPatch) -> type[FakeCapture]:
+    FakeCapture.plugged, FakeCapture.made = [], []
+    monkeypatch.setattr(cv2, "VideoCapture", FakeCapture)
+    return FakeCapture
 
 
 def bgr(count: int) -> list[np.ndarray]:
     return [np.ascontiguousarray(blob_frame(walk(i))[..., ::-1]) for i in range(count)]
 
 
-def test_a_camera(captured: type[Captured], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_camera(captured: type[FakeCapture], capsys: pytest.CaptureFixture[str]) -> None:
     captured.plugged = [bgr(10), None, None, bgr(10)]
-    stream = Live(camera=2, first_wait=0.01)
+    stream = LiveStream(camera=2, initial_backoff=0.01)
     assert stream.name == "camera-2" and float(stream.rate) == 25
     found = []
     with closing(stream.frames(seconds=30)) as frames:
@@ -427,9 +432,9 @@ def test_a_camera(captured: type[Captured], capsys: pytest.CaptureFixture[str]) 
     ]
 
 
-def test_a_camera_that_cannot_be_opened(captured: type[Captured]) -> None:
+def test_a_camera_that_cannot_be_opened(captured: type[FakeCapture]) -> None:
     with pytest.raises(MediaError) as caught:
-        Live(camera=7)
+        LiveStream(camera=7)
     mend = "check that it is plugged in, not in use, and try another number"
     assert str(caught.value) == f"camera-7: cannot be opened; {mend}" and captured.made[0].released
 
@@ -438,7 +443,7 @@ def test_opencv_is_silent_of_a_camera_that_is_not_there(capfd: pytest.CaptureFix
     if Path("/dev/video99").exists():
         pytest.skip("a hundred cameras")
     with pytest.raises(MediaError, match="camera-99: cannot be opened"):
-        Live(camera=99)
+        LiveStream(camera=99)
     assert capfd.readouterr() == ("", "")
 
 
@@ -459,4 +464,4 @@ def test_opencv_is_silent_of_a_camera_that_is_not_there(capfd: pytest.CaptureFix
     ],
 )
 def test_addresses_are_shown_without_passwords(address: str, shown: str) -> None:
-    assert redacted(address) == shown
+    assert redact_address(address) == shown

@@ -12,24 +12,24 @@ import pytest
 
 from common.errors import UserError
 from pipeline.inference.detections import Detections
-from pipeline.video.events import Event, Watcher, check_events, event_writer
+from pipeline.video.events import Event, EventDetector, check_event_file, event_writer
 from pipeline.video.reader import Frame
-from pipeline.video.tracker import Tracker, as_detections
+from pipeline.video.tracker import Tracker, to_detections
 from tests.helpers.tracks import BARE, MASK, at, found
 
 FPS = 10
 PIXELS = np.zeros((4, 4, 3), np.uint8)
 
 
-def told(*shots: Detections, clock: datetime | None = None) -> list[Event]:
+def detect_events(*shots: Detections, clock: datetime | None = None) -> list[Event]:
     """The events of a video with these detections, one a tenth of a second."""
-    tracker, watcher, events = Tracker(0.4), Watcher("door.mp4"), []
+    tracker, watcher, events = Tracker(0.4), EventDetector("door.mp4"), []
     for i, seen in enumerate(shots):
         frame = Frame(i, i / FPS, PIXELS, clock)
         tracks, ended = tracker.update(seen, frame.time)
-        events += watcher.update(frame, tracks, as_detections(tracks, seen), ended, as_detections(ended, seen))
+        events += watcher.update(frame, tracks, to_detections(tracks, seen), ended, to_detections(ended, seen))
     left = tracker.end()
-    return events + watcher.end(frame, left, as_detections(left, found()))
+    return events + watcher.finish(frame, left, to_detections(left, found()))
 
 
 def masked(x: float = 10) -> Detections:
@@ -41,7 +41,7 @@ def bare() -> Detections:
 
 
 def test_a_face_that_comes_and_goes() -> None:
-    events = told(*[found()] * 5, *[bare()] * 10, *[found()] * 15)
+    events = detect_events(*[found()] * 5, *[bare()] * 10, *[found()] * 15)
     assert [(event.event, event.track, event.label) for event in events] == [
         ("entered", 1, "without_mask"),
         ("left", 1, "without_mask"),
@@ -59,7 +59,7 @@ def test_a_face_that_comes_and_goes() -> None:
 
 
 def test_a_mask_taken_off_is_a_change_and_one_frame_is_none() -> None:
-    events = told(*[masked()] * 10, bare(), *[masked()] * 10, *[bare()] * 15)
+    events = detect_events(*[masked()] * 10, bare(), *[masked()] * 10, *[bare()] * 15)
     assert [(event.event, event.label, event.previous) for event in events] == [
         ("entered", "with_mask", None),
         ("changed", "without_mask", "with_mask"),
@@ -70,26 +70,26 @@ def test_a_mask_taken_off_is_a_change_and_one_frame_is_none() -> None:
 
 
 def test_a_false_alarm_of_a_frame_or_two_is_no_event() -> None:
-    assert told(*[found()] * 3, *[masked()] * 2, *[found()] * 20) == []
+    assert detect_events(*[found()] * 3, *[masked()] * 2, *[found()] * 20) == []
 
 
 def test_a_doubtful_label_is_told_as_unsure_and_changes_nothing() -> None:
     doubt = found((at(10), (0.45, 0.5, 0.05), 0.9))
-    events = told(*[doubt] * 10)
+    events = detect_events(*[doubt] * 10)
     assert (events[0].event, events[0].label, events[0].unsure) == ("entered", "without_mask", True)
-    events = told(*[masked()] * 10, *[doubt] * 30)
+    events = detect_events(*[masked()] * 10, *[doubt] * 30)
     assert [event.event for event in events] == ["entered", "stayed"]
 
 
 def test_live_events_carry_the_clock() -> None:
     noon = datetime(2026, 5, 1, 12, 0, 0, 250000, tzinfo=UTC)
-    events = told(*[masked()] * 6, clock=noon)
+    events = detect_events(*[masked()] * 6, clock=noon)
     assert events[0].clock == "2026-05-01T12:00:00.250+00:00"
 
 
 @pytest.mark.parametrize("live", [False, True])
 def test_csv_and_json_lines_hold_the_same(tmp_path: Path, live: bool) -> None:
-    events = told(*[masked()] * 10, *[bare()] * 15)
+    events = detect_events(*[masked()] * 10, *[bare()] * 15)
     for name in ("e.csv", "deep/e.JSONL"):
         with event_writer(tmp_path / name, live) as writer:
             for event in events:
@@ -107,7 +107,7 @@ def test_csv_and_json_lines_hold_the_same(tmp_path: Path, live: bool) -> None:
 
 
 def test_a_live_file_is_there_line_by_line(tmp_path: Path) -> None:
-    events = told(*[masked()] * 10)
+    events = detect_events(*[masked()] * 10)
     with event_writer(tmp_path / "e.jsonl", live=True) as writer:
         writer.add(events[0])
         assert len((tmp_path / "e.jsonl").read_text().splitlines()) == 1
@@ -121,6 +121,6 @@ def test_a_block_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 def test_another_suffix_is_refused() -> None:
     with pytest.raises(UserError) as caught:
-        check_events(Path("events.txt"))
+        check_event_file(Path("events.txt"))
     assert str(caught.value) == "events.txt: does not say how to write events; end its name with .csv or .jsonl"
-    check_events(Path("events.CSV"))
+    check_event_file(Path("events.CSV"))

@@ -29,7 +29,7 @@ from tests.helpers.made_videos import blob_frame, blob_video
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def passing(i: int) -> list[tuple[int, int, int, int]]:
+def passing_blob(i: int) -> list[tuple[int, int, int, int]]:
     """A blob that is there from frame 10 to 29, on its way to the right."""
     return [(2 * i, 20, 2 * i + 16, 40)] if 10 <= i < 30 else []
 
@@ -61,7 +61,7 @@ def pictures(path: str | Path) -> list[np.ndarray]:
 
 
 def test_a_video(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> None:
-    blob_video(Path("clips/door.mp4"), passing, frames=80)
+    blob_video(Path("clips/door.mp4"), passing_blob, frames=80)
     assert run("clips/door.mp4") == 0
     read = lines("detections/door.jsonl")
     assert [line["frame"] for line in read] == list(range(80))
@@ -71,7 +71,7 @@ def test_a_video(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> Non
     (face,) = read[12]["faces"]
     assert face["track"] == 1
     assert face["label"] == "with_mask"
-    np.testing.assert_allclose(face["box"], passing(12)[0], atol=1)
+    np.testing.assert_allclose(face["box"], passing_blob(12)[0], atol=1)
     assert set(face) == {"track", "box", "label", "score", "face_score", "probs", "unsure", "landmarks"}
     told = events("detections/door.events.csv")
     assert [(event["event"], event["label"], event["frame"]) for event in told] == [
@@ -91,7 +91,7 @@ def test_a_video(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_the_same_with_one_worker_and_several(fake: FakePredictor) -> None:
-    blob_video(Path("a.mp4"), passing, frames=40)
+    blob_video(Path("a.mp4"), passing_blob, frames=40)
     for workers in ("1", "3"):
         assert run("a.mp4", "--workers", workers, "--out", workers) == 0
     for name in ("a.jsonl", "a.events.csv", "a.mp4"):
@@ -99,7 +99,7 @@ def test_the_same_with_one_worker_and_several(fake: FakePredictor) -> None:
 
 
 def test_every_max_fps_and_seconds(fake: FakePredictor) -> None:
-    blob_video(Path("a.mp4"), passing, frames=50)
+    blob_video(Path("a.mp4"), passing_blob, frames=50)
     assert run("a.mp4", "--frame-stride", "3", "--out", "every") == 0
     assert [line["frame"] for line in lines("every/a.jsonl")] == list(range(0, 50, 3))
     assert len(pictures("every/a.mp4")) == 17
@@ -112,14 +112,14 @@ def test_every_max_fps_and_seconds(fake: FakePredictor) -> None:
 
 
 def test_min_score_and_min_face_reach_the_predictor(fake: FakePredictor) -> None:
-    blob_video(Path("a.mp4"), passing, frames=12)
+    blob_video(Path("a.mp4"), passing_blob, frames=12)
     assert run("a.mp4", "--min-score", "0.8", "--min-face", "30") == 0
     assert fake.calls[0] == (pytest.approx(0.2), 30)  # weaker ones may continue a track
     assert all(line["faces"] == [] for line in lines("detections/a.jsonl"))
 
 
 def test_outputs_by_name_and_no_pictures(fake: FakePredictor) -> None:
-    blob_video(Path("a.mp4"), passing, frames=40)
+    blob_video(Path("a.mp4"), passing_blob, frames=40)
     assert run("a.mp4", "--no-pictures", "--json", "deep/x.jsonl", "--events", "deep/e.jsonl") == 0
     assert len(lines("deep/x.jsonl")) == 40
     assert [line["event"] for line in lines("deep/e.jsonl")] == ["entered", "stayed"]
@@ -127,9 +127,9 @@ def test_outputs_by_name_and_no_pictures(fake: FakePredictor) -> None:
 
 
 def test_several_videos_and_an_input_in_the_out_folder(fake: FakePredictor) -> None:
-    first = blob_video(Path("detections/a.mp4"), passing, frames=20)
+    first = blob_video(Path("detections/a.mp4"), passing_blob, frames=20)
     before = first.read_bytes()
-    blob_video(Path("b/a.mp4"), passing, frames=25)
+    blob_video(Path("b/a.mp4"), passing_blob, frames=25)
     assert run("detections/a.mp4", "b/a.mp4") == 0
     assert first.read_bytes() == before
     assert {path.name for path in Path("detections").iterdir()} == {
@@ -141,7 +141,7 @@ def test_several_videos_and_an_input_in_the_out_folder(fake: FakePredictor) -> N
 
 
 def test_a_link_to_a_video_and_what_it_points_to_are_not_overwritten(fake: FakePredictor) -> None:
-    target = blob_video(Path("detections/clip.mp4"), passing, frames=20)
+    target = blob_video(Path("detections/clip.mp4"), passing_blob, frames=20)
     before = target.read_bytes()
     Path("clip.mp4").symlink_to(target)
     assert run("clip.mp4") == 0
@@ -152,9 +152,9 @@ def test_a_link_to_a_video_and_what_it_points_to_are_not_overwritten(fake: FakeP
 
 
 def test_a_truncated_video_gives_what_came_and_says_so(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> None:
-    whole = blob_video(Path("whole.mp4"), passing, frames=60, options={"movflags": "faststart"}).read_bytes()
+    whole = blob_video(Path("whole.mp4"), passing_blob, frames=60, options={"movflags": "faststart"}).read_bytes()
     Path("cut.mp4").write_bytes(whole[: len(whole) * 9 // 10])
-    blob_video(Path("good.mp4"), passing, frames=20)
+    blob_video(Path("good.mp4"), passing_blob, frames=20)
     assert run("cut.mp4", "good.mp4") == 1
     *read, last = lines("detections/cut.jsonl")
     assert 20 < len(read) < 60
@@ -205,7 +205,7 @@ def test_a_truncated_video_gives_what_came_and_says_so(fake: FakePredictor, caps
 def test_bad_input_is_one_line(
     fake: FakePredictor, capsys: pytest.CaptureFixture[str], args: list[str], message: str
 ) -> None:
-    blob_video(Path("a.mp4"), passing, frames=5)
+    blob_video(Path("a.mp4"), passing_blob, frames=5)
     picture(Path("photo.png"))
     Path("empty.mp4").touch()
     Path("folder.csv").mkdir()
@@ -218,14 +218,14 @@ def test_bad_input_is_one_line(
 def test_no_camera_here_is_one_line(
     fake: FakePredictor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cv2, "VideoCapture", lambda number: _Capture([]))
+    monkeypatch.setattr(cv2, "VideoCapture", lambda number: FakeCamera([]))
     assert run("--camera", "3") == 1
     expected = "camera-3: cannot be opened; check that it is plugged in, not in use, and try another number"
     assert capsys.readouterr().err == f"error: {expected}\n"
     assert not Path("detections").exists()
 
 
-class _Capture:
+class FakeCamera:
     """A camera as OpenCV has it, that gives these frames and then none."""
 
     def __init__(self, frames: list[np.ndarray]) -> None:
@@ -246,7 +246,7 @@ class _Capture:
 
 def test_a_camera_is_watched_for_some_seconds(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
     shots = [blob_frame([(20, 20, 40, 44)])[..., ::-1] for _ in range(500)]
-    monkeypatch.setattr(cv2, "VideoCapture", lambda number: _Capture(shots))
+    monkeypatch.setattr(cv2, "VideoCapture", lambda number: FakeCamera(shots))
     assert run("--camera", "0", "--seconds", "1.5") == 0
     (video,) = Path("detections").glob("camera-0-*.mp4")
     read = lines(str(video.with_suffix(".jsonl")))
@@ -262,7 +262,7 @@ def test_a_live_source_stopped_by_a_signal_keeps_what_it_saw(tmp_path: Path) -> 
     script = (
         "import sys; import cv2; from tests.pipeline.video import test_process as t;"
         "shots = [t.blob_frame([(20, 20, 40, 44)])[..., ::-1] for _ in range(5000)];"
-        "cv2.VideoCapture = lambda number: t._Capture(shots);"
+        "cv2.VideoCapture = lambda number: t.FakeCamera(shots);"
         "t.detect.load_predictor = lambda *_: t.FakePredictor();"
         f"sys.exit(t.run('--camera', '0', '--out', {str(tmp_path)!r}))"
     )
@@ -287,7 +287,7 @@ def test_a_live_source_stopped_by_a_signal_keeps_what_it_saw(tmp_path: Path) -> 
 
 
 def test_ctrl_c_in_a_file_leaves_nothing_half_written(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    blob_video(Path("a.mp4"), passing, frames=60)
+    blob_video(Path("a.mp4"), passing_blob, frames=60)
     looked = fake.detect
 
     def interrupted(*args: Any) -> Any:
@@ -314,7 +314,7 @@ def test_events_reach_a_webhook(fake: FakePredictor) -> None:
     server = HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        blob_video(Path("a.mp4"), passing, frames=80)
+        blob_video(Path("a.mp4"), passing_blob, frames=80)
         assert run("a.mp4", "--webhook", f"http://127.0.0.1:{server.server_port}/mask") == 0
     finally:
         server.shutdown()
@@ -328,8 +328,8 @@ def test_events_reach_a_webhook(fake: FakePredictor) -> None:
 def test_a_webhook_that_is_not_there_is_said_and_the_video_is_whole(
     fake: FakePredictor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pipeline.video.webhook.TRIES", 1)
-    blob_video(Path("a.mp4"), passing, frames=80)
+    monkeypatch.setattr("pipeline.video.webhook.MAX_ATTEMPTS", 1)
+    blob_video(Path("a.mp4"), passing_blob, frames=80)
     assert run("a.mp4", "--webhook", "http://127.0.0.1:9/x") == 0
     assert len(lines("detections/a.jsonl")) == 80
     assert "events could not be sent" in capsys.readouterr().err
@@ -339,7 +339,7 @@ def test_show_without_a_display_is_one_line(
     fake: FakePredictor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("DISPLAY", raising=False)
-    blob_video(Path("a.mp4"), passing, frames=5)
+    blob_video(Path("a.mp4"), passing_blob, frames=5)
     assert run("a.mp4", "--show") == 1
     said = capsys.readouterr().err
     assert said.startswith("error: --show")
@@ -350,7 +350,7 @@ def test_show_without_a_display_is_one_line(
 def test_without_the_video_extra_it_is_one_line(
     fake: FakePredictor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    blob_video(Path("a.mp4"), passing, frames=5)
+    blob_video(Path("a.mp4"), passing_blob, frames=5)
     monkeypatch.setitem(sys.modules, "av", None)
     assert run("a.mp4") == 1
     expected = "this needs the package 'av'; install it with `pip install -e '.[video]'`"

@@ -22,14 +22,14 @@ from PIL import Image
 
 from common.errors import MediaError, UserError
 from pipeline.video import reader as video
-from pipeline.video.reader import Frame, Sampling, VideoFile
+from pipeline.video.reader import Frame, FrameSampler, VideoFile
 from tests.helpers.fake_predictor import FakePredictor
 from tests.helpers.made_videos import SIZE, blob_frame, blob_video, walk
 
 FAST = {"movflags": "faststart"}  # the index at the front
 
 
-def frames(path: Path, sampling: Sampling | None = None, seconds: float | None = None) -> list[Frame]:
+def frames(path: Path, sampling: FrameSampler | None = None, seconds: float | None = None) -> list[Frame]:
     return list(VideoFile(str(path)).frames(sampling, seconds))
 
 
@@ -181,7 +181,7 @@ def test_colours(tmp_path: Path, space: int, yuv: tuple[int, int, int], told: bo
 
 
 def test_every_nth_frame(tmp_path: Path) -> None:
-    found = frames(blob_video(tmp_path / "a.mp4"), Sampling(every=20))
+    found = frames(blob_video(tmp_path / "a.mp4"), FrameSampler(stride=20))
     assert [frame.index for frame in found] == numbers(found) == [0, 20, 40]
 
 
@@ -189,17 +189,17 @@ def test_every_nth_frame(tmp_path: Path) -> None:
     ("rate", "most", "taken"), [(30, 20, 40), (25, 10, 20), (25, 25, 50), (25, 100, 50), (30, 1, 2)]
 )
 def test_no_more_frames_a_second_than_asked_for(rate: int, most: float, taken: int) -> None:
-    sampling = Sampling(max_fps=most)
+    sampling = FrameSampler(max_fps=most)
     times = np.array([i / rate for i in range(2 * rate) if sampling.takes(round(i / rate, 3))])
     assert len(times) == taken and times[0] == 0
     assert np.diff(times).max() <= 1 / most + 1 / rate  # spread evenly, not in bursts
 
 
 def test_sampling_of_an_uneven_rate() -> None:
-    sampling = Sampling(max_fps=2)
+    sampling = FrameSampler(max_fps=2)
     times = [0, 0.1, 0.4, 0.5, 0.9, 3.0, 3.1, 3.49, 3.5, 3.6, 9.0]
     assert [t for t in times if sampling.takes(t)] == [0, 0.5, 3.0, 3.5, 9.0]
-    both = Sampling(every=3, max_fps=5)
+    both = FrameSampler(stride=3, max_fps=5)
     assert [i for i in range(30) if both.takes(i / 25)] == [0, 6, 12, 15, 21, 27]
 
 

@@ -10,16 +10,16 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pipeline.video.tracker import (
-    BUFFER,
-    KEEP,
-    LEAST_OVERLAP,
-    MOST_STEPS,
-    SMOOTH,
-    SURE_HITS,
-    USUAL_STEP,
+    CONFIRM_HITS,
+    IOU_BUFFER,
+    LOST_TRACK_BUFFER,
+    MAX_BUFFER_SCALE,
+    MIN_IOU,
+    REFERENCE_STEP,
+    SMOOTHING_TIME,
     Track,
     Tracker,
-    as_detections,
+    to_detections,
 )
 from tests.helpers.tracks import BARE, MASK, at, found
 
@@ -38,8 +38,8 @@ def test_two_faces_that_pass_each_other_keep_their_numbers() -> None:
         one, other = (at(10 + 5 * i, 50), MASK, 0.9), (at(210 - 5 * i, 62), BARE, 0.8)
         tracks, ended = tracker.update(found(one, other), i / 25)
         assert not ended
-        seen = as_detections(tracks, found(one, other))
-        numbers = {label: track.number for label, track in zip(seen.labels, tracks, strict=True)}
+        seen = to_detections(tracks, found(one, other))
+        numbers = {label: track.track_id for label, track in zip(seen.labels, tracks, strict=True)}
         assert numbers == {"with_mask": 1, "without_mask": 2}
 
 
@@ -47,27 +47,27 @@ def test_a_small_fast_face_that_never_overlaps_itself_is_followed() -> None:
     tracker = Tracker(0.4)
     for i in range(20):
         tracks, _ = tracker.update(found((at(10 * i, side=8), MASK, 0.9)), i / 10)
-        assert [track.number for track in tracks] == [1]
+        assert [track.track_id for track in tracks] == [1]
 
 
 def test_a_face_hidden_for_less_than_keep_is_the_same_one_and_after_it_another() -> None:
     tracker = Tracker(0.4)
     tracker.update(found((at(10), MASK, 0.9)), 0.0)
     tracker.update(found((at(12), MASK, 0.9)), 0.1)
-    assert not nobody(tracker, 0.1, KEEP)
-    tracks, _ = tracker.update(found((at(12 + 20 * 0.9), MASK, 0.9)), KEEP)  # it went on at its speed
-    assert [track.number for track in tracks] == [1]
-    assert [track.number for track in nobody(tracker, KEEP, 2 * KEEP + 0.15)] == [1]
-    tracks, _ = tracker.update(found((at(30), MASK, 0.9)), 2 * KEEP + 0.2)
-    assert [track.number for track in tracks] == [2]
+    assert not nobody(tracker, 0.1, LOST_TRACK_BUFFER)
+    tracks, _ = tracker.update(found((at(12 + 20 * 0.9), MASK, 0.9)), LOST_TRACK_BUFFER)  # it went on at its speed
+    assert [track.track_id for track in tracks] == [1]
+    assert [track.track_id for track in nobody(tracker, LOST_TRACK_BUFFER, 2 * LOST_TRACK_BUFFER + 0.15)] == [1]
+    tracks, _ = tracker.update(found((at(30), MASK, 0.9)), 2 * LOST_TRACK_BUFFER + 0.2)
+    assert [track.track_id for track in tracks] == [2]
 
 
 def test_a_face_seen_once_a_second_is_followed() -> None:
     tracker = Tracker(0.4)
     for i in range(6):
         tracks, ended = tracker.update(found((at(10 + 60 * i, side=40), MASK, 0.9)), 1.2 * i)
-        assert [track.number for track in tracks] == [1] and not ended
-    assert tracks[0].sure
+        assert [track.track_id for track in tracks] == [1] and not ended
+    assert tracks[0].confirmed
     assert tracker.update(found(), 1.2 * 6) == ([], [])
     assert tracker.update(found(), 1.2 * 7) == ([], [])
     _, ended = tracker.update(found(), 1.2 * 8)
@@ -78,7 +78,7 @@ def test_two_frames_at_one_time_do_not_throw_a_face_off() -> None:
     tracker = Tracker(0.4)
     for time, x in ((0.0, 10), (0.04, 12), (0.04, 14), (0.08, 16), (0.12, 18)):
         tracks, _ = tracker.update(found((at(x), MASK, 0.9)), time)
-        assert [track.number for track in tracks] == [1]
+        assert [track.track_id for track in tracks] == [1]
 
 
 def test_a_face_of_no_score_at_all_is_taken() -> None:
@@ -90,30 +90,30 @@ def test_a_face_of_no_score_at_all_is_taken() -> None:
 
 def test_hidden_tells_where_a_sure_face_is_expected() -> None:
     tracker = Tracker(0.4)
-    for i in range(SURE_HITS):
+    for i in range(CONFIRM_HITS):
         tracker.update(found((at(10 + i), MASK, 0.9)), i / 10)
-        assert len(tracker.hidden(i / 10)) == 0
-    tracker.update(found(), SURE_HITS / 10)
-    np.testing.assert_allclose(tracker.hidden(SURE_HITS / 10), [at(10 + SURE_HITS)], atol=0.01)
+        assert len(tracker.lost_boxes(i / 10)) == 0
+    tracker.update(found(), CONFIRM_HITS / 10)
+    np.testing.assert_allclose(tracker.lost_boxes(CONFIRM_HITS / 10), [at(10 + CONFIRM_HITS)], atol=0.01)
 
 
 def test_a_weak_detection_continues_a_sure_track_and_starts_none() -> None:
     tracker = Tracker(0.4)
     weak = (at(10), MASK, 0.2)
     assert tracker.update(found(weak), 0.0) == ([], [])
-    for i in range(SURE_HITS):
+    for i in range(CONFIRM_HITS):
         tracker.update(found((at(10), MASK, 0.9)), 1 + i / 10)
     tracks, _ = tracker.update(found(weak), 2.0)
-    assert [track.number for track in tracks] == [1]
-    assert tracks[0].last == 2.0
+    assert [track.track_id for track in tracks] == [1]
+    assert tracks[0].last_time == 2.0
 
 
 def test_a_false_alarm_of_one_frame_is_not_sure() -> None:
     tracker = Tracker(0.4)
     tracks, _ = tracker.update(found((at(10), MASK, 0.9)), 0.0)
-    assert not tracks[0].sure
-    (ended,) = nobody(tracker, 0, KEEP + 0.25)
-    assert not ended.sure
+    assert not tracks[0].confirmed
+    (ended,) = nobody(tracker, 0, LOST_TRACK_BUFFER + 0.25)
+    assert not ended.confirmed
 
 
 @pytest.mark.parametrize("fps", [2, 25])
@@ -122,14 +122,14 @@ def test_one_wrong_frame_does_not_change_the_label_and_a_lasting_change_does(fps
     time, labels = 0.0, []
     for probs in [MASK] * 2 * fps + [BARE] + [MASK] * fps + [BARE] * 2 * fps:
         tracks, _ = tracker.update(found((at(10), probs, 0.9)), time)
-        labels.append(as_detections(tracks, found()).labels[0])
+        labels.append(to_detections(tracks, found()).labels[0])
         time += 1 / fps
     before, after = labels[: 3 * fps + 1], labels[3 * fps + 1 :]
     if fps == 25:  # at 2 frames a second a frame is half of what is averaged
         assert set(before) == {"with_mask"}
     assert after[-1] == "without_mask"
     changed = after.index("without_mask") / fps
-    assert changed <= 1.5 * SMOOTH
+    assert changed <= 1.5 * SMOOTHING_TIME
 
 
 def test_probabilities_stay_probabilities_and_lie_between_what_was_seen() -> None:
@@ -147,10 +147,10 @@ def test_probabilities_stay_probabilities_and_lie_between_what_was_seen() -> Non
 def test_what_was_seen_keeps_the_order_of_scores() -> None:
     tracker = Tracker(0.4)
     tracks, _ = tracker.update(found((at(10), MASK, 0.6), (at(100), BARE, 0.95)), 0.0)
-    seen = as_detections(tracks, found())
+    seen = to_detections(tracks, found())
     assert seen.labels == ("without_mask", "with_mask")
-    assert [track.number for track in tracks] == [1, 2]
-    assert len(as_detections([], found())) == 0
+    assert [track.track_id for track in tracks] == [1, 2]
+    assert len(to_detections([], found())) == 0
 
 
 def test_end_gives_every_track_once() -> None:
@@ -182,15 +182,15 @@ def test_faces_are_told_apart_as_a_slow_version_does(
 ) -> None:
     tracker = Tracker(0.1)
     tracker.update(found(*((box, MASK, 0.9) for box in before)), 0.0)
-    by = BUFFER * min(max(step / USUAL_STEP, 1), MOST_STEPS)
+    by = IOU_BUFFER * min(max(step / REFERENCE_STEP, 1), MAX_BUFFER_SCALE)
     overlaps = {(i, k): slow_overlap(one, other, by) for i, one in enumerate(before) for k, other in enumerate(after)}
     # Of pairs that overlap alike, float32 rounding decides, but for pairs of the same boxes.
-    distinct = {(before[i], after[k]): overlap for (i, k), overlap in overlaps.items() if overlap > LEAST_OVERLAP / 2}
-    assume(all(b - a > 1e-5 for a, b in pairwise(sorted([*distinct.values(), LEAST_OVERLAP]))))
+    distinct = {(before[i], after[k]): overlap for (i, k), overlap in overlaps.items() if overlap > MIN_IOU / 2}
+    assume(all(b - a > 1e-5 for a, b in pairwise(sorted([*distinct.values(), MIN_IOU]))))
     expected: dict[int, int] = {}  # detection -> number of the track
     while overlaps:
         (i, k), best = max(overlaps.items(), key=lambda item: (item[1], -item[0][0], -item[0][1]))
-        if best < LEAST_OVERLAP:
+        if best < MIN_IOU:
             break
         expected[k] = i + 1
         overlaps = {pair: value for pair, value in overlaps.items() if pair[0] != i and pair[1] != k}
@@ -200,6 +200,6 @@ def test_faces_are_told_apart_as_a_slow_version_does(
             new += 1
             expected[k] = new
     tracks, _ = tracker.update(found(*((box, MASK, 0.9) for box in after)), step)
-    assert [track.number for track in tracks] == [expected[k] for k in range(len(after))]
+    assert [track.track_id for track in tracks] == [expected[k] for k in range(len(after))]
     assert [track.box.tolist() for track in tracks] == [list(box) for box in after]
-    assert len({track.number for track in tracks}) == len(after)
+    assert len({track.track_id for track in tracks}) == len(after)

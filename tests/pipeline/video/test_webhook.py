@@ -17,26 +17,26 @@ from pipeline.video import webhook
 from pipeline.video.events import Event
 from pipeline.video.webhook import Webhook, check_address
 
-CLOSE, HANG = "close", "hang"
+CLOSE_CONNECTION, HANG = "close", "hang"
 
 
-class Server:
+class HookServer:
     """Answers one request after another as told, then always 200; keeps what came."""
 
     def __init__(self, *answers: int | str) -> None:
-        self.came: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
         self.times: list[float] = []
         self.address = ""
-        self.go = threading.Event()  # what ends a hanging answer
+        self.release = threading.Event()  # what ends a hanging answer
         self._answers = list(answers)
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         self.times.append(time.monotonic())
         body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
-        self.came.append((request.command, request.path, dict(request.headers), body))
+        self.requests.append((request.command, request.path, dict(request.headers), body))
         code = self._answers.pop(0) if self._answers else 200
         if code == HANG:
-            self.go.wait(20)
+            self.release.wait(20)
         if isinstance(code, int):
             request.send_response(code)
             if 300 <= code < 400:
@@ -47,12 +47,12 @@ class Server:
 
     @property
     def tracks(self) -> list[int]:
-        return [json.loads(body)["track"] for _, _, _, body in self.came]
+        return [json.loads(body)["track"] for _, _, _, body in self.requests]
 
 
 @contextmanager
-def serving(*answers: int | str, port: int = 0) -> Iterator[Server]:
-    told = Server(*answers)
+def serving(*answers: int | str, port: int = 0) -> Iterator[HookServer]:
+    told = HookServer(*answers)
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -68,7 +68,7 @@ def serving(*answers: int | str, port: int = 0) -> Iterator[Server]:
     try:
         yield told
     finally:
-        told.go.set()
+        told.release.set()
         server.shutdown()
         server.server_close()
 
@@ -85,7 +85,7 @@ def event(track: int) -> Event:
 
 
 def quick(address: str, **options: Any) -> Webhook:
-    return Webhook(address, **{"first_wait": 0.01, **options})
+    return Webhook(address, **{"initial_backoff": 0.01, **options})
 
 
 def eventually(true: Callable[[], bool], seconds: float = 10) -> None:
@@ -101,7 +101,7 @@ def test_events_arrive_as_json_in_order(capsys: pytest.CaptureFixture[str]) -> N
             for track in range(20):
                 hook.add(event(track))
         assert server.tracks == list(range(20)) and (hook.sent, hook.lost) == (20, 0)
-    method, path, headers, body = server.came[3]
+    method, path, headers, body = server.requests[3]
     assert (method, path, headers["Content-Type"]) == ("POST", "/api/hook?key=1", "application/json")
     assert "Authorization" not in headers
     assert json.loads(body) == {
@@ -125,10 +125,10 @@ def test_events_arrive_as_json_in_order(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("refusal", [500, 503, 429, 408, CLOSE])
+@pytest.mark.parametrize("refusal", [500, 503, 429, 408, CLOSE_CONNECTION])
 def test_what_may_pass_is_tried_again_with_growing_waits(refusal: int | str) -> None:
     with serving(*[refusal] * 4) as server:
-        with quick(server.address, first_wait=0.02) as hook:
+        with quick(server.address, initial_backoff=0.02) as hook:
             hook.add(event(1))
             hook.add(event(2))
         assert server.tracks == [1] * 5 + [2] and (hook.sent, hook.lost) == (2, 0)
@@ -139,7 +139,7 @@ def test_what_may_pass_is_tried_again_with_growing_waits(refusal: int | str) -> 
 def test_a_server_that_comes_up_later() -> None:
     with serving() as gone:
         port = int(gone.address.rsplit(":", 1)[1])
-    with quick(gone.address, first_wait=0.2) as hook:  # nobody listens there
+    with quick(gone.address, initial_backoff=0.2) as hook:  # nobody listens there
         hook.add(event(1))
         time.sleep(0.1)
         with serving(port=port) as server:
@@ -148,7 +148,7 @@ def test_a_server_that_comes_up_later() -> None:
 
 
 def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(webhook, "TRIES", 2)
+    monkeypatch.setattr(webhook, "MAX_ATTEMPTS", 2)
     with serving() as gone:
         pass
     with quick(gone.address) as hook:
@@ -174,7 +174,7 @@ def test_other_refusals_are_not_tried_again(refusal: int, capsys: pytest.Capture
 def test_an_event_that_is_refused_too_often_is_lost_and_the_next_ones_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(webhook, "TRIES", 3)
+    monkeypatch.setattr(webhook, "MAX_ATTEMPTS", 3)
     with serving(*[500] * 6) as server:
         with quick(server.address) as hook:
             for track in (1, 2, 3):
@@ -193,7 +193,7 @@ def test_a_server_that_hangs_is_not_waited_for(capsys: pytest.CaptureFixture[str
         for track in range(500):
             hook.add(event(track))
         assert time.monotonic() - began < 0.5
-        hook.close(wait=0.2)
+        hook.close(timeout=0.2)
         assert time.monotonic() - began < 3
     hook._thread.join(5)  # its connection is closed now, which nobody needs to hear of any more
     assert hook.lost == 500
@@ -209,14 +209,14 @@ def test_a_server_that_hangs_is_tried_again() -> None:
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(webhook, "MOST_WAITING", 10)
+    monkeypatch.setattr(webhook, "MAX_QUEUED", 10)
     with serving(HANG) as server:
         with quick(server.address) as hook:
             hook.add(event(0))
-            eventually(lambda: len(server.came) == 1)
+            eventually(lambda: len(server.requests) == 1)
             for track in range(1, 31):
                 hook.add(event(track))
-            server.go.set()  # the answer to the first never comes: its connection is closed, and it is sent again
+            server.release.set()  # the answer to the first never comes: its connection is closed, and it is sent again
         assert server.tracks == [0, *range(11)] and (hook.sent, hook.lost) == (11, 20)
     assert capsys.readouterr().err.splitlines() == [
         f"{server.address}: an event could not be sent (too many wait to be sent); check the --webhook address",
@@ -226,12 +226,12 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
 def test_the_end_waits_for_what_is_under_way_no_longer_than_told(capsys: pytest.CaptureFixture[str]) -> None:
     with serving(*[500] * 99) as server:
-        hook = quick(server.address, first_wait=30)
+        hook = quick(server.address, initial_backoff=30)
         for track in range(5):
             hook.add(event(track))
-        eventually(lambda: len(server.came) == 1)
+        eventually(lambda: len(server.requests) == 1)
         began = time.monotonic()
-        hook.close(wait=0.1)
+        hook.close(timeout=0.1)
         assert time.monotonic() - began < 3 and not hook._thread.is_alive()
     assert (hook.sent, hook.lost) == (0, 5) and "5 of 5 events could not be sent" in capsys.readouterr().err
 
@@ -251,14 +251,14 @@ def test_user_and_password_go_as_basic_authentication(
         with quick(server.address.replace("://", f"://{user}@")) as hook:
             hook.add(event(1))
             hook.add(event(2))
-        assert [headers["Authorization"] for _, _, headers, _ in server.came] == [header] * 2
-        assert server.came[0][2]["Host"] == server.address.removeprefix("http://")
+        assert [headers["Authorization"] for _, _, headers, _ in server.requests] == [header] * 2
+        assert server.requests[0][2]["Host"] == server.address.removeprefix("http://")
     said = capsys.readouterr().err
     assert f"{server.address}: an event could not be sent" in said and "me" not in said and "cret" not in said
 
 
 def test_a_host_that_is_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(webhook, "TRIES", 1)
+    monkeypatch.setattr(webhook, "MAX_ATTEMPTS", 1)
     with quick(f"http://{'a' * 80}/") as hook:  # a label of more than 63 letters
         hook.add(event(1))
     assert hook.lost == 1 and "an event could not be sent" in capsys.readouterr().err
