@@ -1,4 +1,4 @@
-"""What a detection run found, as tables: each face of a few images, or the classes of many."""
+"""Prints the results of a run: one row per face for a few images, one row per class for many."""
 
 from __future__ import annotations
 
@@ -14,16 +14,24 @@ from rich.text import Text
 from common.display import shown
 from pipeline.inference.results import ImageResult
 
-MAX_FACE_TABLES = 5  # images; each gets its own table, more than that a summary
+MAX_FACE_TABLES = 5  # images; for more, one table of the classes is printed
 
 
 @dataclass
 class DetectSummary:
     """Counts of a run.
 
-    first: the results of the first images only. empty: images without a face. failed: files that could not be read or
-    drawn. faces, unsure, images_with, scores: faces, unsure ones, images and the sum of scores of each label. picture:
-    the last one written of `pictures`.
+    Attributes:
+        images: number of images read.
+        without_faces: number of images without a face.
+        failed: number of files that could not be read or drawn.
+        faces: number of faces by label.
+        unsure: number of unsure faces by label.
+        images_by_label: number of images by label.
+        score_sums: sum of the faces' scores by label.
+        first_results: results of the first MAX_FACE_TABLES images only.
+        last_picture: the annotated picture written last.
+        pictures: number of annotated pictures written.
     """
 
     images: int = 0
@@ -38,7 +46,7 @@ class DetectSummary:
     pictures: int = 0
 
     def add(self, result: ImageResult) -> None:
-        """Counts one image."""
+        """Count one image."""
         self.images += 1
         self.without_faces += not result.faces
         self.images_by_label.update({face["label"] for face in result.faces})
@@ -51,7 +59,7 @@ class DetectSummary:
 
 
 def show_summary(screen: Console, summary: DetectSummary, class_names: Sequence[str]) -> None:
-    """Prints a table of faces for each of at most FEW images, else one table of the classes."""
+    """Print a table of faces for each of at most MAX_FACE_TABLES images, else one table of the classes."""
     if summary.images <= MAX_FACE_TABLES:
         for result in summary.first_results:
             _show_image(screen, result)

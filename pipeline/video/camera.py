@@ -1,4 +1,4 @@
-"""Live frames of a camera or network stream: always the newest, and again after the connection was lost."""
+"""Opens videos, cameras and streams; a live source gives its newest frame and reconnects after a loss."""
 
 from __future__ import annotations
 
@@ -14,18 +14,30 @@ from typing import Any
 
 from common.errors import MediaError
 from common.images import Pixels
+from common.paths import is_address
 from pipeline.video.reader import DEFAULT_RATE, READ_TIMEOUT, Frame, FrameSampler, VideoFile
 
-INITIAL_BACKOFF, MAX_BACKOFF = 1.0, 30.0  # seconds between two tries to connect again; each wait doubles the one before
+INITIAL_BACKOFF, MAX_BACKOFF = 1.0, 30.0  # seconds between two tries to reconnect; each wait is twice the last
 
 
 class LiveStream:
-    """Frames as they come from a camera or stream; who is slow gets the newest, older ones are dropped.
+    """Frames of a camera or stream as they arrive; a slow caller gets the newest one, older frames are dropped.
 
-    camera: its number on this machine, or None; address: the stream's, where it is one; opened: the stream, where it
-    was opened already. timeout: seconds without data after which a connection counts as lost. name: what messages,
-    files and results call it, without the password.
-    Raises MediaError when the first connection fails; a later loss is said on standard error and mended.
+    A later loss of the connection is reported on standard error, and the stream reconnects.
+
+    Args:
+        camera: number of the camera on this machine, or None.
+        address: address of the stream, where there is no camera.
+        opened: the stream, where it is open already.
+        timeout: seconds without data after which a connection counts as lost.
+        initial_backoff: seconds before the first try to reconnect.
+
+    Attributes:
+        name: name in messages, files and results, without the password.
+        rate: frames per second.
+
+    Raises:
+        MediaError: the first connection fails.
     """
 
     def __init__(
@@ -52,9 +64,9 @@ class LiveStream:
         self._error: BaseException | None = None
 
     def frames(self, sampler: FrameSampler | None = None, seconds: float | None = None) -> Generator[Frame]:
-        """The frames that `sampling` takes, until `seconds` are over or the caller stops; index counts those seen.
+        """Yield the frames that `sampler` takes, until `seconds` are over or the caller stops; call it once.
 
-        To be asked for once.
+        A frame's index counts the frames that were read, not the dropped ones.
         """
         sampler = sampler or FrameSampler()
         begin, index = time.monotonic(), 0
@@ -72,7 +84,7 @@ class LiveStream:
             reader.join(timeout=1.0)  # a read that hangs ends with the process
 
     def _wait_for_newest(self, until: float) -> tuple[Pixels, float, datetime] | None:
-        """The newest frame, when there is one that came before `until`."""
+        """Return (pixels, arrival time, clock) of the newest frame; None when no frame came before `until`."""
         with self._condition:
             while self._newest is None and self._error is None and (left := until - time.monotonic()) > 0:
                 self._condition.wait(min(left, 0.2))  # in steps, so that Ctrl-C is heard on every system
@@ -82,28 +94,28 @@ class LiveStream:
         return newest if newest is not None and newest[1] < until else None
 
     def _read_forever(self) -> None:
-        """Hands over frame after frame, and connects anew where they end."""
+        """Publish frame after frame, and reconnect where they end."""
         first: Generator[Pixels] | None = self._first_connection
         try:
             while not self._stopped.is_set():
-                why = "it ended"
+                reason = "it ended"
                 try:
                     self._publish(first or self._connect())
                 except MediaError as error:
-                    why = error.what.split(";")[0]
+                    reason = error.what.split(";")[0]
                 first = None
                 if not self._stopped.is_set():
                     self._connection_lost = True
-                    _log(f"{self.name}: lost ({why}); trying again in {self._backoff:g} s")
+                    _log(f"{self.name}: lost ({reason}); trying again in {self._backoff:g} s")
                     self._stopped.wait(self._backoff)
                     self._backoff = min(2 * self._backoff, MAX_BACKOFF)
-        except BaseException as error:  # a mistake of ours must not end in a silent wait
+        except BaseException as error:  # a programming error must not end in a silent wait
             with self._condition:
                 self._error = error
                 self._condition.notify()
 
     def _publish(self, frames: Generator[Pixels]) -> None:
-        """Each frame as it comes, until they end."""
+        """Publish each frame as the newest one, until the frames end."""
         with closing(frames):
             for pixels in frames:
                 if self._stopped.is_set():
@@ -117,25 +129,25 @@ class LiveStream:
 
 
 def redact_address(address: str) -> str:
-    """An address without user name, password and query, for messages and files."""
+    """Return an address without user name, password and query, for messages and files."""
     scheme, _, rest = address.partition("://")
     host = re.split("[/?#]", rest)[0]
-    # Some passwords hold what should be written as %2F and the like: then all up to the last @ may be one.
+    # Some passwords hold characters that should be escaped, as %2F: then all text up to the last @ may be one.
     if "@" in host or not re.fullmatch(r"(\[.*\]|[^:]*)(:\d*)?", host):
         rest = rest.rpartition("@")[2]
     return f"{scheme}://{re.split('[?#]', rest)[0]}"
 
 
 def _open_camera(number: int, name: str) -> Generator[Pixels]:
-    """Frames of a camera by OpenCV, which knows each system's (Video4Linux, AVFoundation, Media Foundation)."""
+    """Open a camera by OpenCV, which knows Video4Linux, AVFoundation and Media Foundation."""
     import cv2
 
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong is said once, by us
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # we report the error ourselves, once
     capture = cv2.VideoCapture(number)
     if not capture.isOpened():
         capture.release()
         raise MediaError(name, "cannot be opened; check that it is plugged in, not in use, and try another number")
-    capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, where the system knows this setting
+    capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # no old frames, where the system knows this setting
     return _read_camera(capture)
 
 
@@ -150,6 +162,26 @@ def _read_camera(capture: Any) -> Generator[Pixels]:
             yield cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
     finally:
         capture.release()
+
+
+Source = VideoFile | LiveStream
+
+
+def open_source(path: str, camera: int | None = None) -> Source:
+    """Open a camera, a video file, or an address: of a whole video, or of a stream without an end.
+
+    Raises:
+        MediaError: it cannot be opened.
+    """
+    if camera is not None:
+        return LiveStream(camera)
+    if not is_address(path):
+        return VideoFile(path)
+    if path.lower().startswith(("http://", "https://")):
+        video = VideoFile(path, redact_address(path), READ_TIMEOUT)
+        # A stream has no length. It uses the connection that is open: many cameras admit only one.
+        return LiveStream(address=path, opened=video) if video.seconds is None else video
+    return LiveStream(address=path)
 
 
 def _log(line: str) -> None:

@@ -1,4 +1,4 @@
-"""Follows faces from frame to frame, each with a number of its own and its label smoothed over time."""
+"""Follows faces from frame to frame; each gets a number and a label smoothed over time."""
 
 from __future__ import annotations
 
@@ -11,32 +11,35 @@ from numpy.typing import NDArray
 from common.boxes import Boxes, iou
 from pipeline.inference.detections import Detections
 
-# A face is sought again within its box made larger by this share of its sides: small and fast ones do not overlap
+# Boxes are matched after each is enlarged by this share of its sides, on each side. Small and fast faces do not overlap
 # themselves from frame to frame (buffered IoU: Yang et al. 2023, "Hard to Track Objects with Irregular Motions").
 IOU_BUFFER = 0.4
-REFERENCE_STEP, MAX_BUFFER_SCALE = (
-    0.1,
-    4.0,
-)  # seconds between frames for which that is meant; where they are more, up to so many times
-MIN_IOU = 0.1  # buffered IoU of a face with itself in the next frame
-LOW_THRESHOLD_RATIO = (
-    0.25  # of the least score reported: what continues a track, but starts none (Zhang et al. 2022, "ByteTrack")
-)
-LOST_TRACK_BUFFER = (
-    1.0  # seconds that a face may be out of sight and is still the same; where frames are few, KEEP_FRAMES of them
-)
-LOST_TRACK_FRAMES = 2.5
+REFERENCE_STEP = 0.1  # seconds between frames that IOU_BUFFER is meant for; a longer step scales the buffer
+MAX_BUFFER_SCALE = 4.0
+MIN_IOU = 0.1  # smallest buffered IoU of a face with itself in the next frame
+# Share of the score that starts a track; a lower score only continues one (Zhang et al. 2022, "ByteTrack").
+LOW_THRESHOLD_RATIO = 0.25
+LOST_TRACK_BUFFER = 1.0  # seconds that a face may be out of sight and stay the same track
+LOST_TRACK_FRAMES = 2.5  # or this many frames, where that is longer
 SMOOTHING_TIME = 0.7  # seconds over which class probabilities are averaged
-CONFIRM_SECONDS, CONFIRM_HITS = 0.5, 5  # seconds in sight, or times seen, after which a face counts as there
+CONFIRM_SECONDS, CONFIRM_HITS = 0.5, 5  # time in sight, or detections, after which a track is confirmed
 
 
 @dataclass
 class Track:
     """One face over time.
 
-    number: from 1 on. box: (4,) xyxy pixels where last seen; landmarks: (5, 2). face_score, probs (C,): smoothed.
-    first, last: seconds when it was first and last seen. speed: (2,) pixels a second. hits: how often it was seen.
-    sure: whether it counts as a face that is there, not as one frame's mistake.
+    Attributes:
+        track_id: number of the track, from 1.
+        box: (4,) xyxy pixels at the last detection.
+        landmarks: (5, 2) xy pixels at the last detection.
+        face_score: smoothed score of the face.
+        probs: (C,) smoothed class probabilities.
+        first_time: seconds of the first detection.
+        last_time: seconds of the last detection.
+        velocity: (2,) xy pixels per second.
+        hits: number of detections.
+        confirmed: whether the face is real, not one frame's false alarm.
     """
 
     track_id: int
@@ -51,19 +54,19 @@ class Track:
     confirmed: bool = False
 
     def predict(self, time: float) -> NDArray[np.float32]:
-        """Where its box is expected at `time`: moved on at its speed."""
+        """Return the box (4,) expected at `time` seconds, moved by the velocity."""
         moved = np.tile(self.velocity, 2) * (time - self.last_time)
         return np.asarray(self.box + moved, np.float32)
 
     def update(self, detections: Detections, i: int, time: float) -> None:
-        """Takes in the detection `i` of `found` as this face at `time`, seconds."""
+        """Add detection `i` as this face at `time` seconds."""
         box, face = detections.boxes[i], float(detections.face_scores[i])
-        passed = time - self.last_time
-        # The first frames count alike; a class seen surely counts for more than one seen at a doubtful face.
-        share = max(1 - math.exp(-passed / SMOOTHING_TIME), 1 / (self.hits + 1))
-        if passed > 0:
-            moved = np.asarray((_centre(box) - _centre(self.box)) / passed, np.float32)
-            # Half of each: a detector's boxes jitter, and speeds drawn from two of them even more.
+        elapsed = time - self.last_time
+        # The first frames count alike. The class at a high face score counts for more than at a low one.
+        share = max(1 - math.exp(-elapsed / SMOOTHING_TIME), 1 / (self.hits + 1))
+        if elapsed > 0:
+            moved = np.asarray((_center(box) - _center(self.box)) / elapsed, np.float32)
+            # Half of each: a detector's boxes jitter, and velocities from two of them jitter more.
             self.velocity = moved if self.hits == 1 else np.asarray((self.velocity + moved) / 2, np.float32)
         self.face_score += share * (face - self.face_score)
         weight = np.float32(share * face / max(face, self.face_score, 1e-6))
@@ -74,9 +77,13 @@ class Track:
 
 
 class Tracker:
-    """Gives each detection of each frame its track.
+    """Assigns each detection of each frame to a track.
 
-    score: least score that starts a track; detections down to `weakest` continue one.
+    Args:
+        high_threshold: smallest score that starts a track.
+
+    Attributes:
+        low_threshold: smallest score that continues one.
     """
 
     def __init__(self, high_threshold: float) -> None:
@@ -85,71 +92,73 @@ class Tracker:
         self._tracks: list[Track] = []
         self._last_id = 0
         self._time: float | None = None
-        self._step = 0.0  # seconds from the frame before to this one
+        self._step = 0.0  # seconds since the previous frame
 
     def update(self, detections: Detections, time: float) -> tuple[list[Track], list[Track]]:
-        """Takes in a frame's detections (scores from `weakest` on) at `time` seconds, which must not fall.
+        """Add the detections of a frame.
 
-        Returns the tracks seen in this frame, best score first, and those that have ended since the last one. A weak
-        detection is seen only where its track is sure.
+        Args:
+            detections: scores from `low_threshold` on.
+            time: seconds; must not fall.
+
+        Returns:
+            The tracks seen in this frame, best score first, and the tracks that ended since the last frame. A
+            detection below `high_threshold` is seen only where its track is confirmed.
         """
         self._step, self._time = time - (time if self._time is None else self._time), time
         scores = detections.scores
-        strong = np.flatnonzero(scores >= self._high_threshold)
-        weak = np.flatnonzero((scores < self._high_threshold) & (scores >= self.low_threshold))
-        seen: dict[int, int] = {}  # detection -> place in self._tracks
-        open_tracks = list(range(len(self._tracks)))
-        for group in (strong, weak):
-            for track, detection in self._match(open_tracks, detections.boxes, group, time):
+        high = np.flatnonzero(scores >= self._high_threshold)
+        low = np.flatnonzero((scores < self._high_threshold) & (scores >= self.low_threshold))
+        seen: dict[int, int] = {}  # index of a detection -> index in self._tracks
+        unmatched = list(range(len(self._tracks)))
+        for group in (high, low):
+            for track, detection in self._match(unmatched, detections.boxes, group, time):
                 seen[detection] = track
-                open_tracks.remove(track)
-        for detection, place in seen.items():
-            self._tracks[place].update(detections, detection, time)
-        for detection in strong.tolist():
+                unmatched.remove(track)
+        for detection, track in seen.items():
+            self._tracks[track].update(detections, detection, time)
+        for detection in high.tolist():
             if detection not in seen:
                 seen[detection] = len(self._tracks)
                 self._tracks.append(self._start_track(detections, detection, time))
         shown = [
-            self._tracks[place]
-            for detection, place in sorted(seen.items())
-            if scores[detection] >= self._high_threshold or self._tracks[place].confirmed
+            self._tracks[track]
+            for detection, track in sorted(seen.items())
+            if scores[detection] >= self._high_threshold or self._tracks[track].confirmed
         ]
         return shown, self._remove_lost(time)
 
     def lost_boxes(self, time: float) -> Boxes:
-        """Where faces that are there, but were not seen at `time`, are expected: boxes (N, 4)."""
+        """Return (N, 4) boxes where confirmed faces that were not seen at `time` are expected."""
         boxes = [track.predict(time) for track in self._tracks if track.confirmed and track.last_time < time]
         return np.stack(boxes) if boxes else np.zeros((0, 4), np.float32)
 
     def end(self) -> list[Track]:
-        """Ends every track, at the end of the video; returns them."""
+        """End and return all tracks, at the end of the video."""
         ended, self._tracks = self._tracks, []
         return ended
 
     def _match(
         self, tracks: list[int], boxes: Boxes, detections: NDArray[np.intp], time: float
     ) -> list[tuple[int, int]]:
-        """Pairs of a track's place and a detection, nearest first, each taken once."""
+        """Return (track, detection) index pairs by falling overlap, each index once."""
         if not tracks or not len(detections):
             return []
-        expected = np.stack([self._tracks[place].predict(time) for place in tracks])
-        by = IOU_BUFFER * min(max(self._step / REFERENCE_STEP, 1.0), MAX_BUFFER_SCALE)
-        overlap = iou(_expand(expected, by), _expand(boxes[detections], by))
+        predicted = np.stack([self._tracks[track].predict(time) for track in tracks])
+        buffer = IOU_BUFFER * min(max(self._step / REFERENCE_STEP, 1.0), MAX_BUFFER_SCALE)
+        overlap = iou(_expand(predicted, buffer), _expand(boxes[detections], buffer))
+        rows: set[int] = set()
+        columns: set[int] = set()
         pairs = []
         for flat in np.argsort(-overlap, axis=None, kind="stable"):
             row, column = divmod(int(flat), overlap.shape[1])
             if overlap[row, column] < MIN_IOU:
                 break
-            pairs.append((row, column))
-        rows: set[int] = set()
-        columns: set[int] = set()
-        taken = []
-        for row, column in pairs:
             if row not in rows and column not in columns:
                 rows.add(row)
                 columns.add(column)
-                taken.append((tracks[row], int(detections[column])))
-        return taken
+                pairs.append((tracks[row], int(detections[column])))
+        return pairs
 
     def _start_track(self, detections: Detections, detection: int, time: float) -> Track:
         self._last_id += 1
@@ -158,14 +167,14 @@ class Tracker:
         return Track(self._last_id, *values, first_time=time, last_time=time, velocity=np.zeros(2, np.float32))
 
     def _remove_lost(self, time: float) -> list[Track]:
-        keep = max(LOST_TRACK_BUFFER, LOST_TRACK_FRAMES * self._step)
-        ended = [track for track in self._tracks if time - track.last_time > keep]
-        self._tracks = [track for track in self._tracks if time - track.last_time <= keep]
+        lost_after = max(LOST_TRACK_BUFFER, LOST_TRACK_FRAMES * self._step)
+        ended = [track for track in self._tracks if time - track.last_time > lost_after]
+        self._tracks = [track for track in self._tracks if time - track.last_time <= lost_after]
         return ended
 
 
 def to_detections(tracks: list[Track], template: Detections) -> Detections:
-    """What was seen of `tracks`, with their smoothed scores and labels, in their order."""
+    """Return the tracks as detections with smoothed scores, in the same order; class names come from `template`."""
     if not tracks:
         return Detections.empty(template.class_names)
     return Detections(
@@ -178,10 +187,10 @@ def to_detections(tracks: list[Track], template: Detections) -> Detections:
     )
 
 
-def _centre(box: NDArray[np.float32]) -> NDArray[np.float32]:
+def _center(box: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray((box[:2] + box[2:]) / 2, np.float32)
 
 
 def _expand(boxes: Boxes, share: float) -> Boxes:
-    by = (boxes[:, 2:] - boxes[:, :2]) * np.float32(share)
-    return np.concatenate([boxes[:, :2] - by, boxes[:, 2:] + by], axis=1)
+    margin = (boxes[:, 2:] - boxes[:, :2]) * np.float32(share)
+    return np.concatenate([boxes[:, :2] - margin, boxes[:, 2:] + margin], axis=1)

@@ -17,7 +17,10 @@ import pytest
 from PIL import Image
 
 from common.images import read_image, read_photo
+from common.paths import find_images
 from pipeline.detect import command as detect
+from pipeline.detect import photos
+from pipeline.detect.args import DetectArgs
 from pipeline.detect.demo import portrait
 from pipeline.detect.summary import MAX_FACE_TABLES
 from pipeline.inference.predictor import Predictor
@@ -152,35 +155,43 @@ def test_all_bad_files_still_leave_a_whole_json(fake: FakePredictor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "message"),
+    ("args", "words"),
     [
-        (["empty"], "empty: holds no pictures; name a folder that does"),
-        (["nothing*.jpg"], "nothing*.jpg: matches no pictures; check the pattern"),
-        ([], "no pictures named"),
-        (["a.png", "--min-score", "1.5"], "--min-score is 1.5; give a number from 0 to 1"),
-        (["a.png", "--min-score", "nan"], "--min-score is nan"),
-        (["a.png", "--min-face", "0"], "--min-face is 0; give 1 pixel or more"),
-        (["a.png", "--threads", "0"], "--threads is 0"),
-        (["a.png", "--workers", "-1"], "--workers is -1; give 1 or more"),
-        (["a.png", "--out", "a.png"], "a.png: cannot be written"),
-        (["a.png", "--json", "a.png/x.json"], "a.png/x.json: cannot be written"),
-        (["a.png", "--csv", "a.png/x.csv"], "name another place with --csv"),
-        (["a.png", "--json", "a.png"], "a.png: is one of the pictures; name another file with --json"),
-        (["a.png", "--json", "empty"], "empty: is a folder or device; name a file with --json"),
-        (["a.png", "--csv", "/dev/null"], "/dev/null: is a folder or device"),
-        (["a.png", "--csv", "x", "--submission", "./x"], "x: is named by both --csv and --submission"),
-        (["photos", "--out", "./photos"], "photos: is both --out and a folder of pictures"),
+        (["empty"], ("empty: ", "no pictures")),
+        (["nothing*.jpg"], ("nothing*.jpg: ", "pattern")),
+        ([], ("no pictures",)),
+        (["a.png", "--min-score", "1.5"], ("--min-score is 1.5; ", "0 to 1")),
+        (["a.png", "--min-score", "nan"], ("--min-score is nan; ",)),
+        (["a.png", "--min-face", "0"], ("--min-face is 0; ", "1 pixel")),
+        (["a.png", "--threads", "0"], ("--threads is 0; ", "1 or more")),
+        (["a.png", "--workers", "-1"], ("--workers is -1; ", "1 or more")),
+        (["a.png", "--every", "2"], ("--every: ", "--frame-stride")),
+        (["a.png", "--every=2"], ("--every: ", "--frame-stride")),
+        (["a.png", "--out", "a.png"], ("a.png: ", "cannot be written", "--out")),
+        (["a.png", "--json", "a.png/x.json"], ("a.png/x.json: ", "cannot be written", "--json")),
+        (["a.png", "--csv", "a.png/x.csv"], ("a.png/x.csv: ", "cannot be written", "--csv")),
+        (["a.png", "--json", "a.png"], ("a.png: ", "is one of the pictures", "--json")),
+        (["a.png", "--json", "empty"], ("empty: ", "folder", "--json")),
+        (["a.png", "--csv", "/dev/null"], ("/dev/null: ", "device", "--csv")),
+        (["a.png", "--csv", "x", "--submission", "./x"], ("x: ", "both --csv and --submission")),
+        (["photos", "--out", "./photos"], ("photos: ", "--out", "folder of pictures")),
+        (["a.png", "--frame-stride", "2"], ("--frame-stride is for videos",)),
+        (["a.png", "--max-fps", "2"], ("--max-fps is for videos",)),
+        (["a.png", "--seconds", "2"], ("--seconds is for videos",)),
+        (["a.png", "--events", "e.csv"], ("--events is for videos",)),
+        (["a.png", "--webhook", "http://x"], ("--webhook is for videos",)),
+        (["a.png", "--show"], ("--show is for videos",)),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(
-    fake: FakePredictor, capsys: pytest.CaptureFixture[str], args: list[str], message: str
+    fake: FakePredictor, capsys: pytest.CaptureFixture[str], args: list[str], words: tuple[str, ...]
 ) -> None:
     picture(Path("a.png"))
     picture(Path("photos/b.png"))
     Path("empty").mkdir()
     assert run(*args) == 1
     err = capsys.readouterr().err
-    assert err.startswith("error: ") and message in err and err.count("\n") == 1
+    assert err.startswith(f"error: {words[0]}") and all(word in err for word in words) and err.count("\n") == 1
     assert fake.calls == []
     files = sorted(str(path) for path in Path().rglob("*") if path.is_file())
     assert files == ["a.png", "photos/b.png"]
@@ -301,13 +312,13 @@ def test_workers_are_the_cores_and_share_one_heap(fake: FakePredictor, monkeypat
     for i in range(9):
         picture(Path(f"in/{i}.png"))
     asked: list[Any] = []
-    original = detect.map_ordered
+    original = photos.map_ordered
     monkeypatch.setattr(detect, "limit_malloc_arenas", lambda: asked.append("heap"))
     monkeypatch.setattr(
-        detect, "map_ordered", lambda f, jobs, threads: asked.append(threads) or original(f, jobs, threads)
+        photos, "map_ordered", lambda f, jobs, threads: asked.append(threads) or original(f, jobs, threads)
     )
     for cores, options in ((3, []), (99, []), (3, ["--workers", "5"]), (3, ["--device", "cuda"])):
-        monkeypatch.setattr(detect, "usable_cores", lambda cores=cores: cores)
+        monkeypatch.setattr("pipeline.detect.args.usable_cores", lambda cores=cores: cores)
         assert run("in", "--no-pictures", *options) == 0
     assert run("in/1.png", "--no-pictures") == 0
     assert asked == ["heap", 3, "heap", 8, "heap", 5, "heap", 1, "heap", 1]
@@ -375,19 +386,19 @@ HEAVY = "{'torch', 'torchvision', 'timm', 'matplotlib', 'scipy', 'sklearn', 'alb
 
 def test_thousands_of_images_are_not_held_in_memory(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
     alive: list[weakref.ref[Any]] = []
-    original = detect.image_result
+    original = photos.image_result
 
     def watched(*args: Any) -> Any:
         result = original(*args)
         alive.append(weakref.ref(result))
         return result
 
-    monkeypatch.setattr(detect, "image_result", watched)
+    monkeypatch.setattr(photos, "image_result", watched)
     for i in range(30):
         picture(Path(f"in/{i}.png"))
-    summary = detect.detect_images(
-        detect.DetectArgs(("in",), csv=Path("t.csv"), submission=Path("s.csv"), pictures=False),
-        detect.find_images(["in"])[0],
+    summary = photos.detect_images(
+        DetectArgs(("in",), csv=Path("t.csv"), submission=Path("s.csv"), pictures=False),
+        find_images(["in"])[0],
         [],
         fake,
     )

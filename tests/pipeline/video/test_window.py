@@ -118,17 +118,11 @@ def test_without_a_display(monkeypatch: pytest.MonkeyPatch) -> None:
     if sys.platform in ("win32", "darwin"):
         pytest.skip("these always have one")
     monkeypatch.delenv("DISPLAY", raising=False)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match=r"^--show: .*no display.*; remove --show"):
         Window("camera-0")
-    said = "--show: no display here (no display name and no $DISPLAY environment variable); "
-    assert str(caught.value) == said + "leave out --show, or run it where a desktop is"
 
 
 def test_without_tk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tkinter", None)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match=r"^--show needs .*python3-tk.*; remove --show"):
         Window("camera-0")
-    assert str(caught.value) == (
-        "--show needs Python's Tk, which is not here (Debian: python3-tk); "
-        "leave out --show, or run it where a desktop is"
-    )
