@@ -23,21 +23,8 @@ INITIAL_BACKOFF, MAX_BACKOFF = 1.0, 30.0  # seconds between two tries to reconne
 class LiveStream:
     """Frames of a camera or stream as they arrive; a slow caller gets the newest one, older frames are dropped.
 
-    A later loss of the connection is reported on standard error, and the stream reconnects.
-
-    Args:
-        camera: number of the camera on this machine, or None.
-        address: address of the stream, where there is no camera.
-        opened: the stream, where it is open already.
-        timeout: seconds without data after which a connection counts as lost.
-        initial_backoff: seconds before the first try to reconnect.
-
-    Attributes:
-        name: name in messages, files and results, without the password.
-        rate: frames per second.
-
-    Raises:
-        MediaError: the first connection fails.
+    A first connection that fails raises MediaError. A later loss is reported on standard error, and the stream
+    reconnects. A connection without data for `timeout` seconds is lost. `name` is safe to print: it has no password.
     """
 
     def __init__(

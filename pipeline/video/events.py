@@ -71,22 +71,9 @@ class EventDetector:
         self._last_frames: dict[int, Frame] = {}  # track id -> frame of the last detection, without pixels
 
     def update(
-        self,
-        frame: Frame,
-        tracks: Sequence[Track],
-        faces: Detections,
-        ended: Sequence[Track],
-        ended_faces: Detections,
+        self, frame: Frame, tracks: Sequence[Track], faces: Detections, ended: Sequence[Track], ended_faces: Detections
     ) -> list[Event]:
-        """Return the events of a frame.
-
-        Args:
-            frame: the frame.
-            tracks: the N tracks seen in the frame.
-            faces: the same N tracks as detections.
-            ended: the M tracks that ended.
-            ended_faces: the same M tracks as detections.
-        """
+        """Return the events of a frame; `faces` and `ended_faces` are `tracks` and `ended` as detections."""
         events = []
         for i, track in enumerate(ended):
             if track.track_id in self._reported_labels:
@@ -166,9 +153,8 @@ def check_event_file(path: Path) -> None:
 def event_writer(path: Path, live: bool) -> Iterator[EventWriter]:
     """Open an EventWriter for CSV or JSON lines, by the file's suffix.
 
-    Args:
-        path: put in place when the block ends without an error.
-        live: write in place from the start, so that other programs can follow the file.
+    The file is put in place when the block ends without an error. A live one is written in place from the start, so
+    that other programs can follow it.
     """
     as_csv = path.suffix.lower() == ".csv"
     with (growing_text if live else replaced_text)(path, newline="") as file:

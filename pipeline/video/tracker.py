@@ -77,14 +77,7 @@ class Track:
 
 
 class Tracker:
-    """Assigns each detection of each frame to a track.
-
-    Args:
-        high_threshold: smallest score that starts a track.
-
-    Attributes:
-        low_threshold: smallest score that continues one.
-    """
+    """Assigns detections to tracks: a score of `high_threshold` starts a track, one of `low_threshold` continues it."""
 
     def __init__(self, high_threshold: float) -> None:
         self._high_threshold = high_threshold
@@ -95,15 +88,10 @@ class Tracker:
         self._step = 0.0  # seconds since the previous frame
 
     def update(self, detections: Detections, time: float) -> tuple[list[Track], list[Track]]:
-        """Add the detections of a frame.
+        """Add a frame's detections (scores from `low_threshold` on) at `time` seconds, which must not fall.
 
-        Args:
-            detections: scores from `low_threshold` on.
-            time: seconds; must not fall.
-
-        Returns:
-            The tracks seen in this frame, best score first, and the tracks that ended since the last frame. A
-            detection below `high_threshold` is seen only where its track is confirmed.
+        Return the tracks seen in this frame, best score first, and the tracks that ended since the last frame. A
+        detection below `high_threshold` is seen only where its track is confirmed.
         """
         self._step, self._time = time - (time if self._time is None else self._time), time
         scores = detections.scores

@@ -35,17 +35,8 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 class Webhook:
     """Posts each event as JSON, in order, and retries with growing waits. A context manager, closed at its end.
 
-    Args:
-        address: http or https; user and password in the address are sent as basic authentication.
-        timeout: seconds to wait for one answer.
-        initial_backoff: seconds before the first retry; each further wait is twice the last.
-
-    Attributes:
-        sent: number of events that arrived.
-        lost: number of events that did not; known after `close`.
-
-    Raises:
-        UserError: `address` is not a web address.
+    A user and password in the address are sent as basic authentication. A bad address raises UserError. `sent` counts
+    the events that arrived; `lost` counts the other ones after `close`.
     """
 
     def __init__(self, address: str, timeout: float = ANSWER_TIMEOUT, initial_backoff: float = INITIAL_BACKOFF) -> None:

@@ -162,7 +162,7 @@ def test_a_truncated_video_gives_what_came_and_says_so(fake: FakePredictor, caps
     said = capsys.readouterr().err
     assert said.startswith("error: cut.mp4: is truncated or broken")
     assert said.endswith("; copy or download it again\n")
-    assert f"{len(read)} frames came" in said
+    assert f"read {len(read)} frames" in said
     assert len(said.splitlines()) == 1
     assert last == {"file": "cut.mp4", "error": said.removeprefix("error: cut.mp4: ").strip()}
     assert len(lines("detections/good.jsonl")) == 20

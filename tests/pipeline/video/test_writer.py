@@ -236,8 +236,8 @@ def test_a_full_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_a_size_that_h264_has_not(tmp_path: Path, writing: Writing) -> None:
     with pytest.raises(MediaError) as caught, writing(tmp_path / "a.mp4", RATE) as out:
         out.add(np.zeros((16, 16400, 3), np.uint8), 0)
-    why = "cannot be written as H.264 (Generic error in an external library)"
-    assert str(caught.value) == f"{tmp_path}/a.mp4: {why}; make its pictures smaller, 16384 pixels a side at most"
+    said = str(caught.value)
+    assert said.startswith(f"{tmp_path}/a.mp4: cannot be written as H.264 (") and "16384 pixels" in said
 
 
 @both
