@@ -300,7 +300,7 @@ def _decodable(container: InputContainer, name: str) -> VideoStream:
     # The cover of an album is not a video.
     streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if not streams:
-        raise MediaError(name, "holds no video; name a file with pictures in it")
+        raise MediaError(name, "holds no video; name a file with a video stream")
     stream = streams[0]
     try:
         if stream.codec_context is None:

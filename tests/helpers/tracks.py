@@ -12,7 +12,7 @@ CLASSES = ("with_mask", "without_mask", "mask_weared_incorrect")
 MASK, BARE = (0.9, 0.08, 0.02), (0.08, 0.9, 0.02)
 
 
-def found(*faces: tuple[Any, ...]) -> Detections:
+def faces(*faces: tuple[Any, ...]) -> Detections:
     """Faces as (box, probabilities of the classes, face score), in the order of a detector: best score first."""
     faces = tuple(sorted(faces, key=lambda face: -face[2] * max(face[1])))
     if not faces:
@@ -24,5 +24,5 @@ def found(*faces: tuple[Any, ...]) -> Detections:
     )
 
 
-def at(x: float, y: float = 50, side: float = 20) -> tuple[float, ...]:
+def box_at(x: float, y: float = 50, side: float = 20) -> tuple[float, ...]:
     return (x, y, x + side, y + side)

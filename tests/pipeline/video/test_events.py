@@ -15,7 +15,7 @@ from pipeline.inference.detections import Detections
 from pipeline.video.events import Event, EventDetector, check_event_file, event_writer
 from pipeline.video.reader import Frame
 from pipeline.video.tracker import Tracker, to_detections
-from tests.helpers.tracks import BARE, MASK, at, found
+from tests.helpers.tracks import BARE, MASK, box_at, faces
 
 FPS = 10
 PIXELS = np.zeros((4, 4, 3), np.uint8)
@@ -29,19 +29,19 @@ def detect_events(*shots: Detections, clock: datetime | None = None) -> list[Eve
         tracks, ended = tracker.update(seen, frame.time)
         events += watcher.update(frame, tracks, to_detections(tracks, seen), ended, to_detections(ended, seen))
     left = tracker.end()
-    return events + watcher.finish(frame, left, to_detections(left, found()))
+    return events + watcher.finish(frame, left, to_detections(left, faces()))
 
 
-def masked(x: float = 10) -> Detections:
-    return found((at(x), MASK, 0.9))
+def masked_face(x: float = 10) -> Detections:
+    return faces((box_at(x), MASK, 0.9))
 
 
-def bare() -> Detections:
-    return found((at(10), BARE, 0.9))
+def bare_face() -> Detections:
+    return faces((box_at(10), BARE, 0.9))
 
 
 def test_a_face_that_comes_and_goes() -> None:
-    events = detect_events(*[found()] * 5, *[bare()] * 10, *[found()] * 15)
+    events = detect_events(*[faces()] * 5, *[bare_face()] * 10, *[faces()] * 15)
     assert [(event.event, event.track, event.label) for event in events] == [
         ("entered", 1, "without_mask"),
         ("left", 1, "without_mask"),
@@ -53,13 +53,13 @@ def test_a_face_that_comes_and_goes() -> None:
     assert (left.time, left.frame) == (1.4, 14)  # when it was last seen, not when that was noticed
     assert left.seconds == pytest.approx(0.9)
     assert entered.source == "door.mp4"
-    assert (entered.x1, entered.y1, entered.x2, entered.y2) == at(10)
+    assert (entered.x1, entered.y1, entered.x2, entered.y2) == box_at(10)
     assert entered.score == pytest.approx(0.81, abs=1e-5)
     assert entered.clock is None
 
 
 def test_a_mask_taken_off_is_a_change_and_one_frame_is_none() -> None:
-    events = detect_events(*[masked()] * 10, bare(), *[masked()] * 10, *[bare()] * 15)
+    events = detect_events(*[masked_face()] * 10, bare_face(), *[masked_face()] * 10, *[bare_face()] * 15)
     assert [(event.event, event.label, event.previous) for event in events] == [
         ("entered", "with_mask", None),
         ("changed", "without_mask", "with_mask"),
@@ -70,26 +70,26 @@ def test_a_mask_taken_off_is_a_change_and_one_frame_is_none() -> None:
 
 
 def test_a_false_alarm_of_a_frame_or_two_is_no_event() -> None:
-    assert detect_events(*[found()] * 3, *[masked()] * 2, *[found()] * 20) == []
+    assert detect_events(*[faces()] * 3, *[masked_face()] * 2, *[faces()] * 20) == []
 
 
 def test_a_doubtful_label_is_told_as_unsure_and_changes_nothing() -> None:
-    doubt = found((at(10), (0.45, 0.5, 0.05), 0.9))
+    doubt = faces((box_at(10), (0.45, 0.5, 0.05), 0.9))
     events = detect_events(*[doubt] * 10)
     assert (events[0].event, events[0].label, events[0].unsure) == ("entered", "without_mask", True)
-    events = detect_events(*[masked()] * 10, *[doubt] * 30)
+    events = detect_events(*[masked_face()] * 10, *[doubt] * 30)
     assert [event.event for event in events] == ["entered", "stayed"]
 
 
 def test_live_events_carry_the_clock() -> None:
     noon = datetime(2026, 5, 1, 12, 0, 0, 250000, tzinfo=UTC)
-    events = detect_events(*[masked()] * 6, clock=noon)
+    events = detect_events(*[masked_face()] * 6, clock=noon)
     assert events[0].clock == "2026-05-01T12:00:00.250+00:00"
 
 
 @pytest.mark.parametrize("live", [False, True])
 def test_csv_and_json_lines_hold_the_same(tmp_path: Path, live: bool) -> None:
-    events = detect_events(*[masked()] * 10, *[bare()] * 15)
+    events = detect_events(*[masked_face()] * 10, *[bare_face()] * 15)
     for name in ("e.csv", "deep/e.JSONL"):
         with event_writer(tmp_path / name, live) as writer:
             for event in events:
@@ -107,7 +107,7 @@ def test_csv_and_json_lines_hold_the_same(tmp_path: Path, live: bool) -> None:
 
 
 def test_a_live_file_is_there_line_by_line(tmp_path: Path) -> None:
-    events = detect_events(*[masked()] * 10)
+    events = detect_events(*[masked_face()] * 10)
     with event_writer(tmp_path / "e.jsonl", live=True) as writer:
         writer.add(events[0])
         assert len((tmp_path / "e.jsonl").read_text().splitlines()) == 1

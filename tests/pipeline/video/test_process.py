@@ -46,16 +46,16 @@ def run(*args: str | Path) -> int:
     return detect.main([str(arg) for arg in args])
 
 
-def lines(path: str) -> list[dict[str, Any]]:
+def read_lines(path: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
-def events(path: str) -> list[dict[str, str]]:
+def read_events(path: str) -> list[dict[str, str]]:
     with Path(path).open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-def pictures(path: str | Path) -> list[np.ndarray]:
+def read_pictures(path: str | Path) -> list[np.ndarray]:
     with av.open(str(path)) as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
@@ -63,7 +63,7 @@ def pictures(path: str | Path) -> list[np.ndarray]:
 def test_a_video(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> None:
     blob_video(Path("clips/door.mp4"), passing_blob, frames=80)
     assert run("clips/door.mp4") == 0
-    read = lines("detections/door.jsonl")
+    read = read_lines("detections/door.jsonl")
     assert [line["frame"] for line in read] == list(range(80))
     assert [line["time"] for line in read] == [pytest.approx(i / 25, abs=1e-3) for i in range(80)]
     assert {line["file"] for line in read} == {"clips/door.mp4"}
@@ -73,15 +73,15 @@ def test_a_video(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> Non
     assert face["label"] == "with_mask"
     np.testing.assert_allclose(face["box"], passing_blob(12)[0], atol=1)
     assert set(face) == {"track", "box", "label", "score", "face_score", "probs", "unsure", "landmarks"}
-    told = events("detections/door.events.csv")
+    told = read_events("detections/door.events.csv")
     assert [(event["event"], event["label"], event["frame"]) for event in told] == [
         ("entered", "with_mask", "14"),
         ("left", "with_mask", "29"),
     ]
-    shown = pictures("detections/door.mp4")
+    shown = read_pictures("detections/door.mp4")
     assert len(shown) == 80
     assert shown[0].shape == (64, 96, 3)
-    plain = pictures("clips/door.mp4")
+    plain = read_pictures("clips/door.mp4")
     drawn = [np.abs(a.astype(int) - b).max() > 60 for a, b in zip(shown, plain, strict=True)]
     assert drawn == [10 <= i < 30 for i in range(80)]
     said = capsys.readouterr().out
@@ -101,12 +101,12 @@ def test_the_same_with_one_worker_and_several(fake: FakePredictor) -> None:
 def test_every_max_fps_and_seconds(fake: FakePredictor) -> None:
     blob_video(Path("a.mp4"), passing_blob, frames=50)
     assert run("a.mp4", "--frame-stride", "3", "--out", "every") == 0
-    assert [line["frame"] for line in lines("every/a.jsonl")] == list(range(0, 50, 3))
-    assert len(pictures("every/a.mp4")) == 17
+    assert [line["frame"] for line in read_lines("every/a.jsonl")] == list(range(0, 50, 3))
+    assert len(read_pictures("every/a.mp4")) == 17
     assert run("a.mp4", "--max-fps", "5", "--out", "fps") == 0
-    assert [line["frame"] for line in lines("fps/a.jsonl")] == list(range(0, 50, 5))
+    assert [line["frame"] for line in read_lines("fps/a.jsonl")] == list(range(0, 50, 5))
     assert run("a.mp4", "--seconds", "0.5", "--out", "seconds") == 0
-    assert len(lines("seconds/a.jsonl")) == 13
+    assert len(read_lines("seconds/a.jsonl")) == 13
     with av.open("every/a.mp4") as container:
         assert float(container.duration) / 1e6 == pytest.approx(2, abs=0.15)  # as long as before
 
@@ -115,14 +115,14 @@ def test_min_score_and_min_face_reach_the_predictor(fake: FakePredictor) -> None
     blob_video(Path("a.mp4"), passing_blob, frames=12)
     assert run("a.mp4", "--min-score", "0.8", "--min-face", "30") == 0
     assert fake.calls[0] == (pytest.approx(0.2), 30)  # weaker ones may continue a track
-    assert all(line["faces"] == [] for line in lines("detections/a.jsonl"))
+    assert all(line["faces"] == [] for line in read_lines("detections/a.jsonl"))
 
 
 def test_outputs_by_name_and_no_pictures(fake: FakePredictor) -> None:
     blob_video(Path("a.mp4"), passing_blob, frames=40)
     assert run("a.mp4", "--no-pictures", "--json", "deep/x.jsonl", "--events", "deep/e.jsonl") == 0
-    assert len(lines("deep/x.jsonl")) == 40
-    assert [line["event"] for line in lines("deep/e.jsonl")] == ["entered", "stayed"]
+    assert len(read_lines("deep/x.jsonl")) == 40
+    assert [line["event"] for line in read_lines("deep/e.jsonl")] == ["entered", "stayed"]
     assert not Path("detections").exists()
 
 
@@ -136,8 +136,8 @@ def test_several_videos_and_an_input_in_the_out_folder(fake: FakePredictor) -> N
         *("a.mp4", "a-2.mp4", "a-2.jsonl", "a-2.events.csv"),
         *("a-3.mp4", "a-3.jsonl", "a-3.events.csv"),
     }
-    assert len(lines("detections/a-2.jsonl")) == 20
-    assert len(lines("detections/a-3.jsonl")) == 25
+    assert len(read_lines("detections/a-2.jsonl")) == 20
+    assert len(read_lines("detections/a-3.jsonl")) == 25
 
 
 def test_a_link_to_a_video_and_what_it_points_to_are_not_overwritten(fake: FakePredictor) -> None:
@@ -146,7 +146,7 @@ def test_a_link_to_a_video_and_what_it_points_to_are_not_overwritten(fake: FakeP
     Path("clip.mp4").symlink_to(target)
     assert run("clip.mp4") == 0
     assert target.read_bytes() == before
-    assert len(pictures("detections/clip-2.mp4")) == 20
+    assert len(read_pictures("detections/clip-2.mp4")) == 20
     assert run("clip.mp4", "--json", "detections/clip.mp4") == 1
     assert target.read_bytes() == before
 
@@ -156,16 +156,16 @@ def test_a_truncated_video_gives_what_came_and_says_so(fake: FakePredictor, caps
     Path("cut.mp4").write_bytes(whole[: len(whole) * 9 // 10])
     blob_video(Path("good.mp4"), passing_blob, frames=20)
     assert run("cut.mp4", "good.mp4") == 1
-    *read, last = lines("detections/cut.jsonl")
+    *read, last = read_lines("detections/cut.jsonl")
     assert 20 < len(read) < 60
-    assert len(pictures("detections/cut.mp4")) == len(read)
+    assert len(read_pictures("detections/cut.mp4")) == len(read)
     said = capsys.readouterr().err
     assert said.startswith("error: cut.mp4: is truncated or broken")
     assert said.endswith("; copy or download it again\n")
     assert f"read {len(read)} frames" in said
     assert len(said.splitlines()) == 1
     assert last == {"file": "cut.mp4", "error": said.removeprefix("error: cut.mp4: ").strip()}
-    assert len(lines("detections/good.jsonl")) == 20
+    assert len(read_lines("detections/good.jsonl")) == 20
 
 
 @pytest.mark.parametrize(
@@ -238,11 +238,11 @@ def test_a_camera_is_watched_for_some_seconds(fake: FakePredictor, monkeypatch: 
     monkeypatch.setattr(cv2, "VideoCapture", lambda number: FakeCamera(shots))
     assert run("--camera", "0", "--seconds", "1.5") == 0
     (video,) = Path("detections").glob("camera-0-*.mp4")
-    read = lines(str(video.with_suffix(".jsonl")))
+    read = read_lines(str(video.with_suffix(".jsonl")))
     assert len(read) > 5
     assert all("clock" in line and len(line["faces"]) == 1 for line in read)
-    assert len(pictures(video)) == len(read)
-    told = events(str(video.with_suffix(".events.csv")))
+    assert len(read_pictures(video)) == len(read)
+    told = read_events(str(video.with_suffix(".events.csv")))
     assert [event["event"] for event in told] == ["entered", "stayed"]
     assert told[0]["clock"]
 
@@ -268,9 +268,9 @@ def test_a_live_source_stopped_by_a_signal_keeps_what_it_saw(tmp_path: Path) -> 
         assert time.monotonic() - begin < 5  # far more than it takes, for a busy machine
         assert said == ""
         (video,) = tmp_path.glob("*.mp4")
-        read = lines(str(video.with_suffix(".jsonl")))
-        assert len(pictures(video)) == len(read) > 3
-        assert [event["event"] for event in events(str(video.with_suffix(".events.csv")))][-1] == "stayed"
+        read = read_lines(str(video.with_suffix(".jsonl")))
+        assert len(read_pictures(video)) == len(read) > 3
+        assert [event["event"] for event in read_events(str(video.with_suffix(".events.csv")))][-1] == "stayed"
         for path in tmp_path.iterdir():
             path.unlink()
 
@@ -320,7 +320,7 @@ def test_a_webhook_that_is_not_there_is_said_and_the_video_is_whole(
     monkeypatch.setattr("pipeline.video.webhook.MAX_ATTEMPTS", 1)
     blob_video(Path("a.mp4"), passing_blob, frames=80)
     assert run("a.mp4", "--webhook", "http://127.0.0.1:9/x") == 0
-    assert len(lines("detections/a.jsonl")) == 80
+    assert len(read_lines("detections/a.jsonl")) == 80
     assert "events could not be sent" in capsys.readouterr().err
 
 
@@ -362,11 +362,11 @@ def test_a_real_face_walks_by_and_is_blurred(tmp_path: Path) -> None:
             video.add(wide[:, left : left + 360], i / 10)
     out = tmp_path / "out"
     assert run(tmp_path / "walk.mp4", "--out", out, "--blur", "--no-boxes") == 0
-    told = events(str(out / "walk.events.csv"))
+    told = read_events(str(out / "walk.events.csv"))
     entered = [event["label"] for event in told if event["event"] == "entered"]
     assert entered == ["without_mask", "with_mask", "mask_weared_incorrect"]
     # In each frame, where the original shows a face, no detail is left.
-    before, after = pictures(tmp_path / "walk.mp4"), pictures(out / "walk.mp4")
+    before, after = read_pictures(tmp_path / "walk.mp4"), read_pictures(out / "walk.mp4")
     looked = 0
     for plain, blurred in zip(before, after, strict=True):
         for x1, y1, x2, y2 in predictor.detect(plain).boxes.clip(0).astype(int):

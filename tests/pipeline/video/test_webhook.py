@@ -51,7 +51,7 @@ class HookServer:
 
 
 @contextmanager
-def serving(*answers: int | str, port: int = 0) -> Iterator[HookServer]:
+def hook_server(*answers: int | str, port: int = 0) -> Iterator[HookServer]:
     told = HookServer(*answers)
 
     class Handler(BaseHTTPRequestHandler):
@@ -79,16 +79,16 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def event(track: int) -> Event:
+def make_event(track: int) -> Event:
     words = "entered without mask", "마스크.mp4", 1.5, None, 30, track, "without_mask"
     return Event("entered", *words, False, 0.9, None, 0.5, 1.0, 2.0, 3.0, 4.0)
 
 
-def quick(address: str, **options: Any) -> Webhook:
+def quick_webhook(address: str, **options: Any) -> Webhook:
     return Webhook(address, **{"initial_backoff": 0.01, **options})
 
 
-def eventually(true: Callable[[], bool], seconds: float = 10) -> None:
+def wait_until(true: Callable[[], bool], seconds: float = 10) -> None:
     until = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < until
@@ -96,10 +96,10 @@ def eventually(true: Callable[[], bool], seconds: float = 10) -> None:
 
 
 def test_events_arrive_as_json_in_order(capsys: pytest.CaptureFixture[str]) -> None:
-    with serving() as server:
-        with quick(f"{server.address}/api/hook?key=1#part") as hook:
+    with hook_server() as server:
+        with quick_webhook(f"{server.address}/api/hook?key=1#part") as hook:
             for track in range(20):
-                hook.add(event(track))
+                hook.add(make_event(track))
         assert server.tracks == list(range(20)) and (hook.sent, hook.lost) == (20, 0)
     method, path, headers, body = server.requests[3]
     assert (method, path, headers["Content-Type"]) == ("POST", "/api/hook?key=1", "application/json")
@@ -127,32 +127,32 @@ def test_events_arrive_as_json_in_order(capsys: pytest.CaptureFixture[str]) -> N
 
 @pytest.mark.parametrize("refusal", [500, 503, 429, 408, CLOSE_CONNECTION])
 def test_what_may_pass_is_tried_again_with_growing_waits(refusal: int | str) -> None:
-    with serving(*[refusal] * 4) as server:
-        with quick(server.address, initial_backoff=0.02) as hook:
-            hook.add(event(1))
-            hook.add(event(2))
+    with hook_server(*[refusal] * 4) as server:
+        with quick_webhook(server.address, initial_backoff=0.02) as hook:
+            hook.add(make_event(1))
+            hook.add(make_event(2))
         assert server.tracks == [1] * 5 + [2] and (hook.sent, hook.lost) == (2, 0)
     waits = [after - before for before, after in zip(server.times[:4], server.times[1:5], strict=True)]
     assert all(wait >= 0.02 * 2**i for i, wait in enumerate(waits))
 
 
 def test_a_server_that_comes_up_later() -> None:
-    with serving() as gone:
+    with hook_server() as gone:
         port = int(gone.address.rsplit(":", 1)[1])
-    with quick(gone.address, initial_backoff=0.2) as hook:  # nobody listens there
-        hook.add(event(1))
+    with quick_webhook(gone.address, initial_backoff=0.2) as hook:  # nobody listens there
+        hook.add(make_event(1))
         time.sleep(0.1)
-        with serving(port=port) as server:
+        with hook_server(port=port) as server:
             hook.close()
     assert server.tracks == [1] and hook.lost == 0
 
 
 def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(webhook, "MAX_ATTEMPTS", 2)
-    with serving() as gone:
+    with hook_server() as gone:
         pass
-    with quick(gone.address) as hook:
-        hook.add(event(1))
+    with quick_webhook(gone.address) as hook:
+        hook.add(make_event(1))
     assert (hook.sent, hook.lost) == (0, 1)
     said = f"{gone.address}: an event could not be sent (Connection refused); check the --webhook address"
     assert capsys.readouterr().err.splitlines()[0] == said
@@ -160,10 +160,10 @@ def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("refusal", [400, 401, 404, 301, 302, 307])
 def test_other_refusals_are_not_tried_again(refusal: int, capsys: pytest.CaptureFixture[str]) -> None:
-    with serving(refusal) as server:
-        with quick(server.address) as hook:
-            hook.add(event(1))
-            hook.add(event(2))
+    with hook_server(refusal) as server:
+        with quick_webhook(server.address) as hook:
+            hook.add(make_event(1))
+            hook.add(make_event(2))
         assert server.tracks == [1, 2] and (hook.sent, hook.lost) == (1, 1)
     assert capsys.readouterr().err == (
         f"{server.address}: an event could not be sent (it answered {refusal}); check the --webhook address\n"
@@ -175,10 +175,10 @@ def test_an_event_that_is_refused_too_often_is_lost_and_the_next_ones_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(webhook, "MAX_ATTEMPTS", 3)
-    with serving(*[500] * 6) as server:
-        with quick(server.address) as hook:
+    with hook_server(*[500] * 6) as server:
+        with quick_webhook(server.address) as hook:
             for track in (1, 2, 3):
-                hook.add(event(track))
+                hook.add(make_event(track))
         assert server.tracks == [1, 1, 1, 2, 2, 2, 3] and (hook.sent, hook.lost) == (1, 2)
     assert capsys.readouterr().err.splitlines() == [
         f"{server.address}: an event could not be sent (it answered 500); check the --webhook address",
@@ -187,11 +187,11 @@ def test_an_event_that_is_refused_too_often_is_lost_and_the_next_ones_go_on(
 
 
 def test_a_server_that_hangs_is_not_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
-    with serving(HANG) as server:
-        hook = quick(server.address)
+    with hook_server(HANG) as server:
+        hook = quick_webhook(server.address)
         began = time.monotonic()
         for track in range(500):
-            hook.add(event(track))
+            hook.add(make_event(track))
         assert time.monotonic() - began < 0.5
         hook.close(timeout=0.2)
         assert time.monotonic() - began < 3
@@ -201,21 +201,21 @@ def test_a_server_that_hangs_is_not_waited_for(capsys: pytest.CaptureFixture[str
 
 
 def test_a_server_that_hangs_is_tried_again() -> None:
-    with serving(HANG) as server:
-        with quick(server.address, timeout=0.2) as hook:
-            hook.add(event(1))
-            hook.add(event(2))
+    with hook_server(HANG) as server:
+        with quick_webhook(server.address, timeout=0.2) as hook:
+            hook.add(make_event(1))
+            hook.add(make_event(2))
         assert server.tracks == [1, 1, 2] and (hook.sent, hook.lost) == (2, 0)
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(webhook, "MAX_QUEUED", 10)
-    with serving(HANG) as server:
-        with quick(server.address) as hook:
-            hook.add(event(0))
-            eventually(lambda: len(server.requests) == 1)
+    with hook_server(HANG) as server:
+        with quick_webhook(server.address) as hook:
+            hook.add(make_event(0))
+            wait_until(lambda: len(server.requests) == 1)
             for track in range(1, 31):
-                hook.add(event(track))
+                hook.add(make_event(track))
             server.release.set()  # the answer to the first never comes: its connection is closed, and it is sent again
         assert server.tracks == [0, *range(11)] and (hook.sent, hook.lost) == (11, 20)
     assert capsys.readouterr().err.splitlines() == [
@@ -225,11 +225,11 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
 
 def test_the_end_waits_for_what_is_under_way_no_longer_than_told(capsys: pytest.CaptureFixture[str]) -> None:
-    with serving(*[500] * 99) as server:
-        hook = quick(server.address, initial_backoff=30)
+    with hook_server(*[500] * 99) as server:
+        hook = quick_webhook(server.address, initial_backoff=30)
         for track in range(5):
-            hook.add(event(track))
-        eventually(lambda: len(server.requests) == 1)
+            hook.add(make_event(track))
+        wait_until(lambda: len(server.requests) == 1)
         began = time.monotonic()
         hook.close(timeout=0.1)
         assert time.monotonic() - began < 3 and not hook._thread.is_alive()
@@ -247,10 +247,10 @@ def test_the_end_waits_for_what_is_under_way_no_longer_than_told(capsys: pytest.
 def test_user_and_password_go_as_basic_authentication(
     user: str, header: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with serving(200, 404) as server:
-        with quick(server.address.replace("://", f"://{user}@")) as hook:
-            hook.add(event(1))
-            hook.add(event(2))
+    with hook_server(200, 404) as server:
+        with quick_webhook(server.address.replace("://", f"://{user}@")) as hook:
+            hook.add(make_event(1))
+            hook.add(make_event(2))
         assert [headers["Authorization"] for _, _, headers, _ in server.requests] == [header] * 2
         assert server.requests[0][2]["Host"] == server.address.removeprefix("http://")
     said = capsys.readouterr().err
@@ -259,8 +259,8 @@ def test_user_and_password_go_as_basic_authentication(
 
 def test_a_host_that_is_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(webhook, "MAX_ATTEMPTS", 1)
-    with quick(f"http://{'a' * 80}/") as hook:  # a label of more than 63 letters
-        hook.add(event(1))
+    with quick_webhook(f"http://{'a' * 80}/") as hook:  # a label of more than 63 letters
+        hook.add(make_event(1))
     assert hook.lost == 1 and "an event could not be sent" in capsys.readouterr().err
 
 

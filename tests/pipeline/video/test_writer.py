@@ -27,34 +27,34 @@ from tests.helpers.made_videos import blob_frame, walk
 
 ROOT = Path(__file__).resolve().parents[3]
 RATE = Fraction(25)
-both = pytest.mark.parametrize("writing", [video_writer, growing_video])
-Writing = Any  # one of the two
+both_writers = pytest.mark.parametrize("writing", [video_writer, growing_video])
+OpenWriter = Any  # one of the two
 
 
-def written(path: Path, count: int, writing: Writing = video_writer, size: tuple[int, int] = (96, 64)) -> Path:
+def write_walk(path: Path, count: int, writing: OpenWriter = video_writer, size: tuple[int, int] = (96, 64)) -> Path:
     with writing(path, RATE) as out:
         for i in range(count):
             out.add(blob_frame(walk(i), size), i / 25)
     return path
 
 
-def read(path: Path) -> list[Frame]:
+def read_frames(path: Path) -> list[Frame]:
     file = VideoFile(str(path))
     frames = list(file.frames())
     assert file.damage is None
     return frames
 
 
-def boxes(frame: Frame) -> list[list[float]]:
+def blob_boxes(frame: Frame) -> list[list[float]]:
     return FakePredictor().detect(frame.pixels).boxes.tolist()
 
 
-def is_walk(frames: list[Frame]) -> bool:
+def shows_walk(frames: list[Frame]) -> bool:
     """Whether each frame shows what `walk` has there."""
-    return all(np.abs(np.subtract(boxes(frame), walk(i))).max() <= 2 for i, frame in enumerate(frames))
+    return all(np.abs(np.subtract(blob_boxes(frame), walk(i))).max() <= 2 for i, frame in enumerate(frames))
 
 
-def atoms(path: Path) -> list[str]:
+def atom_names(path: Path) -> list[str]:
     """The names of an MP4's parts, in their order."""
     data, names, at = path.read_bytes(), [], 0
     while at < len(data):
@@ -63,11 +63,11 @@ def atoms(path: Path) -> list[str]:
     return names
 
 
-@both
-def test_what_is_written_is_read_again(tmp_path: Path, writing: Writing) -> None:
-    path = written(tmp_path / "new" / "a.mp4", 75, writing)
-    frames = read(path)
-    assert len(frames) == 75 and is_walk(frames)
+@both_writers
+def test_what_is_written_is_read_again(tmp_path: Path, writing: OpenWriter) -> None:
+    path = write_walk(tmp_path / "new" / "a.mp4", 75, writing)
+    frames = read_frames(path)
+    assert len(frames) == 75 and shows_walk(frames)
     assert [frame.time for frame in frames] == pytest.approx([i / 25 for i in range(75)], abs=0.001)
     assert np.abs(frames[0].pixels[0, 0].astype(int) - 128).max() <= 2
     with av.open(str(path)) as container:
@@ -76,39 +76,39 @@ def test_what_is_written_is_read_again(tmp_path: Path, writing: Writing) -> None
         assert (codec.name, codec.pix_fmt, codec.width, codec.height) == ("h264", "yuv420p", 96, 64)
         assert float(container.duration) == pytest.approx(3e6, abs=1e5)
         assert codec.colorspace == codec.color_primaries == codec.color_trc == 1  # BT.709, as browsers want it
-    names = atoms(path)
+    names = atom_names(path)
     assert names.index("moov") < names.index("mdat")  # plays before all of it has come
     assert names.count("moof") == (0 if writing is video_writer else 2)  # pieces of 2 s
 
 
-@both
+@both_writers
 @pytest.mark.parametrize("count", [1, 2])
-def test_very_short_ones(tmp_path: Path, writing: Writing, count: int) -> None:
-    path = written(tmp_path / "a.mp4", count, writing)
-    assert len(read(path)) == count
+def test_very_short_ones(tmp_path: Path, writing: OpenWriter, count: int) -> None:
+    path = write_walk(tmp_path / "a.mp4", count, writing)
+    assert len(read_frames(path)) == count
     with av.open(str(path)) as container:
         assert float(container.duration) == pytest.approx(count * 4e4, abs=1e4)
 
 
-@both
-def test_times_are_kept(tmp_path: Path, writing: Writing) -> None:
+@both_writers
+def test_times_are_kept(tmp_path: Path, writing: OpenWriter) -> None:
     times = [0.3, 0.31, 0.9, 5.0, 12.345, 12.4]
     with writing(tmp_path / "a.mp4", RATE) as out:
         for i, time in enumerate(times):
             out.add(blob_frame(walk(i)), time)
-    frames = read(tmp_path / "a.mp4")
+    frames = read_frames(tmp_path / "a.mp4")
     assert [frame.time for frame in frames] == pytest.approx([time - 0.3 for time in times], abs=0.001)
-    assert is_walk(frames)
+    assert shows_walk(frames)
 
 
-@both
-def test_times_that_repeat_or_fall(tmp_path: Path, writing: Writing) -> None:
+@both_writers
+def test_times_that_repeat_or_fall(tmp_path: Path, writing: OpenWriter) -> None:
     with writing(tmp_path / "a.mp4", RATE) as out:
         for i, time in enumerate([0, 0, 0.04, 0.02, 0.08, 0.08, 0.12]):
             out.add(blob_frame(walk(i)), time)
-    frames = read(tmp_path / "a.mp4")
+    frames = read_frames(tmp_path / "a.mp4")
     times = np.array([frame.time for frame in frames])
-    assert len(frames) == 7 and is_walk(frames) and (np.diff(times) > 0).all()
+    assert len(frames) == 7 and shows_walk(frames) and (np.diff(times) > 0).all()
     assert times == pytest.approx([0, 0, 0.04, 0.04, 0.08, 0.08, 0.12], abs=0.001)
 
 
@@ -119,19 +119,19 @@ def test_odd_sizes(tmp_path: Path, size: tuple[int, int]) -> None:
     with video_writer(tmp_path / "a.mp4", RATE) as out:
         for i in range(3):
             out.add(blob_frame([box], size), i / 25)
-    frames = read(tmp_path / "a.mp4")
+    frames = read_frames(tmp_path / "a.mp4")
     even = (height + height % 2, width + width % 2, 3)
     assert [frame.pixels.shape for frame in frames] == [even] * 3
     assert frames[0].pixels[-1, -1, 0] > 200 and frames[0].pixels[-1, -1, 1] < 60  # no dark seam
 
 
-@both
-def test_frames_of_another_size_are_made_to_fit(tmp_path: Path, writing: Writing) -> None:
+@both_writers
+def test_frames_of_another_size_are_made_to_fit(tmp_path: Path, writing: OpenWriter) -> None:
     whole = (255, 0, 0)
     with writing(tmp_path / "a.mp4", RATE) as out:
         for i, (width, height) in enumerate([(96, 64), (192, 128), (40, 60), (300, 20), (97, 64), (5000, 1)]):
             out.add(np.full((height, width, 3), whole, np.uint8), i / 25)
-    frames = read(tmp_path / "a.mp4")
+    frames = read_frames(tmp_path / "a.mp4")
     assert {frame.pixels.shape for frame in frames} == {(64, 96, 3)} and len(frames) == 6
     # Scaled with its sides in ratio, black around: 43 x 64, 96 x 6, whole, 96 x 1.
     columns = [(frame.pixels[32, :, 0] > 128).sum() for frame in frames]
@@ -165,8 +165,8 @@ def test_a_file_that_grows_keeps_what_it_has_when_its_block_fails(tmp_path: Path
         for i in range(30):
             out.add(blob_frame(walk(i)), i / 25)
         raise KeyboardInterrupt
-    frames = read(tmp_path / "a.mp4")
-    assert len(frames) == 30 and is_walk(frames)
+    frames = read_frames(tmp_path / "a.mp4")
+    assert len(frames) == 30 and shows_walk(frames)
 
 
 @pytest.mark.parametrize("rate", [25, 2])
@@ -176,9 +176,9 @@ def test_a_file_that_grows_plays_while_it_is_open(tmp_path: Path, rate: int) -> 
     with growing_video(path, RATE) as out:
         for i in range(5 * rate + 1):
             out.add(blob_frame(walk(i)), i / rate)
-        frames = read(path)
-        assert len(frames) == 4 * rate and is_walk(frames)
-    assert len(read(path)) == 5 * rate + 1
+        frames = read_frames(path)
+        assert len(frames) == 4 * rate and shows_walk(frames)
+    assert len(read_frames(path)) == 5 * rate + 1
 
 
 KILLED = """
@@ -208,8 +208,8 @@ def test_after_a_kill(tmp_path: Path, kind: str) -> None:
         process.kill()
     assert process.returncode == -signal.SIGKILL
     if kind == "growing":
-        frames = read(tmp_path / "a.mp4")
-        assert len(frames) == 100 and is_walk(frames)  # two pieces of 2 s; the third was under way
+        frames = read_frames(tmp_path / "a.mp4")
+        assert len(frames) == 100 and shows_walk(frames)  # two pieces of 2 s; the third was under way
     else:
         assert not (tmp_path / "a.mp4").exists()
 
@@ -232,23 +232,23 @@ def test_a_full_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "a.mp4"))
 
 
-@both
-def test_a_size_that_h264_has_not(tmp_path: Path, writing: Writing) -> None:
+@both_writers
+def test_a_size_that_h264_has_not(tmp_path: Path, writing: OpenWriter) -> None:
     with pytest.raises(MediaError) as caught, writing(tmp_path / "a.mp4", RATE) as out:
         out.add(np.zeros((16, 16400, 3), np.uint8), 0)
     said = str(caught.value)
     assert said.startswith(f"{tmp_path}/a.mp4: cannot be written as H.264 (") and "16384 pixels" in said
 
 
-@both
-def test_a_place_where_none_can_be_written(tmp_path: Path, writing: Writing) -> None:
+@both_writers
+def test_a_place_where_none_can_be_written(tmp_path: Path, writing: OpenWriter) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(OSError, match="file"), writing(tmp_path / "file" / "a.mp4", RATE) as out:
         out.add(blob_frame([]), 0)
 
 
-@both
-def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writing: Writing) -> None:
+@both_writers
+def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writing: OpenWriter) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(UserError, match=r"this needs the package 'av'"), writing(tmp_path / "a.mp4", RATE):
         pass
@@ -293,20 +293,20 @@ PLAY = """async ([base64, points]) => {
 }"""
 
 
-def played(page: Any, path: Path, *points: tuple[float, float]) -> dict[str, Any]:
+def play(page: Any, path: Path, *points: tuple[float, float]) -> dict[str, Any]:
     result = page.evaluate(PLAY, [base64.b64encode(path.read_bytes()).decode(), points])
     assert isinstance(result, dict)
     return result
 
 
-@both
+@both_writers
 @pytest.mark.parametrize("size", [(96, 64), (1280, 720), (95, 63)])
-def test_it_plays_in_a_browser(tmp_path: Path, page: Any, writing: Writing, size: tuple[int, int]) -> None:
+def test_it_plays_in_a_browser(tmp_path: Path, page: Any, writing: OpenWriter, size: tuple[int, int]) -> None:
     width, height = size
     with writing(tmp_path / "a.mp4", RATE) as out:
         for i in range(10):
             out.add(blob_frame([(0, 0, width // 2, height)], size), i / 25)
-    result = played(page, tmp_path / "a.mp4", (0.25, 0.5), (0.75, 0.5))
+    result = play(page, tmp_path / "a.mp4", (0.25, 0.5), (0.75, 0.5))
     assert (result["width"], result["height"]) == (width + width % 2, height + height % 2)
     assert result["duration"] == pytest.approx(0.4, abs=0.05) and result["time"] > 0.3
     assert np.abs(np.subtract(result["colours"], [(255, 0, 0), (128, 128, 128)])).max() <= 6
@@ -316,7 +316,7 @@ def test_one_under_way_plays_in_a_browser(tmp_path: Path, page: Any) -> None:
     with growing_video(tmp_path / "a.mp4", RATE) as out:
         for i in range(60):
             out.add(blob_frame([(0, 0, 48, 64)]), i / 25)
-        assert played(page, tmp_path / "a.mp4")["time"] == pytest.approx(2, abs=0.1)
+        assert play(page, tmp_path / "a.mp4")["time"] == pytest.approx(2, abs=0.1)
 
 
 @pytest.mark.parametrize(("turns", "flip"), [(1, False), (2, False), (3, False), (0, True), (1, True)])
@@ -329,9 +329,9 @@ def test_a_browser_turns_videos_as_we_do(tmp_path: Path, page: Any, turns: int, 
             frame = av.VideoFrame.from_ndarray(blob_frame([(0, 0, 48, 32)]), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    ours = read(tmp_path / "a.mp4")[0].pixels
+    ours = read_frames(tmp_path / "a.mp4")[0].pixels
     corners = [(0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75)]
-    theirs = played(page, tmp_path / "a.mp4", *corners)
+    theirs = play(page, tmp_path / "a.mp4", *corners)
     assert (theirs["height"], theirs["width"]) == ours.shape[:2]
     here = [ours[int(y * ours.shape[0]), int(x * ours.shape[1])] for x, y in corners]
     assert np.abs(np.subtract(here, theirs["colours"])).max() <= 12 and np.ptp(here) > 100
