@@ -1,3 +1,5 @@
+"""`pipeline.detect` on photos: outputs, messages, bad input."""
+
 from __future__ import annotations
 
 import csv
@@ -95,7 +97,7 @@ def test_options_reach_the_predictor(fake: FakePredictor, monkeypatch: pytest.Mo
 
 
 def test_boxes_are_in_the_upright_photo(fake: FakePredictor) -> None:
-    stored = np.rot90(read_image(picture(Path("upright.png"))), 1)  # as orientation 6 stores it
+    stored = np.rot90(read_image(picture(Path("upright.png"))), 1)  # as stored with orientation 6
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(np.ascontiguousarray(stored)).save("turned.png", exif=exif)
@@ -117,11 +119,11 @@ def test_csv_and_submission(fake: FakePredictor) -> None:
     assert header == ["file", "width", "height", "x1", "y1", "x2", "y2", "label", "score", "face_score"] + [
         f"p_{name}" for name in CLASSES
     ] + ["unsure"]
-    box, verdict = ["8.0", "6.0", "20.0", "24.0"], ["with_mask", "0.63", "0.9", "0.7", "0.2", "0.1", "false"]
+    box, scores = ["8.0", "6.0", "20.0", "24.0"], ["with_mask", "0.63", "0.9", "0.7", "0.2", "0.1", "false"]
     assert faces == [
-        ["in/a.png", "48", "32", *box, *verdict],
-        ["in/a.png", "48", "32", "30.0", "10.0", "40.0", "20.0", *verdict],
-        ["in/x/same.png", "48", "32", *box, *verdict],
+        ["in/a.png", "48", "32", *box, *scores],
+        ["in/a.png", "48", "32", "30.0", "10.0", "40.0", "20.0", *scores],
+        ["in/x/same.png", "48", "32", *box, *scores],
     ]
     assert rows("t/sub.csv") == [
         ["image_id", "PredictionString"],
@@ -134,7 +136,7 @@ def test_csv_and_submission(fake: FakePredictor) -> None:
     assert [len(image["faces"]) for image in read_json("t/all.json")["images"]] == [2, 0, 1, 0]
 
 
-def test_bad_files_are_named_and_the_rest_goes_on(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_files_are_reported_and_the_others_are_processed(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> None:
     picture(Path("a.png"))
     Path("b.jpg").write_bytes(Path("a.png").read_bytes()[:-40])
     picture(Path("c.png"))
@@ -148,7 +150,7 @@ def test_bad_files_are_named_and_the_rest_goes_on(fake: FakePredictor, capsys: p
     assert "failed: 2" in out
 
 
-def test_all_bad_files_still_leave_a_whole_json(fake: FakePredictor) -> None:
+def test_bad_files_alone_leave_a_complete_json(fake: FakePredictor) -> None:
     Path("a.jpg").touch()
     assert run("a.jpg") == 1
     assert read_json()["images"] == [] and len(read_json()["errors"]) == 1
@@ -213,7 +215,7 @@ def test_no_input_is_overwritten_and_outputs_are_not_read_again(fake: FakePredic
     assert run("photo.png", "--out", ".") == 0
     assert Path("photo.png").read_bytes() == original and Path("photo-2.png").exists()
     picture(Path("set/photo.png"))
-    for _ in range(2):  # the second run finds the first one's pictures below the folder
+    for _ in range(2):  # the second run finds the pictures of the first one below the folder
         assert run("set", "--out", "set/out") == 0
         assert [image["file"] for image in read_json("set/out/detections.json")["images"]] == ["set/photo.png"]
 
@@ -227,7 +229,7 @@ def test_many_files_give_a_summary(fake: FakePredictor, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(("margin", "unsure"), [(0.4, False), (0.6, True)])  # the two best classes are 0.5 apart
-def test_an_unsure_face_is_called_so_everywhere(
+def test_an_unsure_face_is_marked_in_every_output(
     fake: FakePredictor, capsys: pytest.CaptureFixture[str], margin: float, unsure: bool
 ) -> None:
     fake.unsure_margin = margin
@@ -236,7 +238,7 @@ def test_an_unsure_face_is_called_so_everywhere(
     (face,) = read_json()["images"][0]["faces"]
     assert face["unsure"] is unsure and face["label"] == "with_mask"
     assert rows("t.csv")[1][-1] == ("true" if unsure else "false")
-    assert rows("s.csv")[1][1].startswith("with_mask 0.63 ")  # a competition's scorer knows class names alone
+    assert rows("s.csv")[1][1].startswith("with_mask 0.63 ")  # the scorer of a competition knows class names only
     assert ("with_mask?" in capsys.readouterr().out) == unsure
 
 
@@ -276,7 +278,7 @@ def test_an_interrupt_among_workers_ends_the_run(fake: FakePredictor, monkeypatc
     assert not [path for path in Path("detections").rglob("*") if path.is_file()]
 
 
-def test_workers_write_what_one_writes(
+def test_several_workers_write_the_same_as_one(
     fake: FakePredictor, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for i in range(12):
@@ -308,7 +310,7 @@ def test_workers_write_what_one_writes(
     assert written[0] == written[1] and len(written[0]) == 12 + 3
 
 
-def test_workers_are_the_cores_and_share_one_heap(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_workers_are_the_cores_and_share_malloc_arenas(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(9):
         picture(Path(f"in/{i}.png"))
     asked: list[Any] = []
@@ -324,7 +326,7 @@ def test_workers_are_the_cores_and_share_one_heap(fake: FakePredictor, monkeypat
     assert asked == ["heap", 3, "heap", 8, "heap", 5, "heap", 1, "heap", 1]
 
 
-def test_a_picture_read_smaller_is_drawn_whole(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_photo_read_at_a_reduced_size_is_drawn_in_full(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
     picture(Path("a.jpg"), size=(96, 64))
     monkeypatch.setattr(fake, "read", lambda path, min_face: read_photo(path, lambda size: 2))
     assert run("a.jpg") == 0
@@ -332,7 +334,7 @@ def test_a_picture_read_smaller_is_drawn_whole(fake: FakePredictor, monkeypatch:
     assert (read_json()["images"][0]["width"], read_json()["images"][0]["height"]) == (96, 64)
 
 
-def test_names_that_are_odd(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> None:
+def test_odd_file_names(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> None:
     names = ["[red]a.png", "口罩.png", "line\nbreak.png", os.fsdecode(b"caf\xe9.png"), 'a,b".png']
     data = picture(Path("in.png")).read_bytes()
     for name in names:
@@ -354,7 +356,7 @@ def test_a_terminal_without_unicode(fake: FakePredictor, monkeypatch: pytest.Mon
     assert b"detections/??.png" in screen.buffer.getvalue()
 
 
-def test_scores_agree_with_what_is_written(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_agree_with_the_written_factors(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.helpers.fake_predictor import detections
 
     rng = np.random.default_rng(0)
@@ -384,16 +386,16 @@ def test_a_class_with_a_space_cannot_go_into_a_submission(
 HEAVY = "{'torch', 'torchvision', 'timm', 'matplotlib', 'scipy', 'sklearn', 'albumentations', 'facenet_pytorch'}"
 
 
-def test_thousands_of_images_are_not_held_in_memory(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_of_images_are_not_held_in_memory(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
     alive: list[weakref.ref[Any]] = []
     original = photos.image_result
 
-    def watched(*args: Any) -> Any:
+    def recorded(*args: Any) -> Any:
         result = original(*args)
         alive.append(weakref.ref(result))
         return result
 
-    monkeypatch.setattr(photos, "image_result", watched)
+    monkeypatch.setattr(photos, "image_result", recorded)
     for i in range(30):
         picture(Path(f"in/{i}.png"))
     summary = photos.detect_images(
@@ -443,7 +445,7 @@ def test_blur_makes_every_face_unrecognisable_also_those_below_the_score(tmp_pat
     np.testing.assert_array_equal(blurred[:, -50:], photo[:, -50:])
 
 
-def test_blurred_pictures_carry_boxes_and_no_landmarks(tmp_path: Path) -> None:
+def test_blurred_pictures_have_boxes_and_no_landmarks(tmp_path: Path) -> None:
     photo = portrait()
     Image.fromarray(photo).save(tmp_path / "p.png")
     for name, *flags in (("plain", "--no-boxes"), ("boxes",)):
@@ -455,7 +457,7 @@ def test_blurred_pictures_carry_boxes_and_no_landmarks(tmp_path: Path) -> None:
         np.testing.assert_array_equal(boxes[y, x], plain[y, x])
 
 
-def test_no_boxes_writes_the_photo_as_it_is(fake: FakePredictor) -> None:
+def test_no_boxes_writes_the_photo_unchanged(fake: FakePredictor) -> None:
     picture(Path("photo.png"))
     assert run("photo.png", "--no-boxes") == 0
     np.testing.assert_array_equal(read_image("detections/photo.png"), read_image("photo.png"))

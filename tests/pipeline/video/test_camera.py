@@ -81,7 +81,7 @@ def test_sampling_and_seconds() -> None:
         assert 1 <= len(slow) <= 5 and (np.diff(slow) > 0.05).all()
 
 
-def test_who_is_slow_gets_the_newest_frame() -> None:
+def test_a_slow_caller_gets_the_newest_frame() -> None:
     with (
         camera_server(mjpeg_camera(rate=50, frames=40, then=lambda: time.sleep(20))) as port,
         closing(connect(port).frames()) as frames,
@@ -98,33 +98,33 @@ def test_who_is_slow_gets_the_newest_frame() -> None:
     assert len(ages) == len(seen) and sorted(ages, reverse=True) == ages
 
 
-def test_a_lost_connection_is_said_and_made_again(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lost_connection_is_reported_and_reconnected(capsys: pytest.CaptureFixture[str]) -> None:
     with (
         camera_server(mjpeg_camera(5), mjpeg_camera(5), mjpeg_camera()) as port,
         closing(connect(port, "me:secret@").frames(seconds=30)) as frames,
     ):
         name = f"http://127.0.0.1:{port}/video"
-        said = []
-        while said.count(f"{name}: is back") < 2:
+        messages = []
+        while messages.count(f"{name}: is back") < 2:
             next(frames)
-            said += capsys.readouterr().err.splitlines()
+            messages += capsys.readouterr().err.splitlines()
         assert walk_index(next(frames)) >= 0
-    lost = [line for line in said if line != f"{name}: is back"]
+    lost = [line for line in messages if line != f"{name}: is back"]
     assert len(lost) == 2
     assert all(re.fullmatch(rf"{re.escape(name)}: lost \([\w /]+\); trying again in 0.01 s", line) for line in lost)
 
 
-def test_waits_grow_until_it_is_back(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_waits_grow_until_the_reconnection(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(camera, "MAX_BACKOFF", 0.06)
     with camera_server(mjpeg_camera(3), *[answer_503] * 4, mjpeg_camera(3), answer_503, mjpeg_camera()) as port:
-        said = []
+        messages = []
         with closing(connect(port).frames(seconds=30)) as frames:
-            while sum("is back" in line for line in said) < 2:
+            while sum("is back" in line for line in messages) < 2:
                 next(frames)
-                said += capsys.readouterr().err.splitlines()
-    waits = [line.rsplit(" ", 2)[1] if "lost" in line else "back" for line in said]
+                messages += capsys.readouterr().err.splitlines()
+    waits = [line.rsplit(" ", 2)[1] if "lost" in line else "back" for line in messages]
     assert waits == ["0.01", "0.02", "0.04", "0.06", "0.06", "back", "0.01", "0.02", "back"]
-    assert "lost (cannot be read (Server returned 5XX Server Error reply)); trying again" in said[1]
+    assert "lost (cannot be read (Server returned 5XX Server Error reply)); trying again" in messages[1]
 
 
 def test_a_stream_that_hangs_is_lost_after_a_while(capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,14 +133,14 @@ def test_a_stream_that_hangs_is_lost_after_a_while(capsys: pytest.CaptureFixture
         camera_server(hanging, mjpeg_camera()) as port,
         closing(connect(port, timeout=0.3).frames(seconds=30)) as frames,
     ):
-        said = ""
-        while "is back" not in said:
+        messages = ""
+        while "is back" not in messages:
             next(frames)
-            said += capsys.readouterr().err
-    assert "lost (no data in time); trying again in 0.01 s" in said
+            messages += capsys.readouterr().err
+    assert "lost (no data in time); trying again in 0.01 s" in messages
 
 
-def test_it_ends_in_time_without_a_frame() -> None:
+def test_a_stream_without_frames_ends_in_time() -> None:
     with camera_server(mjpeg_camera(3), never_answer) as port:
         stream = connect(port, timeout=5)
         time.sleep(0.2)
@@ -149,7 +149,7 @@ def test_it_ends_in_time_without_a_frame() -> None:
         assert 0.5 <= time.monotonic() - began < 3
 
 
-def test_the_reader_ends_with_its_frames() -> None:
+def test_the_reader_thread_ends_with_the_frames() -> None:
     gone = threading.Event()
 
     def talk(connection: socket.socket) -> None:
@@ -166,14 +166,14 @@ def test_the_reader_ends_with_its_frames() -> None:
         assert not is_reading(stream) and gone.wait(5)
 
 
-def test_a_first_connection_that_fails(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_first_connection(capsys: pytest.CaptureFixture[str]) -> None:
     with camera_server(never_answer) as gone:
         pass
     for scheme in ("rtsp", "http"):
         with pytest.raises(MediaError) as caught:
             LiveStream(address=f"{scheme}://user:secret@127.0.0.1:{gone}/live?token=hidden")
-        said = f"{scheme}://127.0.0.1:{gone}/live: cannot be read (Connection refused); check its address"
-        assert str(caught.value) == said
+        messages = f"{scheme}://127.0.0.1:{gone}/live: cannot be read (Connection refused); check its address"
+        assert str(caught.value) == messages
     assert capsys.readouterr() == ("", "")
 
 
@@ -186,7 +186,7 @@ def test_a_server_that_never_answers(scheme: str) -> None:
         assert 0.2 < time.monotonic() - began < 2
 
 
-def test_what_is_no_stream() -> None:
+def test_an_address_without_a_stream() -> None:
     def page(connection: socket.socket) -> None:
         send_head(connection, "text/html", "Content-Length: 2600\r\n")
         connection.sendall(b"<html>no video here</html>" * 100)
@@ -202,7 +202,7 @@ def test_what_is_no_stream() -> None:
     assert str(caught.value) == "file:///videos/a.mp4: is a file; give its name without file://"
 
 
-def test_a_stream_that_was_opened_before() -> None:
+def test_a_stream_that_is_open_already() -> None:
     """One connection is enough: many cameras refuse a second one."""
     with camera_server(mjpeg_camera(), answer_503) as port:
         address = f"http://127.0.0.1:{port}/video"
@@ -230,7 +230,7 @@ def test_a_transport_stream_without_an_end(tmp_path: Path) -> None:
     assert len(found) > 5 and len(set(found)) > 3
 
 
-def test_a_mistake_of_ours_is_no_silent_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_programming_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video.Autorotator, "__call__", lambda self, frame: 1 / 0)
     with camera_server(mjpeg_camera()) as port, pytest.raises(ZeroDivisionError):
         list(connect(port).frames(seconds=5))
@@ -240,19 +240,19 @@ def test_an_rtsp_camera(capsys: pytest.CaptureFixture[str]) -> None:
     with camera_server(rtsp_camera(60), rtsp_camera(10**6, first=20)) as port:
         stream = LiveStream(address=f"rtsp://user:secret@127.0.0.1:{port}/live", timeout=5, initial_backoff=0.01)
         found: dict[bool, set[int]] = {False: set(), True: set()}  # frame numbers before and after the reconnection
-        said = ""
+        messages = ""
         with closing(stream.frames(seconds=20)) as frames:
             while len(found[True]) < 10:
                 frame = next(frames)
-                said += capsys.readouterr().err
-                found["is back" in said].add(walk_index(frame))
+                messages += capsys.readouterr().err
+                found["is back" in messages].add(walk_index(frame))
     name = f"rtsp://127.0.0.1:{port}/live"
-    assert said == f"{name}: lost (it ended); trying again in 0.01 s\n{name}: is back\n"
+    assert messages == f"{name}: lost (it ended); trying again in 0.01 s\n{name}: is back\n"
     assert found[False]
 
 
 @pytest.mark.parametrize(("scheme", "talk"), [("rtsp", rtsp_camera(10**6, drop=7)), ("http", mjpeg_camera(torn=4))])
-def test_torn_pictures_are_no_lost_connection(
+def test_damaged_frames_do_not_end_the_connection(
     capsys: pytest.CaptureFixture[str], scheme: str, talk: Conversation
 ) -> None:
     with camera_server(talk) as port:
@@ -327,7 +327,7 @@ def test_a_camera_that_cannot_be_opened(fake_capture: type[FakeCapture]) -> None
     assert str(caught.value) == f"camera-7: cannot be opened; {mend}" and fake_capture.made[0].released
 
 
-def test_opencv_is_silent_of_a_camera_that_is_not_there(capfd: pytest.CaptureFixture[str]) -> None:
+def test_opencv_prints_nothing_for_a_missing_camera(capfd: pytest.CaptureFixture[str]) -> None:
     if Path("/dev/video99").exists():
         pytest.skip("a hundred cameras")
     with pytest.raises(MediaError, match="camera-99: cannot be opened"):

@@ -30,15 +30,15 @@ from tests.helpers.made_videos import blob_frame, blob_video, walk
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.flv", "a.avi"])
-def test_a_truncated_video_gives_what_is_left(tmp_path: Path, name: str) -> None:
+def test_a_truncated_video_gives_its_intact_frames(tmp_path: Path, name: str) -> None:
     codec = "mjpeg" if name == "a.avi" else "libx264"
     short = truncate_at(blob_video(tmp_path / name, codec=codec, options=INDEX_FIRST if name == "a.mp4" else None), 25)
     found, damage = read_with_damage(short)
     assert frame_numbers(found) == list(range(25)) and damage is not None
     # An AVI's index is at the end.
     length = "" if name == "a.avi" else r" of 2\.0"
-    said = rf": read 25 frames, the last at 1\.0{length} s; copy or download it again"
-    assert re.fullmatch(rf"{short.name}: is truncated or broken( \(Invalid data [\w ]+\))?{said}", damage)
+    ending = rf": read 25 frames, the last at 1\.0{length} s; copy or download it again"
+    assert re.fullmatch(rf"{short.name}: is truncated or broken( \(Invalid data [\w ]+\))?{ending}", damage)
 
 
 def test_a_truncated_transport_stream(tmp_path: Path) -> None:
@@ -49,12 +49,12 @@ def test_a_truncated_transport_stream(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.avi", "mjpeg")])
-def test_frames_come_up_to_the_damage_and_from_the_next_whole_picture_on(tmp_path: Path, name: str, codec: str) -> None:
+def test_frames_before_the_damage_and_from_the_next_key_frame_on(tmp_path: Path, name: str, codec: str) -> None:
     found, damage = read_with_damage(corrupt_frame(blob_video(tmp_path / name, codec=codec), 24))
     whole = 25 if codec == "mjpeg" else 30
     assert frame_numbers(found) == [*range(24), *range(whole, 50)] and damage is not None
-    said = rf": read {len(found)} frames, the last at 2\.0 s; copy or download it again"
-    assert re.fullmatch(rf"bad\.\w+: is truncated or broken( \(Invalid data [\w ]+\))?{said}", damage)
+    ending = rf": read {len(found)} frames, the last at 2\.0 s; copy or download it again"
+    assert re.fullmatch(rf"bad\.\w+: is truncated or broken( \(Invalid data [\w ]+\))?{ending}", damage)
 
 
 def test_a_packet_missing_in_a_transport_stream(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_packet_missing_in_a_transport_stream(tmp_path: Path) -> None:
     assert damage is not None
 
 
-def test_damage_is_said_of_the_part_that_was_looked_at(tmp_path: Path) -> None:
+def test_damage_is_reported_for_the_part_that_was_read(tmp_path: Path) -> None:
     bad = corrupt_frame(blob_video(tmp_path / "a.mp4"), 24)
     for seconds, count, reported in ((0.92, 23, False), (1.24, 25, True)):
         file = VideoFile(str(bad))
@@ -89,7 +89,7 @@ def test_reordered_frames_before_the_damage_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.mov"])
-def test_longer_sound_is_no_damage(tmp_path: Path, name: str) -> None:
+def test_longer_sound_is_not_damage(tmp_path: Path, name: str) -> None:
     path = blob_video(tmp_path / name, audio=9, options=INDEX_FIRST if name == "a.mp4" else None)
     found, damage = read_with_damage(path)
     assert len(found) == 50 and damage is None
@@ -98,7 +98,7 @@ def test_longer_sound_is_no_damage(tmp_path: Path, name: str) -> None:
         assert len(short) == 25 and damage is not None
 
 
-def test_a_picture_shown_for_long_is_no_damage(tmp_path: Path) -> None:
+def test_a_frame_shown_for_long_is_not_damage(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=25, width=96, height=64, pix_fmt="yuv420p")
@@ -113,7 +113,7 @@ def test_a_picture_shown_for_long_is_no_damage(tmp_path: Path) -> None:
     assert file.seconds == pytest.approx(10.08, abs=0.1) and len(list(file.frames())) == 3 and file.damage is None
 
 
-def test_what_is_no_video(tmp_path: Path) -> None:
+def test_files_that_are_not_videos(tmp_path: Path) -> None:
     whole = blob_video(tmp_path / "whole.mp4").read_bytes()
     again = "copy or download it again"
     assert open_error(tmp_path / "none.mp4").startswith("none.mp4: not found; ")
@@ -138,7 +138,7 @@ def test_a_picture_named_as_a_video(tmp_path: Path, kind: str) -> None:
     assert open_error(tmp_path / "a.mp4").startswith("a.mp4: is a picture, not a video")
 
 
-def test_a_playlist_does_not_reach_for_the_network(tmp_path: Path) -> None:
+def test_a_playlist_does_not_use_the_network(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.1)
         address = f"http://127.0.0.1:{server.getsockname()[1]}/a.ts"
@@ -182,7 +182,7 @@ def test_a_huge_frame_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     assert open_error(write_file(tmp_path / "b.avi", data)).startswith("b.avi: has more than 89.4785 million pixels")
 
 
-def test_a_frame_that_turns_huge_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_huge_frame_within_a_video_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small, large = (
         blob_video(tmp_path / "a.h264", frames=10),
         blob_video(tmp_path / "b.h264", frames=10, size=(192, 128)),
@@ -195,7 +195,7 @@ def test_a_frame_that_turns_huge_is_left_out(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes")
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.mp4")
     assert open_error(tmp_path / "a.mp4").startswith("a.mp4: is a pipe or device, not a file; ")
 

@@ -1,4 +1,4 @@
-"""What happens in a video, told once each; worked by hand."""
+"""Each event of a video is reported once; the expected events are worked by hand."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from pipeline.inference.detections import Detections
 from pipeline.video.events import Event, EventDetector, check_event_file, event_writer
 from pipeline.video.reader import Frame
 from pipeline.video.tracker import Tracker, to_detections
-from tests.helpers.tracks import BARE, MASK, box_at, faces
+from tests.helpers.tracks import BARE, MASK, box_at, make_detections
 
 FPS = 10
 PIXELS = np.zeros((4, 4, 3), np.uint8)
 
 
-def detect_events(*shots: Detections, clock: datetime | None = None) -> list[Event]:
-    """The events of a video with these detections, one a tenth of a second."""
-    tracker, watcher, events = Tracker(0.4), EventDetector("door.mp4"), []
-    for i, seen in enumerate(shots):
+def detect_events(*frames: Detections, clock: datetime | None = None) -> list[Event]:
+    """Return the events of a video with these detections, ten per second."""
+    tracker, detector, events = Tracker(0.4), EventDetector("door.mp4"), []
+    for i, found in enumerate(frames):
         frame = Frame(i, i / FPS, PIXELS, clock)
-        tracks, ended = tracker.update(seen, frame.time)
-        events += watcher.update(frame, tracks, to_detections(tracks, seen), ended, to_detections(ended, seen))
+        tracks, ended = tracker.update(found, frame.time)
+        events += detector.update(frame, tracks, to_detections(tracks, found), ended, to_detections(ended, found))
     left = tracker.end()
-    return events + watcher.finish(frame, left, to_detections(left, faces()))
+    return events + detector.finish(frame, left, to_detections(left, make_detections()))
 
 
 def masked_face(x: float = 10) -> Detections:
-    return faces((box_at(x), MASK, 0.9))
+    return make_detections((box_at(x), MASK, 0.9))
 
 
 def bare_face() -> Detections:
-    return faces((box_at(10), BARE, 0.9))
+    return make_detections((box_at(10), BARE, 0.9))
 
 
 def test_a_face_that_comes_and_goes() -> None:
-    events = detect_events(*[faces()] * 5, *[bare_face()] * 10, *[faces()] * 15)
+    events = detect_events(*[make_detections()] * 5, *[bare_face()] * 10, *[make_detections()] * 15)
     assert [(event.event, event.track, event.label) for event in events] == [
         ("entered", 1, "without_mask"),
         ("left", 1, "without_mask"),
     ]
     entered, left = events
     assert entered.text == "entered without mask"
-    assert (entered.time, entered.frame) == (0.9, 9)  # the fifth time it is seen
+    assert (entered.time, entered.frame) == (0.9, 9)  # the fifth detection
     assert left.text == "left without mask"
-    assert (left.time, left.frame) == (1.4, 14)  # when it was last seen, not when that was noticed
+    assert (left.time, left.frame) == (1.4, 14)  # of the last detection, not of the frame that ended the track
     assert left.seconds == pytest.approx(0.9)
     assert entered.source == "door.mp4"
     assert (entered.x1, entered.y1, entered.x2, entered.y2) == box_at(10)
@@ -58,7 +58,7 @@ def test_a_face_that_comes_and_goes() -> None:
     assert entered.clock is None
 
 
-def test_a_mask_taken_off_is_a_change_and_one_frame_is_none() -> None:
+def test_a_removed_mask_is_a_change_and_one_frame_is_not() -> None:
     events = detect_events(*[masked_face()] * 10, bare_face(), *[masked_face()] * 10, *[bare_face()] * 15)
     assert [(event.event, event.label, event.previous) for event in events] == [
         ("entered", "with_mask", None),
@@ -69,12 +69,12 @@ def test_a_mask_taken_off_is_a_change_and_one_frame_is_none() -> None:
     assert events[2].text == "still there without mask"
 
 
-def test_a_false_alarm_of_a_frame_or_two_is_no_event() -> None:
-    assert detect_events(*[faces()] * 3, *[masked_face()] * 2, *[faces()] * 20) == []
+def test_a_false_alarm_in_two_frames_is_not_an_event() -> None:
+    assert detect_events(*[make_detections()] * 3, *[masked_face()] * 2, *[make_detections()] * 20) == []
 
 
-def test_a_doubtful_label_is_told_as_unsure_and_changes_nothing() -> None:
-    doubt = faces((box_at(10), (0.45, 0.5, 0.05), 0.9))
+def test_an_unsure_label_is_reported_as_unsure_and_not_as_a_change() -> None:
+    doubt = make_detections((box_at(10), (0.45, 0.5, 0.05), 0.9))
     events = detect_events(*[doubt] * 10)
     assert (events[0].event, events[0].label, events[0].unsure) == ("entered", "without_mask", True)
     events = detect_events(*[masked_face()] * 10, *[doubt] * 30)

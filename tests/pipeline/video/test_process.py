@@ -1,4 +1,4 @@
-"""`pipeline.detect` on videos: what is written, what is said, what bad input gives."""
+"""`pipeline.detect` on videos: outputs, messages, bad input."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def passing_blob(i: int) -> list[tuple[int, int, int, int]]:
-    """A blob that is there from frame 10 to 29, on its way to the right."""
+    """Return a blob that moves right, in frames 10 to 29 only."""
     return [(2 * i, 20, 2 * i + 16, 40)] if 10 <= i < 30 else []
 
 
@@ -73,8 +73,8 @@ def test_a_video(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> Non
     assert face["label"] == "with_mask"
     np.testing.assert_allclose(face["box"], passing_blob(12)[0], atol=1)
     assert set(face) == {"track", "box", "label", "score", "face_score", "probs", "unsure", "landmarks"}
-    told = read_events("detections/door.events.csv")
-    assert [(event["event"], event["label"], event["frame"]) for event in told] == [
+    event_rows = read_events("detections/door.events.csv")
+    assert [(event["event"], event["label"], event["frame"]) for event in event_rows] == [
         ("entered", "with_mask", "14"),
         ("left", "with_mask", "29"),
     ]
@@ -84,9 +84,9 @@ def test_a_video(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> Non
     plain = read_pictures("clips/door.mp4")
     drawn = [np.abs(a.astype(int) - b).max() > 60 for a, b in zip(shown, plain, strict=True)]
     assert drawn == [10 <= i < 30 for i in range(80)]
-    said = capsys.readouterr().out
-    assert "0:00:00.6  face 1 entered with mask (0.63)" in said
-    assert "1 faces entered: 1 with_mask" in said
+    output = capsys.readouterr().out
+    assert "0:00:00.6  face 1 entered with mask (0.63)" in output
+    assert "1 faces entered: 1 with_mask" in output
     assert not list(Path("detections").glob(".*"))
 
 
@@ -98,7 +98,7 @@ def test_the_same_with_one_worker_and_several(fake: FakePredictor) -> None:
         assert Path("1", name).read_bytes() == Path("3", name).read_bytes()
 
 
-def test_every_max_fps_and_seconds(fake: FakePredictor) -> None:
+def test_frame_stride_max_fps_and_seconds(fake: FakePredictor) -> None:
     blob_video(Path("a.mp4"), passing_blob, frames=50)
     assert run("a.mp4", "--frame-stride", "3", "--out", "every") == 0
     assert [line["frame"] for line in read_lines("every/a.jsonl")] == list(range(0, 50, 3))
@@ -108,13 +108,13 @@ def test_every_max_fps_and_seconds(fake: FakePredictor) -> None:
     assert run("a.mp4", "--seconds", "0.5", "--out", "seconds") == 0
     assert len(read_lines("seconds/a.jsonl")) == 13
     with av.open("every/a.mp4") as container:
-        assert float(container.duration) / 1e6 == pytest.approx(2, abs=0.15)  # as long as before
+        assert float(container.duration) / 1e6 == pytest.approx(2, abs=0.15)  # the duration stays
 
 
 def test_min_score_and_min_face_reach_the_predictor(fake: FakePredictor) -> None:
     blob_video(Path("a.mp4"), passing_blob, frames=12)
     assert run("a.mp4", "--min-score", "0.8", "--min-face", "30") == 0
-    assert fake.calls[0] == (pytest.approx(0.2), 30)  # weaker ones may continue a track
+    assert fake.calls[0] == (pytest.approx(0.2), 30)  # lower scores may continue a track
     assert all(line["faces"] == [] for line in read_lines("detections/a.jsonl"))
 
 
@@ -140,7 +140,7 @@ def test_several_videos_and_an_input_in_the_out_folder(fake: FakePredictor) -> N
     assert len(read_lines("detections/a-3.jsonl")) == 25
 
 
-def test_a_link_to_a_video_and_what_it_points_to_are_not_overwritten(fake: FakePredictor) -> None:
+def test_a_link_to_a_video_and_its_target_are_not_overwritten(fake: FakePredictor) -> None:
     target = blob_video(Path("detections/clip.mp4"), passing_blob, frames=20)
     before = target.read_bytes()
     Path("clip.mp4").symlink_to(target)
@@ -151,7 +151,9 @@ def test_a_link_to_a_video_and_what_it_points_to_are_not_overwritten(fake: FakeP
     assert target.read_bytes() == before
 
 
-def test_a_truncated_video_gives_what_came_and_says_so(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_truncated_video_gives_frames_and_an_error(
+    fake: FakePredictor, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole = blob_video(Path("whole.mp4"), passing_blob, frames=60, options={"movflags": "faststart"}).read_bytes()
     Path("cut.mp4").write_bytes(whole[: len(whole) * 9 // 10])
     blob_video(Path("good.mp4"), passing_blob, frames=20)
@@ -159,12 +161,12 @@ def test_a_truncated_video_gives_what_came_and_says_so(fake: FakePredictor, caps
     *read, last = read_lines("detections/cut.jsonl")
     assert 20 < len(read) < 60
     assert len(read_pictures("detections/cut.mp4")) == len(read)
-    said = capsys.readouterr().err
-    assert said.startswith("error: cut.mp4: is truncated or broken")
-    assert said.endswith("; copy or download it again\n")
-    assert f"read {len(read)} frames" in said
-    assert len(said.splitlines()) == 1
-    assert last == {"file": "cut.mp4", "error": said.removeprefix("error: cut.mp4: ").strip()}
+    output = capsys.readouterr().err
+    assert output.startswith("error: cut.mp4: is truncated or broken")
+    assert output.endswith("; copy or download it again\n")
+    assert f"read {len(read)} frames" in output
+    assert len(output.splitlines()) == 1
+    assert last == {"file": "cut.mp4", "error": output.removeprefix("error: cut.mp4: ").strip()}
     assert len(read_lines("detections/good.jsonl")) == 20
 
 
@@ -204,7 +206,7 @@ def test_bad_input_is_one_line(
     assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
 
 
-def test_no_camera_here_is_one_line(
+def test_a_missing_camera_is_one_line(
     fake: FakePredictor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cv2, "VideoCapture", lambda number: FakeCamera([]))
@@ -215,7 +217,7 @@ def test_no_camera_here_is_one_line(
 
 
 class FakeCamera:
-    """A camera as OpenCV has it, that gives these frames and then none."""
+    """Stands for cv2.VideoCapture: gives these frames, then fails."""
 
     def __init__(self, frames: list[np.ndarray]) -> None:
         self._frames = iter(frames)
@@ -233,7 +235,7 @@ class FakeCamera:
         return frame is not None, frame
 
 
-def test_a_camera_is_watched_for_some_seconds(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_camera_for_some_seconds(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
     shots = [blob_frame([(20, 20, 40, 44)])[..., ::-1] for _ in range(500)]
     monkeypatch.setattr(cv2, "VideoCapture", lambda number: FakeCamera(shots))
     assert run("--camera", "0", "--seconds", "1.5") == 0
@@ -242,12 +244,12 @@ def test_a_camera_is_watched_for_some_seconds(fake: FakePredictor, monkeypatch: 
     assert len(read) > 5
     assert all("clock" in line and len(line["faces"]) == 1 for line in read)
     assert len(read_pictures(video)) == len(read)
-    told = read_events(str(video.with_suffix(".events.csv")))
-    assert [event["event"] for event in told] == ["entered", "stayed"]
-    assert told[0]["clock"]
+    event_rows = read_events(str(video.with_suffix(".events.csv")))
+    assert [event["event"] for event in event_rows] == ["entered", "stayed"]
+    assert event_rows[0]["clock"]
 
 
-def test_a_live_source_stopped_by_a_signal_keeps_what_it_saw(tmp_path: Path) -> None:
+def test_a_live_source_stopped_by_a_signal_keeps_its_results(tmp_path: Path) -> None:
     script = (
         "import sys; import cv2; from tests.pipeline.video import test_process as t;"
         "shots = [t.blob_frame([(20, 20, 40, 44)])[..., ::-1] for _ in range(5000)];"
@@ -263,10 +265,10 @@ def test_a_live_source_stopped_by_a_signal_keeps_what_it_saw(tmp_path: Path) -> 
         time.sleep(0.8)
         begin = time.monotonic()
         process.send_signal(number)
-        _, said = process.communicate(timeout=30)
-        assert process.returncode == 0, said
-        assert time.monotonic() - begin < 5  # far more than it takes, for a busy machine
-        assert said == ""
+        _, output = process.communicate(timeout=30)
+        assert process.returncode == 0, output
+        assert time.monotonic() - begin < 5  # much more than needed, for a busy machine
+        assert output == ""
         (video,) = tmp_path.glob("*.mp4")
         read = read_lines(str(video.with_suffix(".jsonl")))
         assert len(read_pictures(video)) == len(read) > 3
@@ -277,12 +279,12 @@ def test_a_live_source_stopped_by_a_signal_keeps_what_it_saw(tmp_path: Path) -> 
 
 def test_ctrl_c_in_a_file_leaves_nothing_half_written(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
     blob_video(Path("a.mp4"), passing_blob, frames=60)
-    looked = fake.detect
+    detect_face = fake.detect
 
     def interrupted(*args: Any) -> Any:
         if len(fake.calls) > 20:
             raise KeyboardInterrupt
-        return looked(*args)
+        return detect_face(*args)
 
     monkeypatch.setattr(fake, "detect", interrupted)
     assert run("a.mp4", "--workers", "1") == 130
@@ -292,7 +294,7 @@ def test_ctrl_c_in_a_file_leaves_nothing_half_written(fake: FakePredictor, monke
 def test_events_reach_a_webhook(fake: FakePredictor) -> None:
     got: list[dict[str, Any]] = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class EventHandler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(204)
@@ -300,7 +302,7 @@ def test_events_reach_a_webhook(fake: FakePredictor) -> None:
 
         def log_message(self, *_: object) -> None: ...
 
-    server = HTTPServer(("127.0.0.1", 0), Handler)
+    server = HTTPServer(("127.0.0.1", 0), EventHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         blob_video(Path("a.mp4"), passing_blob, frames=80)
@@ -314,7 +316,7 @@ def test_events_reach_a_webhook(fake: FakePredictor) -> None:
     ]
 
 
-def test_a_webhook_that_is_not_there_is_said_and_the_video_is_whole(
+def test_a_missing_webhook_is_reported_and_the_video_is_complete(
     fake: FakePredictor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("pipeline.video.webhook.MAX_ATTEMPTS", 1)
@@ -330,9 +332,9 @@ def test_show_without_a_display_is_one_line(
     monkeypatch.delenv("DISPLAY", raising=False)
     blob_video(Path("a.mp4"), passing_blob, frames=5)
     assert run("a.mp4", "--show") == 1
-    said = capsys.readouterr().err
-    assert said.startswith("error: --show")
-    assert len(said.splitlines()) == 1
+    output = capsys.readouterr().err
+    assert output.startswith("error: --show")
+    assert len(output.splitlines()) == 1
     assert not list(Path("detections").glob("*"))
 
 
@@ -362,15 +364,15 @@ def test_a_real_face_walks_by_and_is_blurred(tmp_path: Path) -> None:
             video.add(wide[:, left : left + 360], i / 10)
     out = tmp_path / "out"
     assert run(tmp_path / "walk.mp4", "--out", out, "--blur", "--no-boxes") == 0
-    told = read_events(str(out / "walk.events.csv"))
-    entered = [event["label"] for event in told if event["event"] == "entered"]
+    event_rows = read_events(str(out / "walk.events.csv"))
+    entered = [event["label"] for event in event_rows if event["event"] == "entered"]
     assert entered == ["without_mask", "with_mask", "mask_weared_incorrect"]
-    # In each frame, where the original shows a face, no detail is left.
+    # No detail is left where a frame of the original shows a face.
     before, after = read_pictures(tmp_path / "walk.mp4"), read_pictures(out / "walk.mp4")
-    looked = 0
+    checked = 0
     for plain, blurred in zip(before, after, strict=True):
         for x1, y1, x2, y2 in predictor.detect(plain).boxes.clip(0).astype(int):
             detail = [cv2.Laplacian(frame[y1:y2, x1:x2], cv2.CV_32F).std() for frame in (plain, blurred)]
             assert detail[1] < 0.35 * detail[0]
-            looked += 1
-    assert looked > 100
+            checked += 1
+    assert checked > 100

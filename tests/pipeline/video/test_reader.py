@@ -1,4 +1,4 @@
-"""Videos frame by frame: times, turning, sampling; damage is said and gone past; what is no video is one clear line."""
+"""Videos frame by frame: times, rotation, sampling, colours, open files and memory."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_time_starts_with_the_first_frame(tmp_path: Path, name: str) -> None:
     assert frame_numbers(found) == list(range(10)) and damage is None
 
 
-def test_joined_recordings_go_on_in_time(tmp_path: Path) -> None:
+def test_time_continues_over_joined_recordings(tmp_path: Path) -> None:
     once = blob_video(tmp_path / "a.ts").read_bytes()
     (tmp_path / "twice.ts").write_bytes(once + once)
     times = np.array([frame.time for frame in read_frames(tmp_path / "twice.ts")])
@@ -97,7 +97,7 @@ def test_a_phones_video_comes_upright(tmp_path: Path, rotation: int) -> None:
 @pytest.mark.parametrize("flip", [False, True])
 def test_mirrored_videos(tmp_path: Path, turns: int, flip: bool) -> None:
     upright = blob_frame([(8, 6, 30, 20)], (64, 64))
-    stored = np.rot90(upright[:, ::-1] if flip else upright, -turns)  # a player turns, then mirrors
+    stored = np.rot90(upright[:, ::-1] if flip else upright, -turns)  # a player rotates, then mirrors
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=25, width=64, height=64, pix_fmt="yuv420p")
         stream.set_display_rotation(90 * turns, hflip=flip)
@@ -107,16 +107,16 @@ def test_mirrored_videos(tmp_path: Path, turns: int, flip: bool) -> None:
 
 
 @pytest.mark.parametrize(("space", "yuv"), [(1, (63, 102, 240)), (5, (81, 90, 240))])
-@pytest.mark.parametrize("told", [True, False])
-def test_colours(tmp_path: Path, space: int, yuv: tuple[int, int, int], told: bool) -> None:
-    """Pure red as BT.709 (1) and BT.601 (5) have it; where a file does not tell, large pictures are the former."""
-    size = (96, 64) if told or space == 5 else (1280, 720)
+@pytest.mark.parametrize("tagged", [True, False])
+def test_colours(tmp_path: Path, space: int, yuv: tuple[int, int, int], tagged: bool) -> None:
+    """Pure red in BT.709 (1) and BT.601 (5); without a tag, large frames are BT.709."""
+    size = (96, 64) if tagged or space == 5 else (1280, 720)
     frame = av.VideoFrame(*size, "yuv420p")
     for plane, value in zip(frame.planes, yuv, strict=True):
         plane.update(bytes([value]) * plane.buffer_size)
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=25, width=size[0], height=size[1], pix_fmt="yuv420p")
-        if told:
+        if tagged:
             stream.codec_context.colorspace = space
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -130,13 +130,13 @@ def test_every_nth_frame(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rate", "most", "taken"), [(30, 20, 40), (25, 10, 20), (25, 25, 50), (25, 100, 50), (30, 1, 2)]
+    ("rate", "max_fps", "taken"), [(30, 20, 40), (25, 10, 20), (25, 25, 50), (25, 100, 50), (30, 1, 2)]
 )
-def test_no_more_frames_a_second_than_asked_for(rate: int, most: float, taken: int) -> None:
-    sampling = FrameSampler(max_fps=most)
-    times = np.array([i / rate for i in range(2 * rate) if sampling.takes(round(i / rate, 3))])
+def test_at_most_max_fps_frames_per_second(rate: int, max_fps: float, taken: int) -> None:
+    sampler = FrameSampler(max_fps=max_fps)
+    times = np.array([i / rate for i in range(2 * rate) if sampler.takes(round(i / rate, 3))])
     assert len(times) == taken and times[0] == 0
-    assert np.diff(times).max() <= 1 / most + 1 / rate  # spread evenly, not in bursts
+    assert np.diff(times).max() <= 1 / max_fps + 1 / rate  # spread evenly, not in bursts
 
 
 def test_sampling_of_an_uneven_rate() -> None:
@@ -153,8 +153,8 @@ def test_the_first_seconds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.webm", "a.ts", "a.mp4"])
-def test_one_written_as_a_stream(tmp_path: Path, name: str) -> None:
-    """No duration in the header, as a browser's recorder or a camera writes it."""
+def test_a_video_written_as_a_stream(tmp_path: Path, name: str) -> None:
+    """The header has no duration, as written by a browser's recorder or a camera."""
 
     class Pipe:
         def __init__(self, path: Path) -> None:
@@ -189,9 +189,9 @@ def test_an_animation_is_a_video(tmp_path: Path) -> None:
 NAMES = ["2024-11-26T14:43:00.mp4", "100%d.mp4", "concat:a.mp4", "-i.mp4", "two\nlines.mp4", "\ud55c \u00e9.mp4"]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="names that Windows has not")
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not allow these names")
 @pytest.mark.parametrize("name", [*NAMES, os.fsdecode(b"\xff.mp4")])
-def test_file_names_are_no_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_file_names_are_not_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(blob_video(Path("plain.mp4"), frames=3), name)
     assert len(read_frames(Path(name))) == 3
@@ -208,7 +208,7 @@ def open_files() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks open files up in /proc")
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="reads open files from /proc")
 def test_files_are_closed(tmp_path: Path) -> None:
     good = blob_video(tmp_path / "a.mp4", options=INDEX_FIRST)
     bad = [
@@ -237,14 +237,14 @@ def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
     tracemalloc.start()
     try:
         count = sum(1 for _ in file.frames())
-        most = tracemalloc.get_traced_memory()[1]
+        peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert count == 100 and most < 5 * 320 * 240 * 3
+    assert count == 100 and peak < 5 * 320 * 240 * 3
 
 
-def test_decoded_frames_are_let_go_of_at_once(tmp_path: Path) -> None:
-    """FFmpeg's memory, which Python does not count: a frame that is in a cycle waits for the garbage collector."""
+def test_decoded_frames_are_freed_at_once(tmp_path: Path) -> None:
+    """Python does not count FFmpeg's memory: a frame in a reference cycle would wait for the garbage collector."""
     file = VideoFile(str(blob_video(tmp_path / "a.mp4", frames=100, rotation=90)))
     gc.collect()
     gc.disable()

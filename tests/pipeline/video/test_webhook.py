@@ -1,4 +1,4 @@
-"""Events posted to real servers: in order, again where that may help, never in the video's way."""
+"""Events are posted to real servers in order, with retries, and never block the video."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ CLOSE_CONNECTION, HANG = "close", "hang"
 
 
 class HookServer:
-    """Answers one request after another as told, then always 200; keeps what came."""
+    """Gives one request after another the next answer, then always 200; records the requests."""
 
     def __init__(self, *answers: int | str) -> None:
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
         self.times: list[float] = []
         self.address = ""
-        self.release = threading.Event()  # what ends a hanging answer
+        self.release = threading.Event()  # ends a hanging answer
         self._answers = list(answers)
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
@@ -52,23 +52,23 @@ class HookServer:
 
 @contextmanager
 def hook_server(*answers: int | str, port: int = 0) -> Iterator[HookServer]:
-    told = HookServer(*answers)
+    recorder = HookServer(*answers)
 
-    class Handler(BaseHTTPRequestHandler):
+    class HookHandler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            told.answer(self)
+            recorder.answer(self)
 
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), HookHandler)
     server.daemon_threads = True
-    told.address = f"http://127.0.0.1:{server.server_address[1]}"
+    recorder.address = f"http://127.0.0.1:{server.server_address[1]}"
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
-        yield told
+        yield recorder
     finally:
-        told.release.set()
+        recorder.release.set()
         server.shutdown()
         server.server_close()
 
@@ -126,7 +126,7 @@ def test_events_arrive_as_json_in_order(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize("refusal", [500, 503, 429, 408, CLOSE_CONNECTION])
-def test_what_may_pass_is_tried_again_with_growing_waits(refusal: int | str) -> None:
+def test_temporary_failures_are_retried_with_growing_waits(refusal: int | str) -> None:
     with hook_server(*[refusal] * 4) as server:
         with quick_webhook(server.address, initial_backoff=0.02) as hook:
             hook.add(make_event(1))
@@ -136,10 +136,10 @@ def test_what_may_pass_is_tried_again_with_growing_waits(refusal: int | str) -> 
     assert all(wait >= 0.02 * 2**i for i, wait in enumerate(waits))
 
 
-def test_a_server_that_comes_up_later() -> None:
+def test_a_server_that_starts_later() -> None:
     with hook_server() as gone:
         port = int(gone.address.rsplit(":", 1)[1])
-    with quick_webhook(gone.address, initial_backoff=0.2) as hook:  # nobody listens there
+    with quick_webhook(gone.address, initial_backoff=0.2) as hook:  # no server listens there
         hook.add(make_event(1))
         time.sleep(0.1)
         with hook_server(port=port) as server:
@@ -147,19 +147,19 @@ def test_a_server_that_comes_up_later() -> None:
     assert server.tracks == [1] and hook.lost == 0
 
 
-def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_server(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(webhook, "MAX_ATTEMPTS", 2)
     with hook_server() as gone:
         pass
     with quick_webhook(gone.address) as hook:
         hook.add(make_event(1))
     assert (hook.sent, hook.lost) == (0, 1)
-    said = f"{gone.address}: an event could not be sent (Connection refused); check the --webhook address"
-    assert capsys.readouterr().err.splitlines()[0] == said
+    message = f"{gone.address}: an event could not be sent (Connection refused); check the --webhook address"
+    assert capsys.readouterr().err.splitlines()[0] == message
 
 
 @pytest.mark.parametrize("refusal", [400, 401, 404, 301, 302, 307])
-def test_other_refusals_are_not_tried_again(refusal: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_refusals_are_not_retried(refusal: int, capsys: pytest.CaptureFixture[str]) -> None:
     with hook_server(refusal) as server:
         with quick_webhook(server.address) as hook:
             hook.add(make_event(1))
@@ -171,7 +171,7 @@ def test_other_refusals_are_not_tried_again(refusal: int, capsys: pytest.Capture
     )
 
 
-def test_an_event_that_is_refused_too_often_is_lost_and_the_next_ones_go_on(
+def test_an_event_refused_too_often_is_lost_and_the_next_ones_are_sent(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(webhook, "MAX_ATTEMPTS", 3)
@@ -186,7 +186,7 @@ def test_an_event_that_is_refused_too_often_is_lost_and_the_next_ones_go_on(
     ]
 
 
-def test_a_server_that_hangs_is_not_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hanging_server_does_not_block(capsys: pytest.CaptureFixture[str]) -> None:
     with hook_server(HANG) as server:
         hook = quick_webhook(server.address)
         began = time.monotonic()
@@ -195,12 +195,12 @@ def test_a_server_that_hangs_is_not_waited_for(capsys: pytest.CaptureFixture[str
         assert time.monotonic() - began < 0.5
         hook.close(timeout=0.2)
         assert time.monotonic() - began < 3
-    hook._thread.join(5)  # its connection is closed now, which nobody needs to hear of any more
+    hook._thread.join(5)  # its connection is closed now, which is not reported any more
     assert hook.lost == 500
     assert capsys.readouterr().err == f"{server.address}: 500 of 500 events could not be sent\n"
 
 
-def test_a_server_that_hangs_is_tried_again() -> None:
+def test_a_hanging_server_is_retried() -> None:
     with hook_server(HANG) as server:
         with quick_webhook(server.address, timeout=0.2) as hook:
             hook.add(make_event(1))
@@ -216,7 +216,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
             wait_until(lambda: len(server.requests) == 1)
             for track in range(1, 31):
                 hook.add(make_event(track))
-            server.release.set()  # the answer to the first never comes: its connection is closed, and it is sent again
+            server.release.set()  # the first one gets no answer: its connection is closed, and it is sent again
         assert server.tracks == [0, *range(11)] and (hook.sent, hook.lost) == (11, 20)
     assert capsys.readouterr().err.splitlines() == [
         f"{server.address}: an event could not be sent (too many wait to be sent); check the --webhook address",
@@ -224,7 +224,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     ]
 
 
-def test_the_end_waits_for_what_is_under_way_no_longer_than_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_close_waits_for_unsent_events_until_its_timeout(capsys: pytest.CaptureFixture[str]) -> None:
     with hook_server(*[500] * 99) as server:
         hook = quick_webhook(server.address, initial_backoff=30)
         for track in range(5):
@@ -244,7 +244,7 @@ def test_the_end_waits_for_what_is_under_way_no_longer_than_told(capsys: pytest.
         ("m%40e:s%3Ae%2Fcret", "Basic bUBlOnM6ZS9jcmV0"),  # m@e and s:e/cret
     ],
 )
-def test_user_and_password_go_as_basic_authentication(
+def test_user_and_password_are_sent_as_basic_authentication(
     user: str, header: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with hook_server(200, 404) as server:
@@ -253,11 +253,11 @@ def test_user_and_password_go_as_basic_authentication(
             hook.add(make_event(2))
         assert [headers["Authorization"] for _, _, headers, _ in server.requests] == [header] * 2
         assert server.requests[0][2]["Host"] == server.address.removeprefix("http://")
-    said = capsys.readouterr().err
-    assert f"{server.address}: an event could not be sent" in said and "me" not in said and "cret" not in said
+    message = capsys.readouterr().err
+    assert f"{server.address}: an event could not be sent" in message and "me" not in message and "cret" not in message
 
 
-def test_a_host_that_is_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_host_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(webhook, "MAX_ATTEMPTS", 1)
     with quick_webhook(f"http://{'a' * 80}/") as hook:  # a label of more than 63 letters
         hook.add(make_event(1))
@@ -283,7 +283,7 @@ def test_a_host_that_is_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         "http://host/한",
     ],
 )
-def test_what_is_no_address(address: str) -> None:
+def test_bad_addresses(address: str) -> None:
     with pytest.raises(UserError) as caught:
         Webhook(address)
     assert "--webhook is not a web address" in str(caught.value)
@@ -292,5 +292,5 @@ def test_what_is_no_address(address: str) -> None:
 @pytest.mark.parametrize(
     "address", ["http://host", "https://me:pw@host:8123/a?b=c", "http://[::1]:8123/", "HTTP://HOST/"]
 )
-def test_addresses(address: str) -> None:
+def test_good_addresses(address: str) -> None:
     check_webhook_address(address)

@@ -100,7 +100,7 @@ def test_its_button_closes_it(display: str) -> None:
         assert not window.open
 
 
-def test_one_after_another(display: str) -> None:
+def test_several_windows(display: str) -> None:
     for _ in range(3):
         with Window("camera-0") as window:
             window.show(blob_frame([]))
