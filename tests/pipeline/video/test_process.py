@@ -18,13 +18,13 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.detect import command as detect
 from pipeline.detect.demo import portrait, tiled_photo
 from pipeline.inference.predictor import Predictor
 from pipeline.video.outputs import clock
 from pipeline.video.writer import video_writer
 from tests.helpers.fake_predictor import FakePredictor, picture
 from tests.helpers.made_videos import blob_frame, blob_video
+from tests.helpers.run_detect import run_detect, use_fake_predictor
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -36,14 +36,7 @@ def passing_blob(i: int) -> list[tuple[int, int, int, int]]:
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakePredictor:
-    monkeypatch.chdir(tmp_path)
-    predictor = FakePredictor()
-    monkeypatch.setattr(detect, "load_predictor", lambda bundle, threads, device: predictor)
-    return predictor
-
-
-def run(*args: str | Path) -> int:
-    return detect.main([str(arg) for arg in args])
+    return use_fake_predictor(tmp_path, monkeypatch)
 
 
 def read_lines(path: str) -> list[dict[str, Any]]:
@@ -62,7 +55,7 @@ def read_pictures(path: str | Path) -> list[np.ndarray]:
 
 def test_a_video(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> None:
     blob_video(Path("clips/door.mp4"), passing_blob, frames=80)
-    assert run("clips/door.mp4") == 0
+    assert run_detect("clips/door.mp4") == 0
     read = read_lines("detections/door.jsonl")
     assert [line["frame"] for line in read] == list(range(80))
     assert [line["time"] for line in read] == [pytest.approx(i / 25, abs=1e-3) for i in range(80)]
@@ -93,19 +86,19 @@ def test_a_video(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> Non
 def test_the_same_with_one_worker_and_several(fake: FakePredictor) -> None:
     blob_video(Path("a.mp4"), passing_blob, frames=40)
     for workers in ("1", "3"):
-        assert run("a.mp4", "--workers", workers, "--out", workers) == 0
+        assert run_detect("a.mp4", "--workers", workers, "--out", workers) == 0
     for name in ("a.jsonl", "a.events.csv", "a.mp4"):
         assert Path("1", name).read_bytes() == Path("3", name).read_bytes()
 
 
 def test_frame_stride_max_fps_and_seconds(fake: FakePredictor) -> None:
     blob_video(Path("a.mp4"), passing_blob, frames=50)
-    assert run("a.mp4", "--frame-stride", "3", "--out", "every") == 0
+    assert run_detect("a.mp4", "--frame-stride", "3", "--out", "every") == 0
     assert [line["frame"] for line in read_lines("every/a.jsonl")] == list(range(0, 50, 3))
     assert len(read_pictures("every/a.mp4")) == 17
-    assert run("a.mp4", "--max-fps", "5", "--out", "fps") == 0
+    assert run_detect("a.mp4", "--max-fps", "5", "--out", "fps") == 0
     assert [line["frame"] for line in read_lines("fps/a.jsonl")] == list(range(0, 50, 5))
-    assert run("a.mp4", "--seconds", "0.5", "--out", "seconds") == 0
+    assert run_detect("a.mp4", "--seconds", "0.5", "--out", "seconds") == 0
     assert len(read_lines("seconds/a.jsonl")) == 13
     with av.open("every/a.mp4") as container:
         assert float(container.duration) / 1e6 == pytest.approx(2, abs=0.15)  # the duration stays
@@ -113,14 +106,14 @@ def test_frame_stride_max_fps_and_seconds(fake: FakePredictor) -> None:
 
 def test_min_score_and_min_face_reach_the_predictor(fake: FakePredictor) -> None:
     blob_video(Path("a.mp4"), passing_blob, frames=12)
-    assert run("a.mp4", "--min-score", "0.8", "--min-face", "30") == 0
+    assert run_detect("a.mp4", "--min-score", "0.8", "--min-face", "30") == 0
     assert fake.calls[0] == (pytest.approx(0.2), 30)  # lower scores may continue a track
     assert all(line["faces"] == [] for line in read_lines("detections/a.jsonl"))
 
 
 def test_outputs_by_name_and_no_pictures(fake: FakePredictor) -> None:
     blob_video(Path("a.mp4"), passing_blob, frames=40)
-    assert run("a.mp4", "--no-pictures", "--json", "deep/x.jsonl", "--events", "deep/e.jsonl") == 0
+    assert run_detect("a.mp4", "--no-pictures", "--json", "deep/x.jsonl", "--events", "deep/e.jsonl") == 0
     assert len(read_lines("deep/x.jsonl")) == 40
     assert [line["event"] for line in read_lines("deep/e.jsonl")] == ["entered", "stayed"]
     assert not Path("detections").exists()
@@ -130,7 +123,7 @@ def test_several_videos_and_an_input_in_the_out_folder(fake: FakePredictor) -> N
     first = blob_video(Path("detections/a.mp4"), passing_blob, frames=20)
     before = first.read_bytes()
     blob_video(Path("b/a.mp4"), passing_blob, frames=25)
-    assert run("detections/a.mp4", "b/a.mp4") == 0
+    assert run_detect("detections/a.mp4", "b/a.mp4") == 0
     assert first.read_bytes() == before
     assert {path.name for path in Path("detections").iterdir()} == {
         *("a.mp4", "a-2.mp4", "a-2.jsonl", "a-2.events.csv"),
@@ -144,20 +137,18 @@ def test_a_link_to_a_video_and_its_target_are_not_overwritten(fake: FakePredicto
     target = blob_video(Path("detections/clip.mp4"), passing_blob, frames=20)
     before = target.read_bytes()
     Path("clip.mp4").symlink_to(target)
-    assert run("clip.mp4") == 0
+    assert run_detect("clip.mp4") == 0
     assert target.read_bytes() == before
     assert len(read_pictures("detections/clip-2.mp4")) == 20
-    assert run("clip.mp4", "--json", "detections/clip.mp4") == 1
+    assert run_detect("clip.mp4", "--json", "detections/clip.mp4") == 1
     assert target.read_bytes() == before
 
 
-def test_a_truncated_video_gives_frames_and_an_error(
-    fake: FakePredictor, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_truncated_video_gives_frames_and_an_error(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> None:
     whole = blob_video(Path("whole.mp4"), passing_blob, frames=60, options={"movflags": "faststart"}).read_bytes()
     Path("cut.mp4").write_bytes(whole[: len(whole) * 9 // 10])
     blob_video(Path("good.mp4"), passing_blob, frames=20)
-    assert run("cut.mp4", "good.mp4") == 1
+    assert run_detect("cut.mp4", "good.mp4") == 1
     *read, last = read_lines("detections/cut.jsonl")
     assert 20 < len(read) < 60
     assert len(read_pictures("detections/cut.mp4")) == len(read)
@@ -200,7 +191,7 @@ def test_bad_input_is_one_line(
     Path("empty.mp4").touch()
     Path("folder.csv").mkdir()
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
-    assert run(*args) == 1
+    assert run_detect(*args) == 1
     err = capsys.readouterr().err
     assert err.startswith(f"error: {words[0]}") and all(word in err for word in words) and err.count("\n") == 1
     assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
@@ -210,7 +201,7 @@ def test_a_missing_camera_is_one_line(
     fake: FakePredictor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cv2, "VideoCapture", lambda number: FakeCamera([]))
-    assert run("--camera", "3") == 1
+    assert run_detect("--camera", "3") == 1
     expected = "camera-3: cannot be opened; check that it is plugged in, not in use, and try another number"
     assert capsys.readouterr().err == f"error: {expected}\n"
     assert not Path("detections").exists()
@@ -238,7 +229,7 @@ class FakeCamera:
 def test_a_camera_for_some_seconds(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
     shots = [blob_frame([(20, 20, 40, 44)])[..., ::-1] for _ in range(500)]
     monkeypatch.setattr(cv2, "VideoCapture", lambda number: FakeCamera(shots))
-    assert run("--camera", "0", "--seconds", "1.5") == 0
+    assert run_detect("--camera", "0", "--seconds", "1.5") == 0
     (video,) = Path("detections").glob("camera-0-*.mp4")
     read = read_lines(str(video.with_suffix(".jsonl")))
     assert len(read) > 5
@@ -251,11 +242,12 @@ def test_a_camera_for_some_seconds(fake: FakePredictor, monkeypatch: pytest.Monk
 
 def test_a_live_source_stopped_by_a_signal_keeps_its_results(tmp_path: Path) -> None:
     script = (
-        "import sys; import cv2; from tests.pipeline.video import test_process as t;"
+        "import sys; import cv2; from pipeline.detect import command;"
+        "from tests.pipeline.video import test_process as t;"
         "shots = [t.blob_frame([(20, 20, 40, 44)])[..., ::-1] for _ in range(5000)];"
         "cv2.VideoCapture = lambda number: t.FakeCamera(shots);"
-        "t.detect.load_predictor = lambda *_: t.FakePredictor();"
-        f"sys.exit(t.run('--camera', '0', '--out', {str(tmp_path)!r}))"
+        "command.load_predictor = lambda *_: t.FakePredictor();"
+        f"sys.exit(t.run_detect('--camera', '0', '--out', {str(tmp_path)!r}))"
     )
     for number in (signal.SIGINT, signal.SIGTERM):
         process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.PIPE, text=True)
@@ -287,7 +279,7 @@ def test_ctrl_c_in_a_file_leaves_nothing_half_written(fake: FakePredictor, monke
         return detect_face(*args)
 
     monkeypatch.setattr(fake, "detect", interrupted)
-    assert run("a.mp4", "--workers", "1") == 130
+    assert run_detect("a.mp4", "--workers", "1") == 130
     assert list(Path("detections").iterdir()) == []
 
 
@@ -306,7 +298,7 @@ def test_events_reach_a_webhook(fake: FakePredictor) -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         blob_video(Path("a.mp4"), passing_blob, frames=80)
-        assert run("a.mp4", "--webhook", f"http://127.0.0.1:{server.server_port}/mask") == 0
+        assert run_detect("a.mp4", "--webhook", f"http://127.0.0.1:{server.server_port}/mask") == 0
     finally:
         server.shutdown()
         server.server_close()
@@ -321,7 +313,7 @@ def test_a_missing_webhook_is_reported_and_the_video_is_complete(
 ) -> None:
     monkeypatch.setattr("pipeline.video.webhook.MAX_ATTEMPTS", 1)
     blob_video(Path("a.mp4"), passing_blob, frames=80)
-    assert run("a.mp4", "--webhook", "http://127.0.0.1:9/x") == 0
+    assert run_detect("a.mp4", "--webhook", "http://127.0.0.1:9/x") == 0
     assert len(read_lines("detections/a.jsonl")) == 80
     assert "events could not be sent" in capsys.readouterr().err
 
@@ -331,7 +323,7 @@ def test_show_without_a_display_is_one_line(
 ) -> None:
     monkeypatch.delenv("DISPLAY", raising=False)
     blob_video(Path("a.mp4"), passing_blob, frames=5)
-    assert run("a.mp4", "--show") == 1
+    assert run_detect("a.mp4", "--show") == 1
     output = capsys.readouterr().err
     assert output.startswith("error: --show")
     assert len(output.splitlines()) == 1
@@ -343,7 +335,7 @@ def test_without_the_video_extra_it_is_one_line(
 ) -> None:
     blob_video(Path("a.mp4"), passing_blob, frames=5)
     monkeypatch.setitem(sys.modules, "av", None)
-    assert run("a.mp4") == 1
+    assert run_detect("a.mp4") == 1
     expected = "this needs the package 'av'; install it with `pip install -e '.[video]'`"
     assert capsys.readouterr().err == f"error: {expected}\n"
 
@@ -363,7 +355,7 @@ def test_a_real_face_walks_by_and_is_blurred(tmp_path: Path) -> None:
             left = i * (wide.shape[1] - 360) // 100
             video.add(wide[:, left : left + 360], i / 10)
     out = tmp_path / "out"
-    assert run(tmp_path / "walk.mp4", "--out", out, "--blur", "--no-boxes") == 0
+    assert run_detect(tmp_path / "walk.mp4", "--out", out, "--blur", "--no-boxes") == 0
     event_rows = read_events(str(out / "walk.events.csv"))
     entered = [event["label"] for event in event_rows if event["event"] == "entered"]
     assert entered == ["without_mask", "with_mask", "mask_weared_incorrect"]

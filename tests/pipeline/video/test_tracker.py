@@ -55,7 +55,9 @@ def test_a_face_lost_for_less_than_the_buffer_keeps_its_track() -> None:
     tracker.update(make_detections((box_at(10), MASK, 0.9)), 0.0)
     tracker.update(make_detections((box_at(12), MASK, 0.9)), 0.1)
     assert not run_without_faces(tracker, 0.1, LOST_TRACK_BUFFER)
-    tracks, _ = tracker.update(make_detections((box_at(12 + 20 * 0.9), MASK, 0.9)), LOST_TRACK_BUFFER)  # it moved at its velocity
+    tracks, _ = tracker.update(
+        make_detections((box_at(12 + 20 * 0.9), MASK, 0.9)), LOST_TRACK_BUFFER
+    )  # it moved at its velocity
     assert [track.track_id for track in tracks] == [1]
     assert [
         track.track_id for track in run_without_faces(tracker, LOST_TRACK_BUFFER, 2 * LOST_TRACK_BUFFER + 0.15)
