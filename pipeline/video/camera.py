@@ -53,7 +53,7 @@ class LiveStream:
     def frames(self, sampler: FrameSampler | None = None, seconds: float | None = None) -> Generator[Frame]:
         """Yield the frames that `sampler` takes, until `seconds` are over or the caller stops; call it once.
 
-        A frame's index counts the frames that were read, not the dropped ones.
+        The index of a frame does not count dropped frames.
         """
         sampler = sampler or FrameSampler()
         begin, index = time.monotonic(), 0
@@ -62,19 +62,19 @@ class LiveStream:
         reader.start()
         try:
             while (newest := self._wait_for_newest(until)) is not None:
-                pixels, came, clock = newest
-                if sampler.takes(came - begin):
-                    yield Frame(index, came - begin, pixels, clock)
+                pixels, arrival, clock = newest
+                if sampler.takes(arrival - begin):
+                    yield Frame(index, arrival - begin, pixels, clock)
                 index += 1
         finally:
             self._stopped.set()
             reader.join(timeout=1.0)  # a read that hangs ends with the process
 
     def _wait_for_newest(self, until: float) -> tuple[Pixels, float, datetime] | None:
-        """Return (pixels, arrival time, clock) of the newest frame; None when no frame came before `until`."""
+        """Return (pixels, arrival time, clock) of the newest frame; None when no frame arrived before `until`."""
         with self._condition:
             while self._newest is None and self._error is None and (left := until - time.monotonic()) > 0:
-                self._condition.wait(min(left, 0.2))  # in steps, so that Ctrl-C is heard on every system
+                self._condition.wait(min(left, 0.2))  # in steps, so that Ctrl-C works on every system
             if self._error is not None:
                 raise self._error
             newest, self._newest = self._newest, None
@@ -116,7 +116,7 @@ class LiveStream:
 
 
 def redact_address(address: str) -> str:
-    """Return an address without user name, password and query, for messages and files."""
+    """Return an address that is safe to print: without user name, password and query."""
     scheme, _, rest = address.partition("://")
     host = re.split("[/?#]", rest)[0]
     # Some passwords hold characters that should be escaped, as %2F: then all text up to the last @ may be one.

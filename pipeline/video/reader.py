@@ -54,15 +54,15 @@ class FrameSampler:
     """Takes every `stride`th frame, and at most `max_fps` frames per second of video (None: no limit)."""
 
     def __init__(self, stride: int = 1, max_fps: float | None = None) -> None:
-        self._every, self._step = stride, 1 / max_fps if max_fps else 0.0
+        self._stride, self._step = stride, 1 / max_fps if max_fps else 0.0
         self._count, self._due = 0, -inf
 
     def takes(self, time: float) -> bool:
         """Return whether the next frame, at `time` seconds, is taken."""
-        turn = self._count % self._every == 0
+        on_stride = self._count % self._stride == 0
         self._count += 1
         # Time stamps are rounded: a thousandth of a step early is accepted.
-        if not turn or time < self._due - self._step / 1000:
+        if not on_stride or time < self._due - self._step / 1000:
             return False
         # Count from the due time, not from this frame's time: else 20 of 30 frames per second would become 15.
         self._due = self._due + self._step if time - self._due < self._step else time + self._step
@@ -241,7 +241,7 @@ def _open_address(address: str, name: str, timeout: float) -> InputContainer:
     import av
 
     if address.lower().startswith("file:"):
-        raise MediaError(name, "is a file; give its name without file://")
+        raise MediaError(name, "is a file; use its name without file://")
     # Over UDP, RTSP's default, a lost packet damages a frame.
     options = {"rtsp_transport": "tcp"} if address.lower().startswith("rtsp") else {}
     began = monotonic()

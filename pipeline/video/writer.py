@@ -54,7 +54,7 @@ class VideoWriter:
         frame.pts = max(round(time / TIME_BASE), self._last_pts + 1)  # players need rising times
         frame.time_base, self._last_pts = TIME_BASE, frame.pts
         frame.duration = round(1 / self._rate / TIME_BASE)  # only the last frame's duration is used
-        if time >= self._next_key_frame:  # by time: a slow machine writes few frames a second
+        if time >= self._next_key_frame:  # by time: a slow machine writes few frames per second
             frame.pict_type = self._av.video.frame.PictureType.I
             self._next_key_frame = time + FRAGMENT_SECONDS
         self._mux(frame)
@@ -123,7 +123,7 @@ def video_writer(path: Path, rate: Fraction) -> Iterator[VideoWriter]:
 
 @contextmanager
 def growing_video(path: Path, rate: Fraction) -> Iterator[VideoWriter]:
-    """Open a VideoWriter for a live source; its file is playable at any time. Raise the errors of `video_writer`."""
+    """Open a VideoWriter for a live source: the file plays at any time. Errors are those of `video_writer`."""
     with _named_errors(path), closing(VideoWriter(path, rate, growing=True)) as writer:
         yield writer
 
