@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -81,10 +82,14 @@ def blob_video(
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
         if sound is not None:
-            seconds = count / rate if audio is True else audio
-            for start in range(0, round(seconds * 8000), 1024):
-                silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-                silence.sample_rate, silence.pts = 8000, start
-                container.mux(sound.encode(silence))
-            container.mux(sound.encode(None))
+            add_silence(container, sound, count / rate if audio is True else audio)
     return path
+
+
+def add_silence(container: Any, sound: Any, seconds: float) -> None:
+    """Write silence to an AAC stream of 8000 Hz."""
+    for start in range(0, round(seconds * 8000), 1024):
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        silence.sample_rate, silence.pts = 8000, start
+        container.mux(sound.encode(silence))
+    container.mux(sound.encode(None))

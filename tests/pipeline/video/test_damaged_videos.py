@@ -10,7 +10,6 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -26,7 +25,7 @@ from tests.helpers.damaged_videos import (
     truncate_at,
     write_file,
 )
-from tests.helpers.made_videos import blob_frame, blob_video, walk
+from tests.helpers.made_videos import add_silence, blob_frame, blob_video, walk
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.flv", "a.avi"])
@@ -159,11 +158,7 @@ def test_sound_alone(tmp_path: Path, cover: bool) -> None:
             picture = container.add_stream("png", rate=25, width=96, height=64, pix_fmt="rgb24")
             picture.disposition = av.stream.Disposition.attached_pic
             container.mux(picture.encode(av.VideoFrame.from_ndarray(blob_frame(walk(0)), format="rgb24")))
-        for start in range(0, 8000, 1024):
-            silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-            silence.sample_rate, silence.pts = 8000, start
-            container.mux(sound.encode(silence))
-        container.mux(sound.encode(None))
+        add_silence(container, sound, 1)
     assert open_error(tmp_path / "a.mp4").startswith("a.mp4: holds no video; ")
 
 
