@@ -88,9 +88,9 @@ def quick_webhook(address: str, **options: Any) -> Webhook:
     return Webhook(address, **{"initial_backoff": 0.01, **options})
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 10) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
     until = time.monotonic() + seconds
-    while not true():
+    while not condition():
         assert time.monotonic() < until
         time.sleep(0.01)
 

@@ -22,7 +22,7 @@ from common.errors import MediaError, UserError
 from pipeline.video import writer as video_out
 from pipeline.video.reader import Frame, VideoFile
 from pipeline.video.writer import growing_video, video_writer
-from tests.helpers.fake_predictor import FakePredictor
+from tests.helpers.damaged_videos import blob_boxes
 from tests.helpers.made_videos import blob_frame, walk
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -43,10 +43,6 @@ def read_frames(path: Path) -> list[Frame]:
     frames = list(file.frames())
     assert file.damage is None
     return frames
-
-
-def blob_boxes(frame: Frame) -> list[list[float]]:
-    return FakePredictor().detect(frame.pixels).boxes.tolist()
 
 
 def shows_walk(frames: list[Frame]) -> bool:
