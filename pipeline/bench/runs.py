@@ -23,8 +23,7 @@ from common.paths import SUFFIXES, find_images
 from pipeline.bench.competitors import NAIVE, PIPELINE, Naive
 from pipeline.bench.synthetic_photos import synthetic_photo
 from pipeline.bench.timing import Spread
-from pipeline.detect.args import DetectArgs
-from pipeline.detect.photos import detect_images
+from pipeline.detect.command import DetectArgs, detect_images
 from pipeline.evaluate.report import Table
 from pipeline.inference.predictor import Predictor
 from pipeline.video.writer import video_writer
