@@ -1,1 +1,1 @@
-"""The command pipeline.detect: photos to pictures, table, JSON, CSV."""
+"""The command pipeline.detect: detects faces in photos and writes pictures, a table, JSON and CSV."""

@@ -1,4 +1,4 @@
-"""Command: find the faces in photos, folders, videos and cameras."""
+"""Starts the command pipeline.detect."""
 
 from common.launcher import start
 

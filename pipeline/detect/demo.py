@@ -1,4 +1,4 @@
-"""CLI behind `make demo`: runs pipeline.detect on a photo of a real face, shown bare and with drawn masks."""
+"""Command pipeline.demo: runs pipeline.detect on a photo, or on a real face without and with drawn masks."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from common.cli import program_name, run_cli
 from common.errors import UserError
 from common.images import read_image
+from pipeline.detect import command as detect
 from pipeline.inference.image_writer import write_image
 from pipeline.inference.predictor import Predictor
 from stage2_classifier.data.mask_drawing import draw_mask
@@ -21,18 +22,19 @@ from stage2_classifier.data.mask_drawing import draw_mask
 
 @dataclass(frozen=True)
 class DemoArgs:
-    """Find the faces of a photo and tell how each wears its mask; without PHOTO, on a portrait of Grace Hopper."""
+    """Find the faces of a photo and report how each wears its mask; the default is a portrait of Grace Hopper."""
 
     photo: Annotated[Path | None, tyro.conf.Positional] = None
-    """A photo of your own."""
+    """Your photo."""
     out: Path = Path("detections")
     """Folder for the annotated picture and the JSON."""
 
 
 def portrait() -> NDArray[np.uint8]:
-    """Grace Hopper's portrait (US Navy, public domain) from matplotlib's sample data, uint8 (H, W, 3) RGB.
+    """Return Grace Hopper's portrait (US Navy, public domain) from matplotlib's sample data, uint8 (H, W, 3) RGB.
 
-    Raises UserError when matplotlib is not installed.
+    Raises:
+        UserError: matplotlib is not installed.
     """
     from common.cli import requires_extra
 
@@ -43,22 +45,25 @@ def portrait() -> NDArray[np.uint8]:
 
 
 def tiled_photo(predictor: Predictor, face: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The portrait three times side by side: bare, with a mask over nose and mouth, with the nose out.
+    """Return the portrait three times in a row: without a mask, masked over nose and mouth, masked below the nose.
 
-    Raises UserError when no face is found to draw on.
+    Args:
+        predictor: finds the face to draw on.
+        face: uint8 (H, W, 3) RGB.
+
+    Raises:
+        UserError: no face is found.
     """
-    found = predictor.detect(face, min_score=0.3)
-    if not len(found):
-        raise UserError("the demo's portrait shows no face to this bundle; name a photo: make demo PHOTO=me.jpg")
-    landmarks = found.landmarks[0]
-    masked = [draw_mask(face, landmarks, way) for way in ("right", "nose_out")]
+    detections = predictor.detect(face, min_score=0.3)
+    if not len(detections):
+        raise UserError("the bundle finds no face in the demo's portrait; use another photo: make demo PHOTO=me.jpg")
+    landmarks = detections.landmarks[0]
+    masked = [draw_mask(face, landmarks, position) for position in ("right", "nose_out")]
     return np.concatenate([face, *masked], axis=1)
 
 
 def run(args: DemoArgs) -> int:
-    """Makes the photo where none is named, then hands over to pipeline.detect."""
-    from pipeline.detect import command as detect
-
+    """Make the photo where no photo is named, then run pipeline.detect."""
     photo = args.photo
     if photo is None:
         photo = args.out / "demo" / "photo.png"
@@ -68,5 +73,5 @@ def run(args: DemoArgs) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line of `python -m pipeline.demo`."""
+    """Parse the arguments, run the demo, and return its exit code."""
     return run_cli(lambda: run(tyro.cli(DemoArgs, args=argv, prog=program_name("pipeline.demo"))))

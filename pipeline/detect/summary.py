@@ -1,4 +1,4 @@
-"""What a detection run found, as tables: each face of a few images, or the classes of many."""
+"""Prints the results of a run: one row per face for a few images, one row per class for many."""
 
 from __future__ import annotations
 
@@ -14,50 +14,60 @@ from rich.text import Text
 from common.display import shown
 from pipeline.inference.results import ImageResult
 
-FEW = 5  # images; each gets its own table, more than that a summary
+MAX_FACE_TABLES = 5  # images; for more, one table of the classes is printed
 
 
 @dataclass
-class Summary:
+class DetectSummary:
     """Counts of a run.
 
-    first: the results of the first images only. empty: images without a face. failed: files that could not be read or
-    drawn. faces, unsure, images_with, scores: faces, unsure ones, images and the sum of scores of each label. picture:
-    the last one written of `pictures`.
+    Attributes:
+        images: number of images read.
+        without_faces: number of images without a face.
+        failed: number of files that could not be read or drawn.
+        faces: number of faces by label.
+        unsure: number of unsure faces by label.
+        images_by_label: number of images by label.
+        score_sums: sum of the faces' scores by label.
+        first_results: results of the first MAX_FACE_TABLES images only.
+        last_picture: the annotated picture written last.
+        pictures: number of annotated pictures written.
     """
 
     images: int = 0
-    empty: int = 0
+    without_faces: int = 0
     failed: int = 0
     faces: Counter[str] = field(default_factory=Counter)
     unsure: Counter[str] = field(default_factory=Counter)
-    images_with: Counter[str] = field(default_factory=Counter)
-    scores: dict[str, float] = field(default_factory=dict)
-    first: list[ImageResult] = field(default_factory=list)
-    picture: Path | None = None
+    images_by_label: Counter[str] = field(default_factory=Counter)
+    score_sums: dict[str, float] = field(default_factory=dict)
+    first_results: list[ImageResult] = field(default_factory=list)
+    last_picture: Path | None = None
     pictures: int = 0
 
     def add(self, result: ImageResult) -> None:
-        """Counts one image."""
+        """Count one image."""
         self.images += 1
-        self.empty += not result.faces
-        self.images_with.update({face["label"] for face in result.faces})
+        self.without_faces += not result.faces
+        self.images_by_label.update({face["label"] for face in result.faces})
         for face in result.faces:
             self.faces[face["label"]] += 1
             self.unsure[face["label"]] += face["unsure"]
-            self.scores[face["label"]] = self.scores.get(face["label"], 0.0) + face["score"]
-        if len(self.first) < FEW:
-            self.first.append(result)
+            self.score_sums[face["label"]] = self.score_sums.get(face["label"], 0.0) + face["score"]
+        if len(self.first_results) < MAX_FACE_TABLES:
+            self.first_results.append(result)
 
 
-def show_summary(screen: Console, summary: Summary, class_names: Sequence[str]) -> None:
-    """Prints a table of faces for each of at most FEW images, else one table of the classes."""
-    if summary.images <= FEW:
-        for result in summary.first:
+def show_summary(screen: Console, summary: DetectSummary, class_names: Sequence[str]) -> None:
+    """Print a table of faces for each of at most MAX_FACE_TABLES images, else one table of the classes."""
+    if summary.images <= MAX_FACE_TABLES:
+        for result in summary.first_results:
             _show_image(screen, result)
     else:
         _show_classes(screen, summary, class_names)
-        line = f"images: {summary.images}, faces: {summary.faces.total()}, images without a face: {summary.empty}"
+        line = (
+            f"images: {summary.images}, faces: {summary.faces.total()}, images without a face: {summary.without_faces}"
+        )
         screen.print(line, markup=False, highlight=False)
     if summary.failed:
         screen.print(f"failed: {summary.failed} (named above and in the JSON)", markup=False, highlight=False)
@@ -78,12 +88,12 @@ def _show_image(screen: Console, result: ImageResult) -> None:
     screen.print(table)
 
 
-def _show_classes(screen: Console, summary: Summary, class_names: Sequence[str]) -> None:
+def _show_classes(screen: Console, summary: DetectSummary, class_names: Sequence[str]) -> None:
     table = Table("label")
     for name in ("faces", "unsure", "images", "mean score"):
         table.add_column(name, justify="right")
     for name in class_names:
         count = summary.faces[name]
-        mean = f"{summary.scores[name] / count:.3f}" if count else "-"
-        table.add_row(Text(name), str(count), str(summary.unsure[name]), str(summary.images_with[name]), mean)
+        mean = f"{summary.score_sums[name] / count:.3f}" if count else "-"
+        table.add_row(Text(name), str(count), str(summary.unsure[name]), str(summary.images_by_label[name]), mean)
     screen.print(table)

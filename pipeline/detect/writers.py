@@ -1,4 +1,4 @@
-"""Writers of detections: JSON, CSV and a competition's submission; each streams, and is a whole file or none."""
+"""Writes detections as JSON, CSV or a competition's submission: one image at a time, never half a file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 from common.display import as_text
 from common.errors import MediaError, UserError
@@ -16,19 +16,19 @@ from common.files import replaced_text
 from common.paths import FoundImage, location
 from pipeline.inference.results import ImageResult
 
-if TYPE_CHECKING:
-    pass
 
+class DetectionWriter(Protocol):
+    """Writes one image after another."""
 
-class Writer(Protocol):
-    """Takes each image in turn, and each failure."""
+    def add(self, result: ImageResult) -> None:
+        """Write the faces of an image."""
 
-    def add(self, result: ImageResult) -> None: ...
-    def fail(self, image: FoundImage, error: MediaError) -> None: ...
+    def add_failure(self, image: FoundImage, error: MediaError) -> None:
+        """Write an image that could not be read."""
 
 
 class JsonWriter:
-    """One object: "bundle", "images" as they come, "errors" at the end."""
+    """Writes one object: "bundle", "images" in order, "errors" at the end."""
 
     def __init__(self, file: TextIO, bundle: dict[str, Any]) -> None:
         self._file = file
@@ -40,19 +40,20 @@ class JsonWriter:
         self._file.write(self._separator + _json(result.record()))
         self._separator = ",\n"
 
-    def fail(self, image: FoundImage, error: MediaError) -> None:
-        self.note(error)
+    def add_failure(self, image: FoundImage, error: MediaError) -> None:
+        self.add_error(error)
 
-    def note(self, error: MediaError) -> None:
-        """An error that concerns no image found, such as a path that does not exist."""
+    def add_error(self, error: MediaError) -> None:
+        """Record an error of an image or of a path without an image."""
         self._errors.append({"file": as_text(error.file), "error": as_text(error.what)})
 
     def finish(self) -> None:
+        """Write the errors and the end of the object."""
         self._file.write(f'],\n"errors": {_json(self._errors)}}}\n')
 
 
 class CsvWriter:
-    """One row a face; an image without faces has none."""
+    """Writes one row per face."""
 
     def __init__(self, file: TextIO, class_names: Sequence[str]) -> None:
         self._csv = csv.writer(file)
@@ -69,15 +70,15 @@ class CsvWriter:
             unsure = json.dumps(face["unsure"])  # as in the JSON
             self._csv.writerow((file, result.width, result.height, *face["box"], *scores, unsure))
 
-    def fail(self, image: FoundImage, error: MediaError) -> None:
-        pass  # a face table has no place for it
+    def add_failure(self, image: FoundImage, error: MediaError) -> None:
+        pass  # the table has rows for faces only
 
 
 class SubmissionWriter:
-    """Kaggle's object detection convention: image_id, and "label score x1 y1 x2 y2" for each face, joined by spaces.
+    """Writes Kaggle's object detection format: image_id, and "label score x1 y1 x2 y2" of each face, joined by spaces.
 
-    Every image has a row, also one without faces or one that could not be read. The id is the file's stem, or
-    where several share it the relative name, or where that is shared too the path.
+    Every image has a row, also without faces or where it could not be read. The id is the first of these that no other
+    image has: the file's stem, the relative name, the path.
     """
 
     def __init__(self, file: TextIO, images: Sequence[FoundImage]) -> None:
@@ -89,7 +90,7 @@ class SubmissionWriter:
     def add(self, result: ImageResult) -> None:
         self._row(result.image, ((face["label"], face["score"], *face["box"]) for face in result.faces))
 
-    def fail(self, image: FoundImage, error: MediaError) -> None:
+    def add_failure(self, image: FoundImage, error: MediaError) -> None:
         self._row(image, ())
 
     def _row(self, image: FoundImage, faces: Any) -> None:
@@ -101,7 +102,7 @@ class SubmissionWriter:
 
 @contextmanager
 def json_writer(path: Path, bundle: dict[str, Any]) -> Iterator[JsonWriter]:
-    """A JsonWriter whose file takes the place of `path` when the block ends well."""
+    """Open a JsonWriter; its file is put in place when the block ends without an error."""
     with replaced_text(path) as file:
         writer = JsonWriter(file, bundle)
         yield writer
@@ -110,7 +111,7 @@ def json_writer(path: Path, bundle: dict[str, Any]) -> Iterator[JsonWriter]:
 
 @contextmanager
 def csv_writer(path: Path, class_names: Sequence[str]) -> Iterator[CsvWriter]:
-    """A CsvWriter whose file takes the place of `path` when the block ends well."""
+    """Open a CsvWriter; its file is put in place when the block ends without an error."""
     with replaced_text(path, newline="") as file:
         yield CsvWriter(file, class_names)
 
@@ -119,9 +120,10 @@ def csv_writer(path: Path, class_names: Sequence[str]) -> Iterator[CsvWriter]:
 def submission_writer(
     path: Path, images: Sequence[FoundImage], class_names: Sequence[str]
 ) -> Iterator[SubmissionWriter]:
-    """A SubmissionWriter whose file takes the place of `path` when the block ends well.
+    """Open a SubmissionWriter; its file is put in place when the block ends without an error.
 
-    Raises UserError when a class name holds a space, which the format cannot carry.
+    Raises:
+        UserError: a class name holds a space, which the format cannot hold.
     """
     spaced = [name for name in class_names if len(name.split()) != 1]
     if spaced:
@@ -131,10 +133,10 @@ def submission_writer(
 
 
 class PictureNames:
-    """Gives each image a name of its own for its annotated picture below `folder`.
+    """Gives each image a unique name for its annotated picture below `folder`.
 
-    The relative name is kept; a suffix other than JPEG's or PNG's gets ".jpg" behind it. A name in use, by
-    another picture or by one of `reserved` (files that must not be overwritten), gets a number.
+    The relative name is kept; ".jpg" follows a suffix other than JPEG's or PNG's. A name gets a number when another
+    picture or one of `reserved` (files that must not be overwritten) has it.
     """
 
     def __init__(self, folder: Path, reserved: Sequence[str | Path]) -> None:
@@ -142,6 +144,7 @@ class PictureNames:
         self._used = {location(path).casefold() for path in reserved}  # many file systems ignore case
 
     def name(self, image: FoundImage) -> Path:
+        """Return the path of the annotated picture."""
         path = self._folder / image.relative
         if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
             path = path.with_name(path.name + ".jpg")

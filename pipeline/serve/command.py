@@ -18,7 +18,8 @@ from common.cli import program_name, requires_extra, run_cli
 from common.errors import UserError
 from common.memory import limit_malloc_arenas
 from common.parallel import usable_cores
-from pipeline.detect.command import MOST_WORKERS, load_predictor
+from pipeline.detect.args import MOST_WORKERS
+from pipeline.detect.command import load_predictor
 from pipeline.inference.device import Device
 from pipeline.serve.limits import Limits
 

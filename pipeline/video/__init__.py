@@ -1,1 +1,1 @@
-"""Videos and cameras: frames, tracks, events, annotated videos."""
+"""Videos and cameras: reading, tracking, events, annotated videos."""

@@ -1,4 +1,4 @@
-"""The pixels of a video's frames: RGB, turned as the video says."""
+"""Converts a video's frames to upright RGB."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from common.images import Pixels
 if TYPE_CHECKING:
     from av import VideoFrame
 
-BT709, UNTOLD = 1, 2  # FFmpeg's numbers of ways to make YUV of RGB
+BT709, UNSPECIFIED = 1, 2  # FFmpeg's numbers of YUV colour spaces
 
 
-class Upright:
-    """Makes PyAV's frames of one video into uint8 (H, W, 3) RGB, turned as its display matrix says (phones' videos).
+class Autorotator:
+    """Converts PyAV's frames of one video to uint8 (H, W, 3) RGB, turned by the display matrix of phones' videos.
 
-    It asks the frames for as little as it can: one that was asked for its side data refers to itself, and lives on,
-    with threads of its own where it was made into RGB by itself, until Python next looks for such.
+    It reads side data and converts with one reformatter only where needed. A frame that gave its side data refers to
+    itself: it stays in memory, with its own reformatter's threads, until Python's next garbage collection.
     """
 
     def __init__(self) -> None:
@@ -30,9 +30,9 @@ class Upright:
         self._matrix: NDArray[np.int32] | None = None
 
     def __call__(self, frame: VideoFrame) -> Pixels:
-        """The pixels of one frame."""
-        if frame.colorspace == UNTOLD and frame.height > 576:
-            frame.colorspace = BT709  # as players have it
+        """Return the pixels of one frame."""
+        if frame.colorspace == UNSPECIFIED and frame.height > 576:
+            frame.colorspace = BT709  # as players assume
         if frame.rotation != self._rotation:
             self._rotation, matrix = frame.rotation, frame.side_data.get("DISPLAYMATRIX")
             self._matrix = None if matrix is None else np.frombuffer(cast(Any, matrix), np.int32).copy()
@@ -40,7 +40,7 @@ class Upright:
         pixels = np.asarray(rgb.to_ndarray(), np.uint8)
         if self._matrix is None:
             return pixels
-        # Where it takes a step to the right (a, b) and one down (c, d); its third column and row are for shifts.
+        # The matrix maps one step right to (a, b), one down to (c, d); the third column and row are for shifts.
         a, b, _, c, d = self._matrix[:5].tolist()
         if abs(b) + abs(c) > abs(a) + abs(d):
             pixels, a, d = pixels.swapaxes(0, 1), c, b

@@ -1,4 +1,4 @@
-"""Live frames of a camera or network stream: always the newest, and again after the connection was lost."""
+"""Opens videos, cameras and streams; a live source gives its newest frame and reconnects after a loss."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from typing import Any
 
 from common.errors import MediaError
 from common.images import Pixels
-from pipeline.video.reader import TIMEOUT, USUAL_RATE, Frame, Sampling, VideoFile
+from common.paths import is_address
+from pipeline.video.reader import DEFAULT_RATE, READ_TIMEOUT, Frame, FrameSampler, VideoFile
 
-FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds between two tries to connect again; each wait doubles the one before
+INITIAL_BACKOFF, MAX_BACKOFF = 1.0, 30.0  # seconds between two tries to reconnect; each wait is twice the last
 
 
-class Live:
-    """Frames as they come from a camera or stream; who is slow gets the newest, older ones are dropped.
+class LiveStream:
+    """Frames of a camera or stream as they arrive; a slow caller gets the newest one, older frames are dropped.
 
-    camera: its number on this machine, or None; address: the stream's, where it is one; opened: the stream, where it
-    was opened already. timeout: seconds without data after which a connection counts as lost. name: what messages,
-    files and results call it, without the password.
-    Raises MediaError when the first connection fails; a later loss is said on standard error and mended.
+    A first connection that fails raises MediaError. A later loss is reported on standard error, and the stream
+    reconnects. A connection without data for `timeout` seconds is lost. `name` is safe to print: it has no password.
     """
 
     def __init__(
@@ -33,113 +32,113 @@ class Live:
         camera: int | None = None,
         address: str = "",
         opened: VideoFile | None = None,
-        timeout: float = TIMEOUT,
-        first_wait: float = FIRST_WAIT,
+        timeout: float = READ_TIMEOUT,
+        initial_backoff: float = INITIAL_BACKOFF,
     ) -> None:
-        self.name = f"camera-{camera}" if camera is not None else redacted(address)
-        self.rate: Fraction = USUAL_RATE
-        self._first_wait = self._pause = first_wait
-        self._lost = False
-        self._open: Callable[[], Generator[Pixels]] = (
-            (lambda: _camera(camera, self.name))
+        self.name = f"camera-{camera}" if camera is not None else redact_address(address)
+        self.rate: Fraction = DEFAULT_RATE
+        self._initial_backoff = self._backoff = initial_backoff
+        self._connection_lost = False
+        self._connect: Callable[[], Generator[Pixels]] = (
+            (lambda: _open_camera(camera, self.name))
             if camera is not None
-            else (lambda: VideoFile(address, self.name, timeout).live())
+            else (lambda: VideoFile(address, self.name, timeout).live_frames())
         )
-        self._first = opened.live() if opened else self._open()
+        self._first_connection = opened.live_frames() if opened else self._connect()
         self._newest: tuple[Pixels, float, datetime] | None = None
-        self._came = threading.Condition()
-        self._ended = threading.Event()
+        self._condition = threading.Condition()
+        self._stopped = threading.Event()
         self._error: BaseException | None = None
 
-    def frames(self, sampling: Sampling | None = None, seconds: float | None = None) -> Generator[Frame]:
-        """The frames that `sampling` takes, until `seconds` are over or the caller stops; index counts those seen.
+    def frames(self, sampler: FrameSampler | None = None, seconds: float | None = None) -> Generator[Frame]:
+        """Yield the frames that `sampler` takes, until `seconds` are over or the caller stops; call it once.
 
-        To be asked for once.
+        The index of a frame does not count dropped frames.
         """
-        sampling = sampling or Sampling()
+        sampler = sampler or FrameSampler()
         begin, index = time.monotonic(), 0
         until = begin + seconds if seconds is not None else float("inf")
-        reader = threading.Thread(target=self._read, name=self.name, daemon=True)
+        reader = threading.Thread(target=self._read_forever, name=self.name, daemon=True)
         reader.start()
         try:
-            while (newest := self._wait(until)) is not None:
-                pixels, came, clock = newest
-                if sampling.takes(came - begin):
-                    yield Frame(index, came - begin, pixels, clock)
+            while (newest := self._wait_for_newest(until)) is not None:
+                pixels, arrival, clock = newest
+                if sampler.takes(arrival - begin):
+                    yield Frame(index, arrival - begin, pixels, clock)
                 index += 1
         finally:
-            self._ended.set()
+            self._stopped.set()
             reader.join(timeout=1.0)  # a read that hangs ends with the process
 
-    def _wait(self, until: float) -> tuple[Pixels, float, datetime] | None:
-        """The newest frame, when there is one that came before `until`."""
-        with self._came:
+    def _wait_for_newest(self, until: float) -> tuple[Pixels, float, datetime] | None:
+        """Return (pixels, arrival time, clock) of the newest frame; None when no frame arrived before `until`."""
+        with self._condition:
             while self._newest is None and self._error is None and (left := until - time.monotonic()) > 0:
-                self._came.wait(min(left, 0.2))  # in steps, so that Ctrl-C is heard on every system
+                self._condition.wait(min(left, 0.2))  # in steps, so that Ctrl-C works on every system
             if self._error is not None:
                 raise self._error
             newest, self._newest = self._newest, None
         return newest if newest is not None and newest[1] < until else None
 
-    def _read(self) -> None:
-        """Hands over frame after frame, and connects anew where they end."""
-        first: Generator[Pixels] | None = self._first
+    def _read_forever(self) -> None:
+        """Publish frame after frame, and reconnect where they end."""
+        first: Generator[Pixels] | None = self._first_connection
         try:
-            while not self._ended.is_set():
-                why = "it ended"
+            while not self._stopped.is_set():
+                reason = "it ended"
                 try:
-                    self._hand_over(first or self._open())
+                    self._publish(first or self._connect())
                 except MediaError as error:
-                    why = error.what.split(";")[0]
+                    reason = error.what.split(";")[0]
                 first = None
-                if not self._ended.is_set():
-                    self._lost = True
-                    _say(f"{self.name}: lost ({why}); trying again in {self._pause:g} s")
-                    self._ended.wait(self._pause)
-                    self._pause = min(2 * self._pause, LONGEST_WAIT)
-        except BaseException as error:  # a mistake of ours must not end in a silent wait
-            with self._came:
+                if not self._stopped.is_set():
+                    self._connection_lost = True
+                    _log(f"{self.name}: lost ({reason}); trying again in {self._backoff:g} s")
+                    self._stopped.wait(self._backoff)
+                    self._backoff = min(2 * self._backoff, MAX_BACKOFF)
+        except BaseException as error:  # a programming error must not end in a silent wait
+            with self._condition:
                 self._error = error
-                self._came.notify()
+                self._condition.notify()
 
-    def _hand_over(self, frames: Generator[Pixels]) -> None:
-        """Each frame as it comes, until they end."""
+    def _publish(self, frames: Generator[Pixels]) -> None:
+        """Publish each frame as the newest one, until the frames end."""
         with closing(frames):
             for pixels in frames:
-                if self._ended.is_set():
+                if self._stopped.is_set():
                     return
-                if self._lost:
-                    _say(f"{self.name}: is back")
-                    self._lost, self._pause = False, self._first_wait
-                with self._came:
+                if self._connection_lost:
+                    _log(f"{self.name}: is back")
+                    self._connection_lost, self._backoff = False, self._initial_backoff
+                with self._condition:
                     self._newest = (pixels, time.monotonic(), datetime.now().astimezone())
-                    self._came.notify()
+                    self._condition.notify()
 
 
-def redacted(address: str) -> str:
-    """An address without user name, password and query, for messages and files."""
+def redact_address(address: str) -> str:
+    """Return an address that is safe to print: without user name, password and query."""
     scheme, _, rest = address.partition("://")
     host = re.split("[/?#]", rest)[0]
-    # Some passwords hold what should be written as %2F and the like: then all up to the last @ may be one.
+    # Some passwords hold characters that should be escaped, as %2F: then all text up to the last @ may be one.
     if "@" in host or not re.fullmatch(r"(\[.*\]|[^:]*)(:\d*)?", host):
         rest = rest.rpartition("@")[2]
     return f"{scheme}://{re.split('[?#]', rest)[0]}"
 
 
-def _camera(number: int, name: str) -> Generator[Pixels]:
-    """Frames of a camera by OpenCV, which knows each system's (Video4Linux, AVFoundation, Media Foundation)."""
+def _open_camera(number: int, name: str) -> Generator[Pixels]:
+    """Open a camera by OpenCV, which knows Video4Linux, AVFoundation and Media Foundation."""
     import cv2
 
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong is said once, by us
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # we report the error ourselves, once
     capture = cv2.VideoCapture(number)
     if not capture.isOpened():
         capture.release()
         raise MediaError(name, "cannot be opened; check that it is plugged in, not in use, and try another number")
-    capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, where the system knows this setting
-    return _captured(capture)
+    capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # no old frames, where the system knows this setting
+    return _read_camera(capture)
 
 
-def _captured(capture: Any) -> Generator[Pixels]:
+def _read_camera(capture: Any) -> Generator[Pixels]:
     import cv2
 
     try:
@@ -152,5 +151,25 @@ def _captured(capture: Any) -> Generator[Pixels]:
         capture.release()
 
 
-def _say(line: str) -> None:
+Source = VideoFile | LiveStream
+
+
+def open_source(path: str, camera: int | None = None) -> Source:
+    """Open a camera, a video file, or an address: of a whole video, or of a stream without an end.
+
+    Raises:
+        MediaError: it cannot be opened.
+    """
+    if camera is not None:
+        return LiveStream(camera)
+    if not is_address(path):
+        return VideoFile(path)
+    if path.lower().startswith(("http://", "https://")):
+        video = VideoFile(path, redact_address(path), READ_TIMEOUT)
+        # A stream has no length. It uses the connection that is open: many cameras admit only one.
+        return LiveStream(address=path, opened=video) if video.seconds is None else video
+    return LiveStream(address=path)
+
+
+def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

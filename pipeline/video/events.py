@@ -1,4 +1,4 @@
-"""What happens in a video, told once each: a face entered, its label changed, it left."""
+"""Reports each event of a video once: a face entered, its label changed, it left."""
 
 from __future__ import annotations
 
@@ -19,22 +19,32 @@ from pipeline.inference.detections import Detections
 from pipeline.video.reader import Frame
 from pipeline.video.tracker import Track
 
-Kind = Literal["entered", "changed", "left", "stayed"]
+EventKind = Literal["entered", "changed", "left", "stayed"]
 SUFFIXES = (".csv", ".jsonl")
 _NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened, JSON-ready.
+    """One event, JSON-ready.
 
-    text: the event in words. source: the video or camera. time: seconds from its start; clock: ISO 8601, for live ones.
-    frame: the frame's number. track: the face's. label, unsure, score, box: what was seen of it then (smoothed).
-    previous: the label before, of a change. seconds: how long it was in sight so far.
-    "stayed" is told at the end of a video, of faces that were there still.
+    Attributes:
+        event: the kind; "stayed" is reported at the end of a video, for faces that are still in sight.
+        text: the event in words.
+        source: name of the video or camera.
+        time: seconds from the start.
+        clock: date and time in ISO 8601; None for a file.
+        frame: number of the frame.
+        track: number of the face's track.
+        label: the class, smoothed over time, as are unsure and score.
+        unsure: whether another class is nearly as probable.
+        score: from 0 to 1.
+        previous: the label before a change; None for other events.
+        seconds: time in sight so far.
+        x1, y1, x2, y2: the box in pixels.
     """
 
-    event: Kind
+    event: EventKind
     text: str
     source: str
     time: float
@@ -52,50 +62,47 @@ class Event:
     y2: float
 
 
-class Watcher:
-    """Turns tracks into events. A track is told of once it is sure, a changed label once it is not unsure."""
+class EventDetector:
+    """Turns tracks into events: a track once it is confirmed, a changed label once it is not unsure."""
 
     def __init__(self, source: str) -> None:
         self._source = as_text(source)
-        self._told: dict[int, str] = {}  # track -> the label last told
-        self._last: dict[int, Frame] = {}  # track -> the frame in which it was last seen, without its pixels
+        self._reported_labels: dict[int, str] = {}  # track id -> the label last reported
+        self._last_frames: dict[int, Frame] = {}  # track id -> frame of the last detection, without pixels
 
     def update(
-        self, frame: Frame, tracks: Sequence[Track], seen: Detections, ended: Sequence[Track], gone: Detections
+        self, frame: Frame, tracks: Sequence[Track], faces: Detections, ended: Sequence[Track], ended_faces: Detections
     ) -> list[Event]:
-        """The events of a frame.
-
-        seen: what `tracks`, those seen in it, are in the same order; gone: the same of `ended` ones.
-        """
+        """Return the events of a frame; `faces` and `ended_faces` are `tracks` and `ended` as detections."""
         events = []
         for i, track in enumerate(ended):
-            if track.number in self._told:
-                events.append(self._told_of("left", frame, track, gone, i))
-                del self._told[track.number]
-            self._last.pop(track.number, None)
+            if track.track_id in self._reported_labels:
+                events.append(self._make_event("left", frame, track, ended_faces, i))
+                del self._reported_labels[track.track_id]
+            self._last_frames.pop(track.track_id, None)
         for i, track in enumerate(tracks):
-            self._last[track.number] = replace(frame, pixels=_NO_PIXELS)
-            label, before = seen.labels[i], self._told.get(track.number)
-            if not track.sure or label == before or (before is not None and seen.unsure[i]):
+            self._last_frames[track.track_id] = replace(frame, pixels=_NO_PIXELS)
+            label, previous = faces.labels[i], self._reported_labels.get(track.track_id)
+            if not track.confirmed or label == previous or (previous is not None and faces.unsure[i]):
                 continue
-            events.append(self._told_of("entered" if before is None else "changed", frame, track, seen, i))
-            self._told[track.number] = label
+            events.append(self._make_event("entered" if previous is None else "changed", frame, track, faces, i))
+            self._reported_labels[track.track_id] = label
         return events
 
-    def end(self, frame: Frame, tracks: Sequence[Track], seen: Detections) -> list[Event]:
-        """The events of a video's end: of `tracks`, those in sight still."""
-        there = ((i, track) for i, track in enumerate(tracks) if track.number in self._told)
-        return [self._told_of("stayed", frame, track, seen, i) for i, track in there]
+    def finish(self, frame: Frame, tracks: Sequence[Track], faces: Detections) -> list[Event]:
+        """Return the events of a video's end: `tracks` are still in sight."""
+        reported = ((i, track) for i, track in enumerate(tracks) if track.track_id in self._reported_labels)
+        return [self._make_event("stayed", frame, track, faces, i) for i, track in reported]
 
-    def _told_of(self, kind: Kind, frame: Frame, track: Track, seen: Detections, i: int) -> Event:
-        label = seen.labels[i]
-        previous = self._told[track.number] if kind == "changed" else None
-        at = self._last[track.number] if kind == "left" else frame  # it was waited for, whether it comes back
+    def _make_event(self, kind: EventKind, frame: Frame, track: Track, faces: Detections, i: int) -> Event:
+        label = faces.labels[i]
+        previous = self._reported_labels[track.track_id] if kind == "changed" else None
+        at = self._last_frames[track.track_id] if kind == "left" else frame  # "left" is known later
         words = {
-            "entered": f"entered {words_of(label)}",
-            "changed": f"changed from {words_of(previous or '')} to {words_of(label)}",
-            "left": f"left {words_of(label)}",
-            "stayed": f"still there {words_of(label)}",
+            "entered": f"entered {class_words(label)}",
+            "changed": f"changed from {class_words(previous or '')} to {class_words(label)}",
+            "left": f"left {class_words(label)}",
+            "stayed": f"still there {class_words(label)}",
         }
         return Event(
             event=kind,
@@ -104,23 +111,23 @@ class Watcher:
             time=round(at.time, 3),
             clock=at.clock.isoformat(timespec="milliseconds") if at.clock else None,
             frame=at.index,
-            track=track.number,
+            track=track.track_id,
             label=label,
-            unsure=bool(seen.unsure[i]),
-            score=round(float(seen.scores[i]), 6),
+            unsure=bool(faces.unsure[i]),
+            score=round(float(faces.scores[i]), 6),
             previous=previous,
-            seconds=round(track.last - track.first, 3),
-            **dict(zip(("x1", "y1", "x2", "y2"), (round(float(v), 2) for v in seen.boxes[i]), strict=True)),
+            seconds=round(track.last_time - track.first_time, 3),
+            **dict(zip(("x1", "y1", "x2", "y2"), (round(float(v), 2) for v in faces.boxes[i]), strict=True)),
         )
 
 
-def words_of(label: str) -> str:
-    """A class's name as words."""
+def class_words(label: str) -> str:
+    """Return the name of a class as words."""
     return label.replace("_", " ")
 
 
 class EventWriter:
-    """Events as CSV rows or JSON lines, each written out at once."""
+    """Writes events as CSV rows or JSON lines, and flushes each."""
 
     def __init__(self, file: TextIO, as_csv: bool) -> None:
         self._file = file
@@ -136,17 +143,18 @@ class EventWriter:
         self._file.flush()
 
 
-def check_events(path: Path) -> None:
-    """Raises UserError when the file's suffix does not say how events are written."""
+def check_event_file(path: Path) -> None:
+    """Raise UserError when the file's suffix is neither .csv nor .jsonl."""
     if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{path}: does not say how to write events; end its name with .csv or .jsonl")
+        raise UserError(f"{path}: has no suffix for events; use a name that ends with .csv or .jsonl")
 
 
 @contextmanager
 def event_writer(path: Path, live: bool) -> Iterator[EventWriter]:
-    """An EventWriter by the file's suffix; its file takes the place of `path` when the block ends well.
+    """Open an EventWriter for CSV or JSON lines, by the file's suffix.
 
-    live: it is written at its place from the start, so that others can follow it.
+    The file is put in place when the block ends without an error. A live one is written in place from the start, so
+    that other programs can follow it.
     """
     as_csv = path.suffix.lower() == ".csv"
     with (growing_text if live else replaced_text)(path, newline="") as file:

@@ -1,4 +1,4 @@
-"""Reads a video file frame by frame: upright RGB with time stamps, up to where it is damaged and past it."""
+"""Reads a video frame by frame: upright RGB with time stamps, before and after damaged parts."""
 
 from __future__ import annotations
 
@@ -19,25 +19,29 @@ from common.cli import requires_extra
 from common.errors import MediaError
 from common.images import MAX_PIXELS, Pixels
 from common.paths import is_address
-from pipeline.video.autorotate import Upright
+from pipeline.video.autorotate import Autorotator
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
-USUAL_RATE = Fraction(25)  # frames a second, where a file does not say
-TIMEOUT = 10.0  # seconds without data after which an address counts as lost
-# Containers whose header tells how long they are; of others FFmpeg measures or guesses it.
-TELL_LENGTH = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "asf")
-SLACK = 0.5  # seconds that may be missing of what a header tells: they round
+DEFAULT_RATE = Fraction(25)  # frames per second, where a file does not say
+READ_TIMEOUT = 10.0  # seconds without data after which an address counts as lost
+# Containers whose header holds the duration; for others FFmpeg measures or guesses it.
+FORMATS_WITH_DURATION = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "asf")
+DURATION_TOLERANCE = 0.5  # seconds by which a header may exceed the packets: headers are rounded
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of a video. index: its number from 0, those left out counted. time: seconds from the start.
+    """One picture of a video.
 
-    pixels: uint8 (H, W, 3) RGB, upright. clock: when it was taken, for live ones.
+    Attributes:
+        index: number of the frame from 0; skipped frames count.
+        time: seconds from the start.
+        pixels: uint8 (H, W, 3) RGB, upright.
+        clock: date and time of a live frame; None for a file.
     """
 
     index: int
@@ -46,211 +50,219 @@ class Frame:
     clock: datetime | None = None
 
 
-class Sampling:
-    """Which frames are looked at: every Nth, and no more than so many a second.
+class FrameSampler:
+    """Takes every `stride`th frame, and at most `max_fps` frames per second of video (None: no limit)."""
 
-    every: 1 or more. max_fps: frames a second of video time, None for all.
-    """
-
-    def __init__(self, every: int = 1, max_fps: float | None = None) -> None:
-        self._every, self._step = every, 1 / max_fps if max_fps else 0.0
+    def __init__(self, stride: int = 1, max_fps: float | None = None) -> None:
+        self._stride, self._step = stride, 1 / max_fps if max_fps else 0.0
         self._count, self._due = 0, -inf
 
     def takes(self, time: float) -> bool:
-        """Whether the next frame, at `time` seconds, is looked at."""
-        turn = self._count % self._every == 0
+        """Return whether the next frame, at `time` seconds, is taken."""
+        on_stride = self._count % self._stride == 0
         self._count += 1
-        # A thousandth of a step early is in time: time stamps are rounded.
-        if not turn or time < self._due - self._step / 1000:
+        # Time stamps are rounded: a thousandth of a step early is accepted.
+        if not on_stride or time < self._due - self._step / 1000:
             return False
-        # From the due time on, not from this frame's, else 30 frames a second asked for 20 would give 15.
+        # Count from the due time, not from this frame's time: else 20 of 30 frames per second would become 15.
         self._due = self._due + self._step if time - self._due < self._step else time + self._step
         return True
 
 
 class VideoFile:
-    """A video file, or what is behind an address. Its pictures are asked for once, by `frames` or `live`.
+    """A video file, or the video at an address. Call `frames` or `live_frames` once.
 
-    name: what errors and results call it. timeout: seconds to wait for an address's next bytes. rate: frames a second.
-    seconds: how long it says it is, None where it does not (a stream without an end). damage: after `frames` has
-    ended, what was wrong with it in one line, or None.
-    Raises MediaError when it cannot be opened or holds no video, UserError without the video extra.
+    Args:
+        path: file name or address.
+        name: name in errors and results; None is `path`.
+        timeout: seconds to wait for the next bytes of an address.
+
+    Attributes:
+        rate: frames per second.
+        seconds: duration in the header; None for a stream without an end.
+        damage: the error of a damaged file, once `frames` has ended; else None.
+
+    Raises:
+        MediaError: it cannot be opened or holds no video.
+        UserError: the video extra is not installed.
     """
 
-    def __init__(self, path: str, name: str | None = None, timeout: float = TIMEOUT) -> None:
+    def __init__(self, path: str, name: str | None = None, timeout: float = READ_TIMEOUT) -> None:
         self.name = name or path
         self._container = _open(path, self.name, timeout)
         self._stream = _video_stream(self._container, self.name)
-        self.rate: Fraction = self._stream.average_rate or self._stream.guessed_rate or USUAL_RATE
-        whole, own, base = self._container.duration, self._stream.duration, self._stream.time_base
-        self._whole = whole / 1e6 if whole is not None else None
-        self.seconds = float(own * base) if own is not None and base is not None else self._whole
+        self.rate: Fraction = self._stream.average_rate or self._stream.guessed_rate or DEFAULT_RATE
+        total, duration, base = self._container.duration, self._stream.duration, self._stream.time_base
+        self._container_seconds = total / 1e6 if total is not None else None
+        self.seconds = float(duration * base) if duration is not None and base is not None else self._container_seconds
         self.damage: MediaError | None = None
-        self._upright = Upright()
-        self._read, self._last = 0, 0.0  # frames that came, and the last one's time
-        self._broken, self._why = False, ""
-        self._lost = False  # whether pictures may build on one that is missing,
-        self._safe: set[int | None] = set()  # but for those with these time stamps,
-        self._sent: deque[int | None] = deque(maxlen=32)  # of the last ones, as they were decoded
-        self._begin, self._reach = 0.0, 0.0  # seconds between which, and 0, the file's packets lie
+        self._autorotate = Autorotator()
+        self._count, self._last_time = 0, 0.0  # number of frames read, and the time of the last one
+        self._damaged, self._damage_reason = False, ""
+        self._reference_missing = False  # whether frames may build on a missing one,
+        self._safe_pts: set[int | None] = set()  # except for those with these time stamps,
+        self._sent_pts: deque[int | None] = deque(maxlen=32)  # which are the last ones in decoding order
+        self._begin, self._end = 0.0, 0.0  # seconds of the first and last packet; 0 is always included
 
     def close(self) -> None:
-        """For one whose frames are not asked for."""
+        """Close a video whose frames are not read."""
         self._container.close()
 
-    def frames(self, sampling: Sampling | None = None, seconds: float | None = None) -> Generator[Frame]:
-        """The frames that `sampling` takes, of the first `seconds`; others are not turned into pixels.
+    def frames(self, sampler: FrameSampler | None = None, seconds: float | None = None) -> Generator[Frame]:
+        """Yield the frames of the first `seconds` that `sampler` takes; the other frames are not converted to RGB.
 
-        Where the file is damaged, frames up to the damage come, and those from the next whole picture on.
+        Of a damaged file, the frames before the damage and from the next intact key frame on are yielded.
         """
-        sampling = sampling or Sampling()
+        sampler = sampler or FrameSampler()
         stopped = False
         with self._container:
-            for frame, time in self._timed():
+            for frame, time in self._timed_frames():
                 stopped = seconds is not None and time >= seconds
                 if stopped:
                     break
-                self._read, self._last = self._read + 1, time
-                if sampling.takes(time):
-                    yield Frame(self._read - 1, time, self._upright(frame))
-            self.damage = self._damage(stopped)
+                self._count, self._last_time = self._count + 1, time
+                if sampler.takes(time):
+                    yield Frame(self._count - 1, time, self._autorotate(frame))
+            self.damage = self._describe_damage(stopped)
 
-    def live(self) -> Generator[Pixels]:
-        """Every picture as it comes, for a stream without an end. Raises MediaError where it breaks off."""
+    def live_frames(self) -> Generator[Pixels]:
+        """Yield every frame of a stream without an end; raise MediaError where the stream breaks off."""
         import av
 
         with self._container:
             try:
                 for packet in self._container.demux(self._stream):
-                    # A picture that was torn on its way is no lost connection.
+                    # A frame that was damaged in transit does not end the connection.
                     with suppress(av.error.InvalidDataError):
-                        for frame in filter(_sound, self._stream.codec_context.decode(packet)):
-                            yield self._upright(frame)
+                        for frame in filter(_is_undamaged, self._stream.codec_context.decode(packet)):
+                            yield self._autorotate(frame)
             except av.error.FFmpegError as error:
                 raise MediaError(self.name, _reason(error)) from error
 
-    def _timed(self) -> Iterator[tuple[VideoFrame, float]]:
-        """Each picture with its seconds from the first one, which never fall."""
+    def _timed_frames(self) -> Iterator[tuple[VideoFrame, float]]:
+        """Yield each frame with its seconds from the first one, which never fall."""
         step, start = 1 / float(self.rate), None
         time = -step
-        for frame in self._decoded():
-            before, given = time, frame.time
-            time = before + step if given is None or start is None else given - start
-            if time < before:  # several recordings in one: the clock starts anew
-                time, start = before + step, None
-            if start is None and given is not None:
-                start = given - time
+        for frame in self._decoded_frames():
+            previous, stamp = time, frame.time
+            time = previous + step if stamp is None or start is None else stamp - start
+            if time < previous:  # joined recordings: the time stamps start again
+                time, start = previous + step, None
+            if start is None and stamp is not None:
+                start = stamp - time
             yield frame, time
 
-    def _decoded(self) -> Iterator[VideoFrame]:
-        """Every picture that is whole."""
+    def _decoded_frames(self) -> Iterator[VideoFrame]:
+        """Yield every intact frame."""
         import av
 
         for packet in self._packets():
             try:
                 frames = self._stream.codec_context.decode(packet)
             except av.error.FFmpegError as error:
-                self._miss(packet.pts if packet else None, _reason(error))
+                self._mark_missing(packet.pts if packet else None, _reason(error))
                 continue
-            yield from filter(self._is_whole, frames)
+            yield from filter(self._is_intact, frames)
 
     def _packets(self) -> Iterator[Packet | None]:
-        """The stream's packets, the last one empty: it makes the decoder give what it still holds."""
+        """Yield the packets of the video; the last is empty and makes the decoder return the frames that it holds."""
         import av
 
-        gaps = self._container.format.name == "mpegts"
+        marks_gaps = self._container.format.name == "mpegts"
         try:
-            for packet in self._container.demux():  # of all streams: sound may go on for longer
+            for packet in self._container.demux():  # of all streams: the sound may be longer
                 if packet.pts is not None:
                     begin = float(packet.pts * packet.time_base)
                     self._begin = min(self._begin, begin)
-                    self._reach = max(self._reach, begin + float((packet.duration or 0) * packet.time_base))
+                    self._end = max(self._end, begin + float((packet.duration or 0) * packet.time_base))
                 if packet.stream.index == self._stream.index:
-                    self._sent.append(packet.pts)
-                    if packet.is_corrupt and gaps:
-                        self._miss(packet.pts)
-                    self._broken |= packet.is_corrupt  # elsewhere it lies in a file's last bytes
+                    self._sent_pts.append(packet.pts)
+                    if packet.is_corrupt and marks_gaps:
+                        self._mark_missing(packet.pts)
+                    self._damaged |= packet.is_corrupt  # in other containers: in the last bytes of a file
                     yield packet
         except av.error.FFmpegError as error:
-            self._broken, self._why = True, self._why or _reason(error)
+            self._damaged, self._damage_reason = True, self._damage_reason or _reason(error)
             yield None
 
-    def _is_whole(self, frame: VideoFrame) -> bool:
-        """Whether a picture is undamaged and builds on none that is missing."""
-        if self._lost and frame.pts in self._safe:
-            return _sound(frame)
-        if not _sound(frame):
-            self._miss(frame.pts)
+    def _is_intact(self, frame: VideoFrame) -> bool:
+        """Return whether a frame is undamaged and builds on no missing frame."""
+        if self._reference_missing and frame.pts in self._safe_pts:
+            return _is_undamaged(frame)
+        if not _is_undamaged(frame):
+            self._mark_missing(frame.pts)
         elif frame.key_frame:
-            self._lost = False
-        return not self._lost
+            self._reference_missing = False
+        return not self._reference_missing
 
-    def _miss(self, pts: int | None, why: str = "") -> None:
-        """Notes that the picture with this time stamp is missing: those decoded after it may build on it."""
-        self._broken, self._why = True, self._why or why
-        if not self._lost:
-            self._lost, self._safe = True, set(takewhile(lambda sent: sent != pts, self._sent))
+    def _mark_missing(self, pts: int | None, reason: str = "") -> None:
+        """Record that the frame with this time stamp is missing; later frames in decoding order may build on it."""
+        self._damaged, self._damage_reason = True, self._damage_reason or reason
+        if not self._reference_missing:
+            self._reference_missing = True
+            self._safe_pts = set(takewhile(lambda sent: sent != pts, self._sent_pts))
 
-    def _damage(self, stopped: bool) -> MediaError | None:
-        """What is wrong with the file, read to its end or until `stopped`."""
-        if self._read == 0:
+    def _describe_damage(self, stopped: bool) -> MediaError | None:
+        """Return the error of a damaged file; `stopped`: the file was not read to its end."""
+        if self._count == 0:
             return MediaError(self.name, "holds no frame that can be read; copy or download it again")
-        told = self._whole if self._container.format.name in TELL_LENGTH and not stopped else None
-        missing = told is not None and self._reach - self._begin < told - SLACK
-        if not self._broken and not missing:
+        in_header = self._container.format.name in FORMATS_WITH_DURATION and not stopped
+        expected = self._container_seconds if in_header else None
+        missing = expected is not None and self._end - self._begin < expected - DURATION_TOLERANCE
+        if not self._damaged and not missing:
             return None
-        detail = f" ({self._why})" if self._why else ""
+        detail = f" ({self._damage_reason})" if self._damage_reason else ""
         length = f" of {self.seconds:.1f}" if missing and self.seconds else ""
-        what = f"is truncated or broken{detail}: {self._read} frames came, the last at {self._last:.1f}{length} s"
+        what = f"is truncated or broken{detail}: read {self._count} frames, the last at {self._last_time:.1f}{length} s"
         return MediaError(self.name, f"{what}; copy or download it again")
 
 
 def _open(path: str, name: str, timeout: float) -> InputContainer:
-    """PyAV's container of a file or address."""
+    """Open a file or address with PyAV."""
     with requires_extra("video"):
         import av
 
-    av.logging.set_level(av.logging.PANIC)  # what is wrong is said once, by us
+    av.logging.set_level(av.logging.PANIC)  # we report the error ourselves, once
     try:
         if is_address(path):
-            return _connect(path, name, timeout)
+            return _open_address(path, name, timeout)
         _check_file(path, name)
-        return av.open(f"file:{path}")  # else a name with a colon, as times have it, would be an address
+        return av.open(f"file:{path}")  # else a name with a colon, such as a time, would be an address
     except av.error.InvalidDataError as error:
-        if _is_mp4(path):  # many cameras write its index at the end
+        if _is_mp4(path):  # many cameras write the index at the end
             raise MediaError(name, "is truncated: its index is missing; copy or download it again") from error
         raise MediaError(name, "is not a video that can be read; convert it to MP4") from error
     except (av.error.FFmpegError, OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise MediaError(name, f"cannot be read ({_reason(error)}); check its name and permissions") from error
 
 
-def _connect(address: str, name: str, timeout: float) -> InputContainer:
-    """PyAV's container of what is behind an address."""
+def _open_address(address: str, name: str, timeout: float) -> InputContainer:
+    """Open an address with PyAV."""
     import av
 
     if address.lower().startswith("file:"):
-        raise MediaError(name, "is a file; give its name without file://")
-    # Over UDP, RTSP's usual way, a lost packet is a torn frame.
+        raise MediaError(name, "is a file; use its name without file://")
+    # Over UDP, RTSP's default, a lost packet damages a frame.
     options = {"rtsp_transport": "tcp"} if address.lower().startswith("rtsp") else {}
     began = monotonic()
     try:
         return av.open(address, options=options, timeout=timeout)
     except (av.error.FFmpegError, ValueError) as error:
-        why = _reason(error)
-        if isinstance(error, av.error.InvalidDataError):  # as RTSP calls both
-            why = "no data in time" if monotonic() - began >= timeout else "no video is there"
-        raise MediaError(name, f"cannot be read ({why}); check its address") from error
+        reason = _reason(error)
+        if isinstance(error, av.error.InvalidDataError):  # RTSP raises it for both
+            reason = "no data in time" if monotonic() - began >= timeout else "no video is there"
+        raise MediaError(name, f"cannot be read ({reason}); check its address") from error
 
 
 def _check_file(path: str, name: str) -> None:
-    """Raises MediaError when a file is missing, none or empty, OSError when it cannot be looked at."""
+    """Raise MediaError for a missing or empty file or another kind of path, OSError for a path without access."""
     try:
         status = Path(path).stat()
     except FileNotFoundError as error:
         raise MediaError(name, "not found; check the name") from error
     if stat.S_ISDIR(status.st_mode):
         raise MediaError(name, "is a folder, not a video; name a video file")
-    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would block
         raise MediaError(name, "is a pipe or device, not a file; save it as a video file first")
     if status.st_size == 0:
         raise MediaError(name, "is empty (0 bytes); copy or download it again")
@@ -262,14 +274,14 @@ def _is_mp4(path: str) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """What FFmpeg says of an error, without its number and the address, which may hold a password."""
-    if type(error).__name__ == "ExitError":  # how a wait that was cut off ends
+    """Return FFmpeg's text of an error without the number and the address, which may hold a password."""
+    if type(error).__name__ == "ExitError":  # PyAV's error at a timeout
         return "no data in time"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _video_stream(container: InputContainer, name: str) -> VideoStream:
-    """The container's first video stream, ready to be decoded; the container is closed where there is none."""
+    """Return the first video stream with an open decoder; close the container where there is no such stream."""
     try:
         return _decodable(container, name)
     except MediaError:
@@ -282,25 +294,25 @@ def _decodable(container: InputContainer, name: str) -> VideoStream:
 
     kind = container.format.name
     if kind == "image2" or kind.endswith("_pipe"):
-        raise MediaError(name, "is a picture, not a video; save it under the name of one, as in photo.png")
+        raise MediaError(name, "is a picture, not a video; use a picture's file name, such as photo.png")
     if not len(container.streams):
         raise MediaError(name, "is truncated or broken: nothing in it can be read; copy or download it again")
-    # An album's cover is no video.
+    # The cover of an album is not a video.
     streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if not streams:
-        raise MediaError(name, "holds no video; name a file with pictures in it")
+        raise MediaError(name, "holds no video; name a file with a video stream")
     stream = streams[0]
     try:
         if stream.codec_context is None:
-            raise ValueError("no decoder for it here")
+            raise ValueError("no decoder is installed")
         stream.codec_context.open(strict=False)
     except (av.error.FFmpegError, ValueError) as error:
         raise MediaError(name, f"cannot be decoded ({_reason(error)}); convert it to H.264") from error
     if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
-        raise MediaError(name, f"has more than {MAX_PIXELS / 1e6:g} million pixels a frame; make it smaller first")
+        raise MediaError(name, f"has more than {MAX_PIXELS / 1e6:g} million pixels per frame; make it smaller first")
     return stream
 
 
-def _sound(frame: VideoFrame) -> bool:
-    """Whether a picture is undamaged and of a size that fits memory."""
+def _is_undamaged(frame: VideoFrame) -> bool:
+    """Return whether a frame is undamaged and fits memory."""
     return not frame.is_corrupt and frame.width * frame.height <= MAX_PIXELS

@@ -1,4 +1,4 @@
-"""Follows faces from frame to frame, each with a number of its own and its label smoothed over time."""
+"""Follows faces from frame to frame; each gets a number and a label smoothed over time."""
 
 from __future__ import annotations
 
@@ -11,173 +11,174 @@ from numpy.typing import NDArray
 from common.boxes import Boxes, iou
 from pipeline.inference.detections import Detections
 
-# A face is sought again within its box made larger by this share of its sides: small and fast ones do not overlap
+# Boxes are matched after each is enlarged by this share of its sides, on each side. Small and fast faces do not overlap
 # themselves from frame to frame (buffered IoU: Yang et al. 2023, "Hard to Track Objects with Irregular Motions").
-BUFFER = 0.4
-USUAL_STEP, MOST_STEPS = (
-    0.1,
-    4.0,
-)  # seconds between frames for which that is meant; where they are more, up to so many times
-LEAST_OVERLAP = 0.1  # buffered IoU of a face with itself in the next frame
-WEAK = 0.25  # of the least score reported: what continues a track, but starts none (Zhang et al. 2022, "ByteTrack")
-KEEP = 1.0  # seconds that a face may be out of sight and is still the same; where frames are few, KEEP_FRAMES of them
-KEEP_FRAMES = 2.5
-SMOOTH = 0.7  # seconds over which class probabilities are averaged
-SURE_AFTER, SURE_HITS = 0.5, 5  # seconds in sight, or times seen, after which a face counts as there
+IOU_BUFFER = 0.4
+REFERENCE_STEP = 0.1  # seconds between frames that IOU_BUFFER is meant for; a longer step scales the buffer
+MAX_BUFFER_SCALE = 4.0
+MIN_IOU = 0.1  # smallest buffered IoU of a face with itself in the next frame
+# Share of the score that starts a track; a lower score only continues one (Zhang et al. 2022, "ByteTrack").
+LOW_THRESHOLD_RATIO = 0.25
+LOST_TRACK_BUFFER = 1.0  # seconds that a face may be out of sight and stay the same track
+LOST_TRACK_FRAMES = 2.5  # or this many frames, where that is longer
+SMOOTHING_TIME = 0.7  # seconds over which class probabilities are averaged
+CONFIRM_SECONDS, CONFIRM_HITS = 0.5, 5  # time in sight, or detections, after which a track is confirmed
 
 
 @dataclass
 class Track:
     """One face over time.
 
-    number: from 1 on. box: (4,) xyxy pixels where last seen; landmarks: (5, 2). face_score, probs (C,): smoothed.
-    first, last: seconds when it was first and last seen. speed: (2,) pixels a second. hits: how often it was seen.
-    sure: whether it counts as a face that is there, not as one frame's mistake.
+    Attributes:
+        track_id: number of the track, from 1.
+        box: (4,) xyxy pixels at the last detection.
+        landmarks: (5, 2) xy pixels at the last detection.
+        face_score: smoothed score of the face.
+        probs: (C,) smoothed class probabilities.
+        first_time: seconds of the first detection.
+        last_time: seconds of the last detection.
+        velocity: (2,) xy pixels per second.
+        hits: number of detections.
+        confirmed: whether the face is real, not one frame's false alarm.
     """
 
-    number: int
+    track_id: int
     box: NDArray[np.float32]
     landmarks: NDArray[np.float32]
     face_score: float
     probs: NDArray[np.float32]
-    first: float
-    last: float
-    speed: NDArray[np.float32]
+    first_time: float
+    last_time: float
+    velocity: NDArray[np.float32]
     hits: int = 1
-    sure: bool = False
+    confirmed: bool = False
 
-    def expected(self, time: float) -> NDArray[np.float32]:
-        """Where its box is expected at `time`: moved on at its speed."""
-        moved = np.tile(self.speed, 2) * (time - self.last)
+    def predict(self, time: float) -> NDArray[np.float32]:
+        """Return the box (4,) expected at `time` seconds, moved by the velocity."""
+        moved = np.tile(self.velocity, 2) * (time - self.last_time)
         return np.asarray(self.box + moved, np.float32)
 
-    def see(self, found: Detections, i: int, time: float) -> None:
-        """Takes in the detection `i` of `found` as this face at `time`, seconds."""
-        box, face = found.boxes[i], float(found.face_scores[i])
-        passed = time - self.last
-        # The first frames count alike; a class seen surely counts for more than one seen at a doubtful face.
-        share = max(1 - math.exp(-passed / SMOOTH), 1 / (self.hits + 1))
-        if passed > 0:
-            moved = np.asarray((_centre(box) - _centre(self.box)) / passed, np.float32)
-            # Half of each: a detector's boxes jitter, and speeds drawn from two of them even more.
-            self.speed = moved if self.hits == 1 else np.asarray((self.speed + moved) / 2, np.float32)
+    def update(self, detections: Detections, i: int, time: float) -> None:
+        """Add detection `i` as this face at `time` seconds."""
+        box, face = detections.boxes[i], float(detections.face_scores[i])
+        elapsed = time - self.last_time
+        # The first frames count alike. The class at a high face score counts for more than at a low one.
+        share = max(1 - math.exp(-elapsed / SMOOTHING_TIME), 1 / (self.hits + 1))
+        if elapsed > 0:
+            moved = np.asarray((_center(box) - _center(self.box)) / elapsed, np.float32)
+            # Half of each: a detector's boxes jitter, and velocities from two of them jitter more.
+            self.velocity = moved if self.hits == 1 else np.asarray((self.velocity + moved) / 2, np.float32)
         self.face_score += share * (face - self.face_score)
         weight = np.float32(share * face / max(face, self.face_score, 1e-6))
-        self.probs = self.probs + weight * (found.class_probs[i] - self.probs)
-        self.box, self.landmarks, self.last = box, found.landmarks[i], time
+        self.probs = self.probs + weight * (detections.class_probs[i] - self.probs)
+        self.box, self.landmarks, self.last_time = box, detections.landmarks[i], time
         self.hits += 1
-        self.sure = self.sure or time - self.first >= SURE_AFTER or self.hits >= SURE_HITS
+        self.confirmed = self.confirmed or time - self.first_time >= CONFIRM_SECONDS or self.hits >= CONFIRM_HITS
 
 
 class Tracker:
-    """Gives each detection of each frame its track.
+    """Assigns detections to tracks: a score of `high_threshold` starts a track, one of `low_threshold` continues it."""
 
-    score: least score that starts a track; detections down to `weakest` continue one.
-    """
-
-    def __init__(self, score: float) -> None:
-        self._score = score
-        self.weakest = score * WEAK
+    def __init__(self, high_threshold: float) -> None:
+        self._high_threshold = high_threshold
+        self.low_threshold = high_threshold * LOW_THRESHOLD_RATIO
         self._tracks: list[Track] = []
-        self._made = 0
+        self._last_id = 0
         self._time: float | None = None
-        self._step = 0.0  # seconds from the frame before to this one
+        self._step = 0.0  # seconds since the previous frame
 
-    def update(self, found: Detections, time: float) -> tuple[list[Track], list[Track]]:
-        """Takes in a frame's detections (scores from `weakest` on) at `time` seconds, which must not fall.
+    def update(self, detections: Detections, time: float) -> tuple[list[Track], list[Track]]:
+        """Add a frame's detections (scores from `low_threshold` on) at `time` seconds, which must not fall.
 
-        Returns the tracks seen in this frame, best score first, and those that have ended since the last one. A weak
-        detection is seen only where its track is sure.
+        Return the tracks seen in this frame, best score first, and the tracks that ended since the last frame. A
+        detection below `high_threshold` is seen only where its track is confirmed.
         """
         self._step, self._time = time - (time if self._time is None else self._time), time
-        scores = found.scores
-        strong = np.flatnonzero(scores >= self._score)
-        weak = np.flatnonzero((scores < self._score) & (scores >= self.weakest))
-        seen: dict[int, int] = {}  # detection -> place in self._tracks
-        open_tracks = list(range(len(self._tracks)))
-        for group in (strong, weak):
-            for track, detection in self._matches(open_tracks, found.boxes, group, time):
+        scores = detections.scores
+        high = np.flatnonzero(scores >= self._high_threshold)
+        low = np.flatnonzero((scores < self._high_threshold) & (scores >= self.low_threshold))
+        seen: dict[int, int] = {}  # index of a detection -> index in self._tracks
+        unmatched = list(range(len(self._tracks)))
+        for group in (high, low):
+            for track, detection in self._match(unmatched, detections.boxes, group, time):
                 seen[detection] = track
-                open_tracks.remove(track)
-        for detection, place in seen.items():
-            self._tracks[place].see(found, detection, time)
-        for detection in strong.tolist():
+                unmatched.remove(track)
+        for detection, track in seen.items():
+            self._tracks[track].update(detections, detection, time)
+        for detection in high.tolist():
             if detection not in seen:
                 seen[detection] = len(self._tracks)
-                self._tracks.append(self._begin(found, detection, time))
+                self._tracks.append(self._start_track(detections, detection, time))
         shown = [
-            self._tracks[place]
-            for detection, place in sorted(seen.items())
-            if scores[detection] >= self._score or self._tracks[place].sure
+            self._tracks[track]
+            for detection, track in sorted(seen.items())
+            if scores[detection] >= self._high_threshold or self._tracks[track].confirmed
         ]
-        return shown, self._end(time)
+        return shown, self._remove_lost(time)
 
-    def hidden(self, time: float) -> Boxes:
-        """Where faces that are there, but were not seen at `time`, are expected: boxes (N, 4)."""
-        boxes = [track.expected(time) for track in self._tracks if track.sure and track.last < time]
+    def lost_boxes(self, time: float) -> Boxes:
+        """Return (N, 4) boxes where confirmed faces that were not seen at `time` are expected."""
+        boxes = [track.predict(time) for track in self._tracks if track.confirmed and track.last_time < time]
         return np.stack(boxes) if boxes else np.zeros((0, 4), np.float32)
 
     def end(self) -> list[Track]:
-        """Ends every track, at the end of the video; returns them."""
+        """End and return all tracks, at the end of the video."""
         ended, self._tracks = self._tracks, []
         return ended
 
-    def _matches(
+    def _match(
         self, tracks: list[int], boxes: Boxes, detections: NDArray[np.intp], time: float
     ) -> list[tuple[int, int]]:
-        """Pairs of a track's place and a detection, nearest first, each taken once."""
+        """Return (track, detection) index pairs by falling overlap, each index once."""
         if not tracks or not len(detections):
             return []
-        expected = np.stack([self._tracks[place].expected(time) for place in tracks])
-        by = BUFFER * min(max(self._step / USUAL_STEP, 1.0), MOST_STEPS)
-        overlap = iou(_enlarged(expected, by), _enlarged(boxes[detections], by))
+        predicted = np.stack([self._tracks[track].predict(time) for track in tracks])
+        buffer = IOU_BUFFER * min(max(self._step / REFERENCE_STEP, 1.0), MAX_BUFFER_SCALE)
+        overlap = iou(_expand(predicted, buffer), _expand(boxes[detections], buffer))
+        rows: set[int] = set()
+        columns: set[int] = set()
         pairs = []
         for flat in np.argsort(-overlap, axis=None, kind="stable"):
             row, column = divmod(int(flat), overlap.shape[1])
-            if overlap[row, column] < LEAST_OVERLAP:
+            if overlap[row, column] < MIN_IOU:
                 break
-            pairs.append((row, column))
-        rows: set[int] = set()
-        columns: set[int] = set()
-        taken = []
-        for row, column in pairs:
             if row not in rows and column not in columns:
                 rows.add(row)
                 columns.add(column)
-                taken.append((tracks[row], int(detections[column])))
-        return taken
+                pairs.append((tracks[row], int(detections[column])))
+        return pairs
 
-    def _begin(self, found: Detections, detection: int, time: float) -> Track:
-        self._made += 1
-        face = float(found.face_scores[detection])
-        values = (found.boxes[detection], found.landmarks[detection], face, found.class_probs[detection])
-        return Track(self._made, *values, first=time, last=time, speed=np.zeros(2, np.float32))
+    def _start_track(self, detections: Detections, detection: int, time: float) -> Track:
+        self._last_id += 1
+        face = float(detections.face_scores[detection])
+        values = (detections.boxes[detection], detections.landmarks[detection], face, detections.class_probs[detection])
+        return Track(self._last_id, *values, first_time=time, last_time=time, velocity=np.zeros(2, np.float32))
 
-    def _end(self, time: float) -> list[Track]:
-        keep = max(KEEP, KEEP_FRAMES * self._step)
-        ended = [track for track in self._tracks if time - track.last > keep]
-        self._tracks = [track for track in self._tracks if time - track.last <= keep]
+    def _remove_lost(self, time: float) -> list[Track]:
+        lost_after = max(LOST_TRACK_BUFFER, LOST_TRACK_FRAMES * self._step)
+        ended = [track for track in self._tracks if time - track.last_time > lost_after]
+        self._tracks = [track for track in self._tracks if time - track.last_time <= lost_after]
         return ended
 
 
-def as_detections(tracks: list[Track], like: Detections) -> Detections:
-    """What was seen of `tracks`, with their smoothed scores and labels, in their order."""
+def to_detections(tracks: list[Track], template: Detections) -> Detections:
+    """Return the tracks as detections with smoothed scores, in the same order; class names come from `template`."""
     if not tracks:
-        return Detections.empty(like.class_names)
+        return Detections.empty(template.class_names)
     return Detections(
         np.stack([track.box for track in tracks]),
         np.array([track.face_score for track in tracks], np.float32),
         np.stack([track.probs for track in tracks]),
         np.stack([track.landmarks for track in tracks]),
-        like.class_names,
-        like.unsure_margin,
+        template.class_names,
+        template.unsure_margin,
     )
 
 
-def _centre(box: NDArray[np.float32]) -> NDArray[np.float32]:
+def _center(box: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray((box[:2] + box[2:]) / 2, np.float32)
 
 
-def _enlarged(boxes: Boxes, share: float) -> Boxes:
-    by = (boxes[:, 2:] - boxes[:, :2]) * np.float32(share)
-    return np.concatenate([boxes[:, :2] - by, boxes[:, 2:] + by], axis=1)
+def _expand(boxes: Boxes, share: float) -> Boxes:
+    margin = (boxes[:, 2:] - boxes[:, :2]) * np.float32(share)
+    return np.concatenate([boxes[:, :2] - margin, boxes[:, 2:] + margin], axis=1)

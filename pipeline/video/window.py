@@ -1,4 +1,4 @@
-"""A window that shows frames as they come, where there is a display."""
+"""Shows frames in a window."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from common.images import Pixels
 
 
 class Window:
-    """Shows frames, scaled to fit the screen; closed by its button, Esc or q. A context manager, used from one thread.
+    """Shows frames, scaled to fit the screen, in one thread; the close button, Esc or q closes it. A context manager.
 
-    Raises UserError where there is no display or no Tk.
+    Raises:
+        UserError: there is no display or no Tk.
     """
 
     def __init__(self, title: str) -> None:
-        mend = "leave out --show, or run it where a desktop is"
+        fix = "remove --show, or run the command on a desktop"
         try:
             import tkinter
 
             from PIL import ImageTk
         except ImportError as error:
-            raise UserError(f"--show needs Python's Tk, which is not here (Debian: python3-tk); {mend}") from error
+            raise UserError(f"--show needs Python's Tk, which is not installed (Debian: python3-tk); {fix}") from error
         try:
             self._root = tkinter.Tk()
         except tkinter.TclError as error:
-            raise UserError(f"--show: no display here ({error}); {mend}") from error
-        self._photo_of: Any = ImageTk.PhotoImage
+            raise UserError(f"--show: there is no display ({error}); {fix}") from error
+        self._photo_class: Any = ImageTk.PhotoImage
         self._root.title(title)
         self._label = tkinter.Label(self._root, borderwidth=0)
         self._label.pack()
@@ -40,14 +41,14 @@ class Window:
             self._root.bind(key, lambda _: self._close())
 
     def show(self, pixels: Pixels) -> None:
-        """Shows uint8 (H, W, 3) RGB; nothing after the window was closed."""
+        """Show uint8 (H, W, 3) RGB; do nothing once the window is closed."""
         if not self.open:
             return
         image = Image.fromarray(pixels)
-        most = (int(self._root.winfo_screenwidth() * 0.9), int(self._root.winfo_screenheight() * 0.85))
-        if image.width > most[0] or image.height > most[1]:
-            image.thumbnail(most)
-        self._photo = self._photo_of(image)  # Tk keeps no reference of its own
+        max_size = (int(self._root.winfo_screenwidth() * 0.9), int(self._root.winfo_screenheight() * 0.85))
+        if image.width > max_size[0] or image.height > max_size[1]:
+            image.thumbnail(max_size)
+        self._photo = self._photo_class(image)  # Tk itself keeps no reference
         self._label.configure(image=self._photo)
         self._root.update()
 

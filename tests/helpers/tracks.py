@@ -1,4 +1,4 @@
-"""Faces of made-up frames, for the tracker's and the events' tests."""
+"""Makes detections of faces, for the tests of tracks and events."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ CLASSES = ("with_mask", "without_mask", "mask_weared_incorrect")
 MASK, BARE = (0.9, 0.08, 0.02), (0.08, 0.9, 0.02)
 
 
-def found(*faces: tuple[Any, ...]) -> Detections:
-    """Faces as (box, probabilities of the classes, face score), in the order of a detector: best score first."""
+def make_detections(*faces: tuple[Any, ...]) -> Detections:
+    """Return detections, best score first, of faces given as (box, class probabilities, face score)."""
     faces = tuple(sorted(faces, key=lambda face: -face[2] * max(face[1])))
     if not faces:
         return Detections.empty(CLASSES)
@@ -24,5 +24,5 @@ def found(*faces: tuple[Any, ...]) -> Detections:
     )
 
 
-def at(x: float, y: float = 50, side: float = 20) -> tuple[float, ...]:
+def box_at(x: float, y: float = 50, side: float = 20) -> tuple[float, ...]:
     return (x, y, x + side, y + side)

@@ -1,14 +1,10 @@
+"""`pipeline.detect` on photos: outputs, messages, bad input."""
+
 from __future__ import annotations
 
-import csv
-import gc
 import io
-import json
 import os
-import subprocess
 import sys
-import threading
-import weakref
 from pathlib import Path
 from typing import Any
 
@@ -16,41 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.images import read_image, read_photo
+from common.images import read_image
 from pipeline.detect import command as detect
-from pipeline.detect.demo import portrait
-from pipeline.detect.summary import FEW
-from pipeline.inference.predictor import Predictor
 from tests.helpers.fake_predictor import CLASSES, FakePredictor, picture
+from tests.helpers.run_detect import read_json, read_rows, run_detect
 
-ROOT = Path(__file__).resolve().parents[3]
 BOX = (8, 6, 20, 24)
-
-
-@pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakePredictor:
-    monkeypatch.chdir(tmp_path)
-    predictor = FakePredictor()
-    monkeypatch.setattr(detect, "load_predictor", lambda bundle, threads, device: predictor)
-    return predictor
-
-
-def run(*args: str | Path) -> int:
-    return detect.main([str(arg) for arg in args])
-
-
-def read_json(path: str = "detections/detections.json") -> Any:
-    return json.loads(Path(path).read_text(encoding="utf-8"))
-
-
-def rows(path: str) -> list[list[str]]:
-    with Path(path).open(newline="", encoding="utf-8") as f:
-        return list(csv.reader(f))
 
 
 def test_one_photo(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> None:
     picture(Path("photo.png"))
-    assert run("photo.png") == 0
+    assert run_detect("photo.png") == 0
     assert read_json() == {
         "bundle": fake.bundle.describe(),
         "images": [
@@ -87,16 +59,16 @@ def test_options_reach_the_predictor(fake: FakePredictor, monkeypatch: pytest.Mo
     asked: list[tuple[Any, ...]] = []
     monkeypatch.setattr(detect, "load_predictor", lambda *asked_for: asked.append(asked_for) or fake)
     picture(Path("a.png"))
-    assert run("a.png", "--bundle", "b", "--threads", "3", "--min-score", "0", "--min-face", "12.5") == 0
+    assert run_detect("a.png", "--bundle", "b", "--threads", "3", "--min-score", "0", "--min-face", "12.5") == 0
     assert asked == [(Path("b"), 3, "cpu")] and fake.calls == [(0.0, 12.5)]
 
 
 def test_boxes_are_in_the_upright_photo(fake: FakePredictor) -> None:
-    stored = np.rot90(read_image(picture(Path("upright.png"))), 1)  # as orientation 6 stores it
+    stored = np.rot90(read_image(picture(Path("upright.png"))), 1)  # as stored with orientation 6
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(np.ascontiguousarray(stored)).save("turned.png", exif=exif)
-    assert run("upright.png", "turned.png", "--no-pictures") == 0
+    assert run_detect("upright.png", "turned.png", "--no-pictures") == 0
     upright, turned = read_json()["images"]
     assert upright["faces"] == turned["faces"] and (turned["width"], turned["height"]) == (48, 32)
 
@@ -108,19 +80,19 @@ def test_csv_and_submission(fake: FakePredictor) -> None:
     picture(Path("in/y/same.png"), [])
     Path("in/broken.png").write_bytes(b"no picture")
     args = ("--csv", "t/faces.csv", "--submission", "t/sub.csv", "--json", "t/all.json", "--no-pictures")
-    assert run("in", *args) == 1
+    assert run_detect("in", *args) == 1
     assert not Path("detections").exists()
-    header, *faces = rows("t/faces.csv")
+    header, *faces = read_rows("t/faces.csv")
     assert header == ["file", "width", "height", "x1", "y1", "x2", "y2", "label", "score", "face_score"] + [
         f"p_{name}" for name in CLASSES
     ] + ["unsure"]
-    box, verdict = ["8.0", "6.0", "20.0", "24.0"], ["with_mask", "0.63", "0.9", "0.7", "0.2", "0.1", "false"]
+    box, scores = ["8.0", "6.0", "20.0", "24.0"], ["with_mask", "0.63", "0.9", "0.7", "0.2", "0.1", "false"]
     assert faces == [
-        ["in/a.png", "48", "32", *box, *verdict],
-        ["in/a.png", "48", "32", "30.0", "10.0", "40.0", "20.0", *verdict],
-        ["in/x/same.png", "48", "32", *box, *verdict],
+        ["in/a.png", "48", "32", *box, *scores],
+        ["in/a.png", "48", "32", "30.0", "10.0", "40.0", "20.0", *scores],
+        ["in/x/same.png", "48", "32", *box, *scores],
     ]
-    assert rows("t/sub.csv") == [
+    assert read_rows("t/sub.csv") == [
         ["image_id", "PredictionString"],
         ["a", "with_mask 0.63 8.0 6.0 20.0 24.0 with_mask 0.63 30.0 10.0 40.0 20.0"],
         ["broken", ""],
@@ -131,11 +103,13 @@ def test_csv_and_submission(fake: FakePredictor) -> None:
     assert [len(image["faces"]) for image in read_json("t/all.json")["images"]] == [2, 0, 1, 0]
 
 
-def test_bad_files_are_named_and_the_rest_goes_on(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_files_are_reported_and_the_others_are_processed(
+    fake: FakePredictor, capsys: pytest.CaptureFixture[str]
+) -> None:
     picture(Path("a.png"))
     Path("b.jpg").write_bytes(Path("a.png").read_bytes()[:-40])
     picture(Path("c.png"))
-    assert run("a.png", "b.jpg", "missing.jpg", "c.png") == 1
+    assert run_detect("a.png", "b.jpg", "missing.jpg", "c.png") == 1
     out, err = capsys.readouterr()
     assert [line.split(": ")[:2] for line in err.splitlines()] == [["error", "missing.jpg"], ["error", "b.jpg"]]
     result = read_json()
@@ -145,42 +119,50 @@ def test_bad_files_are_named_and_the_rest_goes_on(fake: FakePredictor, capsys: p
     assert "failed: 2" in out
 
 
-def test_all_bad_files_still_leave_a_whole_json(fake: FakePredictor) -> None:
+def test_bad_files_alone_leave_a_complete_json(fake: FakePredictor) -> None:
     Path("a.jpg").touch()
-    assert run("a.jpg") == 1
+    assert run_detect("a.jpg") == 1
     assert read_json()["images"] == [] and len(read_json()["errors"]) == 1
 
 
 @pytest.mark.parametrize(
-    ("args", "message"),
+    ("args", "words"),
     [
-        (["empty"], "empty: holds no pictures; name a folder that does"),
-        (["nothing*.jpg"], "nothing*.jpg: matches no pictures; check the pattern"),
-        ([], "no pictures named"),
-        (["a.png", "--min-score", "1.5"], "--min-score is 1.5; give a number from 0 to 1"),
-        (["a.png", "--min-score", "nan"], "--min-score is nan"),
-        (["a.png", "--min-face", "0"], "--min-face is 0; give 1 pixel or more"),
-        (["a.png", "--threads", "0"], "--threads is 0"),
-        (["a.png", "--workers", "-1"], "--workers is -1; give 1 or more"),
-        (["a.png", "--out", "a.png"], "a.png: cannot be written"),
-        (["a.png", "--json", "a.png/x.json"], "a.png/x.json: cannot be written"),
-        (["a.png", "--csv", "a.png/x.csv"], "name another place with --csv"),
-        (["a.png", "--json", "a.png"], "a.png: is one of the pictures; name another file with --json"),
-        (["a.png", "--json", "empty"], "empty: is a folder or device; name a file with --json"),
-        (["a.png", "--csv", "/dev/null"], "/dev/null: is a folder or device"),
-        (["a.png", "--csv", "x", "--submission", "./x"], "x: is named by both --csv and --submission"),
-        (["photos", "--out", "./photos"], "photos: is both --out and a folder of pictures"),
+        (["empty"], ("empty: ", "no pictures")),
+        (["nothing*.jpg"], ("nothing*.jpg: ", "pattern")),
+        ([], ("no pictures",)),
+        (["a.png", "--min-score", "1.5"], ("--min-score is 1.5; ", "0 to 1")),
+        (["a.png", "--min-score", "nan"], ("--min-score is nan; ",)),
+        (["a.png", "--min-face", "0"], ("--min-face is 0; ", "1 pixel")),
+        (["a.png", "--threads", "0"], ("--threads is 0; ", "1 or more")),
+        (["a.png", "--workers", "-1"], ("--workers is -1; ", "1 or more")),
+        (["a.png", "--every", "2"], ("--every: ", "--frame-stride")),
+        (["a.png", "--every=2"], ("--every: ", "--frame-stride")),
+        (["a.png", "--out", "a.png"], ("a.png: ", "cannot be written", "--out")),
+        (["a.png", "--json", "a.png/x.json"], ("a.png/x.json: ", "cannot be written", "--json")),
+        (["a.png", "--csv", "a.png/x.csv"], ("a.png/x.csv: ", "cannot be written", "--csv")),
+        (["a.png", "--json", "a.png"], ("a.png: ", "is one of the pictures", "--json")),
+        (["a.png", "--json", "empty"], ("empty: ", "folder", "--json")),
+        (["a.png", "--csv", "/dev/null"], ("/dev/null: ", "device", "--csv")),
+        (["a.png", "--csv", "x", "--submission", "./x"], ("x: ", "both --csv and --submission")),
+        (["photos", "--out", "./photos"], ("photos: ", "--out", "folder of pictures")),
+        (["a.png", "--frame-stride", "2"], ("--frame-stride is for videos",)),
+        (["a.png", "--max-fps", "2"], ("--max-fps is for videos",)),
+        (["a.png", "--seconds", "2"], ("--seconds is for videos",)),
+        (["a.png", "--events", "e.csv"], ("--events is for videos",)),
+        (["a.png", "--webhook", "http://x"], ("--webhook is for videos",)),
+        (["a.png", "--show"], ("--show is for videos",)),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(
-    fake: FakePredictor, capsys: pytest.CaptureFixture[str], args: list[str], message: str
+    fake: FakePredictor, capsys: pytest.CaptureFixture[str], args: list[str], words: tuple[str, ...]
 ) -> None:
     picture(Path("a.png"))
     picture(Path("photos/b.png"))
     Path("empty").mkdir()
-    assert run(*args) == 1
+    assert run_detect(*args) == 1
     err = capsys.readouterr().err
-    assert err.startswith("error: ") and message in err and err.count("\n") == 1
+    assert err.startswith(f"error: {words[0]}") and all(word in err for word in words) and err.count("\n") == 1
     assert fake.calls == []
     files = sorted(str(path) for path in Path().rglob("*") if path.is_file())
     assert files == ["a.png", "photos/b.png"]
@@ -190,7 +172,7 @@ def test_pictures_keep_their_folders_and_never_collide(fake: FakePredictor) -> N
     sources = ["in/a.png", "in/a.jpg", "in/A.JPG", "in/a.tif", "in/a.tif.jpg", "in/deep/a.png", "other/a.png"]
     for source in sources:
         picture(Path(source))
-    assert run("in", "other") == 0
+    assert run_detect("in", "other") == 0
     files = [path for path in Path("detections").rglob("*") if path.is_file() and path.suffix != ".json"]
     assert len(files) == len({str(path).lower() for path in files}) == len(sources)
     names = {str(path.relative_to("detections")).lower() for path in files}
@@ -199,33 +181,33 @@ def test_pictures_keep_their_folders_and_never_collide(fake: FakePredictor) -> N
 
 def test_no_input_is_overwritten_and_outputs_are_not_read_again(fake: FakePredictor) -> None:
     original = picture(Path("photo.png")).read_bytes()
-    assert run("photo.png", "--out", ".") == 0
+    assert run_detect("photo.png", "--out", ".") == 0
     assert Path("photo.png").read_bytes() == original and Path("photo-2.png").exists()
     picture(Path("set/photo.png"))
-    for _ in range(2):  # the second run finds the first one's pictures below the folder
-        assert run("set", "--out", "set/out") == 0
+    for _ in range(2):  # the second run finds the pictures of the first one below the folder
+        assert run_detect("set", "--out", "set/out") == 0
         assert [image["file"] for image in read_json("set/out/detections.json")["images"]] == ["set/photo.png"]
 
 
 def test_many_files_give_a_summary(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> None:
     for i in range(6):
         picture(Path(f"in/{i}.png"), [BOX] if i else [])
-    assert run("in", "--no-pictures") == 0
+    assert run_detect("in", "--no-pictures") == 0
     out = capsys.readouterr().out
     assert "images: 6, faces: 5, images without a face: 1" in out and "0.630" in out and "without_mask" in out
 
 
 @pytest.mark.parametrize(("margin", "unsure"), [(0.4, False), (0.6, True)])  # the two best classes are 0.5 apart
-def test_an_unsure_face_is_called_so_everywhere(
+def test_an_unsure_face_is_marked_in_every_output(
     fake: FakePredictor, capsys: pytest.CaptureFixture[str], margin: float, unsure: bool
 ) -> None:
     fake.unsure_margin = margin
     picture(Path("a.png"))
-    assert run("a.png", "--csv", "t.csv", "--submission", "s.csv") == 0
+    assert run_detect("a.png", "--csv", "t.csv", "--submission", "s.csv") == 0
     (face,) = read_json()["images"][0]["faces"]
     assert face["unsure"] is unsure and face["label"] == "with_mask"
-    assert rows("t.csv")[1][-1] == ("true" if unsure else "false")
-    assert rows("s.csv")[1][1].startswith("with_mask 0.63 ")  # a competition's scorer knows class names alone
+    assert read_rows("t.csv")[1][-1] == ("true" if unsure else "false")
+    assert read_rows("s.csv")[1][1].startswith("with_mask 0.63 ")  # the scorer of a competition knows class names only
     assert ("with_mask?" in capsys.readouterr().out) == unsure
 
 
@@ -233,103 +215,21 @@ def test_many_files_give_the_number_of_unsure_faces(fake: FakePredictor, capsys:
     fake.unsure_margin = 0.6
     for i in range(6):
         picture(Path(f"in/{i}.png"), [BOX, (30, 10, 40, 20)] if i < 2 else [])
-    assert run("in", "--no-pictures") == 0
+    assert run_detect("in", "--no-pictures") == 0
     lines = capsys.readouterr().out.splitlines()
     cells = next(line for line in lines if "with_mask" in line).replace("│", " ").split()
     assert cells == ["with_mask", "4", "4", "2", "0.630"]  # faces, unsure, images, mean score
 
 
-def test_an_interrupted_run_leaves_the_old_results(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture(Path("a.png"))
-    assert run("a.png", "--no-pictures") == 0
-    before = Path("detections/detections.json").read_bytes()
-
-    def interrupted(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(fake, "detect", interrupted)
-    assert run("a.png", "--no-pictures") == 130
-    assert [p.name for p in Path("detections").iterdir()] == ["detections.json"]
-    assert Path("detections/detections.json").read_bytes() == before
-
-
-def test_an_interrupt_among_workers_ends_the_run(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    for i in range(20):
-        picture(Path(f"in/{i}.png"))
-
-    def interrupted(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(fake, "detect", interrupted)
-    assert run("in", "--workers", "3") == 130
-    assert not [path for path in Path("detections").rglob("*") if path.is_file()]
-
-
-def test_workers_write_what_one_writes(
-    fake: FakePredictor, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for i in range(12):
-        picture(Path(f"in/{i}.png"), boxes=[(4 + i, 6, 20 + i, 24)])
-    Path("in/5.png").write_bytes(b"broken")
-    picture(Path("in/deep/3.png"))
-    original, first = fake.read, threading.Event()
-
-    def late_first(path: str, min_face: float | None) -> Any:
-        if path.endswith(os.sep + "0.png"):
-            first.wait(20)  # the first photo ends after the second
-        else:
-            first.set()
-        return original(path, min_face)
-
-    screens = []
-    for workers in ("1", "4"):
-        if workers == "4":
-            monkeypatch.setattr(fake, "read", late_first)
-        out = Path(f"out{workers}")
-        command = ("in", "--out", out, "--csv", out / "t.csv", "--submission", out / "s.csv", "--workers", workers)
-        assert run(*command) == 1
-        screen = capsys.readouterr()
-        screens.append((screen.out.replace(str(out), "out"), screen.err))
-    assert screens[0] == screens[1]
-    written = [
-        {p.relative_to(o): p.read_bytes() for p in o.rglob("*") if p.is_file()} for o in map(Path, ("out1", "out4"))
-    ]
-    assert written[0] == written[1] and len(written[0]) == 12 + 3
-
-
-def test_workers_are_the_cores_and_share_one_heap(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    for i in range(9):
-        picture(Path(f"in/{i}.png"))
-    asked: list[Any] = []
-    original = detect.map_ordered
-    monkeypatch.setattr(detect, "one_heap", lambda: asked.append("heap"))
-    monkeypatch.setattr(
-        detect, "in_order", lambda f, jobs, threads: asked.append(threads) or original(f, jobs, threads)
-    )
-    for cores, options in ((3, []), (99, []), (3, ["--workers", "5"]), (3, ["--device", "cuda"])):
-        monkeypatch.setattr(detect, "usable_cores", lambda cores=cores: cores)
-        assert run("in", "--no-pictures", *options) == 0
-    assert run("in/1.png", "--no-pictures") == 0
-    assert asked == ["heap", 3, "heap", 8, "heap", 5, "heap", 1, "heap", 1]
-
-
-def test_a_picture_read_smaller_is_drawn_whole(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture(Path("a.jpg"), size=(96, 64))
-    monkeypatch.setattr(fake, "read", lambda path, min_face: read_photo(path, lambda size: 2))
-    assert run("a.jpg") == 0
-    assert read_image("detections/a.jpg").shape == (64, 96, 3)
-    assert (read_json()["images"][0]["width"], read_json()["images"][0]["height"]) == (96, 64)
-
-
-def test_names_that_are_odd(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> None:
+def test_odd_file_names(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> None:
     names = ["[red]a.png", "口罩.png", "line\nbreak.png", os.fsdecode(b"caf\xe9.png"), 'a,b".png']
     data = picture(Path("in.png")).read_bytes()
     for name in names:
         Path(name).write_bytes(data)
-    assert run(*names, "--csv", "t.csv", "--submission", "s.csv") == 0
+    assert run_detect(*names, "--csv", "t.csv", "--submission", "s.csv") == 0
     written = [image["file"] for image in read_json()["images"]]
     assert written == [*names[:3], "caf\N{REPLACEMENT CHARACTER}.png", names[4]]
-    assert [row[0] for row in rows("t.csv")[1:]] == written
+    assert [row[0] for row in read_rows("t.csv")[1:]] == written
     assert "[red]a.png" in capsys.readouterr().out
     assert len(list(Path("detections").glob("*.png"))) == 5
 
@@ -338,12 +238,12 @@ def test_a_terminal_without_unicode(fake: FakePredictor, monkeypatch: pytest.Mon
     picture(Path("a.png")).rename("口罩.png")
     screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", screen)
-    assert run("口罩.png") == 0
+    assert run_detect("口罩.png") == 0
     screen.flush()
     assert b"detections/??.png" in screen.buffer.getvalue()
 
 
-def test_scores_agree_with_what_is_written(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_agree_with_the_written_factors(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.helpers.fake_predictor import detections
 
     rng = np.random.default_rng(0)
@@ -351,7 +251,7 @@ def test_scores_agree_with_what_is_written(fake: FakePredictor, monkeypatch: pyt
     found = detections(rng.uniform(0, 30, (50, 4)), probs, rng.uniform(0, 1, 50))
     monkeypatch.setattr(fake, "detect", lambda *_: found)
     picture(Path("a.png"))
-    assert run("a.png", "--no-pictures") == 0
+    assert run_detect("a.png", "--no-pictures") == 0
     for i, face in enumerate(read_json()["images"][0]["faces"]):
         assert face["score"] == round(face["face_score"] * face["probs"][face["label"]], 6)
         assert face["score"] == pytest.approx(found.scores[i], abs=2e-6)
@@ -365,87 +265,13 @@ def test_a_class_with_a_space_cannot_go_into_a_submission(
 
     monkeypatch.setattr(fake.bundle, "meta", FakeMeta(("with mask", "b", "c")), raising=False)
     picture(Path("a.png"))
-    assert run("a.png", "--submission", "s.csv", "--no-pictures") == 1
+    assert run_detect("a.png", "--submission", "s.csv", "--no-pictures") == 1
     assert "a submission cannot hold class 'with mask'" in capsys.readouterr().err
     assert not Path("s.csv").exists() and not list(Path("detections").iterdir())
 
 
-HEAVY = "{'torch', 'torchvision', 'timm', 'matplotlib', 'scipy', 'sklearn', 'albumentations', 'facenet_pytorch'}"
-
-
-def test_thousands_of_images_are_not_held_in_memory(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    alive: list[weakref.ref[Any]] = []
-    original = detect.image_result
-
-    def watched(*args: Any) -> Any:
-        result = original(*args)
-        alive.append(weakref.ref(result))
-        return result
-
-    monkeypatch.setattr(detect, "image_result", watched)
-    for i in range(30):
-        picture(Path(f"in/{i}.png"))
-    summary = detect.detect_images(
-        detect.DetectArgs(("in",), csv=Path("t.csv"), submission=Path("s.csv"), pictures=False),
-        detect.find_images(["in"])[0],
-        [],
-        fake,
-    )
-    gc.collect()
-    assert len(alive) == 30 and sum(ref() is not None for ref in alive) == len(summary.first) == FEW
-    assert len(read_json()["images"]) == 30
-
-
-def test_nothing_of_the_training_extra_is_imported(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
-    script = f"""
-import sys
-from tests.helpers.fake_predictor import FakePredictor
-from pipeline.detect import command as detect
-from pipeline.detect.demo import portrait
-from pipeline.inference.predictor import Predictor
-import pipeline.inference.predictor
-detect.load_predictor = lambda bundle, threads, device: FakePredictor()
-code = detect.main(["a.png"])
-print("imported:", sorted({HEAVY} & set(sys.modules)))
-sys.exit(code)
-"""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "imported: []" in done.stdout
-
-
-def test_blur_makes_every_face_unrecognisable_also_those_below_the_score(tmp_path: Path) -> None:
-    photo = portrait()
-    Image.fromarray(photo).save(tmp_path / "p.png")
-    (box,) = Predictor.default().detect(photo).boxes.astype(int)
-    out = tmp_path / "out"
-    assert run(tmp_path / "p.png", "--out", out, "--blur", "--no-boxes", "--min-score", "0.999") == 0
-    assert read_json(str(out / "detections.json"))["images"][0]["faces"] == []
-    blurred = read_image(out / "p.png")
-    x1, y1, x2, y2 = box
-    before, after = (each[y1:y2, x1:x2].astype(float) for each in (photo, blurred))
-    assert np.abs(np.diff(after, axis=1)).mean() < 0.3 * np.abs(np.diff(before, axis=1)).mean()
-    np.testing.assert_array_equal(blurred[:, -50:], photo[:, -50:])
-
-
-def test_blurred_pictures_carry_boxes_and_no_landmarks(tmp_path: Path) -> None:
-    photo = portrait()
-    Image.fromarray(photo).save(tmp_path / "p.png")
-    for name, *flags in (("plain", "--no-boxes"), ("boxes",)):
-        assert run(tmp_path / "p.png", "--out", tmp_path / name, "--blur", *flags) == 0
-    plain, boxes = (read_image(tmp_path / name / "p.png") for name in ("plain", "boxes"))
-    found = Predictor.default().detect(photo)
-    assert (boxes != plain).any()
-    for x, y in found.landmarks[0].astype(int):
-        np.testing.assert_array_equal(boxes[y, x], plain[y, x])
-
-
-def test_no_boxes_writes_the_photo_as_it_is(fake: FakePredictor) -> None:
+def test_no_boxes_writes_the_photo_unchanged(fake: FakePredictor) -> None:
     picture(Path("photo.png"))
-    assert run("photo.png", "--no-boxes") == 0
+    assert run_detect("photo.png", "--no-boxes") == 0
     np.testing.assert_array_equal(read_image("detections/photo.png"), read_image("photo.png"))
     assert len(read_json()["images"][0]["faces"]) == 1

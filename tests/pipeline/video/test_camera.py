@@ -1,4 +1,4 @@
-"""Cameras and streams: the newest frame, again after a loss; over HTTP and RTSP from real servers."""
+"""Cameras and streams give the newest frame and reconnect after a loss; real servers speak HTTP and RTSP."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
-import av
 import cv2
 import numpy as np
 import pytest
@@ -21,12 +19,19 @@ import pytest
 from common.errors import MediaError
 from pipeline.video import camera
 from pipeline.video import reader as video
-from pipeline.video.camera import Live, redacted
-from pipeline.video.reader import Frame, Sampling, VideoFile
+from pipeline.video.camera import LiveStream, redact_address
+from pipeline.video.reader import Frame, FrameSampler, VideoFile
+from tests.helpers.fake_cameras import (
+    Conversation,
+    answer_503,
+    camera_server,
+    mjpeg_camera,
+    never_answer,
+    rtsp_camera,
+    send_head,
+)
 from tests.helpers.fake_predictor import FakePredictor
 from tests.helpers.made_videos import blob_frame, blob_video, walk
-
-Talk = Callable[[socket.socket], None]  # what a server does with one connection
 
 
 @pytest.fixture(autouse=True)
@@ -35,92 +40,30 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@contextmanager
-def serving(*talks: Talk) -> Iterator[int]:
-    """A server on 127.0.0.1, gives its port: the first connection meets the first talk, the last meets all others."""
-    left = itertools.chain(talks, itertools.repeat(talks[-1]))
-
-    def talk(connection: socket.socket) -> None:
-        with connection, suppress(OSError):
-            next(left)(connection)
-
-    def accept() -> None:
-        with suppress(OSError):
-            while True:
-                threading.Thread(target=talk, args=server.accept()[:1], daemon=True).start()
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        threading.Thread(target=accept, daemon=True).start()
-        yield server.getsockname()[1]
-        with suppress(OSError):
-            server.shutdown(socket.SHUT_RDWR)  # closing alone would not wake who waits to accept
+def connect(port: int, user: str = "", **options: Any) -> LiveStream:
+    return LiveStream(
+        address=f"http://{user}127.0.0.1:{port}/video?token=hidden", **{"initial_backoff": 0.01, **options}
+    )
 
 
-def answer(connection: socket.socket, content_type: str, more: str = "") -> None:
-    while b"\r\n\r\n" not in connection.recv(65536):
-        pass
-    connection.sendall(f"HTTP/1.0 200 OK\r\nContent-Type: {content_type}\r\n{more}\r\n".encode())
-
-
-def mjpeg(
-    frames: int | None = None, rate: float = 100, then: Callable[[], object] = lambda: None, torn: int = 0
-) -> Talk:
-    """An IP camera's pictures: so many, or without an end; then waits for `then`. torn: every so many are broken."""
-
-    def talk(connection: socket.socket) -> None:
-        answer(connection, "multipart/x-mixed-replace; boundary=part")
-        for i in itertools.count() if frames is None else range(frames):
-            picture = cv2.imencode(".jpg", blob_frame(walk(i))[..., ::-1])[1].tobytes()
-            if torn and i % torn == torn - 1:
-                picture = picture[:20] + bytes(len(picture) - 20)
-            head = f"--part\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
-            connection.sendall(head.encode() + picture + b"\r\n")
-            time.sleep(1 / rate)
-        then()
-
-    return talk
-
-
-def silent(connection: socket.socket) -> None:
-    connection.settimeout(20)
-    while connection.recv(65536):
-        pass
-
-
-def refusing(connection: socket.socket) -> None:
-    connection.recv(65536)
-    connection.sendall(b"HTTP/1.0 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
-
-
-def live(port: int, user: str = "", **options: Any) -> Live:
-    return Live(address=f"http://{user}127.0.0.1:{port}/video?token=hidden", **{"first_wait": 0.01, **options})
-
-
-def number(frame: Frame) -> int:
-    """Which of a walk's first 40 frames this is."""
+def walk_index(frame: Frame) -> int:
+    """Return the number of a frame among the first 40 of `walk`."""
     (box,) = FakePredictor().detect(frame.pixels).boxes
     return round(float(box[0]) / 2)
 
 
-def eventually(true: Callable[[], bool], seconds: float = 10) -> None:
-    until = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < until
-        time.sleep(0.01)
-
-
-def is_read(stream: Live) -> bool:
-    """Whether its thread runs."""
+def is_reading(stream: LiveStream) -> bool:
+    """Return whether the stream's thread runs."""
     return any(thread.name == stream.name for thread in threading.enumerate())
 
 
 def test_an_ip_cameras_pictures(capsys: pytest.CaptureFixture[str]) -> None:
     began = datetime.now().astimezone()
-    with serving(mjpeg(rate=50)) as port, closing((stream := live(port)).frames()) as frames:
+    with camera_server(mjpeg_camera(rate=50)) as port, closing((stream := connect(port)).frames()) as frames:
         found = list(itertools.islice(frames, 10))
     assert stream.name == f"http://127.0.0.1:{port}/video"
     assert [frame.index for frame in found] == list(range(10)) and found[0].pixels.shape == (64, 96, 3)
-    assert [number(frame) for frame in found] == sorted(number(frame) for frame in found)
+    assert [walk_index(frame) for frame in found] == sorted(walk_index(frame) for frame in found)
     times = np.array([frame.time for frame in found])
     assert times[0] >= 0 and (np.diff(times) > 0).all() and times[-1] < 5
     clocks = [frame.clock - began for frame in found if frame.clock]
@@ -129,137 +72,143 @@ def test_an_ip_cameras_pictures(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_sampling_and_seconds() -> None:
-    with serving(mjpeg()) as port:
+    with camera_server(mjpeg_camera()) as port:
         began = time.monotonic()
-        found = list(live(port).frames(Sampling(every=3), seconds=0.5))
+        found = list(connect(port).frames(FrameSampler(stride=3), seconds=0.5))
         assert 0.4 < time.monotonic() - began < 2
         assert [frame.index for frame in found] == list(range(0, 3 * len(found), 3)) and found[-1].time < 0.5
-        slow = [frame.time for frame in live(port).frames(Sampling(max_fps=10), seconds=0.5)]
+        slow = [frame.time for frame in connect(port).frames(FrameSampler(max_fps=10), seconds=0.5)]
         assert 1 <= len(slow) <= 5 and (np.diff(slow) > 0.05).all()
 
 
-def test_who_is_slow_gets_the_newest_frame() -> None:
+def test_a_slow_caller_gets_the_newest_frame() -> None:
     with (
-        serving(mjpeg(rate=50, frames=40, then=lambda: time.sleep(20))) as port,
-        closing(live(port).frames()) as frames,
+        camera_server(mjpeg_camera(rate=50, frames=40, then=lambda: time.sleep(20))) as port,
+        closing(connect(port).frames()) as frames,
     ):
         seen = [next(frames)]
         time.sleep(0.3)
         seen.append(next(frames))
-        while number(seen[-1]) < 39:
+        while walk_index(seen[-1]) < 39:
             time.sleep(0.3)
             seen.append(next(frames))
-    # Those in between are dropped, the last one is not.
+    # The frames between are dropped, the last one is not.
     assert [frame.index for frame in seen] == list(range(len(seen))) and len(seen) <= 20
     ages = [datetime.now().astimezone() - frame.clock for frame in seen if frame.clock]
     assert len(ages) == len(seen) and sorted(ages, reverse=True) == ages
 
 
-def test_a_lost_connection_is_said_and_made_again(capsys: pytest.CaptureFixture[str]) -> None:
-    with serving(mjpeg(5), mjpeg(5), mjpeg()) as port, closing(live(port, "me:secret@").frames(seconds=30)) as frames:
+def test_a_lost_connection_is_reported_and_reconnected(capsys: pytest.CaptureFixture[str]) -> None:
+    with (
+        camera_server(mjpeg_camera(5), mjpeg_camera(5), mjpeg_camera()) as port,
+        closing(connect(port, "me:secret@").frames(seconds=30)) as frames,
+    ):
         name = f"http://127.0.0.1:{port}/video"
-        said = []
-        while said.count(f"{name}: is back") < 2:
+        messages = []
+        while messages.count(f"{name}: is back") < 2:
             next(frames)
-            said += capsys.readouterr().err.splitlines()
-        assert number(next(frames)) >= 0
-    lost = [line for line in said if line != f"{name}: is back"]
+            messages += capsys.readouterr().err.splitlines()
+        assert walk_index(next(frames)) >= 0
+    lost = [line for line in messages if line != f"{name}: is back"]
     assert len(lost) == 2
     assert all(re.fullmatch(rf"{re.escape(name)}: lost \([\w /]+\); trying again in 0.01 s", line) for line in lost)
 
 
-def test_waits_grow_until_it_is_back(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(camera, "LONGEST_WAIT", 0.06)
-    with serving(mjpeg(3), *[refusing] * 4, mjpeg(3), refusing, mjpeg()) as port:
-        said = []
-        with closing(live(port).frames(seconds=30)) as frames:
-            while sum("is back" in line for line in said) < 2:
+def test_waits_grow_until_the_reconnection(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(camera, "MAX_BACKOFF", 0.06)
+    with camera_server(mjpeg_camera(3), *[answer_503] * 4, mjpeg_camera(3), answer_503, mjpeg_camera()) as port:
+        messages = []
+        with closing(connect(port).frames(seconds=30)) as frames:
+            while sum("is back" in line for line in messages) < 2:
                 next(frames)
-                said += capsys.readouterr().err.splitlines()
-    waits = [line.rsplit(" ", 2)[1] if "lost" in line else "back" for line in said]
+                messages += capsys.readouterr().err.splitlines()
+    waits = [line.rsplit(" ", 2)[1] if "lost" in line else "back" for line in messages]
     assert waits == ["0.01", "0.02", "0.04", "0.06", "0.06", "back", "0.01", "0.02", "back"]
-    assert "lost (cannot be read (Server returned 5XX Server Error reply)); trying again" in said[1]
+    assert "lost (cannot be read (Server returned 5XX Server Error reply)); trying again" in messages[1]
 
 
 def test_a_stream_that_hangs_is_lost_after_a_while(capsys: pytest.CaptureFixture[str]) -> None:
-    hanging = mjpeg(20, then=lambda: time.sleep(20))
-    with serving(hanging, mjpeg()) as port, closing(live(port, timeout=0.3).frames(seconds=30)) as frames:
-        said = ""
-        while "is back" not in said:
+    hanging = mjpeg_camera(20, then=lambda: time.sleep(20))
+    with (
+        camera_server(hanging, mjpeg_camera()) as port,
+        closing(connect(port, timeout=0.3).frames(seconds=30)) as frames,
+    ):
+        messages = ""
+        while "is back" not in messages:
             next(frames)
-            said += capsys.readouterr().err
-    assert "lost (no data in time); trying again in 0.01 s" in said
+            messages += capsys.readouterr().err
+    assert "lost (no data in time); trying again in 0.01 s" in messages
 
 
-def test_it_ends_in_time_without_a_frame() -> None:
-    with serving(mjpeg(3), silent) as port:
-        stream = live(port, timeout=5)
+def test_a_stream_without_frames_ends_in_time() -> None:
+    with camera_server(mjpeg_camera(3), never_answer) as port:
+        stream = connect(port, timeout=5)
         time.sleep(0.2)
         began = time.monotonic()
         assert len(list(stream.frames(seconds=0.5))) <= 3
         assert 0.5 <= time.monotonic() - began < 3
 
 
-def test_the_reader_ends_with_its_frames() -> None:
+def test_the_reader_thread_ends_with_the_frames() -> None:
     gone = threading.Event()
 
     def talk(connection: socket.socket) -> None:
         try:
-            mjpeg()(connection)
+            mjpeg_camera()(connection)
         finally:
             gone.set()
 
-    with serving(talk) as port:
-        frames = (stream := live(port)).frames()
+    with camera_server(talk) as port:
+        frames = (stream := connect(port)).frames()
         next(frames)
-        assert is_read(stream) and not gone.is_set()
+        assert is_reading(stream) and not gone.is_set()
         frames.close()
-        assert not is_read(stream) and gone.wait(5)
+        assert not is_reading(stream) and gone.wait(5)
 
 
-def test_a_first_connection_that_fails(capsys: pytest.CaptureFixture[str]) -> None:
-    with serving(silent) as gone:
+def test_a_failed_first_connection(capsys: pytest.CaptureFixture[str]) -> None:
+    with camera_server(never_answer) as gone:
         pass
     for scheme in ("rtsp", "http"):
         with pytest.raises(MediaError) as caught:
-            Live(address=f"{scheme}://user:secret@127.0.0.1:{gone}/live?token=hidden")
-        said = f"{scheme}://127.0.0.1:{gone}/live: cannot be read (Connection refused); check its address"
-        assert str(caught.value) == said
+            LiveStream(address=f"{scheme}://user:secret@127.0.0.1:{gone}/live?token=hidden")
+        messages = f"{scheme}://127.0.0.1:{gone}/live: cannot be read (Connection refused); check its address"
+        assert str(caught.value) == messages
     assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("scheme", ["rtsp", "http"])
 def test_a_server_that_never_answers(scheme: str) -> None:
-    with serving(silent) as port:
+    with camera_server(never_answer) as port:
         began = time.monotonic()
         with pytest.raises(MediaError, match=r"cannot be read \(no data in time\); check its address"):
-            Live(address=f"{scheme}://127.0.0.1:{port}/live", timeout=0.3)
+            LiveStream(address=f"{scheme}://127.0.0.1:{port}/live", timeout=0.3)
         assert 0.2 < time.monotonic() - began < 2
 
 
-def test_what_is_no_stream() -> None:
+def test_an_address_without_a_stream() -> None:
     def page(connection: socket.socket) -> None:
-        answer(connection, "text/html", "Content-Length: 2600\r\n")
+        send_head(connection, "text/html", "Content-Length: 2600\r\n")
         connection.sendall(b"<html>no video here</html>" * 100)
 
     refused = pytest.raises(MediaError, match=r"/video: cannot be read \(no video is there\); check its address")
-    with serving(page) as port, refused:
-        live(port)
+    with camera_server(page) as port, refused:
+        connect(port)
     with pytest.raises(MediaError) as caught:
-        Live(address="nothing://me:secret@host/live")
+        LiveStream(address="nothing://me:secret@host/live")
     assert str(caught.value) == "nothing://host/live: cannot be read (Protocol not found); check its address"
     with pytest.raises(MediaError) as caught:
-        Live(address="file:///videos/a.mp4")  # which would begin again at its end, for ever
-    assert str(caught.value) == "file:///videos/a.mp4: is a file; give its name without file://"
+        LiveStream(address="file:///videos/a.mp4")  # would start again at its end, for ever
+    assert str(caught.value).startswith("file:///videos/a.mp4: is a file; ")
 
 
-def test_a_stream_that_was_opened_before() -> None:
-    """One connection is enough: many a camera takes no second one."""
-    with serving(mjpeg(), refusing) as port:
+def test_a_stream_that_is_open_already() -> None:
+    """One connection is enough: many cameras refuse a second one."""
+    with camera_server(mjpeg_camera(), answer_503) as port:
         address = f"http://127.0.0.1:{port}/video"
         opened = VideoFile(address)
         assert opened.seconds is None
-        with closing(Live(address=address, opened=opened).frames()) as frames:
+        with closing(LiveStream(address=address, opened=opened).frames()) as frames:
             assert [frame.index for frame in itertools.islice(frames, 3)] == [0, 1, 2]
 
 
@@ -267,125 +216,69 @@ def test_a_transport_stream_without_an_end(tmp_path: Path) -> None:
     data = blob_video(tmp_path / "a.ts", frames=500).read_bytes()
 
     def talk(connection: socket.socket) -> None:
-        answer(connection, "video/mp2t")
+        send_head(connection, "video/mp2t")
         for start in range(0, len(data), 188 * 8):
             connection.sendall(data[start : start + 188 * 8])
             time.sleep(0.005)
         time.sleep(20)
 
-    with serving(talk) as port:
+    with camera_server(talk) as port:
         opened = VideoFile(f"http://127.0.0.1:{port}/a.ts", timeout=3)
         assert opened.seconds is None
         opened.close()
-        found = [number(frame) for frame in live(port, timeout=3).frames(seconds=1)]
+        found = [walk_index(frame) for frame in connect(port, timeout=3).frames(seconds=1)]
     assert len(found) > 5 and len(set(found)) > 3
 
 
-def test_a_mistake_of_ours_is_no_silent_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video.Upright, "__call__", lambda self, frame: 1 / 0)
-    with serving(mjpeg()) as port, pytest.raises(ZeroDivisionError):
-        list(live(port).frames(seconds=5))
-
-
-def rtp_packets(first: int) -> Iterator[bytes]:
-    """H.264 as real-time packets, written by FFmpeg to a socket of ours; the walk from frame `first` on."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as inbox:
-        inbox.bind(("127.0.0.1", 0))
-        inbox.settimeout(0.01)
-        address = f"rtp://127.0.0.1:{inbox.getsockname()[1]}"
-        with av.open(address, "w", format="rtp") as container:
-            stream = container.add_stream("libx264", rate=25, width=96, height=64, pix_fmt="yuv420p")
-            stream.codec_context.gop_size = 5
-            stream.options = {"preset": "ultrafast", "tune": "zerolatency", "x264-params": "repeat-headers=1"}
-            for i in itertools.count(first):
-                frame = av.VideoFrame.from_ndarray(blob_frame(walk(i)), format="rgb24")
-                container.mux(stream.encode(frame))
-                with suppress(TimeoutError):
-                    while True:
-                        yield inbox.recv(65536)
-
-
-SDP = """v=0
-o=- 0 0 IN IP4 127.0.0.1
-s=camera
-t=0 0
-m=video 0 RTP/AVP 96
-a=rtpmap:96 H264/90000
-a=fmtp:96 packetization-mode=1
-a=control:track
-""".replace("\n", "\r\n")
-
-
-def rtsp(packets: int, drop: int = 0, first: int = 0) -> Talk:
-    """A camera that speaks RTSP over TCP and hangs up after so many packets. drop: every so many are left out."""
-    answers = {
-        "OPTIONS": ("Public: DESCRIBE, SETUP, PLAY\r\n", ""),
-        "DESCRIBE": ("Content-Type: application/sdp\r\n", SDP),
-        "SETUP": ("Transport: RTP/AVP/TCP;unicast;interleaved=0-1\r\nSession: 1\r\n", ""),
-        "PLAY": ("Session: 1\r\n", ""),
-    }
-
-    def talk(connection: socket.socket) -> None:
-        asked = connection.makefile("rb")
-        method = ""
-        while method != "PLAY":
-            lines = list(iter(lambda: asked.readline().decode().strip(), ""))
-            method = lines[0].split()[0]
-            assert "secret" not in lines[0]
-            assert method != "SETUP" or "RTP/AVP/TCP" in "".join(lines)  # over UDP, packets would be lost
-            count = next(line for line in lines if line.lower().startswith("cseq"))
-            head, body = answers[method]
-            text = f"RTSP/1.0 200 OK\r\n{count}\r\n{head}Content-Length: {len(body)}\r\n\r\n{body}"
-            connection.sendall(text.encode())
-        for i, packet in enumerate(itertools.islice(rtp_packets(first), packets)):
-            if not drop or i % drop:
-                channel = 1 if 200 <= packet[1] <= 204 else 0  # reports, pictures
-                connection.sendall(b"$" + bytes([channel]) + len(packet).to_bytes(2) + packet)
-
-    return talk
+def test_a_programming_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video.Autorotator, "__call__", lambda self, frame: 1 / 0)
+    with camera_server(mjpeg_camera()) as port, pytest.raises(ZeroDivisionError):
+        list(connect(port).frames(seconds=5))
 
 
 def test_an_rtsp_camera(capsys: pytest.CaptureFixture[str]) -> None:
-    with serving(rtsp(60), rtsp(10**6, first=20)) as port:
-        stream = Live(address=f"rtsp://user:secret@127.0.0.1:{port}/live", timeout=5, first_wait=0.01)
-        found: dict[bool, set[int]] = {False: set(), True: set()}  # frames, by whether it is back
-        said = ""
+    with camera_server(rtsp_camera(60), rtsp_camera(10**6, first=20)) as port:
+        stream = LiveStream(address=f"rtsp://user:secret@127.0.0.1:{port}/live", timeout=5, initial_backoff=0.01)
+        found: dict[bool, set[int]] = {False: set(), True: set()}  # frame numbers before and after the reconnection
+        messages = ""
         with closing(stream.frames(seconds=20)) as frames:
             while len(found[True]) < 10:
                 frame = next(frames)
-                said += capsys.readouterr().err
-                found["is back" in said].add(number(frame))
+                messages += capsys.readouterr().err
+                found["is back" in messages].add(walk_index(frame))
     name = f"rtsp://127.0.0.1:{port}/live"
-    assert said == f"{name}: lost (it ended); trying again in 0.01 s\n{name}: is back\n"
+    assert messages == f"{name}: lost (it ended); trying again in 0.01 s\n{name}: is back\n"
     assert found[False]
 
 
-@pytest.mark.parametrize(("scheme", "talk"), [("rtsp", rtsp(10**6, drop=7)), ("http", mjpeg(torn=4))])
-def test_torn_pictures_are_no_lost_connection(capsys: pytest.CaptureFixture[str], scheme: str, talk: Talk) -> None:
-    with serving(talk) as port:
-        stream = Live(address=f"{scheme}://127.0.0.1:{port}/live", timeout=5)
+@pytest.mark.parametrize(("scheme", "talk"), [("rtsp", rtsp_camera(10**6, drop=7)), ("http", mjpeg_camera(torn=4))])
+def test_damaged_frames_do_not_end_the_connection(
+    capsys: pytest.CaptureFixture[str], scheme: str, talk: Conversation
+) -> None:
+    with camera_server(talk) as port:
+        stream = LiveStream(address=f"{scheme}://127.0.0.1:{port}/live", timeout=5)
         with closing(stream.frames(seconds=20)) as frames:
             assert len(list(itertools.islice(frames, 30))) == 30
     assert capsys.readouterr().err == ""
 
 
-class Captured:
-    """cv2.VideoCapture of a camera that gives each of `plugged`'s lists of frames once; None cannot be opened."""
+class FakeCapture:
+    """Stands for cv2.VideoCapture: each opening takes the next list of frames of `plugged`; None cannot be opened."""
 
     plugged: ClassVar[list[list[np.ndarray] | None]]
-    made: ClassVar[list[Captured]]
+    made: ClassVar[list[FakeCapture]]
 
     def __init__(self, number: int) -> None:
         self.number, self.released, self.settings = number, False, {}
-        self._frames = Captured.plugged.pop(0) if Captured.plugged else None
-        Captured.made.append(self)
+        self._frames = FakeCapture.plugged.pop(0) if FakeCapture.plugged else None
+        FakeCapture.made.append(self)
 
     def isOpened(self) -> bool:  # noqa: N802
         return self._frames is not None
 
     def set(self, key: int, value: float) -> bool:
         self.settings[key] = value
-        return False  # as a system that does not know it
+        return False  # a system that does not know the setting
 
     def read(self) -> tuple[bool, np.ndarray | None]:
         time.sleep(0.01)
@@ -396,28 +289,28 @@ class Captured:
 
 
 @pytest.fixture
-def captured(monkeypatch: pytest.MonkeyPatch) -> type[Captured]:
-    Captured.plugged, Captured.made = [], []
-    monkeypatch.setattr(cv2, "VideoCapture", Captured)
-    return Captured
+def fake_capture(monkeypatch: pytest.MonkeyPatch) -> type[FakeCapture]:
+    FakeCapture.plugged, FakeCapture.made = [], []
+    monkeypatch.setattr(cv2, "VideoCapture", FakeCapture)
+    return FakeCapture
 
 
-def bgr(count: int) -> list[np.ndarray]:
+def bgr_frames(count: int) -> list[np.ndarray]:
     return [np.ascontiguousarray(blob_frame(walk(i))[..., ::-1]) for i in range(count)]
 
 
-def test_a_camera(captured: type[Captured], capsys: pytest.CaptureFixture[str]) -> None:
-    captured.plugged = [bgr(10), None, None, bgr(10)]
-    stream = Live(camera=2, first_wait=0.01)
+def test_a_camera(fake_capture: type[FakeCapture], capsys: pytest.CaptureFixture[str]) -> None:
+    fake_capture.plugged = [bgr_frames(10), None, None, bgr_frames(10)]
+    stream = LiveStream(camera=2, initial_backoff=0.01)
     assert stream.name == "camera-2" and float(stream.rate) == 25
     found = []
     with closing(stream.frames(seconds=30)) as frames:
-        while len(captured.made) < 4 or number(found[-1]) < 9:
+        while len(fake_capture.made) < 4 or walk_index(found[-1]) < 9:
             found.append(next(frames))
     assert [frame.index for frame in found] == list(range(len(found))) and len(found) > 10
-    assert [capture.number for capture in captured.made] == [2] * len(captured.made)
-    assert captured.made[0].settings == {cv2.CAP_PROP_BUFFERSIZE: 1}
-    assert all(capture.released for capture in captured.made)
+    assert [capture.number for capture in fake_capture.made] == [2] * len(fake_capture.made)
+    assert fake_capture.made[0].settings == {cv2.CAP_PROP_BUFFERSIZE: 1}
+    assert all(capture.released for capture in fake_capture.made)
     why = "cannot be opened"
     assert capsys.readouterr().err.splitlines()[:4] == [
         "camera-2: lost (it ended); trying again in 0.01 s",
@@ -427,18 +320,17 @@ def test_a_camera(captured: type[Captured], capsys: pytest.CaptureFixture[str]) 
     ]
 
 
-def test_a_camera_that_cannot_be_opened(captured: type[Captured]) -> None:
+def test_a_camera_that_cannot_be_opened(fake_capture: type[FakeCapture]) -> None:
     with pytest.raises(MediaError) as caught:
-        Live(camera=7)
-    mend = "check that it is plugged in, not in use, and try another number"
-    assert str(caught.value) == f"camera-7: cannot be opened; {mend}" and captured.made[0].released
+        LiveStream(camera=7)
+    assert str(caught.value).startswith("camera-7: cannot be opened; ") and fake_capture.made[0].released
 
 
-def test_opencv_is_silent_of_a_camera_that_is_not_there(capfd: pytest.CaptureFixture[str]) -> None:
+def test_opencv_prints_nothing_for_a_missing_camera(capfd: pytest.CaptureFixture[str]) -> None:
     if Path("/dev/video99").exists():
         pytest.skip("a hundred cameras")
     with pytest.raises(MediaError, match="camera-99: cannot be opened"):
-        Live(camera=99)
+        LiveStream(camera=99)
     assert capfd.readouterr() == ("", "")
 
 
@@ -447,7 +339,7 @@ def test_opencv_is_silent_of_a_camera_that_is_not_there(capfd: pytest.CaptureFix
     [
         ("rtsp://host/live", "rtsp://host/live"),
         ("rtsp://user:secret@host:554/live?token=hidden#part", "rtsp://host:554/live"),
-        ("rtsp://user@host/a@b", "rtsp://b"),  # rather too little than too much
+        ("rtsp://user@host/a@b", "rtsp://b"),  # shows too little rather than a password
         ("rtsp://user:p@ss/secret@host/live", "rtsp://host/live"),
         ("rtsp://user:sec#ret@host/live", "rtsp://host/live"),
         ("rtsp://user:sec?ret@host/live", "rtsp://host/live"),
@@ -459,4 +351,4 @@ def test_opencv_is_silent_of_a_camera_that_is_not_there(capfd: pytest.CaptureFix
     ],
 )
 def test_addresses_are_shown_without_passwords(address: str, shown: str) -> None:
-    assert redacted(address) == shown
+    assert redact_address(address) == shown

@@ -1,4 +1,4 @@
-"""Faces followed over frames: numbers that stay, labels that do not flicker."""
+"""Faces are followed over frames: tracks are kept, labels do not flicker."""
 
 from __future__ import annotations
 
@@ -10,110 +10,114 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pipeline.video.tracker import (
-    BUFFER,
-    KEEP,
-    LEAST_OVERLAP,
-    MOST_STEPS,
-    SMOOTH,
-    SURE_HITS,
-    USUAL_STEP,
+    CONFIRM_HITS,
+    IOU_BUFFER,
+    LOST_TRACK_BUFFER,
+    MAX_BUFFER_SCALE,
+    MIN_IOU,
+    REFERENCE_STEP,
+    SMOOTHING_TIME,
     Track,
     Tracker,
-    as_detections,
+    to_detections,
 )
-from tests.helpers.tracks import BARE, MASK, at, found
+from tests.helpers.tracks import BARE, MASK, box_at, make_detections
 
 
-def nobody(tracker: Tracker, start: float, end: float) -> list[Track]:
-    """Frames without a face, ten a second; what ends in them."""
+def run_without_faces(tracker: Tracker, start: float, end: float) -> list[Track]:
+    """Add frames without a face, ten per second, and return the tracks that end."""
     ended = []
     for time in np.arange(start + 0.1, end, 0.1):
-        ended += tracker.update(found(), float(time))[1]
+        ended += tracker.update(make_detections(), float(time))[1]
     return ended
 
 
-def test_two_faces_that_pass_each_other_keep_their_numbers() -> None:
+def test_two_faces_that_pass_each_other_keep_their_tracks() -> None:
     tracker = Tracker(0.4)
     for i in range(40):
-        one, other = (at(10 + 5 * i, 50), MASK, 0.9), (at(210 - 5 * i, 62), BARE, 0.8)
-        tracks, ended = tracker.update(found(one, other), i / 25)
+        one, other = (box_at(10 + 5 * i, 50), MASK, 0.9), (box_at(210 - 5 * i, 62), BARE, 0.8)
+        tracks, ended = tracker.update(make_detections(one, other), i / 25)
         assert not ended
-        seen = as_detections(tracks, found(one, other))
-        numbers = {label: track.number for label, track in zip(seen.labels, tracks, strict=True)}
+        seen = to_detections(tracks, make_detections(one, other))
+        numbers = {label: track.track_id for label, track in zip(seen.labels, tracks, strict=True)}
         assert numbers == {"with_mask": 1, "without_mask": 2}
 
 
 def test_a_small_fast_face_that_never_overlaps_itself_is_followed() -> None:
     tracker = Tracker(0.4)
     for i in range(20):
-        tracks, _ = tracker.update(found((at(10 * i, side=8), MASK, 0.9)), i / 10)
-        assert [track.number for track in tracks] == [1]
+        tracks, _ = tracker.update(make_detections((box_at(10 * i, side=8), MASK, 0.9)), i / 10)
+        assert [track.track_id for track in tracks] == [1]
 
 
-def test_a_face_hidden_for_less_than_keep_is_the_same_one_and_after_it_another() -> None:
+def test_a_face_lost_for_less_than_the_buffer_keeps_its_track() -> None:
     tracker = Tracker(0.4)
-    tracker.update(found((at(10), MASK, 0.9)), 0.0)
-    tracker.update(found((at(12), MASK, 0.9)), 0.1)
-    assert not nobody(tracker, 0.1, KEEP)
-    tracks, _ = tracker.update(found((at(12 + 20 * 0.9), MASK, 0.9)), KEEP)  # it went on at its speed
-    assert [track.number for track in tracks] == [1]
-    assert [track.number for track in nobody(tracker, KEEP, 2 * KEEP + 0.15)] == [1]
-    tracks, _ = tracker.update(found((at(30), MASK, 0.9)), 2 * KEEP + 0.2)
-    assert [track.number for track in tracks] == [2]
+    tracker.update(make_detections((box_at(10), MASK, 0.9)), 0.0)
+    tracker.update(make_detections((box_at(12), MASK, 0.9)), 0.1)
+    assert not run_without_faces(tracker, 0.1, LOST_TRACK_BUFFER)
+    tracks, _ = tracker.update(
+        make_detections((box_at(12 + 20 * 0.9), MASK, 0.9)), LOST_TRACK_BUFFER
+    )  # it moved at its velocity
+    assert [track.track_id for track in tracks] == [1]
+    assert [
+        track.track_id for track in run_without_faces(tracker, LOST_TRACK_BUFFER, 2 * LOST_TRACK_BUFFER + 0.15)
+    ] == [1]
+    tracks, _ = tracker.update(make_detections((box_at(30), MASK, 0.9)), 2 * LOST_TRACK_BUFFER + 0.2)
+    assert [track.track_id for track in tracks] == [2]
 
 
 def test_a_face_seen_once_a_second_is_followed() -> None:
     tracker = Tracker(0.4)
     for i in range(6):
-        tracks, ended = tracker.update(found((at(10 + 60 * i, side=40), MASK, 0.9)), 1.2 * i)
-        assert [track.number for track in tracks] == [1] and not ended
-    assert tracks[0].sure
-    assert tracker.update(found(), 1.2 * 6) == ([], [])
-    assert tracker.update(found(), 1.2 * 7) == ([], [])
-    _, ended = tracker.update(found(), 1.2 * 8)
+        tracks, ended = tracker.update(make_detections((box_at(10 + 60 * i, side=40), MASK, 0.9)), 1.2 * i)
+        assert [track.track_id for track in tracks] == [1] and not ended
+    assert tracks[0].confirmed
+    assert tracker.update(make_detections(), 1.2 * 6) == ([], [])
+    assert tracker.update(make_detections(), 1.2 * 7) == ([], [])
+    _, ended = tracker.update(make_detections(), 1.2 * 8)
     assert len(ended) == 1
 
 
-def test_two_frames_at_one_time_do_not_throw_a_face_off() -> None:
+def test_two_frames_at_one_time_keep_the_track() -> None:
     tracker = Tracker(0.4)
     for time, x in ((0.0, 10), (0.04, 12), (0.04, 14), (0.08, 16), (0.12, 18)):
-        tracks, _ = tracker.update(found((at(x), MASK, 0.9)), time)
-        assert [track.number for track in tracks] == [1]
+        tracks, _ = tracker.update(make_detections((box_at(x), MASK, 0.9)), time)
+        assert [track.track_id for track in tracks] == [1]
 
 
-def test_a_face_of_no_score_at_all_is_taken() -> None:
+def test_a_face_of_score_zero_is_tracked() -> None:
     tracker = Tracker(0.0)
     for i in range(3):
-        tracks, _ = tracker.update(found((at(10), MASK, 0.0)), i / 10)
+        tracks, _ = tracker.update(make_detections((box_at(10), MASK, 0.0)), i / 10)
         assert len(tracks) == 1
 
 
 def test_hidden_tells_where_a_sure_face_is_expected() -> None:
     tracker = Tracker(0.4)
-    for i in range(SURE_HITS):
-        tracker.update(found((at(10 + i), MASK, 0.9)), i / 10)
-        assert len(tracker.hidden(i / 10)) == 0
-    tracker.update(found(), SURE_HITS / 10)
-    np.testing.assert_allclose(tracker.hidden(SURE_HITS / 10), [at(10 + SURE_HITS)], atol=0.01)
+    for i in range(CONFIRM_HITS):
+        tracker.update(make_detections((box_at(10 + i), MASK, 0.9)), i / 10)
+        assert len(tracker.lost_boxes(i / 10)) == 0
+    tracker.update(make_detections(), CONFIRM_HITS / 10)
+    np.testing.assert_allclose(tracker.lost_boxes(CONFIRM_HITS / 10), [box_at(10 + CONFIRM_HITS)], atol=0.01)
 
 
 def test_a_weak_detection_continues_a_sure_track_and_starts_none() -> None:
     tracker = Tracker(0.4)
-    weak = (at(10), MASK, 0.2)
-    assert tracker.update(found(weak), 0.0) == ([], [])
-    for i in range(SURE_HITS):
-        tracker.update(found((at(10), MASK, 0.9)), 1 + i / 10)
-    tracks, _ = tracker.update(found(weak), 2.0)
-    assert [track.number for track in tracks] == [1]
-    assert tracks[0].last == 2.0
+    weak = (box_at(10), MASK, 0.2)
+    assert tracker.update(make_detections(weak), 0.0) == ([], [])
+    for i in range(CONFIRM_HITS):
+        tracker.update(make_detections((box_at(10), MASK, 0.9)), 1 + i / 10)
+    tracks, _ = tracker.update(make_detections(weak), 2.0)
+    assert [track.track_id for track in tracks] == [1]
+    assert tracks[0].last_time == 2.0
 
 
-def test_a_false_alarm_of_one_frame_is_not_sure() -> None:
+def test_a_false_alarm_of_one_frame_is_not_confirmed() -> None:
     tracker = Tracker(0.4)
-    tracks, _ = tracker.update(found((at(10), MASK, 0.9)), 0.0)
-    assert not tracks[0].sure
-    (ended,) = nobody(tracker, 0, KEEP + 0.25)
-    assert not ended.sure
+    tracks, _ = tracker.update(make_detections((box_at(10), MASK, 0.9)), 0.0)
+    assert not tracks[0].confirmed
+    (ended,) = run_without_faces(tracker, 0, LOST_TRACK_BUFFER + 0.25)
+    assert not ended.confirmed
 
 
 @pytest.mark.parametrize("fps", [2, 25])
@@ -121,41 +125,41 @@ def test_one_wrong_frame_does_not_change_the_label_and_a_lasting_change_does(fps
     tracker = Tracker(0.4)
     time, labels = 0.0, []
     for probs in [MASK] * 2 * fps + [BARE] + [MASK] * fps + [BARE] * 2 * fps:
-        tracks, _ = tracker.update(found((at(10), probs, 0.9)), time)
-        labels.append(as_detections(tracks, found()).labels[0])
+        tracks, _ = tracker.update(make_detections((box_at(10), probs, 0.9)), time)
+        labels.append(to_detections(tracks, make_detections()).labels[0])
         time += 1 / fps
     before, after = labels[: 3 * fps + 1], labels[3 * fps + 1 :]
-    if fps == 25:  # at 2 frames a second a frame is half of what is averaged
+    if fps == 25:  # at 2 frames per second one frame is half of the average
         assert set(before) == {"with_mask"}
     assert after[-1] == "without_mask"
     changed = after.index("without_mask") / fps
-    assert changed <= 1.5 * SMOOTH
+    assert changed <= 1.5 * SMOOTHING_TIME
 
 
-def test_probabilities_stay_probabilities_and_lie_between_what_was_seen() -> None:
+def test_smoothed_probabilities_stay_probabilities_within_the_detections() -> None:
     tracker = Tracker(0.1)
     rng = np.random.default_rng(0)
     for i in range(100):
         probs = rng.dirichlet([1, 1, 1])
-        tracks, _ = tracker.update(found((at(10), probs, rng.uniform(0.5, 1))), i / 10)
+        tracks, _ = tracker.update(make_detections((box_at(10), probs, rng.uniform(0.5, 1))), i / 10)
         (track,) = tracks
         assert track.probs.sum() == pytest.approx(1, abs=1e-5)
         assert track.probs.min() >= 0
         assert 0.5 <= track.face_score <= 1
 
 
-def test_what_was_seen_keeps_the_order_of_scores() -> None:
+def test_tracks_keep_the_order_of_scores() -> None:
     tracker = Tracker(0.4)
-    tracks, _ = tracker.update(found((at(10), MASK, 0.6), (at(100), BARE, 0.95)), 0.0)
-    seen = as_detections(tracks, found())
+    tracks, _ = tracker.update(make_detections((box_at(10), MASK, 0.6), (box_at(100), BARE, 0.95)), 0.0)
+    seen = to_detections(tracks, make_detections())
     assert seen.labels == ("without_mask", "with_mask")
-    assert [track.number for track in tracks] == [1, 2]
-    assert len(as_detections([], found())) == 0
+    assert [track.track_id for track in tracks] == [1, 2]
+    assert len(to_detections([], make_detections())) == 0
 
 
-def test_end_gives_every_track_once() -> None:
+def test_end_returns_every_track_once() -> None:
     tracker = Tracker(0.4)
-    tracker.update(found((at(10), MASK, 0.9), (at(100), BARE, 0.9)), 0.0)
+    tracker.update(make_detections((box_at(10), MASK, 0.9), (box_at(100), BARE, 0.9)), 0.0)
     assert len(tracker.end()) == 2
     assert tracker.end() == []
 
@@ -165,8 +169,8 @@ spots = st.tuples(st.integers(0, 12), st.integers(0, 8), st.integers(0, 6), st.i
 )
 
 
-def slow_overlap(one: tuple[int, ...], other: tuple[int, ...], by: float) -> float:
-    """IoU of two boxes, each made larger by a share of its sides."""
+def slow_buffered_iou(one: tuple[int, ...], other: tuple[int, ...], by: float) -> float:
+    """Return the IoU of two boxes, each enlarged by a share of its sides."""
     (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = (
         (x1 - by * (x2 - x1), y1 - by * (y2 - y1), x2 + by * (x2 - x1), y2 + by * (y2 - y1))
         for x1, y1, x2, y2 in (one, other)
@@ -177,20 +181,22 @@ def slow_overlap(one: tuple[int, ...], other: tuple[int, ...], by: float) -> flo
 
 
 @given(st.lists(spots, max_size=6), st.lists(spots, max_size=6), st.sampled_from([0.0, 0.1, 0.2, 3.0]))
-def test_faces_are_told_apart_as_a_slow_version_does(
+def test_faces_are_matched_as_a_slow_version_does(
     before: list[tuple[int, ...]], after: list[tuple[int, ...]], step: float
 ) -> None:
     tracker = Tracker(0.1)
-    tracker.update(found(*((box, MASK, 0.9) for box in before)), 0.0)
-    by = BUFFER * min(max(step / USUAL_STEP, 1), MOST_STEPS)
-    overlaps = {(i, k): slow_overlap(one, other, by) for i, one in enumerate(before) for k, other in enumerate(after)}
-    # Of pairs that overlap alike, float32 rounding decides, but for pairs of the same boxes.
-    distinct = {(before[i], after[k]): overlap for (i, k), overlap in overlaps.items() if overlap > LEAST_OVERLAP / 2}
-    assume(all(b - a > 1e-5 for a, b in pairwise(sorted([*distinct.values(), LEAST_OVERLAP]))))
-    expected: dict[int, int] = {}  # detection -> number of the track
+    tracker.update(make_detections(*((box, MASK, 0.9) for box in before)), 0.0)
+    by = IOU_BUFFER * min(max(step / REFERENCE_STEP, 1), MAX_BUFFER_SCALE)
+    overlaps = {
+        (i, k): slow_buffered_iou(one, other, by) for i, one in enumerate(before) for k, other in enumerate(after)
+    }
+    # Float32 rounding decides between pairs that overlap alike, except pairs of the same boxes.
+    distinct = {(before[i], after[k]): overlap for (i, k), overlap in overlaps.items() if overlap > MIN_IOU / 2}
+    assume(all(b - a > 1e-5 for a, b in pairwise(sorted([*distinct.values(), MIN_IOU]))))
+    expected: dict[int, int] = {}  # detection -> track id
     while overlaps:
         (i, k), best = max(overlaps.items(), key=lambda item: (item[1], -item[0][0], -item[0][1]))
-        if best < LEAST_OVERLAP:
+        if best < MIN_IOU:
             break
         expected[k] = i + 1
         overlaps = {pair: value for pair, value in overlaps.items() if pair[0] != i and pair[1] != k}
@@ -199,7 +205,7 @@ def test_faces_are_told_apart_as_a_slow_version_does(
         if k not in expected:
             new += 1
             expected[k] = new
-    tracks, _ = tracker.update(found(*((box, MASK, 0.9) for box in after)), step)
-    assert [track.number for track in tracks] == [expected[k] for k in range(len(after))]
+    tracks, _ = tracker.update(make_detections(*((box, MASK, 0.9) for box in after)), step)
+    assert [track.track_id for track in tracks] == [expected[k] for k in range(len(after))]
     assert [track.box.tolist() for track in tracks] == [list(box) for box in after]
-    assert len({track.number for track in tracks}) == len(after)
+    assert len({track.track_id for track in tracks}) == len(after)

@@ -1,4 +1,4 @@
-"""Events posted to real servers: in order, again where that may help, never in the video's way."""
+"""Events are posted to real servers in order, with retries, and never block the video."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ import pytest
 from common.errors import UserError
 from pipeline.video import webhook
 from pipeline.video.events import Event
-from pipeline.video.webhook import Webhook, check_address
+from pipeline.video.webhook import Webhook, check_webhook_address
 
-CLOSE, HANG = "close", "hang"
+CLOSE_CONNECTION, HANG = "close", "hang"
 
 
-class Server:
-    """Answers one request after another as told, then always 200; keeps what came."""
+class HookServer:
+    """Gives one request after another the next answer, then always 200; records the requests."""
 
     def __init__(self, *answers: int | str) -> None:
-        self.came: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
         self.times: list[float] = []
         self.address = ""
-        self.go = threading.Event()  # what ends a hanging answer
+        self.release = threading.Event()  # ends a hanging answer
         self._answers = list(answers)
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         self.times.append(time.monotonic())
         body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
-        self.came.append((request.command, request.path, dict(request.headers), body))
+        self.requests.append((request.command, request.path, dict(request.headers), body))
         code = self._answers.pop(0) if self._answers else 200
         if code == HANG:
-            self.go.wait(20)
+            self.release.wait(20)
         if isinstance(code, int):
             request.send_response(code)
             if 300 <= code < 400:
@@ -47,28 +47,28 @@ class Server:
 
     @property
     def tracks(self) -> list[int]:
-        return [json.loads(body)["track"] for _, _, _, body in self.came]
+        return [json.loads(body)["track"] for _, _, _, body in self.requests]
 
 
 @contextmanager
-def serving(*answers: int | str, port: int = 0) -> Iterator[Server]:
-    told = Server(*answers)
+def hook_server(*answers: int | str, port: int = 0) -> Iterator[HookServer]:
+    recorder = HookServer(*answers)
 
-    class Handler(BaseHTTPRequestHandler):
+    class HookHandler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            told.answer(self)
+            recorder.answer(self)
 
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), HookHandler)
     server.daemon_threads = True
-    told.address = f"http://127.0.0.1:{server.server_address[1]}"
+    recorder.address = f"http://127.0.0.1:{server.server_address[1]}"
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
-        yield told
+        yield recorder
     finally:
-        told.go.set()
+        recorder.release.set()
         server.shutdown()
         server.server_close()
 
@@ -79,29 +79,29 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def event(track: int) -> Event:
+def make_event(track: int) -> Event:
     words = "entered without mask", "마스크.mp4", 1.5, None, 30, track, "without_mask"
     return Event("entered", *words, False, 0.9, None, 0.5, 1.0, 2.0, 3.0, 4.0)
 
 
-def quick(address: str, **options: Any) -> Webhook:
-    return Webhook(address, **{"first_wait": 0.01, **options})
+def quick_webhook(address: str, **options: Any) -> Webhook:
+    return Webhook(address, **{"initial_backoff": 0.01, **options})
 
 
-def eventually(true: Callable[[], bool], seconds: float = 10) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
     until = time.monotonic() + seconds
-    while not true():
+    while not condition():
         assert time.monotonic() < until
         time.sleep(0.01)
 
 
 def test_events_arrive_as_json_in_order(capsys: pytest.CaptureFixture[str]) -> None:
-    with serving() as server:
-        with quick(f"{server.address}/api/hook?key=1#part") as hook:
+    with hook_server() as server:
+        with quick_webhook(f"{server.address}/api/hook?key=1#part") as hook:
             for track in range(20):
-                hook.add(event(track))
+                hook.add(make_event(track))
         assert server.tracks == list(range(20)) and (hook.sent, hook.lost) == (20, 0)
-    method, path, headers, body = server.came[3]
+    method, path, headers, body = server.requests[3]
     assert (method, path, headers["Content-Type"]) == ("POST", "/api/hook?key=1", "application/json")
     assert "Authorization" not in headers
     assert json.loads(body) == {
@@ -125,45 +125,45 @@ def test_events_arrive_as_json_in_order(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("refusal", [500, 503, 429, 408, CLOSE])
-def test_what_may_pass_is_tried_again_with_growing_waits(refusal: int | str) -> None:
-    with serving(*[refusal] * 4) as server:
-        with quick(server.address, first_wait=0.02) as hook:
-            hook.add(event(1))
-            hook.add(event(2))
+@pytest.mark.parametrize("refusal", [500, 503, 429, 408, CLOSE_CONNECTION])
+def test_temporary_failures_are_retried_with_growing_waits(refusal: int | str) -> None:
+    with hook_server(*[refusal] * 4) as server:
+        with quick_webhook(server.address, initial_backoff=0.02) as hook:
+            hook.add(make_event(1))
+            hook.add(make_event(2))
         assert server.tracks == [1] * 5 + [2] and (hook.sent, hook.lost) == (2, 0)
     waits = [after - before for before, after in zip(server.times[:4], server.times[1:5], strict=True)]
     assert all(wait >= 0.02 * 2**i for i, wait in enumerate(waits))
 
 
-def test_a_server_that_comes_up_later() -> None:
-    with serving() as gone:
+def test_a_server_that_starts_later() -> None:
+    with hook_server() as gone:
         port = int(gone.address.rsplit(":", 1)[1])
-    with quick(gone.address, first_wait=0.2) as hook:  # nobody listens there
-        hook.add(event(1))
+    with quick_webhook(gone.address, initial_backoff=0.2) as hook:  # no server listens there
+        hook.add(make_event(1))
         time.sleep(0.1)
-        with serving(port=port) as server:
+        with hook_server(port=port) as server:
             hook.close()
     assert server.tracks == [1] and hook.lost == 0
 
 
-def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(webhook, "TRIES", 2)
-    with serving() as gone:
+def test_no_server(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(webhook, "MAX_ATTEMPTS", 2)
+    with hook_server() as gone:
         pass
-    with quick(gone.address) as hook:
-        hook.add(event(1))
+    with quick_webhook(gone.address) as hook:
+        hook.add(make_event(1))
     assert (hook.sent, hook.lost) == (0, 1)
-    said = f"{gone.address}: an event could not be sent (Connection refused); check the --webhook address"
-    assert capsys.readouterr().err.splitlines()[0] == said
+    message = f"{gone.address}: an event could not be sent (Connection refused); check the --webhook address"
+    assert capsys.readouterr().err.splitlines()[0] == message
 
 
 @pytest.mark.parametrize("refusal", [400, 401, 404, 301, 302, 307])
-def test_other_refusals_are_not_tried_again(refusal: int, capsys: pytest.CaptureFixture[str]) -> None:
-    with serving(refusal) as server:
-        with quick(server.address) as hook:
-            hook.add(event(1))
-            hook.add(event(2))
+def test_other_refusals_are_not_retried(refusal: int, capsys: pytest.CaptureFixture[str]) -> None:
+    with hook_server(refusal) as server:
+        with quick_webhook(server.address) as hook:
+            hook.add(make_event(1))
+            hook.add(make_event(2))
         assert server.tracks == [1, 2] and (hook.sent, hook.lost) == (1, 1)
     assert capsys.readouterr().err == (
         f"{server.address}: an event could not be sent (it answered {refusal}); check the --webhook address\n"
@@ -171,14 +171,14 @@ def test_other_refusals_are_not_tried_again(refusal: int, capsys: pytest.Capture
     )
 
 
-def test_an_event_that_is_refused_too_often_is_lost_and_the_next_ones_go_on(
+def test_an_event_refused_too_often_is_lost_and_the_next_ones_are_sent(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(webhook, "TRIES", 3)
-    with serving(*[500] * 6) as server:
-        with quick(server.address) as hook:
+    monkeypatch.setattr(webhook, "MAX_ATTEMPTS", 3)
+    with hook_server(*[500] * 6) as server:
+        with quick_webhook(server.address) as hook:
             for track in (1, 2, 3):
-                hook.add(event(track))
+                hook.add(make_event(track))
         assert server.tracks == [1, 1, 1, 2, 2, 2, 3] and (hook.sent, hook.lost) == (1, 2)
     assert capsys.readouterr().err.splitlines() == [
         f"{server.address}: an event could not be sent (it answered 500); check the --webhook address",
@@ -186,37 +186,37 @@ def test_an_event_that_is_refused_too_often_is_lost_and_the_next_ones_go_on(
     ]
 
 
-def test_a_server_that_hangs_is_not_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
-    with serving(HANG) as server:
-        hook = quick(server.address)
+def test_a_hanging_server_does_not_block(capsys: pytest.CaptureFixture[str]) -> None:
+    with hook_server(HANG) as server:
+        hook = quick_webhook(server.address)
         began = time.monotonic()
         for track in range(500):
-            hook.add(event(track))
+            hook.add(make_event(track))
         assert time.monotonic() - began < 0.5
-        hook.close(wait=0.2)
+        hook.close(timeout=0.2)
         assert time.monotonic() - began < 3
-    hook._thread.join(5)  # its connection is closed now, which nobody needs to hear of any more
+    hook._thread.join(5)  # its connection is closed now, which is not reported any more
     assert hook.lost == 500
     assert capsys.readouterr().err == f"{server.address}: 500 of 500 events could not be sent\n"
 
 
-def test_a_server_that_hangs_is_tried_again() -> None:
-    with serving(HANG) as server:
-        with quick(server.address, timeout=0.2) as hook:
-            hook.add(event(1))
-            hook.add(event(2))
+def test_a_hanging_server_is_retried() -> None:
+    with hook_server(HANG) as server:
+        with quick_webhook(server.address, timeout=0.2) as hook:
+            hook.add(make_event(1))
+            hook.add(make_event(2))
         assert server.tracks == [1, 1, 2] and (hook.sent, hook.lost) == (2, 0)
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(webhook, "MOST_WAITING", 10)
-    with serving(HANG) as server:
-        with quick(server.address) as hook:
-            hook.add(event(0))
-            eventually(lambda: len(server.came) == 1)
+    monkeypatch.setattr(webhook, "MAX_QUEUED", 10)
+    with hook_server(HANG) as server:
+        with quick_webhook(server.address) as hook:
+            hook.add(make_event(0))
+            wait_until(lambda: len(server.requests) == 1)
             for track in range(1, 31):
-                hook.add(event(track))
-            server.go.set()  # the answer to the first never comes: its connection is closed, and it is sent again
+                hook.add(make_event(track))
+            server.release.set()  # the first one gets no answer: its connection is closed, and it is sent again
         assert server.tracks == [0, *range(11)] and (hook.sent, hook.lost) == (11, 20)
     assert capsys.readouterr().err.splitlines() == [
         f"{server.address}: an event could not be sent (too many wait to be sent); check the --webhook address",
@@ -224,14 +224,14 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     ]
 
 
-def test_the_end_waits_for_what_is_under_way_no_longer_than_told(capsys: pytest.CaptureFixture[str]) -> None:
-    with serving(*[500] * 99) as server:
-        hook = quick(server.address, first_wait=30)
+def test_close_waits_for_unsent_events_until_its_timeout(capsys: pytest.CaptureFixture[str]) -> None:
+    with hook_server(*[500] * 99) as server:
+        hook = quick_webhook(server.address, initial_backoff=30)
         for track in range(5):
-            hook.add(event(track))
-        eventually(lambda: len(server.came) == 1)
+            hook.add(make_event(track))
+        wait_until(lambda: len(server.requests) == 1)
         began = time.monotonic()
-        hook.close(wait=0.1)
+        hook.close(timeout=0.1)
         assert time.monotonic() - began < 3 and not hook._thread.is_alive()
     assert (hook.sent, hook.lost) == (0, 5) and "5 of 5 events could not be sent" in capsys.readouterr().err
 
@@ -244,23 +244,23 @@ def test_the_end_waits_for_what_is_under_way_no_longer_than_told(capsys: pytest.
         ("m%40e:s%3Ae%2Fcret", "Basic bUBlOnM6ZS9jcmV0"),  # m@e and s:e/cret
     ],
 )
-def test_user_and_password_go_as_basic_authentication(
+def test_user_and_password_are_sent_as_basic_authentication(
     user: str, header: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with serving(200, 404) as server:
-        with quick(server.address.replace("://", f"://{user}@")) as hook:
-            hook.add(event(1))
-            hook.add(event(2))
-        assert [headers["Authorization"] for _, _, headers, _ in server.came] == [header] * 2
-        assert server.came[0][2]["Host"] == server.address.removeprefix("http://")
-    said = capsys.readouterr().err
-    assert f"{server.address}: an event could not be sent" in said and "me" not in said and "cret" not in said
+    with hook_server(200, 404) as server:
+        with quick_webhook(server.address.replace("://", f"://{user}@")) as hook:
+            hook.add(make_event(1))
+            hook.add(make_event(2))
+        assert [headers["Authorization"] for _, _, headers, _ in server.requests] == [header] * 2
+        assert server.requests[0][2]["Host"] == server.address.removeprefix("http://")
+    message = capsys.readouterr().err
+    assert f"{server.address}: an event could not be sent" in message and "me" not in message and "cret" not in message
 
 
-def test_a_host_that_is_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(webhook, "TRIES", 1)
-    with quick(f"http://{'a' * 80}/") as hook:  # a label of more than 63 letters
-        hook.add(event(1))
+def test_a_bad_host_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(webhook, "MAX_ATTEMPTS", 1)
+    with quick_webhook(f"http://{'a' * 80}/") as hook:  # a label of more than 63 letters
+        hook.add(make_event(1))
     assert hook.lost == 1 and "an event could not be sent" in capsys.readouterr().err
 
 
@@ -283,14 +283,14 @@ def test_a_host_that_is_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         "http://host/한",
     ],
 )
-def test_what_is_no_address(address: str) -> None:
+def test_bad_addresses(address: str) -> None:
     with pytest.raises(UserError) as caught:
         Webhook(address)
-    assert str(caught.value) == ("--webhook is no web address; give one such as http://127.0.0.1:8123/api/webhook/mask")
+    assert "--webhook is not a web address" in str(caught.value)
 
 
 @pytest.mark.parametrize(
     "address", ["http://host", "https://me:pw@host:8123/a?b=c", "http://[::1]:8123/", "HTTP://HOST/"]
 )
-def test_addresses(address: str) -> None:
-    check_address(address)
+def test_good_addresses(address: str) -> None:
+    check_webhook_address(address)

@@ -1,0 +1,73 @@
+"""Arguments of the command pipeline.detect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Optional
+
+import tyro
+
+from common.parallel import usable_cores
+from pipeline.inference.device import Device
+from pipeline.video.options import VideoOptions
+
+MOST_WORKERS = 8  # without --workers: each may hold a photo of 89 million pixels
+
+# tyro checks `X | None` and `tuple[str, ...]` with typeguard, whose import takes 0.1 s; it does not check these types.
+# ruff: noqa: UP045
+
+
+@dataclass(frozen=True)
+class DetectArgs:
+    """Find the faces in photos or videos, and report whether each wears a mask, no mask, or wears it wrongly."""
+
+    paths: tyro.conf.Positional[tuple] = ()
+    """Photos, folders (with all folders below) and glob patterns; or videos and addresses of streams (rtsp://...)."""
+    bundle: Optional[Path] = None
+    """Bundle directory to use; the project's own bundle when not given."""
+    min_score: Optional[float] = None
+    """Smallest score reported, 0 to 1 (the bundle's when not given); 0 keeps every candidate."""
+    min_face: Optional[float] = None
+    """Smallest face to detect, in pixels (the bundle's when not given); larger is faster."""
+    out: Path = Path("detections")
+    """Folder of the annotated pictures and videos."""
+    json: Optional[Path] = None
+    """JSON file; detections.json in the --out folder when not given. For a video: one line per frame, in NAME.jsonl."""
+    csv: Optional[Path] = None
+    """Also write one row per face to this file (photos)."""
+    submission: Optional[Path] = None
+    """Also write image_id,PredictionString rows to this file, the format of detection competitions."""
+    pictures: bool = True
+    """Write annotated pictures and videos."""
+    boxes: bool = True
+    """Draw boxes and labels into the pictures."""
+    blur: bool = False
+    """Make every face in the pictures unrecognisable."""
+    video: tyro.conf.OmitArgPrefixes[VideoOptions] = field(default_factory=VideoOptions)
+    """For videos, streams and cameras only."""
+    workers: Optional[int] = None
+    """Photos or frames processed at a time; if not given, one per core (8 at most), one with cuda or a live source."""
+    threads: int = 1
+    """Threads of each network; more workers are faster."""
+    device: Device = "cpu"
+    """Device of the networks; cuda needs the package onnxruntime-gpu."""
+
+    @property
+    def json_file(self) -> Path:
+        """Path of the JSON file for photos."""
+        return self.json or self.out / "detections.json"
+
+    def output_files(self) -> dict[str, Path]:
+        """Return the files to be written for photos, by flag."""
+        files = {"--json": self.json_file, "--csv": self.csv, "--submission": self.submission}
+        return {flag: path for flag, path in files.items() if path is not None}
+
+    def photo_workers(self, images: int) -> int:
+        """Return the number of photos processed at a time, of `images` in all."""
+        return min(self.workers or default_workers(self.device), images)
+
+
+def default_workers(device: Device) -> int:
+    """Return the number of workers without --workers: one per core, 8 at most; one with cuda."""
+    return 1 if device == "cuda" else min(usable_cores(), MOST_WORKERS)

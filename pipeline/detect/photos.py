@@ -1,0 +1,183 @@
+"""Detects the faces of photos and writes what the arguments ask for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.boxes import Boxes
+from common.cli import progress
+from common.display import shown
+from common.errors import MediaError, UserError
+from common.files import check_folder
+from common.images import Photo, read_image
+from common.parallel import map_ordered
+from common.paths import FoundImage
+from pipeline.detect.args import DetectArgs
+from pipeline.detect.summary import MAX_FACE_TABLES, DetectSummary
+from pipeline.detect.writers import (
+    DetectionWriter,
+    JsonWriter,
+    PictureNames,
+    csv_writer,
+    json_writer,
+    submission_writer,
+)
+from pipeline.inference.blur import LEAST_SCORE, blur_faces
+from pipeline.inference.draw import draw
+from pipeline.inference.image_writer import write_image
+from pipeline.inference.results import ImageResult, image_result
+
+if TYPE_CHECKING:
+    from pipeline.inference.detections import Detections
+    from pipeline.inference.predictor import Predictor
+
+
+def detect_images(
+    args: DetectArgs, images: Sequence[FoundImage], errors: Sequence[MediaError], predictor: Predictor
+) -> DetectSummary:
+    """Detect faces in each image and write the outputs in order; memory does not grow with the number of images.
+
+    An image that cannot be read or drawn is reported on standard error and counted as failed.
+
+    Args:
+        args: arguments of the command.
+        images: the images to process.
+        errors: errors of paths without an image, recorded in the JSON.
+        predictor: detects the faces.
+
+    Raises:
+        UserError: an output cannot be written.
+    """
+    summary = DetectSummary(failed=len(errors))
+    names = _picture_names(args, images) if args.pictures else None
+    with ExitStack() as stack:
+        to_json, tables = _open_writers(stack, args, images, predictor)
+        for error in errors:
+            to_json.add_error(error)
+        jobs = ((image, names.name(image) if names else None) for image in images)
+        workers = args.photo_workers(len(images))
+        results = map_ordered(lambda job: _detect_photo(args, predictor, *job), jobs, workers)
+        stack.enter_context(closing(results))
+        bar = stack.enter_context(progress()) if len(images) > MAX_FACE_TABLES else None
+        for result in bar.track(results, len(images), description="detecting") if bar else results:
+            _record(result, summary, to_json, tables)
+    return summary
+
+
+def _picture_names(args: DetectArgs, images: Sequence[FoundImage]) -> PictureNames:
+    # For an input that is a link, both the link and its target are kept.
+    inputs = {name for image in images for name in (image.path, os.path.realpath(image.path))}
+    return PictureNames(args.out, [*inputs, *args.output_files().values()])
+
+
+def _open_writers(
+    stack: ExitStack, args: DetectArgs, images: Sequence[FoundImage], predictor: Predictor
+) -> tuple[JsonWriter, list[DetectionWriter]]:
+    """Return the writer of the JSON and the writers of the tables; `stack` closes their files."""
+    class_names = predictor.bundle.meta.class_names
+    if args.pictures:
+        with _naming_flag("--out", args.out):
+            check_folder(args.out)
+    with _naming_flag("--json", args.json_file):
+        to_json = stack.enter_context(json_writer(args.json_file, predictor.bundle.describe()))
+    tables: list[DetectionWriter] = []
+    if args.csv:
+        with _naming_flag("--csv", args.csv):
+            tables.append(stack.enter_context(csv_writer(args.csv, class_names)))
+    if args.submission:
+        with _naming_flag("--submission", args.submission):
+            tables.append(stack.enter_context(submission_writer(args.submission, images, class_names)))
+    return to_json, tables
+
+
+@contextmanager
+def _naming_flag(flag: str, path: Path) -> Iterator[None]:
+    """Turn an OSError at opening an output into one line with the flag that fixes it."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{shown(path)}: cannot be written ({error.strerror}); name another place with {flag}"
+        ) from error
+
+
+@dataclass(frozen=True)
+class PhotoResult:
+    """Result of one photo.
+
+    Attributes:
+        image: the photo.
+        result: its faces; None where it cannot be read.
+        read_error: why it cannot be read.
+        picture: the annotated picture, where one was written.
+        write_error: why no annotated picture could be written.
+    """
+
+    image: FoundImage
+    result: ImageResult | None = None
+    read_error: MediaError | None = None
+    picture: Path | None = None
+    write_error: MediaError | None = None
+
+
+def _detect_photo(args: DetectArgs, predictor: Predictor, image: FoundImage, picture: Path | None) -> PhotoResult:
+    """Read a photo, detect its faces, and write the annotated `picture`, if any."""
+    try:
+        photo = predictor.read(image.path, args.min_face)
+    except MediaError as error:
+        return PhotoResult(image, read_error=error)
+    detections, blur_boxes = _detect_faces(args, predictor, photo)
+    result = image_result(image, photo.size, detections)
+    if picture is None:
+        return PhotoResult(image, result)
+    try:
+        # Detection runs on the reduced photo, with pictures and without, so that both give the same faces.
+        pixels = photo.pixels if photo.scale == (1, 1) else read_image(image.path)
+        if args.blur:
+            pixels = blur_faces(pixels, blur_boxes)
+        write_image(picture, draw(pixels, detections, landmarks=not args.blur) if args.boxes else pixels)
+    except MediaError as error:
+        return PhotoResult(image, result, write_error=error)
+    return PhotoResult(image, result, picture=picture)
+
+
+def _detect_faces(args: DetectArgs, predictor: Predictor, photo: Photo) -> tuple[Detections, Boxes]:
+    """Return the faces to report, and (N, 4) boxes of all possible faces where faces are blurred."""
+    if not (args.blur and args.pictures):
+        detections = predictor.detect(photo, args.min_score, args.min_face)
+        return detections, detections.boxes
+    min_score = predictor.bundle.meta.score_threshold if args.min_score is None else args.min_score
+    detections = predictor.detect(photo, min(min_score, LEAST_SCORE), args.min_face)
+    return detections[detections.scores >= min_score], detections.boxes
+
+
+def _record(photo: PhotoResult, summary: DetectSummary, to_json: JsonWriter, tables: Sequence[DetectionWriter]) -> None:
+    """Count one photo and write its rows."""
+    if photo.result is None:
+        assert photo.read_error is not None
+        warn(photo.read_error)
+        summary.failed += 1
+        for writer in (to_json, *tables):
+            writer.add_failure(photo.image, photo.read_error)
+        return
+    summary.add(photo.result)
+    for writer in (to_json, *tables):
+        writer.add(photo.result)
+    if photo.write_error is not None:
+        warn(photo.write_error)
+        summary.failed += 1
+        to_json.add_error(photo.write_error)
+    elif photo.picture is not None:
+        summary.last_picture = photo.picture
+        summary.pictures += 1
+
+
+def warn(error: MediaError) -> None:
+    """Print an error that does not stop the run."""
+    print(f"error: {error}", file=sys.stderr)

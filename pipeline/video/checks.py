@@ -1,0 +1,54 @@
+"""Checks the options of videos before a predictor is loaded."""
+
+from __future__ import annotations
+
+import os
+
+from common.display import shown
+from common.errors import UserError
+from common.paths import is_video, location
+from pipeline.video.events import check_event_file
+from pipeline.video.options import VideoConfig
+from pipeline.video.webhook import check_webhook_address
+
+
+def check_config(config: VideoConfig) -> None:
+    """Raise UserError for options that do not fit videos or one another."""
+    options = config.options
+    _check_sources(config)
+    if options.frame_stride < 1:
+        raise UserError(f"--frame-stride is {options.frame_stride}; use 1 or more")
+    for flag, value in (("--max-fps", options.max_fps), ("--seconds", options.seconds)):
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(f"{flag} is {value:g}; use a number above 0")
+    if options.events:
+        check_event_file(options.events)
+    if options.webhook:
+        check_webhook_address(options.webhook)
+    _check_output_files(config)
+
+
+def _check_sources(config: VideoConfig) -> None:
+    camera = config.options.camera
+    if camera is None:
+        for path in config.paths:
+            if not is_video(path):
+                raise UserError(f"{shown(path)}: is not a video; run pictures and videos in separate commands")
+    elif config.paths:
+        raise UserError("--camera and file names are given; use one or the other")
+    elif camera < 0:
+        raise UserError(f"--camera is {camera}; use a camera's number, 0 for the first")
+
+
+def _check_output_files(config: VideoConfig) -> None:
+    flags = (("--json", config.json), ("--events", config.options.events))
+    files = {flag: path for flag, path in flags if path is not None}
+    for flag, path in files.items():
+        if len(config.paths) > 1:
+            raise UserError(f"{shown(path)}: {flag} names one file for several videos; remove {flag}")
+        if path.exists() and not path.is_file():
+            raise UserError(f"{shown(path)}: is a folder or device; name a file with {flag}")
+        if any(os.path.realpath(path) == os.path.realpath(video) for video in config.paths):
+            raise UserError(f"{shown(path)}: is the video; name another file with {flag}")
+    if len(files) == 2 and location(files["--json"]) == location(files["--events"]):
+        raise UserError(f"{shown(files['--json'])}: is named by both --json and --events; use one file for each")

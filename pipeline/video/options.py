@@ -1,0 +1,59 @@
+"""Options of videos and cameras; imports nothing of the video code, so that a command starts fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+# tyro checks `X | None` with typeguard, whose import takes 0.1 s; it does not check `Optional[X]`.
+# ruff: noqa: UP045
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """Flags for videos, streams and cameras only."""
+
+    camera: Optional[int] = None
+    """Number of the camera to watch until Ctrl-C; 0 is the first."""
+    frame_stride: int = 1
+    """Process every Nth frame of a video."""
+    max_fps: Optional[float] = None
+    """Largest number of frames processed per second of video."""
+    seconds: Optional[float] = None
+    """Stop after this many seconds of a video or camera."""
+    events: Optional[Path] = None
+    """File of a video's events, .csv or .jsonl; NAME.events.csv in the --out folder when not given."""
+    webhook: Optional[str] = None
+    """Post each event of a video as JSON to this address."""
+    show: bool = False
+    """Show the annotated video in a window while it is processed."""
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """Settings of one run over videos.
+
+    Attributes:
+        paths: names of video files and addresses of streams; empty for a camera.
+        options: the flags for videos.
+        out: folder of the results.
+        json: file of one video's JSON lines; None is NAME.jsonl in `out`.
+        pictures: whether annotated videos are written.
+        boxes: whether boxes and labels are drawn.
+        blur: whether faces are made unrecognisable.
+        min_score: smallest score reported, 0 to 1; None is the bundle's.
+        min_face: smallest face to detect in pixels; None is the bundle's.
+        workers: number of frames processed at a time.
+    """
+
+    paths: tuple[str | Path, ...]
+    options: VideoOptions
+    out: Path
+    json: Path | None
+    pictures: bool
+    boxes: bool
+    blur: bool
+    min_score: float | None
+    min_face: float | None
+    workers: int

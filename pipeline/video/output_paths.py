@@ -1,0 +1,71 @@
+"""Names the output files of each video, never over an input or another video's output."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from common.paths import is_address, location
+from pipeline.video.camera import LiveStream, Source
+from pipeline.video.options import VideoConfig
+from pipeline.video.reader import VideoFile
+
+
+@dataclass(frozen=True)
+class OutputPaths:
+    """Output files of one video.
+
+    Attributes:
+        video: the annotated video; None where no video is written.
+        lines: one JSON object per frame and line.
+        events: the events, CSV or JSON lines.
+    """
+
+    video: Path | None
+    lines: Path
+    events: Path
+
+    def __iter__(self) -> Iterator[Path]:
+        return (path for path in (self.video, self.lines, self.events) if path is not None)
+
+
+class OutputNamer:
+    """Names the outputs of each video after the video; a name in use gets a number."""
+
+    def __init__(self, config: VideoConfig) -> None:
+        self._config = config
+        # For an input that is a link, both the link and its target are kept.
+        files = [path for path in config.paths if not is_address(path)]
+        self._used = {name.casefold() for path in files for name in (location(path), os.path.realpath(path))}
+
+    def paths_for(self, source: Source, path: str) -> OutputPaths:
+        """Return the output files of `source`, which was opened from `path`."""
+        stem = Path(path).stem if not is_address(path) and isinstance(source, VideoFile) else _stem(source)
+        if isinstance(source, LiveStream):  # a camera that is started again keeps the earlier results
+            stem += datetime.now().strftime("-%Y%m%d-%H%M%S")
+        base, number = stem, 2
+        while not self._is_free(paths := self._paths(base)):
+            base, number = f"{stem}-{number}", number + 1
+        self._used |= {location(file).casefold() for file in paths}
+        return paths
+
+    def _paths(self, base: str) -> OutputPaths:
+        config, out = self._config, self._config.out
+        video = out / f"{base}.mp4" if config.pictures else None
+        return OutputPaths(
+            video, config.json or out / f"{base}.jsonl", config.options.events or out / f"{base}.events.csv"
+        )
+
+    def _is_free(self, paths: OutputPaths) -> bool:
+        return not any(location(file).casefold() in self._used for file in paths)
+
+
+def _stem(source: Source) -> str:
+    """Return a file name for a camera or address: letters, digits and dots, without a video's suffix."""
+    name = source.name.split("://")[-1]
+    name = name.removesuffix(Path(name).suffix) if isinstance(source, VideoFile) else name
+    kept = "".join(c if c.isalnum() or c in ".-" else "-" for c in name)
+    return kept.strip("-.")[:80] or "stream"
