@@ -41,11 +41,7 @@ class Interval:
 class Matches:
     """One category's detections (M) over all images (I), best score first, and their matches at T IoUs.
 
-    Attributes:
-        image_index: (M,) index of the image.
-        score: (M,).
-        is_hit: (T, M) whether the detection matched a face.
-        gt_count: (I,) annotated faces in each image.
+    image_index and score are (M,), is_hit is (T, M), gt_count holds the annotated faces of each image (I,).
     """
 
     image_index: NDArray[np.intp]

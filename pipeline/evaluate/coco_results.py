@@ -40,21 +40,13 @@ class CocoNames:
 
 @dataclass(frozen=True)
 class CocoResults:
-    """Detections of one file.
-
-    Attributes:
-        by_image: {image_id: [(box xyxy, score, class index), ...]}; images without detections are absent.
-    """
+    """Detections of one file."""
 
     by_image: dict[str, list[tuple[tuple[float, ...], float, int]]]
+    """{image_id: [(box xyxy, score, class index), ...]}; images without detections are absent."""
 
     def sample(self, image: AnnotatedImage, class_names: Sequence[str]) -> Sample:
-        """Return one image's annotated faces with the detections of this file.
-
-        Args:
-            image: the annotated image.
-            class_names: the same names that the file was read with.
-        """
+        """Return one image's faces and the file's detections; `class_names` are those that the file was read with."""
         rows = self.by_image.get(image.image_id, [])
         boxes, scores, labels = zip(*rows, strict=True) if rows else ((), (), ())
         gt_labels = [class_names.index(label) for label in image.labels]

@@ -25,19 +25,16 @@ STOCK_NAME = "stock cascade"
 
 @dataclass(frozen=True)
 class DetectorRun:
-    """Detections of one detector.
-
-    Attributes:
-        samples: one per image.
-        seconds: median time per image; None where it is not known.
-        threshold: the detector reports a face from this score on; None where it is not known.
-        unsure_margin: the detector calls a face unsure below this margin; None where it is not known.
-    """
+    """Detections of one detector; None is a value that is not known."""
 
     samples: list[Sample]
+    """One per image."""
     seconds: float | None = None
+    """Median time per image."""
     threshold: float | None = None
+    """The detector reports a face from this score on."""
     unsure_margin: float | None = None
+    """The detector calls a face unsure below this margin."""
 
 
 def run_bundle(
@@ -49,19 +46,9 @@ def run_bundle(
     stock_threads: int,
     on_image: Callable[[AnnotatedImage, NDArray[np.uint8]], None],
 ) -> dict[str, DetectorRun]:
-    """Detect with the bundle and, on request, with the stock cascade and the bundle's classifier.
+    """Return the runs of the bundle and of the stock cascade with the bundle's classifier, by the detector's name.
 
-    Args:
-        predictor: the bundle's.
-        images: annotated images.
-        class_names: names of the scored classes.
-        merge: {the bundle's class: the class that it counts as}.
-        min_score: leaves out detections below this score.
-        stock_threads: threads for each net of the stock cascade; 0 leaves out the stock cascade.
-        on_image: called with each image and its pixels (H, W, 3) RGB.
-
-    Returns:
-        Runs by the detector's name.
+    Args as in `detect_samples`; `stock_threads` is per net of the stock cascade, 0 leaves out the stock cascade.
     """
     meta, runs = predictor.bundle.meta, {}
     predictors = {BUNDLE_NAME: predictor}
@@ -86,16 +73,7 @@ def read_run(
     names: CocoNames,
     min_score: float,
 ) -> DetectorRun:
-    """Read another detector's results.
-
-    Args:
-        file: COCO results.
-        all_images: all images of the dataset, which the file may name.
-        images: the images to score.
-        class_names: names of the scored classes.
-        names: meaning of the ids in the file.
-        min_score: leaves out detections below this score.
-    """
+    """Read another detector's COCO results on `images`; the file may also name the others of `all_images`."""
     results = read_results(file, all_images, class_names, names)
     samples = [results.sample(image, class_names) for image in images]
     return DetectorRun(filter_by_score(samples, min_score) if min_score > 0 else samples)

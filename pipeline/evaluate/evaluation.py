@@ -16,8 +16,7 @@ from pipeline.evaluate.bootstrap import Interval, best_score, bootstrap, mean_ap
 from pipeline.evaluate.metrics import MIN_CLASS_SCORE, Sample, Scores, one_label, score_every_class, score_samples
 from pipeline.evaluate.reliability import FLOOR, Reliability, scores_and_correct
 from pipeline.evaluate.risk_coverage import RiskCoveragePoint, risk_coverage
-from pipeline.evaluate.selection import check_classes
-from pipeline.evaluate.slices import FaceAttributes, Slice, face_attributes, slice_faces
+from pipeline.evaluate.slices import FaceAttributes, Slice, slice_faces
 from pipeline.evaluate.tide_errors import (
     ERROR_KINDS,
     ErrorCounts,
@@ -33,22 +32,16 @@ from pipeline.inference.predictor import Predictor
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """How to score.
-
-    Attributes:
-        iou: IoU at which a box is on a face, in all scores but COCO's own.
-        rounds: bootstrap resamples; 0 for no intervals.
-        seed: seed of the resamples.
-        class_floor: where every class is scored, a class of a face counts from this score on.
-
-    Raises:
-        UserError: a value is out of range.
-    """
+    """How to score. Raises UserError when a value is out of range."""
 
     iou: float = 0.5
+    """IoU at which a box is on a face, in all scores but COCO's own."""
     rounds: int = 200
+    """Bootstrap resamples; 0 for no intervals."""
     seed: int = 0
+    """Seed of the resamples."""
     class_floor: float = MIN_CLASS_SCORE
+    """Where every class is scored, a class of a face counts from this score on."""
 
     def __post_init__(self) -> None:
         if not 0.1 < self.iou < 1:
@@ -66,9 +59,6 @@ class DetectionEvaluation:
     Each face counts with its best label alone, except in `each_class` and its intervals.
 
     Attributes:
-        name: the detector.
-        class_names: in the order of the label indices.
-        settings: how it was scored.
         images: number of images.
         silent_images: images without any detection.
         scores: each face counts with its best label alone.
@@ -77,11 +67,9 @@ class DetectionEvaluation:
         threshold: a detection counts in `confusion`, `errors`, `slices` and `unsure` from this score on.
         threshold_from: who chose the threshold.
         confusion: (C + 1, C + 1) rows: rows are true classes, columns predicted ones, background last.
-        errors: counts at the threshold.
         oracle_fixed: for each kind of error the mean average precision at settings.iou without that kind, over the
             detections of any score; None without annotated faces.
         reliability: of the detections "found" (from reliability.FLOOR on) and "reported" (from the threshold on).
-        slices: results by size, light, blur and class.
         unsure: empty where only one score per detection is known.
         seconds: median time to detect in one image.
     """
@@ -105,39 +93,6 @@ class DetectionEvaluation:
     seconds: float | None
 
 
-def evaluate(
-    predictor: Predictor,
-    images: Sequence[AnnotatedImage],
-    settings: EvaluationSettings | None = None,
-    min_score: float = 0.0,
-    name: str = "ours",
-) -> DetectionEvaluation:
-    """Run the predictor over annotated images and score its detections.
-
-    Args:
-        predictor: scored with its bundle's threshold and margin.
-        images: annotated images.
-        settings: how to score.
-        min_score: leaves out detections below this score.
-        name: the detector's name in the report.
-
-    Raises:
-        UserError: an image cannot be read, or has a class that the bundle does not know.
-    """
-    meta = predictor.bundle.meta
-    check_classes(images, meta.class_names)
-    attributes: list[FaceAttributes] = []
-
-    def measure(image: AnnotatedImage, pixels: NDArray[np.uint8]) -> None:
-        attributes.append(face_attributes(pixels, image.boxes))
-
-    samples, seconds = detect_samples(predictor, images, meta.class_names, min_score=min_score, on_image=measure)
-    threshold, margin = meta.thresholds["score"], meta.fusion.unsure_margin
-    return evaluate_samples(
-        samples, meta.class_names, settings, name, threshold, "the bundle's", seconds, attributes, margin
-    )
-
-
 def detect_samples(
     predictor: Predictor,
     images: Sequence[AnnotatedImage],
@@ -152,7 +107,7 @@ def detect_samples(
     Args:
         predictor: the detector.
         images: annotated images.
-        class_names: names of the scored classes.
+        class_names: the scored classes.
         merge: {the predictor's class: the class that it counts as}. The scores of classes that count as one are added
             before the label is chosen.
         min_score: leaves out detections whose label has a lower score.

@@ -138,12 +138,9 @@ class APMetrics:
 
     Attributes:
         gt_count: annotated faces.
-        ap: mean average precision over IoU 0.50 to 0.95.
-        ap50: average precision at IoU 0.5.
-        ap75: average precision at IoU 0.75.
+        ap: mean average precision over IoU 0.50 to 0.95; ap50 and ap75 are at one IoU.
         recall50: share of the faces that any detection finds at IoU 0.5, whatever its score.
-        ap_at_iou: average precision at the IoU of the run.
-        recall_at_iou: recall at the IoU of the run.
+        ap_at_iou: average precision at the IoU of the run; recall_at_iou is the recall there.
     """
 
     gt_count: int
@@ -161,7 +158,6 @@ class CategoryScores:
 
     Attributes:
         name: a class, "mean" over the classes that have annotated faces, or "face" whatever its class.
-        overall: over all sizes.
         by_size: for each key of SIZES.
         precision: at the recalls RECALLS and the IoU of the run; None where no face is annotated.
     """
@@ -174,14 +170,7 @@ class CategoryScores:
 
 @dataclass(frozen=True)
 class Scores:
-    """All average precisions and recalls of one detector on one set of images.
-
-    Attributes:
-        iou: the IoU of the run.
-        mean: mean over the classes.
-        faces: faces whatever their class.
-        classes: one per class name.
-    """
+    """All average precisions and recalls of one detector on one set of images; `iou` is the IoU of the run."""
 
     iou: float
     mean: CategoryScores

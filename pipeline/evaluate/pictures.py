@@ -102,18 +102,8 @@ def draw_worst(
     """Write worst_<kind>.png for each kind of error that occurs, and remove the files of the other kinds.
 
     The worst errors are the detections with the highest score, and the largest faces without a detection. The true box
-    is green, the detected one red.
-
-    Args:
-        folder: where the pictures go.
-        samples: one per image.
-        errors: those of the samples.
-        class_names: in the order of the label indices.
-        read: returns the pixels (H, W, 3) RGB of a sample's image by the sample's index.
-        limit: errors per picture.
-
-    Returns:
-        The paths of the pictures.
+    is green, the detected one red. `read` returns the pixels (H, W, 3) RGB of the image of sample i. The result is the
+    list of the pictures' paths.
     """
     written = []
     for kind in ERROR_KINDS:

@@ -17,38 +17,27 @@ FLOOR = 0.01  # most detections have a lower score and are false; they would hid
 
 @dataclass(frozen=True)
 class Bin:
-    """Detections whose score is in [low, high); the last bin includes 1.
-
-    Attributes:
-        low: lower bound of the score.
-        high: upper bound of the score.
-        count: number of detections.
-        score: mean score.
-        right: share of correct detections.
-    """
+    """Detections whose score is in [low, high); the last bin includes 1."""
 
     low: float
     high: float
     count: int
     score: float
+    """Mean score."""
     right: float
+    """Share of correct detections."""
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Reliability of the detections from a score of `floor` on.
-
-    Attributes:
-        floor: lowest score.
-        count: number of detections.
-        ece: expected calibration error; None without detections.
-        bins: the bins with detections.
-    """
+    """Reliability of the detections from a score of `floor` on."""
 
     floor: float
     count: int
     ece: float | None
+    """Expected calibration error; None without detections."""
     bins: tuple[Bin, ...]
+    """The bins with detections."""
 
     @classmethod
     def above(cls, floor: float, scores: NDArray[np.floating], correct: NDArray[np.bool_]) -> Reliability:
@@ -59,13 +48,7 @@ class Reliability:
 
 
 def reliability(scores: NDArray[np.floating], correct: NDArray[np.bool_], bins: int = BINS) -> list[Bin]:
-    """Return the bins of equal width that have detections.
-
-    Args:
-        scores: (N,) in 0..1.
-        correct: (N,).
-        bins: number of bins between 0 and 1.
-    """
+    """Return those of `bins` bins of equal width that have detections, from scores (N,) in 0..1 and correct (N,)."""
     edges = np.arange(bins + 1) / bins  # division gives exactly the number that "0.3" is read as
     bin_index = np.clip(np.searchsorted(edges, scores, side="right") - 1, 0, bins - 1)
     return [

@@ -18,23 +18,19 @@ MARGINS = tuple(k / 10 for k in range(10))
 class RiskCoveragePoint:
     """Found faces when a face is unsure whose two best class probabilities are closer than `margin`.
 
-    Attributes:
-        margin: lowest difference of the two best class probabilities of a sure face.
-        found: faces found.
-        unsure: faces found that are unsure.
-        wrong: wrong labels among the sure faces.
-        unsure_share: unsure faces of the found ones; None when no face is found.
-        wrong_share: wrong labels of the sure faces; None when no face is sure.
-        own: whether the margin is the bundle's.
+    Of the found faces, `unsure_share` is unsure. Of the sure faces, `wrong_share` has a wrong label. A share of zero
+    faces is None.
     """
 
     margin: float
     found: int
     unsure: int
     wrong: int
+    """Wrong labels among the sure faces."""
     unsure_share: float | None
     wrong_share: float | None
     own: bool
+    """Whether the margin is the bundle's."""
 
 
 def risk_coverage(

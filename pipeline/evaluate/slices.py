@@ -26,15 +26,12 @@ BLUR_UNKNOWN = "too small to tell"
 
 @dataclass(frozen=True)
 class FaceAttributes:
-    """Light and blur of the N faces of one photo.
-
-    Attributes:
-        luma: (N,) mean luma, 0 to 255.
-        detail: (N,) variance of the Laplacian; NaN where a face is too small.
-    """
+    """Light and blur of the N faces of one photo."""
 
     luma: NDArray[np.float64]
+    """(N,) mean luma, 0 to 255."""
     detail: NDArray[np.float64]
+    """(N,) variance of the Laplacian; NaN where a face is too small."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +39,6 @@ class Slice:
     """Results on some of the faces, at the IoU and score threshold of the run.
 
     Attributes:
-        by: what the faces are grouped by.
-        name: name of the group.
         gt_count: annotated faces.
         found: faces with a box on them, whatever its label.
         right: found faces with the right label.
@@ -101,11 +96,8 @@ def slice_faces(
         samples: with one label per face, from the score threshold on.
         class_names: in the order of the label indices.
         iou: IoU at which a box is on a face.
-        scores: those with every class scored; `ap50` comes from there.
-        attributes: one per sample; None leaves out the slices by light and blur.
-
-    Raises:
-        ValueError: the attributes do not fit the samples.
+        scores: with every class scored; `ap50` comes from there.
+        attributes: one per sample (ValueError otherwise); None leaves out the slices by light and blur.
     """
     found, correct = _found_and_correct(samples, iou)
     side = np.sqrt(np.concatenate([np.zeros(0), *(area(s.gt_boxes) for s in samples)]))

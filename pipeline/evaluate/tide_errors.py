@@ -56,19 +56,14 @@ class ErrorAssignment:
 
 @dataclass(frozen=True)
 class DetectionError:
-    """One error.
-
-    Attributes:
-        kind: as TIDE names it.
-        sample: index of the sample.
-        gt: index of the face in the sample; None for "dupe" and "bkg".
-        detection: index of the detection in the sample; None for "miss".
-    """
+    """One error in the sample of index `sample`."""
 
     kind: ErrorKind
     sample: int
     gt: int | None
+    """Index of the face in the sample; None for "dupe" and "bkg"."""
     detection: int | None
+    """Index of the detection in the sample; None for "miss"."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +71,6 @@ class ErrorCounts:
     """Errors at one score threshold.
 
     gt_count = correct + cls + loc + miss, and detections = correct + cls + loc + dupe + bkg.
-
-    Attributes:
-        gt_count: annotated faces.
-        detections: detections from the threshold on.
-        correct: matched pairs of one class.
-        kinds: errors of each kind.
-        by_size: for each face size (keys of SIZES) the counts "gt_count", "correct", "miss", "loc" and "cls".
     """
 
     gt_count: int
@@ -90,6 +78,7 @@ class ErrorCounts:
     correct: int
     kinds: dict[ErrorKind, int]
     by_size: dict[str, dict[str, int]]
+    """For each face size (keys of SIZES) the counts "gt_count", "correct", "miss", "loc" and "cls"."""
 
 
 def iou_matrix(boxes: Boxes, gt_boxes: Boxes) -> NDArray[np.float64]:
@@ -108,11 +97,7 @@ def assign_errors(sample: Sample, match_iou: float = 0.5) -> ErrorAssignment:
     """Put each face and each detection of one image into its place.
 
     A face that only a neighbour's box overlaps is a miss, not a loc: moving that box would lose the neighbour.
-    A second box on a matched face is a dupe, however small its overlap is.
-
-    Args:
-        sample: one image.
-        match_iou: IoU at which a detection matches a face.
+    A second box on a matched face is a dupe, however small its overlap is. A match needs an IoU of `match_iou`.
     """
     overlap = iou_matrix(sample.boxes, sample.gt_boxes)
     matched = _greedy(overlap, match_iou)

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from common.annotations import read_dataset
-from common.errors import UserError
 from pipeline.evaluate.command import main
-from pipeline.evaluate.evaluation import EvaluationSettings, detect_samples, evaluate
+from pipeline.evaluate.evaluation import detect_samples
 from tests.helpers.evaluation_data import CATEGORIES, RESULTS, read_report
 
 
@@ -60,25 +59,32 @@ def scripted() -> ScriptedPredictor:
     return ScriptedPredictor([a, faces(((5, 5, 25, 25), 0.8, 1)), faces(), faces(((20, 20, 80, 80), 1 / 3, 2))])
 
 
-def test_evaluates_a_predictor_with_its_own_class_order_and_threshold(data: Path) -> None:
-    result = evaluate(scripted(), read_dataset(data).images, EvaluationSettings(rounds=5))  # type: ignore[arg-type]
-    assert [c.overall.ap50 for c in result.scores.classes] == pytest.approx([51 / 101, 1, 1])
+@pytest.mark.usefixtures("undrawn")
+def test_the_bundle_has_its_own_class_order_and_threshold(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.inference.predictor.Predictor.load", lambda *_, **__: scripted())
+    assert main(["--data", str(data), "--split", "all", "--bootstrap", "5", "--out", str(data.parent / "out")]) == 0
+    (ours,) = read_report(data)["detectors"]
+    assert [c["overall"]["ap50"] for c in ours["scores"]["classes"]] == pytest.approx([51 / 101, 1, 1])
     # At the bundle's 0.5: bare face b has the label with_mask; the faces at 0.4 and 1/3 are not reported.
-    assert result.confusion == ((0, 1, 0, 1), (0, 1, 0, 0), (0, 0, 0, 1), (0, 0, 0, 0))
-    assert result.seconds is not None
-    assert result.seconds >= 0
-    assert result.each_class == result.scores  # every other class has probability 0
+    expected = [[0, 1, 0, 1], [0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]]
+    assert ours["confusion"]["rows_true_columns_predicted"] == expected
+    assert ours["seconds"] >= 0
+    assert ours["each_class"] == ours["scores"]  # every other class has probability 0
     # Bins: 0.8 wrong and 0.9 (in single precision just below) right, 0.4 right, 1/3 right.
-    assert result.reliability["found"].ece == pytest.approx((2 * abs(0.85 - 0.5) + 0.6 + 2 / 3) / 4)
-    assert result.reliability["reported"].ece == pytest.approx(0.35)
-    assert {s.by for s in result.slices} == {"size", "light", "blur", "class"}
-    assert [(t.margin, t.unsure, t.wrong) for t in result.unsure if t.own] == [(0.45, 0, 1)]
+    assert ours["reliability"]["found"]["ece"] == pytest.approx((2 * abs(0.85 - 0.5) + 0.6 + 2 / 3) / 4)
+    assert ours["reliability"]["reported"]["ece"] == pytest.approx(0.35)
+    assert {s["by"] for s in ours["slices"]} == {"size", "light", "blur", "class"}
+    assert [(p["margin"], p["unsure"], p["wrong"]) for p in ours["unsure"] if p["own"]] == [(0.45, 0, 1)]
 
 
-def test_a_class_that_the_bundle_does_not_know_is_named(data: Path) -> None:
+def test_a_class_that_the_bundle_does_not_know_is_named(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     two = replace(scripted(), class_names=("with_mask", "without_mask"))
-    with pytest.raises(UserError, match=r"d\.png: class 'mask_weared_incorrect' is not one of"):
-        evaluate(two, read_dataset(data).images)  # type: ignore[arg-type]
+    monkeypatch.setattr("pipeline.inference.predictor.Predictor.load", lambda *_, **__: two)
+    assert main(["--data", str(data), "--split", "all", "--out", str(data.parent / "out")]) == 1
+    error = capsys.readouterr().err
+    assert "d.png: class 'mask_weared_incorrect' is not one of" in error and error.count("\n") == 1
 
 
 @pytest.mark.usefixtures("undrawn")
