@@ -73,17 +73,8 @@ def fit(
     A killed run resumes after its last whole epoch. On the same CPU with the same number of threads, it ends with the
     same weights as an unbroken run.
 
-    Args:
-        config: the network and its training.
-        train: training photos.
-        val: validation photos.
-        class_names: in the order of the class indices.
-        folder: the run's files.
-        device: where the network trains.
-        workers: processes that read and augment photos; 0 for none.
-
-    Raises:
-        UserError: the weights to start from cannot be used, or the loss is not finite.
+    `workers` processes read and augment the photos; 0 for none. Raises UserError when the weights to start from cannot
+    be used, or when the loss is not finite.
     """
     if folder.finished(config.epochs):
         return
@@ -141,20 +132,9 @@ def train_epoch(
     epoch: int,
     advance: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Train one epoch.
+    """Train one epoch, counted from 0, and return the mean loss and the mean of each part of the loss.
 
-    Args:
-        train_state: changed in place.
-        loader: batches (list of photos, list of targets).
-        schedule: learning rate of each step.
-        epoch: counted from 0.
-        advance: called after each step.
-
-    Returns:
-        The mean loss, and the mean of each part of the loss.
-
-    Raises:
-        UserError: the loss is not finite.
+    `advance` is called after each step. Raises UserError when the loss is not finite.
     """
     model, optimizer = train_state.model.train(), train_state.optimizer
     device = next(model.parameters()).device
@@ -181,14 +161,9 @@ def train_epoch(
 
 @torch.inference_mode()
 def detect(model: nn.Module, pixels: NDArray[np.uint8]) -> tuple[Boxes, NDArray[np.float64], NDArray[np.intp]]:
-    """Detect faces in a photo.
+    """Detect faces in a photo uint8 (H, W, 3) RGB with a model in eval mode.
 
-    Args:
-        model: in eval mode.
-        pixels: uint8 (H, W, 3) RGB.
-
-    Returns:
-        Boxes (M, 4) in the photo's pixels, scores (M,), and class indices (M,) from 0 on.
+    Returns boxes (M, 4) in the photo's pixels, scores (M,), and class indices (M,) from 0 on.
     """
     device = next(model.parameters()).device
     output = model([image_to_tensor(pixels).to(device).float() / 255])[0]
@@ -204,13 +179,9 @@ def find_faces(
     class_names: Sequence[str],
     on_image: Callable[[AnnotatedImage, NDArray[np.uint8]], None] = lambda image, pixels: None,
 ) -> list[Sample]:
-    """Return each photo's annotated faces and detections; a box may have one row per class.
+    """Set the model to eval mode, and return each photo's annotated faces and detections (one row per class of a box).
 
-    Args:
-        model: set to eval mode.
-        images: annotated photos.
-        class_names: in the order of the class indices.
-        on_image: called after each photo with the photo's pixels (H, W, 3) RGB.
+    `on_image` is called after each photo with the photo's pixels (H, W, 3) RGB.
     """
     model.eval()
     samples = []

@@ -40,11 +40,7 @@ def box_detectors() -> list[str]:
 
 
 def check_model_name(name: str) -> None:
-    """Refuse a name that is not a box detector of torchvision.
-
-    Raises:
-        UserError: lists similar names.
-    """
+    """Raise UserError, with similar names, when torchvision has no box detector of that name."""
     known = box_detectors()
     if name not in known:
         close = [n for n in known if name.lower() in n][:3] or difflib.get_close_matches(name, known)
@@ -134,8 +130,7 @@ def _check_size(model: nn.Module, name: str, size: int) -> None:
 def load_pretrained(model: nn.Module, name: str) -> None:
     """Load torchvision's COCO weights from the hub, without the head, because the head has other classes.
 
-    Raises:
-        UserError: the weights cannot be downloaded; names the address and the option for a local file.
+    Raises UserError, with the address and the option for a local file, when the weights cannot be downloaded.
     """
     weights = get_model_weights(name).DEFAULT
     try:
@@ -153,10 +148,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """Load a local state dict of such a detector (with `backbone.` in its names) or of its backbone alone.
 
     Tensors of the head and of a backbone's last blocks that do not fit are left out, and a line says so. Pickles are
-    read with weights_only, which runs no code.
-
-    Raises:
-        UserError: the file is missing, damaged, or holds another model's weights.
+    read with weights_only, which runs no code. Raises UserError when the file is missing, damaged, or another model's.
     """
     tensors = read_tensors(path)
     if any(name.startswith("backbone.") for name in tensors):

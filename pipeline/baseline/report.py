@@ -36,16 +36,8 @@ def write_report(
 ) -> None:
     """Score the best epoch of a run, print the tables, and write the predictions and the report.
 
-    Args:
-        out: folder of the run.
-        split: the photos' split, for the report.
-        images: annotated photos.
-        notes: lines at the start of the report.
-        settings: how to score.
-        device: where the network detects; the time per photo is always the CPU's.
-
-    Raises:
-        UserError: best.safetensors cannot be used.
+    `notes` start the report. The network detects on `device`, but the time per photo is always the CPU's. Raises
+    UserError when best.safetensors cannot be used.
     """
     file = out / "best.safetensors"
     model, best = load_best(file)
@@ -111,12 +103,7 @@ def _print(shown: Sequence[Table], notes: Sequence[str], report: Path) -> None:
 
 
 def summary(evaluation: DetectionEvaluation, record: dict[str, Any]) -> Table:
-    """Return the table of accuracy, size and time.
-
-    Args:
-        evaluation: of the baseline.
-        record: the content of baseline.json.
-    """
+    """Return the table of accuracy, size and time; `record` is the content of baseline.json."""
 
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:.3f}"
