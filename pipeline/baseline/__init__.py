@@ -1,1 +1,1 @@
-"""The command pipeline.baseline: one-stage detectors of torchvision on the same photos."""
+"""Command pipeline.baseline: one-stage detectors of torchvision on the same photos."""

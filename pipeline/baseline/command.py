@@ -1,11 +1,12 @@
-"""Trains a one-stage detector of torchvision on the same photos, to hold our two stages against.
+"""Train a one-stage detector of torchvision on the same photos, to compare it with our two stages.
 
     python -m pipeline.baseline --model ssdlite320_mobilenet_v3_large --data DIR --splits splits.csv --out runs/ssdlite
 
-Learns from the training photos of splits.csv, takes the epoch with the best mAP50 on its validation photos, and is
-scored on --split as pipeline.evaluate scores. Writes OUT/: config.json, log.jsonl (a line an epoch), best.safetensors,
-baseline.md, baseline.json, and predictions.coco.json for `python -m pipeline.evaluate --predictions`, which puts it
-beside ours. Started again after a kill, it goes on; a finished one is only scored, on another --split, too.
+The detector trains on the training photos of splits.csv. The epoch with the best mAP50 on the validation photos is
+scored on --split, in the same way as by pipeline.evaluate. OUT/ then holds config.json, log.jsonl (one line per epoch),
+best.safetensors, baseline.md, baseline.json, and predictions.coco.json. `python -m pipeline.evaluate --predictions`
+compares that file with ours. A killed run resumes when it is started again. A finished run is only scored, also on
+another --split.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 import tyro
 
 from common.annotations import AnnotatedImage, Annotations, read_dataset
@@ -25,63 +27,58 @@ from common.errors import UserError
 from common.images import read_image
 from common.splits import SPLITS, read_splits
 from pipeline.baseline.config import BaselineConfig
+from pipeline.baseline.fit import fit
+from pipeline.baseline.model import check_model_name
+from pipeline.baseline.report import write_report
+from pipeline.baseline.run_folder import BaselineFolder
 from pipeline.data.checks import check_apart, readable
-from pipeline.evaluate.command import select_images
-from pipeline.evaluate.evaluation import Settings
-
-if TYPE_CHECKING:
-    import torch
+from pipeline.evaluate.evaluation import EvaluationSettings
+from pipeline.evaluate.selection import select_images
+from stage1_faces.training.finetune import keep_memory
 
 
 @dataclass(frozen=True)
 class BaselineArgs:
-    """Train a one-stage detector on annotated photos, and score it as ours is scored."""
+    """Train a one-stage detector on annotated photos, and score it in the same way as ours."""
 
     data: Path
     """Annotated photos: a Pascal VOC, COCO or YOLO folder."""
     out: Path
-    """Folder of the run; a run that was broken off there goes on."""
+    """Folder of the run; an unfinished run there resumes."""
     splits: Path = Path("splits.csv")
     """splits.csv of pipeline.split."""
     split: str = "test"
     """Photos to score on: train, val or test."""
     overwrite: bool = False
-    """Start anew even if the folder holds a baseline."""
+    """Start again even if the folder holds a baseline."""
     device: str = "auto"
-    """cpu, cuda or cuda:N; auto takes a GPU where there is one. Seconds a photo are the CPU's in any case."""
+    """cpu, cuda or cuda:N; auto takes a GPU if there is one. Seconds per photo are always measured on the CPU."""
     threads: int = 0
-    """CPU threads of torch; 0 leaves it to torch."""
+    """CPU threads of torch; 0 for torch's default."""
     workers: int = 0
-    """Processes that read and augment photos beside the training; 0 for none."""
+    """Processes that read and augment photos during training; 0 for none."""
     bootstrap: int = 200
     """Resamples of the photos for the 95% intervals; 0 for none."""
-    recipe: tyro.conf.OmitArgPrefixes[BaselineConfig] = field(default_factory=BaselineConfig)
+    config: tyro.conf.OmitArgPrefixes[BaselineConfig] = field(default_factory=BaselineConfig)
 
 
 def run(args: BaselineArgs) -> int:
-    """Trains, or goes on; scores; prints and writes the report."""
-    settings = Settings(rounds=args.bootstrap)
+    """Train or resume, score, write the report, and return the exit code."""
+    settings = EvaluationSettings(rounds=args.bootstrap)
     _check(args)
     with requires_extra("train"):
-        import faster_coco_eval  # noqa: F401 (missing: say so before hours of training)
-        import torch
-
-        from pipeline.baseline.fit import fit
-        from pipeline.baseline.model import check_name
-        from pipeline.baseline.report import report
-        from pipeline.baseline.run_folder import BaselineFolder
-        from stage1_faces.training.finetune import keep_memory
-    check_name(args.recipe.model)
+        import faster_coco_eval  # noqa: F401 (a missing package is reported before hours of training)
+    check_model_name(args.config.model)
     device = _device(args.device)
     keep_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
     dataset = read_dataset(args.data)
     for problem in dataset.problems:
-        print(f"warning: {problem}", file=sys.stderr)
-    scored, facts = select_images(dataset.images, args.data, args.splits, args.split)
+        _warn(f"warning: {problem}")
+    scored, notes = select_images(dataset.images, args.data, args.splits, args.split)
     for image in scored:
-        read_image(image.path)  # one that cannot be read: say so before hours of training
+        read_image(image.path)  # a broken photo is reported before hours of training
     sides = read_splits(args.splits)
     train, val = (
         readable([i for i in dataset.images if sides.get(i.image_id) == side], _warn) for side in ("train", "val")
@@ -91,12 +88,12 @@ def run(args: BaselineArgs) -> int:
     folder.start(_record(args, dataset, train, val), args.overwrite)
     with folder.held():
         try:
-            fit(args.recipe, train, val, dataset.class_names, folder, device, args.workers)
+            fit(args.config, train, val, dataset.class_names, folder, device, args.workers)
         except torch.OutOfMemoryError as error:
             raise UserError(f"--device {device}: its memory is full; lower --batch-size or --size") from error
         if args.split != "test":
-            facts.append(f"split {args.split} was used in training, which flatters")
-        report(folder.path, args.split, scored, facts, settings, device)
+            notes.append(f"split {args.split} was used in training, which flatters")
+        write_report(folder.path, args.split, scored, notes, settings, device)
     return 0
 
 
@@ -105,7 +102,7 @@ def _warn(line: str) -> None:
 
 
 def _check(args: BaselineArgs) -> None:
-    """Raises UserError on what can be refused at once."""
+    """Refuse bad options before any work."""
     if args.split not in SPLITS:
         raise UserError(f"--split is {args.split!r}, must be one of {', '.join(SPLITS)}")
     for name, value in (("--threads", args.threads), ("--workers", args.workers)):
@@ -114,22 +111,22 @@ def _check(args: BaselineArgs) -> None:
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"{args.out}: is a file; name a folder with --out")
     check_apart(args.data, args.out, "--out")
-    if args.recipe.weights is not None and not args.recipe.weights.is_file():
-        raise UserError(f"{args.recipe.weights}: not found; check the name given with --weights")
+    if args.config.weights is not None and not args.config.weights.is_file():
+        raise UserError(f"{args.config.weights}: not found; check the name given with --weights")
 
 
 def _check_faces(args: BaselineArgs, train: Sequence[AnnotatedImage], val: Sequence[AnnotatedImage]) -> None:
     for side, images in (("train", train), ("val", val)):
         if not any(len(image.boxes) for image in images):
-            raise UserError(f"{args.splits}: no photo of {args.data} in split {side!r} has a face; make the split anew")
+            raise UserError(
+                f"{args.splits}: no photo of {args.data} in split {side!r} has a face; make the split again"
+            )
     if len(train) < 2:
-        raise UserError(f"{args.splits}: one training photo only; 2 or more are needed")
+        raise UserError(f"{args.splits}: only one training photo; make a split with 2 or more")
 
 
 def _device(name: str) -> torch.device:
-    """Raises UserError when the device is not known or not there."""
-    import torch
-
+    """Return the device. Raise UserError when it is unknown or missing."""
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
         if device.type not in ("cpu", "cuda"):
@@ -144,11 +141,11 @@ def _device(name: str) -> torch.device:
 def _record(
     args: BaselineArgs, dataset: Annotations, train: Sequence[AnnotatedImage], val: Sequence[AnnotatedImage]
 ) -> dict[str, Any]:
-    """What config.json holds."""
+    """Return the content of config.json."""
     from stage1_faces.training.run_folder import fingerprint
 
     return {
-        **args.recipe.record(),
+        **args.config.record(),
         "class_names": list(dataset.class_names),
         "train_photos": fingerprint(train),
         "val_photos": fingerprint(val),
@@ -159,10 +156,10 @@ def _record(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line of `python -m pipeline.baseline`."""
+    """Run the command line of `python -m pipeline.baseline`."""
 
     def command() -> int:
-        # Inside, because a recipe checks itself when it is made.
+        # Inside run_cli, because a config checks its values when it is built.
         return run(tyro.cli(BaselineArgs, args=argv, description=__doc__, prog=program_name("pipeline.baseline")))
 
     return run_cli(command)

@@ -1,4 +1,4 @@
-"""How a one-stage baseline is trained: every choice that its weights depend on, besides the photos."""
+"""How a one-stage baseline is trained: every choice, other than the photos, that its weights depend on."""
 
 from __future__ import annotations
 
@@ -12,34 +12,38 @@ from common.errors import UserError
 
 @dataclass(frozen=True)
 class BaselineConfig:
-    """The network, where it starts from, and how it learns. Raises UserError on a value out of range."""
+    """The network, the weights to start from, and the training.
+
+    Raises:
+        UserError: a value is out of range.
+    """
 
     model: str = "ssdlite320_mobilenet_v3_large"
-    """Any box detector of torchvision.models.detection, by its name there."""
+    """Name of any box detector of torchvision.models.detection."""
     size: int | None = None
-    """Pixels of the network's input: a photo's shorter side, for ssd models both sides; default: the model's own."""
+    """Pixels of the network's input: a photo's shorter side, for ssd models both sides; default: the model's."""
     small_anchors: bool = True
-    """Anchors a quarter of torchvision's size, for small faces (fcos has none); --no-small-anchors: its own."""
+    """Anchors of a quarter of torchvision's size, for small faces (fcos has no anchors)."""
     pretrained: bool = False
     """Start from torchvision's weights for COCO, from the hub."""
     weights: Path | None = None
     """Start from a local state dict (.pth or .safetensors) of such a detector or of its backbone."""
     epochs: int = 100
-    """How often every training photo is shown."""
+    """How often training uses every photo."""
     batch_size: int = 8
-    """Photos a batch."""
+    """Photos per batch."""
     lr: float = 1e-3
-    """Largest learning rate (AdamW; warm-up, then a cosine); weights that know much already want less."""
+    """Highest learning rate (AdamW; warm-up, then a cosine); use a lower one with pretrained weights."""
     weight_decay: float = 0.02
     """AdamW's weight decay."""
     ema: bool = True
-    """Keep a moving average of the weights, which is what is scored; --no-ema: the weights themselves."""
+    """Score a moving average of the weights; --no-ema scores the weights themselves."""
     seed: int = 0
-    """Seed of everything drawn."""
+    """Seed of all random draws."""
 
     def __post_init__(self) -> None:
-        least = {"size": 32, "epochs": 1, "batch_size": 2, "seed": 0}  # batch norm needs 2 photos
-        for name, low in least.items():
+        minimum = {"size": 32, "epochs": 1, "batch_size": 2, "seed": 0}  # batch norm needs 2 photos
+        for name, low in minimum.items():
             value = getattr(self, name)
             if value is not None and value < low:
                 raise UserError(f"--{name.replace('_', '-')} is {value}, must be {low} or more")
@@ -51,5 +55,5 @@ class BaselineConfig:
             raise UserError("--pretrained and --weights exclude each other; give one of them")
 
     def record(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the fields as plain JSON values."""
         return asdict(self) | {"weights": None if self.weights is None else str(self.weights)}

@@ -1,4 +1,4 @@
-"""Annotated photos as training data of a detector: the photos that can be read, augmented, in batches."""
+"""Annotated photos as training data of a detector: augmented, in batches."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from torchvision.transforms import v2
 from common.annotations import AnnotatedImage
 from common.images import read_image
 
-GREY = (123, 117, 104)  # ImageNet's mean colour, around a photo that was made smaller
-Target = dict[str, Tensor]  # boxes float32 (N, 4) xyxy in the photo's pixels, labels int64 (N,) from 1 on
+FILL_COLOUR = (123, 117, 104)  # ImageNet's mean colour, around a shrunk photo
+DetectionTarget = dict[str, Tensor]  # boxes float32 (N, 4) xyxy in the photo's pixels, labels int64 (N,) from 1 on
 
 
 def train_transform() -> v2.Transform:
-    """SSD's augmentation (Liu et al. 2016): colours, crops around faces that magnify, some shrinking, mirroring."""
+    """Return SSD's augmentation (Liu et al. 2016): colours, shrinking, crops around faces that magnify, mirroring."""
     return v2.Compose(
         [
             v2.RandomPhotometricDistort(p=0.5),
-            # SSD shrinks up to 4 times; faces that are small already would be lost.
-            v2.RandomZoomOut(fill={tv_tensors.Image: GREY, "others": 0}, side_range=(1.0, 1.5), p=0.3),
+            # SSD shrinks up to 4 times. That would lose faces that are already small.
+            v2.RandomZoomOut(fill={tv_tensors.Image: FILL_COLOUR, "others": 0}, side_range=(1.0, 1.5), p=0.3),
             v2.RandomIoUCrop(min_scale=0.3),
             v2.RandomHorizontalFlip(),
             v2.SanitizeBoundingBoxes(),
@@ -36,16 +36,16 @@ def train_transform() -> v2.Transform:
     )
 
 
-def as_input(pixels: NDArray[np.uint8]) -> Tensor:
-    """uint8 (H, W, 3) RGB -> uint8 (3, H, W)."""
+def image_to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    """Convert uint8 (H, W, 3) RGB to uint8 (3, H, W)."""
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-class TrainPhotos(Dataset[tuple[Tensor, Target]]):
-    """Augmented training photos: float32 (3, H, W) in 0..1 of various sizes, and their targets.
+class TrainPhotos(Dataset[tuple[Tensor, DetectionTarget]]):
+    """Augmented training photos, float32 (3, H, W) in 0..1 of various sizes, and their targets.
 
-    Photos are read anew each time, so that memory does not grow with the set. What is drawn for a photo depends on
-    seed, epoch and its index alone: neither on the number of workers nor on a resumed run.
+    Each access reads the photo again, so that memory does not grow with the set. The random draws for a photo depend on
+    seed, epoch and index alone: not on the number of workers, and not on a resumed run.
     """
 
     def __init__(self, images: Sequence[AnnotatedImage], class_names: Sequence[str], seed: int, epoch: int) -> None:
@@ -56,31 +56,31 @@ class TrainPhotos(Dataset[tuple[Tensor, Target]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Target]:
+    def __getitem__(self, index: int) -> tuple[Tensor, DetectionTarget]:
         image = self.images[index]
-        photo = tv_tensors.Image(as_input(read_image(image.path)))
+        photo = tv_tensors.Image(image_to_tensor(read_image(image.path)))
         boxes = tv_tensors.BoundingBoxes(image.boxes.copy(), format="XYXY", canvas_size=photo.shape[-2:])
         target = {"boxes": boxes, "labels": torch.tensor([self._labels[n] for n in image.labels], dtype=torch.int64)}
         state = np.random.SeedSequence((self.seed, self.epoch, index)).generate_state(1)
-        with torch.random.fork_rng(devices=[]):  # the network's own draws go on as if nothing were drawn here
+        with torch.random.fork_rng(devices=[]):  # the draws here do not change the network's draws
             torch.manual_seed(int(state[0]))
             photo, target = self._transform(photo, target)
         return photo, target
 
 
 def train_loader(photos: TrainPhotos, batch_size: int, order: NDArray[np.intp], workers: int) -> DataLoader[Any]:
-    """Batches (list of photos, list of targets) in `order`; a last batch that is not full is left out unless alone."""
+    """Return batches (photos, targets) in `order`; an incomplete last batch is left out unless it is the only one."""
     return DataLoader(
         photos,
         batch_size=batch_size,
         sampler=order.tolist(),
         num_workers=workers,
-        collate_fn=_as_lists,
-        drop_last=len(order) >= batch_size,  # a last batch of one photo would upset batch norm
+        collate_fn=_to_lists,
+        drop_last=len(order) >= batch_size,  # a batch of one photo would spoil batch norm
         pin_memory=torch.cuda.is_available(),
     )
 
 
-def _as_lists(items: Sequence[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
+def _to_lists(items: Sequence[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
     photos, targets = zip(*items, strict=True)
     return list(photos), list(targets)

@@ -1,4 +1,4 @@
-"""Scores a trained baseline as pipeline.evaluate scores, and writes its report: how good, how large, how fast."""
+"""The report of a trained baseline, scored as by pipeline.evaluate: how good, how large, how fast."""
 
 from __future__ import annotations
 
@@ -10,48 +10,42 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from common.annotations import AnnotatedImage
 from common.cli import console, progress
 from common.files import write_text
-from pipeline.baseline.fit import find_faces, seconds_a_photo
-from pipeline.baseline.model import FLOOR, MOST
+from pipeline.baseline.fit import find_faces, seconds_per_photo
+from pipeline.baseline.model import MAX_DETECTIONS, MIN_SCORE
 from pipeline.baseline.run_folder import load_best
 from pipeline.bench.environment import machine
 from pipeline.evaluate.coco_results import write_results
-from pipeline.evaluate.evaluation import DetectionEvaluation, Settings, evaluate_samples
+from pipeline.evaluate.evaluation import DetectionEvaluation, EvaluationSettings, evaluate_samples
+from pipeline.evaluate.metrics import Sample
 from pipeline.evaluate.report import Table, tables, to_json
 from pipeline.evaluate.slices import FaceAttributes, face_attributes
 
 
-def report(
+def write_report(
     out: Path,
     split: str,
     images: Sequence[AnnotatedImage],
-    facts: Sequence[str],
-    settings: Settings,
+    notes: Sequence[str],
+    settings: EvaluationSettings,
     device: torch.device,
 ) -> None:
-    """Scores the best epoch of the run in `out` on `images`, prints the tables, writes the predictions and the report.
+    """Score the best epoch of a run, print the tables, and write the predictions and the report.
 
-    facts: remarks that open the report. Raises UserError when best.safetensors cannot be used.
+    `notes` start the report. The network detects on `device`, but the time per photo is always the CPU's. Raises
+    UserError when best.safetensors cannot be used.
     """
     file = out / "best.safetensors"
     model, best = load_best(file)
-    seconds = seconds_a_photo(model, images)  # still on the CPU
-    model.to(device)
-    with progress() as bar:
-        task = bar.add_task("detecting", total=len(images))
-        looks: list[FaceAttributes] = []
-
-        def seen(image: AnnotatedImage, pixels: NDArray[np.uint8]) -> None:
-            looks.append(face_attributes(pixels, image.boxes))
-            bar.advance(task)
-
-        samples = find_faces(model, images, best.class_names, seen)
-    chosen = "best F1 on validation photos"
+    seconds = seconds_per_photo(model, images)  # before the model leaves the CPU
+    samples, attributes = _detect(model.to(device), images, best.class_names)
+    threshold_from = "best F1 on validation photos"
     evaluation = evaluate_samples(
-        samples, best.class_names, settings, best.model, best.threshold, chosen, seconds, looks
+        samples, best.class_names, settings, best.model, best.threshold, threshold_from, seconds, attributes
     )
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
     record = {
@@ -69,32 +63,52 @@ def report(
         "detector": to_json(evaluation),
     }
     faces = sum(len(image.boxes) for image in images)
-    facts = [
-        *facts,
+    notes = [
+        *notes,
         f"split {split}: {len(images)} photos with {faces} faces; bootstrap seed {settings.seed}",
         f"epoch {best.epoch} of {config['epochs']}, with the best mAP50 on validation photos: {best.map50:.3f}",
-        f"detections from score {FLOOR:g} on, at most {MOST} a photo; none in {evaluation.silent_images} photos",
+        f"detections from score {MIN_SCORE:g} on, at most {MAX_DETECTIONS} a photo; "
+        f"none in {evaluation.silent_images} photos",
     ]
     write_results(out / "predictions.coco.json", samples, images, best.class_names)
-    write_text(out / "baseline.json", json.dumps({**record, "notes": facts}, indent=1) + "\n")
+    write_text(out / "baseline.json", json.dumps({**record, "notes": notes}, indent=1) + "\n")
     shown = [summary(evaluation, record), *tables([evaluation])]
-    lines = [f"# One stage: {best.model}\n", "\n".join(f"- {fact}" for fact in facts) + "\n"]
+    lines = [f"# One stage: {best.model}\n", "\n".join(f"- {note}" for note in notes) + "\n"]
     write_text(out / "baseline.md", "\n".join([*lines, *(table.markdown() for table in shown)]))
+    _print(shown, notes, out / "baseline.md")
+
+
+def _detect(
+    model: nn.Module, images: Sequence[AnnotatedImage], class_names: Sequence[str]
+) -> tuple[list[Sample], list[FaceAttributes]]:
+    attributes: list[FaceAttributes] = []
+    with progress() as bar:
+        task = bar.add_task("detecting", total=len(images))
+
+        def measure(image: AnnotatedImage, pixels: NDArray[np.uint8]) -> None:
+            attributes.append(face_attributes(pixels, image.boxes))
+            bar.advance(task)
+
+        samples = find_faces(model, images, class_names, measure)
+    return samples, attributes
+
+
+def _print(shown: Sequence[Table], notes: Sequence[str], report: Path) -> None:
     screen = console()
     for table in shown:
         screen.print(table.rich())
-    for fact in facts:
-        screen.print(f"- {fact}", markup=False, highlight=False)
-    screen.print(f"report: {out / 'baseline.md'}", markup=False, highlight=False)
+    for note in notes:
+        screen.print(f"- {note}", markup=False, highlight=False)
+    screen.print(f"report: {report}", markup=False, highlight=False)
 
 
 def summary(evaluation: DetectionEvaluation, record: dict[str, Any]) -> Table:
-    """How well it finds, how large it is, how long it takes."""
+    """Return the table of accuracy, size and time; `record` is the content of baseline.json."""
 
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:.3f}"
 
-    # As COCO's protocol has it for one-stage detectors: a box counts once for each class that it has a score for.
+    # As in COCO's protocol for one-stage detectors: a box counts once for each class that has a score.
     scores, threads = evaluation.each_class, record["threads"]
     mean = scores.mean.overall
     rows = [

@@ -1,1 +1,1 @@
-"""The command pipeline.evaluate: scores detectors end to end."""
+"""Command pipeline.evaluate: score detectors end to end."""

@@ -1,8 +1,8 @@
-"""Bootstrap intervals over images (Efron & Tibshirani, 1993): how far the scores would move with other photos.
+"""Bootstrap intervals over images (Efron & Tibshirani, 1993): how much the scores would change with other photos.
 
-Matching is per image, so it is done once; a resample only changes how often each image counts. Average precision is
-then a weighted cumulative sum over the detections in score order, the same figure that re-scoring the resampled
-images would give (a test holds it against the scoring library) but for the order of equal scores within one image.
+Matching is per image, so it runs once; a resample only changes how often each image counts. Average precision is then
+a weighted cumulative sum over the detections in score order. A test compares it with the scoring library on the
+resampled images: both agree, except for the order of equal scores within one image.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluate.metrics import (
-    CLASS_FLOOR,
     COCO_IOUS,
+    MIN_CLASS_SCORE,
     RECALLS,
     Sample,
     every_class,
-    index_of,
+    iou_index,
+    iou_thresholds,
     one_label,
-    with_iou,
 )
-from pipeline.evaluate.tide_errors import overlaps
+from pipeline.evaluate.tide_errors import iou_matrix
 
-ONE_LABEL = ", one label"  # ends the name of a figure that counts each face with its best label alone
+ONE_LABEL = ", one label"  # ends the name of a score that counts each face with its best label alone
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95% percentile interval of a score, and the score itself."""
+    """A score and its 95% percentile interval."""
 
     value: float
     low: float
@@ -39,57 +39,61 @@ class Interval:
 
 @dataclass(frozen=True)
 class Matches:
-    """One category's detections over all images, best score first (M of them), and what each matched.
+    """One category's detections (M) over all images (I), best score first, and their matches at T IoUs.
 
-    image: (M,) index of the image. score: (M,). hit: (T, M) whether it matched a truth at each of T IoUs.
-    truths: (I,) truths in each image.
+    image_index and score are (M,), is_hit is (T, M), gt_count holds the annotated faces of each image (I,).
     """
 
-    image: NDArray[np.intp]
+    image_index: NDArray[np.intp]
     score: NDArray[np.float64]
-    hit: NDArray[np.bool_]
+    is_hit: NDArray[np.bool_]
     gt_count: NDArray[np.intp]
 
     def average_precision(self, weights: NDArray[np.intp]) -> NDArray[np.float64]:
-        """(T,) average precision when image i counts weights[i] times; NaN when no truth is left."""
-        truths = int((weights * self.gt_count).sum())
-        if not truths:
-            return np.full(len(self.hit), np.nan)
+        """Return average precision (T,) when image i counts weights[i] times; NaN when no face is left."""
+        gt_count = int((weights * self.gt_count).sum())
+        if not gt_count:
+            return np.full(len(self.is_hit), np.nan)
         if not len(self.score):
-            return np.zeros(len(self.hit))
-        weight = weights[self.image]
-        found = np.cumsum(weight * self.hit, axis=1)
-        precision = found / np.maximum(np.cumsum(weight), 1)
+            return np.zeros(len(self.is_hit))
+        weight = weights[self.image_index]
+        hits = np.cumsum(weight * self.is_hit, axis=1)
+        precision = hits / np.maximum(np.cumsum(weight), 1)
         # The best precision at this recall or any higher one.
         precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
         padded = np.concatenate([precision, np.zeros((len(precision), 1))], axis=1)  # unreached recalls score 0
-        first = [np.searchsorted(row, RECALLS) for row in found / truths]
+        first = [np.searchsorted(row, RECALLS) for row in hits / gt_count]
         return np.take_along_axis(padded, np.array(first), axis=1).mean(axis=1)
 
 
 def match(samples: Sequence[Sample], ious: NDArray[np.float64], label: int | None = None) -> Matches:
-    """COCO's matching of one class (or, without `label`, of faces whatever their class) at each of (T,) `ious`.
+    """Match detections to faces as COCO does.
 
-    Best score first, each detection takes the free truth that it overlaps most, if at least at the threshold.
+    Best score first, each detection takes the free face that it overlaps most, if at least at the threshold.
+
+    Args:
+        samples: one per image.
+        ious: (T,) IoU thresholds.
+        label: index of the class; None matches faces whatever their class.
     """
     images, scores, hits = [np.zeros(0, np.intp)], [np.zeros(0)], [np.zeros((len(ious), 0), bool)]
-    truths = np.zeros(len(samples), np.intp)
+    gt_count = np.zeros(len(samples), np.intp)
     for i, s in enumerate(samples):
-        boxes, own_scores, own_truths = s.boxes, s.scores, s.gt_boxes
+        boxes, image_scores, gt_boxes = s.boxes, s.scores, s.gt_boxes
         if label is not None:
-            boxes, own_scores = boxes[s.labels == label], own_scores[s.labels == label]
-            own_truths = own_truths[s.gt_labels == label]
-        truths[i] = len(own_truths)
+            boxes, image_scores = boxes[s.labels == label], image_scores[s.labels == label]
+            gt_boxes = gt_boxes[s.gt_labels == label]
+        gt_count[i] = len(gt_boxes)
         images.append(np.full(len(boxes), i))
-        scores.append(own_scores)
-        hits.append(_hits(overlaps(boxes, own_truths), ious))
+        scores.append(image_scores)
+        hits.append(_hits(iou_matrix(boxes, gt_boxes), ious))
     score = np.concatenate(scores)
     order = np.argsort(-score, kind="stable")
-    return Matches(np.concatenate(images)[order], score[order], np.concatenate(hits, axis=1)[:, order], truths)
+    return Matches(np.concatenate(images)[order], score[order], np.concatenate(hits, axis=1)[:, order], gt_count)
 
 
 def mean_ap(samples: Sequence[Sample], classes: int, iou: float) -> float:
-    """The mean over the classes that have truths of average precision at one IoU; NaN without truths."""
+    """Return the mean average precision at one IoU over the classes with annotated faces; NaN without any."""
     once = np.ones(len(samples), np.intp)
     return _mean([float(match(samples, np.array([iou]), k).average_precision(once)[0]) for k in range(classes)])
 
@@ -100,82 +104,98 @@ def bootstrap(
     iou: float = 0.5,
     rounds: int = 200,
     seed: int = 0,
-    floor: float = CLASS_FLOOR,
+    min_score: float = MIN_CLASS_SCORE,
 ) -> dict[str, Interval]:
-    """95% intervals from `rounds` resamples of the images with replacement; empty when rounds is 0.
+    """Return 95% intervals of the scores from resamples of the images with replacement.
 
-    Keys: mAP50, mAP50-95, AP50/<class>, and mAP@<iou> where `iou` is not 0.5, each with every class scored from `floor`
-    on; the same ones ending in ONE_LABEL, with one label a face; face_AP50, and face_AP@<iou>. A resample without a
-    truth of some class leaves that class out of its mean, as COCO does. Scores without truths are left out.
+    A resample without a face of some class leaves that class out of its mean, as COCO does.
+
+    Args:
+        samples: one per image.
+        class_names: in the order of the label indices.
+        iou: IoU of the run.
+        rounds: number of resamples.
+        seed: seed of the resamples.
+        min_score: a class of a box counts from this score on.
+
+    Returns:
+        Intervals by name; empty when `rounds` is 0. Every class counts in mAP50, mAP50-95, AP50/<class>, and mAP@<iou>
+        where `iou` is not 0.5. The same names ending in ONE_LABEL have one label per face. face_AP50 and
+        face_AP@<iou> ignore classes. Scores without annotated faces are left out.
     """
     if rounds < 1 or not samples:
         return {}
-    ious = with_iou(iou)
-    ways = {"": every_class(samples, floor), ONE_LABEL: one_label(samples)}
-    categories = {way: {n: match(own, ious, k) for k, n in enumerate(class_names)} for way, own in ways.items()}
-    faces = match(ways[ONE_LABEL], ious)
+    ious = iou_thresholds(iou)
+    views = {"": every_class(samples, min_score), ONE_LABEL: one_label(samples)}
+    by_view = {end: {n: match(view, ious, k) for k, n in enumerate(class_names)} for end, view in views.items()}
+    faces = match(views[ONE_LABEL], ious)
     generator = np.random.default_rng(seed)
-
-    def scores(weights: NDArray[np.intp]) -> dict[str, float]:
-        at, own = index_of(iou), iou != 0.5
-        figures: dict[str, float] = {}
-        for way, by_class in categories.items():
-            ap = {name: matches.average_precision(weights) for name, matches in by_class.items()}
-            figures[f"mAP50{way}"] = _mean([float(v[0]) for v in ap.values()])
-            figures[f"mAP50-95{way}"] = _mean([float(v[: len(COCO_IOUS)].mean()) for v in ap.values()])
-            figures |= {f"AP50/{name}{way}": float(v[0]) for name, v in ap.items()}
-            if own:
-                figures[f"mAP@{iou:g}{way}"] = _mean([float(v[at]) for v in ap.values()])
-        face = faces.average_precision(weights)
-        figures["face_AP50"] = float(face[0])
-        if own:
-            figures[f"face_AP@{iou:g}"] = float(face[at])
-        return figures
-
-    point = scores(np.ones(len(samples), np.intp))
-    drawn = []
+    once = np.ones(len(samples), np.intp)
+    values = _weighted_scores(by_view, faces, iou, once)
+    resampled = []
     for _ in range(rounds):
         picked = generator.integers(len(samples), size=len(samples))
-        drawn.append(scores(np.bincount(picked, minlength=len(samples))))
+        resampled.append(_weighted_scores(by_view, faces, iou, np.bincount(picked, minlength=len(samples))))
     intervals = {}
-    for name, value in point.items():
-        values = np.array([d[name] for d in drawn])
-        values = values[~np.isnan(values)]
-        if not np.isnan(value) and len(values):
-            intervals[name] = Interval(value, *(float(v) for v in np.percentile(values, [2.5, 97.5])))
+    for name, value in values.items():
+        spread = np.array([scores[name] for scores in resampled])
+        spread = spread[~np.isnan(spread)]
+        if not np.isnan(value) and len(spread):
+            intervals[name] = Interval(value, *(float(v) for v in np.percentile(spread, [2.5, 97.5])))
     return intervals
 
 
 def best_score(samples: Sequence[Sample], classes: int, iou: float) -> float:
-    """The score threshold with the best F1 over all classes at one IoU; 0 without detections or hits.
+    """Return the score threshold with the best F1 over all classes at one IoU; 0 without detections or hits.
 
-    Chosen on the very images that are scored, so it flatters: only for detectors whose own threshold is unknown.
+    The threshold is chosen on the images that are scored, so the result looks better than it is. Use it only for
+    detectors whose own threshold is unknown.
     """
     matches = [match(samples, np.array([iou]), k) for k in range(classes)]
     score = np.concatenate([m.score for m in matches])
     order = np.argsort(-score, kind="stable")
-    found = np.cumsum(np.concatenate([m.hit[0] for m in matches])[order])
-    if not len(found) or not found[-1]:
+    hits = np.cumsum(np.concatenate([m.is_hit[0] for m in matches])[order])
+    if not len(hits) or not hits[-1]:
         return 0.0
-    truths = sum(int(m.gt_count.sum()) for m in matches)
-    f1 = 2 * found / (np.arange(1, len(found) + 1) + truths)
-    # A threshold keeps every detection of an equal score: judge each score at its last one.
+    gt_count = sum(int(m.gt_count.sum()) for m in matches)
+    f1 = 2 * hits / (np.arange(1, len(hits) + 1) + gt_count)
+    # A threshold keeps every detection of an equal score: take F1 at the last one of each score.
     last = np.append(np.diff(score[order]) != 0, True)
     return float(score[order][np.argmax(np.where(last, f1, -1))])
 
 
+def _weighted_scores(
+    by_view: dict[str, dict[str, Matches]], faces: Matches, iou: float, weights: NDArray[np.intp]
+) -> dict[str, float]:
+    """Return every score by its name when image i counts weights[i] times."""
+    index, other_iou = iou_index(iou), iou != 0.5
+    scores: dict[str, float] = {}
+    for end, by_class in by_view.items():
+        ap = {name: matches.average_precision(weights) for name, matches in by_class.items()}
+        scores[f"mAP50{end}"] = _mean([float(v[0]) for v in ap.values()])
+        scores[f"mAP50-95{end}"] = _mean([float(v[: len(COCO_IOUS)].mean()) for v in ap.values()])
+        scores |= {f"AP50/{name}{end}": float(v[0]) for name, v in ap.items()}
+        if other_iou:
+            scores[f"mAP@{iou:g}{end}"] = _mean([float(v[index]) for v in ap.values()])
+    face_ap = faces.average_precision(weights)
+    scores["face_AP50"] = float(face_ap[0])
+    if other_iou:
+        scores[f"face_AP@{iou:g}"] = float(face_ap[index])
+    return scores
+
+
 def _hits(overlap: NDArray[np.float64], ious: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """overlap (M, N), detections best score first -> (T, M)."""
-    count, truths = overlap.shape
+    """Return hits (T, M) from `overlap` (M, N), whose detections come best score first."""
+    count, gt_count = overlap.shape
     hits = np.zeros((len(ious), count), bool)
-    if not truths:
+    if not gt_count:
         return hits
-    free = np.ones((len(ious), truths), bool)
+    free = np.ones((len(ious), gt_count), bool)
     rows = np.arange(len(ious))
     for d in np.flatnonzero(overlap.max(axis=1) >= ious.min()):
         candidates = np.where(free, overlap[d], -1.0)
         # Of equal overlaps the scoring library takes the last.
-        best = truths - 1 - np.argmax(candidates[:, ::-1], axis=1)
+        best = gt_count - 1 - np.argmax(candidates[:, ::-1], axis=1)
         hits[:, d] = candidates[rows, best] >= ious
         free[rows[hits[:, d]], best[hits[:, d]]] = False
     return hits

@@ -1,7 +1,7 @@
-"""Reads and writes detections as COCO JSON, so that any detector can be scored as this project's own is.
+"""COCO JSON of detections, read and written, so that any detector can be scored in the same way.
 
 Accepted: COCO's results list [{image_id, category_id, bbox: [x, y, w, h], score}], or a dictionary with that list under
-"annotations" and, when there, "images" and "categories" (what many tools export).
+"annotations" and optionally "images" and "categories" (the export of many tools).
 """
 
 from __future__ import annotations
@@ -23,34 +23,37 @@ from pipeline.evaluate.metrics import Sample
 
 @dataclass(frozen=True)
 class CocoNames:
-    """How the numbers in a results file are to be read, where the file does not say so itself.
+    """The meaning of the ids in a results file, where the file itself does not give it.
 
-    truth: a COCO ground-truth file whose "images" and "categories" give the ids their names. categories: class names in
-    the order of the ids. first: the id of the first of them (0 or 1); None to tell it from the ids in the file.
-    rename: {name in the file: class name}; where one box has several that become one class, their scores are added up.
+    Attributes:
+        gt_file: COCO ground truth whose "images" and "categories" name the ids.
+        categories: class names in the order of the ids.
+        first_category: id of the first of `categories`, 0 or 1; None derives it from the ids in the file.
+        rename: {name in the file: class name}. Where several names of one box become one class, their scores are added.
     """
 
-    truth: Path | None = None
+    gt_file: Path | None = None
     categories: tuple[str, ...] = ()
-    first: int | None = None
+    first_category: int | None = None
     rename: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
 class CocoResults:
-    """Detections of one file: {image_id: [(box xyxy, score, class index), ...]}; images without any are absent."""
+    """Detections of one file."""
 
     by_image: dict[str, list[tuple[tuple[float, ...], float, int]]]
+    """{image_id: [(box xyxy, score, class index), ...]}; images without detections are absent."""
 
     def sample(self, image: AnnotatedImage, class_names: Sequence[str]) -> Sample:
-        """One image's truths with this file's detections; class_names are those that the file was read with."""
+        """Return one image's faces and the file's detections; `class_names` are those that the file was read with."""
         rows = self.by_image.get(image.image_id, [])
         boxes, scores, labels = zip(*rows, strict=True) if rows else ((), (), ())
-        truth_labels = [class_names.index(label) for label in image.labels]
+        gt_labels = [class_names.index(label) for label in image.labels]
         return Sample(
             image.image_id,
             image.boxes,
-            np.array(truth_labels, np.intp),
+            np.array(gt_labels, np.intp),
             np.array(boxes, np.float32),
             np.array(scores, np.float64),
             np.array(labels, np.intp),
@@ -63,48 +66,60 @@ def read_results(
     class_names: Sequence[str],
     names: CocoNames | None = None,
 ) -> CocoResults:
-    """Reads a results file; `images` are all those of the dataset, of any split.
+    """Read a results file.
 
-    An image is named by its id, file name or stem, or by a number that "images" explains or that is its stem
-    ("000123" is 123). Raises UserError, naming the file and the entry, on an image or class that is not known and
-    on entries that are not detections.
+    The file names an image by its id, its file name or its stem. A number is looked up in "images", and otherwise
+    compared with numeric stems ("000123" is 123).
+
+    Args:
+        path: the results file.
+        images: all images of the dataset, of any split.
+        class_names: in the order of the class indices.
+        names: meaning of the ids in the file.
+
+    Raises:
+        UserError: an image or class is unknown, or an entry is not a detection; names the file and the entry.
     """
     path, names = Path(path), names or CocoNames()
     data = _load(path)
     entries = data.get("annotations", data.get("predictions")) if isinstance(data, dict) else data
     if not isinstance(entries, list):
-        raise UserError(f'{path}: not COCO results; expected a list, or a dictionary with one under "annotations"')
-    header = [d for d in (_load(names.truth) if names.truth else None, data) if isinstance(d, dict)]
+        raise UserError(f'{path}: not COCO results; use a list, or a dictionary with one under "annotations"')
+    headers = [d for d in (_load(names.gt_file) if names.gt_file else None, data) if isinstance(d, dict)]
     try:
-        files = {i["id"]: str(i["file_name"]) for d in header for i in d.get("images", ())}
-        categories = {c["id"]: str(c["name"]) for d in header for c in d.get("categories", ())}
+        files = {i["id"]: str(i["file_name"]) for d in headers for i in d.get("images", ())}
+        categories = {c["id"]: str(c["name"]) for d in headers for c in d.get("categories", ())}
     except (TypeError, KeyError) as error:
         raise UserError(f"{path}: an entry of images or categories lacks {error}") from error
     if names.categories:
         categories = _numbered(entries, names, path)
-    known = _image_keys(images)
-    rename, order = names.rename or {}, {name: k for k, name in enumerate(class_names)}
-    found: dict[str, list[_Row]] = {}
+    image_keys = _image_keys(images)
+    rename, index_of = names.rename or {}, {name: k for k, name in enumerate(class_names)}
+    by_image: dict[str, list[_Row]] = {}
     for position, entry in enumerate(entries):
         where = f"{path}, detection {position + 1}"
         box, score = _box_and_score(entry, where)
-        image = _image(entry.get("image_id"), files, known, where)
-        given = _category(entry.get("category_id"), categories, where)
-        label = rename.get(given, given)
-        if label not in order:
+        image_id = _image_id(entry.get("image_id"), files, image_keys, where)
+        name = _category(entry.get("category_id"), categories, where)
+        label = rename.get(name, name)
+        if label not in index_of:
             raise UserError(
-                f"{where}: class {label!r} is none of {', '.join(class_names)}; map it with --merge {label}=NAME"
+                f"{where}: class {label!r} is not one of {', '.join(class_names)}; map it with --merge {label}=NAME"
             )
-        found.setdefault(image, []).append(_Row(box, score, order[label], given))
-    return CocoResults({image: _merged(rows) for image, rows in found.items()})
+        by_image.setdefault(image_id, []).append(_Row(box, score, index_of[label], name))
+    return CocoResults({image_id: _merged(rows) for image_id, rows in by_image.items()})
 
 
 def write_results(
     path: Path | str, samples: Sequence[Sample], images: Sequence[AnnotatedImage], class_names: Sequence[str]
 ) -> None:
-    """Writes the samples' detections as a COCO dictionary that `read_results` (and other tools) can read again.
+    """Write detections as a COCO dictionary that `read_results` and other tools can read.
 
-    A row for each class of a box, as COCO's tools expect, is written of the samples of metrics.every_class.
+    Args:
+        path: the file to write.
+        samples: one per image. Those of `metrics.every_class` give one row per class of a box, as COCO's tools expect.
+        images: the annotated images, in the order of the samples.
+        class_names: in the order of the label indices.
     """
     annotations: list[dict[str, Any]] = []
     for i, s in enumerate(samples, start=1):
@@ -133,7 +148,7 @@ def write_results(
 
 @dataclass(frozen=True)
 class _Row:
-    """A detection as the file has it; name: what the file calls its class."""
+    """A detection of the file; `name` is the file's name of the class."""
 
     box: tuple[float, ...]
     score: float
@@ -142,7 +157,7 @@ class _Row:
 
 
 def _merged(rows: Sequence[_Row]) -> list[tuple[tuple[float, ...], float, int]]:
-    """One row for each box and class where the file gives the box several names of it; the others as they are."""
+    """Add the scores where a box has several names of one class; keep the other rows unchanged."""
     groups: dict[tuple[tuple[float, ...], int], list[_Row]] = {}
     for row in rows:
         groups.setdefault((row.box, row.label), []).append(row)
@@ -151,13 +166,13 @@ def _merged(rows: Sequence[_Row]) -> list[tuple[tuple[float, ...], float, int]]:
         scores = [row.score for row in group]
         best = {row.name: row.score for row in sorted(group, key=lambda row: row.score)}
         if len(best) > 1:
-            scores = [min(sum(best.values()), 1.0)]  # sigmoids, one a class, may exceed 1 together
+            scores = [min(sum(best.values()), 1.0)]  # the sum of one sigmoid per class may exceed 1
         merged += [(box, score, label) for score in scores]
     return merged
 
 
 def _file_name(image: AnnotatedImage) -> str:
-    """With the folders of an id that has some ("train/a"): there, file names alone are not unique."""
+    """Return the file name, with the folders of an id such as "train/a": there, file names alone are not unique."""
     folders = image.image_id.rpartition("/")[0]
     return f"{folders}/{image.path.name}" if folders else image.path.name
 
@@ -172,8 +187,9 @@ def _load(path: Path) -> Any:
 
 
 def _numbered(entries: list[Any], names: CocoNames, path: Path) -> dict[Any, str]:
+    """Return the class names by id, counted from the first id."""
     ids = {e.get("category_id") for e in entries if isinstance(e, dict)}
-    first = names.first
+    first = names.first_category
     if first is None:
         if 0 in ids:
             first = 0
@@ -185,31 +201,31 @@ def _numbered(entries: list[Any], names: CocoNames, path: Path) -> dict[Any, str
 
 
 def _image_keys(images: Sequence[AnnotatedImage]) -> dict[str | int, str | None]:
-    """Every way to name an image -> its id; None where two images share the name."""
+    """Return the image id by every name of an image; None where two images share the name."""
     keys: dict[str | int, str | None] = {}
     for image in images:
-        ways: set[str | int] = {image.path.name, image.path.stem}
+        names: set[str | int] = {image.path.name, image.path.stem}
         if image.path.stem.isascii() and image.path.stem.isdigit():
-            ways.add(int(image.path.stem))
-        for way in ways:
-            keys[way] = None if way in keys else image.image_id
+            names.add(int(image.path.stem))
+        for name in names:
+            keys[name] = None if name in keys else image.image_id
     return keys | {image.image_id: image.image_id for image in images}
 
 
-def _image(given: Any, files: Mapping[Any, str], known: Mapping[str | int, str | None], where: str) -> str:
+def _image_id(given: Any, files: Mapping[Any, str], image_keys: Mapping[str | int, str | None], where: str) -> str:
     name = files.get(given, given) if isinstance(given, str | int) else None
     if not isinstance(name, str | int) or isinstance(name, bool):
-        raise UserError(f"{where}: image_id is {given!r}, expected a name or a number")
-    ways = [name]
+        raise UserError(f"{where}: image_id is {given!r}; use a name or a number")
+    candidates = [name]
     if isinstance(name, str):
         name = name.replace("\\", "/")
         file = name.rpartition("/")[2]
-        ways += [name, name.rpartition(".")[0], file, file.rpartition(".")[0]]
-    for way in ways:
-        if way in known:
-            image_id = known[way]
+        candidates += [name, name.rpartition(".")[0], file, file.rpartition(".")[0]]
+    for candidate in candidates:
+        if candidate in image_keys:
+            image_id = image_keys[candidate]
             if image_id is None:
-                raise UserError(f"{where}: two images of the data are called {way!r}; use their image ids")
+                raise UserError(f"{where}: two images of the data are called {candidate!r}; use their image ids")
             return image_id
     hint = "" if isinstance(name, str) else "; give the file that numbers the images with --coco-truth"
     raise UserError(f"{where}: image {name!r} is not in the data{hint}")

@@ -1,4 +1,4 @@
-"""An evaluation as pictures: confusion matrix, precision-recall curves, reliability, and the worst mistakes."""
+"""An evaluation as pictures: confusion matrix, precision-recall curves, reliability, and the worst errors."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from common.files import replacing
 from pipeline.evaluate.evaluation import DetectionEvaluation
 from pipeline.evaluate.metrics import RECALLS, Sample
 from pipeline.evaluate.report import BACKGROUND, KIND_NAMES
-from pipeline.evaluate.tide_errors import KINDS, Mistake
+from pipeline.evaluate.tide_errors import ERROR_KINDS, REPORT_KEYS, DetectionError
 from stage2_classifier.cropping import crop_window, cut_crop, resize_crop
 
-TRUE_COLOUR, FOUND_COLOUR = (0, 200, 60), (230, 40, 40)
+GT_COLOUR, DETECTION_COLOUR = (0, 200, 60), (230, 40, 40)
 TILE = 160  # pixels
-CONTEXT = 1.0  # of the box's longer side, on each side: enough to see what the mistake was
+CONTEXT = 1.0  # of the box's longer side, on each side: enough to see the cause of the error
 
 
 def draw_confusion(evaluation: DetectionEvaluation, path: Path) -> None:
-    """Writes the confusion matrix as counts and as shares of each true class."""
+    """Write the confusion matrix as counts and as shares of each true class."""
     counts = np.array(evaluation.confusion)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     names = [*evaluation.class_names, BACKGROUND]
@@ -45,7 +45,7 @@ def draw_confusion(evaluation: DetectionEvaluation, path: Path) -> None:
 
 
 def draw_curves(evaluations: Sequence[DetectionEvaluation], path: Path) -> None:
-    """Writes precision over recall at the run's IoU: a panel for each class and for faces, a line for each detector.
+    """Write precision over recall at the run's IoU: one panel per class and one for faces, one line per detector.
 
     Every class of a face is scored.
     """
@@ -68,9 +68,9 @@ def draw_curves(evaluations: Sequence[DetectionEvaluation], path: Path) -> None:
 
 
 def draw_reliability(evaluation: DetectionEvaluation, path: Path) -> None:
-    """Writes the share of right detections over their score, and how many have that score, found and reported.
+    """Write the share of right detections over their score, and the number of detections, found and reported.
 
-    Of scores that are probabilities the bars end on the diagonal (DeGroot & Fienberg 1983).
+    Where scores are probabilities, the bars end on the diagonal (DeGroot & Fienberg 1983).
     """
     figure = _figure(9, 5)
     axes = figure.subplots(2, 2, sharex=True, height_ratios=(3, 1))
@@ -94,25 +94,26 @@ def draw_reliability(evaluation: DetectionEvaluation, path: Path) -> None:
 def draw_worst(
     folder: Path,
     samples: Sequence[Sample],
-    mistakes: Sequence[Mistake],
+    errors: Sequence[DetectionError],
     class_names: Sequence[str],
     read: Callable[[int], NDArray[np.uint8]],
-    most: int = 24,
+    limit: int = 24,
 ) -> list[Path]:
-    """Writes worst_<kind>.png for each kind of error that occurs, and returns their paths; an older one goes.
+    """Write worst_<kind>.png for each kind of error that occurs, and remove the files of the other kinds.
 
-    The worst are the detections with the highest score, and of faces without one the largest. The true box is green,
-    the found one red. read: the pixels of a sample's image (H, W, 3 RGB).
+    The worst errors are the detections with the highest score, and the largest faces without a detection. The true box
+    is green, the detected one red. `read` returns the pixels (H, W, 3) RGB of the image of sample i. The result is the
+    list of the pictures' paths.
     """
     written = []
-    for kind in KINDS:
-        path = folder / f"worst_{kind}.png"
-        own = [m for m in mistakes if m.kind == kind]
-        worst = sorted(own, key=lambda m: _badness(samples[m.sample], m), reverse=True)[:most]
+    for kind in ERROR_KINDS:
+        path = folder / f"worst_{REPORT_KEYS[kind]}.png"
+        of_kind = [e for e in errors if e.kind == kind]
+        worst = sorted(of_kind, key=lambda e: _severity(samples[e.sample], e), reverse=True)[:limit]
         tiles = [
-            (tile, _caption(samples[m.sample], m, class_names))
-            for m in worst
-            if (tile := _tile(samples, m, read)) is not None
+            (tile, _caption(samples[e.sample], e, class_names))
+            for e in worst
+            if (tile := _tile(samples, e, read)) is not None
         ]
         if not tiles:
             path.unlink(missing_ok=True)
@@ -125,33 +126,35 @@ def draw_worst(
             axes.imshow(tile)
             axes.set_axis_off()
             axes.set_title(caption, fontsize=6)
-        figure.suptitle(f"{KIND_NAMES[kind]}: the worst {len(tiles)} of {len(own)}", fontsize=9)
+        figure.suptitle(f"{KIND_NAMES[REPORT_KEYS[kind]]}: the worst {len(tiles)} of {len(of_kind)}", fontsize=9)
         _save(figure, path)
         written.append(path)
     return written
 
 
-def _badness(s: Sample, m: Mistake) -> float:
-    if m.detection is not None:
-        return float(s.scores[m.detection])
-    return float(area(s.gt_boxes)[m.truth])
+def _severity(s: Sample, e: DetectionError) -> float:
+    if e.detection is not None:
+        return float(s.scores[e.detection])
+    return float(area(s.gt_boxes)[e.gt])
 
 
-def _caption(s: Sample, m: Mistake, class_names: Sequence[str]) -> str:
+def _caption(s: Sample, e: DetectionError, class_names: Sequence[str]) -> str:
     lines = [s.image_id[-28:]]
-    if m.truth is not None:
-        lines.append(f"true: {class_names[s.gt_labels[m.truth]]}")
-    if m.detection is not None:
-        lines.append(f"found: {class_names[s.labels[m.detection]]} {s.scores[m.detection]:.2f}")
+    if e.gt is not None:
+        lines.append(f"true: {class_names[s.gt_labels[e.gt]]}")
+    if e.detection is not None:
+        lines.append(f"found: {class_names[s.labels[e.detection]]} {s.scores[e.detection]:.2f}")
     return "\n".join(lines)
 
 
-def _tile(samples: Sequence[Sample], m: Mistake, read: Callable[[int], NDArray[np.uint8]]) -> NDArray[np.uint8] | None:
-    """The neighbourhood of a mistake, (TILE, TILE, 3); None when its box lies outside the image."""
-    s, image = samples[m.sample], read(m.sample)
-    true = None if m.truth is None else s.gt_boxes[m.truth]
-    found = None if m.detection is None else s.boxes[m.detection]
-    centre = true if true is not None else found
+def _tile(
+    samples: Sequence[Sample], e: DetectionError, read: Callable[[int], NDArray[np.uint8]]
+) -> NDArray[np.uint8] | None:
+    """Return the surroundings of an error (TILE, TILE, 3); None when the box is outside the image."""
+    s, image = samples[e.sample], read(e.sample)
+    gt = None if e.gt is None else s.gt_boxes[e.gt]
+    detection = None if e.detection is None else s.boxes[e.detection]
+    centre = gt if gt is not None else detection
     if centre is None:
         return None
     inside = clip(centre[None], (image.shape[1], image.shape[0]))
@@ -160,7 +163,7 @@ def _tile(samples: Sequence[Sample], m: Mistake, read: Callable[[int], NDArray[n
     left, top, right, _ = crop_window(inside[0], CONTEXT)
     tile = resize_crop(cut_crop(image, inside[0], CONTEXT), TILE).copy()
     scale = TILE / (right - left)
-    for box, colour in ((true, TRUE_COLOUR), (found, FOUND_COLOUR)):
+    for box, colour in ((gt, GT_COLOUR), (detection, DETECTION_COLOUR)):
         if box is not None:
             x1, y1, x2, y2 = (round(float(v)) for v in (box - np.array([left, top, left, top])) * scale)
             cv2.rectangle(tile, (x1, y1), (x2, y2), colour, 1)
@@ -168,7 +171,7 @@ def _tile(samples: Sequence[Sample], m: Mistake, read: Callable[[int], NDArray[n
 
 
 def _figure(width: float, height: float) -> Any:
-    """A figure of its own, in inches: pyplot would keep it alive in a global list."""
+    """Return a figure of this size in inches; pyplot would keep the figure alive in a global list."""
     with requires_extra("train"):
         from matplotlib.figure import Figure
     return Figure(figsize=(width, height), layout="tight")

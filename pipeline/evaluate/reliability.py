@@ -1,4 +1,4 @@
-"""How far scores are from being probabilities: reliability bins and the expected calibration error."""
+"""How close scores are to probabilities: reliability bins and the expected calibration error."""
 
 from __future__ import annotations
 
@@ -12,50 +12,54 @@ from pipeline.evaluate.bootstrap import match
 from pipeline.evaluate.metrics import Sample
 
 BINS = 10
-FLOOR = 0.01  # the very many detections below are all but never right, and would hide what the others are
+FLOOR = 0.01  # most detections have a lower score and are false; they would hide the others
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Detections whose score lies in [low, high), or up to 1 in the last: their number, mean score, and share right."""
+    """Detections whose score is in [low, high); the last bin includes 1."""
 
     low: float
     high: float
     count: int
     score: float
+    """Mean score."""
     right: float
+    """Share of correct detections."""
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Of the detections from a score of `floor` on: their number, expected calibration error (None of none), bins."""
+    """Reliability of the detections from a score of `floor` on."""
 
     floor: float
     count: int
     ece: float | None
+    """Expected calibration error; None without detections."""
     bins: tuple[Bin, ...]
+    """The bins with detections."""
 
     @classmethod
-    def above(cls, floor: float, scores: NDArray[np.floating], right: NDArray[np.bool_]) -> Reliability:
-        """Of the detections with `scores` (N,), `right` (N,) or not, that reach `floor`."""
+    def above(cls, floor: float, scores: NDArray[np.floating], correct: NDArray[np.bool_]) -> Reliability:
+        """Return the reliability of the detections with `scores` (N,) of `floor` or more, `correct` (N,) or not."""
         kept = scores >= floor
-        bins = reliability(scores[kept], right[kept])
+        bins = reliability(scores[kept], correct[kept])
         return cls(floor, int(kept.sum()), expected_calibration_error(bins), tuple(bins))
 
 
-def reliability(scores: NDArray[np.floating], right: NDArray[np.bool_], bins: int = BINS) -> list[Bin]:
-    """The bins, of equal width, that hold anything. scores (N,) in 0..1, right (N,)."""
-    edges = np.arange(bins + 1) / bins  # of ten, exactly what 0.3 and its like are read as
-    place = np.clip(np.searchsorted(edges, scores, side="right") - 1, 0, bins - 1)
+def reliability(scores: NDArray[np.floating], correct: NDArray[np.bool_], bins: int = BINS) -> list[Bin]:
+    """Return those of `bins` bins of equal width that have detections, from scores (N,) in 0..1 and correct (N,)."""
+    edges = np.arange(bins + 1) / bins  # division gives exactly the number that "0.3" is read as
+    bin_index = np.clip(np.searchsorted(edges, scores, side="right") - 1, 0, bins - 1)
     return [
-        Bin(float(edges[k]), float(edges[k + 1]), int(own.sum()), float(scores[own].mean()), float(right[own].mean()))
+        Bin(float(edges[k]), float(edges[k + 1]), int(own.sum()), float(scores[own].mean()), float(correct[own].mean()))
         for k in range(bins)
-        if (own := place == k).any()
+        if (own := bin_index == k).any()
     ]
 
 
 def expected_calibration_error(bins: Sequence[Bin]) -> float | None:
-    """Mean distance between score and share right, weighted by count; None without detections.
+    """Return the mean distance between score and share of correct detections, weighted by count; None without any.
 
     Naeini et al., "Obtaining Well Calibrated Probabilities Using Bayesian Binning", AAAI 2015.
     """
@@ -66,13 +70,19 @@ def expected_calibration_error(bins: Sequence[Bin]) -> float | None:
 def scores_and_correct(
     samples: Sequence[Sample], classes: int, iou: float
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Scores (N,) of all detections, and whether each is right: on a face of its class at `iou` that no better one has.
+    """Return the scores of all detections, and whether each detection is correct.
 
-    Give it samples with one label a face.
+    Args:
+        samples: with one label per face.
+        classes: number of classes.
+        iou: IoU at which a detection matches a face.
+
+    Returns:
+        Scores (N,) and flags (N,). A detection is correct on a face of its class that no better detection has matched.
     """
-    scores, right = [np.zeros(0)], [np.zeros(0, bool)]
+    scores, correct = [np.zeros(0)], [np.zeros(0, bool)]
     for k in range(classes):
-        found = match(samples, np.array([iou]), k)
-        scores.append(found.score)
-        right.append(found.hit[0])
-    return np.concatenate(scores), np.concatenate(right)
+        matches = match(samples, np.array([iou]), k)
+        scores.append(matches.score)
+        correct.append(matches.is_hit[0])
+    return np.concatenate(scores), np.concatenate(correct)

@@ -1,4 +1,4 @@
-"""What calling faces unsure costs and brings: the share of faces so called, and the wrong labels among the others."""
+"""What calling faces unsure brings and costs: the share of unsure faces, and of wrong labels among the others."""
 
 from __future__ import annotations
 
@@ -9,63 +9,77 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluate.metrics import Sample
-from pipeline.evaluate.tide_errors import attribute
+from pipeline.evaluate.tide_errors import assign_errors
 
 MARGINS = tuple(k / 10 for k in range(10))
 
 
 @dataclass(frozen=True)
 class RiskCoveragePoint:
-    """Found faces when those whose two best classes are closer than `margin` are called unsure.
+    """Found faces when a face is unsure whose two best class probabilities are closer than `margin`.
 
-    found: faces found, unsure: those called so, wrong: wrong labels among the sure ones. unsure_share: of the found
-    ones, wrong_share: of the sure ones; None of none. own: whether the margin is the bundle's own.
+    Of the found faces, `unsure_share` is unsure. Of the sure faces, `wrong_share` has a wrong label. A share of zero
+    faces is None.
     """
 
     margin: float
     found: int
     unsure: int
     wrong: int
+    """Wrong labels among the sure faces."""
     unsure_share: float | None
     wrong_share: float | None
     own: bool
+    """Whether the margin is the bundle's."""
 
 
-def risk_coverage(samples: Sequence[Sample], iou: float, own: float | None = None) -> tuple[RiskCoveragePoint, ...]:
-    """The trade at each of MARGINS and at the bundle's `own`; nothing when a sample has no class scores.
+def risk_coverage(
+    samples: Sequence[Sample], iou: float, bundle_margin: float | None = None
+) -> tuple[RiskCoveragePoint, ...]:
+    """Return one point for each of MARGINS and for the bundle's margin; empty when a sample has no class scores.
 
-    Give it samples with one label a face, of the score threshold in question. A face is found when a box lies on it at
-    `iou`, whatever its label.
+    Args:
+        samples: with one label per face, from the score threshold on.
+        iou: a face is found when a box overlaps it by this IoU or more, whatever the label.
+        bundle_margin: the bundle's margin, if it has one.
     """
     if any(s.class_scores is None for s in samples):
         return ()
-    gaps, wrong = [np.zeros(0)], [np.zeros(0, bool)]
+    margins, wrong = [np.zeros(0)], [np.zeros(0, bool)]
     for s in samples:
-        pairs = np.array(attribute(s, iou).pairs, np.intp).reshape(-1, 2)
-        gaps.append(label_margins(s)[pairs[:, 1]])
+        pairs = np.array(assign_errors(s, iou).matched, np.intp).reshape(-1, 2)
+        margins.append(label_margins(s)[pairs[:, 1]])
         wrong.append(s.labels[pairs[:, 1]] != s.gt_labels[pairs[:, 0]])
-    gap, mistaken = np.concatenate(gaps), np.concatenate(wrong)
-    margins = sorted({*MARGINS, *(() if own is None else (own,))})
-    return tuple(_trade(margin, gap < margin, mistaken, margin == own) for margin in margins)
+    face_margin, is_wrong = np.concatenate(margins), np.concatenate(wrong)
+    thresholds = sorted({*MARGINS, *(() if bundle_margin is None else (bundle_margin,))})
+    return tuple(_point(margin, face_margin < margin, is_wrong, margin == bundle_margin) for margin in thresholds)
 
 
 def label_margins(sample: Sample) -> NDArray[np.float64]:
-    """(M,) by how much each detection's best class probability exceeds the next; 1 where there is but one class.
+    """Return by how much each detection's best class probability exceeds the next (M,); 1 with only one class.
 
-    The sample must have class scores. Whether a face is unsure (pipeline.inference.predictor) compares just this with a margin.
+    The sample must have class scores. pipeline.inference compares the same number with the margin.
     """
     assert sample.class_scores is not None
     if sample.class_scores.shape[1] < 2:
         return np.ones(len(sample.boxes))
-    best = np.sort(sample.class_scores, axis=1)
-    # A row sums to the face's probability: what is left without it are the classes'.
-    face = best.sum(axis=1)
-    return np.divide(best[:, -1] - best[:, -2], face, out=np.zeros(len(face)), where=face > 0)
+    ascending = np.sort(sample.class_scores, axis=1)
+    # A row sums to the face's probability. Divided by that sum, the row holds the class probabilities.
+    face_prob = ascending.sum(axis=1)
+    return np.divide(ascending[:, -1] - ascending[:, -2], face_prob, out=np.zeros(len(face_prob)), where=face_prob > 0)
 
 
-def _trade(margin: float, unsure: NDArray[np.bool_], wrong: NDArray[np.bool_], own: bool) -> RiskCoveragePoint:
-    found, asked = len(unsure), int(unsure.sum())
-    mistakes, sure = int((wrong & ~unsure).sum()), len(unsure) - int(unsure.sum())
+def _point(
+    margin: float, is_unsure: NDArray[np.bool_], is_wrong: NDArray[np.bool_], is_bundle_margin: bool
+) -> RiskCoveragePoint:
+    found, unsure = len(is_unsure), int(is_unsure.sum())
+    wrong, sure = int((is_wrong & ~is_unsure).sum()), found - unsure
     return RiskCoveragePoint(
-        margin, found, asked, mistakes, asked / found if found else None, mistakes / sure if sure else None, own
+        margin,
+        found,
+        unsure,
+        wrong,
+        unsure / found if found else None,
+        wrong / sure if sure else None,
+        is_bundle_margin,
     )

@@ -1,4 +1,4 @@
-"""Where the detector is weak: its figures on faces by size, light, blur and class."""
+"""Where the detector is weak: its scores on faces by size, light, blur and class."""
 
 from __future__ import annotations
 
@@ -12,36 +12,43 @@ from numpy.typing import NDArray
 
 from common.boxes import Boxes, area
 from pipeline.evaluate.metrics import SIZES, Sample, Scores
-from pipeline.evaluate.tide_errors import attribute
+from pipeline.evaluate.tide_errors import assign_errors
 
-By = Literal["size", "light", "blur", "class"]
-# Mean luma of the face box, 0 to 255; a fifth each of the faces of the Kaggle set's test photos lie below and above.
-# Fixed, so that sets can be held against one another. The lower bound is inside, the upper one outside.
+SliceBy = Literal["size", "light", "blur", "class"]
+# Mean luma of the face box, 0 to 255. A fifth of the faces in the Kaggle set's test photos is below, a fifth above.
+# The bounds are fixed, so that sets can be compared. The lower bound is inside, the upper one outside.
 LIGHT = {"dark": (0.0, 85.0), "medium": (85.0, 150.0), "bright": (150.0, np.inf)}
-# Detail (see `look`); about thirds of those faces that are large enough.
+# Detail (see `face_attributes`); about a third each of the faces that are large enough.
 BLUR = {"blurred": (0.0, 2800.0), "medium": (2800.0, 4400.0), "sharp": (4400.0, np.inf)}
 DETAIL_SIDE = 16  # px; half of the set's faces are hardly larger
-TOO_SMALL = "too small to tell"
+BLUR_UNKNOWN = "too small to tell"
 
 
 @dataclass(frozen=True)
 class FaceAttributes:
-    """How the faces of one photo look. luma: (N,) mean, 0 to 255. detail: (N,), NaN where a face is too small."""
+    """Light and blur of the N faces of one photo."""
 
     luma: NDArray[np.float64]
+    """(N,) mean luma, 0 to 255."""
     detail: NDArray[np.float64]
+    """(N,) variance of the Laplacian; NaN where a face is too small."""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Some of the faces, and what becomes of them at the run's IoU and score threshold.
+    """Results on some of the faces, at the IoU and score threshold of the run.
 
-    found: faces with a box on them, whatever its label; right: of those, with the right label. recall: found of
-    truths; right_share: right of found; None of none. ap50: average precision at IoU 0.5, of a size classes aside, of
-    a class with every class scored; None of light and blur, for a false alarm is on no face that could have any.
+    Attributes:
+        gt_count: annotated faces.
+        found: faces with a box on them, whatever its label.
+        right: found faces with the right label.
+        recall: share of found faces; None without faces.
+        right_share: share of right labels among the found faces; None without found faces.
+        ap50: average precision at IoU 0.5: of a size whatever the class, of a class with every class scored. None for
+            light and blur, because a false alarm is on no face that could have either.
     """
 
-    by: By
+    by: SliceBy
     name: str
     gt_count: int
     found: int
@@ -52,18 +59,21 @@ class Slice:
 
 
 def face_attributes(pixels: NDArray[np.uint8], boxes: Boxes) -> FaceAttributes:
-    """Light and blur of the faces in `boxes` (N, 4) of a photo (H, W, 3 RGB).
+    """Measure light and blur of faces.
 
     Light is the mean luma (Rec. 601). Detail is the variance of the Laplacian (Pech-Pacheco et al., "Diatom
-    autofocusing in brightfield microscopy", ICPR 2000) of the face averaged down to DETAIL_SIDE px a side, so that it
-    tells of the photo and not of the face's size; faces with a shorter side would have to be enlarged, which adds
-    pixels but no detail.
+    autofocusing in brightfield microscopy", ICPR 2000). The face is first averaged down to DETAIL_SIDE px per side, so
+    that the size of the face does not matter. To enlarge smaller faces would add pixels but no detail.
+
+    Args:
+        pixels: the photo (H, W, 3) RGB.
+        boxes: (N, 4) xyxy in pixels.
     """
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     height, width = grey.shape
     luma, detail = np.zeros(len(boxes)), np.full(len(boxes), np.nan)
     for i, (x1, y1, x2, y2) in enumerate(np.round(boxes).astype(int).tolist()):
-        # At least one pixel, also of a box that the photo turns out not to hold.
+        # At least one pixel, also for a box outside the photo.
         left, top = min(max(x1, 0), width - 1), min(max(y1, 0), height - 1)
         face = grey[top : max(y2, top + 1), left : max(x2, left + 1)]
         luma[i] = face.mean()
@@ -78,34 +88,38 @@ def slice_faces(
     class_names: Sequence[str],
     iou: float,
     scores: Scores,
-    looks: Sequence[FaceAttributes] | None = None,
+    attributes: Sequence[FaceAttributes] | None = None,
 ) -> tuple[Slice, ...]:
-    """Every slice of the faces in `samples`, which hold one label a face from the score threshold on.
+    """Return the results on every slice of the faces.
 
-    scores: where `ap50` is taken from, those of every class. looks: one for each sample; without them there is no slice
-    by light and blur. Raises ValueError when they do not fit the samples.
+    Args:
+        samples: with one label per face, from the score threshold on.
+        class_names: in the order of the label indices.
+        iou: IoU at which a box is on a face.
+        scores: with every class scored; `ap50` comes from there.
+        attributes: one per sample (ValueError otherwise); None leaves out the slices by light and blur.
     """
-    found, right = _outcomes(samples, iou)
+    found, correct = _found_and_correct(samples, iou)
     side = np.sqrt(np.concatenate([np.zeros(0), *(area(s.gt_boxes) for s in samples)]))
     label = np.concatenate([np.zeros(0, np.intp), *(s.gt_labels for s in samples)])
-    rows: list[tuple[By, str, NDArray[np.bool_], float | None]] = []
+    rows: list[tuple[SliceBy, str, NDArray[np.bool_], float | None]] = []
     for name, bounds in SIZES.items():
         rows.append(("size", name, _within(side, bounds), scores.faces.by_size[name].ap50))
-    if looks is not None:
-        luma = np.concatenate([np.zeros(0), *(each.luma for each in looks)])
-        detail = np.concatenate([np.zeros(0), *(each.detail for each in looks)])
+    if attributes is not None:
+        luma = np.concatenate([np.zeros(0), *(a.luma for a in attributes)])
+        detail = np.concatenate([np.zeros(0), *(a.detail for a in attributes)])
         if not len(luma) == len(detail) == len(label):
-            raise ValueError(f"{len(luma)} looks of {len(label)} faces")
+            raise ValueError(f"attributes of {len(luma)} faces for {len(label)} faces")
         rows += [("light", name, _within(luma, bounds), None) for name, bounds in LIGHT.items()]
         rows += [("blur", name, _within(detail, bounds), None) for name, bounds in BLUR.items()]
-        rows.append(("blur", TOO_SMALL, np.isnan(detail), None))
+        rows.append(("blur", BLUR_UNKNOWN, np.isnan(detail), None))
     for k, name in enumerate(class_names):
         rows.append(("class", name, label == k, scores.classes[k].overall.ap50))
-    return tuple(_slice(by, name, found[own], right[own], ap50) for by, name, own, ap50 in rows)
+    return tuple(_slice(by, name, found[members], correct[members], ap50) for by, name, members, ap50 in rows)
 
 
-def cuts() -> dict[str, list[float]]:
-    """The bounds between the slices by light and by blur, as JSON holds them."""
+def slice_bounds() -> dict[str, list[float]]:
+    """Return the bounds between the slices by light and by blur, as JSON values."""
     return {
         "luma": [low for low, _ in LIGHT.values()][1:],
         "detail": [low for low, _ in BLUR.values()][1:],
@@ -113,23 +127,26 @@ def cuts() -> dict[str, list[float]]:
     }
 
 
-def _outcomes(samples: Sequence[Sample], iou: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Of all truths in turn: whether each is found, and whether with the right label."""
-    found, right = [np.zeros(0, bool)], [np.zeros(0, bool)]
+def _found_and_correct(samples: Sequence[Sample], iou: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return for all faces in turn whether each is found, and whether its label is right."""
+    found, correct = [np.zeros(0, bool)], [np.zeros(0, bool)]
     for s in samples:
-        pairs = np.array(attribute(s, iou).pairs, np.intp).reshape(-1, 2)
-        own, named = np.zeros((2, len(s.gt_boxes)), bool)
-        own[pairs[:, 0]] = True
-        named[pairs[:, 0]] = s.gt_labels[pairs[:, 0]] == s.labels[pairs[:, 1]]
-        found.append(own)
-        right.append(named)
-    return np.concatenate(found), np.concatenate(right)
+        pairs = np.array(assign_errors(s, iou).matched, np.intp).reshape(-1, 2)
+        is_found, is_correct = np.zeros((2, len(s.gt_boxes)), bool)
+        is_found[pairs[:, 0]] = True
+        is_correct[pairs[:, 0]] = s.gt_labels[pairs[:, 0]] == s.labels[pairs[:, 1]]
+        found.append(is_found)
+        correct.append(is_correct)
+    return np.concatenate(found), np.concatenate(correct)
 
 
 def _within(values: NDArray[np.floating], bounds: tuple[float, float]) -> NDArray[np.bool_]:
     return (values >= bounds[0]) & (values < bounds[1])
 
 
-def _slice(by: By, name: str, found: NDArray[np.bool_], right: NDArray[np.bool_], ap50: float | None) -> Slice:
-    truths, hits, named = len(found), int(found.sum()), int(right.sum())
-    return Slice(by, name, truths, hits, named, hits / truths if truths else None, named / hits if hits else None, ap50)
+def _slice(
+    by: SliceBy, name: str, is_found: NDArray[np.bool_], is_correct: NDArray[np.bool_], ap50: float | None
+) -> Slice:
+    faces, found, right = len(is_found), int(is_found.sum()), int(is_correct.sum())
+    recall, right_share = found / faces if faces else None, right / found if found else None
+    return Slice(by, name, faces, found, right, recall, right_share, ap50)

@@ -1,9 +1,9 @@
-"""Which stage a wrong result is due to: matching, confusion matrix, kinds of error, and what mending one would give.
+"""Which stage an error is due to: matching, confusion matrix, kinds of error, and the gain from fixing one kind.
 
-In the spirit of TIDE (Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors", ECCV 2020).
-Matching is class-agnostic and greedy, best score first, as in COCO's scoring: each detection takes the free truth
-that it overlaps most. So a face is judged by the best-scored box on it, and the counts agree with average precision;
-an optimal (Hungarian) matching would credit a detector with a box that its own ranking put second.
+The kinds follow TIDE (Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors", ECCV 2020).
+Matching ignores the class and is greedy, best score first, as in COCO's scoring. Each detection takes the free face
+that it overlaps most. So the box with the best score decides about a face, and the counts agree with average precision.
+An optimal (Hungarian) matching would credit a detector with a box that its own ranking put second.
 """
 
 from __future__ import annotations
@@ -18,196 +18,221 @@ from numpy.typing import NDArray
 from common.boxes import Boxes, area, iou
 from pipeline.evaluate.metrics import SIZES, Sample
 
-Kind = Literal["missed", "loose", "wrong_class", "false_alarm", "duplicate"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-STAGE: dict[Kind, int] = {"missed": 1, "loose": 1, "wrong_class": 2, "false_alarm": 1, "duplicate": 1}
-BACKGROUND_IOU = 0.1  # TIDE's: below it, a box has nothing to do with a face
+ErrorKind = Literal["miss", "loc", "cls", "bkg", "dupe"]
+ERROR_KINDS: tuple[ErrorKind, ...] = get_args(ErrorKind)
+# The name of each kind in evaluation.json and in the file names of the pictures.
+REPORT_KEYS: dict[str, str] = {
+    "miss": "missed",
+    "loc": "loose",
+    "cls": "wrong_class",
+    "bkg": "false_alarm",
+    "dupe": "duplicate",
+}
+# The stage that causes an error, by the values of REPORT_KEYS.
+STAGE = {"missed": 1, "loose": 1, "wrong_class": 2, "false_alarm": 1, "duplicate": 1}
+BACKGROUND_IOU = 0.1  # TIDE's: a box with less overlap has nothing to do with a face
 
 
 @dataclass(frozen=True)
-class Attribution:
-    """What became of each truth and each detection of one image.
+class ErrorAssignment:
+    """The place of each face and each detection of one image; each is in exactly one field.
 
-    pairs: (truth, detection) indices matched at the IoU. loose: pairs whose box overlaps too little, of truths and
-    detections without a match. missed: truths with neither. duplicate: detections without either that still overlap a
-    face. false_alarm: detections on no face. Every truth and every detection stands in exactly one of them.
+    A pair is (index of the face, index of the detection).
+
+    Attributes:
+        matched: pairs that overlap by the IoU threshold or more, whatever their classes.
+        loc: pairs of a face and a detection without a match that overlap too little.
+        miss: faces in no pair.
+        dupe: detections in no pair that overlap a face.
+        bkg: detections on no face.
     """
 
-    pairs: tuple[tuple[int, int], ...]
-    loose: tuple[tuple[int, int], ...]
-    missed: tuple[int, ...]
-    duplicate: tuple[int, ...]
-    false_alarm: tuple[int, ...]
+    matched: tuple[tuple[int, int], ...]
+    loc: tuple[tuple[int, int], ...]
+    miss: tuple[int, ...]
+    dupe: tuple[int, ...]
+    bkg: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Mistake:
-    """One error: truth and detection are indices into its sample, None where the kind has none."""
+class DetectionError:
+    """One error in the sample of index `sample`."""
 
-    kind: Kind
+    kind: ErrorKind
     sample: int
-    truth: int | None
+    gt: int | None
+    """Index of the face in the sample; None for "dupe" and "bkg"."""
     detection: int | None
+    """Index of the detection in the sample; None for "miss"."""
 
 
 @dataclass(frozen=True)
 class ErrorCounts:
-    """Errors at one score threshold. truths = correct + wrong_class + loose + missed, and
-    detections = correct + wrong_class + loose + duplicate + false_alarm.
+    """Errors at one score threshold.
 
-    by_size: for each face size (keys of SIZES) the truths, the correct ones and the kinds of error that have a truth.
+    gt_count = correct + cls + loc + miss, and detections = correct + cls + loc + dupe + bkg.
     """
 
     gt_count: int
     detections: int
     correct: int
-    kinds: dict[Kind, int]
+    kinds: dict[ErrorKind, int]
     by_size: dict[str, dict[str, int]]
+    """For each face size (keys of SIZES) the counts "gt_count", "correct", "miss", "loc" and "cls"."""
 
 
-def overlaps(boxes: Boxes, truths: Boxes) -> NDArray[np.float64]:
-    """(M, N) IoU in double precision, as the scoring library computes it: on a threshold both must agree."""
+def iou_matrix(boxes: Boxes, gt_boxes: Boxes) -> NDArray[np.float64]:
+    """Return the IoU (M, N) in double precision, as the scoring library does: both must agree on a threshold."""
     wide: Any = boxes.astype(np.float64)
-    wide_truths: Any = truths.astype(np.float64)
-    return np.asarray(iou(wide, wide_truths), dtype=np.float64)
+    wide_gt: Any = gt_boxes.astype(np.float64)
+    return np.asarray(iou(wide, wide_gt), dtype=np.float64)
 
 
 def filter_by_score(samples: Sequence[Sample], score: float) -> list[Sample]:
-    """The samples with only the detections whose score is at least `score`."""
+    """Return the samples with only the detections whose score is `score` or more."""
     return [s.keeping(s.scores >= score) for s in samples]
 
 
-def attribute(sample: Sample, match_iou: float = 0.5) -> Attribution:
-    """Puts each truth and each detection of one image into its place (see Attribution).
+def assign_errors(sample: Sample, match_iou: float = 0.5) -> ErrorAssignment:
+    """Put each face and each detection of one image into its place.
 
-    A face that only a neighbour's box overlaps counts as missed, not loose: moving that box would lose the neighbour.
-    A second box on a face that has its match is a duplicate, however loose it is.
+    A face that only a neighbour's box overlaps is a miss, not a loc: moving that box would lose the neighbour.
+    A second box on a matched face is a dupe, however small its overlap is. A match needs an IoU of `match_iou`.
     """
-    overlap = overlaps(sample.boxes, sample.gt_boxes)
-    pairs = _greedy(overlap, match_iou)
+    overlap = iou_matrix(sample.boxes, sample.gt_boxes)
+    matched = _greedy(overlap, match_iou)
     rest = overlap.copy()
-    rest[[d for _, d in pairs], :] = -1
-    rest[:, [t for t, _ in pairs]] = -1
-    loose = _greedy(rest, BACKGROUND_IOU)
-    taken_truths = {t for t, _ in pairs + loose}
-    taken = {d for _, d in pairs + loose}
-    touching = overlap.max(axis=1, initial=0) >= BACKGROUND_IOU
-    return Attribution(
-        tuple(pairs),
-        tuple(loose),
-        tuple(t for t in range(len(sample.gt_boxes)) if t not in taken_truths),
-        tuple(d for d in range(len(sample.boxes)) if d not in taken and touching[d]),
-        tuple(d for d in range(len(sample.boxes)) if d not in taken and not touching[d]),
+    rest[[d for _, d in matched], :] = -1
+    rest[:, [t for t, _ in matched]] = -1
+    loc = _greedy(rest, BACKGROUND_IOU)
+    paired_gt = {t for t, _ in matched + loc}
+    paired = {d for _, d in matched + loc}
+    on_face = overlap.max(axis=1, initial=0) >= BACKGROUND_IOU
+    return ErrorAssignment(
+        tuple(matched),
+        tuple(loc),
+        tuple(t for t in range(len(sample.gt_boxes)) if t not in paired_gt),
+        tuple(d for d in range(len(sample.boxes)) if d not in paired and on_face[d]),
+        tuple(d for d in range(len(sample.boxes)) if d not in paired and not on_face[d]),
     )
 
 
 def confusion_matrix(samples: Sequence[Sample], classes: int, match_iou: float = 0.5) -> NDArray[np.int64]:
-    """(C + 1, C + 1) counts: rows are true classes, columns predicted ones, background last.
+    """Return how often each class was predicted for each true class.
 
-    The last column holds faces without a detection, the last row detections without a face (duplicates too). Give the
-    samples of one score threshold (see `above`).
+    Args:
+        samples: their detections from one score threshold on (see `filter_by_score`).
+        classes: number of classes C.
+        match_iou: IoU at which a detection matches a face.
+
+    Returns:
+        Counts (C + 1, C + 1): rows are true classes, columns predicted ones, background last. The last column holds
+        faces without a detection, the last row detections without a face (also duplicates).
     """
     counts = np.zeros((classes + 1, classes + 1), np.int64)
     for s in samples:
-        pairs = attribute(s, match_iou).pairs
-        for t, d in pairs:
+        matched = assign_errors(s, match_iou).matched
+        for t, d in matched:
             counts[s.gt_labels[t], s.labels[d]] += 1
-        lost = np.delete(s.gt_labels, [t for t, _ in pairs])
-        spare = np.delete(s.labels, [d for _, d in pairs])
-        counts[:classes, classes] += np.bincount(lost, minlength=classes)
-        counts[classes, :classes] += np.bincount(spare, minlength=classes)
+        not_found = np.delete(s.gt_labels, [t for t, _ in matched])
+        not_matched = np.delete(s.labels, [d for _, d in matched])
+        counts[:classes, classes] += np.bincount(not_found, minlength=classes)
+        counts[classes, :classes] += np.bincount(not_matched, minlength=classes)
     return counts
 
 
-def list_mistakes(samples: Sequence[Sample], match_iou: float = 0.5) -> list[Mistake]:
-    """Every error in the samples, in their order."""
-    mistakes: list[Mistake] = []
+def list_errors(samples: Sequence[Sample], match_iou: float = 0.5) -> list[DetectionError]:
+    """Return every error in the samples, in the samples' order."""
+    errors: list[DetectionError] = []
     for i, s in enumerate(samples):
-        a = attribute(s, match_iou)
-        mistakes += [Mistake("wrong_class", i, t, d) for t, d in a.pairs if s.gt_labels[t] != s.labels[d]]
-        mistakes += [Mistake("loose", i, t, d) for t, d in a.loose]
-        mistakes += [Mistake("missed", i, t, None) for t in a.missed]
-        mistakes += [Mistake("duplicate", i, None, d) for d in a.duplicate]
-        mistakes += [Mistake("false_alarm", i, None, d) for d in a.false_alarm]
-    return mistakes
+        a = assign_errors(s, match_iou)
+        errors += [DetectionError("cls", i, t, d) for t, d in a.matched if s.gt_labels[t] != s.labels[d]]
+        errors += [DetectionError("loc", i, t, d) for t, d in a.loc]
+        errors += [DetectionError("miss", i, t, None) for t in a.miss]
+        errors += [DetectionError("dupe", i, None, d) for d in a.dupe]
+        errors += [DetectionError("bkg", i, None, d) for d in a.bkg]
+    return errors
 
 
-def count_errors(samples: Sequence[Sample], mistakes: Sequence[Mistake]) -> ErrorCounts:
-    """Counts the mistakes of `list_mistakes` over the samples that it was given."""
-    kinds: dict[Kind, int] = {kind: sum(m.kind == kind for m in mistakes) for kind in KINDS}
-    truths = sum(len(s.gt_boxes) for s in samples)
+def count_errors(samples: Sequence[Sample], errors: Sequence[DetectionError]) -> ErrorCounts:
+    """Count the errors that `list_errors` returned for these samples."""
+    kinds: dict[ErrorKind, int] = {kind: sum(e.kind == kind for e in errors) for kind in ERROR_KINDS}
+    gt_count = sum(len(s.gt_boxes) for s in samples)
     sides = [np.sqrt(area(s.gt_boxes)) for s in samples]
     by_size = {}
     for name, (low, high) in SIZES.items():
         inside = [(side >= low) & (side < high) for side in sides]
-        row = {"truths": int(sum(mask.sum() for mask in inside))}
-        for kind in ("missed", "loose", "wrong_class"):
-            row[kind] = sum(m.kind == kind and bool(inside[m.sample][m.truth]) for m in mistakes)
-        row["correct"] = row["truths"] - row["missed"] - row["loose"] - row["wrong_class"]
+        row = {"gt_count": int(sum(mask.sum() for mask in inside))}
+        for kind in ("miss", "loc", "cls"):
+            row[kind] = sum(e.kind == kind and bool(inside[e.sample][e.gt]) for e in errors)
+        row["correct"] = row["gt_count"] - row["miss"] - row["loc"] - row["cls"]
         by_size[name] = row
-    correct = truths - kinds["missed"] - kinds["loose"] - kinds["wrong_class"]
-    return ErrorCounts(truths, sum(len(s.boxes) for s in samples), correct, kinds, by_size)
+    correct = gt_count - kinds["miss"] - kinds["loc"] - kinds["cls"]
+    return ErrorCounts(gt_count, sum(len(s.boxes) for s in samples), correct, kinds, by_size)
 
 
-def oracle_fixed(samples: Sequence[Sample], kind: Kind, match_iou: float = 0.5) -> list[Sample]:
-    """The samples, with one label a face, as they would be without one kind of error, all else equal.
+def oracle_fixed(samples: Sequence[Sample], kind: ErrorKind, match_iou: float = 0.5) -> list[Sample]:
+    """Return the samples as they would be without one kind of error, with nothing else changed.
 
-    wrong_class: each box on a face takes the face's class. loose: each loose box takes the face's own edges.
-    duplicate, false_alarm: those detections go. missed: those truths go (TIDE's way: no detection is invented).
+    Args:
+        samples: with one label per face.
+        kind: "cls" gives each box on a face the face's class. "loc" gives each loc box the face's edges. "dupe" and
+            "bkg" remove those detections. "miss" removes those faces (as TIDE does: no detection is invented).
+        match_iou: IoU at which a detection matches a face.
     """
-    return [_MENDS[kind](s, attribute(s, match_iou), match_iou) for s in samples]
+    return [_FIXES[kind](s, assign_errors(s, match_iou), match_iou) for s in samples]
 
 
-def _right_classes(s: Sample, a: Attribution, match_iou: float) -> Sample:
+def _fix_cls(s: Sample, a: ErrorAssignment, match_iou: float) -> Sample:
     labels = s.labels.copy()
-    overlap = overlaps(s.boxes, s.gt_boxes)
+    overlap = iou_matrix(s.boxes, s.gt_boxes)
     if overlap.size:
-        # Boxes without a pair too: as a duplicate of another class one would weigh on that class.
+        # Boxes without a match, too: a duplicate of another class would lower that class's score.
         near = overlap.max(axis=1) >= match_iou
         labels[near] = s.gt_labels[overlap.argmax(axis=1)[near]]
-    for t, d in a.pairs:
+    for t, d in a.matched:
         labels[d] = s.gt_labels[t]
-    return replace(s, labels=labels, class_scores=None)  # those no longer say why the label is what it is
+    return replace(s, labels=labels, class_scores=None)  # the class scores no longer explain the label
 
 
-def _tight_boxes(s: Sample, a: Attribution, _: float) -> Sample:
+def _fix_loc(s: Sample, a: ErrorAssignment, _: float) -> Sample:
     boxes = s.boxes.copy()
-    for t, d in a.loose:
+    for t, d in a.loc:
         boxes[d] = s.gt_boxes[t]
     return replace(s, boxes=boxes)
 
 
-def _no_misses(s: Sample, a: Attribution, _: float) -> Sample:
-    gone = list(a.missed)
-    return replace(s, gt_boxes=np.delete(s.gt_boxes, gone, axis=0), gt_labels=np.delete(s.gt_labels, gone, axis=0))
+def _fix_miss(s: Sample, a: ErrorAssignment, _: float) -> Sample:
+    missed = list(a.miss)
+    return replace(s, gt_boxes=np.delete(s.gt_boxes, missed, axis=0), gt_labels=np.delete(s.gt_labels, missed, axis=0))
 
 
-def _no_duplicates(s: Sample, a: Attribution, _: float) -> Sample:
-    return s.keeping(~np.isin(np.arange(len(s.boxes)), a.duplicate))
+def _fix_dupe(s: Sample, a: ErrorAssignment, _: float) -> Sample:
+    return s.keeping(~np.isin(np.arange(len(s.boxes)), a.dupe))
 
 
-def _no_false_alarms(s: Sample, a: Attribution, _: float) -> Sample:
-    return s.keeping(~np.isin(np.arange(len(s.boxes)), a.false_alarm))
+def _fix_bkg(s: Sample, a: ErrorAssignment, _: float) -> Sample:
+    return s.keeping(~np.isin(np.arange(len(s.boxes)), a.bkg))
 
 
-_MENDS: dict[Kind, Callable[[Sample, Attribution, float], Sample]] = {
-    "missed": _no_misses,
-    "loose": _tight_boxes,
-    "wrong_class": _right_classes,
-    "false_alarm": _no_false_alarms,
-    "duplicate": _no_duplicates,
+_FIXES: dict[ErrorKind, Callable[[Sample, ErrorAssignment, float], Sample]] = {
+    "miss": _fix_miss,
+    "loc": _fix_loc,
+    "cls": _fix_cls,
+    "bkg": _fix_bkg,
+    "dupe": _fix_dupe,
 }
 
 
 def _greedy(overlap: NDArray[np.float64], threshold: float) -> list[tuple[int, int]]:
-    """(truth, detection) pairs from overlap (M, N), detections best score first."""
+    """Return (face, detection) pairs from `overlap` (M, N), whose detections come best score first."""
     pairs: list[tuple[int, int]] = []
     if not overlap.size:
         return pairs
     free = np.ones(overlap.shape[1], bool)
     for d in np.flatnonzero(overlap.max(axis=1) >= threshold):
         candidates = np.where(free, overlap[d], -1.0)
-        t = int(len(free) - 1 - candidates[::-1].argmax())  # of equal overlaps the last, as COCO's scoring
+        t = int(len(free) - 1 - candidates[::-1].argmax())  # of equal overlaps the last, as in COCO's scoring
         if candidates[t] >= threshold:
             pairs.append((t, int(d)))
             free[t] = False

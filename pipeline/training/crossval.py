@@ -26,12 +26,12 @@ from common.images import read_image
 from common.splits import SPLITS, read_splits
 from pipeline.data.checks import check_apart, usable_images
 from pipeline.evaluate.bootstrap import best_score, bootstrap
-from pipeline.evaluate.command import merged_names, parse_merge
-from pipeline.evaluate.evaluation import check_classes, detect_samples, merge_classes
+from pipeline.evaluate.evaluation import detect_samples
 from pipeline.evaluate.face_free import face_free_part
 from pipeline.evaluate.metrics import Sample, score_every_class, score_samples
 from pipeline.evaluate.reliability import Reliability, scores_and_correct
 from pipeline.evaluate.risk_coverage import risk_coverage
+from pipeline.evaluate.selection import check_classes, merge_classes, merged_names, parse_merge
 from pipeline.evaluate.tide_errors import filter_by_score
 from pipeline.inference.bundle import Bundle
 from pipeline.inference.predictor import Predictor

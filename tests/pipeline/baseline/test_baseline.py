@@ -1,4 +1,4 @@
-"""The one-stage baseline through its command line: what it writes, going on after every kind of end, refusals."""
+"""The one-stage baseline through the command line: results, resume after every kind of end, refusals."""
 
 from __future__ import annotations
 
@@ -17,19 +17,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from common.annotations import read_dataset
-from common.errors import UserError
 from pipeline.baseline import fit as baseline_fit
 from pipeline.baseline.command import main
-from pipeline.baseline.config import BaselineConfig
-from pipeline.baseline.data import TrainPhotos, train_loader
-from pipeline.baseline.fit import BaselineTrainState, best_row, detect, start, train_epoch
+from pipeline.baseline.fit import best_row
 from pipeline.baseline.run_folder import BaselineFolder, load_best
 from pipeline.evaluate.coco_results import read_results
 from pipeline.evaluate.metrics import score_samples
-from stage1_faces.training.trainer import StepSchedule
 
 SIDES = ("train", "train", "train", "train", "val", "test", "test")
-CLASSES = ("bare", "covered")  # not our own names: they come from the data
+CLASSES = ("bare", "covered")  # other names than ours: they come from the data
 SIZE = (96, 72)
 FINISHED = ["baseline.json", "baseline.md", "best.safetensors", "config.json", "log.jsonl", "predictions.coco.json"]
 
@@ -46,12 +42,12 @@ def _one_thread() -> Iterator[None]:
 
 
 def boxes_of(k: int) -> list[tuple[int, int, int, int]]:
-    """The faces of the k-th photo, xyxy: one of each class, and none in the last."""
+    """Return the faces of the k-th photo, xyxy: one of each class, and none in the last photo."""
     return [] if k == len(SIDES) - 1 else [(8 + 2 * k, 10, 28 + 2 * k, 34), (56, 20 + 2 * k, 74, 42 + 2 * k)]
 
 
 def write_photos(root: Path, sides: tuple[str, ...] = SIDES) -> Path:
-    """A COCO set of bright patches on noise, the first of them red, and splits.csv beside the photos."""
+    """Write a COCO set of bright patches on noise, the first of them red, and splits.csv next to the photos."""
     root.mkdir()
     rng = np.random.default_rng(0)
     images, rows = [], []
@@ -84,13 +80,13 @@ def call(data: Path, out: Path, *options: str) -> int:
 
 @pytest.fixture
 def last_is_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last epoch's weights are those that are kept, so that two runs differ if their last epochs do."""
+    """Keep the last epoch's weights, so that two runs differ if their last epochs do."""
     monkeypatch.setattr(baseline_fit, "best_row", lambda history: history[-1])
 
 
 @pytest.fixture(scope="module")
 def unbroken(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run whose last epoch is the best. Read it only."""
+    """A finished run whose last epoch is the best. Tests only read it."""
     out = tmp_path_factory.mktemp("runs") / "unbroken"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(baseline_fit, "best_row", lambda history: history[-1])
@@ -99,7 +95,7 @@ def unbroken(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rows(out: Path) -> list[dict[str, Any]]:
-    """The log, but for the time it took."""
+    """Return the log without the times."""
     return [{k: v for k, v in row.items() if k != "seconds"} for row in BaselineFolder(out).rows()]
 
 
@@ -116,13 +112,12 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_results_are_not_written_among_the_data(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(data, data / "baseline") == 1
-    assert one_line(capsys) == (
-        f"error: {data / 'baseline'}: lies in {data} and would be read as data; give another --out\n"
-    )
+    error = one_line(capsys)
+    assert error.startswith(f"error: {data / 'baseline'}: ") and "another --out" in error
     assert not (data / "baseline").exists()
 
 
-def test_trains_and_says_how_good_how_large_and_how_fast(data: Path, unbroken: Path) -> None:
+def test_the_report_has_accuracy_size_and_time(data: Path, unbroken: Path) -> None:
     assert sorted(path.name for path in unbroken.iterdir()) == FINISHED
     assert [row["epoch"] for row in rows(unbroken)] == [1, 2]
     assert set(rows(unbroken)[0]["val_ap50"]) == set(CLASSES)
@@ -145,7 +140,7 @@ def test_detections_are_scored_as_those_of_any_detector_are(
     data: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fake(model: nn.Module, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        # The red face is found as it is, the other one found as red, too, and more surely.
+        # The red face is found with its class. The other face is found as red, with a higher score.
         photo = next(k for k in range(len(SIDES)) if np.array_equal(pixels, stored[k]))
         boxes = np.array(boxes_of(photo), np.float32).reshape(-1, 4)
         return boxes, np.array([0.6, 0.9])[: len(boxes)], np.zeros(len(boxes), np.intp)
@@ -219,7 +214,7 @@ def test_the_best_epoch_on_validation_photos_is_kept(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = iter([0.2, 0.7, 0.7])  # among equals the earlier
-    monkeypatch.setattr(baseline_fit, "val_figures", lambda samples, names: {"val_map50": next(values)})
+    monkeypatch.setattr(baseline_fit, "val_scores", lambda samples, names: {"val_map50": next(values)})
     out = tmp_path / "run"
     assert call(data, out, "--epochs", "3", "--no-ema") == 0
     best = load_best(out / "best.safetensors")[1]
@@ -316,7 +311,7 @@ def test_a_start_that_failed_leaves_the_folder_free(
         (("train",) * 4 + ("val",) * 3, "no images in split 'test'"),
         (("train",) * 5 + ("test",) * 2, "in split 'val' has a face"),
         (("val",) * 5 + ("test",) * 2, "in split 'train' has a face"),
-        (("train",) + ("val",) * 4 + ("test",) * 2, "one training photo only"),
+        (("train",) + ("val",) * 4 + ("test",) * 2, "only one training photo"),
         (("train",) * 4 + ("test",) * 2 + ("val",), "in split 'val' has a face"),  # the photo without faces
     ],
 )
@@ -350,7 +345,7 @@ def test_a_broken_photo_is_left_out_of_training_but_not_of_the_test(
     ("flags", "told"),
     [
         (["--model", "retinanet"], "did you mean retinanet_resnet50_fpn"),
-        (["--model", "maskrcnn_resnet50_fpn"], "'maskrcnn_resnet50_fpn' is no box detector of torchvision"),
+        (["--model", "maskrcnn_resnet50_fpn"], "'maskrcnn_resnet50_fpn' is not a box detector of torchvision"),
         (["--split", "all"], "--split is 'all', must be one of train, val, test"),
         (["--size", "16"], "--size is 16, must be 32 or more"),
         (["--batch-size", "1"], "--batch-size is 1, must be 2 or more"),
@@ -374,55 +369,9 @@ def test_bad_options_are_refused_in_one_line(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_missing_package_is_told(
+def test_a_missing_package_is_reported(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "faster_coco_eval", None)
     assert call(data, tmp_path / "run") == 1
     assert "pip install -e '.[train]'" in one_line(capsys)
-
-
-def test_an_epoch_lowers_the_loss_of_every_part(data: Path) -> None:
-    images = [i for i in read_dataset(data).images if i.image_id in ("p0", "p1", "p2", "p3")]
-    learner = start(BaselineConfig(size=64), len(CLASSES), torch.device("cpu"))
-    schedule = StepSchedule(400, 1, 0.1)  # the warm-up takes 200 steps
-    losses = []
-    for epoch in range(12):
-        loader = train_loader(TrainPhotos(images, CLASSES, 0, 0), 4, np.arange(4), 0)  # the same pictures each time
-        losses.append(train_epoch(learner, loader, schedule, epoch))
-    for part in ("loss", "bbox_regression", "classification"):
-        assert losses[-1][part] < 0.8 * losses[0][part]
-
-
-def test_a_loss_that_is_not_finite_ends_the_run(data: Path) -> None:
-    class Broken(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.tensor(1.0))
-
-        def forward(self, photos: Any, targets: Any) -> dict[str, torch.Tensor]:
-            return {"part": self.weight * float("nan")}
-
-    model = Broken()
-    learner = BaselineTrainState(model, None, torch.optim.SGD(model.parameters(), 0.1))
-    loader = train_loader(TrainPhotos(read_dataset(data).images[:2], CLASSES, 0, 0), 2, np.arange(2), 0)
-    with pytest.raises(UserError, match=r"the loss is not finite in epoch 3; lower 0\.1"):
-        train_epoch(learner, loader, StepSchedule(10, 1, 0.1), 2)
-
-
-def test_what_is_called_background_is_no_detection() -> None:
-    class Answers(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.tensor(1.0))
-
-        def forward(self, photos: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
-            assert photos[0].shape == (3, 4, 6)
-            assert photos[0].max() == 1
-            boxes = torch.arange(12.0).reshape(3, 4)
-            return [{"boxes": boxes, "scores": torch.tensor([0.9, 0.8, 0.7]), "labels": torch.tensor([2, 0, 1])}]
-
-    boxes, scores, labels = detect(Answers(), np.full((4, 6, 3), 255, np.uint8))
-    assert labels.tolist() == [1, 0]
-    assert scores == pytest.approx([0.9, 0.7])
-    assert boxes[:, 0].tolist() == [0, 8]

@@ -1,4 +1,4 @@
-"""What a baseline learns from: faces stay where their boxes are, and draws depend on seed, epoch and photo alone."""
+"""Training photos: boxes follow their faces, and random draws depend on seed, epoch and photo alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BOXES = np.float32([(10, 8, 30, 32), (40, 20, 60, 44)])
 
 @pytest.fixture
 def images(tmp_path: Path) -> list[AnnotatedImage]:
-    """A photo of a red and a blue patch on black, one without faces, and the first once more."""
+    """A photo of a red and a blue patch on black, a photo without faces, and the first photo again."""
     pixels = np.zeros((60, 80, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "empty.png")
     for box, colour in zip(BOXES.astype(int), [(250, 0, 0), (0, 0, 250)], strict=True):
@@ -29,7 +29,7 @@ def images(tmp_path: Path) -> list[AnnotatedImage]:
 
 
 def test_boxes_and_labels_follow_the_faces(images: list[AnnotatedImage]) -> None:
-    shapes, mirrored, seen = set(), set(), 0
+    shapes, mirrored, checked = set(), set(), 0
     for epoch in range(40):
         photo, target = TrainPhotos(images, ("bare", "covered"), 0, epoch)[0]
         assert photo.dtype == torch.float32
@@ -38,20 +38,20 @@ def test_boxes_and_labels_follow_the_faces(images: list[AnnotatedImage]) -> None
         shapes.add(tuple(photo.shape))
         boxes = target["boxes"].tolist()
         for x1, y1, x2, y2 in boxes:
-            # The face is what has the colour of its box's middle.
+            # The face has the colour at the middle of the box.
             middle = photo[:, int((y1 + y2) / 2), int((x1 + x2) / 2)]
             ys, xs = torch.where(((photo - middle[:, None, None]).abs() < 0.02).all(dim=0))
             edges = [int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1]
             assert edges == pytest.approx([x1, y1, x2, y2], abs=1)
-            seen += 1
+            checked += 1
         if target["labels"].tolist() == [2, 1]:
             mirrored.add(boxes[0][0] > boxes[1][0])
-    assert seen > 40
-    assert len(shapes) > 10  # crops and more room around
+    assert checked > 40
+    assert len(shapes) > 10  # crops and margins
     assert mirrored == {True, False}
 
 
-def test_a_photo_without_faces_is_a_sample_too(images: list[AnnotatedImage]) -> None:
+def test_a_photo_without_faces_is_also_a_sample(images: list[AnnotatedImage]) -> None:
     _, target = TrainPhotos(images, ("bare", "covered"), 0, 0)[1]
     assert target["boxes"].shape == (0, 4)
     assert target["labels"].shape == (0,)
@@ -73,6 +73,6 @@ def test_draws_depend_on_seed_epoch_and_index_alone(images: list[AnnotatedImage]
 def test_batches_are_the_same_with_and_without_workers(images: list[AnnotatedImage], workers: int) -> None:
     photos = TrainPhotos(images, ("bare", "covered"), 0, 0)
     batches = list(train_loader(photos, 2, np.array([2, 0, 1]), workers))
-    assert len(batches) == 1  # the rest, one photo, is left out
+    assert len(batches) == 1  # the last photo alone is left out
     assert [torch.equal(a, photos[k][0]) for a, k in zip(batches[0][0], (2, 0), strict=True)] == [True, True]
-    assert len(list(train_loader(photos, 8, np.array([2, 0, 1]), 0))) == 1  # fewer than a batch are one
+    assert len(list(train_loader(photos, 8, np.array([2, 0, 1]), 0))) == 1  # fewer photos than a batch are one batch
