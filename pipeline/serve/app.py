@@ -28,7 +28,7 @@ from common.display import shown
 from common.errors import MediaError, TooManyPixelsError
 from common.paths import FoundImage
 from pipeline.inference.results import image_result
-from pipeline.serve.body_parser import HOW, Upload, body_parser
+from pipeline.serve.body_parser import HOW_TO_SEND, Upload, body_parser
 from pipeline.serve.limiter import ClientDisconnectedError, RequestLimiter
 from pipeline.serve.limits import Limits
 from pipeline.serve.metrics import ServeMetrics
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 VERSION = "0.1.0"
 STATIC = Path(__file__).parent / "static"
 DOCS_FILES = "/static-offline-docs"  # where fastapi-offline serves Swagger UI from
-PATHS = (
+COUNTED_PATHS = (
     "/",
     "/v1/detect",
     "/v1/model",
@@ -52,8 +52,8 @@ PATHS = (
     "/static/*",
     DOCS_FILES + "/*",
 )
-TAKES = {"min_score": "give a number from 0 to 1", "min_face": "give 1 pixel or more"}
-GONE = 499  # counted for clients that left; nobody gets it
+VALUE_HINTS = {"min_score": "give a number from 0 to 1", "min_face": "give 1 pixel or more"}
+CLIENT_CLOSED_REQUEST = 499  # counted for clients that left; nobody gets it
 
 
 def create_app(
@@ -78,11 +78,11 @@ def create_app(
         redirect_slashes=False,
     )
     turns = app.state.turns = RequestLimiter(workers, limits)
-    metrics = ServeMetrics(PATHS, predictor.bundle.meta.class_names, lambda: turns.under_way)
-    app.add_middleware(Guard, hosts=hosts, counted=metrics.request)
+    metrics = ServeMetrics(COUNTED_PATHS, predictor.bundle.meta.class_names, lambda: turns.in_flight)
+    app.add_middleware(Guard, hosts=hosts, counted=metrics.count_request)
     _answer_errors(app)
     _add_pages(app)
-    locked = [] if token is None else [Depends(_Token(token))]
+    locked = [] if token is None else [Depends(BearerToken(token))]
 
     @app.post(
         "/v1/detect",
@@ -104,7 +104,7 @@ def create_app(
     ) -> Response:
         read = body_parser(request.headers.get("content-type", ""))
         if request.headers.get("content-encoding", "identity") != "identity":
-            raise HTTPException(415, f"compressed bodies are not taken; {HOW}")
+            raise HTTPException(415, f"compressed bodies are not taken; {HOW_TO_SEND}")
         stated = request.headers.get("content-length", "")
         _check_size(int(stated) if stated.isdecimal() else 0, limits)
 
@@ -123,7 +123,7 @@ def create_app(
         photo = predictor.read_from(BytesIO(upload.data), upload.name, min_face, limits.max_pixels)
         found = predictor.detect(photo, min_score, min_face)
         result = image_result(FoundImage(upload.name, upload.name), photo.size, found)
-        metrics.photo(len(upload.data), time.perf_counter() - begin, found.labels)
+        metrics.count_photo(len(upload.data), time.perf_counter() - begin, found.labels)
         return _json(result.record())
 
     @app.get("/v1/model", dependencies=locked, summary="What the bundle says of itself", responses=refusals(401, 403))
@@ -142,7 +142,7 @@ def create_app(
         responses=refusals(401, 403),
     )
     async def figures() -> Response:
-        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+        return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
     return app
 
@@ -168,7 +168,7 @@ def _json(value: Any) -> Response:
     return Response(text.encode(), media_type="application/json")
 
 
-class _Token(HTTPBearer):
+class BearerToken(HTTPBearer):
     """Asks for the bearer token. Raises HTTPException 401."""
 
     def __init__(self, token: str) -> None:
@@ -224,7 +224,7 @@ def _answer_errors(app: FastAPI) -> None:
     async def value(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         name = str(first["loc"][-1])
-        return error_response(422, f"{name} is {shown(str(first['input']))[:40]!r}; {TAKES.get(name, first['msg'])}")
+        return error_response(422, f"{name} is {shown(str(first['input']))[:40]!r}; {VALUE_HINTS.get(name, first['msg'])}")
 
     @app.exception_handler(TooManyPixelsError)
     async def large(_: Request, error: TooManyPixelsError) -> Response:
@@ -237,4 +237,4 @@ def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(ClientDisconnectedError)
     @app.exception_handler(ClientDisconnect)
     async def gone(_: Request, __: Exception) -> Response:
-        return Response(status_code=GONE)
+        return Response(status_code=CLIENT_CLOSED_REQUEST)

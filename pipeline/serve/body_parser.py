@@ -12,10 +12,10 @@ from starlette.exceptions import HTTPException
 
 FIELD = "image"
 NAMELESS = "upload"
-MOST_PARTS = 8
-LONGEST_NAME = 255
+MAX_PARTS = 8
+MAX_NAME_LENGTH = 255
 _BOUNDARY = re.compile(rb"[ -~]{1,70}")  # RFC 2046: 70 characters at most
-HOW = f"send multipart/form-data with the photo in the field {FIELD!r}, or the photo itself as image/jpeg or the like"
+HOW_TO_SEND = f"send multipart/form-data with the photo in the field {FIELD!r}, or the photo itself as image/jpeg or the like"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def body_parser(content_type: str) -> Callable[[bytes], Upload]:
         return lambda body: _from_form(body, boundary)
     if kind.startswith(b"image/") or kind == b"application/octet-stream":
         return lambda body: Upload(NAMELESS, body)
-    raise HTTPException(415, f"a body of this Content-Type holds no photo; {HOW}")
+    raise HTTPException(415, f"a body of this Content-Type holds no photo; {HOW_TO_SEND}")
 
 
 @dataclass
@@ -50,7 +50,7 @@ class _Part:
     """A part of a form: its headers, and where in the body its data lie."""
 
     headers: dict[bytes, bytes] = field(default_factory=dict)
-    spans: list[tuple[int, int]] = field(default_factory=list)
+    data_spans: list[tuple[int, int]] = field(default_factory=list)
 
 
 def _parts(body: bytes, boundary: bytes) -> list[_Part]:
@@ -59,8 +59,8 @@ def _parts(body: bytes, boundary: bytes) -> list[_Part]:
     name, value, whole = bytearray(), bytearray(), False
 
     def begin() -> None:
-        if len(parts) == MOST_PARTS:
-            raise HTTPException(400, f"the multipart body has more than {MOST_PARTS} parts; send the photo alone")
+        if len(parts) == MAX_PARTS:
+            raise HTTPException(400, f"the multipart body has more than {MAX_PARTS} parts; send the photo alone")
         parts.append(_Part())
 
     def header_end() -> None:
@@ -79,7 +79,7 @@ def _parts(body: bytes, boundary: bytes) -> list[_Part]:
             "on_header_field": lambda data, start, stop: name.extend(data[start:stop]),
             "on_header_value": lambda data, start, stop: value.extend(data[start:stop]),
             "on_header_end": header_end,
-            "on_part_data": lambda data, start, stop: parts[-1].spans.append((start, stop)),
+            "on_part_data": lambda data, start, stop: parts[-1].data_spans.append((start, stop)),
             "on_end": end,
         },
     )
@@ -97,16 +97,16 @@ def _from_form(body: bytes, boundary: bytes) -> Upload:
     for part in _parts(body, boundary):
         _, options = parse_options_header(part.headers.get(b"content-disposition"))
         if options.get(b"name") == FIELD.encode():
-            found.append((_own_name(options.get(b"filename", b"")), part))
+            found.append((_safe_name(options.get(b"filename", b"")), part))
     if len(found) != 1:
         many = "no field" if not found else "several fields"
         raise HTTPException(422, f"the form has {many} {FIELD!r}; send one photo in it")
     name, part = found[0]
-    return Upload(name, b"".join(body[start:stop] for start, stop in part.spans))
+    return Upload(name, b"".join(body[start:stop] for start, stop in part.data_spans))
 
 
-def _own_name(raw: bytes) -> str:
+def _safe_name(raw: bytes) -> str:
     """A file's name without folders and control characters, so that it is fit for one line."""
     name = re.split(r"[/\\]", raw.decode("utf-8", "replace"))[-1]
     clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
-    return clean[:LONGEST_NAME] or NAMELESS
+    return clean[:MAX_NAME_LENGTH] or NAMELESS

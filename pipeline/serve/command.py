@@ -22,7 +22,7 @@ from pipeline.detect.command import MOST_WORKERS, load_predictor
 from pipeline.inference.device import Device
 from pipeline.serve.limits import Limits
 
-TOKEN = "MASK_TOKEN"
+TOKEN_VARIABLE = "MASK_TOKEN"
 LOOPBACK_NAMES = ("127.0.0.1", "::1", "localhost")
 
 
@@ -69,7 +69,7 @@ def run(args: ServeArgs) -> int:
         hosts = {*LOOPBACK_NAMES, args.host.lower()} if is_loopback(bound) else None
         if hosts is None and token is None:
             print(
-                f"warning: whoever reaches {address_of(bound)} can use it; set {TOKEN} to ask for a token",
+                f"warning: whoever reaches {address_of(bound)} can use it; set {TOKEN_VARIABLE} to ask for a token",
                 file=sys.stderr,
             )
         app = create_app(predictor, args.limits, token, args.usual_workers, hosts)
@@ -88,7 +88,7 @@ def _check(args: ServeArgs) -> str | None:
     for flag, value in (("--threads", args.threads), ("--workers", args.workers)):
         if value is not None and not 1 <= value <= 1024:
             raise UserError(f"{flag} is {value}; give 1 to 1024")
-    name, token = ("--token", args.token) if args.token is not None else (TOKEN, os.environ.get(TOKEN))
+    name, token = ("--token", args.token) if args.token is not None else (TOKEN_VARIABLE, os.environ.get(TOKEN_VARIABLE))
     if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token != ""):
         raise UserError(f"{name} is no token; give letters, digits and signs, no spaces around them")
     return token

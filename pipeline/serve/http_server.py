@@ -15,13 +15,13 @@ import uvicorn
 from fastapi import FastAPI
 
 from common.errors import UserError
-from pipeline.serve.connections import bounded
+from pipeline.serve.connections import connection_class
 from pipeline.serve.limiter import RequestLimiter
 from pipeline.serve.limits import Limits
-from pipeline.serve.middleware import HEAD_BYTES
+from pipeline.serve.middleware import MAX_HEAD_BYTES
 
 KEEP_ALIVE_SECONDS = 5  # an unused connection stays open so long
-ENDING_SECONDS = 1.5  # the last connections are cut then; a little longer than what is under way is given
+SHUTDOWN_SECONDS = 1.5  # the last connections are cut then; a little longer than what is under way is given
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -58,7 +58,7 @@ def address_of(bound: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-class Server(uvicorn.Server):
+class GracefulServer(uvicorn.Server):
     """uvicorn's, but it says where it is, tells the application when it ends, and a signal that ends it is no error."""
 
     def __init__(self, config: uvicorn.Config, turns: RequestLimiter) -> None:
@@ -71,7 +71,7 @@ class Server(uvicorn.Server):
             print(f"serving at {address_of(each)} (Ctrl-C ends it)", flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._turns.end()
+        self._turns.shut_down()
         await super().shutdown(sockets)
 
     @contextmanager
@@ -87,14 +87,14 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def make_server(app: FastAPI, limits: Limits) -> Server:
+def make_server(app: FastAPI, limits: Limits) -> GracefulServer:
     """A server for the application, to be run with a bound socket.
 
     It ends on Ctrl-C or SIGTERM within 2 seconds: what is under way is finished or refused.
     """
     config = uvicorn.Config(
         app,
-        http=bounded(limits),
+        http=connection_class(limits),
         loop="asyncio",
         ws="none",
         lifespan="off",
@@ -104,7 +104,7 @@ def make_server(app: FastAPI, limits: Limits) -> Server:
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=ENDING_SECONDS,  # type: ignore[arg-type]  # it is asyncio.wait_for's
-        h11_max_incomplete_event_size=HEAD_BYTES,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,  # type: ignore[arg-type]  # it is asyncio.wait_for's
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )
-    return Server(config, app.state.turns)
+    return GracefulServer(config, app.state.turns)

@@ -15,7 +15,7 @@ from pipeline.serve.limits import Limits
 Result = TypeVar("Result")
 RETRY_SECONDS = 2
 GRACE_SECONDS = 1.0  # what is under way may go on for so long when the server ends
-ENDING = "the server is shutting down; try again later"
+SHUTTING_DOWN = "the server is shutting down; try again later"
 
 
 class ClientDisconnectedError(Exception):
@@ -31,15 +31,15 @@ class RequestLimiter:
     def __init__(self, workers: int, limits: Limits) -> None:
         """workers: how many pieces of work run at a time."""
         self._detect_seconds = limits.detect_seconds
-        self._most = workers + limits.waiting
+        self._max_in_flight = workers + limits.waiting
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="detect")
         self._deadlines: set[asyncio.Timeout] = set()
         self._work: set[Future[Any]] = set()
-        self.under_way = 0
-        self.ending = False
+        self.in_flight = 0
+        self.shutting_down = False
 
     @property
-    def busy(self) -> bool:
+    def is_busy(self) -> bool:
         """Whether a thread is at work."""
         return any(not work.done() for work in list(self._work))
 
@@ -49,16 +49,16 @@ class RequestLimiter:
 
         Raises HTTPException 429 when too many are under way, 503 when the server ends.
         """
-        if self.ending:
-            raise HTTPException(503, ENDING)
-        if self.under_way >= self._most:
-            line = f"{self.under_way} photos are under way, more are not taken; try again in {RETRY_SECONDS} seconds"
+        if self.shutting_down:
+            raise HTTPException(503, SHUTTING_DOWN)
+        if self.in_flight >= self._max_in_flight:
+            line = f"{self.in_flight} photos are under way, more are not taken; try again in {RETRY_SECONDS} seconds"
             raise HTTPException(429, line, {"Retry-After": str(RETRY_SECONDS)})
-        self.under_way += 1
+        self.in_flight += 1
         try:
             yield
         finally:
-            self.under_way -= 1
+            self.in_flight -= 1
 
     @asynccontextmanager
     async def deadline(self, seconds: float, status: int, line: str) -> AsyncIterator[None]:
@@ -71,7 +71,7 @@ class RequestLimiter:
                 finally:
                     self._deadlines.discard(timeout)
         except TimeoutError:
-            status, line = (503, ENDING) if self.ending else (status, line)
+            status, line = (503, SHUTTING_DOWN) if self.shutting_down else (status, line)
             raise HTTPException(status, line) from None
 
     async def run(self, function: Callable[[], Result], gone: Callable[[], Coroutine[Any, Any, None]]) -> Result:
@@ -105,10 +105,10 @@ class RequestLimiter:
             self._work.discard(work)
             return
         loop = asyncio.get_running_loop()
-        self.under_way += 1  # besides its request, which is over now
+        self.in_flight += 1  # besides its request, which is over now
 
         def ended() -> None:
-            self.under_way -= 1
+            self.in_flight -= 1
             self._work.discard(work)
 
         def tell(_: Future[Any]) -> None:
@@ -117,9 +117,9 @@ class RequestLimiter:
 
         work.add_done_callback(tell)
 
-    def end(self) -> None:
+    def shut_down(self) -> None:
         """Admits nothing more; what is under way has GRACE_SECONDS left, then it is refused."""
-        self.ending = True
+        self.shutting_down = True
         last = asyncio.get_running_loop().time() + GRACE_SECONDS
         for timeout in self._deadlines:
             when = timeout.when()

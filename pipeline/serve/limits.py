@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from common.errors import UserError
 from common.images import MAX_PIXELS
 
-MOST_SECONDS = 24 * 3600
+MAX_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Limits:
         for name, least, most in (
             ("max_bytes", 1, 1_000_000_000),
             ("max_pixels", 1, MAX_PIXELS),
-            ("detect_seconds", 0.1, MOST_SECONDS),
-            ("head_seconds", 0.1, MOST_SECONDS),
-            ("body_seconds", 0.1, MOST_SECONDS),
+            ("detect_seconds", 0.1, MAX_SECONDS),
+            ("head_seconds", 0.1, MAX_SECONDS),
+            ("body_seconds", 0.1, MAX_SECONDS),
             ("waiting", 0, 10_000),
             ("connections", 1, 10_000),
         ):

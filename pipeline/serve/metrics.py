@@ -32,18 +32,18 @@ class ServeMetrics:
         for name in class_names:
             self._faces.labels(name)
 
-    def request(self, path: str, status: int) -> None:
+    def count_request(self, path: str, status: int) -> None:
         """Counts a request."""
         covering = (each for each in self._paths if each.endswith("*") and path.startswith(each[:-1]))
         self._requests.labels(path if path in self._paths else next(covering, OTHER), str(status)).inc()
 
-    def photo(self, size: int, seconds: float, labels: Iterable[str]) -> None:
+    def count_photo(self, size: int, seconds: float, labels: Iterable[str]) -> None:
         """Counts a photo of `size` bytes gone through, and its faces. May be called from any thread."""
         self._bytes.inc(size)
         self._seconds.observe(seconds)
         for label in labels:
             self._faces.labels(label).inc()
 
-    def text(self) -> bytes:
+    def render(self) -> bytes:
         """All figures as Prometheus reads them."""
         return generate_latest(self.registry)

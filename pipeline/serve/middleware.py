@@ -25,7 +25,7 @@ HEADERS = {
     "permissions-policy": "camera=(self), microphone=(), geolocation=()",
 }
 DRAIN_SECONDS = 3.0
-HEAD_BYTES = 16 * 1024  # longest request head
+MAX_HEAD_BYTES = 16 * 1024  # longest request head
 
 
 def error_response(status: int, line: str, headers: dict[str, str] | None = None) -> JSONResponse:
@@ -52,8 +52,8 @@ class Guard:
         app: ASGIApp = self._app
         if (foreign := self._foreign(scope["method"], headers)) is not None:
             app = error_response(403, foreign)
-        elif _head_bytes(scope) > HEAD_BYTES:  # one that comes in one piece gets past the HTTP parser's own limit
-            app = error_response(400, f"the request's head is longer than {HEAD_BYTES} bytes")
+        elif _head_bytes(scope) > MAX_HEAD_BYTES:  # one that comes in one piece gets past the HTTP parser's own limit
+            app = error_response(400, f"the request's head is longer than {MAX_HEAD_BYTES} bytes")
         if scope["method"] == "HEAD":  # as GET, without the body
             scope = {**scope, "method": "GET"}
         try:

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from tests.load.server_process import RAW, Target
+from tests.load.server_process import RAW_TYPE, Target
 
 WARM_SECONDS = 5.0  # after which memory should stay as it is
-FLAT = 1.1  # times as much is still flat
-LEAST_SECONDS = 20.0  # a shorter run does not tell
+FLAT_RATIO = 1.1  # times as much is still flat
+MIN_SECONDS = 20.0  # a shorter run does not tell
 
 
 @dataclass
-class Load:
+class LoadResult:
     """What the clients saw. milliseconds: of each good answer. errors: how many of which kind.
 
     memory: the server's, in MB: at the start, when warm, at the end, and the most seen.
@@ -35,9 +35,9 @@ class Load:
     @property
     def flat(self) -> bool | None:
         """Whether memory stayed, once warm; None where that cannot be told (a short run, a system without /proc)."""
-        if self.seconds < LEAST_SECONDS or math.isnan(self.memory["end"]):
+        if self.seconds < MIN_SECONDS or math.isnan(self.memory["end"]):
             return None
-        return self.memory["end"] <= FLAT * self.memory["warm"]
+        return self.memory["end"] <= FLAT_RATIO * self.memory["warm"]
 
     @property
     def good(self) -> bool:
@@ -61,12 +61,12 @@ class Load:
         }
 
 
-def put_under_load(target: Target, photo: bytes, clients: int, seconds: float) -> Load:
+def run_clients(target: Target, photo: bytes, clients: int, seconds: float) -> LoadResult:
     """Posts the photo with so many clients at once for so long; each sends its next one when it has its answer.
 
     An answer other than the first one's is an error, too. Raises UserError when the first photo is refused.
     """
-    load, lock = Load(clients), threading.Lock()
+    load, lock = LoadResult(clients), threading.Lock()
     load.memory["start"] = target.megabytes()
     expected = (200, target.detect(photo))
     begin = time.monotonic()
@@ -77,7 +77,7 @@ def put_under_load(target: Target, photo: bytes, clients: int, seconds: float) -
         while time.monotonic() < end:
             sent = time.perf_counter()
             try:
-                connection.request("POST", "/v1/detect", photo, target.headers({"Content-Type": RAW}))
+                connection.request("POST", "/v1/detect", photo, target.headers({"Content-Type": RAW_TYPE}))
                 answer = connection.getresponse()
                 got = (answer.status, answer.read())
             except (OSError, http.client.HTTPException) as error:
@@ -88,7 +88,7 @@ def put_under_load(target: Target, photo: bytes, clients: int, seconds: float) -
                 if got == expected:
                     load.milliseconds.append(took)
                 else:
-                    load.errors[_kind(*got)] += 1
+                    load.errors[_error_kind(*got)] += 1
         connection.close()
 
     threads = [threading.Thread(target=client, daemon=True) for _ in range(clients)]
@@ -110,7 +110,7 @@ def put_under_load(target: Target, photo: bytes, clients: int, seconds: float) -
     return load
 
 
-def _kind(status: int, body: bytes) -> str:
+def _error_kind(status: int, body: bytes) -> str:
     if status == 200:
         return "another answer"
     return f"status {status}" if status else body.decode()

@@ -19,12 +19,12 @@ from rich.table import Table
 from common.cli import console, program_name, run_cli
 from common.errors import UserError
 from pipeline.bench.synthetic_photos import synthetic_photo
-from pipeline.serve.command import TOKEN
+from pipeline.serve.command import TOKEN_VARIABLE
 from pipeline.serve.limits import Limits
-from tests.load.clients import LEAST_SECONDS, Load, put_under_load
-from tests.load.http_fuzz import Storm, raise_storm
+from tests.load.clients import MIN_SECONDS, LoadResult, run_clients
+from tests.load.http_fuzz import FuzzResult, fuzz_server
 from tests.load.malformed import RequestFuzzer
-from tests.load.server_process import Target, running
+from tests.load.server_process import Target, running_server
 
 # A server of our own loses patience soon, so that slow clients do not make hours of it.
 SLOW_SECONDS, SMALL_BYTES = 2.0, 2_000_000
@@ -62,7 +62,7 @@ def run(args: LoadArgs) -> int:
     photo = _jpeg(args.photo)
     with _server(args) as target:
         if args.malformed is None:
-            load = put_under_load(target, photo, args.clients, args.seconds)
+            load = run_clients(target, photo, args.clients, args.seconds)
             console().print(_load_table(load))
             print(json.dumps(load.record()))
             return 0 if load.good else 1
@@ -71,10 +71,10 @@ def run(args: LoadArgs) -> int:
         slow = SLOW_SECONDS if own else max(limits.head_seconds, limits.body_seconds)
         largest = SMALL_BYTES if own else limits.max_bytes
         maker = RequestFuzzer(target, photo, largest, 1.25 * slow, random.Random(args.seed))
-        return summed_up(raise_storm(maker, args.malformed))
+        return report(fuzz_server(maker, args.malformed))
 
 
-def summed_up(storm: Storm) -> int:
+def report(storm: FuzzResult) -> int:
     """Prints what became of a storm; returns the exit code."""
     console().print(_storm_table(storm))
     print(json.dumps(storm.record()))
@@ -86,14 +86,14 @@ def summed_up(storm: Storm) -> int:
 @contextmanager
 def _server(args: LoadArgs) -> Iterator[Target]:
     if args.url is not None:
-        yield Target.of(args.url, os.environ.get(TOKEN))
+        yield Target.of(args.url, os.environ.get(TOKEN_VARIABLE))
         return
     options = [] if args.bundle is None else ["--bundle", str(args.bundle)]
     options += [] if args.workers is None else ["--workers", str(args.workers)]
     if args.malformed is not None:
         options += ["--head-seconds", f"{SLOW_SECONDS}", "--body-seconds", f"{SLOW_SECONDS}"]
         options += ["--max-bytes", f"{SMALL_BYTES}"]
-    with running(*options) as target:
+    with running_server(*options) as target:
         yield target
 
 
@@ -105,7 +105,7 @@ def _jpeg(path: Path | None) -> bytes:
     return file.getvalue()
 
 
-def _load_table(load: Load) -> Table:
+def _load_table(load: LoadResult) -> Table:
     record = load.record()
     table = Table(
         "", "", title=f"{load.clients} clients for {load.seconds:.0f} s", title_justify="left", show_header=False
@@ -116,12 +116,12 @@ def _load_table(load: Load) -> Table:
     table.add_row("errors", ", ".join(f"{kind}: {n}" for kind, n in load.errors.items()) or "none")
     names = ("start", "warm", "end", "peak")
     table.add_row(f"memory {' / '.join(names)}, MB", " / ".join(str(record["memory_mb"][name]) for name in names))
-    words = {True: "yes", False: "no", None: f"not told (run {LEAST_SECONDS:.0f} s or more)"}
+    words = {True: "yes", False: "no", None: f"not told (run {MIN_SECONDS:.0f} s or more)"}
     table.add_row("flat within 10% once warm", words[load.flat])
     return table
 
 
-def _storm_table(storm: Storm) -> Table:
+def _storm_table(storm: FuzzResult) -> Table:
     table = Table("malformed requests", "sent", "ended", title=f"within {storm.seconds:.0f} s", title_justify="left")
     for kind, ended in storm.by_kind().items():
         table.add_row(kind, str(ended.total()), ", ".join(f"{how}: {n}" for how, n in sorted(ended.items())))

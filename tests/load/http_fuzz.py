@@ -15,13 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.load.malformed import Attempt, RequestFuzzer, SendStep
-from tests.load.server_process import RAW, Target, settled
+from tests.load.malformed import MalformedRequest, RequestFuzzer, SendStep
+from tests.load.server_process import RAW_TYPE, Target, is_idle_within
 
 SENDERS = 16
 PATIENCE_SECONDS = 15.0  # for an answer, beyond what the server allows a slow client
-MORE_MEMORY = 1.25  # times as much as before is within bounds
-MORE_FILES = 4  # open files
+MAX_MEMORY_RATIO = 1.25  # times as much as before is within bounds
+MAX_EXTRA_FILES = 4  # open files
 CLOSED = "closed"
 
 
@@ -30,12 +30,12 @@ class RequestOutcome:
     """What became of an attempt. ended: the answer's status, or CLOSED; problem: what was wrong with that."""
 
     kind: str
-    ended: str
+    ending: str
     problem: str | None = None
 
 
 @dataclass
-class Storm:
+class FuzzResult:
     """A storm of malformed requests. problems: what was not as it should be, during and afterwards."""
 
     outcomes: list[RequestOutcome] = field(default_factory=list)
@@ -48,12 +48,12 @@ class Storm:
         """How many attempts of each kind ended how."""
         counts: dict[str, Counter[str]] = defaultdict(Counter)
         for outcome in self.outcomes:
-            counts[outcome.kind][outcome.ended] += 1
+            counts[outcome.kind][outcome.ending] += 1
         return dict(sorted(counts.items()))
 
     def record(self) -> dict[str, Any]:
         """All of it as JSON values."""
-        ended = Counter(outcome.ended for outcome in self.outcomes)
+        ended = Counter(outcome.ending for outcome in self.outcomes)
         return {
             "malformed": len(self.outcomes),
             "seconds": round(self.seconds, 1),
@@ -64,11 +64,11 @@ class Storm:
         }
 
 
-def send(target: Target, attempt: Attempt, patience: float) -> RequestOutcome:
+def send(target: Target, attempt: MalformedRequest, patience: float) -> RequestOutcome:
     """Sends a malformed request; it should be answered with 4xx and a JSON error, or the connection closed."""
     try:
         with socket.create_connection((target.host, target.port), patience) as connection:
-            return _outcome(connection, attempt)
+            return _send_steps(connection, attempt)
     except TimeoutError:
         return RequestOutcome(
             attempt.kind, "nothing", f"{attempt.kind}: neither answered nor closed in {patience:g} seconds"
@@ -77,14 +77,14 @@ def send(target: Target, attempt: Attempt, patience: float) -> RequestOutcome:
         return RequestOutcome(attempt.kind, CLOSED)
 
 
-def _outcome(connection: socket.socket, attempt: Attempt) -> RequestOutcome:
+def _send_steps(connection: socket.socket, attempt: MalformedRequest) -> RequestOutcome:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         for step in attempt.steps:
             if step is SendStep.RESET:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 return RequestOutcome(attempt.kind, CLOSED)
-            if step is SendStep.END:
+            if step is SendStep.HALF_CLOSE:
                 connection.shutdown(socket.SHUT_WR)
             elif isinstance(step, bytes):
                 connection.sendall(step)
@@ -94,10 +94,10 @@ def _outcome(connection: socket.socket, attempt: Attempt) -> RequestOutcome:
         pass  # closed, perhaps with an answer before
     answer = http.client.HTTPResponse(connection)
     answer.begin()
-    return _judged(attempt.kind, answer.status, answer.read())
+    return _check_response(attempt.kind, answer.status, answer.read())
 
 
-def _judged(kind: str, status: int, body: bytes) -> RequestOutcome:
+def _check_response(kind: str, status: int, body: bytes) -> RequestOutcome:
     if not 400 <= status < 500:
         return RequestOutcome(kind, str(status), f"{kind}: answered with {status}: {body[:200]!r}")
     try:
@@ -110,17 +110,17 @@ def _judged(kind: str, status: int, body: bytes) -> RequestOutcome:
     )
 
 
-def raise_storm(maker: RequestFuzzer, count: int) -> Storm:
+def fuzz_server(maker: RequestFuzzer, count: int) -> FuzzResult:
     """Sends so many malformed requests, and meanwhile the good photo now and then."""
-    target, photo, storm = maker.target, maker.photo, Storm()
+    target, photo, storm = maker.target, maker.photo, FuzzResult()
     expected = target.detect(photo)
-    before = target.figures()
-    patience = maker.slow + PATIENCE_SECONDS
+    before = target.metrics()
+    patience = maker.slow_seconds + PATIENCE_SECONDS
     begin, over = time.monotonic(), threading.Event()
 
     def go_on_as_usual() -> None:
         while not over.wait(0.25):
-            status, body = target.ask("POST", "/v1/detect", photo, RAW)
+            status, body = target.ask("POST", "/v1/detect", photo, RAW_TYPE)
             if status == 200 and body == expected:
                 storm.good_photos += 1
             elif status != 429:
@@ -129,34 +129,34 @@ def raise_storm(maker: RequestFuzzer, count: int) -> Storm:
     usual = threading.Thread(target=go_on_as_usual, daemon=True)
     usual.start()
     with ThreadPoolExecutor(SENDERS) as pool:
-        storm.outcomes = list(pool.map(lambda each: send(target, each, patience), list(maker.attempts(count))))
+        storm.outcomes = list(pool.map(lambda each: send(target, each, patience), list(maker.requests(count))))
     over.set()
     usual.join()
     storm.seconds = time.monotonic() - begin
     storm.problems += [outcome.problem for outcome in storm.outcomes if outcome.problem]
-    storm.problems += _unwell(target, before, photo, expected)
-    after = target.figures()
+    storm.problems += _health_problems(target, before, photo, expected)
+    after = target.metrics()
     name = "process_resident_memory_bytes"
     storm.memory = {"before": before.get(name, math.nan) / 1e6, "after": after.get(name, math.nan) / 1e6}
-    if storm.memory["after"] > MORE_MEMORY * storm.memory["before"]:
+    if storm.memory["after"] > MAX_MEMORY_RATIO * storm.memory["before"]:
         storm.problems.append("afterwards the server takes {after:.0f} MB after {before:.0f}".format(**storm.memory))
     return storm
 
 
-def _unwell(target: Target, before: dict[str, float], photo: bytes, expected: bytes) -> list[str]:
+def _health_problems(target: Target, before: dict[str, float], photo: bytes, expected: bytes) -> list[str]:
     """What is wrong with a server after a storm."""
     problems = []
-    if not settled(target):
+    if not is_idle_within(target):
         problems.append("afterwards requests are still under way")
     status, _ = target.ask("GET", "/v1/health")
     if status != 200:
         problems.append(f"afterwards /v1/health says {status}")
     if target.detect(photo) != expected:
         problems.append("afterwards the good photo gets another answer")
-    after = target.figures()
+    after = target.metrics()
     started, files = "process_start_time_seconds", "process_open_fds"
     if after.get(started) != before.get(started):
         problems.append("the server is another one than before")
-    if after.get(files, 0) > before.get(files, 0) + MORE_FILES:
+    if after.get(files, 0) > before.get(files, 0) + MAX_EXTRA_FILES:
         problems.append(f"afterwards {after[files]:g} files are open, before {before[files]:g}")
     return problems

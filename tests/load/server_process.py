@@ -18,7 +18,7 @@ from common.errors import UserError
 
 HERE = "127.0.0.1"
 END_SECONDS = 5.0
-RAW = "application/octet-stream"
+RAW_TYPE = "application/octet-stream"
 _READY = re.compile(r"serving at (http://\S+) ")
 
 
@@ -61,7 +61,7 @@ class Target:
         finally:
             connection.close()
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """What /metrics says, by name; of those with labels the sum. Raises UserError when it is refused."""
         status, text = self.ask("GET", "/metrics")
         if status != 200:
@@ -76,18 +76,18 @@ class Target:
 
     def megabytes(self) -> float:
         """The server's resident memory, in 10**6 bytes; nan where the system does not tell it."""
-        return self.figures().get("process_resident_memory_bytes", float("nan")) / 1e6
+        return self.metrics().get("process_resident_memory_bytes", float("nan")) / 1e6
 
     def detect(self, photo: bytes) -> bytes:
         """What the server answers to a photo, JSON. Raises UserError when it refuses it."""
-        status, body = self.ask("POST", "/v1/detect", photo, RAW)
+        status, body = self.ask("POST", "/v1/detect", photo, RAW_TYPE)
         if status != 200:
             raise UserError(f"the photo is refused with {status}: {body[:300].decode(errors='replace')}")
         return body
 
 
 @contextmanager
-def running(
+def running_server(
     *args: str, token: str | None = None, command: Sequence[str] = ("-m", "pipeline.serve")
 ) -> Iterator[Target]:
     """`python -m pipeline.serve ARGS` on a free port of this machine, ended with the block.
@@ -122,10 +122,10 @@ def running(
         server.stdout.close()
 
 
-def settled(target: Target, seconds: float = 10.0) -> bool:
+def is_idle_within(target: Target, seconds: float = 10.0) -> bool:
     """Whether no request is under way any more, within so many seconds."""
     end = time.monotonic() + seconds
-    while target.figures()["mask_requests_under_way"]:
+    while target.metrics()["mask_requests_under_way"]:
         if time.monotonic() > end:
             return False
         time.sleep(0.1)

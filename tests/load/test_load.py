@@ -15,10 +15,10 @@ from common.errors import UserError
 from tests.helpers.fake_predictor import FakePredictor, picture
 from tests.helpers.served import served
 from tests.load import command as load
-from tests.load.clients import Load
-from tests.load.http_fuzz import raise_storm, send
-from tests.load.malformed import Attempt, RequestFuzzer, SendStep
-from tests.load.server_process import HERE, Target, running
+from tests.load.clients import LoadResult
+from tests.load.http_fuzz import fuzz_server, send
+from tests.load.malformed import MalformedRequest, RequestFuzzer, SendStep
+from tests.load.server_process import HERE, Target, running_server
 
 METRICS = b"process_resident_memory_bytes 1e8\nmask_requests_under_way 0\n"
 
@@ -58,8 +58,8 @@ def maker(target: Target, seed: int = 0) -> RequestFuzzer:
 
 def test_the_seed_makes_the_requests() -> None:
     here = Target(HERE, 1)
-    first, again = list(maker(here).attempts(100)), list(maker(here).attempts(100))
-    assert first == again != list(maker(here, seed=1).attempts(100))
+    first, again = list(maker(here).requests(100)), list(maker(here).requests(100))
+    assert first == again != list(maker(here, seed=1).requests(100))
     kinds = {attempt.kind for attempt in first}
     assert len(kinds) > 40 and all(attempt.steps for attempt in first)
 
@@ -107,16 +107,16 @@ def answering(status: int, body: bytes) -> Iterator[Target]:
 )
 def test_answers_are_judged(status: int, body: bytes, problem: str | None) -> None:
     with answering(status, body) as target:
-        outcome = send(target, Attempt("k", [b"POST / HTTP/1.1\r\n\r\n"]), 5)
-    assert outcome.ended == str(status)
+        outcome = send(target, MalformedRequest("k", [b"POST / HTTP/1.1\r\n\r\n"]), 5)
+    assert outcome.ending == str(status)
     assert outcome.problem is None if problem is None else str(outcome.problem).startswith(problem)
 
 
 def test_a_server_that_does_nothing_is_found_out() -> None:
     with answering(422, b"") as target:  # it waits for the rest for ever
-        outcome = send(target, Attempt("k", [b"POST"]), 0.3)
+        outcome = send(target, MalformedRequest("k", [b"POST"]), 0.3)
         assert outcome.problem == "k: neither answered nor closed in 0.3 seconds"
-        assert send(target, Attempt("k", [b"POST", SendStep.RESET]), 5).ended == "closed"
+        assert send(target, MalformedRequest("k", [b"POST", SendStep.RESET]), 5).ending == "closed"
 
 
 def test_a_server_that_refuses_the_photo_fails(capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,9 +127,9 @@ def test_a_server_that_refuses_the_photo_fails(capsys: pytest.CaptureFixture[str
 
 def test_a_server_that_takes_anything_fails_the_storm(capsys: pytest.CaptureFixture[str]) -> None:
     with answering(200, b"{}") as target:
-        found = raise_storm(maker(target), 12)
+        found = fuzz_server(maker(target), 12)
     assert any("answered with 200" in problem for problem in found.problems)
-    assert load.summed_up(found) == 1 and "answered with 200" in capsys.readouterr().err
+    assert load.report(found) == 1 and "answered with 200" in capsys.readouterr().err
 
 
 def test_errors_under_load_fail(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_errors_under_load_fail(capsys: pytest.CaptureFixture[str], tmp_path: Pa
 
 @pytest.mark.parametrize(("end", "flat"), [(109, True), (111, False)])
 def test_memory_is_flat_within_a_tenth(end: float, flat: bool) -> None:
-    found = Load(1, 60.0, [5.0])
+    found = LoadResult(1, 60.0, [5.0])
     found.memory = {"start": 50, "warm": 100, "end": end, "peak": end}
     assert found.flat is flat and found.good is flat
     found.seconds = 5
@@ -177,12 +177,12 @@ def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], args: list[st
 
 
 def test_a_server_that_does_not_start(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match="the server did not start; see above"), running("--bundle", "missing"):
+    with pytest.raises(UserError, match="the server did not start; see above"), running_server("--bundle", "missing"):
         pytest.fail("it started")
     assert "missing/bundle.json: not found" in capfd.readouterr().err
 
 
 def test_a_server_that_ends_of_itself_is_noticed() -> None:
     code = "print('serving at http://127.0.0.1:1 ', flush=True)"
-    with pytest.raises(UserError, match="the server ended with code 0"), running(command=["-c", code]):
+    with pytest.raises(UserError, match="the server ended with code 0"), running_server(command=["-c", code]):
         threading.Event().wait(1)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.detect.demo import portrait
-from pipeline.inference.blur import CELLS, MARGIN, blur_faces
+from pipeline.inference.blur import BLOCKS, MARGIN, blur_faces
 from pipeline.inference.predictor import Predictor
 
 
@@ -38,7 +38,7 @@ def test_no_more_than_its_cells_survive() -> None:
     blurred = blur_faces(image, np.float32([[20, 20, 80, 80]]))
     assert 110 < blurred[50, 50, 0] < 145
     assert np.ptp(blurred[30:70, 30:70].astype(int)) < 10
-    assert CELLS <= 8
+    assert BLOCKS <= 8
 
 
 @pytest.mark.parametrize(

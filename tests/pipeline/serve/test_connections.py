@@ -96,7 +96,7 @@ def test_a_slow_body_is_refused(target: Target) -> None:
             time.sleep(0.1)
         data = received(connection)
     assert statuses(data) == [408] and error(data) == "the upload did not come within 0.5 seconds; try a smaller photo"
-    until(lambda: target.figures()["mask_requests_under_way"] == 0)
+    until(lambda: target.metrics()["mask_requests_under_way"] == 0)
 
 
 def test_what_is_no_http_gets_a_line(target: Target) -> None:
@@ -133,7 +133,7 @@ def test_bad_chunks_in_the_middle_of_an_upload(target: Target) -> None:
         connection.sendall(b"no size\r\n")
         data = received(connection)
     assert statuses(data) == [400] and error(data).startswith("this is no valid HTTP/1.1 request")
-    until(lambda: target.figures()["mask_requests_under_way"] == 0)
+    until(lambda: target.metrics()["mask_requests_under_way"] == 0)
 
 
 @pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"])
@@ -195,13 +195,13 @@ def healthy(target: Target) -> bool:
 
 def test_who_takes_nothing_in_is_cut_off(target: Target) -> None:
     deaf = socket.socket()
-    files = target.figures()["process_open_fds"]
+    files = target.metrics()["process_open_fds"]
     deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     deaf.connect((target.host, target.port))
     with deaf:
         deaf.sendall(b"GET /static-offline-docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 8)
-        until(lambda: target.figures()["process_open_fds"] > files)
-        until(lambda: target.figures()["process_open_fds"] <= files)
+        until(lambda: target.metrics()["process_open_fds"] > files)
+        until(lambda: target.metrics()["process_open_fds"] <= files)
 
 
 def test_what_a_client_that_left_waits_for_is_dropped(tmp_path: Path) -> None:
@@ -213,9 +213,9 @@ def test_what_a_client_that_left_waits_for_is_dropped(tmp_path: Path) -> None:
         first.sendall(whole)
         until(lambda: slow.begun == 1)
         second.sendall(whole)
-        until(lambda: target.figures()["mask_requests_under_way"] == 2)
+        until(lambda: target.metrics()["mask_requests_under_way"] == 2)
         second.close()
-        until(lambda: target.figures()["mask_requests_under_way"] == 1)
+        until(lambda: target.metrics()["mask_requests_under_way"] == 1)
         slow.go.set()
         assert statuses(first.recv(9999)) == [200]
         first.close()

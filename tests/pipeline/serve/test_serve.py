@@ -19,7 +19,7 @@ from pipeline.detect import command as detect
 from pipeline.serve import command as serve
 from pipeline.serve import http_server
 from tests.helpers.fake_predictor import picture
-from tests.load.server_process import HERE, Target, running, settled
+from tests.load.server_process import HERE, Target, running_server, is_idle_within
 
 ROOT = Path(__file__).resolve().parents[3]
 # A server whose detections take as long as the file "go" beside it is missing.
@@ -67,7 +67,7 @@ def address(server: subprocess.Popen[str]) -> Target:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Target]:
-    with running() as target:
+    with running_server() as target:
         yield target
 
 
@@ -140,7 +140,7 @@ def test_it_ends_soon_while_a_photo_takes_for_ever(tmp_path: Path) -> None:
         idle.sendall(b"GET")
         for post in posts:
             post.start()
-        while target.figures()["mask_requests_under_way"] < 3 or not go.with_suffix(".begun").exists():
+        while target.metrics()["mask_requests_under_way"] < 3 or not go.with_suffix(".begun").exists():
             time.sleep(0.01)
         begin = time.monotonic()
         server.send_signal(signal.SIGINT)
@@ -173,9 +173,9 @@ def test_a_photo_under_way_is_finished(tmp_path: Path) -> None:
 
 
 def test_the_token_comes_from_the_environment() -> None:
-    with running(token="secret") as target:
+    with running_server(token="secret") as target:
         assert b'"label": "without_mask"' in target.detect(hopper().read_bytes())
-        assert settled(target)
+        assert is_idle_within(target)
         assert Target(target.host, target.port).ask("GET", "/v1/model")[0] == 401
 
 
