@@ -21,7 +21,7 @@ from pipeline.serve.app import create_app
 from pipeline.serve.limits import Limits
 from tests.helpers.fake_predictor import FakePredictor, picture
 from tests.helpers.served import SlowPredictor, until
-from tests.load.malformed import png as bomb
+from tests.load.malformed import png as claiming_png
 
 ROOT = Path(__file__).resolve().parents[3]
 FACE = {
@@ -131,7 +131,7 @@ FORM = "multipart/form-data; boundary=x"
         ("application/x-www-form-urlencoded", b"image=x", 415, "holds no photo"),
         ("", b"x", 415, "holds no photo"),
         ("multipart/form-data", b"x", 400, "boundary is missing"),
-        ("multipart/form-data; boundary=" + "x" * 71, b"x", 400, "boundary is missing or no valid one"),
+        ("multipart/form-data; boundary=" + "x" * 71, b"x", 400, "boundary is missing or invalid"),
         (FORM, b"", 400, "the multipart body is cut off; send it whole"),
         (FORM, form(IMAGE + b"data", end=b""), 400, "is cut off"),
         (FORM, b"no boundary at all", 400, "the multipart body is broken; send it as a browser or curl -F does"),
@@ -159,7 +159,7 @@ def test_bad_bodies(client: TestClient, fake: FakePredictor, kind: str, body: by
 
 def test_compressed_bodies_are_refused(client: TestClient) -> None:
     answer = client.post("/v1/detect", content=b"x", headers={**RAW, "Content-Encoding": "gzip"})
-    assert answer.status_code == 415 and "compressed bodies are not taken" in answer.json()["error"]
+    assert answer.status_code == 415 and "compressed bodies are not accepted" in answer.json()["error"]
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_a_body_without_a_stated_length_is_bounded(client: TestClient, photo: by
 def test_pixels_are_known_before_decoding(client: TestClient, fake: FakePredictor, monkeypatch: Any) -> None:
     assert client.post("/v1/detect", content=png(1000, 1000), headers=RAW).status_code == 200
     fake.calls.clear()
-    heads = [bomb(width, height) for width, height in ((1001, 1000), (10_000, 9_000), (30_000, 20_000))]
+    heads = [claiming_png(width, height) for width, height in ((1001, 1000), (10_000, 9_000), (30_000, 20_000))]
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("was decoded"))
     for head in heads:
         answer = client.post("/v1/detect", content=head, headers=RAW)
@@ -222,17 +222,17 @@ def test_nothing_is_written_to_disk(client: TestClient, monkeypatch: pytest.Monk
 NAME = "holiday.jpg"
 
 
-class Broken(FakePredictor):
+class FailingPredictor(FakePredictor):
     def detect(self, *args: Any) -> Any:
         raise RuntimeError(NAME)
 
 
 def test_an_unexpected_error_is_one_line_and_names_no_photo(photo: bytes, capsys: pytest.CaptureFixture[str]) -> None:
-    with TestClient(create_app(Broken(), LIMITS)) as client:  # type: ignore[arg-type]
+    with TestClient(create_app(FailingPredictor(), LIMITS)) as client:  # type: ignore[arg-type]
         for _ in range(2):
             answer = client.post("/v1/detect", files={"image": (NAME, photo)})
             assert answer.status_code == 500 and answer.json() == {
-                "error": "an error of the server's own; its log says where"
+                "error": "unexpected error in the server; see its log"
             }
         assert client.get("/v1/health").status_code == 200
         assert figure(client, "mask_requests_under_way") == 0
@@ -240,8 +240,8 @@ def test_an_unexpected_error_is_one_line_and_names_no_photo(photo: bytes, capsys
     assert "error: unexpected RuntimeError" in err and "in detect" in err and NAME not in err
 
 
-class Threads:
-    """Posts of a photo side by side; their statuses as they end."""
+class ConcurrentPosts:
+    """Posts a photo from several threads at once; collects the answers in the order of their end."""
 
     def __init__(self, client: TestClient, photo: bytes) -> None:
         self._client, self._photo = client, photo
@@ -264,14 +264,14 @@ class Threads:
 def test_few_wait_and_further_ones_are_refused(photo: bytes) -> None:
     slow = SlowPredictor()
     with TestClient(create_app(slow, Limits(waiting=2), workers=1)) as client:  # type: ignore[arg-type]
-        threads = Threads(client, photo)
+        threads = ConcurrentPosts(client, photo)
         for number in (1, 2, 3):
             threads.post()
             until(lambda n=number: figure(client, "mask_requests_under_way") == n)
         assert slow.begun == 1
         refused = client.post("/v1/detect", content=photo, headers=RAW)
         assert refused.status_code == 429 and refused.headers["retry-after"] == "2"
-        assert refused.json()["error"] == "3 photos are under way, more are not taken; try again in 2 seconds"
+        assert refused.json()["error"] == "3 photos are in progress, the most allowed; try again in 2 seconds"
         assert client.get("/v1/health").status_code == 200  # the event loop is free
         slow.go.set()
         assert threads.join() == [200, 200, 200]
@@ -318,7 +318,7 @@ def test_its_own_names_are_let_in(fake: FakePredictor, host: str) -> None:
 def test_other_names_are_not(fake: FakePredictor, host: str) -> None:
     app = create_app(fake, LIMITS, hosts=("localhost", "127.0.0.1", "::1"))  # type: ignore[arg-type]
     answer = TestClient(app).get("/v1/health", headers={"Host": host})
-    assert answer.status_code == 403 and answer.json()["error"].startswith("this server is addressed as 127.0.0.1 or")
+    assert answer.status_code == 403 and "address it as 127.0.0.1 or" in answer.json()["error"]
 
 
 @pytest.mark.parametrize(
@@ -440,7 +440,7 @@ def test_openapi_describes_bodies_answers_and_errors(client: TestClient, photo: 
     answer = client.post("/v1/detect", content=photo, headers=RAW).json()
     assert list(schemas["PhotoFaces"]["properties"]) == list(answer)
     assert list(schemas["Face"]["properties"]) == list(answer["faces"][0])
-    assert list(schemas["Problem"]["properties"]) == ["error"]
+    assert list(schemas["ErrorResponse"]["properties"]) == ["error"]
 
 
 def test_known_paths_are_those_that_are_served() -> None:

@@ -50,7 +50,7 @@ def test_a_slow_head_is_refused(target: Target, pieces: list[bytes]) -> None:
             time.sleep(0.2)
         data = received(connection)
         assert 0.4 < time.monotonic() - begin < 2
-    assert statuses(data) == [408] and error(data) == "the request's head did not come within 0.5 seconds"
+    assert statuses(data) == [408] and error(data) == "the request's head did not arrive within 0.5 seconds"
 
 
 def test_a_slow_head_after_a_good_request(target: Target) -> None:
@@ -95,7 +95,9 @@ def test_a_slow_body_is_refused(target: Target) -> None:
                 break
             time.sleep(0.1)
         data = received(connection)
-    assert statuses(data) == [408] and error(data) == "the upload did not come within 0.5 seconds; try a smaller photo"
+    assert (
+        statuses(data) == [408] and error(data) == "the upload did not arrive within 0.5 seconds; try a smaller photo"
+    )
     until(lambda: target.metrics()["mask_requests_under_way"] == 0)
 
 
@@ -109,7 +111,7 @@ def test_what_is_no_http_gets_a_line(target: Target) -> None:
         with connect(target) as connection:
             connection.sendall(garbage)
             data = received(connection)
-        assert statuses(data) == [400] and error(data).startswith("this is no valid HTTP/1.1 request")
+        assert statuses(data) == [400] and error(data).startswith("this is not a valid HTTP/1.1 request")
 
 
 def test_a_head_is_bounded_in_one_piece_and_in_many(target: Target) -> None:
@@ -132,7 +134,7 @@ def test_bad_chunks_in_the_middle_of_an_upload(target: Target) -> None:
         time.sleep(0.2)  # the application waits for more now
         connection.sendall(b"no size\r\n")
         data = received(connection)
-    assert statuses(data) == [400] and error(data).startswith("this is no valid HTTP/1.1 request")
+    assert statuses(data) == [400] and error(data).startswith("this is not a valid HTTP/1.1 request")
     until(lambda: target.metrics()["mask_requests_under_way"] == 0)
 
 

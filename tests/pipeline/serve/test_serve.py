@@ -25,7 +25,6 @@ ROOT = Path(__file__).resolve().parents[3]
 # A server whose detections take as long as the file "go" beside it is missing.
 SLOW = """
 import sys, time
-sys.path.insert(0, "tests/pipeline")
 from pathlib import Path
 from tests.helpers.fake_predictor import FakePredictor
 from pipeline.serve import command as serve
@@ -190,12 +189,12 @@ def test_who_lets_the_network_in_is_warned(monkeypatch: pytest.MonkeyPatch, caps
         return NoServer()
 
     monkeypatch.setattr(http_server, "make_server", make_server)
-    monkeypatch.setattr(serve, "one_heap", lambda: True)
+    monkeypatch.setattr(serve, "limit_malloc_arenas", lambda: True)
     monkeypatch.delenv("MASK_TOKEN", raising=False)
     for host, warned in (("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)):
         assert serve.main(["--port", "0", "--host", host]) == 0
         err = capsys.readouterr().err
-        assert err.startswith("warning: whoever reaches http://0.0.0.0:") == warned and err.count("\n") == warned
+        assert err.startswith("warning: everyone who reaches http://0.0.0.0:") == warned and err.count("\n") == warned
     monkeypatch.setenv("MASK_TOKEN", "secret")
     assert serve.main(["--port", "0", "--host", "0.0.0.0"]) == 0
     assert capsys.readouterr().err == "" and len(made) == 4
@@ -215,11 +214,11 @@ def test_who_lets_the_network_in_is_warned(monkeypatch: pytest.MonkeyPatch, caps
         (["--body-seconds", "inf"], "--body-seconds is inf"),
         (["--waiting", "-1"], "--waiting is -1; give 0 to 10000"),
         (["--connections", "0"], "--connections is 0; give 1 to 10000"),
-        (["--token", ""], "--token is no token"),
-        (["--token", "a b "], "--token is no token; give letters, digits and signs"),
-        (["--token", "ä"], "--token is no token"),
-        (["--host", "no such host"], "--host no such host: is no known name; give an address of this machine"),
-        (["--host", "192.0.2.1"], "--host 192.0.2.1: is no address of this machine; give one that is"),
+        (["--token", ""], "--token is not a valid token"),
+        (["--token", "a b "], "--token is not a valid token; give ASCII letters, digits and signs"),
+        (["--token", "ä"], "--token is not a valid token"),
+        (["--host", "no such host"], "--host no such host: is an unknown name; give an address of this machine"),
+        (["--host", "192.0.2.1"], "--host 192.0.2.1: is not an address of this machine; give one of its"),
         (["--port", "0", "--bundle", "missing"], "missing/bundle.json: not found"),
     ],
 )
@@ -227,7 +226,7 @@ def test_bad_input_is_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, args: list[str], line: str
 ) -> None:
     monkeypatch.delenv("MASK_TOKEN", raising=False)
-    monkeypatch.setattr(serve, "one_heap", lambda: True)
+    monkeypatch.setattr(serve, "limit_malloc_arenas", lambda: True)
     assert serve.main(args) == 1
     err = capsys.readouterr().err
     assert err.startswith(f"error: {line}") and err.count("\n") == 1
@@ -238,7 +237,7 @@ def test_an_empty_token_in_the_environment_is_refused(
 ) -> None:
     monkeypatch.setenv("MASK_TOKEN", "")
     assert serve.main([]) == 1
-    assert capsys.readouterr().err.startswith("error: MASK_TOKEN is no token")
+    assert capsys.readouterr().err.startswith("error: MASK_TOKEN is not a valid token")
 
 
 def test_a_taken_port_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
