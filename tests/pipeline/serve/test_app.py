@@ -21,7 +21,7 @@ from pipeline.serve.app import create_app
 from pipeline.serve.limits import Limits
 from tests.helpers.fake_predictor import FakePredictor, picture
 from tests.helpers.served import SlowPredictor, until
-from tests.load.malformed import png as claiming_png
+from tests.load.request_fuzzer import png as claiming_png
 
 ROOT = Path(__file__).resolve().parents[3]
 FACE = {
@@ -351,9 +351,9 @@ def test_pages_of_other_sites_send_nothing(
     [
         ("GET", "/nothing", 404),
         ("GET", "/v1/detect/", 404),
-        ("GET", "/static/../api.py", 404),
-        ("GET", "/static/%2e%2e/api.py", 404),
-        ("GET", "/static/..%2fapi.py", 404),
+        ("GET", "/static/../app.py", 404),
+        ("GET", "/static/%2e%2e/app.py", 404),
+        ("GET", "/static/..%2fapp.py", 404),
         ("GET", "/static/%00", 404),
         ("GET", "/static/" + "x" * 5000, 404),
         ("GET", "/v1/health?" + "x" * 17_000, 400),

@@ -19,7 +19,7 @@ from pipeline.detect import command as detect
 from pipeline.serve import command as serve
 from pipeline.serve import http_server
 from tests.helpers.fake_predictor import picture
-from tests.load.server_process import HERE, Target, running_server, is_idle_within
+from tests.load.server_process import HERE, Target, is_idle_within, running_server
 
 ROOT = Path(__file__).resolve().parents[3]
 # A server whose detections take as long as the file "go" beside it is missing.
@@ -260,6 +260,6 @@ def test_a_missing_extra_is_one_line(
 
 
 def test_serving_loads_no_torch() -> None:
-    code = "import sys, pipeline.serve, pipeline.serve.app; print([m for m in ('torch', 'matplotlib') if m in sys.modules])"
+    code = "import sys, pipeline.serve.app; print([m for m in ('torch', 'matplotlib') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
