@@ -1,3 +1,5 @@
+"""The application: photos in, faces out, and each refusal as one line of JSON."""
+
 from __future__ import annotations
 
 import base64
@@ -59,7 +61,7 @@ def png(width: int, height: int) -> bytes:
     return file.getvalue()
 
 
-def figure(client: TestClient, name: str, **headers: str) -> float:
+def metric(client: TestClient, name: str, **headers: str) -> float:
     text = client.get("/metrics", headers=headers).text
     found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
     assert found, text
@@ -82,7 +84,7 @@ def test_options_reach_the_predictor(client: TestClient, fake: FakePredictor, ph
 
 
 def test_boxes_are_in_the_upright_photo(client: TestClient, photo: bytes) -> None:
-    stored = np.rot90(np.asarray(Image.open(io.BytesIO(photo))), 1)  # as orientation 6 stores it
+    stored = np.rot90(np.asarray(Image.open(io.BytesIO(photo))), 1)  # as stored with EXIF orientation 6
     exif = Image.Exif()
     exif[0x0112] = 6
     file = io.BytesIO()
@@ -182,12 +184,12 @@ def test_bad_values(client: TestClient, fake: FakePredictor, photo: bytes, query
 
 
 def test_a_body_without_a_stated_length_is_bounded(client: TestClient, photo: bytes) -> None:
-    taken = 0
+    received_pieces = 0
 
     def pieces() -> Iterator[bytes]:
-        nonlocal taken
+        nonlocal received_pieces
         for _ in range(1000):
-            taken += 1
+            received_pieces += 1
             yield bytes(1000)
 
     answer = client.post("/v1/detect", content=pieces(), headers=RAW)
@@ -209,7 +211,7 @@ def test_pixels_are_known_before_decoding(client: TestClient, fake: FakePredicto
 
 def test_nothing_is_written_to_disk(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     def none(*args: Any, **options: Any) -> None:
-        pytest.fail("a temporary file was made")
+        pytest.fail("a temporary file was created")
 
     for name in ("SpooledTemporaryFile", "TemporaryFile", "NamedTemporaryFile", "mkstemp"):
         monkeypatch.setattr(tempfile, name, none)
@@ -235,7 +237,7 @@ def test_an_unexpected_error_is_one_line_and_names_no_photo(photo: bytes, capsys
                 "error": "unexpected error in the server; see its log"
             }
         assert client.get("/v1/health").status_code == 200
-        assert figure(client, "mask_requests_under_way") == 0
+        assert metric(client, "mask_requests_under_way") == 0
     err = capsys.readouterr().err
     assert "error: unexpected RuntimeError" in err and "in detect" in err and NAME not in err
 
@@ -261,36 +263,36 @@ class ConcurrentPosts:
         return [answer.status_code for answer in self.answers]
 
 
-def test_few_wait_and_further_ones_are_refused(photo: bytes) -> None:
+def test_few_requests_wait_and_further_ones_are_refused(photo: bytes) -> None:
     slow = SlowPredictor()
     with TestClient(create_app(slow, Limits(waiting=2), workers=1)) as client:  # type: ignore[arg-type]
         threads = ConcurrentPosts(client, photo)
         for number in (1, 2, 3):
             threads.post()
-            until(lambda n=number: figure(client, "mask_requests_under_way") == n)
+            until(lambda n=number: metric(client, "mask_requests_under_way") == n)
         assert slow.begun == 1
         refused = client.post("/v1/detect", content=photo, headers=RAW)
         assert refused.status_code == 429 and refused.headers["retry-after"] == "2"
         assert refused.json()["error"] == "3 photos are in progress, the most allowed; try again in 2 seconds"
-        assert client.get("/v1/health").status_code == 200  # the event loop is free
+        assert client.get("/v1/health").status_code == 200  # the event loop is not blocked
         slow.go.set()
         assert threads.join() == [200, 200, 200]
-        assert figure(client, "mask_requests_under_way") == 0
+        assert metric(client, "mask_requests_under_way") == 0
         assert client.post("/v1/detect", content=photo, headers=RAW).status_code == 200
 
 
-def test_work_that_takes_too_long_counts_until_it_ends(photo: bytes) -> None:
+def test_slow_work_counts_as_in_flight_until_it_ends(photo: bytes) -> None:
     slow = SlowPredictor()
     limits = Limits(detect_seconds=0.2, waiting=1)
     with TestClient(create_app(slow, limits, workers=1)) as client:  # type: ignore[arg-type]
-        for under_way in (1, 1):  # the second one never begins, and leaves nothing behind
+        for in_flight in (1, 1):  # the second one never begins and is not counted
             answer = client.post("/v1/detect", content=photo, headers=RAW)
             assert answer.status_code == 503
             assert answer.json()["error"] == ("there was no answer within 0.2 seconds; try a smaller photo, or later")
-            assert figure(client, "mask_requests_under_way") == under_way
+            assert metric(client, "mask_requests_under_way") == in_flight
         assert slow.begun == 1
         slow.go.set()
-        until(lambda: figure(client, "mask_requests_under_way") == 0)
+        until(lambda: metric(client, "mask_requests_under_way") == 0)
         assert client.post("/v1/detect", content=photo, headers=RAW).status_code == 200
 
 
@@ -309,13 +311,13 @@ def test_the_token_guards_all_but_the_page(fake: FakePredictor, photo: bytes) ->
 
 
 @pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "[::1]:8000", "LocalHost"])
-def test_its_own_names_are_let_in(fake: FakePredictor, host: str) -> None:
+def test_its_own_names_are_accepted(fake: FakePredictor, host: str) -> None:
     app = create_app(fake, LIMITS, hosts=("localhost", "127.0.0.1", "::1"))  # type: ignore[arg-type]
     assert TestClient(app).get("/v1/health", headers={"Host": host}).status_code == 200
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "localhost.evil.example", "", "[", "127.0.0.2"])
-def test_other_names_are_not(fake: FakePredictor, host: str) -> None:
+def test_other_names_are_refused(fake: FakePredictor, host: str) -> None:
     app = create_app(fake, LIMITS, hosts=("localhost", "127.0.0.1", "::1"))  # type: ignore[arg-type]
     answer = TestClient(app).get("/v1/health", headers={"Host": host})
     assert answer.status_code == 403 and "address it as 127.0.0.1 or" in answer.json()["error"]
@@ -336,7 +338,7 @@ def test_other_names_are_not(fake: FakePredictor, host: str) -> None:
         ({}, 200),
     ],
 )
-def test_pages_of_other_sites_send_nothing(
+def test_pages_of_other_sites_cannot_send_photos(
     client: TestClient, photo: bytes, headers: dict[str, str], status: int
 ) -> None:
     answer = client.post("/v1/detect", content=photo, headers={**RAW, **headers})
@@ -388,18 +390,18 @@ def test_metrics(client: TestClient, photo: bytes) -> None:
     for i in range(3):
         client.get(f"/made/up/{i}")
         client.get(f"/static/{i}")
-    assert figure(client, 'mask_requests_total{path="/v1/detect",status="200"}') == 1
-    assert figure(client, 'mask_requests_total{path="/v1/detect",status="422"}') == 1
-    assert figure(client, 'mask_requests_total{path="other",status="404"}') == 3
-    assert figure(client, 'mask_requests_total{path="/static/*",status="404"}') == 3
-    assert figure(client, 'mask_faces_total{label="with_mask"}') == 1
-    assert figure(client, 'mask_faces_total{label="without_mask"}') == 0
-    assert figure(client, "mask_upload_bytes_total") == len(photo)
-    assert figure(client, "mask_detect_seconds_count") == 1
+    assert metric(client, 'mask_requests_total{path="/v1/detect",status="200"}') == 1
+    assert metric(client, 'mask_requests_total{path="/v1/detect",status="422"}') == 1
+    assert metric(client, 'mask_requests_total{path="other",status="404"}') == 3
+    assert metric(client, 'mask_requests_total{path="/static/*",status="404"}') == 3
+    assert metric(client, 'mask_faces_total{label="with_mask"}') == 1
+    assert metric(client, 'mask_faces_total{label="without_mask"}') == 0
+    assert metric(client, "mask_upload_bytes_total") == len(photo)
+    assert metric(client, "mask_detect_seconds_count") == 1
     assert "made" not in client.get("/metrics").text
 
 
-def test_every_answer_binds_the_browser(client: TestClient, photo: bytes) -> None:
+def test_every_answer_has_security_headers(client: TestClient, photo: bytes) -> None:
     answers = [client.get("/"), client.get("/nothing"), client.post("/v1/detect", content=photo, headers=RAW)]
     for answer in answers:
         policy = answer.headers["content-security-policy"]
@@ -443,7 +445,7 @@ def test_openapi_describes_bodies_answers_and_errors(client: TestClient, photo: 
     assert list(schemas["ErrorResponse"]["properties"]) == ["error"]
 
 
-def test_known_paths_are_those_that_are_served() -> None:
+def test_counted_paths_are_the_served_paths() -> None:
     app = create_app(FakePredictor(), LIMITS)  # type: ignore[arg-type]
     served = {route.path for route in app.routes}  # type: ignore[attr-defined]
     assert {path.removesuffix("/*") or "/" for path in api.COUNTED_PATHS} == {path or "/" for path in served}

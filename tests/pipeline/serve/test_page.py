@@ -1,3 +1,5 @@
+"""The web page in a real browser, on a real server."""
+
 from __future__ import annotations
 
 import io
@@ -41,18 +43,18 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
 ]
-expect.set_options(timeout=15_000)  # a machine may be busy
-STATIC = Path(__file__).resolve().parents[3] / "pipeline" / "static"
+expect.set_options(timeout=15_000)  # the machine may be busy
+STATIC = Path(__file__).resolve().parents[3] / "pipeline" / "serve" / "static"
 SMALL = {"width": 320, "height": 640}
 WIDTH = "document.documentElement.scrollWidth"
 DETECT = re.compile(r"/v1/detect\?")
-# The browser itself tells of an answer that refuses; the page shows those.
+# The browser logs each refused request; the page shows these to the user.
 REFUSED = re.compile(r"Failed to load resource: .*(status of (401|422|429)|net::ERR_FAILED)")
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder: tiled.png with one face of each class, the same as JPEG and tiny, a camera's video, a file of text."""
+    """Return a folder: tiled.png with one face per class, the same as JPEG and tiny, a camera's video, a text file."""
     folder = tmp_path_factory.mktemp("photos")
     tiled = tiled_photo(Predictor.default(), portrait())
     small = cv2.resize(tiled, None, fx=0.12, fy=0.12, interpolation=cv2.INTER_AREA)
@@ -79,11 +81,11 @@ def browser(photos: Path) -> Iterator[Browser]:
 
 
 class Visits:
-    """Opens the page in a browser of its own each time; knows what went wrong there, and every request."""
+    """Opens the page in a new browser context each time; records its errors and requests."""
 
     def __init__(self, browser: Browser, server: str) -> None:
         self._browser, self.server = browser, server
-        self.wrong: list[str] = []
+        self.errors: list[str] = []
         self.urls: list[str] = []
 
     def open(self, script: str = "", **options: Any) -> Page:
@@ -92,21 +94,21 @@ class Visits:
         return page
 
     def blank(self, script: str = "", **options: Any) -> Page:
-        """Before the page is opened. script: runs before the page's own."""
+        """Return a page before it is opened; `script` runs before the page's scripts."""
         context = self._browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
         page = context.new_page()
         page.set_default_timeout(15_000)
-        page.on("pageerror", lambda error: self.wrong.append(str(error)))
-        page.on("console", lambda line: self.wrong.append(line.text) if line.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", lambda line: self.errors.append(line.text) if line.type in ("error", "warning") else None)
         page.on("request", lambda request: self.urls.append(request.url))
-        page.on("filechooser", lambda _: None)  # else a chooser may open before it is listened for
+        page.on("filechooser", lambda _: None)  # otherwise a chooser may open before the test listens for it
         if script:
             page.add_init_script(script)
         return page
 
     @property
     def asked(self) -> int:
-        """Pictures sent so far."""
+        """Number of pictures sent so far."""
         return sum(bool(DETECT.search(url)) for url in self.urls)
 
     def close(self) -> None:
@@ -119,7 +121,7 @@ def visits(browser: Browser, server: str) -> Iterator[Visits]:
     visits = Visits(browser, server)
     yield visits
     visits.close()
-    assert [line for line in visits.wrong if not REFUSED.match(line)] == []
+    assert [line for line in visits.errors if not REFUSED.match(line)] == []
     assert [url for url in visits.urls if not url.startswith((visits.server + "/", "data:", "blob:"))] == []
 
 
@@ -172,10 +174,10 @@ def test_texts_and_points_are_drawn_and_hide_no_face(visits: Visits, photos: Pat
     scale = overlay.shape[1] / 1536
     for face in ask(visits.server, photos / "tiled.png", 0.5)["faces"]:
         x1, y1, x2, y2 = (np.array(face["box"]) * scale).round().astype(int)
-        ground = (np.abs(overlay[..., :3].astype(int) - COLOURS[face["label"]]).max(axis=-1) < 8) & (
+        background = (np.abs(overlay[..., :3].astype(int) - COLOURS[face["label"]]).max(axis=-1) < 8) & (
             overlay[..., 3] > 250
         )
-        assert ground[max(y1 - 22, 0) : y1 - 3, x1:x2].mean() > 0.35  # the ground of its text, above it
+        assert background[max(y1 - 22, 0) : y1 - 3, x1:x2].mean() > 0.35  # the background of its text, above the box
         inside = overlay[y1 + 4 : y2 - 4, x1 + 4 : x2 - 4, 3]
         assert (inside > 0).mean() < 0.03  # five points
         for x, y in np.array(face["landmarks"]) * scale:
@@ -204,7 +206,7 @@ def test_several_photos_dropped_and_one_pasted(visits: Visits, photos: Path) -> 
     assert page.evaluate("document.activeElement.id") == "choose"
 
 
-def test_a_drop_without_a_file_says_so(visits: Visits) -> None:
+def test_a_drop_without_a_file_shows_a_notice(visits: Visits) -> None:
     page = visits.open()
     give(page, "drop")
     expect(page.locator(".notice")).to_contain_text("No photo came with this")
@@ -212,7 +214,7 @@ def test_a_drop_without_a_file_says_so(visits: Visits) -> None:
     expect(page.locator(".notice")).to_have_count(0)
 
 
-def test_the_slider_acts_at_once_and_asks_nothing(visits: Visits, photos: Path) -> None:
+def test_the_slider_acts_at_once_without_a_request(visits: Visits, photos: Path) -> None:
     page = visits.open()
     choose(page, photos / "tiny.png")
     answer = ask(visits.server, photos / "tiny.png")
@@ -246,7 +248,7 @@ def test_another_smallest_face_asks_again(visits: Visits, photos: Path) -> None:
     assert "No face is shown" in page.inner_text("#share")
 
 
-def test_a_chosen_face_is_brought_out(visits: Visits, photos: Path) -> None:
+def test_a_selected_face_is_highlighted(visits: Visits, photos: Path) -> None:
     page = visits.open()
     choose(page, photos / "tiled.png")
     (before,) = pixels(page, "overlay")
@@ -270,19 +272,19 @@ def test_a_chosen_face_is_brought_out(visits: Visits, photos: Path) -> None:
 
 def test_the_camera_finds_faces_one_frame_at_a_time(visits: Visits, photos: Path, tmp_path: Path) -> None:
     page = visits.open()
-    under_way: list[int] = [0]
+    in_flight: list[int] = [0]
     most: list[int] = [0]
     bodies: list[bytes] = []
 
     def begun(request: Any) -> None:
         if DETECT.search(request.url):
             assert request.headers["content-type"] == "image/jpeg"
-            under_way[0] += 1
-            most[0] = max(most[0], under_way[0])
+            in_flight[0] += 1
+            most[0] = max(most[0], in_flight[0])
             bodies.append(request.post_data_buffer or b"")
 
     def ended(request: Any) -> None:
-        under_way[0] -= bool(DETECT.search(request.url))
+        in_flight[0] -= bool(DETECT.search(request.url))
 
     page.on("request", begun)
     page.on("requestfinished", ended)
@@ -294,7 +296,7 @@ def test_the_camera_finds_faces_one_frame_at_a_time(visits: Visits, photos: Path
     assert most == [1] and len(bodies) > 2
     assert counts(page) == dict.fromkeys(COLOURS, 1)
 
-    # The boxes belong to the frame that is shown, though the picture has moved on.
+    # The boxes belong to the shown frame, although the camera has newer frames.
     picture, overlay = pixels(page, "picture", "overlay")
     Image.fromarray(picture[..., :3]).save(tmp_path / "frame.png")
     found = ask(visits.server, tmp_path / "frame.png", 0.5)
@@ -325,7 +327,7 @@ def test_a_camera_picture_can_be_kept(visits: Visits) -> None:
     assert page.evaluate("track.readyState") == "ended"
 
 
-def test_a_hidden_page_lets_go_of_the_camera(visits: Visits) -> None:
+def test_a_hidden_page_releases_the_camera(visits: Visits) -> None:
     page = visits.open()
     page.click("#camera")
     expect(page.locator("#overlay")).to_have_attribute("data-faces", "3")
@@ -343,7 +345,7 @@ def test_a_hidden_page_lets_go_of_the_camera(visits: Visits) -> None:
     expect(page.locator("#overlay")).to_have_attribute("data-faces", "3")
 
 
-def test_a_camera_that_cannot_be_had(visits: Visits) -> None:
+def test_an_unavailable_camera(visits: Visits) -> None:
     page = visits.open()
     for error, message in (
         ("NotAllowedError", "not allowed"),
@@ -363,7 +365,7 @@ def test_a_camera_that_cannot_be_had(visits: Visits) -> None:
     expect(page.locator(".notice")).to_have_count(4)
 
 
-def test_a_bad_file_is_named_and_the_page_goes_on(visits: Visits, photos: Path) -> None:
+def test_a_bad_file_is_named_and_the_page_still_works(visits: Visits, photos: Path) -> None:
     page = visits.open()
     choose(page, photos / "notes.txt")
     notice = page.locator("#notices[aria-live=assertive] .notice")
@@ -404,7 +406,7 @@ def test_a_busy_server_is_asked_again(visits: Visits, photos: Path) -> None:
         if len(tries) > 2:
             route.continue_()
         else:
-            route.fulfill(status=429, headers={"Retry-After": "0"}, json={"error": "many are under way"})
+            route.fulfill(status=429, headers={"Retry-After": "0"}, json={"error": "many photos are in progress"})
 
     page.route(DETECT, busy_twice)
     with page.expect_file_chooser() as chooser:
@@ -416,12 +418,12 @@ def test_a_busy_server_is_asked_again(visits: Visits, photos: Path) -> None:
     expect(page.locator(".notice")).to_have_count(0)
 
 
-def test_a_server_that_stays_busy_is_given_up(visits: Visits, photos: Path) -> None:
+def test_a_server_that_stays_busy_is_reported(visits: Visits, photos: Path) -> None:
     page = visits.open("const wait = setTimeout; window.setTimeout = (f, ms, ...rest) => wait(f, ms / 100, ...rest)")
-    busy = {"error": "16 photos are under way, more are not taken; try again in 2 seconds"}
+    busy = {"error": "16 photos are in progress, the most allowed; try again in 2 seconds"}
     page.route(DETECT, lambda route: route.fulfill(status=429, json=busy))
     choose(page, photos / "tiled.png")
-    expect(page.locator(".notice")).to_contain_text("16 photos are under way")
+    expect(page.locator(".notice")).to_contain_text("16 photos are in progress")
     assert visits.asked == 6
 
 
@@ -447,7 +449,7 @@ def test_the_token_is_asked_for_and_kept_in_memory_only(browser: Browser, photos
         page.get_by_role("button", name="Try again").click()
         expect(page.locator("#token")).to_be_visible()
         visits.close()
-        assert [line for line in visits.wrong if not REFUSED.match(line)] == []
+        assert [line for line in visits.errors if not REFUSED.match(line)] == []
 
 
 def saved(page: Page, button: str) -> tuple[str, bytes]:
@@ -500,8 +502,8 @@ def test_a_tiny_picture_is_saved_with_texts_that_can_be_read(visits: Visits, pho
     _, data = saved(page, "#save-picture")
     drawn = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
     assert drawn.shape == (50, 184, 3)
-    ground = (np.abs(drawn - COLOURS["with_mask"]).max(axis=-1) < 8).sum(axis=1)
-    assert (ground > 12).sum() >= 10  # rows of a text's ground: more than a box's two sides
+    background = (np.abs(drawn - COLOURS["with_mask"]).max(axis=-1) < 8).sum(axis=1)
+    assert (background > 12).sum() >= 10  # rows of a text's background: more than a box's two sides
 
 
 def test_every_address_of_a_file_is_given_back(visits: Visits, photos: Path) -> None:
@@ -534,7 +536,7 @@ def test_by_keyboard_alone(visits: Visits, photos: Path) -> None:
     def tab_to(name: str) -> None:
         for _ in range(40):
             page.keyboard.press("Tab")
-            # it can be seen where one is
+            # the focus is visible
             assert (
                 focused() == "none" or page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
             )
@@ -575,10 +577,10 @@ def test_by_keyboard_alone(visits: Visits, photos: Path) -> None:
     with page.expect_download():
         page.keyboard.press("Enter")
     page.keyboard.press("Tab")
-    assert focused() == "none"  # out of the page: no trap
+    assert focused() == "none"  # the focus leaves the page: no keyboard trap
 
 
-def test_everything_can_be_told_by_a_screen_reader(visits: Visits, photos: Path) -> None:
+def test_every_control_has_a_name_for_screen_readers(visits: Visits, photos: Path) -> None:
     page = visits.open()
     choose(page, photos / "tiled.png")
     nameless = page.evaluate(
@@ -594,7 +596,7 @@ def test_everything_can_be_told_by_a_screen_reader(visits: Visits, photos: Path)
     assert len(ids) == len(set(ids))
 
 
-def test_korean_by_the_browsers_language_and_a_switch_that_is_kept(visits: Visits, photos: Path) -> None:
+def test_korean_by_the_browsers_language_and_a_remembered_choice(visits: Visits, photos: Path) -> None:
     page = visits.open(locale="ko-KR")
     assert page.get_attribute("html", "lang") == "ko" and page.title() == "얼굴 마스크 감지"
     choose(page, photos / "tiled.png", photos / "notes.txt")
@@ -607,7 +609,7 @@ def test_korean_by_the_browsers_language_and_a_switch_that_is_kept(visits: Visit
     assert page.get_attribute("html", "lang") == "en" and page.title() == "Face mask detection"
     assert "Without mask" in page.inner_text("#counts") and "Without mask" in page.inner_text("#rows")
     page.wait_for_timeout(100)
-    assert not np.array_equal(korean, pixels(page, "overlay")[0])  # the texts in the picture, too
+    assert not np.array_equal(korean, pixels(page, "overlay")[0])  # the texts in the picture have changed, too
     page.reload()
     assert page.inner_text("#choose") == "Choose photos" and page.input_value("#language") == "en"
     assert visits.open(locale="de-DE").get_attribute("html", "lang") == "en"
@@ -633,7 +635,7 @@ def test_every_text_exists_in_both_languages(visits: Visits) -> None:
 
 
 @pytest.mark.parametrize(("scheme", "locale"), [("light", "en-US"), ("dark", "ko-KR")])
-def test_texts_stand_out_from_their_ground(visits: Visits, photos: Path, scheme: Any, locale: str) -> None:
+def test_texts_have_enough_contrast(visits: Visits, photos: Path, scheme: Any, locale: str) -> None:
     page = visits.open(color_scheme=scheme, locale=locale, reduced_motion="reduce")
     assert page.get_attribute("html", "data-theme") == scheme
     texts = page.evaluate(CONTRASTS)
@@ -646,19 +648,19 @@ def test_texts_stand_out_from_their_ground(visits: Visits, photos: Path, scheme:
     assert [row for row in texts if row[0] < row[1]] == []
 
 
-def test_light_and_dark_by_the_device_and_a_switch_that_is_kept(visits: Visits) -> None:
+def test_light_and_dark_by_the_device_and_a_remembered_choice(visits: Visits) -> None:
     page = visits.open(color_scheme="light")
-    ground = "getComputedStyle(document.body).backgroundColor"
-    light = page.evaluate(ground)
+    background = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(background)
     page.emulate_media(color_scheme="dark")
-    page.wait_for_function(f"() => {ground} !== '{light}'")
-    dark = page.evaluate(ground)
+    page.wait_for_function(f"() => {background} !== '{light}'")
+    dark = page.evaluate(background)
     page.select_option("#theme", "light")
-    assert page.evaluate(ground) == light
+    assert page.evaluate(background) == light
     page.reload()
-    assert page.evaluate(ground) == light and page.input_value("#theme") == "light"
+    assert page.evaluate(background) == light and page.input_value("#theme") == "light"
     page.select_option("#theme", "auto")
-    assert page.evaluate(ground) == dark
+    assert page.evaluate(background) == dark
 
 
 def test_a_phone_has_no_sideways_scroll_and_large_targets(visits: Visits, photos: Path) -> None:
@@ -682,7 +684,7 @@ def test_a_phone_has_no_sideways_scroll_and_large_targets(visits: Visits, photos
     assert page.evaluate(WIDTH) == 320
 
 
-def test_less_motion_where_that_is_asked_for(visits: Visits, photos: Path) -> None:
+def test_less_motion_when_preferred(visits: Visits, photos: Path) -> None:
     still = "getComputedStyle(document.getElementById('veil'), '::before').animationName"
     for motion, name in (("reduce", "none"), ("no-preference", "breathe")):
         page = visits.open(reduced_motion=motion)
@@ -694,7 +696,7 @@ def test_less_motion_where_that_is_asked_for(visits: Visits, photos: Path) -> No
         assert page.evaluate(still) == name
 
 
-def test_names_are_texts_and_nothing_else(visits: Visits, photos: Path, tmp_path: Path) -> None:
+def test_file_names_are_never_html(visits: Visits, photos: Path, tmp_path: Path) -> None:
     odd = tmp_path / "<img src=x onerror=alert(1)><b>&amp;.png"
     odd.write_bytes((photos / "tiled.png").read_bytes())
     bad = tmp_path / "<i>bad<i>.png"
@@ -722,7 +724,7 @@ def test_classes_of_another_bundle_keep_their_names(visits: Visits, photos: Path
     assert shown_score(page) == 0.3 and page.locator("#counts u").count() == 0
 
 
-def test_turned_pictures_stand_upright(visits: Visits, photos: Path, tmp_path: Path) -> None:
+def test_rotated_pictures_are_shown_upright(visits: Visits, photos: Path, tmp_path: Path) -> None:
     tiled = np.asarray(Image.open(photos / "tiled.png").convert("RGB"))
     ways = (("jpg", 6), ("jpg", 8), ("webp", 6), ("webp", 3), ("png", 6))
     files = [turned(tmp_path / f"{orientation}.{kind}", tiled, orientation) for kind, orientation in ways]
@@ -740,7 +742,7 @@ def test_turned_pictures_stand_upright(visits: Visits, photos: Path, tmp_path: P
         assert all(is_drawn(overlay, face, (1536, 420), slack=4) for face in faces), file.name
 
 
-def test_a_format_that_the_browser_does_not_know(visits: Visits, photos: Path, tmp_path: Path) -> None:
+def test_a_format_that_the_browser_cannot_show(visits: Visits, photos: Path, tmp_path: Path) -> None:
     Image.open(photos / "tiled.png").save(tmp_path / "tiled.tif")
     page = visits.open()
     choose(page, tmp_path / "tiled.tif")
@@ -752,7 +754,7 @@ def test_a_format_that_the_browser_does_not_know(visits: Visits, photos: Path, t
     expect(page.locator(".notice")).to_contain_text("tiled.tif: Your browser cannot draw this photo")
 
 
-def test_a_crowd_gets_marks_and_no_face_is_covered(visits: Visits, photos: Path, tmp_path: Path) -> None:
+def test_in_a_crowd_no_face_is_covered(visits: Visits, photos: Path, tmp_path: Path) -> None:
     tiled = np.asarray(Image.open(photos / "tiled.png").convert("RGB"))[110:370]  # little room between the faces
     small = cv2.resize(tiled, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
     Image.fromarray(np.tile(small, (10, 4, 1))).save(tmp_path / "crowd.png")
@@ -766,10 +768,10 @@ def test_a_crowd_gets_marks_and_no_face_is_covered(visits: Visits, photos: Path,
     for face in faces:
         x1, y1, x2, y2 = (np.array(face["box"]) * scale).round().astype(int)
         inside = overlay[y1 + 6 : y2 - 6, x1 + 6 : x2 - 6, 3]
-        assert (inside > 0).mean() < 0.1  # its five points at the most
+        assert (inside > 0).mean() < 0.1  # five landmarks at most
 
 
-def test_texts_find_room_beside_what_is_taken(visits: Visits) -> None:
+def test_texts_overlap_no_face_and_no_text(visits: Visits) -> None:
     rng = np.random.default_rng(0)
     corners = rng.uniform(-10, 390, (60, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(5, 60, (60, 2))], axis=1)
@@ -795,7 +797,7 @@ def test_texts_find_room_beside_what_is_taken(visits: Visits) -> None:
         return (low < high).all(axis=-1)
 
     on_faces = share(texts, boxes)
-    on_faces[np.arange(len(texts)), owners] = False  # in its own box it may stand
+    on_faces[np.arange(len(texts)), owners] = False  # a text may be inside its own box
     assert not on_faces.any() and share(texts, texts).sum() == len(texts)
 
 

@@ -1,3 +1,5 @@
+"""The command pipeline.serve as a process: its answers, its end, its arguments."""
+
 from __future__ import annotations
 
 import json
@@ -22,7 +24,7 @@ from tests.helpers.fake_predictor import picture
 from tests.load.server_process import HERE, Target, is_idle_within, running_server
 
 ROOT = Path(__file__).resolve().parents[3]
-# A server whose detections take as long as the file "go" beside it is missing.
+# A server whose detections wait until the file "go" exists.
 SLOW = """
 import sys, time
 from pathlib import Path
@@ -45,8 +47,8 @@ def hopper() -> Path:
     return Path(str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)))
 
 
-def started(*command: str, **environment: str) -> subprocess.Popen[str]:
-    """A server process that has said its line."""
+def start_server(*command: str, **environment: str) -> subprocess.Popen[str]:
+    """Start a server process on a free port."""
     return subprocess.Popen(
         [sys.executable, *command, "--port", "0"],
         cwd=ROOT,
@@ -57,7 +59,7 @@ def started(*command: str, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def address(server: subprocess.Popen[str]) -> Target:
+def target_of(server: subprocess.Popen[str]) -> Target:
     assert server.stdout is not None
     line = server.stdout.readline()
     assert line.startswith("serving at http://127.0.0.1:") and line.endswith(" (Ctrl-C ends it)\n")
@@ -76,7 +78,7 @@ def form(name: str, data: bytes) -> tuple[bytes, str]:
 
 
 @pytest.mark.parametrize("options", [(), ("0", "40")])
-def test_the_same_as_the_command_line(
+def test_answers_equal_the_command_lines(
     server: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -89,7 +91,7 @@ def test_the_same_as_the_command_line(
     query = "?min_score={}&min_face={}".format(*options) if options else ""
     status, answer = server.ask("POST", f"/v1/detect{query}", *form(photo.name, photo.read_bytes()))
     assert status == 200 and json.loads(answer) == expected and len(expected["faces"]) >= 1
-    assert answer.decode() in text  # to the letter
+    assert answer.decode() in text  # to the last character
 
 
 def test_the_bundle_is_described(server: Target) -> None:
@@ -98,7 +100,7 @@ def test_the_bundle_is_described(server: Target) -> None:
     assert status == 200 and described["name"] == "default" and "thresholds" in described
 
 
-def test_it_is_addressed_by_its_own_names_alone(server: Target) -> None:
+def test_other_host_names_are_refused(server: Target) -> None:
     for host, status in ((f"localhost:{server.port}", 200), ("evil.example", 403)):
         connection = server.connect()
         connection.request("GET", "/v1/health", headers={"Host": host})
@@ -107,8 +109,8 @@ def test_it_is_addressed_by_its_own_names_alone(server: Target) -> None:
 
 
 def test_nothing_is_logged() -> None:
-    server = started("-m", "pipeline.serve")
-    target = address(server)
+    server = start_server("-m", "pipeline.serve")
+    target = target_of(server)
     photo = hopper().read_bytes()
     assert target.ask("POST", "/v1/detect", *form("secret.jpg", photo))[0] == 200
     assert target.ask("POST", "/v1/detect", *form("secret.jpg", photo[:5000]))[0] == 422
@@ -122,10 +124,10 @@ def test_nothing_is_logged() -> None:
     assert server.returncode == 0
 
 
-def test_it_ends_soon_while_a_photo_takes_for_ever(tmp_path: Path) -> None:
+def test_it_ends_soon_while_a_photo_never_ends(tmp_path: Path) -> None:
     go = tmp_path / "go"
-    server = started("-c", SLOW.replace("GO", repr(str(go))), "--workers", "1")
-    target = address(server)
+    server = start_server("-c", SLOW.replace("GO", repr(str(go))), "--workers", "1")
+    target = target_of(server)
     photo = picture(tmp_path / "a.png").read_bytes()
     answers: list[tuple[int, bytes]] = []
     posts = [
@@ -152,10 +154,10 @@ def test_it_ends_soon_while_a_photo_takes_for_ever(tmp_path: Path) -> None:
     assert server.communicate() == ("", "")
 
 
-def test_a_photo_under_way_is_finished(tmp_path: Path) -> None:
+def test_a_photo_in_progress_is_finished(tmp_path: Path) -> None:
     go = tmp_path / "go"
-    server = started("-c", SLOW.replace("GO", repr(str(go))))
-    target = address(server)
+    server = start_server("-c", SLOW.replace("GO", repr(str(go))))
+    target = target_of(server)
     photo = picture(tmp_path / "a.png").read_bytes()
     answers: list[tuple[int, bytes]] = []
     post = threading.Thread(target=lambda: answers.append(target.ask("POST", "/v1/detect", photo, "image/png")))
@@ -178,14 +180,14 @@ def test_the_token_comes_from_the_environment() -> None:
         assert Target(target.host, target.port).ask("GET", "/v1/model")[0] == 401
 
 
-def test_who_lets_the_network_in_is_warned(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    made: list[Any] = []
+def test_an_open_server_is_a_warning(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    apps: list[Any] = []
 
     class NoServer:
         async def serve(self, sockets: Any) -> None: ...
 
     def make_server(app: Any, limits: Any) -> NoServer:
-        made.append(app)
+        apps.append(app)
         return NoServer()
 
     monkeypatch.setattr(http_server, "make_server", make_server)
@@ -197,7 +199,7 @@ def test_who_lets_the_network_in_is_warned(monkeypatch: pytest.MonkeyPatch, caps
         assert err.startswith("warning: everyone who reaches http://0.0.0.0:") == warned and err.count("\n") == warned
     monkeypatch.setenv("MASK_TOKEN", "secret")
     assert serve.main(["--port", "0", "--host", "0.0.0.0"]) == 0
-    assert capsys.readouterr().err == "" and len(made) == 4
+    assert capsys.readouterr().err == "" and len(apps) == 4
 
 
 @pytest.mark.parametrize(
@@ -252,8 +254,8 @@ def test_a_missing_extra_is_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    for ours in ("pipeline.serve.app", "pipeline.serve.http_server", "pipeline.serve.metrics"):
-        monkeypatch.delitem(sys.modules, ours, raising=False)
+    for module in ("pipeline.serve.app", "pipeline.serve.http_server", "pipeline.serve.metrics"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     assert serve.main(["--port", "0"]) == 1
     line = f"error: this needs the package {package!r}; install it with `pip install -e '.[serve]'`\n"
     assert capsys.readouterr() == ("", line)
