@@ -39,10 +39,7 @@ def class_colour(index: int | np.integer) -> Colour:
 
 
 def draw(
-    image: Pixels,
-    detections: Detections,
-    track_numbers: Sequence[int] | None = None,
-    landmarks: bool = True,
+    image: Pixels, detections: Detections, track_numbers: Sequence[int] | None = None, landmarks: bool = True
 ) -> Pixels:
     """Return a copy of an image with every detection drawn, the best on top.
 
@@ -170,13 +167,7 @@ def _overlaps(area: Area, taken: NDArray[np.float32]) -> bool:
     return bool((low < high).all(axis=1).any())
 
 
-def _draw_text(
-    pen: ImageDraw.ImageDraw,
-    area: Area,
-    text: str,
-    font: Font,
-    colour: Colour,
-) -> None:
+def _draw_text(pen: ImageDraw.ImageDraw, area: Area, text: str, font: Font, colour: Colour) -> None:
     """Draw a text on a background of the class's colour, in black or white, whichever contrasts more."""
     pen.rectangle((area[0], area[1], area[2] - 1, area[3] - 1), fill=colour)
     luma = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]

@@ -77,9 +77,9 @@ class ScoreFusion:
         if score <= 0:
             return self.min_detector_score
         odds = np.log(score) - np.log1p(-min(score, 1 - PROB_EPS))
-        wanted = odds - self.intercept - self.classifier_weight * self.max_face_logit
+        min_odds = odds - self.intercept - self.classifier_weight * self.max_face_logit
         # Slightly lower, so that rounding loses no face.
-        return max(self.min_detector_score, float(1 / (1 + np.exp(-wanted / self.detector_weight))) * 0.999)
+        return max(self.min_detector_score, float(1 / (1 + np.exp(-min_odds / self.detector_weight))) * 0.999)
 
     def class_probs(self, probs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return class probabilities (N, C) at the temperature; each row sums to 1."""

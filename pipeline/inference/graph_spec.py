@@ -39,8 +39,8 @@ class GraphSpec:
         ):
             return None
         takes, gives = (_as_text(node.shape for node in nodes) for nodes in (inputs, outputs))
-        wanted = f"takes {_as_text([self.input_shape])} and gives {_as_text(self.output_shapes)}"
-        return f"takes {takes} and gives {gives}, the {self.cascade} cascade's {wanted}"
+        needs = f"takes {_as_text([self.input_shape])} and gives {_as_text(self.output_shapes)}"
+        return f"takes {takes} and gives {gives}, the {self.cascade} cascade's {needs}"
 
 
 def graph_specs(cascade: str) -> dict[str, GraphSpec]:

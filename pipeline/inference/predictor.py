@@ -76,10 +76,7 @@ class Predictor:
         return cls.load(None, threads, device)
 
     def detect(
-        self,
-        image: Pixels | Photo | Path | str,
-        min_score: float | None = None,
-        min_face: float | None = None,
+        self, image: Pixels | Photo | Path | str, min_score: float | None = None, min_face: float | None = None
     ) -> Detections:
         """Find the faces of one image and their classes.
 
@@ -146,10 +143,7 @@ class Predictor:
         return lambda size: search.min_face_for(size, min_face) / least
 
     def detect_batch(
-        self,
-        images: Sequence[Pixels],
-        min_score: float | None = None,
-        min_face: float | None = None,
+        self, images: Sequence[Pixels], min_score: float | None = None, min_face: float | None = None
     ) -> list[Detections]:
         """Find the faces of several images and their classes.
 

@@ -46,7 +46,7 @@ def parse_args(argv: Sequence[str]) -> ShowArgs:
 def show_bundle(args: ShowArgs) -> int:
     """Print a bundle's metadata as JSON."""
     metadata = Bundle.load(args.folder or args.bundle).describe()
-    if metadata["provenance"].get("commit") is None:  # git could not tell it, or an older version packed the bundle
+    if metadata["provenance"].get("commit") is None:  # git did not know it, or an older version packed the bundle
         metadata["provenance"]["commit"] = "not recorded"
     console().print_json(json.dumps(metadata))
     return 0

@@ -39,17 +39,8 @@ from pipeline.serve.schema import DETECT_BODY, Health, PhotoFaces, error_respons
 VERSION = "0.1.0"
 STATIC = Path(__file__).parent / "static"
 DOCS_FILES = "/static-offline-docs"  # the address of Swagger UI's files, from fastapi-offline
-COUNTED_PATHS = (
-    "/",
-    "/v1/detect",
-    "/v1/model",
-    "/v1/health",
-    "/metrics",
-    "/docs",
-    "/openapi.json",
-    "/static/*",
-    DOCS_FILES + "/*",
-)
+API_PATHS = ("/v1/detect", "/v1/model", "/v1/health", "/metrics")
+COUNTED_PATHS = ("/", *API_PATHS, "/docs", "/openapi.json", "/static/*", DOCS_FILES + "/*")
 VALUE_HINTS = {"min_score": "give a number from 0 to 1", "min_face": "give 1 pixel or more"}
 CLIENT_CLOSED_REQUEST = 499  # nginx's status; counted, but no client receives it
 MinScore = Annotated[
@@ -57,8 +48,7 @@ MinScore = Annotated[
     Query(ge=0, le=1, allow_inf_nan=False, description="Smallest score reported; the bundle's when not given"),
 ]
 MinFace = Annotated[
-    float | None,
-    Query(ge=1, allow_inf_nan=False, description="Smallest face to look for, in pixels; larger is faster"),
+    float | None, Query(ge=1, allow_inf_nan=False, description="Smallest face to look for, in pixels; larger is faster")
 ]
 
 

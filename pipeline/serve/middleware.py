@@ -44,8 +44,8 @@ def middlewares(hosts: Collection[str] | None, count_request: Callable[[str, int
     return [
         Middleware(CountRequests, count_request=count_request),
         Middleware(DrainBody),
-        Middleware(SetCacheControl),
-        Middleware(SetSecurityHeaders),
+        Middleware(SetDefaultHeaders, headers_for=cache_headers),
+        Middleware(SetDefaultHeaders, headers_for=lambda _: SECURITY_HEADERS),
         Middleware(HeadAsGet),
         Middleware(CatchErrors),
         Middleware(RefuseForeignSites, hosts=hosts),
@@ -123,14 +123,14 @@ class DrainBody(HttpMiddleware):
 
 
 class SetDefaultHeaders(HttpMiddleware):
-    """Base class: sets headers that the answer does not have."""
+    """Sets headers that an answer does not have; `headers_for` returns them for the request's path."""
 
-    def headers(self, path: str) -> dict[str, str]:
-        """Return the headers for an answer to a path."""
-        raise NotImplementedError
+    def __init__(self, app: ASGIApp, headers_for: Callable[[str], dict[str, str]]) -> None:
+        super().__init__(app)
+        self._headers_for = headers_for
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        defaults = self.headers(scope["path"])
+        defaults = self._headers_for(scope["path"])
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -142,18 +142,9 @@ class SetDefaultHeaders(HttpMiddleware):
         await self.app(scope, receive, send_with_headers)
 
 
-class SetCacheControl(SetDefaultHeaders):
-    """Forbids that results are stored; a page may be stored, but is checked before it is used again."""
-
-    def headers(self, path: str) -> dict[str, str]:
-        return {"cache-control": "no-store" if path.startswith(("/v1/", "/metrics")) else "no-cache"}
-
-
-class SetSecurityHeaders(SetDefaultHeaders):
-    """Restricts what a browser may do with an answer."""
-
-    def headers(self, path: str) -> dict[str, str]:
-        return SECURITY_HEADERS
+def cache_headers(path: str) -> dict[str, str]:
+    """Return headers that forbid storing results; a page may be stored, but is checked before it is used again."""
+    return {"cache-control": "no-store" if path.startswith(("/v1/", "/metrics")) else "no-cache"}
 
 
 class HeadAsGet(HttpMiddleware):
