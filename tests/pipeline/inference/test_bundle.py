@@ -171,7 +171,7 @@ def test_write_refuses_another_folder_and_a_missing_graph(tmp_path):
     graphs = {name: (DEFAULT / f"{name}.onnx").read_bytes() for name in GRAPHS}
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "me.jpg").touch()
-    with pytest.raises(BundleError, match="is not a bundle"):
+    with pytest.raises(BundleError, match="is no bundle"):
         write_bundle(tmp_path / "photos", meta, graphs)
     with pytest.raises(BundleError, match="needs the graphs"):
         write_bundle(tmp_path / "new", meta, {k: v for k, v in graphs.items() if k != "rnet"})
