@@ -17,8 +17,7 @@ from stage2_classifier.cropping import apply_box_deltas
 class ScoreFusion:
     """Settings that join both stages, fitted on validation photos (pipeline.training.calibration).
 
-    A face's log odds are detector_weight * the detector's + classifier_weight * the classifier's + intercept
-    (Platt 1999, of two scores).
+    A face's log odds are detector_weight * detector's + classifier_weight * classifier's + intercept (Platt 1999).
 
     Raises:
         UserError: a value is out of range.

@@ -138,7 +138,7 @@ class Predictor:
         search, meta = self._search, self.bundle.meta
         if not isinstance(search, CascadeConfig):
             return None
-        # px that a face must keep to fill a window, by its longer side, which is at least its mean side
+        # px of the longer side that a face needs to fill a window; it is at least the mean side
         least = max(O_SIZE / O_CONTEXT, meta.input_size / (1 + 2 * meta.margin))
         return lambda size: search.min_face_for(size, min_face) / least
 
@@ -163,7 +163,7 @@ class Predictor:
             return []
         meta, fusion = self.bundle.meta, self.bundle.meta.fusion
         threshold = meta.score_threshold if min_score is None else min_score
-        # A score is at most its face score, so stage 1 may drop faces whose face score cannot reach the threshold.
+        # A score is at most its face score: stage 1 may drop faces whose face score cannot reach the threshold.
         detector_score = fusion.min_detector_score_for(threshold)
         found = self._detector.detect_batch(images, min_face=min_face, min_score=detector_score)
         outputs = self.run_classifier(images, [faces.boxes for faces in found])

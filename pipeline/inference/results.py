@@ -31,7 +31,7 @@ class ImageResult:
 def image_result(image: FoundImage, size: tuple[int, int], detections: Detections) -> ImageResult:
     """Round detections to plain numbers: pixels to 2 decimals, probabilities to 6.
 
-    A score is the product of the rounded face score and the rounded label probability, so that readers can check it.
+    A score is the product of the rounded face score and label probability, so that readers can check it.
 
     Args:
         image: the image's file.

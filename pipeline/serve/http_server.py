@@ -38,33 +38,32 @@ def listen(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
         raise UserError(f"--host {host}: is an unknown name; give an address of this machine") from error
-    bound = socket.socket(family, kind, protocol)
+    listener = socket.socket(family, kind, protocol)
     try:
         if os.name == "posix":  # reuse the port of a server that has just ended; the option differs on other systems
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-        bound.listen()
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen()
     except OSError as error:
-        bound.close()
-        message = {
+        listener.close()
+        messages = {
             errno.EADDRINUSE: f"port {port} is taken; give another with --port",
             errno.EACCES: f"port {port} needs more rights; give 1024 or more with --port",
             errno.EADDRNOTAVAIL: f"--host {host}: is not an address of this machine; give one of its addresses",
-        }.get(
-            error.errno or 0, f"cannot listen at {host}, port {port}: {error.strerror}; give another --host or --port"
-        )
-        raise UserError(message) from error
-    return bound
+        }
+        other = f"cannot listen at {host}, port {port}: {error.strerror}; give another --host or --port"
+        raise UserError(messages.get(error.errno or 0, other)) from error
+    return listener
 
 
-def is_loopback(bound: socket.socket) -> bool:
+def is_loopback(listener: socket.socket) -> bool:
     """Return whether only this machine reaches the socket."""
-    return ipaddress.ip_address(str(bound.getsockname()[0]).partition("%")[0]).is_loopback
+    return ipaddress.ip_address(str(listener.getsockname()[0]).partition("%")[0]).is_loopback
 
 
-def address_of(bound: socket.socket) -> str:
+def address_of(listener: socket.socket) -> str:
     """Return the socket's address for a browser."""
-    host, port = bound.getsockname()[:2]
+    host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
@@ -118,7 +117,7 @@ def make_server(app: FastAPI, limits: Limits) -> GracefulServer:
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,  # type: ignore[arg-type]  # passed on to asyncio.wait_for, which takes a float
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,  # type: ignore[arg-type]  # asyncio.wait_for takes a float
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )
     return GracefulServer(config, app.state.limiter)

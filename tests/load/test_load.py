@@ -1,3 +1,5 @@
+"""The load test and the fuzz test, on real and fake servers."""
+
 from __future__ import annotations
 
 import json

@@ -12,7 +12,7 @@ from common.errors import MediaError
 from common.images import read_image
 from pipeline.inference.image_writer import write_image
 
-# 2 rows x 3 columns of colours (R G B, white grey black), each a block of 8 x 8 pixels, which JPEG preserves
+# 2 rows x 3 columns of colours: R G B, white grey black. JPEG preserves blocks of 8 x 8 pixels.
 COLOURS = np.array([[(255, 0, 0), (0, 255, 0), (0, 0, 255)], [(255, 255, 255), (128, 128, 128), (0, 0, 0)]], np.uint8)
 SCENE = COLOURS.repeat(8, axis=0).repeat(8, axis=1)
 

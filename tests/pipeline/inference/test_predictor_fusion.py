@@ -55,7 +55,7 @@ def squares_at(*found):
 
 
 def image_of(*squares, height=SIZE):
-    """Return squares of 8 px in one row, each given by the RGB levels of its left and its right half."""
+    """Return squares of 8 px in one row, each given by the RGB levels of its two halves."""
     image = np.zeros((height, SIZE * len(squares), 3), np.uint8)
     for k, (left, right) in enumerate(squares):
         image[:, SIZE * k : SIZE * k + SIZE // 2] = left
