@@ -108,7 +108,7 @@ def with_old_names(settings, old):
     return {old.get(name, name): value for name, value in asdict(settings).items()}
 
 
-@pytest.mark.parametrize("version", (1, 2))
+@pytest.mark.parametrize("version", (1, 2, 3))
 def test_bundles_without_a_cascade_are_read_as_stock(bundle_copy, version):
     record = {name: float(value) for name, value in with_old_names(STOCK, OLD_SEARCH).items()}
     edit_meta(bundle_copy, format_version=version, search=record, fusion=...)
