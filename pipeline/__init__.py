@@ -1,6 +1,6 @@
 """Joins the two stages: everything that a user runs.
 
-`from pipeline import Predictor` loads ONNX Runtime when the name is used, not before.
+`import pipeline` loads nothing. `from pipeline import Predictor` loads ONNX Runtime.
 """
 
 from __future__ import annotations

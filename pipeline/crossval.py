@@ -1,4 +1,4 @@
-"""Command: train and score everything once per fold."""
+"""Command: train and score both stages once per fold."""
 
 from common.launcher import start
 

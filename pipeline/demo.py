@@ -1,4 +1,4 @@
-"""Command: detect in a photo that comes with a dependency, bare and with drawn masks."""
+"""Command: detect in a photo that comes with a dependency, without and with drawn masks."""
 
 from common.launcher import start
 

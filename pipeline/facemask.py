@@ -1,4 +1,4 @@
-"""The console script `facemask`: all commands under one name, each imported when it runs."""
+"""The console script `facemask`: all commands under one name, each imported only when it runs."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from difflib import get_close_matches
 # Command: (module that `python -m` runs, what it does).
 COMMANDS = {
     "detect": ("pipeline.detect", "find faces in photos, folders, videos and cameras"),
-    "demo": ("pipeline.demo", "detect in a photo that comes with the project"),
+    "demo": ("pipeline.demo", "detect in a photo that comes with a dependency"),
     "serve": ("pipeline.serve", "web page and HTTP API on this machine"),
     "batch": ("pipeline.batch", "millions of photos into a Parquet table"),
     "split": ("pipeline.split", "split annotated photos into train, val and test"),
-    "build-crops": ("pipeline.build_crops", "cut annotated faces out: the crop dataset"),
-    "train-all": ("pipeline.train_all", "train everything, from photos to a bundle with its report"),
+    "build-crops": ("pipeline.build_crops", "cut annotated faces out of photos, as a crop dataset"),
+    "train-all": ("pipeline.train_all", "train both stages, from photos to a bundle with its report"),
     "finetune": ("stage1_faces.finetune", "fine-tune the face detector"),
     "train": ("stage2_classifier.train", "train one classifier on crops"),
     "report": ("stage2_classifier.report", "score trained classifiers, and compare them"),
     "transforms": ("stage2_classifier.transforms", "show crops before and after augmentation"),
     "pack": ("pipeline.pack", "make a bundle from trained runs"),
-    "bundle": ("pipeline.bundle", "show what a bundle is made of"),
+    "bundle": ("pipeline.bundle", "show where a bundle comes from and what it scored"),
     "evaluate": ("pipeline.evaluate", "score detectors on annotated photos"),
-    "crossval": ("pipeline.crossval", "train and score everything once per fold"),
+    "crossval": ("pipeline.crossval", "train and score both stages once per fold"),
     "baseline": ("pipeline.baseline", "train a one-stage detector for comparison"),
     "bench": ("pipeline.bench", "time the pipeline against others"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that the first argument names; without one, list the commands.
+    """Run the command that the first argument names, or list the commands.
 
     Args:
-        argv: arguments; those of the process when None.
+        argv: the arguments; those of the process when None.
 
     Returns:
-        The exit code: 2 for a command that does not exist.
+        The exit code: 2 for an unknown command.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def usage() -> str:
-    """Return the list of commands with one line each."""
+    """Return the list of commands, one line each."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {what}" for name, (_, what) in COMMANDS.items()]
     return "\n".join(["usage: facemask COMMAND [options]   (facemask COMMAND --help)", "", *lines])

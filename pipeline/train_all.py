@@ -1,4 +1,4 @@
-"""Command: train everything, from annotated photos to a bundle with its report."""
+"""Command: train both stages, from annotated photos to a bundle with its report."""
 
 from common.launcher import start
 

@@ -4,149 +4,92 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from common.errors import BundleError, UserError, first_line
+from common.errors import BundleError, first_line
 from common.files import check_folder, naming
+from pipeline.inference.bundle_meta import BundleMeta, meta_to_json, read_meta
 from pipeline.inference.device import Device
-from pipeline.inference.fusion import ScoreFusion
-from pipeline.inference.graph_spec import SIDE, graph_specs
+from pipeline.inference.graph_spec import PROBE_SIDE, graph_specs
 from pipeline.inference.graphs import Graph, load_graph
-from stage1_faces.detector import CascadeConfig, FaceDetector
+from stage1_faces.detector import FaceDetector
 from stage1_faces.faces import Detector
 from stage1_faces.stock.mtcnn import MtcnnConfig, MtcnnDetector
 
-FORMAT_VERSION = 4
-READABLE = (1, 2, 3, FORMAT_VERSION)  # 1: stock cascade only; 2: no score fusion; 3: fields under other names
 GRAPHS = ("pnet", "rnet", "onet", "classifier")
-REPORT = "report.md"  # may stand beside them: what the bundle scored, for people
+REPORT = "report.md"  # optional: the bundle's scores, for people
 DEFAULT = Path(__file__).parents[1] / "models" / "default"
-Search = CascadeConfig | MtcnnConfig
-# What bundle.json calls the cascades, by how each is searched.
-CASCADES: dict[str, type[CascadeConfig] | type[MtcnnConfig]] = {"fine-tuned": CascadeConfig, "stock": MtcnnConfig}
-
-
-@dataclass(frozen=True)
-class BundleMeta:
-    """bundle.json: what the graphs need to be used rightly, and where they come from.
-
-    input_size: the classifier's, pixels a side. mean, std: per channel, of pixels scaled to 0..1. margin: context
-    around a face box, as a fraction of its longer side, on each side. search: the cascade's settings, whose type tells
-    which cascade the graphs are: the fine-tuned one's CascadeConfig or the stock one's MtcnnConfig.
-    judge: how stage 2's verdicts join stage 1's.
-    score_threshold: `score` from which on a face is reported unless told otherwise. metrics: figures measured when
-    the bundle was made. provenance: data, runs and versions it was made from. sha256: of each graph file.
-
-    Raises BundleError when a value does not fit.
-    """
-
-    class_names: tuple[str, ...]
-    input_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    margin: float
-    search: Search
-    score_threshold: float
-    fusion: ScoreFusion = field(default_factory=ScoreFusion)
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    sha256: Mapping[str, str] = field(default_factory=dict)
-    format_version: int = FORMAT_VERSION
-
-    def __post_init__(self) -> None:
-        if not self.class_names or len(set(self.class_names)) != len(self.class_names):
-            raise BundleError(f"class names {self.class_names} are empty or repeat")
-        if not 8 <= self.input_size <= 1024:
-            raise BundleError(f"input size {self.input_size} is none of 8 to 1024 pixels")
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(s > 0 for s in self.std):
-            raise BundleError(f"mean {self.mean} and std {self.std} must be three numbers each, std above 0")
-        if not (0 <= self.score_threshold <= 1 and 0 <= self.margin <= 4):
-            raise BundleError(f"score threshold {self.score_threshold} or margin {self.margin} is out of range")
-
-    @property
-    def cascade(self) -> str:
-        """Which cascade the graphs are: "fine-tuned" or "stock"."""
-        return next(name for name, kind in CASCADES.items() if type(self.search) is kind)
-
-    @property
-    def thresholds(self) -> dict[str, float]:
-        """The probabilities that pass each stage; "score" is the final one."""
-        return {"pnet": self.search.pnet_threshold, "rnet": self.search.rnet_threshold, "score": self.score_threshold}
 
 
 class Bundle:
-    """A bundle read from disk: its metadata, its graphs' verified bytes, and sessions made from them."""
+    """A bundle as read from disk: its metadata and the verified bytes of its graphs."""
 
     def __init__(self, path: Path, meta: BundleMeta, graphs: Mapping[str, bytes]) -> None:
         self.path, self.meta, self._graphs = path, meta, graphs
 
     @classmethod
     def load(cls, path: Path | str | None = None) -> Bundle:
-        """Reads and verifies a bundle directory; the default one when none is named.
+        """Read and verify a bundle directory.
 
-        Raises BundleError, naming the file and the mend, when something is missing, malformed, newer than this
-        program, or differs from its recorded sha256.
+        Args:
+            path: the directory; the default bundle when None.
+
+        Raises:
+            BundleError: a file is missing, malformed, of a newer format, or differs from its recorded sha256.
         """
         root = DEFAULT if path is None else Path(path)
-        meta = _read_meta(root)
+        meta = read_meta(root)
         graphs = {}
         for name in GRAPHS:
             file = root / f"{name}.onnx"
             if not file.is_file():
-                raise BundleError(f"{file}: graph is missing; copy the whole bundle directory or pack it anew")
+                raise BundleError(f"{file}: graph is missing; copy the whole bundle directory or pack it again")
             graphs[name] = file.read_bytes()
             if hashlib.sha256(graphs[name]).hexdigest() != meta.sha256.get(name):
-                raise BundleError(f"{file}: does not match the sha256 in bundle.json; copy or pack the bundle anew")
+                raise BundleError(f"{file}: does not match the sha256 in bundle.json; copy or pack the bundle again")
         return cls(root, meta, graphs)
 
     def graph_bytes(self, name: str) -> bytes:
-        """A graph's file, as verified."""
+        """Return the file of a graph, as verified."""
         return self._graphs[name]
 
     def graph(self, name: str, threads: int = 1, device: Device = "cpu") -> Graph:
-        """A graph as a function from float32 input to its outputs, on ONNX Runtime.
+        """Return a graph as a function from its float32 input to its outputs.
 
-        Raises BundleError when ONNX Runtime cannot load it, when the classifier's class count or input size is not the
-        bundle's, or a net of stage 1 not one of its cascade, and UserError when it cannot run on the device.
+        Args:
+            name: one of GRAPHS.
+            threads: threads that the graph may use.
+            device: what the graph runs on.
+
+        Raises:
+            BundleError: ONNX Runtime cannot load the graph, or its shapes are not those of bundle.json.
+            UserError: the graph cannot run on the device.
         """
         file = f"{self.path / name}.onnx"
-        if name != "classifier":
-            return self._net(name, file, threads, device)
-        graph = load_graph(self._graphs[name], file, threads, device, len(self.meta.class_names))
-        size = self.meta.input_size
-        try:
-            graph(np.zeros((1, 3, size, size), np.float32))
-        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-            what = f"does not take the {size} pixels of bundle.json ({first_line(error)})"
-            raise BundleError(f"{file}: {what}; pack the bundle anew") from error
+        if name == "classifier":
+            size = self.meta.input_size
+            graph = load_graph(self._graphs[name], file, threads, device, len(self.meta.class_names))
+            _run_once(graph, file, size, f"the {size} pixels of bundle.json")
+            return graph
+        spec = graph_specs(self.meta.cascade)[name]
+        graph = load_graph(self._graphs[name], file, threads, device, spec=spec)
+        if spec.cells is not None:
+            shape = _run_once(graph, file, PROBE_SIDE, f"{PROBE_SIDE}x{PROBE_SIDE} pixels")[0].shape[1:]
+            if shape != (spec.cells, spec.cells):
+                what = f"makes {shape[0]}x{shape[1]} cells of {PROBE_SIDE}x{PROBE_SIDE} pixels"
+                expected = f"the {spec.cascade} cascade's {spec.cells}x{spec.cells}"
+                raise BundleError(f"{file}: {what}, {expected}; pack the bundle again")
         return graph
 
-    def _net(self, name: str, file: str, threads: int, device: Device) -> Graph:
-        """A net of stage 1, held to the cascade that bundle.json names."""
-        wanted = graph_specs(self.meta.cascade)[name]
-        net = load_graph(self._graphs[name], file, threads, device, net=wanted)
-        if wanted.cells is not None:
-            try:
-                given = net(np.zeros((1, 3, SIDE, SIDE), np.float32))[0].shape[1:]
-            except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-                what = f"does not take {SIDE}x{SIDE} pixels ({first_line(error)})"
-                raise BundleError(f"{file}: {what}; pack the bundle anew") from error
-            if given != (wanted.cells, wanted.cells):
-                what = f"makes {given[0]}x{given[1]} cells of {SIDE}x{SIDE} pixels"
-                own = f"the {wanted.cascade} cascade's {wanted.cells}x{wanted.cells}"
-                raise BundleError(f"{file}: {what}, {own}; pack the bundle anew")
-        return net
-
     def detector(self, threads: int = 1, device: Device = "cpu") -> Detector:
-        """The cascade of the bundle. Raises what `graph` does."""
+        """Return the face detector of the bundle's cascade; raises as `graph` does."""
         pnet, rnet, onet = (self.graph(name, threads, device) for name in ("pnet", "rnet", "onet"))
         search = self.meta.search
         if isinstance(search, MtcnnConfig):
@@ -154,23 +97,39 @@ class Bundle:
         return FaceDetector(pnet, rnet, onet, search)
 
     def describe(self) -> dict[str, Any]:
-        """The metadata as plain JSON values, with the bundle's name."""
-        return {"name": self.path.resolve().name, **_to_json(self.meta)}
+        """Return the metadata as JSON values, with the bundle's name."""
+        return {"name": self.path.resolve().name, **meta_to_json(self.meta)}
+
+
+def _run_once(graph: Graph, file: str, size: int, what: str) -> list[NDArray[np.float32]]:
+    """Return the outputs for a black square of `size` pixels; raise BundleError when the graph does not take it."""
+    try:
+        return graph(np.zeros((1, 3, size, size), np.float32))
+    except Exception as error:  # ONNX Runtime's exceptions have no common base class
+        raise BundleError(f"{file}: does not take {what} ({first_line(error)}); pack the bundle again") from error
 
 
 def write_bundle(out: Path | str, meta: BundleMeta, graphs: Mapping[str, bytes], report: str | None = None) -> Bundle:
-    """Writes a bundle directory in one step and loads it back, so that what was written is known to be good.
+    """Write a bundle directory in one step, and load it to verify it. A bundle at `out` is replaced as a whole.
 
-    `meta.sha256` is filled in from the graphs. report: the text of report.md; none is written without. An existing
-    bundle at `out` is replaced, report and all. Raises BundleError as
-    `check_place` does, or when a graph is missing.
+    Args:
+        out: the directory.
+        meta: the metadata; `meta.sha256` is ignored and computed from the graphs.
+        graphs: the file of each graph of GRAPHS.
+        report: the text of report.md; the bundle has no such file when None.
+
+    Returns:
+        The bundle as loaded.
+
+    Raises:
+        BundleError: a graph is missing or cannot be used, or `check_place` refuses `out`.
     """
-    out = Path(out).resolve()  # a link to a bundle stays one
+    out = Path(out).resolve()  # a link to a bundle stays a link
     if set(graphs) != set(GRAPHS):
         raise BundleError(f"{out}: a bundle needs the graphs {', '.join(GRAPHS)}, got {', '.join(sorted(graphs))}")
     check_place(out)
     sha256 = {name: hashlib.sha256(graphs[name]).hexdigest() for name in GRAPHS}
-    record = {**_to_json(meta), "sha256": sha256}
+    record = {**meta_to_json(meta), "sha256": sha256}
     out.parent.mkdir(parents=True, exist_ok=True)
     with naming(out):
         temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
@@ -196,111 +155,21 @@ def write_bundle(out: Path | str, meta: BundleMeta, graphs: Mapping[str, bytes],
 
 
 def check_place(out: Path) -> None:
-    """Raises BundleError when a bundle written to `out` would replace anything but a bundle, OSError when it cannot be.
+    """Check that a bundle can be written to `out`; also called before long work.
 
-    To be called before long work, too.
+    Raises:
+        BundleError: `out` is not a bundle directory, or holds other files, which would be lost.
+        OSError: the directory cannot be written.
     """
     check_folder(out.resolve().parent)
     if not out.exists():
         return
     if not out.is_dir():
         raise BundleError(f"{out}: is a file; choose another place")
-    here = {path.name for path in out.iterdir()}
-    strange = sorted(here - {"bundle.json", REPORT, *(f"{name}.onnx" for name in GRAPHS)})
-    if here and "bundle.json" not in here:
+    present = {path.name for path in out.iterdir()}
+    foreign = sorted(present - {"bundle.json", REPORT, *(f"{name}.onnx" for name in GRAPHS)})
+    if present and "bundle.json" not in present:
         raise BundleError(f"{out}: exists and is no bundle; choose another place")
-    if strange:
-        raise BundleError(f"{out}: holds {strange[0]!r} beside a bundle, which would be lost; choose another place")
-    check_folder(out)  # its files are removed when the new ones are in place
-
-
-def _to_json(meta: BundleMeta) -> dict[str, Any]:
-    record = asdict(meta)
-    record["search"] = {"cascade": meta.cascade, **record["search"]}
-    record["thresholds"] = meta.thresholds
-    return json.loads(json.dumps({"format_version": record.pop("format_version"), **record}))
-
-
-def _read_meta(root: Path) -> BundleMeta:
-    file = root / "bundle.json"
-    if not file.is_file():
-        raise BundleError(f"{file}: not found; name a bundle directory (one with bundle.json and four .onnx graphs)")
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        version = record["format_version"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BundleError(f"{file}: is not a bundle description ({error}); pack the bundle anew") from error
-    if version not in READABLE:
-        newer = isinstance(version, int) and version > FORMAT_VERSION
-        mend = "update the program" if newer else "pack the bundle anew"
-        what = f"has format {json.dumps(version)}, this program reads {READABLE[0]} to {FORMAT_VERSION}"
-        raise BundleError(f"{file}: {what}; {mend}")
-    try:
-        return BundleMeta(
-            class_names=tuple(str(name) for name in record["class_names"]),
-            input_size=int(record["input_size"]),
-            mean=_numbers(record["mean"]),
-            std=_numbers(record["std"]),
-            margin=float(record["margin"]),
-            search=_search(record["search"]),
-            score_threshold=float(record["score_threshold"]),
-            fusion=_fusion(record.get("fusion", record.get("judge", {}))),  # formats 1 and 2 had none, 3 another name
-            metrics=dict(record["metrics"]),
-            provenance=dict(record["provenance"]),
-            sha256={str(k): str(v) for k, v in record["sha256"].items()},
-        )
-    except KeyError as error:
-        raise BundleError(f"{file}: the field {error} is missing; pack the bundle anew") from error
-    except (ValueError, TypeError, AttributeError, OverflowError, UserError) as error:
-        raise BundleError(f"{file}: {error}; pack the bundle anew") from error
-
-
-# Fields of bundle.json that formats 1 to 3 recorded under another name.
-_RENAMED_SEARCH = {
-    "pnet": "pnet_threshold",
-    "rnet": "rnet_threshold",
-    "again": "onet2_threshold",
-    "onet": "score_threshold",
-    "most_pnet": "max_pnet",
-    "most_rnet": "max_rnet",
-    "most_again": "max_onet2",
-    "soft": "soft_nms_sigma",
-    "vote": "box_voting_iou",
-}
-_RENAMED_FUSION = {
-    "stage1": "detector_weight",
-    "stage2": "classifier_weight",
-    "box_share": "box_blend",
-    "floor": "min_detector_score",
-    "most": "max_face_logit",
-    "unsure": "unsure_margin",
-    "mirrored": "flip_tta",
-}
-
-
-def _search(record: Mapping[str, Any]) -> Search:
-    """Return the cascade's settings; whole numbers where the settings are whole."""
-    name = record.get("cascade", "stock")
-    if name not in CASCADES:
-        raise ValueError(f"the cascade {name!r} is none of {', '.join(CASCADES)}")
-    kind = CASCADES[name]
-    default = kind()
-    values = {"soft_nms_sigma": 0.0, **_renamed(record, _RENAMED_SEARCH)}  # format 2 had hard suppression only
-    return kind(**{f.name: type(getattr(default, f.name))(values[f.name]) for f in fields(kind)})
-
-
-def _fusion(record: Mapping[str, Any]) -> ScoreFusion:
-    default = ScoreFusion()
-    values = _renamed(record, _RENAMED_FUSION)
-    return replace(default, **{name: type(getattr(default, name))(value) for name, value in values.items()})
-
-
-def _renamed(record: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    return {names.get(name, name): value for name, value in record.items()}
-
-
-def _numbers(values: Sequence[Any]) -> tuple[float, float, float]:
-    a, b, c = (float(v) for v in values)
-    if not all(math.isfinite(v) for v in (a, b, c)):
-        raise ValueError(f"{values} are not finite numbers")
-    return a, b, c
+    if foreign:
+        raise BundleError(f"{out}: holds {foreign[0]!r} next to a bundle, which would be lost; choose another place")
+    check_folder(out)  # its files are removed after the new ones are written

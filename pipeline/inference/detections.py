@@ -18,19 +18,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Detections:
-    """Faces of one image with their classes, best score first.
+    """The N faces of one image with their C class probabilities, best score first.
 
-    boxes: float32 (N, 4) xyxy pixels. face_scores: (N,) probability of being a face. class_probs: (N, C), each row
-    sums to 1. landmarks: (N, 5, 2) pixels. class_names: the C classes. unsure_margin: see `unsure`.
-    Raises ValueError on shapes that do not fit.
+    Raises:
+        ValueError: the shapes do not match, or the probabilities of a face do not sum to 1.
     """
 
     boxes: Boxes
+    """float32 (N, 4): x1, y1, x2, y2 in pixels of the image; right and bottom edge exclusive."""
     face_scores: NDArray[np.float32]
+    """float32 (N,): the probability, 0 to 1, that the box holds a face."""
     class_probs: NDArray[np.float32]
+    """float32 (N, C): the probability of each class; each row sums to 1."""
     landmarks: NDArray[np.float32]
+    """float32 (N, 5, 2): x, y in pixels of both eyes, the nose and both corners of the mouth."""
     class_names: tuple[str, ...]
+    """The names of the C classes."""
     unsure_margin: float = 0.0
+    """A face is `unsure` when its two best class probabilities differ by less than this."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "boxes", as_boxes(self.boxes))
@@ -46,46 +51,52 @@ class Detections:
 
     @classmethod
     def empty(cls, class_names: tuple[str, ...]) -> Detections:
-        """No face found."""
+        """Return the detections of an image without a face."""
         none = np.zeros(0, np.float32)
         shape = (0, len(class_names))
         return cls(np.zeros((0, 4), np.float32), none, none.reshape(shape), none.reshape(0, 5, 2), class_names)
 
     @property
     def label_ids(self) -> NDArray[np.intp]:
-        """(N,) index of each face's most probable class."""
+        """The index of each face's most probable class, intp (N,)."""
         return self.class_probs.argmax(axis=1) if len(self) else np.zeros(0, np.intp)
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Each face's most probable class."""
+        """The name of each face's most probable class."""
         return tuple(self.class_names[i] for i in self.label_ids)
 
     @property
     def scores(self) -> NDArray[np.float32]:
-        """(N,) face score times the label's probability: how likely this is a face of that class."""
+        """The probability that the box holds a face of its label's class, float32 (N,): face score times class."""
         best = self.class_probs.max(axis=1) if len(self) else np.zeros(0, np.float32)
         return np.asarray(self.face_scores * best, dtype=np.float32)
 
     @property
     def unsure(self) -> NDArray[np.bool_]:
-        """(N,) whether the two best classes are closer than the bundle's margin; the label is the best one still."""
+        """Whether the two best classes differ by less than `unsure_margin`, bool (N,); the label is still the best."""
         if len(self.class_names) < 2:
             return np.zeros(len(self), bool)
         best = np.sort(self.class_probs, axis=1)
         return best[:, -1] - best[:, -2] < self.unsure_margin
 
     def rescale(self, sx: float, sy: float) -> Detections:
-        """The same faces in an image so many times as wide and high."""
+        """Return the same faces in a resized image.
+
+        Args:
+            sx: new width / old width.
+            sy: new height / old height.
+        """
         if sx == 1 and sy == 1:
             return self
-        stretch = np.array([sx, sy], np.float32)
-        return replace(self, boxes=self.boxes * np.tile(stretch, 2), landmarks=self.landmarks * stretch)
+        factors = np.array([sx, sy], np.float32)
+        return replace(self, boxes=self.boxes * np.tile(factors, 2), landmarks=self.landmarks * factors)
 
     def to_supervision(self) -> sv.Detections:
-        """supervision.Detections: xyxy, confidence = score, class_id; data has class_name, face_score and unsure.
+        """Return supervision.Detections: confidence is `scores`; data has class_name, face_score and unsure.
 
-        Raises UserError when supervision is not installed.
+        Raises:
+            UserError: supervision is not installed.
         """
         with requires_package("supervision"):
             import supervision as sv
@@ -93,30 +104,34 @@ class Detections:
             xyxy=self.boxes.copy(),
             confidence=self.scores,
             class_id=self.label_ids.astype(int),
-            data={
-                "class_name": _array(self.labels),
-                "face_score": self.face_scores.copy(),
-                "unsure": self.unsure,
-            },
+            data={"class_name": self._label_array(), "face_score": self.face_scores.copy(), "unsure": self.unsure},
         )
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row a face: x1, y1, x2, y2, label, score, face_score, p_<class> for each class, unsure.
+        """Return a table with one row per face: x1, y1, x2, y2, label, score, face_score, p_<class>, unsure.
 
-        Raises UserError when pandas is not installed.
+        Raises:
+            UserError: pandas is not installed.
         """
         with requires_package("pandas"):
             import pandas as pd
         columns: dict[str, Any] = dict(zip(("x1", "y1", "x2", "y2"), self.boxes.T.copy(), strict=True))
-        columns |= {"label": _array(self.labels), "score": self.scores, "face_score": self.face_scores.copy()}
+        columns |= {"label": self._label_array(), "score": self.scores, "face_score": self.face_scores.copy()}
         columns |= {f"p_{name}": self.class_probs[:, k].copy() for k, name in enumerate(self.class_names)}
         return pd.DataFrame(columns | {"unsure": self.unsure})
 
     def to_coco(self, image_id: int | str, category_ids: dict[str, int] | None = None) -> list[dict[str, Any]]:
-        """COCO's results format: a dict a face with image_id, category_id, bbox [x, y, width, height] and score.
+        """Return the faces in COCO's results format.
 
-        category_ids: those of your annotations by class name; 1, 2, ... in class_names' order when not given.
-        Raises KeyError for a label that it lacks.
+        Args:
+            image_id: the image's id in your annotations.
+            category_ids: the id of each class name in your annotations; 1, 2, 3 in the classes' order when None.
+
+        Returns:
+            One dict per face: image_id, category_id, bbox (x, y, width, height in pixels) and score.
+
+        Raises:
+            KeyError: `category_ids` lacks a label.
         """
         ids = category_ids or {name: k + 1 for k, name in enumerate(self.class_names)}
         results = []
@@ -126,15 +141,13 @@ class Detections:
         return results
 
     def __getitem__(self, index: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Detections:
-        return Detections(
-            self.boxes[index],
-            self.face_scores[index],
-            self.class_probs[index],
-            self.landmarks[index],
-            self.class_names,
-            self.unsure_margin,
+        return replace(
+            self,
+            boxes=self.boxes[index],
+            face_scores=self.face_scores[index],
+            class_probs=self.class_probs[index],
+            landmarks=self.landmarks[index],
         )
 
-
-def _array(labels: tuple[str, ...]) -> NDArray[np.str_]:
-    return np.array(labels, dtype=str)
+    def _label_array(self) -> NDArray[np.str_]:
+        return np.array(self.labels, dtype=str)

@@ -1,4 +1,4 @@
-"""What the nets run on: the CPU, or an NVIDIA GPU by ONNX Runtime's CUDA provider. No silent substitution."""
+"""Runs graphs on the CPU, or on an NVIDIA GPU by ONNX Runtime's CUDA provider; never silently on the other."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 def providers(device: Device) -> list[Any]:
-    """ONNX Runtime's providers for a device, best first.
+    """Return ONNX Runtime's providers for a device, best first.
 
-    Raises UserError when the installed ONNX Runtime was not built for it.
+    Raises:
+        UserError: the installed ONNX Runtime was not built for the device.
     """
-    import onnxruntime
+    import onnxruntime  # here, because commands import this module before they parse their arguments
 
     if device == "cpu":
         return [_CPU]
@@ -24,12 +25,12 @@ def providers(device: Device) -> list[Any]:
             "device cuda: this ONNX Runtime runs on the CPU only; "
             "`pip uninstall onnxruntime`, then `pip install onnxruntime-gpu`, or use device cpu"
         )
-    # Photos differ in size: an exhaustive search for the quickest algorithm would start anew for each.
+    # Photos differ in size: an exhaustive search for the quickest algorithm would start again for each size.
     return [(_CUDA, {"cudnn_conv_algo_search": "HEURISTIC"}), _CPU]
 
 
 def check_running(session: Any, device: Device) -> None:
-    """Raises UserError when a session for a GPU fell back to the CPU, as ONNX Runtime does without asking."""
+    """Raise UserError when a session for a GPU fell back to the CPU, which ONNX Runtime does without an error."""
     if device == "cuda" and _CUDA not in session.get_providers():
         raise UserError(
             "device cuda: ONNX Runtime found no usable GPU; check the driver and the CUDA libraries, or use device cpu"

@@ -1,22 +1,20 @@
-"""Draws detections into a picture: box, label, score and landmarks, legible from tiny faces to large ones."""
+"""Draws detections into a picture: box, label, score and landmarks, legible for tiny and large faces."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from common.images import to_rgb
-
-if TYPE_CHECKING:
-    from pipeline.inference.detections import Detections
+from common.images import Pixels, to_rgb
+from pipeline.inference.detections import Detections
 
 Colour = tuple[int, int, int]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Area = tuple[int, int, int, int]  # x1, y1, x2, y2; right and bottom exclusive
 
 # Okabe and Ito's palette, distinct to colour-blind eyes (jfly.uni-koeln.de/color); with the default classes
@@ -30,29 +28,30 @@ PALETTE: tuple[Colour, ...] = (
     (230, 159, 0),
     (0, 114, 178),
 )
-MIN_FONT = 10  # pixels; the built-in typeface is hard to read below
-CROWD = 30  # faces; in a larger crowd class names would cover the picture, so scores and a key have to do
-MAX_TEXTS = 300  # best first; more would not be read, and finding room for each would take seconds
+MIN_FONT = 10  # px; the built-in typeface is hard to read below this size
+CROWD_SIZE = 30  # faces; in a larger crowd only scores and a legend are drawn: class names would cover the picture
+MAX_TEXTS = 300  # best first; nobody reads more, and finding room for each would take seconds
 
 
 def class_colour(index: int | np.integer) -> Colour:
-    """The RGB colour of the class at `index` of class_names; repeats after seven classes."""
+    """Return the RGB colour of the class at `index` of class_names; the colours repeat after seven classes."""
     return PALETTE[int(index) % len(PALETTE)]
 
 
 def draw(
-    image: NDArray[np.uint8],
-    detections: Detections,
-    numbers: Sequence[int] | None = None,
-    landmarks: bool = True,
-) -> NDArray[np.uint8]:
-    """A copy of `image` (H, W, 3 RGB uint8) with every detection drawn, the best on top.
+    image: Pixels, detections: Detections, track_numbers: Sequence[int] | None = None, landmarks: bool = True
+) -> Pixels:
+    """Return a copy of an image with every detection drawn, the best on top.
 
-    numbers: those of the faces in a video, each written before its label. landmarks: whether they are drawn.
+    Each text is next to its box, where it hides no face and no other text. Where "label score" does not fit, the score
+    alone is drawn, or nothing: the colour of the box shows the class, and a legend explains the colours. The label of
+    an unsure face ends in "?"; where the label does not fit, the score ends in "?".
 
-    Each text stands beside its box where it hides no face and no other text; where "label score" does not fit,
-    the score alone does, or nothing (the box's colour tells the class, and a key at an edge the colours). A label that
-    is unsure ends in "?", and where it does not fit its score does.
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        detections: the faces.
+        track_numbers: the number of each face's track in a video, written before its label.
+        landmarks: whether landmarks are drawn.
     """
     canvas = Image.fromarray(image)
     pen = ImageDraw.Draw(canvas)
@@ -63,29 +62,29 @@ def draw(
         _draw_face(pen, detections.boxes[i], points, class_colour(ids[i]), size)
 
     texts = min(count, MAX_TEXTS)
-    taken = np.full((count + texts + 1, 4), np.nan, np.float32)  # faces, texts, the key; NaN overlaps nothing
+    taken = np.full((count + texts + 1, 4), np.nan, np.float32)  # faces, texts, the legend; NaN overlaps nothing
     taken[:count] = detections.boxes
-    scores_only = count > CROWD
+    scores_only = count > CROWD_SIZE
     names = {int(i): detections.class_names[i] for i in sorted(set(ids))}
     if scores_only:
-        taken[-1] = _draw_key(pen, names, size, taken) or np.nan
-    fits = True
+        taken[-1] = _draw_legend(pen, names, size, taken) or np.nan
+    all_fit = True
     rows = zip(detections.labels[:texts], detections.scores, detections.unsure, strict=False)
     for i, (label, score, unsure) in enumerate(rows):
-        taken[i] = np.nan  # its own box it may stand in
+        taken[i] = np.nan  # a text may be inside its own box
         font = _font(_font_size(detections.boxes[i], size))
-        mark, number = "?" if unsure else "", f"{numbers[i]} " if numbers is not None else ""
+        mark, number = "?" if unsure else "", f"{track_numbers[i]} " if track_numbers is not None else ""
         long, short = f"{number}{label}{mark} {score:.2f}", f"{number}{score:.2f}{mark}"
         for text in (short,) if scores_only else (long, short):
-            area = _place(detections.boxes[i], _text_size(text, font), size, taken)
+            area = _find_place(detections.boxes[i], _text_size(text, font), size, taken)
             if area is not None:
-                _write(pen, area, text, font, class_colour(ids[i]))
+                _draw_text(pen, area, text, font, class_colour(ids[i]))
                 taken[count + i] = area
                 break
-        fits = fits and area is not None and text != short
+        all_fit = all_fit and area is not None and text != short
         taken[i] = detections.boxes[i]
-    if not (fits or scores_only):
-        _draw_key(pen, names, size, taken)
+    if not (all_fit or scores_only):
+        _draw_legend(pen, names, size, taken)
     return to_rgb(canvas)
 
 
@@ -115,32 +114,32 @@ def _draw_face(
 
 
 def _font_size(box: NDArray[np.float32], size: tuple[int, int]) -> int:
-    """Grows with the face, within what suits the picture."""
+    """Return a size in pixels that grows with the face, within limits that depend on the picture."""
     low = max(MIN_FONT, min(size) / 60)
     return round(float(np.clip((box[2] - box[0]) / 8, low, max(low, min(size) / 25))))
 
 
 @lru_cache(maxsize=64)
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _font(size: int) -> Font:
     return ImageFont.load_default(size)
 
 
-def _text_size(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> tuple[int, int]:
-    """Width and height in pixels of a line with its background; the height is that of any text in this font."""
+def _text_size(text: str, font: Font) -> tuple[int, int]:
+    """Return width and height, in pixels, of a line with its background; all texts in a font have the same height."""
     padding = _padding(font)
     bottom = font.getbbox("Ayg_")[3]
     return int(np.ceil(font.getlength(text))) + 2 * padding, int(np.ceil(bottom)) + padding
 
 
-def _padding(font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
+def _padding(font: Font) -> int:
     return max(1, round(getattr(font, "size", MIN_FONT) / 6))
 
 
-def _place(
+def _find_place(
     box: NDArray[np.float32], text: tuple[int, int], size: tuple[int, int], taken: NDArray[np.float32]
 ) -> Area | None:
-    """Where a text of (width, height) goes: beside or in its box, inside the picture, on nothing of `taken`."""
-    for x, y in _spots(box, text, size):
+    """Return an area for a text of (width, height) next to or in its box, inside the picture and free; or None."""
+    for x, y in _candidate_corners(box, text, size):
         area = (x, y, x + text[0], y + text[1])
         inside = x >= 0 and y >= 0 and area[2] <= size[0] and area[3] <= size[1]
         if inside and not _overlaps(area, taken):
@@ -148,13 +147,15 @@ def _place(
     return None
 
 
-def _spots(box: NDArray[np.float32], text: tuple[int, int], size: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """Top left corners to try: above, below, right, left of the box; inside it when the text is small there."""
+def _candidate_corners(
+    box: NDArray[np.float32], text: tuple[int, int], size: tuple[int, int]
+) -> Iterator[tuple[int, int]]:
+    """Yield top left corners to try: above, below, right, left of the box; inside a box that is much larger."""
     left, top, right, bottom = (round(float(v)) for v in box)
     width, height = text
-    pushed = max(min(left, size[0] - width), 0)  # moved in from the picture's right edge
-    ends = max(right - width, 0)  # right edges aligned
-    yield from ((pushed, top - height), (pushed, bottom), (ends, top - height), (ends, bottom))
+    shifted = max(min(left, size[0] - width), 0)  # moved left, to end before the picture's right edge
+    aligned = max(right - width, 0)  # right edges of text and box aligned
+    yield from ((shifted, top - height), (shifted, bottom), (aligned, top - height), (aligned, bottom))
     yield from ((right, top), (right, bottom - height), (left - width, top), (left - width, bottom - height))
     if right - left >= width and bottom - top >= 5 * height:
         yield from ((max(left, 0), max(top, 0)), (max(left, 0), min(bottom, size[1]) - height))
@@ -166,24 +167,18 @@ def _overlaps(area: Area, taken: NDArray[np.float32]) -> bool:
     return bool((low < high).all(axis=1).any())
 
 
-def _write(
-    pen: ImageDraw.ImageDraw,
-    area: Area,
-    text: str,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    colour: Colour,
-) -> None:
-    """The text on a ground of the class's colour, in black or white, whichever contrasts more."""
+def _draw_text(pen: ImageDraw.ImageDraw, area: Area, text: str, font: Font, colour: Colour) -> None:
+    """Draw a text on a background of the class's colour, in black or white, whichever contrasts more."""
     pen.rectangle((area[0], area[1], area[2] - 1, area[3] - 1), fill=colour)
     luma = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
     ink = "black" if luma > 110 else "white"
     pen.text((area[0] + _padding(font), area[1]), text, fill=ink, font=font)
 
 
-def _draw_key(
+def _draw_legend(
     pen: ImageDraw.ImageDraw, names: dict[int, str], size: tuple[int, int], taken: NDArray[np.float32]
 ) -> Area | None:
-    """Which colour is which class, where it hides nothing, rather at an edge; returns where, None without room."""
+    """Draw each class's colour where it hides nothing, at an edge if possible; return the area, None without room."""
     font = _font(round(max(MIN_FONT, min(size) / 50)))
     width = max(_text_size(name, font)[0] for name in names.values())
     line = _text_size("", font)[1]
@@ -194,6 +189,6 @@ def _draw_key(
         area = (x, y, x + width, y + height)
         if min(right, bottom) >= 0 and not _overlaps(area, taken):
             for row, (i, name) in enumerate(names.items()):
-                _write(pen, (x, y + row * line, x + width, y + (row + 1) * line), name, font, class_colour(i))
+                _draw_text(pen, (x, y + row * line, x + width, y + (row + 1) * line), name, font, class_colour(i))
             return area
     return None

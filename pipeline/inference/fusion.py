@@ -1,4 +1,4 @@
-"""How stage 2's verdicts join stage 1's: the face score, the class probabilities, the box, and when to be unsure."""
+"""Joins the classifier's outputs with the detector's: face score, class probabilities, box, and when to be unsure."""
 
 from __future__ import annotations
 
@@ -15,43 +15,53 @@ from stage2_classifier.cropping import apply_box_deltas
 
 @dataclass(frozen=True)
 class ScoreFusion:
-    """Settings of stage 2 as the last judge, fitted on validation photos (pipeline.training.calibration).
+    """Settings that join both stages, fitted on validation photos (pipeline.training.calibration).
 
-    stage1, stage2, intercept: the face score's log odds are stage1 * those of stage 1 + stage2 * those of stage 2 +
-    intercept (Platt 1999, of two scores). temperature: divides the class logits (Guo et al. 2017). box_share: how far
-    the box moves to where stage 2 sees the face. floor: stage 1's score from which on stage 2 is asked at all. most:
-    the highest log odds that stage 2 may give, so that who cannot reach a wanted score is not asked. unsure: margin
-    between the two best class probabilities below which a face is called unsure. mirrored: whether crops of no
-    certain class are judged twice, as they are and mirrored.
+    A face's log odds are detector_weight * detector's + classifier_weight * classifier's + intercept (Platt 1999).
 
-    Raises UserError when a value is out of range.
+    Raises:
+        UserError: a value is out of range.
     """
 
     detector_weight: float = 1.0
+    """Weight of the detector's log odds; above 0."""
     classifier_weight: float = 0.0
+    """Weight of the classifier's log odds; 0 or more."""
     intercept: float = 0.0
+    """Added to the weighted log odds."""
     temperature: float = 1.0
+    """Divides the class logits (Guo et al. 2017); above 0."""
     box_blend: float = 0.0
+    """How far a box moves towards the classifier's box: 0 not at all, 1 all the way."""
     min_detector_score: float = 0.0
+    """Smallest detector score, 0 to 1, for which the classifier runs."""
     max_face_logit: float = 50.0
+    """Upper bound of the classifier's log odds; a face that cannot reach a score with it is not classified."""
     unsure_margin: float = 0.0
+    """A face is unsure when its two best class probabilities differ by less than this, 0 to 1."""
     flip_tta: bool = False
+    """Whether an uncertain crop is also classified mirrored, and the outputs averaged."""
 
     def __post_init__(self) -> None:
         if not all(np.isfinite(getattr(self, f.name)) for f in fields(self)):
             raise UserError(f"{self}: a value is not a finite number")
         if not (self.detector_weight > 0 and self.classifier_weight >= 0 and self.temperature > 0):
-            raise UserError(f"{self}: stage1 and temperature must be above 0, stage2 0 or more")
+            raise UserError(f"{self}: detector_weight and temperature must be above 0, classifier_weight 0 or more")
         if not all(0 <= value <= 1 for value in (self.box_blend, self.min_detector_score, self.unsure_margin)):
-            raise UserError(f"{self}: box_share, floor and unsure must lie in 0..1")
+            raise UserError(f"{self}: box_blend, min_detector_score and unsure_margin must be in 0..1")
 
     @property
     def is_identity(self) -> bool:
-        """Whether the face score is stage 1's alone."""
+        """Whether the face score is the detector's, unchanged."""
         return self.detector_weight == 1 and self.classifier_weight == 0 and self.intercept == 0
 
     def face_scores(self, scores: NDArray[np.float32], face_logits: NDArray[np.float32] | None) -> NDArray[np.float32]:
-        """(N,) face probability from stage 1's scores (N,) and stage 2's log odds (N,), where it gives any."""
+        """Return each face's probability, float32 (N,).
+
+        Args:
+            scores: the detector's probabilities (N,).
+            face_logits: the classifier's log odds (N,); None when its graph has no such output.
+        """
         if self.is_identity:
             return scores
         odds = self.detector_weight * log_odds(scores).astype(np.float64) + self.intercept
@@ -60,33 +70,36 @@ class ScoreFusion:
         return np.asarray(1 / (1 + np.exp(-odds)), np.float32)
 
     def min_detector_score_for(self, score: float) -> float:
-        """Stage 1's score below which no verdict of stage 2 makes the face score reach `score`."""
+        """Return the detector score below which no output of the classifier lifts the face score to `score`."""
         if self.is_identity:
             return score
         if score <= 0:
             return self.min_detector_score
-        wanted = (
-            np.log(score)
-            - np.log1p(-min(score, 1 - PROB_EPS))
-            - self.intercept
-            - self.classifier_weight * self.max_face_logit
-        )
-        # A hair lower, lest rounding decides.
-        return max(self.min_detector_score, float(1 / (1 + np.exp(-wanted / self.detector_weight))) * 0.999)
+        odds = np.log(score) - np.log1p(-min(score, 1 - PROB_EPS))
+        min_odds = odds - self.intercept - self.classifier_weight * self.max_face_logit
+        # Slightly lower, so that rounding loses no face.
+        return max(self.min_detector_score, float(1 / (1 + np.exp(-min_odds / self.detector_weight))) * 0.999)
 
     def class_probs(self, probs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(N, C) class probabilities at the temperature; each row sums to 1."""
+        """Return class probabilities (N, C) at the temperature; each row sums to 1."""
         if self.temperature == 1 or not len(probs):
             return probs
-        # The logits are known up to a constant per row, which softmax does not see.
+        # The logits are known up to a constant per row, which does not change a softmax.
         logits = np.log(np.maximum(probs.astype(np.float64), 1e-12)) / self.temperature
-        raised = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(raised / raised.sum(axis=1, keepdims=True), np.float32)
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), np.float32)
 
     def boxes(
         self, boxes: Boxes, box_deltas: NDArray[np.float32] | None, margin: float, size: tuple[int, int]
     ) -> Boxes:
-        """(N, 4): boxes moved to where stage 2's box numbers (N, 4) say, inside an image of `size` (width, height)."""
+        """Return boxes (N, 4) moved towards the classifier's, in pixels.
+
+        Args:
+            boxes: the detector's boxes (N, 4).
+            box_deltas: the classifier's box deltas (N, 4); None when its graph has no such output.
+            margin: context of the crops, as in BundleMeta.
+            size: the image's width and height, in pixels; moved boxes are clipped to it.
+        """
         if box_deltas is None or self.box_blend == 0 or not len(boxes):
             return boxes
         moved = clip(apply_box_deltas(boxes, box_deltas, margin), size)

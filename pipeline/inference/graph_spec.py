@@ -1,4 +1,4 @@
-"""What the nets of stage 1 take and give, held against what a graph declares: a wrong one is refused when loaded."""
+"""The input and output shapes of stage 1's nets: a graph that declares others is refused when it is loaded."""
 
 from __future__ import annotations
 
@@ -11,57 +11,58 @@ from stage1_faces import detector
 from stage1_faces.stock import mtcnn
 
 Shape = tuple[int | None, ...]  # None: an axis of any length
-SIDE = 48  # px: small, and taken by either cascade's P-Net
+PROBE_SIDE = 48  # px: a small input that the P-Net of either cascade takes
 
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """A net of a cascade, as its detector calls it.
-
-    cells: of P-Net, how many it makes a side of a square of SIDE pixels; how far apart they lie stands in no shape.
-    """
+    """The shapes of one net of a cascade."""
 
     cascade: str
-    takes: Shape
-    gives: tuple[Shape, ...]
+    """The cascade's name, as bundle.json has it."""
+    input_shape: Shape
+    """Shape of the input."""
+    output_shapes: tuple[Shape, ...]
+    """Shape of each output."""
     cells: int | None = None
+    """P-Net only: cells per side of its output for a square of PROBE_SIDE pixels; the shapes do not show it."""
 
     def mismatch(self, session: ort.InferenceSession) -> str | None:
-        """What a graph declares and should, or None if it fits; an axis that it leaves open is let pass."""
+        """Return how the shapes that a graph declares differ, or None; an open axis of the graph matches any length."""
         inputs, outputs = session.get_inputs(), session.get_outputs()
-        wanted, declared = (self.takes, *self.gives), (*inputs, *outputs)
+        expected, declared = (self.input_shape, *self.output_shapes), (*inputs, *outputs)
         if (
             len(inputs) == 1
-            and len(wanted) == len(declared)
+            and len(expected) == len(declared)
             and all(node.type == "tensor(float)" for node in declared)
-            and all(_agree(shape, node.shape) for shape, node in zip(wanted, declared, strict=True))
+            and all(_agree(shape, node.shape) for shape, node in zip(expected, declared, strict=True))
         ):
             return None
-        takes, gives = (_shown(node.shape for node in nodes) for nodes in (inputs, outputs))
-        own = f"the {self.cascade} cascade's takes {_shown([self.takes])} and gives {_shown(self.gives)}"
-        return f"takes {takes} and gives {gives}, {own}"
+        takes, gives = (_as_text(node.shape for node in nodes) for nodes in (inputs, outputs))
+        needs = f"takes {_as_text([self.input_shape])} and gives {_as_text(self.output_shapes)}"
+        return f"takes {takes} and gives {gives}, the {self.cascade} cascade's {needs}"
 
 
 def graph_specs(cascade: str) -> dict[str, GraphSpec]:
-    """The nets of a cascade, "fine-tuned" or "stock"."""
+    """Return the specs of a cascade's nets by name; the cascade is "fine-tuned" or "stock"."""
     if cascade == "stock":
-        r_size, o_size, cells = mtcnn.R_SIZE, mtcnn.O_SIZE, (SIDE - mtcnn.CELL) // mtcnn.STRIDE + 1
+        r_size, o_size, cells = mtcnn.R_SIZE, mtcnn.O_SIZE, (PROBE_SIDE - mtcnn.CELL) // mtcnn.STRIDE + 1
     else:
-        r_size, o_size, cells = detector.R_SIZE, detector.O_SIZE, SIDE // detector.STRIDE
-    judged: tuple[Shape, ...] = ((None,), (None, 4))
+        r_size, o_size, cells = detector.R_SIZE, detector.O_SIZE, PROBE_SIDE // detector.STRIDE
+    score_and_box: tuple[Shape, ...] = ((None,), (None, 4))
     return {
         "pnet": GraphSpec(cascade, (None, 3, None, None), ((None, None, None), (None, 4, None, None)), cells),
-        "rnet": GraphSpec(cascade, (None, 3, r_size, r_size), judged),
-        "onet": GraphSpec(cascade, (None, 3, o_size, o_size), (*judged, (None, 5, 2))),
+        "rnet": GraphSpec(cascade, (None, 3, r_size, r_size), score_and_box),
+        "onet": GraphSpec(cascade, (None, 3, o_size, o_size), (*score_and_box, (None, 5, 2))),
     }
 
 
 def _agree(shape: Shape, declared: Sequence[int | str | None]) -> bool:
     return len(shape) == len(declared) and all(
-        there == length for length, there in zip(shape, declared, strict=True) if isinstance(there, int)
+        actual == length for length, actual in zip(shape, declared, strict=True) if isinstance(actual, int)
     )
 
 
-def _shown(shapes: Iterable[Sequence[int | str | None]]) -> str:
-    """Shapes for people: in ?x3x24x24 the question mark is an axis of any length."""
+def _as_text(shapes: Iterable[Sequence[int | str | None]]) -> str:
+    """Return shapes as text such as ?x3x24x24, where ? is an axis of any length."""
     return ", ".join("x".join(str(n) if isinstance(n, int) else "?" for n in shape) or "a number" for shape in shapes)

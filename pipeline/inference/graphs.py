@@ -1,4 +1,4 @@
-"""An ONNX graph as a function, on ONNX Runtime."""
+"""Loads an ONNX graph as a function, on ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -22,35 +22,45 @@ def load_graph(
     threads: int = 1,
     device: Device = "cpu",
     classes: int | None = None,
-    net: GraphSpec | None = None,
+    spec: GraphSpec | None = None,
 ) -> Graph:
-    """An ONNX graph as a function from float32 input to its outputs, on ONNX Runtime.
+    """Load an ONNX graph.
 
-    name: for messages. classes: how many the graph must give, net: what it must take and give, where that is known.
-    Raises BundleError when ONNX Runtime cannot load it or these are others, UserError when it cannot run on the
-    device.
+    Args:
+        data: the graph's file.
+        name: what error messages call the graph.
+        threads: threads that the graph may use.
+        device: what the graph runs on.
+        classes: the number of classes that the first output must have; any when None.
+        spec: the shapes that the graph must declare; any when None.
+
+    Returns:
+        A function from the float32 input to the list of outputs.
+
+    Raises:
+        BundleError: ONNX Runtime cannot load the graph, or the classes or shapes differ.
+        UserError: the graph cannot run on the device.
     """
-    wanted = providers(device)
+    graph_providers = providers(device)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Photos differ in size: remembered allocation patterns would only pile up.
+    # Photos differ in size: remembered allocation patterns would only accumulate.
     options.enable_mem_pattern = False
     register_shared_allocator()
     options.add_session_config_entry("session.use_env_allocators", "1")
     try:
-        session = ort.InferenceSession(data, options, providers=wanted)
-    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-        raise BundleError(f"{name}: ONNX Runtime cannot load it ({first_line(error)}); pack the bundle anew") from error
+        session = ort.InferenceSession(data, options, providers=graph_providers)
+    except Exception as error:  # ONNX Runtime's exceptions have no common base class
+        what = f"ONNX Runtime cannot load it ({first_line(error)})"
+        raise BundleError(f"{name}: {what}; pack the bundle again") from error
     check_running(session, device)
-    given = session.get_outputs()[0].shape[-1:]
-    if classes is not None and given != [classes]:
-        raise BundleError(
-            f"{name}: gives {given[0] if given else 'no'} classes, bundle.json names {classes}; pack the bundle anew"
-        )
-    misfit = net.mismatch(session) if net else None
-    if misfit is not None:
-        raise BundleError(f"{name}: {misfit}; pack the bundle anew")
+    shape = session.get_outputs()[0].shape[-1:]
+    mismatch = spec.mismatch(session) if spec else None
+    if classes is not None and shape != [classes]:
+        mismatch = f"gives {shape[0] if shape else 'no'} classes, bundle.json names {classes}"
+    if mismatch is not None:
+        raise BundleError(f"{name}: {mismatch}; pack the bundle again")
     input_name = session.get_inputs()[0].name
     return lambda values: session.run(None, {input_name: values})

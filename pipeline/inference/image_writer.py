@@ -13,9 +13,14 @@ from common.images import Pixels
 
 
 def write_image(path: str | Path, image: Pixels) -> None:
-    """Writes uint8 (H, W, 3) RGB as JPEG or PNG, by the suffix, in one step.
+    """Write an image in one step, as JPEG or PNG by the name's suffix.
 
-    Raises MediaError on another suffix or a size that the format cannot hold.
+    Args:
+        path: a name that ends in .jpg, .jpeg or .png.
+        image: uint8 (H, W, 3) RGB.
+
+    Raises:
+        MediaError: the suffix is another one, or the format cannot hold the image's size.
     """
     suffix = Path(path).suffix.lower()
     options: dict[str, Any]

@@ -1,17 +1,17 @@
-"""Predictor: the only inference path, from an upright RGB image to Detections; no torch."""
+"""Predictor: the only inference path, from an upright RGB image to Detections; no PyTorch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.boxes import Boxes, as_boxes
 from common.errors import BundleError, UserError
-from common.images import MAX_PIXELS, Photo, Shrink, decode_photo, read_photo
+from common.images import MAX_PIXELS, Photo, Pixels, Shrink, decode_photo, read_photo
 from pipeline.inference.bundle import Bundle
 from pipeline.inference.detections import Detections
 from pipeline.inference.device import Device
@@ -19,191 +19,240 @@ from stage1_faces.detector import O_CONTEXT, O_SIZE, CascadeConfig
 from stage1_faces.faces import Detector
 from stage2_classifier.cropping import cut_crop, to_input
 
-if TYPE_CHECKING:
-    pass
-
-CLASSIFIER_BATCH = 16  # 64: as quick, some MB more
-# A crop whose class has this probability is not judged in its mirror image, too: more than half of all crops, and on
-# validation photos no figure suffered (EXPERIMENTS.md).
+CLASSIFIER_BATCH = 16  # crops; 64 is as quick and takes some MB more
+# A crop whose class has this probability is not classified mirrored as well. These are more than half of all crops,
+# and no figure on validation photos got worse (EXPERIMENTS.md).
 TTA_SKIP_PROB = 0.97
-# Class probabilities (N, C); log odds of being a face (N,); box numbers (N, 4).
-Verdicts = tuple[NDArray[np.float32], NDArray[np.float32] | None, NDArray[np.float32] | None]
+
+
+class ClassifierOutput(NamedTuple):
+    """The outputs of the classifier's graph for N crops, before calibration."""
+
+    class_probs: NDArray[np.float32]
+    """(N, C): the probability of each class."""
+    face_logits: NDArray[np.float32] | None
+    """(N,): log odds of being a face; None when the graph has no such output."""
+    box_deltas: NDArray[np.float32] | None
+    """(N, 4): shift in x, y and log width, height, relative to the crop's side without margin; or None."""
 
 
 class Predictor:
-    """The two stages of a bundle, joined: finds faces and names the class of each."""
+    """Finds the faces of an image and their classes: the two stages of a bundle, joined.
+
+    Several threads may call a predictor at once.
+    """
 
     def __init__(
         self, bundle: Bundle, threads: int = 1, device: Device = "cpu", detector: Detector | None = None
     ) -> None:
-        """threads: for each net; one is quickest for single photos, whose windows are small.
+        """Make a predictor from a bundle in memory.
 
-        device: what the nets run on. detector: finds the faces instead of the bundle's cascade, for comparison.
-        A predictor may be called from several threads at once. Raises UserError when a net cannot run.
+        Args:
+            bundle: the graphs and their settings.
+            threads: threads of each net; 1 is quickest for single photos, whose windows are small.
+            device: what the nets run on: "cpu" or "cuda".
+            detector: finds the faces instead of the bundle's cascade, for comparison.
+
+        Raises:
+            UserError: a net cannot run.
         """
         self.bundle = bundle
         self._detector = detector or bundle.detector(threads, device)
-        self._search = None if detector else bundle.meta.search  # a foreign detector has its own
+        self._search = None if detector else bundle.meta.search  # another detector has settings that are unknown here
         self._classifier = bundle.graph("classifier", threads, device)
 
     @classmethod
     def load(cls, path: Path | str | None = None, threads: int = 1, device: Device = "cpu") -> Predictor:
-        """A predictor from a bundle directory; the default bundle when none is named. Raises UserError."""
+        """Load a predictor from a bundle directory; from the default bundle when `path` is None.
+
+        Raises:
+            UserError: the bundle cannot be used, or a net cannot run on the device.
+        """
         return cls(Bundle.load(path), threads, device)
 
     @classmethod
     def default(cls, threads: int = 1, device: Device = "cpu") -> Predictor:
-        """A predictor from the bundle that comes with the project."""
+        """Load a predictor from the bundle that comes with the project."""
         return cls.load(None, threads, device)
 
     def detect(
-        self,
-        image: NDArray[np.uint8] | Photo | Path | str,
-        min_score: float | None = None,
-        min_face: float | None = None,
+        self, image: Pixels | Photo | Path | str, min_score: float | None = None, min_face: float | None = None
     ) -> Detections:
-        """Faces in an upright RGB image (H, W, 3 uint8), a photo read before or an image file; see `detect_batch`.
+        """Find the faces of one image and their classes.
 
-        Boxes and landmarks are in the file's pixels, also where fewer were read. Raises MediaError when a file cannot
-        be read.
+        Args:
+            image: uint8 (H, W, 3), RGB and upright; or a photo from `read`; or the path of an image file.
+            min_score: smallest `score` reported, 0 to 1; the bundle's when None. 0 keeps every candidate that passes
+                the cascade and the bundle's min_detector_score.
+            min_face: smallest face to look for, in pixels of the image; the bundle's when None.
+
+        Returns:
+            The faces, best score first. Boxes and landmarks are in pixels of the image, or of the file when the file
+            was read smaller.
+
+        Raises:
+            MediaError: the file cannot be read.
+            UserError: min_score or min_face is out of range.
         """
-        _check(min_score, min_face)
+        _check_range(min_score, min_face)
         if isinstance(image, np.ndarray):
             return self.detect_batch([image], min_score, min_face)[0]
         photo = image if isinstance(image, Photo) else self.read(image, min_face)
-        across, down = photo.scale
-        searched = min_face
-        if (across, down) != (1, 1):  # then the cascade is one that says what it looks for
+        sx, sy = photo.scale
+        min_face_read = min_face
+        if (sx, sy) != (1, 1):  # only photos for the fine-tuned cascade are read smaller
             assert isinstance(self._search, CascadeConfig)
-            searched = max(self._search.min_face_for(photo.size, min_face) / max(across, down), 1.0)
-        return self.detect_batch([photo.pixels], min_score, searched)[0].rescale(across, down)
+            min_face_read = max(self._search.min_face_for(photo.size, min_face) / max(sx, sy), 1.0)
+        return self.detect_batch([photo.pixels], min_score, min_face_read)[0].rescale(sx, sy)
 
     def read(self, path: Path | str, min_face: float | None = None) -> Photo:
-        """Reads a photo with as many pixels as its detection uses: a huge JPEG at a half, quarter or eighth.
+        """Read a photo with as many pixels as its detection uses: a huge JPEG at a half, quarter or eighth.
 
-        It is read smaller only while its smallest face looked for still fills the windows that the nets see, which
-        are shrunk from more pixels otherwise. Raises MediaError when the file cannot be read.
+        The photo is read smaller only while its smallest face still fills the windows of the nets.
+
+        Args:
+            path: an image file.
+            min_face: as in `detect`.
+
+        Raises:
+            MediaError: the file cannot be read.
         """
         return read_photo(path, self._shrink(min_face))
 
     def read_from(
         self, file: BinaryIO, name: str, min_face: float | None = None, max_pixels: int = MAX_PIXELS
     ) -> Photo:
-        """`read` for an open file or an upload, which errors call `name`; see `decode_photo` for max_pixels."""
+        """Read a photo as `read` does, from an open file or an upload.
+
+        Args:
+            file: the open file.
+            name: what error messages call the file.
+            min_face: as in `detect`.
+            max_pixels: a photo with more pixels is refused.
+        """
         return decode_photo(file, name, self._shrink(min_face), max_pixels)
 
     def _shrink(self, min_face: float | None) -> Shrink | None:
-        """How many times smaller a photo may be read; None where the cascade looks for one size whatever the photo's.
-
-        Raises UserError when min_face is out of range.
-        """
-        _check(None, min_face)
+        """Return how many times smaller a photo may be read, by its size; None except for the fine-tuned cascade."""
+        _check_range(None, min_face)
         search, meta = self._search, self.bundle.meta
         if not isinstance(search, CascadeConfig):
             return None
-        # px that a face must keep to fill a window, by its longer side, which is at least its mean one
+        # px of the longer side that a face needs to fill a window; it is at least the mean side
         least = max(O_SIZE / O_CONTEXT, meta.input_size / (1 + 2 * meta.margin))
         return lambda size: search.min_face_for(size, min_face) / least
 
     def detect_batch(
-        self,
-        images: Sequence[NDArray[np.uint8]],
-        min_score: float | None = None,
-        min_face: float | None = None,
+        self, images: Sequence[Pixels], min_score: float | None = None, min_face: float | None = None
     ) -> list[Detections]:
-        """Faces in each of the images (H, W, 3 uint8 RGB, any sizes), in their order.
+        """Find the faces of several images and their classes.
 
-        min_score: smallest `score` reported, min_face: smallest face looked for in pixels; both default to the
-        bundle's. min_score 0 keeps every candidate that comes through the whole cascade, down to its judge's floor.
-        Raises UserError when either is out of range.
+        Args:
+            images: uint8 (H, W, 3) each, RGB and upright, of any sizes.
+            min_score: as in `detect`.
+            min_face: as in `detect`.
+
+        Returns:
+            The detections of each image, in the images' order.
+
+        Raises:
+            UserError: min_score or min_face is out of range.
         """
-        _check(min_score, min_face)
+        _check_range(min_score, min_face)
         if not images:
             return []
-        meta, judge = self.bundle.meta, self.bundle.meta.fusion
-        floor = meta.score_threshold if min_score is None else min_score
-        # A score is at most its face score, so stage 1 may drop what cannot reach the floor.
-        found = self._detector.detect_batch(images, min_face=min_face, min_score=judge.min_detector_score_for(floor))
-        seen = self.run_classifier(images, [faces.boxes for faces in found])
+        meta, fusion = self.bundle.meta, self.bundle.meta.fusion
+        threshold = meta.score_threshold if min_score is None else min_score
+        # A score is at most its face score: stage 1 may drop faces whose face score cannot reach the threshold.
+        detector_score = fusion.min_detector_score_for(threshold)
+        found = self._detector.detect_batch(images, min_face=min_face, min_score=detector_score)
+        outputs = self.run_classifier(images, [faces.boxes for faces in found])
         results = []
-        for image, faces, (probs, verdicts, numbers) in zip(images, found, seen, strict=True):
+        for image, faces, output in zip(images, found, outputs, strict=True):
             size = (image.shape[1], image.shape[0])
             detections = Detections(
-                judge.boxes(faces.boxes, numbers, meta.margin, size),
-                judge.face_scores(faces.scores, verdicts),
-                judge.class_probs(probs),
+                fusion.boxes(faces.boxes, output.box_deltas, meta.margin, size),
+                fusion.face_scores(faces.scores, output.face_logits),
+                fusion.class_probs(output.class_probs),
                 faces.landmarks,
                 meta.class_names,
-                judge.unsure_margin,
+                fusion.unsure_margin,
             )
             scores = detections.scores
             order = np.argsort(-scores, kind="stable")
-            results.append(detections[order[scores[order] >= floor]])
+            results.append(detections[order[scores[order] >= threshold]])
         return results
 
-    def classify(self, image: NDArray[np.uint8], boxes: Boxes) -> NDArray[np.float32]:
-        """Class probabilities (N, C) of given face boxes (N, 4) in an image (H, W, 3 uint8 RGB)."""
-        return self.bundle.meta.fusion.class_probs(self.run_classifier([image], [as_boxes(boxes)])[0][0])
+    def classify(self, image: Pixels, boxes: Boxes) -> NDArray[np.float32]:
+        """Return the class probabilities (N, C) of face boxes (N, 4), xyxy in pixels, in an image (H, W, 3)."""
+        output = self.run_classifier([image], [as_boxes(boxes)])[0]
+        return self.bundle.meta.fusion.class_probs(output.class_probs)
 
-    def run_classifier(self, images: Sequence[NDArray[np.uint8]], boxes: Sequence[Boxes]) -> list[Verdicts]:
-        """What the classifier makes of boxes (N, 4) in each of the images, as its graph says it, before calibration.
+    def run_classifier(self, images: Sequence[Pixels], boxes: Sequence[Boxes]) -> list[ClassifierOutput]:
+        """Return the classifier's outputs before calibration.
 
-        For each image class probabilities (N, C) and, where the bundle's classifier gives them, log odds of being a
-        face (N,) and box numbers (N, 4), else None. The crops of all images go through the graph together.
+        Args:
+            images: uint8 (H, W, 3) RGB each. The crops of all images go through the graph together.
+            boxes: the face boxes (N, 4) of each image, xyxy in pixels.
+
+        Returns:
+            The outputs of each image.
         """
-        crops = [self._crop(image, box) for image, own in zip(images, boxes, strict=True) for box in own]
-        outputs = self._outputs(crops)
-        ends = np.cumsum([len(own) for own in boxes])[:-1]
-        parts = [[None] * len(images) if each is None else np.split(each, ends) for each in outputs]
-        return list(zip(*parts, strict=True))
+        meta = self.bundle.meta
+        crops = [
+            cut_crop(image, box, meta.margin, meta.input_size)
+            for image, image_boxes in zip(images, boxes, strict=True)
+            for box in image_boxes
+        ]
+        output = self._classify_crops(crops)
+        ends = np.cumsum([len(image_boxes) for image_boxes in boxes])[:-1]
+        parts = [[None] * len(images) if values is None else np.split(values, ends) for values in output]
+        return [ClassifierOutput(*each) for each in zip(*parts, strict=True)]
 
-    def _crop(self, image: NDArray[np.uint8], box: NDArray[np.float32]) -> NDArray[np.uint8]:
-        return cut_crop(image, box, self.bundle.meta.margin, self.bundle.meta.input_size)
-
-    def _outputs(self, crops: Sequence[NDArray[np.uint8]]) -> Verdicts:
-        """The classifier's outputs for all crops (N of them); None for those that its graph does not have."""
+    def _classify_crops(self, crops: Sequence[Pixels]) -> ClassifierOutput:
+        """Return the classifier's outputs for all crops, batch by batch."""
         meta = self.bundle.meta
         outputs: list[NDArray[np.float32]] = [np.zeros((len(crops), len(meta.class_names)), np.float32)]
         for start in range(0, len(crops), CLASSIFIER_BATCH):
             pixels = to_input(np.stack(crops[start : start + CLASSIFIER_BATCH]), meta.mean, meta.std)
-            given = self._classifier(pixels)
+            batch = self._classifier(pixels)
             if meta.fusion.flip_tta:
-                given = self._with_mirrored(pixels, given)
-            for k, values in enumerate(given):
+                batch = self._with_flip_tta(pixels, batch)
+            for k, values in enumerate(batch):
                 if k == len(outputs):
                     outputs.append(np.zeros((len(crops), *values.shape[1:]), np.float32))
                 outputs[k][start : start + len(values)] = values
-        probs, verdicts, numbers = [*outputs, None, None][:3]
-        if len(crops) and meta.fusion.classifier_weight and verdicts is None:
-            raise BundleError(f"{self.bundle.path}: its scores need verdicts that its graph lacks; pack it anew")
-        return np.asarray(probs), verdicts, numbers
+        class_probs, face_logits, box_deltas = [*outputs, None, None][:3]
+        if len(crops) and meta.fusion.classifier_weight and face_logits is None:
+            what = "its classifier_weight needs face logits, which its classifier lacks"
+            raise BundleError(f"{self.bundle.path}: {what}; pack the bundle again")
+        return ClassifierOutput(np.asarray(class_probs), face_logits, box_deltas)
 
-    def _with_mirrored(
-        self, pixels: NDArray[np.float32], given: list[NDArray[np.float32]]
+    def _with_flip_tta(
+        self, pixels: NDArray[np.float32], outputs: list[NDArray[np.float32]]
     ) -> list[NDArray[np.float32]]:
-        """The outputs for pixels (N, 3, S, S), where the class is not certain averaged with the mirror image's."""
-        (doubtful,) = np.nonzero(given[0].max(axis=1) < TTA_SKIP_PROB)
-        if not len(doubtful):
-            return given
-        turned = self._classifier(np.ascontiguousarray(pixels[doubtful][..., ::-1]))
-        averaged = []
-        for values, mean in zip(given, _averaged([values[doubtful] for values in given], turned), strict=True):
-            averaged.append(values.copy())
-            averaged[-1][doubtful] = mean
-        return averaged
+        """Return outputs in which those of uncertain crops are averaged with the mirrored crops'."""
+        (uncertain,) = np.nonzero(outputs[0].max(axis=1) < TTA_SKIP_PROB)
+        if not len(uncertain):
+            return outputs
+        mirrored = self._classifier(np.ascontiguousarray(pixels[uncertain][..., ::-1]))
+        results = []
+        for values, mean in zip(outputs, _averaged([values[uncertain] for values in outputs], mirrored), strict=True):
+            results.append(values.copy())
+            results[-1][uncertain] = mean
+        return results
 
 
-def _check(min_score: float | None, min_face: float | None) -> None:
-    """Raises UserError when either is out of range."""
+def _check_range(min_score: float | None, min_face: float | None) -> None:
     if min_score is not None and not 0 <= min_score <= 1:
-        raise UserError(f"min_score is {min_score}, must lie in 0..1")
+        raise UserError(f"min_score is {min_score}; give a number from 0 to 1")
     if min_face is not None and not min_face >= 1:
-        raise UserError(f"min_face is {min_face}, must be 1 pixel or more")
+        raise UserError(f"min_face is {min_face}; give 1 pixel or more")
 
 
 def _averaged(
-    given: Sequence[NDArray[np.float32]], mirrored: Sequence[NDArray[np.float32]]
+    outputs: Sequence[NDArray[np.float32]], mirrored: Sequence[NDArray[np.float32]]
 ) -> list[NDArray[np.float32]]:
-    """Outputs averaged over crops and their mirror images, whose boxes lie the other way."""
-    turned = [*mirrored[:2], *(values * np.array([-1, 1, 1, 1], np.float32) for values in mirrored[2:])]
-    return [np.asarray((a + b) / 2, np.float32) for a, b in zip(given, turned, strict=True)]
+    """Return outputs averaged over crops and their mirror images, whose horizontal box delta changes sign."""
+    unmirrored = [*mirrored[:2], *(values * np.array([-1, 1, 1, 1], np.float32) for values in mirrored[2:])]
+    return [np.asarray((a + b) / 2, np.float32) for a, b in zip(outputs, unmirrored, strict=True)]

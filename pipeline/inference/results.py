@@ -1,36 +1,42 @@
-"""ImageResult: what is written of one image, as plain numbers."""
+"""ImageResult: what the outputs say of one image, as plain numbers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from common.display import as_text
 from common.paths import FoundImage
-
-if TYPE_CHECKING:
-    from pipeline.inference.detections import Detections
+from pipeline.inference.detections import Detections
 
 
 @dataclass(frozen=True)
 class ImageResult:
-    """What is written of one image: its size in upright pixels, and its faces as JSON-ready dicts, best first."""
+    """The faces of one image as plain numbers."""
 
     image: FoundImage
+    """The image's file."""
     width: int
+    """Width of the upright image, in pixels."""
     height: int
+    """Height of the upright image, in pixels."""
     faces: list[dict[str, Any]]
+    """One JSON-ready dict per face, best score first."""
 
     def record(self) -> dict[str, Any]:
-        """The photo's entry in JSON."""
+        """Return the image's entry in JSON."""
         return {"file": as_text(self.image.path), "width": self.width, "height": self.height, "faces": self.faces}
 
 
 def image_result(image: FoundImage, size: tuple[int, int], detections: Detections) -> ImageResult:
-    """Plain numbers for `detections` in an image of `size` (width, height): pixels to 2 decimals, scores to 6.
+    """Round detections to plain numbers: pixels to 2 decimals, probabilities to 6.
 
-    A score is the product of the rounded face score and label probability, so that a reader can check it. unsure:
-    whether another class is nearly as probable as the label.
+    A score is the product of the rounded face score and label probability, so that readers can check it.
+
+    Args:
+        image: the image's file.
+        size: width and height of the upright image, in pixels.
+        detections: the faces.
     """
     faces: list[dict[str, Any]] = []
     unsure = detections.unsure

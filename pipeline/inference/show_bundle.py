@@ -1,4 +1,4 @@
-"""Prints what a bundle is made of: the command pipeline.bundle."""
+"""The command pipeline.bundle: shows the metadata of a bundle."""
 
 from __future__ import annotations
 
@@ -20,33 +20,39 @@ class ShowArgs:
     """Print where a bundle comes from, what it needs and what it scored."""
 
     folder: tyro.conf.Positional[Path | None] = None
-    """Bundle directory; the one that comes with the program when none is named."""
+    """Bundle directory; the default bundle when none is named."""
     bundle: Path | None = None
     """The same, as an option."""
 
 
-def run(args: ShowArgs) -> int:
-    """Print a bundle's metadata as JSON."""
+def parse_args(argv: Sequence[str]) -> ShowArgs:
+    """Return the arguments of `show`, the only subcommand.
+
+    Raises:
+        UserError: the first argument is not `show`, or two bundles are named.
+    """
+    if argv[:1] == ["pack"]:
+        raise UserError("pack is a separate command; use `python -m pipeline.pack`")
+    if argv[:1] not in (["show"], ["-h"], ["--help"]):
+        raise UserError("use `python -m pipeline.bundle show [FOLDER]`")
+    options = argv[1:] if argv[0] == "show" else argv
+    prog = f"{program_name('pipeline.bundle')} show"
+    args = tyro.cli(ShowArgs, args=options, description=ShowArgs.__doc__, prog=prog)
     if args.folder is not None and args.bundle is not None:
         raise UserError(f"{args.folder}: --bundle names a bundle, too; name one")
+    return args
+
+
+def show_bundle(args: ShowArgs) -> int:
+    """Print a bundle's metadata as JSON."""
     metadata = Bundle.load(args.folder or args.bundle).describe()
-    if metadata["provenance"].get("commit") is None:  # packed where git could not tell, or by an older version
+    if metadata["provenance"].get("commit") is None:  # git did not know it, or an older version packed the bundle
         metadata["provenance"]["commit"] = "not recorded"
     console().print_json(json.dumps(metadata))
     return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
+    """Run the command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-
-    def command() -> int:
-        if arguments[:1] == ["pack"]:
-            raise UserError("pack is a command of its own now; use `python -m pipeline.pack`")
-        if arguments[:1] not in (["show"], ["-h"], ["--help"]):
-            raise UserError("use `python -m pipeline.bundle show [FOLDER]`")
-        options = arguments[1:] if arguments[0] == "show" else arguments
-        prog = f"{program_name('pipeline.bundle')} show"
-        return run(tyro.cli(ShowArgs, args=options, description=ShowArgs.__doc__, prog=prog))
-
-    return run_cli(command)
+    return run_cli(lambda: show_bundle(parse_args(arguments)))

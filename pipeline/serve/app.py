@@ -8,10 +8,10 @@ import hmac
 import json
 import re
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -27,33 +27,29 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from common.display import shown
 from common.errors import MediaError, TooManyPixelsError
 from common.paths import FoundImage
+from pipeline.inference.predictor import Predictor
 from pipeline.inference.results import image_result
-from pipeline.serve.body_parser import HOW, Upload, body_parser
+from pipeline.serve.body_parser import HOW_TO_SEND, Upload, body_parser
 from pipeline.serve.limiter import ClientDisconnectedError, RequestLimiter
 from pipeline.serve.limits import Limits
 from pipeline.serve.metrics import ServeMetrics
-from pipeline.serve.middleware import Guard, error_response
-from pipeline.serve.schema import DETECT_BODY, Health, PhotoFaces, refusals
-
-if TYPE_CHECKING:
-    from pipeline.inference.predictor import Predictor
+from pipeline.serve.middleware import error_response, middlewares
+from pipeline.serve.schema import DETECT_BODY, Health, PhotoFaces, error_responses
 
 VERSION = "0.1.0"
 STATIC = Path(__file__).parent / "static"
-DOCS_FILES = "/static-offline-docs"  # where fastapi-offline serves Swagger UI from
-PATHS = (
-    "/",
-    "/v1/detect",
-    "/v1/model",
-    "/v1/health",
-    "/metrics",
-    "/docs",
-    "/openapi.json",
-    "/static/*",
-    DOCS_FILES + "/*",
-)
-TAKES = {"min_score": "give a number from 0 to 1", "min_face": "give 1 pixel or more"}
-GONE = 499  # counted for clients that left; nobody gets it
+DOCS_FILES = "/static-offline-docs"  # the address of Swagger UI's files, from fastapi-offline
+API_PATHS = ("/v1/detect", "/v1/model", "/v1/health", "/metrics")
+COUNTED_PATHS = ("/", *API_PATHS, "/docs", "/openapi.json", "/static/*", DOCS_FILES + "/*")
+VALUE_HINTS = {"min_score": "give a number from 0 to 1", "min_face": "give 1 pixel or more"}
+CLIENT_CLOSED_REQUEST = 499  # nginx's status; counted, but no client receives it
+MinScore = Annotated[
+    float | None,
+    Query(ge=0, le=1, allow_inf_nan=False, description="Smallest score reported; the bundle's when not given"),
+]
+MinFace = Annotated[
+    float | None, Query(ge=1, allow_inf_nan=False, description="Smallest face to look for, in pixels; larger is faster")
+]
 
 
 def create_app(
@@ -63,11 +59,17 @@ def create_app(
     workers: int = 1,
     hosts: Collection[str] | None = None,
 ) -> FastAPI:
-    """The application that detects with `predictor`, on which its `state.turns` tells what is under way.
+    """Make the application. Its `state.limiter` is the RequestLimiter.
 
-    token: asked for by everything that tells of photos or of the server; none is without. workers: photos gone
-    through at a time. hosts: names under which the server may be addressed; any when None.
+    Args:
+        predictor: detects the faces.
+        limits: what one request, and all of them together, may take.
+        token: the bearer token for all paths but the page and /v1/health; no token is needed when None.
+        workers: photos processed at the same time.
+        hosts: names under which the server may be addressed; any when None.
     """
+    limiter = RequestLimiter(workers, limits)
+    metrics = ServeMetrics(COUNTED_PATHS, predictor.bundle.meta.class_names, lambda: limiter.in_flight)
     app: FastAPI = FastAPIOffline(
         title="Face mask detection",
         version=VERSION,
@@ -76,45 +78,49 @@ def create_app(
         redoc_url=None,
         static_url=DOCS_FILES,
         redirect_slashes=False,
+        middleware=middlewares(hosts, metrics.count_request),
     )
-    turns = app.state.turns = RequestLimiter(workers, limits)
-    metrics = ServeMetrics(PATHS, predictor.bundle.meta.class_names, lambda: turns.under_way)
-    app.add_middleware(Guard, hosts=hosts, counted=metrics.request)
+    app.state.limiter = limiter
+    dependencies = [] if token is None else [Depends(BearerToken(token))]
     _answer_errors(app)
-    _add_pages(app)
-    locked = [] if token is None else [Depends(_Token(token))]
+    _add_page(app)
+    _add_docs(app)
+    _add_detection(app, predictor, limiter, limits, metrics, dependencies)
+    _add_information(app, predictor, metrics, dependencies)
+    return app
+
+
+def _add_detection(
+    app: FastAPI,
+    predictor: Predictor,
+    limiter: RequestLimiter,
+    limits: Limits,
+    metrics: ServeMetrics,
+    dependencies: Sequence[Any],
+) -> None:
+    """Add POST /v1/detect."""
 
     @app.post(
         "/v1/detect",
-        dependencies=locked,
+        dependencies=dependencies,
         summary="The faces of a photo",
-        responses={200: {"model": PhotoFaces}, **refusals()},
+        responses={200: {"model": PhotoFaces}, **error_responses()},
         openapi_extra={"requestBody": DETECT_BODY},
     )
-    async def detect(
-        request: Request,
-        min_score: Annotated[
-            float | None,
-            Query(ge=0, le=1, allow_inf_nan=False, description="Smallest score reported; the bundle's when not given"),
-        ] = None,
-        min_face: Annotated[
-            float | None,
-            Query(ge=1, allow_inf_nan=False, description="Smallest face looked for, in pixels; larger is faster"),
-        ] = None,
-    ) -> Response:
-        read = body_parser(request.headers.get("content-type", ""))
+    async def detect(request: Request, min_score: MinScore = None, min_face: MinFace = None) -> Response:
+        parse = body_parser(request.headers.get("content-type", ""))
         if request.headers.get("content-encoding", "identity") != "identity":
-            raise HTTPException(415, f"compressed bodies are not taken; {HOW}")
-        stated = request.headers.get("content-length", "")
-        _check_size(int(stated) if stated.isdecimal() else 0, limits)
+            raise HTTPException(415, f"compressed bodies are not accepted; {HOW_TO_SEND}")
+        content_length = request.headers.get("content-length", "")
+        _check_size(int(content_length) if content_length.isdecimal() else 0, limits)
 
-        async def gone() -> None:
+        async def disconnected() -> None:
             while (await request.receive())["type"] != "http.disconnect":
                 pass
 
-        async with turns.slot():
-            body = await _body(request, turns, limits)
-            return await turns.run(lambda: answer(read(body), min_score, min_face), gone)
+        async with limiter.slot():
+            body = await _read_body(request, limiter, limits)
+            return await limiter.run(lambda: answer(parse(body), min_score, min_face), disconnected)
 
     def answer(upload: Upload, min_score: float | None, min_face: float | None) -> Response:
         begin = time.perf_counter()
@@ -123,35 +129,39 @@ def create_app(
         photo = predictor.read_from(BytesIO(upload.data), upload.name, min_face, limits.max_pixels)
         found = predictor.detect(photo, min_score, min_face)
         result = image_result(FoundImage(upload.name, upload.name), photo.size, found)
-        metrics.photo(len(upload.data), time.perf_counter() - begin, found.labels)
-        return _json(result.record())
+        metrics.count_photo(len(upload.data), time.perf_counter() - begin, found.labels)
+        text = json.dumps(result.record(), ensure_ascii=False, allow_nan=False)  # as the command line writes it
+        return Response(text.encode(), media_type="application/json")
 
-    @app.get("/v1/model", dependencies=locked, summary="What the bundle says of itself", responses=refusals(401, 403))
+
+def _add_information(app: FastAPI, predictor: Predictor, metrics: ServeMetrics, dependencies: Sequence[Any]) -> None:
+    """Add /v1/model, /v1/health and /metrics."""
+    refusals = error_responses(401, 403)
+
+    @app.get("/v1/model", dependencies=dependencies, summary="The bundle's metadata", responses=refusals)
     async def model() -> dict[str, Any]:
         return predictor.bundle.describe()
 
-    @app.get("/v1/health", summary="Whether the server is well", responses=refusals(403))
+    @app.get("/v1/health", summary="Whether the server is well", responses=error_responses(403))
     async def health() -> Health:
         return Health(status="ok", version=VERSION)
 
     @app.get(
         "/metrics",
-        dependencies=locked,
-        summary="Figures for Prometheus",
+        dependencies=dependencies,
+        summary="Metrics for Prometheus",
         response_class=PlainTextResponse,
-        responses=refusals(401, 403),
+        responses=refusals,
     )
     async def figures() -> Response:
-        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
-
-    return app
+        return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
 
-async def _body(request: Request, turns: RequestLimiter, limits: Limits) -> bytes:
-    """The whole body, in memory. Raises HTTPException 413, 408, 503."""
+async def _read_body(request: Request, limiter: RequestLimiter, limits: Limits) -> bytes:
+    """Return the whole body, in memory; raise HTTPException 413, 408 or 503."""
     body = bytearray()
-    late = f"the upload did not come within {limits.body_seconds:g} seconds; try a smaller photo"
-    async with turns.deadline(limits.body_seconds, 408, late):
+    message = f"the upload did not arrive within {limits.body_seconds:g} seconds; try a smaller photo"
+    async with limiter.deadline(limits.body_seconds, 408, message):
         async for piece in request.stream():
             body += piece
             _check_size(len(body), limits)
@@ -163,28 +173,23 @@ def _check_size(size: int, limits: Limits) -> None:
         raise HTTPException(413, f"the upload is larger than {limits.max_bytes / 1e6:g} MB; make it smaller first")
 
 
-def _json(value: Any) -> Response:
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)  # as the command line writes it
-    return Response(text.encode(), media_type="application/json")
-
-
-class _Token(HTTPBearer):
-    """Asks for the bearer token. Raises HTTPException 401."""
+class BearerToken(HTTPBearer):
+    """Requires the bearer token; raises HTTPException 401."""
 
     def __init__(self, token: str) -> None:
         super().__init__(auto_error=False, scheme_name="token")
         self._token = token.encode()
 
     async def __call__(self, request: HTTPConnection) -> HTTPAuthorizationCredentials:
-        given = await super().__call__(request)
-        if given is None or not hmac.compare_digest(given.credentials.encode(), self._token):
-            line = "the token is missing or wrong; send it as `Authorization: Bearer TOKEN`"
-            raise HTTPException(401, line, {"WWW-Authenticate": "Bearer"})
-        return given
+        credentials = await super().__call__(request)
+        if credentials is None or not hmac.compare_digest(credentials.credentials.encode(), self._token):
+            message = "the token is missing or wrong; send it as `Authorization: Bearer TOKEN`"
+            raise HTTPException(401, message, {"WWW-Authenticate": "Bearer"})
+        return credentials
 
 
-def _add_pages(app: FastAPI) -> None:
-    """The page, its files, and the API's description: Swagger UI from local files."""
+def _add_page(app: FastAPI) -> None:
+    """Add the web page and its files."""
     static = StaticFiles(directory=STATIC)
     app.mount("/static", static)
 
@@ -192,6 +197,9 @@ def _add_pages(app: FastAPI) -> None:
     async def page(request: Request) -> Response:
         return await static.get_response("index.html", request.scope)
 
+
+def _add_docs(app: FastAPI) -> None:
+    """Add /docs, the API's description: Swagger UI from local files."""
     docs = get_swagger_ui_html(
         openapi_url="/openapi.json",
         title=app.title,
@@ -213,21 +221,23 @@ def _add_pages(app: FastAPI) -> None:
 
 
 def _answer_errors(app: FastAPI) -> None:
-    """Gives every refusal its JSON."""
-    plain = {404: "nothing is at this address; /docs lists what there is", 405: "this address takes no such method"}
+    """Answer every error as JSON."""
+    plain = {404: "not found; /docs lists the addresses", 405: "this address does not take this method; see /docs"}
 
     @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> Response:
-        return error_response(error.status_code, plain.get(error.status_code, error.detail), dict(error.headers or {}))
+    async def http_error(_: Request, error: HTTPException) -> Response:
+        message = plain.get(error.status_code, error.detail)
+        return error_response(error.status_code, message, dict(error.headers or {}))
 
     @app.exception_handler(RequestValidationError)
-    async def value(_: Request, error: RequestValidationError) -> Response:
+    async def invalid_value(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         name = str(first["loc"][-1])
-        return error_response(422, f"{name} is {shown(str(first['input']))[:40]!r}; {TAKES.get(name, first['msg'])}")
+        hint = VALUE_HINTS.get(name, first["msg"])
+        return error_response(422, f"{name} is {shown(str(first['input']))[:40]!r}; {hint}")
 
     @app.exception_handler(TooManyPixelsError)
-    async def large(_: Request, error: TooManyPixelsError) -> Response:
+    async def too_many_pixels(_: Request, error: TooManyPixelsError) -> Response:
         return error_response(413, str(error))
 
     @app.exception_handler(MediaError)
@@ -236,5 +246,5 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnectedError)
     @app.exception_handler(ClientDisconnect)
-    async def gone(_: Request, __: Exception) -> Response:
-        return Response(status_code=GONE)
+    async def client_disconnected(_: Request, __: Exception) -> Response:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)

@@ -1,4 +1,4 @@
-"""The picture that a request's body holds: the body itself, or the one file of a multipart form; all in memory."""
+"""Finds the photo in a request's body: the body itself, or the one file of a multipart form; all in memory."""
 
 from __future__ import annotations
 
@@ -12,82 +12,87 @@ from starlette.exceptions import HTTPException
 
 FIELD = "image"
 NAMELESS = "upload"
-MOST_PARTS = 8
-LONGEST_NAME = 255
-_BOUNDARY = re.compile(rb"[ -~]{1,70}")  # RFC 2046: 70 characters at most
-HOW = f"send multipart/form-data with the photo in the field {FIELD!r}, or the photo itself as image/jpeg or the like"
+MAX_PARTS = 8
+MAX_NAME_LENGTH = 255
+HOW_TO_SEND = f"send multipart/form-data with the photo in the field {FIELD!r}, or the photo itself as image/jpeg"
+_BOUNDARY = re.compile(rb"[ -~]{1,70}")  # RFC 2046: at most 70 characters
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A picture file as sent. name: its own, without folders, or NAMELESS."""
+    """A photo file as sent."""
 
     name: str
+    """The file's name without folders; NAMELESS when the client sends none."""
     data: bytes
+    """The file."""
 
 
 def body_parser(content_type: str) -> Callable[[bytes], Upload]:
-    """What makes an Upload of a body of this type.
+    """Return the function that makes an Upload of a body.
 
-    Raises HTTPException 415 on a type that holds no picture, 400 on a multipart form without a boundary. What it
-    returns raises 400 on a broken form, 422 on one without the photo.
+    The function raises HTTPException: 400 on a broken form, 422 on a form without the photo.
+
+    Args:
+        content_type: the request's Content-Type.
+
+    Raises:
+        HTTPException: 415 on a type that holds no photo, 400 on a multipart form without a valid boundary.
     """
     kind, options = parse_options_header(content_type)
     if kind == b"multipart/form-data":
         boundary = options.get(b"boundary", b"")
         if not _BOUNDARY.fullmatch(boundary):
-            raise HTTPException(
-                400, "the multipart body's boundary is missing or no valid one; name it in Content-Type"
-            )
+            raise HTTPException(400, "the multipart boundary is missing or invalid; name it in Content-Type")
         return lambda body: _from_form(body, boundary)
     if kind.startswith(b"image/") or kind == b"application/octet-stream":
         return lambda body: Upload(NAMELESS, body)
-    raise HTTPException(415, f"a body of this Content-Type holds no photo; {HOW}")
+    raise HTTPException(415, f"a body of this Content-Type holds no photo; {HOW_TO_SEND}")
 
 
 @dataclass
 class _Part:
-    """A part of a form: its headers, and where in the body its data lie."""
+    """A part of a form: its headers, and the spans of the body that hold its data."""
 
     headers: dict[bytes, bytes] = field(default_factory=dict)
-    spans: list[tuple[int, int]] = field(default_factory=list)
+    data_spans: list[tuple[int, int]] = field(default_factory=list)
 
 
 def _parts(body: bytes, boundary: bytes) -> list[_Part]:
-    """The parts of a form, no more than MOST_PARTS. Raises HTTPException 400."""
+    """Return the parts of a form; raise HTTPException 400 on a broken form or more than MAX_PARTS parts."""
     parts: list[_Part] = []
-    name, value, whole = bytearray(), bytearray(), False
+    name, value, complete = bytearray(), bytearray(), False
 
-    def begin() -> None:
-        if len(parts) == MOST_PARTS:
-            raise HTTPException(400, f"the multipart body has more than {MOST_PARTS} parts; send the photo alone")
+    def begin_part() -> None:
+        if len(parts) == MAX_PARTS:
+            raise HTTPException(400, f"the multipart body has more than {MAX_PARTS} parts; send the photo alone")
         parts.append(_Part())
 
-    def header_end() -> None:
+    def end_header() -> None:
         parts[-1].headers[bytes(name).lower()] = bytes(value)
         name.clear()
         value.clear()
 
-    def end() -> None:
-        nonlocal whole
-        whole = True
+    def end_form() -> None:
+        nonlocal complete
+        complete = True
 
     parser = MultipartParser(
         boundary,
         {
-            "on_part_begin": begin,
+            "on_part_begin": begin_part,
             "on_header_field": lambda data, start, stop: name.extend(data[start:stop]),
             "on_header_value": lambda data, start, stop: value.extend(data[start:stop]),
-            "on_header_end": header_end,
-            "on_part_data": lambda data, start, stop: parts[-1].spans.append((start, stop)),
-            "on_end": end,
+            "on_header_end": end_header,
+            "on_part_data": lambda data, start, stop: parts[-1].data_spans.append((start, stop)),
+            "on_end": end_form,
         },
     )
     try:
-        parser.write(body)  # at once, so that the spans are places in the body
+        parser.write(body)  # in one piece, so that the spans are positions in the body
     except FormParserError as error:
         raise HTTPException(400, "the multipart body is broken; send it as a browser or curl -F does") from error
-    if not whole:
+    if not complete:
         raise HTTPException(400, "the multipart body is cut off; send it whole")
     return parts
 
@@ -97,16 +102,16 @@ def _from_form(body: bytes, boundary: bytes) -> Upload:
     for part in _parts(body, boundary):
         _, options = parse_options_header(part.headers.get(b"content-disposition"))
         if options.get(b"name") == FIELD.encode():
-            found.append((_own_name(options.get(b"filename", b"")), part))
+            found.append((_safe_name(options.get(b"filename", b"")), part))
     if len(found) != 1:
-        many = "no field" if not found else "several fields"
-        raise HTTPException(422, f"the form has {many} {FIELD!r}; send one photo in it")
+        count = "no field" if not found else "several fields"
+        raise HTTPException(422, f"the form has {count} {FIELD!r}; send one photo in it")
     name, part = found[0]
-    return Upload(name, b"".join(body[start:stop] for start, stop in part.spans))
+    return Upload(name, b"".join(body[start:stop] for start, stop in part.data_spans))
 
 
-def _own_name(raw: bytes) -> str:
-    """A file's name without folders and control characters, so that it is fit for one line."""
+def _safe_name(raw: bytes) -> str:
+    """Return a file's name without folders and control characters, on one line."""
     name = re.split(r"[/\\]", raw.decode("utf-8", "replace"))[-1]
     clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
-    return clean[:LONGEST_NAME] or NAMELESS
+    return clean[:MAX_NAME_LENGTH] or NAMELESS

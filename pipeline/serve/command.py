@@ -1,4 +1,4 @@
-"""Serves the web page and the HTTP API."""
+"""The command pipeline.serve: the web page and the HTTP API."""
 
 from __future__ import annotations
 
@@ -23,78 +23,80 @@ from pipeline.detect.command import load_predictor
 from pipeline.inference.device import Device
 from pipeline.serve.limits import Limits
 
-TOKEN = "MASK_TOKEN"
+TOKEN_VARIABLE = "MASK_TOKEN"
 LOOPBACK_NAMES = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True)
 class ServeArgs:
-    """Serves the web page and the HTTP API, on this machine alone unless told otherwise; nothing is stored.
+    """Serve the web page and the HTTP API, by default to this machine alone. Nothing is stored.
 
-    Where the variable MASK_TOKEN is set, the API asks for it as `Authorization: Bearer TOKEN`.
+    When the variable MASK_TOKEN is set, the API requires it as `Authorization: Bearer TOKEN`.
     """
 
     host: str = "127.0.0.1"
-    """The address to listen at; 0.0.0.0 lets the whole network in."""
+    """The address to listen at; 0.0.0.0 admits the whole network."""
     port: int = 8000
     """The port to listen at; 0 takes a free one."""
     bundle: Path | None = None
-    """The bundle directory to use; the one that comes with the project when none is named."""
+    """Bundle directory; the default bundle when none is named."""
     workers: int | None = None
-    """Photos gone through at a time; when not given, one for each core (8 at most), with cuda one."""
+    """Photos processed at the same time; by default one per core (8 at most), with cuda one."""
     threads: int = 1
-    """Threads of each net; more workers bring more."""
+    """Threads of each net; more workers gain more than more threads."""
     device: Device = "cpu"
     """What the nets run on; cuda needs the package onnxruntime-gpu."""
     token: str | None = None
-    """As MASK_TOKEN, which is better: other users of the machine can read a command line."""
+    """The token. MASK_TOKEN is safer: other users of the machine can read a command line."""
     limits: Annotated[Limits, tyro.conf.arg(name="")] = field(default_factory=Limits)
 
     @property
-    def usual_workers(self) -> int:
-        """Photos gone through at a time."""
+    def worker_count(self) -> int:
+        """Photos processed at the same time."""
         return self.workers or (1 if self.device == "cuda" else min(usable_cores(), MOST_WORKERS))
 
 
 def run(args: ServeArgs) -> int:
-    """The whole command; returns its exit code."""
-    token = _check(args)
+    """Serve until a signal ends the server; return the exit code."""
+    token = _checked_token(args)
     with requires_extra("serve"):
         from pipeline.serve.app import create_app
         from pipeline.serve.http_server import address_of, is_loopback, listen, make_server
-    with listen(args.host, args.port) as bound:
+    with listen(args.host, args.port) as listener:
         limit_malloc_arenas()
-        if args.usual_workers > 1:
-            cv2.setNumThreads(1)  # the cores are taken
+        if args.worker_count > 1:
+            cv2.setNumThreads(1)  # the workers use all cores
         predictor = load_predictor(args.bundle, args.threads, args.device)
-        hosts = {*LOOPBACK_NAMES, args.host.lower()} if is_loopback(bound) else None
+        hosts = {*LOOPBACK_NAMES, args.host.lower()} if is_loopback(listener) else None
         if hosts is None and token is None:
-            print(
-                f"warning: whoever reaches {address_of(bound)} can use it; set {TOKEN} to ask for a token",
-                file=sys.stderr,
-            )
-        app = create_app(predictor, args.limits, token, args.usual_workers, hosts)
+            who = f"everyone who reaches {address_of(listener)} can use it"
+            print(f"warning: {who}; set {TOKEN_VARIABLE} to require a token", file=sys.stderr)
+        app = create_app(predictor, args.limits, token, args.worker_count, hosts)
         logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each broken body
-        asyncio.run(make_server(app, args.limits).serve([bound]))
-        if app.state.turns.busy:  # Python would wait for the threads
+        asyncio.run(make_server(app, args.limits).serve([listener]))
+        if app.state.limiter.is_busy:  # a normal exit would wait for the threads
             sys.stdout.flush()
             os._exit(0)
     return 0
 
 
-def _check(args: ServeArgs) -> str | None:
-    """Raises UserError on bad values; returns the token."""
+def _checked_token(args: ServeArgs) -> str | None:
+    """Check the values and return the token; raise UserError on a bad value."""
     if not 0 <= args.port <= 65535:
         raise UserError(f"--port is {args.port}; give 0 to 65535")
     for flag, value in (("--threads", args.threads), ("--workers", args.workers)):
         if value is not None and not 1 <= value <= 1024:
             raise UserError(f"{flag} is {value}; give 1 to 1024")
-    name, token = ("--token", args.token) if args.token is not None else (TOKEN, os.environ.get(TOKEN))
+    name, token = (
+        ("--token", args.token) if args.token is not None else (TOKEN_VARIABLE, os.environ.get(TOKEN_VARIABLE))
+    )
     if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token != ""):
-        raise UserError(f"{name} is no token; give letters, digits and signs, no spaces around them")
+        raise UserError(
+            f"{name} is not a valid token; give ASCII letters, digits and signs, without spaces around them"
+        )
     return token
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line entry; returns the exit code."""
+    """Run the command and return its exit code."""
     return run_cli(lambda: run(tyro.cli(ServeArgs, args=argv, prog=program_name("pipeline.serve"))))

@@ -1,4 +1,4 @@
-"""HTTP connections with deadlines and a cap, neither of which uvicorn has; what is no HTTP gets a JSON error."""
+"""HTTP connections with deadlines and a maximum number, which uvicorn has not; invalid HTTP gets a JSON error."""
 
 from __future__ import annotations
 
@@ -10,64 +10,64 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pipeline.serve.limits import Limits
-from pipeline.serve.middleware import HEAD_BYTES
+from pipeline.serve.middleware import MAX_HEAD_BYTES
 
-FLUSH_SECONDS = 5.0  # a closed connection's client may take so long to take in what is left
+FLUSH_SECONDS = 5.0  # time for the client of a closed connection to receive the rest
 
 
 class BoundedConnection(H11Protocol):
-    """uvicorn's HTTP/1.1 connection, which closes when its client is slow to send a head or to take in an answer.
+    """uvicorn's HTTP/1.1 connection, closed when its client is slow to send a head or to receive an answer.
 
-    Make a class for your limits with `bounded`.
+    `connection_class` makes a subclass with other limits.
     """
 
     limits: ClassVar[Limits] = Limits()
     _refused = False
-    _head: asyncio.TimerHandle | None = None  # runs while a head is awaited
-    _taken: asyncio.TimerHandle | None = None  # runs while the client takes nothing in
+    _head_timer: asyncio.TimerHandle | None = None  # runs while a head is awaited
+    _write_timer: asyncio.TimerHandle | None = None  # runs while the client receives nothing
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > self.limits.connections:
             self._refused = True
-            self._answer(503, "too many connections are open; try again later")
+            self._respond(503, "too many connections are open; try again later")
             return
-        self._watch_head()
+        self._update_head_timer()
 
     def data_received(self, data: bytes) -> None:
         if self._refused or self.transport.is_closing():
             return
         try:
             super().data_received(data)
-        except h11.ProtocolError:  # in a state that admits no answer
+        except h11.ProtocolError:  # in a state that allows no answer
             self.transport.abort()
-        self._watch_head()
+        self._update_head_timer()
 
     def on_response_complete(self) -> None:
         unread = self.conn.their_state is h11.SEND_BODY
         super().on_response_complete()
-        if unread:  # the rest of a body that nobody wants: the next request cannot be told from it
+        if unread:  # the rest of an unwanted body cannot be distinguished from the next request
             self.transport.close()
-        self._watch_head()
-        self._watch_flush()
+        self._update_head_timer()
+        self._limit_flush()
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
-        self._watch_flush()
+        self._limit_flush()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self._taken is None:
-            self._taken = self.loop.call_later(self.limits.body_seconds, self.transport.abort)
+        if self._write_timer is None:
+            self._write_timer = self.loop.call_later(self.limits.body_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._taken is not None and not self.transport.is_closing():
-            self._taken.cancel()
-            self._taken = None
+        if self._write_timer is not None and not self.transport.is_closing():
+            self._write_timer.cancel()
+            self._write_timer = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._head, self._taken):
+        for timer in (self._head_timer, self._write_timer):
             if timer is not None:
                 timer.cancel()
         self._unset_keepalive_if_required()
@@ -80,16 +80,14 @@ class BoundedConnection(H11Protocol):
             self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
-        self._answer(400, f"this is no valid HTTP/1.1 request, or its head is longer than {HEAD_BYTES} bytes")
+        self._respond(400, f"this is not a valid HTTP/1.1 request, or its head is longer than {MAX_HEAD_BYTES} bytes")
 
-    def _answer(self, status: int, line: str) -> None:
-        """Answers in place of the application, and closes."""
-        if (
-            self.cycle is not None and not self.cycle.response_complete
-        ):  # the application hears that the client has gone
+    def _respond(self, status: int, message: str) -> None:
+        """Answer instead of the application, and close the connection."""
+        if self.cycle is not None and not self.cycle.response_complete:  # show the application a disconnected client
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        body = json.dumps({"error": line}).encode()
+        body = json.dumps({"error": message}).encode()
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
@@ -101,30 +99,30 @@ class BoundedConnection(H11Protocol):
         except h11.ProtocolError:  # an answer has begun already
             pass
         self.transport.close()
-        self._watch_flush()
+        self._limit_flush()
 
-    def _watch_head(self) -> None:
-        """Starts the clock when a request's head is awaited or has begun, stops it when the head is there."""
-        idle = self.timeout_keep_alive_task is not None  # between requests uvicorn's own clock runs
+    def _update_head_timer(self) -> None:
+        """Start the timer when a request's head is awaited or has begun; stop it when the head is complete."""
+        idle = self.timeout_keep_alive_task is not None  # between requests, uvicorn's keep-alive timer runs
         if self.conn.their_state is h11.IDLE and not idle and not self.transport.is_closing():
-            if self._head is None:
-                self._head = self.loop.call_later(self.limits.head_seconds, self._late)
-        elif self._head is not None:
-            self._head.cancel()
-            self._head = None
+            if self._head_timer is None:
+                self._head_timer = self.loop.call_later(self.limits.head_seconds, self._head_timed_out)
+        elif self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
-    def _late(self) -> None:
+    def _head_timed_out(self) -> None:
         if not self.transport.is_closing():
-            self._answer(408, f"the request's head did not come within {self.limits.head_seconds:g} seconds")
+            self._respond(408, f"the request's head did not arrive within {self.limits.head_seconds:g} seconds")
 
-    def _watch_flush(self) -> None:
-        """A closed connection whose client takes nothing in would stay for ever."""
+    def _limit_flush(self) -> None:
+        """Abort a closed connection after FLUSH_SECONDS: a client that receives nothing would keep it for ever."""
         if self.transport.is_closing() and self.transport.get_write_buffer_size():
-            if self._taken is not None:
-                self._taken.cancel()
-            self._taken = self.loop.call_later(FLUSH_SECONDS, self.transport.abort)
+            if self._write_timer is not None:
+                self._write_timer.cancel()
+            self._write_timer = self.loop.call_later(FLUSH_SECONDS, self.transport.abort)
 
 
-def bounded(limits: Limits) -> type[BoundedConnection]:
-    """The connection class with these limits."""
-    return type("Bounded", (BoundedConnection,), {"limits": limits})
+def connection_class(limits: Limits) -> type[BoundedConnection]:
+    """Return a connection class with these limits."""
+    return type("LimitedConnection", (BoundedConnection,), {"limits": limits})

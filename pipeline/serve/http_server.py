@@ -1,4 +1,4 @@
-"""The HTTP server: a socket to listen at, and uvicorn set up so that it logs no photo and ends soon when told to."""
+"""The HTTP server: a listening socket, and uvicorn set up to log no photo and to shut down quickly."""
 
 from __future__ import annotations
 
@@ -15,55 +15,64 @@ import uvicorn
 from fastapi import FastAPI
 
 from common.errors import UserError
-from pipeline.serve.connections import bounded
+from pipeline.serve.connections import connection_class
 from pipeline.serve.limiter import RequestLimiter
 from pipeline.serve.limits import Limits
-from pipeline.serve.middleware import HEAD_BYTES
+from pipeline.serve.middleware import MAX_HEAD_BYTES
 
-KEEP_ALIVE_SECONDS = 5  # an unused connection stays open so long
-ENDING_SECONDS = 1.5  # the last connections are cut then; a little longer than what is under way is given
+KEEP_ALIVE_SECONDS = 5  # an unused connection is closed after this time
+SHUTDOWN_SECONDS = 1.5  # then the last connections are closed; a little longer than the limiter's GRACE_SECONDS
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens at an address. Raises UserError when that cannot be."""
+    """Return a listening socket.
+
+    Args:
+        host: a name or address of this machine.
+        port: the port; 0 takes a free one.
+
+    Raises:
+        UserError: the socket cannot listen at this address.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
-        raise UserError(f"--host {host}: is no known name; give an address of this machine") from error
-    bound = socket.socket(family, kind, protocol)
+        raise UserError(f"--host {host}: is an unknown name; give an address of this machine") from error
+    listener = socket.socket(family, kind, protocol)
     try:
-        if os.name == "posix":  # a server that has just ended does not hold its port; elsewhere it means another thing
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-        bound.listen()
+        if os.name == "posix":  # reuse the port of a server that has just ended; the option differs on other systems
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen()
     except OSError as error:
-        bound.close()
-        mend = {
+        listener.close()
+        messages = {
             errno.EADDRINUSE: f"port {port} is taken; give another with --port",
-            errno.EACCES: f"port {port} needs more rights; give one from 1024 on with --port",
-            errno.EADDRNOTAVAIL: f"--host {host}: is no address of this machine; give one that is",
-        }.get(error.errno or 0, f"cannot listen at {host}, port {port}: {error.strerror}; give others")
-        raise UserError(mend) from error
-    return bound
+            errno.EACCES: f"port {port} needs more rights; give 1024 or more with --port",
+            errno.EADDRNOTAVAIL: f"--host {host}: is not an address of this machine; give one of its addresses",
+        }
+        other = f"cannot listen at {host}, port {port}: {error.strerror}; give another --host or --port"
+        raise UserError(messages.get(error.errno or 0, other)) from error
+    return listener
 
 
-def is_loopback(bound: socket.socket) -> bool:
-    """Whether only this machine reaches the socket."""
-    return ipaddress.ip_address(str(bound.getsockname()[0]).partition("%")[0]).is_loopback
+def is_loopback(listener: socket.socket) -> bool:
+    """Return whether only this machine reaches the socket."""
+    return ipaddress.ip_address(str(listener.getsockname()[0]).partition("%")[0]).is_loopback
 
 
-def address_of(bound: socket.socket) -> str:
-    """The socket's address for a browser."""
-    host, port = bound.getsockname()[:2]
+def address_of(listener: socket.socket) -> str:
+    """Return the socket's address for a browser."""
+    host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-class Server(uvicorn.Server):
-    """uvicorn's, but it says where it is, tells the application when it ends, and a signal that ends it is no error."""
+class GracefulServer(uvicorn.Server):
+    """uvicorn's server; it prints its address, shuts the limiter down, and ends on a signal without an error."""
 
-    def __init__(self, config: uvicorn.Config, turns: RequestLimiter) -> None:
+    def __init__(self, config: uvicorn.Config, limiter: RequestLimiter) -> None:
         super().__init__(config)
-        self._turns = turns
+        self._limiter = limiter
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -71,40 +80,44 @@ class Server(uvicorn.Server):
             print(f"serving at {address_of(each)} (Ctrl-C ends it)", flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._turns.end()
+        self._limiter.shut_down()
         await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():  # others hear no signals
+        if threading.current_thread() is not threading.main_thread():  # other threads cannot handle signals
             yield
             return
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
 
-def make_server(app: FastAPI, limits: Limits) -> Server:
-    """A server for the application, to be run with a bound socket.
+def make_server(app: FastAPI, limits: Limits) -> GracefulServer:
+    """Return a server for the application, to be run with a listening socket.
 
-    It ends on Ctrl-C or SIGTERM within 2 seconds: what is under way is finished or refused.
+    On Ctrl-C or SIGTERM it ends within 2 seconds: requests in flight are finished or refused.
+
+    Args:
+        app: the application, from `create_app`.
+        limits: the limits of its connections.
     """
     config = uvicorn.Config(
         app,
-        http=bounded(limits),
+        http=connection_class(limits),
         loop="asyncio",
         ws="none",
         lifespan="off",
         log_config=None,
         log_level="error",
-        access_log=False,  # no photo's name, no address of a client
+        access_log=False,  # no photo's name and no client's address
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=ENDING_SECONDS,  # type: ignore[arg-type]  # it is asyncio.wait_for's
-        h11_max_incomplete_event_size=HEAD_BYTES,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,  # type: ignore[arg-type]  # asyncio.wait_for takes a float
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )
-    return Server(config, app.state.turns)
+    return GracefulServer(config, app.state.limiter)

@@ -1,4 +1,4 @@
-"""Requests take turns: few are under way at a time, each for so long, in threads beside the event loop."""
+"""Limits how many requests are in flight and how long each takes; their work runs in threads."""
 
 from __future__ import annotations
 
@@ -14,55 +14,67 @@ from pipeline.serve.limits import Limits
 
 Result = TypeVar("Result")
 RETRY_SECONDS = 2
-GRACE_SECONDS = 1.0  # what is under way may go on for so long when the server ends
-ENDING = "the server is shutting down; try again later"
+GRACE_SECONDS = 1.0  # requests in flight have this long when the server shuts down
+SHUTTING_DOWN = "the server is shutting down; try again later"
 
 
 class ClientDisconnectedError(Exception):
-    """The client has gone; nobody waits for the answer."""
+    """The client has disconnected; nobody waits for the answer."""
 
 
 class RequestLimiter:
-    """Admits requests and runs their work in threads; all but the work itself happens in one event loop.
+    """Admits requests and runs their work in threads. All but the work itself happens in one event loop.
 
-    under_way: requests admitted and not yet done. ending: whether the server ends.
+    Attributes:
+        in_flight: requests admitted and not yet done.
+        shutting_down: whether the server shuts down.
     """
 
     def __init__(self, workers: int, limits: Limits) -> None:
-        """workers: how many pieces of work run at a time."""
+        """Make a limiter.
+
+        Args:
+            workers: requests whose work runs at the same time, a thread each.
+            limits: how many further requests may wait, and how long the work of one may take.
+        """
         self._detect_seconds = limits.detect_seconds
-        self._most = workers + limits.waiting
+        self._max_in_flight = workers + limits.waiting
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="detect")
         self._deadlines: set[asyncio.Timeout] = set()
         self._work: set[Future[Any]] = set()
-        self.under_way = 0
-        self.ending = False
+        self.in_flight = 0
+        self.shutting_down = False
 
     @property
-    def busy(self) -> bool:
+    def is_busy(self) -> bool:
         """Whether a thread is at work."""
         return any(not work.done() for work in list(self._work))
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """A request's turn, from before its body is read until its work is done, also where nobody waits for that.
+        """Hold a request's slot, from before its body is read until its work is done.
 
-        Raises HTTPException 429 when too many are under way, 503 when the server ends.
+        Raises:
+            HTTPException: 429 when too many requests are in flight, 503 when the server shuts down.
         """
-        if self.ending:
-            raise HTTPException(503, ENDING)
-        if self.under_way >= self._most:
-            line = f"{self.under_way} photos are under way, more are not taken; try again in {RETRY_SECONDS} seconds"
-            raise HTTPException(429, line, {"Retry-After": str(RETRY_SECONDS)})
-        self.under_way += 1
+        if self.shutting_down:
+            raise HTTPException(503, SHUTTING_DOWN)
+        if self.in_flight >= self._max_in_flight:
+            message = f"{self.in_flight} photos are in progress, the most allowed; try again in {RETRY_SECONDS} seconds"
+            raise HTTPException(429, message, {"Retry-After": str(RETRY_SECONDS)})
+        self.in_flight += 1
         try:
             yield
         finally:
-            self.under_way -= 1
+            self.in_flight -= 1
 
     @asynccontextmanager
-    async def deadline(self, seconds: float, status: int, line: str) -> AsyncIterator[None]:
-        """Raises HTTPException with `status` and `line` when the block takes longer; 503 when the server ends."""
+    async def deadline(self, seconds: float, status: int, message: str) -> AsyncIterator[None]:
+        """Limit the time of a block.
+
+        Raises:
+            HTTPException: `status` and `message` when the block takes longer; 503 when the server shuts down.
+        """
         try:
             async with asyncio.timeout(seconds) as timeout:
                 self._deadlines.add(timeout)
@@ -71,57 +83,75 @@ class RequestLimiter:
                 finally:
                     self._deadlines.discard(timeout)
         except TimeoutError:
-            status, line = (503, ENDING) if self.ending else (status, line)
-            raise HTTPException(status, line) from None
+            status, message = (503, SHUTTING_DOWN) if self.shutting_down else (status, message)
+            raise HTTPException(status, message) from None
 
-    async def run(self, function: Callable[[], Result], gone: Callable[[], Coroutine[Any, Any, None]]) -> Result:
-        """What `function` gives, called in a thread.
+    async def run(
+        self, function: Callable[[], Result], disconnected: Callable[[], Coroutine[Any, Any, None]]
+    ) -> Result:
+        """Call a function in a thread and return its result.
 
-        gone: ends when the client has gone. Raises HTTPException 503 when it takes too long or the server ends,
-        GoneError when the client goes. Work that has not begun is dropped then; what has cannot be stopped, and counts
-        as under way until it ends.
+        Work that has not begun is dropped when nobody waits for it any more. Work that has begun cannot be stopped,
+        and counts as in flight until it ends.
+
+        Args:
+            function: the work.
+            disconnected: a coroutine function that returns when the client has disconnected.
+
+        Raises:
+            HTTPException: 503 when the work takes too long or the server shuts down.
+            ClientDisconnectedError: the client has disconnected.
         """
         seconds = self._detect_seconds
-        line = f"there was no answer within {seconds:g} seconds; try a smaller photo, or later"
-        async with self.deadline(seconds, 503, line):
+        message = f"there was no answer within {seconds:g} seconds; try a smaller photo, or later"
+        async with self.deadline(seconds, 503, message):
             work = self._pool.submit(function)
             self._work.add(work)
-            answer, left = asyncio.wrap_future(work), asyncio.create_task(gone())
-            either: set[asyncio.Future[Any]] = {answer, left}
             try:
-                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-                if answer.done():
-                    return answer.result()
-                raise ClientDisconnectedError
+                return await _result_while_connected(work, disconnected)
             finally:
-                left.cancel()
-                if not answer.cancel() and not answer.cancelled():
-                    answer.exception()  # seen, so that asyncio does not complain of it
-                self._forget(work)
+                self._release(work)
 
-    def _forget(self, work: Future[Any]) -> None:
-        """Lets go of a piece of work, at once or when it has ended."""
+    def _release(self, work: Future[Any]) -> None:
+        """Drop work that is done or has not begun; count other work as in flight until it ends."""
         if work.done() or work.cancel():
             self._work.discard(work)
             return
         loop = asyncio.get_running_loop()
-        self.under_way += 1  # besides its request, which is over now
+        self.in_flight += 1  # in addition to its request, which ends now
 
-        def ended() -> None:
-            self.under_way -= 1
+        def discard() -> None:
+            self.in_flight -= 1
             self._work.discard(work)
 
-        def tell(_: Future[Any]) -> None:
+        def discard_in_loop(_: Future[Any]) -> None:
             with suppress(RuntimeError):  # the loop has ended, and the count with it
-                loop.call_soon_threadsafe(ended)
+                loop.call_soon_threadsafe(discard)
 
-        work.add_done_callback(tell)
+        work.add_done_callback(discard_in_loop)
 
-    def end(self) -> None:
-        """Admits nothing more; what is under way has GRACE_SECONDS left, then it is refused."""
-        self.ending = True
+    def shut_down(self) -> None:
+        """Admit no more requests; refuse those still in flight after GRACE_SECONDS."""
+        self.shutting_down = True
         last = asyncio.get_running_loop().time() + GRACE_SECONDS
         for timeout in self._deadlines:
             when = timeout.when()
             if not timeout.expired() and (when is None or when > last):
                 timeout.reschedule(last)
+
+
+async def _result_while_connected(
+    work: Future[Result], disconnected: Callable[[], Coroutine[Any, Any, None]]
+) -> Result:
+    """Return the result of work in a thread; raise ClientDisconnectedError when the client disconnects before."""
+    answer, watch = asyncio.wrap_future(work), asyncio.create_task(disconnected())
+    either: set[asyncio.Future[Any]] = {answer, watch}
+    try:
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            return answer.result()
+        raise ClientDisconnectedError
+    finally:
+        watch.cancel()
+        if not answer.cancel() and not answer.cancelled():
+            answer.exception()  # retrieved, so that asyncio does not report it

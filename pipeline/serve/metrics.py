@@ -1,4 +1,4 @@
-"""The HTTP server's figures for Prometheus, in a registry of their own."""
+"""The HTTP server's metrics for Prometheus, in a separate registry."""
 
 from __future__ import annotations
 
@@ -13,37 +13,41 @@ OTHER = "other"
 
 
 class ServeMetrics:
-    """Counts requests, photos and faces.
+    """Counts requests, photos and faces."""
 
-    paths: what a request's path is counted under: itself, or the one that ends in "*" and covers it, or OTHER, so that
-    nobody can fill the memory with made-up paths.
-    """
+    def __init__(self, paths: Sequence[str], class_names: Iterable[str], in_flight: Callable[[], float]) -> None:
+        """Make the metrics, all 0.
 
-    def __init__(self, paths: Sequence[str], class_names: Iterable[str], under_way: Callable[[], float]) -> None:
+        Args:
+            paths: paths that are counted apart; one that ends in "*" covers all that begin so. Other paths are counted
+                as OTHER, so that invented paths cannot fill the memory.
+            class_names: the classes of faces.
+            in_flight: returns the number of requests in flight.
+        """
         self._paths = paths
         self.registry = CollectorRegistry()
-        ours: dict[str, Any] = {"registry": self.registry, "namespace": PREFIX}
-        self._requests = Counter("requests", "HTTP requests answered", ("path", "status"), **ours)
-        self._seconds = Histogram("detect_seconds", "Time of a photo's decoding and detection", buckets=BUCKETS, **ours)
-        self._faces = Counter("faces", "Faces reported", ("label",), **ours)
-        self._bytes = Counter("upload_bytes", "Bytes of the photos gone through", **ours)
-        Gauge("requests_under_way", "Photos being sent, waiting or gone through", **ours).set_function(under_way)
+        options: dict[str, Any] = {"registry": self.registry, "namespace": PREFIX}
+        self._requests = Counter("requests", "HTTP requests answered", ("path", "status"), **options)
+        self._seconds = Histogram("detect_seconds", "Time to decode a photo and detect", buckets=BUCKETS, **options)
+        self._faces = Counter("faces", "Faces reported", ("label",), **options)
+        self._bytes = Counter("upload_bytes", "Bytes of the photos processed", **options)
+        Gauge("requests_under_way", "Photos being sent, waiting or processed", **options).set_function(in_flight)
         ProcessCollector(registry=self.registry)
         for name in class_names:
             self._faces.labels(name)
 
-    def request(self, path: str, status: int) -> None:
-        """Counts a request."""
+    def count_request(self, path: str, status: int) -> None:
+        """Count a request."""
         covering = (each for each in self._paths if each.endswith("*") and path.startswith(each[:-1]))
         self._requests.labels(path if path in self._paths else next(covering, OTHER), str(status)).inc()
 
-    def photo(self, size: int, seconds: float, labels: Iterable[str]) -> None:
-        """Counts a photo of `size` bytes gone through, and its faces. May be called from any thread."""
+    def count_photo(self, size: int, seconds: float, labels: Iterable[str]) -> None:
+        """Count a processed photo of `size` bytes and its faces; any thread may call this."""
         self._bytes.inc(size)
         self._seconds.observe(seconds)
         for label in labels:
             self._faces.labels(label).inc()
 
-    def text(self) -> bytes:
-        """All figures as Prometheus reads them."""
+    def render(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)

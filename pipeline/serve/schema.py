@@ -1,4 +1,4 @@
-"""The JSON that the HTTP API gives, described for OpenAPI."""
+"""The JSON answers of the HTTP API, described for OpenAPI."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ErrorResponse(BaseModel):
 
 
 _PICTURE = {"schema": {"type": "string", "format": "binary"}}
-# The body of POST /v1/detect, which is read by hand: FastAPI would put it on disk, of any size.
+# The body of POST /v1/detect, which the server reads itself: FastAPI would put a body of any size on disk.
 DETECT_BODY: dict[str, Any] = {
     "required": True,
     "description": "A photo: JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000, PPM or QOI.",
@@ -60,7 +60,7 @@ DETECT_BODY: dict[str, Any] = {
         "application/octet-stream": _PICTURE,
     },
 }
-_REFUSALS = {
+_ERRORS = {
     400: "The body is broken",
     401: "The bearer token is missing or wrong",
     403: "The request comes from another site's page, or names another host",
@@ -68,12 +68,12 @@ _REFUSALS = {
     413: "The upload has too many bytes, or the photo too many pixels",
     415: "The body's type holds no photo",
     422: "The photo cannot be read, or a value is out of range",
-    429: "Too many photos are under way; see Retry-After",
-    500: "An error of the server's own",
+    429: "Too many photos are in progress; see Retry-After",
+    500: "An unexpected error in the server",
     503: "The photo took too long, or the server is shutting down",
 }
 
 
-def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """FastAPI's `responses` for these statuses, each answered with a Problem; without any, for all."""
-    return {status: {"model": ErrorResponse, "description": _REFUSALS[status]} for status in statuses or _REFUSALS}
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return FastAPI's `responses` for error statuses, each an ErrorResponse; for all of them when none is given."""
+    return {status: {"model": ErrorResponse, "description": _ERRORS[status]} for status in statuses or _ERRORS}

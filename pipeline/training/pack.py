@@ -24,7 +24,8 @@ from common.splits import read_splits
 from pipeline.evaluate.bootstrap import best_score
 from pipeline.evaluate.evaluation import detect_samples
 from pipeline.evaluate.metrics import score_every_class, score_samples
-from pipeline.inference.bundle import GRAPHS, Bundle, BundleMeta, Search, check_place, write_bundle
+from pipeline.inference.bundle import GRAPHS, Bundle, check_place, write_bundle
+from pipeline.inference.bundle_meta import BundleMeta, Search
 from pipeline.inference.fusion import ScoreFusion
 from pipeline.inference.graphs import load_graph
 from pipeline.inference.predictor import Predictor

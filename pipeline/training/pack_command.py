@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.cli import console, program_name, refuse_renamed, requires_extra, run_cli
 from common.errors import UserError
-from pipeline.inference.bundle import Search
+from pipeline.inference.bundle_meta import Search
 from stage1_faces.detector import CascadeConfig
 from stage1_faces.stock.reference import SEARCH as STOCK_SEARCH
 

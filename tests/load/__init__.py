@@ -1,1 +1,1 @@
-"""Loads a real server, and tests what does."""
+"""Load test and fuzz test of a real server, and their tests."""

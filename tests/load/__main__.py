@@ -1,4 +1,4 @@
-"""Command: load a real server, or send it malformed requests."""
+"""Command: put a real server under load, or send malformed requests to it."""
 
 from common.launcher import start
 

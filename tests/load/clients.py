@@ -1,4 +1,4 @@
-"""Many clients that post a photo to a server over and over: how quick, how sure, how much memory."""
+"""Many clients post a photo to a server again and again: times, errors and memory."""
 
 from __future__ import annotations
 
@@ -12,40 +12,42 @@ from typing import Any
 
 import numpy as np
 
-from tests.load.server_process import RAW, Target
+from tests.load.server_process import RAW_TYPE, Target
 
-WARM_SECONDS = 5.0  # after which memory should stay as it is
-FLAT = 1.1  # times as much is still flat
-LEAST_SECONDS = 20.0  # a shorter run does not tell
+WARM_SECONDS = 5.0  # memory should be constant after this time
+FLAT_RATIO = 1.1  # memory at the end / memory when warm that counts as constant
+MIN_SECONDS = 20.0  # a shorter run cannot show whether memory is constant
 
 
 @dataclass
-class Load:
-    """What the clients saw. milliseconds: of each good answer. errors: how many of which kind.
-
-    memory: the server's, in MB: at the start, when warm, at the end, and the most seen.
-    """
+class LoadResult:
+    """What the clients measured."""
 
     clients: int
+    """Clients at the same time."""
     seconds: float = 0.0
+    """Time of the whole run."""
     milliseconds: list[float] = field(default_factory=list)
+    """Time of each good answer."""
     errors: Counter[str] = field(default_factory=Counter)
+    """Number of errors by kind."""
     memory: dict[str, float] = field(default_factory=dict)
+    """The server's memory in MB: at the start, when warm, at the end, and the peak."""
 
     @property
     def flat(self) -> bool | None:
-        """Whether memory stayed, once warm; None where that cannot be told (a short run, a system without /proc)."""
-        if self.seconds < LEAST_SECONDS or math.isnan(self.memory["end"]):
+        """Whether memory was constant once warm; None when it is unknown (a short run, a system without /proc)."""
+        if self.seconds < MIN_SECONDS or math.isnan(self.memory["end"]):
             return None
-        return self.memory["end"] <= FLAT * self.memory["warm"]
+        return self.memory["end"] <= FLAT_RATIO * self.memory["warm"]
 
     @property
     def good(self) -> bool:
-        """No error, and memory did not grow."""
+        """Whether there was no error, and memory did not grow."""
         return bool(self.milliseconds) and not self.errors and self.flat is not False
 
     def record(self) -> dict[str, Any]:
-        """All of it as JSON values."""
+        """Return the result as JSON values."""
         p50, p99 = np.percentile(self.milliseconds or [np.nan], (50, 99))
         return {
             "clients": self.clients,
@@ -61,13 +63,22 @@ class Load:
         }
 
 
-def put_under_load(target: Target, photo: bytes, clients: int, seconds: float) -> Load:
-    """Posts the photo with so many clients at once for so long; each sends its next one when it has its answer.
+def run_clients(target: Target, photo: bytes, clients: int, seconds: float) -> LoadResult:
+    """Post a photo from several clients at once; each client waits for its answer before it posts again.
 
-    An answer other than the first one's is an error, too. Raises UserError when the first photo is refused.
+    An answer that differs from the first one is an error, too.
+
+    Args:
+        target: the server.
+        photo: a JPEG.
+        clients: clients at the same time.
+        seconds: length of the run.
+
+    Raises:
+        UserError: the server refuses the photo.
     """
-    load, lock = Load(clients), threading.Lock()
-    load.memory["start"] = target.megabytes()
+    result, lock = LoadResult(clients), threading.Lock()
+    result.memory["start"] = target.megabytes()
     expected = (200, target.detect(photo))
     begin = time.monotonic()
     end = begin + seconds
@@ -77,40 +88,40 @@ def put_under_load(target: Target, photo: bytes, clients: int, seconds: float) -
         while time.monotonic() < end:
             sent = time.perf_counter()
             try:
-                connection.request("POST", "/v1/detect", photo, target.headers({"Content-Type": RAW}))
-                answer = connection.getresponse()
-                got = (answer.status, answer.read())
+                connection.request("POST", "/v1/detect", photo, target.headers({"Content-Type": RAW_TYPE}))
+                response = connection.getresponse()
+                answer = (response.status, response.read())
             except (OSError, http.client.HTTPException) as error:
-                got = (0, type(error).__name__.encode())
+                answer = (0, type(error).__name__.encode())
                 connection.close()
             took = 1000 * (time.perf_counter() - sent)
             with lock:
-                if got == expected:
-                    load.milliseconds.append(took)
+                if answer == expected:
+                    result.milliseconds.append(took)
                 else:
-                    load.errors[_kind(*got)] += 1
+                    result.errors[_error_kind(*answer)] += 1
         connection.close()
 
     threads = [threading.Thread(target=client, daemon=True) for _ in range(clients)]
     for thread in threads:
         thread.start()
     warm = min(WARM_SECONDS, seconds / 2)
-    seen = []
+    samples = []
     while (now := time.monotonic()) < end:
-        seen.append(target.megabytes())
-        if "warm" not in load.memory and now - begin >= warm:
-            load.memory["warm"] = seen[-1]
+        samples.append(target.megabytes())
+        if "warm" not in result.memory and now - begin >= warm:
+            result.memory["warm"] = samples[-1]
         time.sleep(max(min(1.0, seconds / 4, end - now), 0.01))
     for thread in threads:
         thread.join()
-    load.seconds = time.monotonic() - begin
-    load.memory["end"] = target.megabytes()
-    load.memory.setdefault("warm", seen[-1])
-    load.memory["peak"] = max(*seen, *load.memory.values())
-    return load
+    result.seconds = time.monotonic() - begin
+    result.memory["end"] = target.megabytes()
+    result.memory.setdefault("warm", samples[-1])
+    result.memory["peak"] = max(*samples, *result.memory.values())
+    return result
 
 
-def _kind(status: int, body: bytes) -> str:
+def _error_kind(status: int, body: bytes) -> str:
     if status == 200:
         return "another answer"
     return f"status {status}" if status else body.decode()

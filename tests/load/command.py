@@ -1,4 +1,4 @@
-"""Puts a server under load, or under malformed requests, and tells how it fares; all on this machine."""
+"""The command tests.load: puts a server on this machine under load, or sends malformed requests to it."""
 
 from __future__ import annotations
 
@@ -19,81 +19,81 @@ from rich.table import Table
 from common.cli import console, program_name, run_cli
 from common.errors import UserError
 from pipeline.bench.synthetic_photos import synthetic_photo
-from pipeline.serve.command import TOKEN
+from pipeline.serve.command import TOKEN_VARIABLE
 from pipeline.serve.limits import Limits
-from tests.load.clients import LEAST_SECONDS, Load, put_under_load
-from tests.load.http_fuzz import Storm, raise_storm
-from tests.load.malformed import RequestFuzzer
-from tests.load.server_process import Target, running
+from tests.load.clients import MIN_SECONDS, LoadResult, run_clients
+from tests.load.http_fuzz import FuzzResult, fuzz_server
+from tests.load.request_fuzzer import RequestFuzzer
+from tests.load.server_process import Target, running_server
 
-# A server of our own loses patience soon, so that slow clients do not make hours of it.
+# Limits of a server that this command starts: slow clients are refused soon, so that the run is short.
 SLOW_SECONDS, SMALL_BYTES = 2.0, 2_000_000
 PHOTO_SIZE, PHOTO_FACES = (640, 480), 3
 
 
 @dataclass(frozen=True)
 class LoadArgs:
-    """Puts a server under load and measures it; with --malformed, sends it malformed requests instead.
+    """Put a server under load and measure it; with --malformed, send malformed requests to it instead.
 
-    The exit code is 1 where an answer is wrong, memory grows, or the server is not well afterwards.
+    The exit code is 1 when an answer is wrong, memory grows, or the server has a problem afterwards.
     """
 
     clients: int = 8
-    """Clients that post a photo at a time."""
+    """Clients that post photos at the same time."""
     seconds: float = 60
-    """How long they do."""
+    """Length of the run, in seconds."""
     photo: Path | None = None
-    """The photo, a JPEG; one with three faces is made when not given."""
+    """The photo, a JPEG; by default a synthetic one with three faces."""
     url: str | None = None
-    """The server, on this machine; one is started when not given. Where it has a token, set MASK_TOKEN, too."""
+    """The server, on this machine; by default one is started. Set MASK_TOKEN when the server has a token."""
     bundle: Path | None = None
-    """Bundle directory of the server that is started; the default bundle when none is named."""
+    """Bundle directory of the started server; the default bundle when none is named."""
     workers: int | None = None
-    """Photos at a time of the server that is started; one for each core when not given."""
+    """Photos at the same time of the started server; by default one per core."""
     malformed: int | None = None
-    """Send so many malformed requests."""
+    """Number of malformed requests to send."""
     seed: int = 0
-    """What the malformed requests are made from."""
+    """Seed of the malformed requests."""
 
 
 def run(args: LoadArgs) -> int:
-    """Measures, prints the table and a line of JSON; returns the exit code."""
+    """Run the load or fuzz test, print a table and a line of JSON, and return the exit code."""
     _check(args)
     photo = _jpeg(args.photo)
     with _server(args) as target:
         if args.malformed is None:
-            load = put_under_load(target, photo, args.clients, args.seconds)
-            console().print(_load_table(load))
-            print(json.dumps(load.record()))
-            return 0 if load.good else 1
-        own = args.url is None
+            result = run_clients(target, photo, args.clients, args.seconds)
+            console().print(_load_table(result))
+            print(json.dumps(result.record()))
+            return 0 if result.good else 1
+        started = args.url is None
         limits = Limits()
-        slow = SLOW_SECONDS if own else max(limits.head_seconds, limits.body_seconds)
-        largest = SMALL_BYTES if own else limits.max_bytes
-        maker = RequestFuzzer(target, photo, largest, 1.25 * slow, random.Random(args.seed))
-        return summed_up(raise_storm(maker, args.malformed))
+        slow = SLOW_SECONDS if started else max(limits.head_seconds, limits.body_seconds)
+        largest = SMALL_BYTES if started else limits.max_bytes
+        fuzzer = RequestFuzzer(target, photo, largest, 1.25 * slow, random.Random(args.seed))
+        return report(fuzz_server(fuzzer, args.malformed))
 
 
-def summed_up(storm: Storm) -> int:
-    """Prints what became of a storm; returns the exit code."""
-    console().print(_storm_table(storm))
-    print(json.dumps(storm.record()))
-    for problem in storm.problems:
+def report(result: FuzzResult) -> int:
+    """Print the result of a fuzz run; return the exit code."""
+    console().print(_fuzz_table(result))
+    print(json.dumps(result.record()))
+    for problem in result.problems:
         print(f"error: {problem}", file=sys.stderr)
-    return 1 if storm.problems else 0
+    return 1 if result.problems else 0
 
 
 @contextmanager
 def _server(args: LoadArgs) -> Iterator[Target]:
     if args.url is not None:
-        yield Target.of(args.url, os.environ.get(TOKEN))
+        yield Target.of(args.url, os.environ.get(TOKEN_VARIABLE))
         return
     options = [] if args.bundle is None else ["--bundle", str(args.bundle)]
     options += [] if args.workers is None else ["--workers", str(args.workers)]
     if args.malformed is not None:
         options += ["--head-seconds", f"{SLOW_SECONDS}", "--body-seconds", f"{SLOW_SECONDS}"]
         options += ["--max-bytes", f"{SMALL_BYTES}"]
-    with running(*options) as target:
+    with running_server(*options) as target:
         yield target
 
 
@@ -105,29 +105,29 @@ def _jpeg(path: Path | None) -> bytes:
     return file.getvalue()
 
 
-def _load_table(load: Load) -> Table:
-    record = load.record()
+def _load_table(result: LoadResult) -> Table:
+    record = result.record()
     table = Table(
-        "", "", title=f"{load.clients} clients for {load.seconds:.0f} s", title_justify="left", show_header=False
+        "", "", title=f"{result.clients} clients for {result.seconds:.0f} s", title_justify="left", show_header=False
     )
     table.add_row("requests, good answers", str(record["requests"]))
-    table.add_row("a second", str(record["per_second"]))
+    table.add_row("per second", str(record["per_second"]))
     table.add_row("p50 / p99 / longest, ms", f"{record['p50_ms']} / {record['p99_ms']} / {record['max_ms']}")
-    table.add_row("errors", ", ".join(f"{kind}: {n}" for kind, n in load.errors.items()) or "none")
+    table.add_row("errors", ", ".join(f"{kind}: {n}" for kind, n in result.errors.items()) or "none")
     names = ("start", "warm", "end", "peak")
     table.add_row(f"memory {' / '.join(names)}, MB", " / ".join(str(record["memory_mb"][name]) for name in names))
-    words = {True: "yes", False: "no", None: f"not told (run {LEAST_SECONDS:.0f} s or more)"}
-    table.add_row("flat within 10% once warm", words[load.flat])
+    words = {True: "yes", False: "no", None: f"unknown (run {MIN_SECONDS:.0f} s or more)"}
+    table.add_row("constant within 10% once warm", words[result.flat])
     return table
 
 
-def _storm_table(storm: Storm) -> Table:
-    table = Table("malformed requests", "sent", "ended", title=f"within {storm.seconds:.0f} s", title_justify="left")
-    for kind, ended in storm.by_kind().items():
+def _fuzz_table(result: FuzzResult) -> Table:
+    table = Table("malformed requests", "sent", "ended", title=f"within {result.seconds:.0f} s", title_justify="left")
+    for kind, ended in result.by_kind().items():
         table.add_row(kind, str(ended.total()), ", ".join(f"{how}: {n}" for how, n in sorted(ended.items())))
-    memory = storm.record()["memory_mb"]
+    memory = result.record()["memory_mb"]
     table.add_section()
-    table.add_row("good photos meanwhile", str(storm.good_photos), "200")
+    table.add_row("good photos during the run", str(result.good_photos), "200")
     table.add_row("memory before / after, MB", "", f"{memory['before']} / {memory['after']}")
     return table
 
@@ -140,9 +140,9 @@ def _check(args: LoadArgs) -> None:
     if args.malformed is not None and args.malformed < 1:
         raise UserError(f"--malformed is {args.malformed}; give 1 or more")
     if args.url is not None and (args.bundle is not None or args.workers is not None):
-        raise UserError("--bundle and --workers are for a server that is started; leave them out with --url")
+        raise UserError("--bundle and --workers are for a started server; remove them, or remove --url")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line entry; returns the exit code."""
+    """Run the command and return its exit code."""
     return run_cli(lambda: run(tyro.cli(LoadArgs, args=argv, prog=program_name("tests.load"))))

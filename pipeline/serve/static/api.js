@@ -1,11 +1,11 @@
-// Requests to the server: waits while it is busy, asks for the token, turns refusals into Refusal.
+// Sends requests to the server: waits while it is busy, asks for the token, throws Refusal when it refuses.
 
 const WAITS = [500, 1000, 2000, 4000, 8000]; // ms between tries while the server is busy
 const LONGEST_WAIT = 30_000;
 const LARGE = 10e6; // bytes
 const TIMEOUT = 120_000; // longer than any server of ours takes
 
-/** Why there is no result. kind: a key of words.js, filled with `values`; line: the server's own line, if any. */
+/** Why there is no result. kind: a key of words.js, filled with `values`; line: the server's error message, if any. */
 export class Refusal extends Error {
   constructor(kind, line = "", values = {}) {
     super(line || kind);
@@ -23,12 +23,12 @@ export class Api {
     this.#askToken = askToken;
   }
 
-  /** What the server's model is. */
+  /** The metadata of the server's bundle. */
   model() {
     return this.#ask("v1/model", {}, {});
   }
 
-  /** The faces of a picture. A name makes it an upload of that name. onWait: called when the server is busy. */
+  /** The faces of a picture. name: sends it as an upload of that name. onWait: called when the server is busy. */
   detect(blob, { name = null, minScore, minFace = "", signal = null, onWait = () => {} }) {
     const query = new URLSearchParams({ min_score: minScore });
     if (minFace) query.set("min_face", minFace);
@@ -58,7 +58,7 @@ export class Api {
     }
   }
 
-  /** Asks the user once, however many requests want a token at that time. */
+  /** Asks the user once, also when several requests need a token at the same time. */
   async #renewToken(refused) {
     if (this.#token !== refused) return; // another request has asked meanwhile
     this.#asking ??= this.#askToken(refused !== "").finally(() => (this.#asking = null));
@@ -82,7 +82,7 @@ async function send(path, options, signal) {
     return await fetch(path, { ...options, signal: own.signal });
   } catch (error) {
     if (own.signal.aborted) throw own.signal.reason;
-    // A server may close the connection in the middle of an upload that it will not take.
+    // A server may close the connection during an upload that it refuses.
     const size = uploadSize(options.body);
     throw size > LARGE ? new Refusal("offlineLarge", "", { size: Math.ceil(size / 1e6) }) : new Refusal("offline");
   } finally {

@@ -1,4 +1,4 @@
-// The camera: its picture in a <video>, and its newest frames one at a time to the server.
+// The camera: shows its picture in a <video> and sends its newest frames to the server, one at a time.
 
 import { Refusal } from "./api.js";
 import { blank, toFile } from "./picture.js";
@@ -22,10 +22,10 @@ export class Camera {
   #session = null; // of the present stream; a new one for each switching on
 
   /**
-   * detect(blob, signal): the result of a JPEG. onResult(result, rate, frame): faces of the newest frame, frames a
-   * second, and the frame, a canvas that lasts until the call returns. onEnd(refusal): it ended by itself.
+   * detect(blob, signal): the result of a JPEG. onResult(result, rate, frame): faces of the newest frame, frames per
+   * second, and the frame, a canvas that is valid until the call returns. onEnd(refusal): the camera stopped.
    *
-   * The picture is not mirrored: mirrored, its boxes and any writing in it would have to be turned round as well.
+   * The picture is not mirrored: its boxes and any text in it would have to be mirrored back.
    */
   constructor(video, { detect, onResult, onEnd }) {
     this.#video = video;
@@ -38,7 +38,7 @@ export class Camera {
     return this.#session !== null;
   }
 
-  /** Switches it on, with another device than before when `next`. Throws Refusal. */
+  /** Switches the camera on; the next device when `next`. Throws Refusal. */
   async start({ next = false } = {}) {
     const before = next ? this.#deviceId() : null;
     this.stop();
@@ -64,7 +64,7 @@ export class Camera {
     this.#run(session);
   }
 
-  /** Switches it off and lets go of the device. */
+  /** Switches the camera off and releases the device. */
   stop() {
     const session = this.#session;
     this.#session = null;
@@ -74,7 +74,7 @@ export class Camera {
     this.#video.srcObject = null;
   }
 
-  /** The frame that is seen now, as a JPEG at the camera's full size; null before the first. */
+  /** The shown frame as a JPEG at the camera's full size; null before the first frame. */
   still() {
     return this.#grab(Infinity, 0.95);
   }
@@ -125,7 +125,7 @@ export class Camera {
   }
 }
 
-/** Whether there is more than one camera to change between. */
+/** Whether there is more than one camera. */
 export async function severalCameras() {
   const devices = (await navigator.mediaDevices?.enumerateDevices?.()) ?? [];
   return devices.filter(({ kind }) => kind === "videoinput").length > 1;
@@ -152,7 +152,7 @@ function release(stream) {
   for (const track of stream?.getTracks() ?? []) track.stop();
 }
 
-/** Waits for a frame that was not seen yet, or throws when `signal` aborts. */
+/** Waits for a new frame; throws when `signal` aborts. */
 function nextFrame(video, signal) {
   return new Promise((done, fail) => {
     if (signal.aborted) return fail(signal.reason);

@@ -7,7 +7,7 @@ import { decode, blank, toFile } from "./picture.js";
 const KEPT = 30_000; // ms until a file's address is given back; some browsers ask the user first
 const LEAST_FONT = 10 / 12; // of the size on the screen: a tiny picture is not shown enlarged in its file
 
-/** Saves the photo with `faces` drawn as shown; scale: CSS pixels of one of its pixels there. Throws Refusal. */
+/** Saves the photo with `faces` drawn as shown; scale: CSS pixels per photo pixel on the page. Throws Refusal. */
 export async function savePicture(photo, faces, classNames, scale) {
   const bitmap = await decode(photo.file);
   if (!bitmap) throw new Refusal("notDrawn");

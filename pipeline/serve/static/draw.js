@@ -12,9 +12,9 @@ const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 /**
  * Draws `faces`, best first, over what `canvas` holds.
  *
- * photo: width and height that the boxes are in. unit: canvas pixels of one pixel as the user sees it.
- * selected: a face to bring out, the only one with a text then. key: also say which mark is which class, where some
- * name found no room.
+ * photo: the size that the boxes refer to. unit: canvas pixels per CSS pixel.
+ * selected: a face to highlight; then only this face has a text. key: also draw which mark is which class, when
+ * a name has no room.
  */
 export function drawFaces(canvas, faces, photo, { classNames, unit, selected = null, key = false }) {
   const pen = canvas.getContext("2d");
@@ -72,7 +72,7 @@ function drawFace(pen, { kind, box: [left, top, right, bottom], points }, unit, 
   }
 }
 
-/** The longest of name and score, mark and score, mark that finds room; whether it was the longest. */
+/** The longest text that has room, of name and score, mark and score, mark; and whether it was the longest. */
 function drawText(pen, { face, kind, box }, unit, room, taken, short) {
   const font = clamp((box[2] - box[0]) / 9, 12 * unit, 17 * unit);
   setFont(pen, font);

@@ -1,4 +1,4 @@
-// What is counted among the faces of a result; pure functions.
+// Counts the faces of a result; pure functions.
 
 const RIGHT = "with_mask";
 
@@ -12,14 +12,14 @@ export function countByClass(faces, classNames) {
   return [...counts];
 }
 
-/** { right, all, percent } of masks worn rightly; null where there is no face or no such class. */
+/** { right, all, percent } of masks worn correctly; null when there is no face or no such class. */
 export function rightShare(faces, classNames) {
   if (!faces.length || !classNames.includes(RIGHT)) return null;
   const right = faces.filter(({ label }) => label === RIGHT).length;
   return { right, all: faces.length, percent: Math.round((100 * right) / faces.length) };
 }
 
-/** Which face is at (x, y) in the picture's pixels: the smallest whose box holds the point, else -1. */
+/** The index of the smallest face whose box holds (x, y), in the picture's pixels; else -1. */
 export function faceAt(faces, x, y) {
   let best = -1;
   let least = Infinity;

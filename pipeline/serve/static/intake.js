@@ -1,6 +1,6 @@
-// The ways in for photos: chosen, taken with a phone's camera, dropped anywhere, pasted.
+// Receives photos: chosen, taken with a phone's camera, dropped anywhere, pasted.
 
-/** Calls onFiles(files) for each way in; with none when something came that holds no file. */
+/** Calls onFiles(files) for each of these ways; with no files when a drop or paste holds none. */
 export function intake({ choose, files, take, shot, dropHere }, onFiles) {
   for (const [button, input] of [[choose, files], [take, shot]]) {
     button.addEventListener("click", () => input.click());

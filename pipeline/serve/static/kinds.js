@@ -1,6 +1,6 @@
-// How each class looks: a colour, the ink upon it, and a mark, so that colour never tells alone.
+// How each class looks: a colour, the text colour on it, and a mark, so that colour is never the only sign.
 
-// Okabe and Ito's palette, distinct to colour-blind eyes; in the order of pipeline/draw.py.
+// Okabe and Ito's palette, distinct to colour-blind eyes; in the order of pipeline/inference/draw.py.
 const PALETTE = [
   [0, 158, 115],
   [213, 94, 0],
@@ -18,7 +18,7 @@ function luminance(colour) {
   return 0.2126 * r + 0.7152 * g + 0.0722 * b;
 }
 
-/** { index, name, colour, ink, mark } of the class `name`; a name outside `classNames` comes after them. */
+/** { index, name, colour, ink, mark } of the class `name`; a name outside `classNames` follows them. */
 export function kindOf(name, classNames) {
   const at = classNames.indexOf(name);
   const index = (at < 0 ? classNames.length : at) % PALETTE.length;

@@ -15,7 +15,7 @@ export class Notices {
     this.#status = status;
   }
 
-  /** Tells of a Refusal, about the file `file` if any; retry(): what "Try again" does. One of a text is enough. */
+  /** Shows a Refusal, about `file` if any. retry(): called by "Try again". The same text is shown once. */
   tell(refusal, { file = "", retry = null } = {}) {
     const text = lineOf(refusal, file);
     this.forget((one) => lineOf(one.refusal, one.file) === text);
@@ -25,18 +25,18 @@ export class Notices {
     while (this.#shown.length > MOST) this.forget((one) => one === this.#shown[0]);
   }
 
-  /** Forgets those that `which` holds of: ({ refusal, file }) => boolean. */
+  /** Removes the messages for which `which({ refusal, file })` is true. */
   forget(which) {
     for (const notice of this.#shown.filter(which)) notice.item.remove();
     this.#shown = this.#shown.filter((one) => !which(one));
   }
 
-  /** Lets screen readers say `text`. */
+  /** Makes screen readers read `text`. */
   say(text) {
     if (this.#status.textContent !== text) this.#status.textContent = text;
   }
 
-  /** Shows them in the page's language. */
+  /** Shows the messages in the page's language. */
   render() {
     this.#list.replaceChildren();
     for (const notice of this.#shown) this.#add(notice);
@@ -60,7 +60,7 @@ export class Notices {
   }
 }
 
-/** A Refusal in one line that names the file; the server's own line does mostly. */
+/** A Refusal in one line that names the file; the server's message mostly names it already. */
 export function lineOf({ kind, values }, file = "") {
   const what = say(kind, values);
   return !file || what.includes(file) ? what : say("inPhoto", { file, what });

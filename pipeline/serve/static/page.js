@@ -1,4 +1,4 @@
-// Joins the parts: what the user does, what is shown.
+// Joins the modules: user actions, requests, display.
 
 import { Api, Refusal } from "./api.js";
 import { Camera, severalCameras } from "./camera.js";
@@ -68,11 +68,11 @@ const strip = new Strip(at("strip"), (photo) => {
   render();
 });
 
-// What is asked of the server
+// Requests to the server
 
 let loading = null;
 
-/** The model, asked for once; after a failure anew. */
+/** The model, requested once; again after a failure. */
 function loadModel() {
   loading ??= api.model().then(
     (answer) => {
@@ -132,7 +132,7 @@ function tellFailure({ name, error }) {
   return notices.tell(error, { retry: again });
 }
 
-// What the user does
+// User actions
 
 function addFiles(files) {
   if (!files.length) {
@@ -184,7 +184,7 @@ async function keepFrame() {
 }
 
 function setUpSlider(threshold) {
-  // A step base that makes the threshold itself one of the slider's positions.
+  // A step base that makes the threshold one of the slider's positions.
   const lowest = Math.min(ASKED, threshold);
   const steps = Math.floor((threshold - lowest) / 0.01 + 1e-9);
   score.min = (threshold - steps * 0.01).toFixed(4);
@@ -258,7 +258,7 @@ document.addEventListener("visibilitychange", () => {
   render();
 });
 
-// What is shown
+// Display
 
 const filtered = ({ result }) => ({ ...result, faces: shownFaces(result, least) });
 
@@ -268,7 +268,7 @@ function currentFaces() {
   return result ? shownFaces(result, least) : null;
 }
 
-/** Everything. anew: in another language. */
+/** Shows everything. anew: in another language. */
 function render(anew = false) {
   const { current, list } = photos;
   const something = camera.on || current !== null;
@@ -300,7 +300,7 @@ async function loadView(photo) {
   render();
 }
 
-/** What changes with the slider, a chosen face or the camera's newest frame. */
+/** Shows what changes with the slider, a selected face or the camera's newest frame. */
 function renderFaces(anew = false) {
   const { current, list } = photos;
   const classNames = model?.class_names ?? [];

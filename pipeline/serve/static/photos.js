@@ -1,10 +1,10 @@
-// The photos at hand, and the queue that takes them to the server one by one.
+// The chosen photos, and the queue that sends them to the server one by one.
 
 import { Refusal } from "./api.js";
 
 /**
- * A photo and what is known of it. state: "waiting", "working", "done" or "failed"; busy: the server makes it wait;
- * result: its answer; error: a Refusal; selected: a face of the result.
+ * A photo and its result. state: "waiting", "working", "done" or "failed"; busy: the server makes it wait;
+ * result: the server's answer; error: a Refusal; selected: a face of the result.
  */
 function photoOf(file) {
   return { file, name: file.name || "photo", state: "waiting", busy: false, result: null, error: null, selected: null };
@@ -15,7 +15,7 @@ export class Photos {
   current = null;
   #detect;
   #changed;
-  #stop = null; // of the photo under way
+  #stop = null; // stops the photo in progress
 
   /** detect(photo, signal): its result, or throws Refusal. changed(photo): called after each change of a photo. */
   constructor(detect, changed) {
@@ -23,7 +23,7 @@ export class Photos {
     this.#changed = changed;
   }
 
-  /** Takes files in and makes the first of them the current photo. */
+  /** Adds files and makes the first of them the current photo. */
   add(files) {
     const added = [...files].map(photoOf);
     this.list.push(...added);
@@ -35,7 +35,7 @@ export class Photos {
     this.current = photo;
   }
 
-  /** Forgets a photo; one beside it becomes the current one. */
+  /** Removes a photo; a neighbour becomes the current one. */
   remove(photo) {
     const at = this.list.indexOf(photo);
     this.list.splice(at, 1);
@@ -47,7 +47,7 @@ export class Photos {
     for (const photo of [...this.list]) this.remove(photo);
   }
 
-  /** Asks again for `photos`, for instance after another smallest face was chosen. */
+  /** Sends `photos` again, for instance after another smallest face was chosen. */
   again(photos) {
     for (const photo of photos) {
       if (photo.state === "working") this.#stop.abort(new DOMException("again", "AbortError"));

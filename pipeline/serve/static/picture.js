@@ -2,7 +2,7 @@
 
 import { webpOrientation } from "./webp.js";
 
-/** The file's picture as an ImageBitmap (close it), or null where the browser does not know the format. */
+/** The file's picture as an ImageBitmap (close it), or null when the browser does not know the format. */
 export async function decode(blob) {
   const orientation = await webpOrientation(blob);
   try {
@@ -29,7 +29,7 @@ function upright(bitmap, orientation) {
   return canvas;
 }
 
-/** A canvas with the picture, its longer side `most` pixels at the most. */
+/** A canvas with the picture, its longer side at most `most` pixels. */
 export function shrunk(bitmap, most) {
   const scale = Math.min(1, most / Math.max(bitmap.width, bitmap.height));
   const canvas = blank(bitmap.width * scale, bitmap.height * scale);
@@ -39,7 +39,7 @@ export function shrunk(bitmap, most) {
   return canvas;
 }
 
-/** An empty canvas of that size, a pixel at least. */
+/** An empty canvas of that size, at least one pixel. */
 export function blank(width, height) {
   const canvas = document.createElement("canvas");
   canvas.width = Math.max(1, Math.round(width));
@@ -47,5 +47,5 @@ export function blank(width, height) {
   return canvas;
 }
 
-/** The canvas as a file of `type`; null where the browser cannot hold one so large. */
+/** The canvas as a file of `type`; null when the canvas is too large for the browser. */
 export const toFile = (canvas, type, quality) => new Promise((done) => canvas.toBlob(done, type, quality));

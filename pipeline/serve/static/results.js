@@ -1,4 +1,4 @@
-// The figures beside the picture: counts, the share of right masks, the table of faces, one face close up.
+// The numbers next to the picture: counts, the share of correct masks, the table of faces, one face close up.
 
 import { countByClass, rightShare } from "./faces.js";
 import { kindOf } from "./kinds.js";
@@ -21,14 +21,14 @@ const swatch = (kind) => {
   return element;
 };
 
-/** "3 faces: With mask 1, Without mask 2", for those who do not see the picture. */
+/** "3 faces: With mask 1, Without mask 2", for users who do not see the picture. */
 export function inWords(faces, classNames) {
   const what = say("facesFound", { count: faces.length });
   const parts = countByClass(faces, classNames).filter(([, count]) => count);
   return parts.length ? `${what}: ${parts.map(([name, count]) => `${className(name)} ${count}`).join(", ")}` : what;
 }
 
-/** Shows how many of `faces` are of each class; null while there is no result. */
+/** Shows the number of `faces` of each class; null while there is no result. */
 export function showCounts({ share, bar, counts }, faces, classNames) {
   const rows = countByClass(faces ?? [], classNames).map(([name, count]) => [kindOf(name, classNames), count]);
   counts.replaceChildren(
@@ -70,7 +70,7 @@ export class FaceTable {
     });
   }
 
-  /** Shows the faces of `result` that are in `faces`. anew: also where the result is the same, in another language. */
+  /** Shows the faces of `result` that are in `faces`. anew: also when the result is the same, in another language. */
   show(result, faces, classNames, selected, anew) {
     if (result !== this.#result || anew) {
       this.#result = result;

@@ -1,10 +1,10 @@
-// Language and colours: what the device asks for, unless chosen here; the choice is kept in this browser.
+// Language and colours: the device's preference, unless the user chooses; the browser keeps the choice.
 
 const LANGUAGE = "language";
 const THEME = "theme";
 const darkDevice = matchMedia("(prefers-color-scheme: dark)");
 
-// A browser that forbids storage throws; then choices last as long as the page.
+// A browser that forbids storage throws; then choices are kept until the page is closed.
 function kept(key) {
   try {
     return localStorage.getItem(key);
@@ -17,7 +17,7 @@ function keep(key, value) {
   try {
     localStorage.setItem(key, value);
   } catch {
-    // nothing more can be done
+    // the choice is not kept
   }
 }
 

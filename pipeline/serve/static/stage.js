@@ -1,4 +1,4 @@
-// The large picture with its boxes: fits it into the room there is, redraws when that changes, finds clicked faces.
+// The large picture with its boxes: fits it into the available room, redraws it, finds clicked faces.
 
 import { drawFaces } from "./draw.js";
 import { faceAt } from "./faces.js";
@@ -29,10 +29,10 @@ export class Stage {
   }
 
   /**
-   * Shows a scene: size (width, height that boxes are in; null shows nothing), view (a canvas, or null for a blank
-   * ground), faces, classNames, selected (a face or null), live (the view is the camera's newest frame).
+   * Shows a scene: size (width, height that boxes refer to; null shows nothing), view (a canvas, or null for a blank
+   * background), faces, classNames, selected (a face or null), live (the view is the camera's newest frame).
    *
-   * Of the camera the frame is shown that the boxes belong to: over the moving picture they would come late.
+   * The shown camera frame is the one that the boxes belong to: over the moving picture, boxes would be late.
    */
   show(scene) {
     const before = this.#scene;
@@ -41,7 +41,7 @@ export class Stage {
     frame.hidden = !scene.size;
     if (frame.hidden) return;
     video.hidden = !scene.live;
-    picture.hidden = scene.live && !scene.view; // until the first frame comes back the camera's picture is seen
+    picture.hidden = scene.live && !scene.view; // until the first result, the camera's picture is shown
     const same = before?.size?.width === scene.size.width && before.size.height === scene.size.height;
     if (!same || before.view !== scene.view) return this.#fit();
     if (!scene.live) return this.#redraw();
@@ -49,7 +49,7 @@ export class Stage {
     this.#draw();
   }
 
-  /** CSS pixels of one pixel of the scene. */
+  /** CSS pixels per pixel of the scene. */
   get scale() {
     return this.#scene?.size ? this.#parts.frame.clientWidth / this.#scene.size.width : 1;
   }
@@ -81,7 +81,7 @@ export class Stage {
     pen.drawImage(this.#scene.view, 0, 0, picture.width, picture.height);
   }
 
-  /** Once a frame of the screen, however often a slider moves. */
+  /** Draws once per screen frame, also when a slider moves more often. */
   #redraw() {
     if (this.#drawing) return;
     this.#drawing = true;

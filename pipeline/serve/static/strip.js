@@ -36,7 +36,7 @@ export class Strip {
     }
   }
 
-  /** Puts the small picture (a canvas) of `photo` in. */
+  /** Inserts the small picture (a canvas) of `photo`. */
   picture(photo, canvas) {
     this.#items.get(photo)?.place.replaceChildren(canvas);
   }

@@ -1,4 +1,4 @@
-// Asks the user for the server's token; it is kept by the caller, in memory only.
+// Asks the user for the server's token; the caller keeps it in memory only.
 
 import { say } from "./words.js";
 

@@ -1,8 +1,8 @@
-// The EXIF orientation of a WebP file, which browsers leave out of account, unlike that of a JPEG.
+// The EXIF orientation of a WebP file, which browsers ignore, unlike that of a JPEG.
 
 const ORIENTATION = 0x0112;
 
-/** The orientation of a file, 1 to 8; 1 where it is no WebP file or says none. */
+/** The orientation of a file, 1 to 8; 1 when it is not a WebP file or has none. */
 export async function webpOrientation(blob) {
   try {
     const chunk = await exifChunk(blob);
@@ -12,7 +12,7 @@ export async function webpOrientation(blob) {
   }
 }
 
-/** The part of a WebP file that holds its EXIF data; null where there is none. Reads the heads of its parts only. */
+/** The part of a WebP file that holds its EXIF data; null when there is none. Reads only the headers of the parts. */
 async function exifChunk(blob) {
   const head = await text(blob, 0, 12);
   if (!head.startsWith("RIFF") || !head.endsWith("WEBP")) return null;

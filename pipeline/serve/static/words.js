@@ -196,7 +196,7 @@ const KOREAN = {
 const LANGUAGES = { en: ENGLISH, ko: KOREAN };
 let words = ENGLISH;
 
-/** Speaks `code` from now on ("en" or "ko") and puts its texts into the page. */
+/** Switches the language to `code` ("en" or "ko") and puts its texts into the page. */
 export function speak(code) {
   words = LANGUAGES[code] ?? ENGLISH;
   document.documentElement.lang = words === KOREAN ? "ko" : "en";
@@ -213,7 +213,7 @@ export function say(key, values = {}) {
   return typeof text === "function" ? text(values) : text;
 }
 
-/** A class's name in the page's language; a class of another bundle keeps its own. */
+/** A class's name in the page's language; a class of another bundle keeps its name. */
 export function className(name) {
   const key = `class.${name}`;
   return Object.hasOwn(words, key) ? words[key] : name;

@@ -1,4 +1,4 @@
-"""Faces made unrecognisable: detail gone inside, nothing changed outside."""
+"""Blurred faces: no detail inside, no change outside."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.detect.demo import portrait
-from pipeline.inference.blur import CELLS, MARGIN, blur_faces
+from pipeline.inference.blur import BLOCKS, MARGIN, blur_faces
 from pipeline.inference.predictor import Predictor
 
 
@@ -22,29 +22,29 @@ def test_the_box_is_coarse_and_the_rest_untouched() -> None:
     blurred = blur_faces(image, box)
     np.testing.assert_array_equal(image, before)
     inside = blurred[30:90, 40:100].astype(float)
-    # Noise without detail is grey: neighbours are alike, and so is the whole.
+    # Blurred noise is grey: neighbouring pixels are similar, and so is the whole area.
     assert np.abs(np.diff(inside, axis=0)).max() < 20
     assert inside.std() < 0.2 * before.std()
-    far = np.ones((120, 160), bool)
-    by = int(60 * MARGIN) + 1
-    far[30 - by : 90 + by, 40 - by : 100 + by] = False
-    np.testing.assert_array_equal(blurred[far], before[far])
+    outside = np.ones((120, 160), bool)
+    margin = int(60 * MARGIN) + 1
+    outside[30 - margin : 90 + margin, 40 - margin : 100 + margin] = False
+    np.testing.assert_array_equal(blurred[outside], before[outside])
 
 
-def test_no_more_than_its_cells_survive() -> None:
-    # A checkerboard finer than a cell leaves no trace; its mean does.
+def test_only_the_blocks_remain() -> None:
+    # Of a pattern finer than a block, only the mean remains.
     image = np.zeros((100, 100, 3), np.uint8)
     image[::2] = 255
     blurred = blur_faces(image, np.float32([[20, 20, 80, 80]]))
     assert 110 < blurred[50, 50, 0] < 145
     assert np.ptp(blurred[30:70, 30:70].astype(int)) < 10
-    assert CELLS <= 8
+    assert BLOCKS <= 8
 
 
 @pytest.mark.parametrize(
     "box", [(0, 0, 160, 120), (-20, -30, 10, 10), (150, 110, 400, 300), (5, 5, 7, 7), (3, 3, 3, 9)]
 )
-def test_boxes_at_the_edge_beyond_it_and_of_a_few_pixels(box: tuple[int, ...]) -> None:
+def test_boxes_at_the_edge_and_of_a_few_pixels(box: tuple[int, ...]) -> None:
     image = noise()
     blurred = blur_faces(image, np.float32([box]))
     assert blurred.shape == image.shape
@@ -60,7 +60,7 @@ def test_a_face_half_out_of_the_picture_keeps_no_more_detail() -> None:
     assert half.astype(float).std() < 2 * whole.astype(float).std()
 
 
-def test_a_box_outside_and_none_change_nothing() -> None:
+def test_a_box_outside_and_no_box_change_nothing() -> None:
     image = noise()
     np.testing.assert_array_equal(blur_faces(image, np.float32([[500, 500, 600, 600]])), image)
     np.testing.assert_array_equal(blur_faces(image, np.zeros((0, 4), np.float32)), image)
@@ -73,6 +73,5 @@ def test_a_blurred_portrait_cannot_be_sharpened_back() -> None:
     blurred = blur_faces(photo, found.boxes)
     sharp = cv2.addWeighted(blurred, 3, cv2.GaussianBlur(blurred, (0, 0), 6), -2, 0)
     x1, y1, x2, y2 = found.boxes[0].astype(int)
-    lost, then = (np.abs(each.astype(float) - photo)[y1:y2, x1:x2].mean() for each in (blurred, sharp))
-    assert lost > 15
-    assert then > 0.95 * lost
+    errors = [np.abs(each.astype(float) - photo)[y1:y2, x1:x2].mean() for each in (blurred, sharp)]
+    assert errors[0] > 15 and errors[1] > 0.95 * errors[0]

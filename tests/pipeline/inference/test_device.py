@@ -1,4 +1,4 @@
-"""Devices: a GPU is used or refused, never replaced in silence. Machines with one run the first test's other half."""
+"""Devices: a GPU is used or refused, never silently replaced by the CPU."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pipeline.inference.device import check_running, providers
 CPU_ONLY, BOTH = ["CPUExecutionProvider"], ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
 
-def test_the_cpu_is_always_there() -> None:
+def test_the_cpu_is_always_available() -> None:
     assert providers("cpu") == CPU_ONLY
 
 
-def test_a_runtime_without_cuda_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runtime_without_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: CPU_ONLY)
     with pytest.raises(UserError, match=r"runs on the CPU only; .*pip install onnxruntime-gpu"):
         providers("cuda")
@@ -28,7 +28,7 @@ def test_a_runtime_without_cuda_is_told_apart(monkeypatch: pytest.MonkeyPatch) -
         Bundle.load().graph("classifier", device="cuda")
 
 
-def test_cuda_comes_first_and_the_cpu_takes_what_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_comes_first_and_the_cpu_is_the_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: BOTH)
     (name, _), rest = providers("cuda")
     assert [name, rest] == BOTH

@@ -1,3 +1,5 @@
+"""Drawn detections: outline, landmarks, texts and legend."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -30,12 +32,12 @@ def test_no_face_leaves_the_picture_and_draws_on_a_copy() -> None:
     assert drawn.shape == image.shape and drawn.dtype == np.uint8
 
 
-def test_the_outline_lies_on_the_boxs_first_and_last_pixels() -> None:
+def test_the_outline_is_on_the_boxs_first_and_last_pixels() -> None:
     out = draw(blank(400, 300), detections([(100, 50, 120, 80)]))
-    frame = is_colour(out, 0)
-    assert frame[50, 100:120].all() and frame[79, 100:120].all()
-    assert frame[50:80, 100].all() and frame[50:80, 119].all()
-    assert not frame[80, 120:].any() and not frame[55:75, 120].any() and not frame[55:75, 99].any()
+    outline = is_colour(out, 0)
+    assert outline[50, 100:120].all() and outline[79, 100:120].all()
+    assert outline[50:80, 100].all() and outline[50:80, 119].all()
+    assert not outline[80, 120:].any() and not outline[55:75, 120].any() and not outline[55:75, 99].any()
 
 
 def test_each_class_has_its_colour_and_its_landmarks() -> None:
@@ -67,7 +69,7 @@ def test_the_text_stays_inside_the_picture(box: tuple[int, int, int, int]) -> No
     x1, y1, x2, y2 = box
     out[y1:y2, x1:x2] = False
     rows, columns = np.nonzero(out)
-    assert columns.max() - columns.min() >= 60 and rows.max() - rows.min() >= 8  # "with_mask 0.63", whole
+    assert columns.max() - columns.min() >= 60 and rows.max() - rows.min() >= 8  # the whole text "with_mask 0.63"
 
 
 def test_an_unsure_label_has_a_question_mark(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +85,7 @@ def test_an_unsure_label_has_a_question_mark(monkeypatch: pytest.MonkeyPatch) ->
     assert written[0] == "0.63?"  # no room for the name
 
 
-def test_faces_of_a_video_carry_their_numbers_and_may_go_without_landmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faces_of_a_video_have_track_numbers_and_optional_landmarks(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     faces = detections([(100, 100, 200, 200), (300, 100, 400, 200)], probs(0, 1))
     without = draw(blank(600, 300), faces, landmarks=False)
@@ -102,10 +104,10 @@ def test_text_hides_no_other_face() -> None:
     out = draw(image, faces)
     for x1, y1, x2, y2 in boxes:
         assert (out[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1] == GREY).all()
-    assert is_colour(out, 0).sum() > 90 * 52  # more than the outlines: texts too
+    assert is_colour(out, 0).sum() > 90 * 52  # more than the outlines: texts, too
 
 
-def test_where_names_do_not_fit_a_key_tells_the_colours() -> None:
+def test_a_legend_is_drawn_where_names_do_not_fit() -> None:
     # The second face touches all four sides of the first but leaves 30 px: "0.98" fits there, its name does not.
     boxes = [(0, 40, 30, 70), (62, 0, 200, 200)]
     wide = draw(blank(200, 200), detections(boxes[:1]))
@@ -115,7 +117,7 @@ def test_where_names_do_not_fit_a_key_tells_the_colours() -> None:
     assert 15 < text.sum() < 62
 
 
-def test_boxes_outside_and_pictures_of_one_pixel_do_no_harm() -> None:
+def test_boxes_outside_and_pictures_of_one_pixel_are_no_error() -> None:
     for size in ((1, 1), (3, 200), (200, 3)):
         out = draw(blank(*size), detections([(-5, -5, 500, 500), (300, 300, 310, 310), (0, 0, 1, 1)]))
         assert out.shape == (size[1], size[0], 3)

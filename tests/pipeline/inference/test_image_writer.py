@@ -1,3 +1,5 @@
+"""Pictures written as JPEG and PNG."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -10,7 +12,7 @@ from common.errors import MediaError
 from common.images import read_image
 from pipeline.inference.image_writer import write_image
 
-# 2 rows x 3 columns of block colours, each 8 x 8 so that JPEG keeps them: R G B / white grey black
+# 2 rows x 3 columns of colours: R G B, white grey black. JPEG preserves blocks of 8 x 8 pixels.
 COLOURS = np.array([[(255, 0, 0), (0, 255, 0), (0, 0, 255)], [(255, 255, 255), (128, 128, 128), (0, 0, 0)]], np.uint8)
 SCENE = COLOURS.repeat(8, axis=0).repeat(8, axis=1)
 

@@ -1,3 +1,5 @@
+"""Connections of a real server: slow clients, broken requests, limits."""
+
 from __future__ import annotations
 
 import http.client
@@ -34,8 +36,8 @@ def statuses(data: bytes) -> list[int]:
     return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", data)]
 
 
-def error(data: bytes) -> str:
-    """The line of the last answer."""
+def error_message(data: bytes) -> str:
+    """Return the message of the last answer."""
     head, _, body = data.rpartition(b"\r\n\r\n")
     assert b"application/json" in head
     return str(json.loads(body)["error"])
@@ -50,14 +52,14 @@ def test_a_slow_head_is_refused(target: Target, pieces: list[bytes]) -> None:
             time.sleep(0.2)
         data = received(connection)
         assert 0.4 < time.monotonic() - begin < 2
-    assert statuses(data) == [408] and error(data) == "the request's head did not come within 0.5 seconds"
+    assert statuses(data) == [408] and error_message(data) == "the request's head did not arrive within 0.5 seconds"
 
 
 def test_a_slow_head_after_a_good_request(target: Target) -> None:
     with connect(target) as connection:
         connection.sendall(HEALTH)
         assert statuses(connection.recv(9999)) == [200]
-        time.sleep(0.7)  # between requests it may rest longer than a head may take
+        time.sleep(0.7)  # a pause between requests may be longer than head_seconds
         for i in range(8):
             try:
                 connection.sendall(HEALTH[i : i + 1])
@@ -95,11 +97,14 @@ def test_a_slow_body_is_refused(target: Target) -> None:
                 break
             time.sleep(0.1)
         data = received(connection)
-    assert statuses(data) == [408] and error(data) == "the upload did not come within 0.5 seconds; try a smaller photo"
-    until(lambda: target.figures()["mask_requests_under_way"] == 0)
+    assert (
+        statuses(data) == [408]
+        and error_message(data) == "the upload did not arrive within 0.5 seconds; try a smaller photo"
+    )
+    until(lambda: target.metrics()["mask_requests_under_way"] == 0)
 
 
-def test_what_is_no_http_gets_a_line(target: Target) -> None:
+def test_invalid_http_gets_one_line(target: Target) -> None:
     for garbage in (
         b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
         b"GET /\r\n\r\n",
@@ -109,10 +114,10 @@ def test_what_is_no_http_gets_a_line(target: Target) -> None:
         with connect(target) as connection:
             connection.sendall(garbage)
             data = received(connection)
-        assert statuses(data) == [400] and error(data).startswith("this is no valid HTTP/1.1 request")
+        assert statuses(data) == [400] and error_message(data).startswith("this is not a valid HTTP/1.1 request")
 
 
-def test_a_head_is_bounded_in_one_piece_and_in_many(target: Target) -> None:
+def test_a_long_head_is_refused_in_one_piece_and_in_many(target: Target) -> None:
     head = b"GET /v1/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\nA: " + b"a" * 17_000 + b"\r\n\r\n"
     for size in (len(head), 1000):
         with connect(target) as connection:
@@ -121,41 +126,41 @@ def test_a_head_is_bounded_in_one_piece_and_in_many(target: Target) -> None:
                     connection.sendall(head[start : start + size])
                     time.sleep(0.01)
             except OSError:
-                pass  # it was refused half-way
+                pass  # the server refused the head before its end
             data = received(connection)
-        assert statuses(data) == [400] and "longer than 16384 bytes" in error(data)
+        assert statuses(data) == [400] and "longer than 16384 bytes" in error_message(data)
 
 
 def test_bad_chunks_in_the_middle_of_an_upload(target: Target) -> None:
     with connect(target) as connection:
         connection.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
-        time.sleep(0.2)  # the application waits for more now
+        time.sleep(0.2)  # now the application waits for more
         connection.sendall(b"no size\r\n")
         data = received(connection)
-    assert statuses(data) == [400] and error(data).startswith("this is no valid HTTP/1.1 request")
-    until(lambda: target.figures()["mask_requests_under_way"] == 0)
+    assert statuses(data) == [400] and error_message(data).startswith("this is not a valid HTTP/1.1 request")
+    until(lambda: target.metrics()["mask_requests_under_way"] == 0)
 
 
 @pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"])
-def test_who_sends_too_much_hears_why(target: Target, close: bytes) -> None:
+def test_a_client_that_sends_too_much_gets_the_reason(target: Target, close: bytes) -> None:
     with connect(target) as connection:
         connection.sendall(POST + close + b"Content-Length: 9000000\r\n\r\n")
         for _ in range(90):
-            connection.sendall(bytes(100_000))  # to the end: it is taken in, and thrown away
+            connection.sendall(bytes(100_000))  # to the end: the server receives and discards it
         answer = http.client.HTTPResponse(connection)
         answer.begin()
         assert answer.status == 413 and "larger than 3 MB" in json.loads(answer.read())["error"]
 
 
-def test_who_asks_before_sending_too_much_is_answered_at_once(target: Target) -> None:
+def test_a_client_that_asks_before_sending_too_much_is_answered_at_once(target: Target) -> None:
     with connect(target) as connection:
         begin = time.monotonic()
         connection.sendall(POST + b"Expect: 100-continue\r\nContent-Length: 9000000\r\n\r\n")
-        assert statuses(received(connection)) == [413]  # and closed: the body cannot be told from a next request
+        assert statuses(received(connection)) == [413]  # and closed: the body could be a request
         assert time.monotonic() - begin < 2
 
 
-def test_who_asks_before_sending_is_told_to(target: Target, tmp_path: Path) -> None:
+def test_a_client_that_asks_before_sending_gets_100_continue(target: Target, tmp_path: Path) -> None:
     photo = picture(tmp_path / "a.png").read_bytes()
     with connect(target) as connection:
         connection.sendall(POST + f"Expect: 100-continue\r\nContent-Length: {len(photo)}\r\n\r\n".encode())
@@ -164,12 +169,12 @@ def test_who_asks_before_sending_is_told_to(target: Target, tmp_path: Path) -> N
         assert statuses(connection.recv(9999)) == [200]
 
 
-def test_an_endless_body_that_nobody_wants_is_cut_off(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_unwanted_body_is_cut_off(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.serve.middleware.DRAIN_SECONDS", 0.5)
     with connect(target) as connection:
         connection.sendall(b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999\r\n\r\n")
         end = time.monotonic() + 10
-        with pytest.raises(OSError):  # which one is the system's business
+        with pytest.raises(OSError):  # its type depends on the system
             while time.monotonic() < end:
                 connection.sendall(b"x" * 1000)
                 time.sleep(0.05)
@@ -177,11 +182,11 @@ def test_an_endless_body_that_nobody_wants_is_cut_off(target: Target, monkeypatc
 
 
 def test_connections_are_capped(target: Target) -> None:
-    crowd = [connect(target) for _ in range(LIMITS.connections)]
+    open_connections = [connect(target) for _ in range(LIMITS.connections)]
     with connect(target) as one_more:
         data = received(one_more)
-    assert statuses(data) == [503] and error(data) == "too many connections are open; try again later"
-    for connection in crowd:
+    assert statuses(data) == [503] and error_message(data) == "too many connections are open; try again later"
+    for connection in open_connections:
         connection.close()
     until(lambda: healthy(target))
 
@@ -193,18 +198,18 @@ def healthy(target: Target) -> bool:
         return False
 
 
-def test_who_takes_nothing_in_is_cut_off(target: Target) -> None:
-    deaf = socket.socket()
-    files = target.figures()["process_open_fds"]
-    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    deaf.connect((target.host, target.port))
-    with deaf:
-        deaf.sendall(b"GET /static-offline-docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 8)
-        until(lambda: target.figures()["process_open_fds"] > files)
-        until(lambda: target.figures()["process_open_fds"] <= files)
+def test_a_client_that_receives_nothing_is_cut_off(target: Target) -> None:
+    idle_reader = socket.socket()
+    files = target.metrics()["process_open_fds"]
+    idle_reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    idle_reader.connect((target.host, target.port))
+    with idle_reader:
+        idle_reader.sendall(b"GET /static-offline-docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 8)
+        until(lambda: target.metrics()["process_open_fds"] > files)
+        until(lambda: target.metrics()["process_open_fds"] <= files)
 
 
-def test_what_a_client_that_left_waits_for_is_dropped(tmp_path: Path) -> None:
+def test_work_of_a_disconnected_client_is_dropped(tmp_path: Path) -> None:
     slow = SlowPredictor()
     photo = picture(tmp_path / "a.png").read_bytes()
     whole = POST + f"Content-Length: {len(photo)}\r\n\r\n".encode() + photo
@@ -213,9 +218,9 @@ def test_what_a_client_that_left_waits_for_is_dropped(tmp_path: Path) -> None:
         first.sendall(whole)
         until(lambda: slow.begun == 1)
         second.sendall(whole)
-        until(lambda: target.figures()["mask_requests_under_way"] == 2)
+        until(lambda: target.metrics()["mask_requests_under_way"] == 2)
         second.close()
-        until(lambda: target.figures()["mask_requests_under_way"] == 1)
+        until(lambda: target.metrics()["mask_requests_under_way"] == 1)
         slow.go.set()
         assert statuses(first.recv(9999)) == [200]
         first.close()

@@ -1,3 +1,5 @@
+"""The command pipeline.serve as a process: its answers, its end, its arguments."""
+
 from __future__ import annotations
 
 import json
@@ -19,13 +21,12 @@ from pipeline.detect import command as detect
 from pipeline.serve import command as serve
 from pipeline.serve import http_server
 from tests.helpers.fake_predictor import picture
-from tests.load.server_process import HERE, Target, running, settled
+from tests.load.server_process import HERE, Target, is_idle_within, running_server
 
 ROOT = Path(__file__).resolve().parents[3]
-# A server whose detections take as long as the file "go" beside it is missing.
+# A server whose detections wait until the file "go" exists.
 SLOW = """
 import sys, time
-sys.path.insert(0, "tests/pipeline")
 from pathlib import Path
 from tests.helpers.fake_predictor import FakePredictor
 from pipeline.serve import command as serve
@@ -46,8 +47,8 @@ def hopper() -> Path:
     return Path(str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)))
 
 
-def started(*command: str, **environment: str) -> subprocess.Popen[str]:
-    """A server process that has said its line."""
+def start_server(*command: str, **environment: str) -> subprocess.Popen[str]:
+    """Start a server process on a free port."""
     return subprocess.Popen(
         [sys.executable, *command, "--port", "0"],
         cwd=ROOT,
@@ -58,7 +59,7 @@ def started(*command: str, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def address(server: subprocess.Popen[str]) -> Target:
+def target_of(server: subprocess.Popen[str]) -> Target:
     assert server.stdout is not None
     line = server.stdout.readline()
     assert line.startswith("serving at http://127.0.0.1:") and line.endswith(" (Ctrl-C ends it)\n")
@@ -67,7 +68,7 @@ def address(server: subprocess.Popen[str]) -> Target:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Target]:
-    with running() as target:
+    with running_server() as target:
         yield target
 
 
@@ -77,7 +78,7 @@ def form(name: str, data: bytes) -> tuple[bytes, str]:
 
 
 @pytest.mark.parametrize("options", [(), ("0", "40")])
-def test_the_same_as_the_command_line(
+def test_answers_equal_the_command_lines(
     server: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -90,7 +91,7 @@ def test_the_same_as_the_command_line(
     query = "?min_score={}&min_face={}".format(*options) if options else ""
     status, answer = server.ask("POST", f"/v1/detect{query}", *form(photo.name, photo.read_bytes()))
     assert status == 200 and json.loads(answer) == expected and len(expected["faces"]) >= 1
-    assert answer.decode() in text  # to the letter
+    assert answer.decode() in text  # to the last character
 
 
 def test_the_bundle_is_described(server: Target) -> None:
@@ -99,7 +100,7 @@ def test_the_bundle_is_described(server: Target) -> None:
     assert status == 200 and described["name"] == "default" and "thresholds" in described
 
 
-def test_it_is_addressed_by_its_own_names_alone(server: Target) -> None:
+def test_other_host_names_are_refused(server: Target) -> None:
     for host, status in ((f"localhost:{server.port}", 200), ("evil.example", 403)):
         connection = server.connect()
         connection.request("GET", "/v1/health", headers={"Host": host})
@@ -108,8 +109,8 @@ def test_it_is_addressed_by_its_own_names_alone(server: Target) -> None:
 
 
 def test_nothing_is_logged() -> None:
-    server = started("-m", "pipeline.serve")
-    target = address(server)
+    server = start_server("-m", "pipeline.serve")
+    target = target_of(server)
     photo = hopper().read_bytes()
     assert target.ask("POST", "/v1/detect", *form("secret.jpg", photo))[0] == 200
     assert target.ask("POST", "/v1/detect", *form("secret.jpg", photo[:5000]))[0] == 422
@@ -123,10 +124,10 @@ def test_nothing_is_logged() -> None:
     assert server.returncode == 0
 
 
-def test_it_ends_soon_while_a_photo_takes_for_ever(tmp_path: Path) -> None:
+def test_it_ends_soon_while_a_photo_never_ends(tmp_path: Path) -> None:
     go = tmp_path / "go"
-    server = started("-c", SLOW.replace("GO", repr(str(go))), "--workers", "1")
-    target = address(server)
+    server = start_server("-c", SLOW.replace("GO", repr(str(go))), "--workers", "1")
+    target = target_of(server)
     photo = picture(tmp_path / "a.png").read_bytes()
     answers: list[tuple[int, bytes]] = []
     posts = [
@@ -140,7 +141,7 @@ def test_it_ends_soon_while_a_photo_takes_for_ever(tmp_path: Path) -> None:
         idle.sendall(b"GET")
         for post in posts:
             post.start()
-        while target.figures()["mask_requests_under_way"] < 3 or not go.with_suffix(".begun").exists():
+        while target.metrics()["mask_requests_under_way"] < 3 or not go.with_suffix(".begun").exists():
             time.sleep(0.01)
         begin = time.monotonic()
         server.send_signal(signal.SIGINT)
@@ -153,10 +154,10 @@ def test_it_ends_soon_while_a_photo_takes_for_ever(tmp_path: Path) -> None:
     assert server.communicate() == ("", "")
 
 
-def test_a_photo_under_way_is_finished(tmp_path: Path) -> None:
+def test_a_photo_in_progress_is_finished(tmp_path: Path) -> None:
     go = tmp_path / "go"
-    server = started("-c", SLOW.replace("GO", repr(str(go))))
-    target = address(server)
+    server = start_server("-c", SLOW.replace("GO", repr(str(go))))
+    target = target_of(server)
     photo = picture(tmp_path / "a.png").read_bytes()
     answers: list[tuple[int, bytes]] = []
     post = threading.Thread(target=lambda: answers.append(target.ask("POST", "/v1/detect", photo, "image/png")))
@@ -173,32 +174,32 @@ def test_a_photo_under_way_is_finished(tmp_path: Path) -> None:
 
 
 def test_the_token_comes_from_the_environment() -> None:
-    with running(token="secret") as target:
+    with running_server(token="secret") as target:
         assert b'"label": "without_mask"' in target.detect(hopper().read_bytes())
-        assert settled(target)
+        assert is_idle_within(target)
         assert Target(target.host, target.port).ask("GET", "/v1/model")[0] == 401
 
 
-def test_who_lets_the_network_in_is_warned(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    made: list[Any] = []
+def test_an_open_server_is_a_warning(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    apps: list[Any] = []
 
     class NoServer:
         async def serve(self, sockets: Any) -> None: ...
 
     def make_server(app: Any, limits: Any) -> NoServer:
-        made.append(app)
+        apps.append(app)
         return NoServer()
 
     monkeypatch.setattr(http_server, "make_server", make_server)
-    monkeypatch.setattr(serve, "one_heap", lambda: True)
+    monkeypatch.setattr(serve, "limit_malloc_arenas", lambda: True)
     monkeypatch.delenv("MASK_TOKEN", raising=False)
     for host, warned in (("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)):
         assert serve.main(["--port", "0", "--host", host]) == 0
         err = capsys.readouterr().err
-        assert err.startswith("warning: whoever reaches http://0.0.0.0:") == warned and err.count("\n") == warned
+        assert err.startswith("warning: everyone who reaches http://0.0.0.0:") == warned and err.count("\n") == warned
     monkeypatch.setenv("MASK_TOKEN", "secret")
     assert serve.main(["--port", "0", "--host", "0.0.0.0"]) == 0
-    assert capsys.readouterr().err == "" and len(made) == 4
+    assert capsys.readouterr().err == "" and len(apps) == 4
 
 
 @pytest.mark.parametrize(
@@ -215,11 +216,11 @@ def test_who_lets_the_network_in_is_warned(monkeypatch: pytest.MonkeyPatch, caps
         (["--body-seconds", "inf"], "--body-seconds is inf"),
         (["--waiting", "-1"], "--waiting is -1; give 0 to 10000"),
         (["--connections", "0"], "--connections is 0; give 1 to 10000"),
-        (["--token", ""], "--token is no token"),
-        (["--token", "a b "], "--token is no token; give letters, digits and signs"),
-        (["--token", "ä"], "--token is no token"),
-        (["--host", "no such host"], "--host no such host: is no known name; give an address of this machine"),
-        (["--host", "192.0.2.1"], "--host 192.0.2.1: is no address of this machine; give one that is"),
+        (["--token", ""], "--token is not a valid token"),
+        (["--token", "a b "], "--token is not a valid token; give ASCII letters, digits and signs"),
+        (["--token", "ä"], "--token is not a valid token"),
+        (["--host", "no such host"], "--host no such host: is an unknown name; give an address of this machine"),
+        (["--host", "192.0.2.1"], "--host 192.0.2.1: is not an address of this machine; give one of its"),
         (["--port", "0", "--bundle", "missing"], "missing/bundle.json: not found"),
     ],
 )
@@ -227,7 +228,7 @@ def test_bad_input_is_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, args: list[str], line: str
 ) -> None:
     monkeypatch.delenv("MASK_TOKEN", raising=False)
-    monkeypatch.setattr(serve, "one_heap", lambda: True)
+    monkeypatch.setattr(serve, "limit_malloc_arenas", lambda: True)
     assert serve.main(args) == 1
     err = capsys.readouterr().err
     assert err.startswith(f"error: {line}") and err.count("\n") == 1
@@ -238,7 +239,7 @@ def test_an_empty_token_in_the_environment_is_refused(
 ) -> None:
     monkeypatch.setenv("MASK_TOKEN", "")
     assert serve.main([]) == 1
-    assert capsys.readouterr().err.startswith("error: MASK_TOKEN is no token")
+    assert capsys.readouterr().err.startswith("error: MASK_TOKEN is not a valid token")
 
 
 def test_a_taken_port_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -253,14 +254,14 @@ def test_a_missing_extra_is_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    for ours in ("pipeline.serve.app", "pipeline.serve.http_server", "pipeline.serve.metrics"):
-        monkeypatch.delitem(sys.modules, ours, raising=False)
+    for module in ("pipeline.serve.app", "pipeline.serve.http_server", "pipeline.serve.metrics"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     assert serve.main(["--port", "0"]) == 1
     line = f"error: this needs the package {package!r}; install it with `pip install -e '.[serve]'`\n"
     assert capsys.readouterr() == ("", line)
 
 
 def test_serving_loads_no_torch() -> None:
-    code = "import sys, pipeline.serve, pipeline.serve.app; print([m for m in ('torch', 'matplotlib') if m in sys.modules])"
+    code = "import sys, pipeline.serve.app; print([m for m in ('torch', 'matplotlib') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
