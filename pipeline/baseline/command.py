@@ -85,8 +85,7 @@ def run(args: BaselineArgs) -> int:
     )
     _check_faces(args, train, val)
     folder = BaselineFolder(args.out)
-    folder.start(_record(args, dataset, train, val), args.overwrite)
-    with folder.held():
+    with folder.held(_record(args, dataset, train, val), args.overwrite):
         try:
             fit(args.config, train, val, dataset.class_names, folder, device, args.workers)
         except torch.OutOfMemoryError as error:

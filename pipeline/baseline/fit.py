@@ -84,7 +84,7 @@ def fit(
     if state is not None:
         train_state.load(state)
         history = state["history"]
-        folder.write_log(history)  # a kill may have come between the state and the log
+        folder.write_rows(history)  # a kill may have come between the state and the log
     per_epoch = max(len(train) // config.batch_size, 1)
     schedule = StepSchedule(config.epochs * per_epoch, per_epoch, config.lr)
     with progress() as bar:

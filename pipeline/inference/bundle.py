@@ -169,7 +169,7 @@ def check_place(out: Path) -> None:
     present = {path.name for path in out.iterdir()}
     foreign = sorted(present - {"bundle.json", REPORT, *(f"{name}.onnx" for name in GRAPHS)})
     if present and "bundle.json" not in present:
-        raise BundleError(f"{out}: exists and is no bundle; choose another place")
+        raise BundleError(f"{out}: exists and is not a bundle; choose another place")
     if foreign:
         raise BundleError(f"{out}: holds {foreign[0]!r} next to a bundle, which would be lost; choose another place")
     check_folder(out)  # its files are removed after the new ones are written

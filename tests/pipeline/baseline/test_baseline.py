@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from common.annotations import read_dataset
+from common.run_folder import lock_folder
 from pipeline.baseline import fit as baseline_fit
 from pipeline.baseline.command import main
 from pipeline.baseline.fit import best_row
@@ -164,7 +165,7 @@ def test_detections_are_scored_as_those_of_any_detector_are(
 BREAKS: dict[str, tuple[Any, str, int]] = {  # where, what, and in which of its calls the run is killed
     "within the first epoch": (baseline_fit, "find_faces", 1),
     "before the second state is written": (BaselineFolder, "write_epoch", 2),
-    "between state and log": (BaselineFolder, "write_log", 2),
+    "between state and log": (BaselineFolder, "write_rows", 2),
     "before tidying": (BaselineFolder, "tidy", 1),
 }
 
@@ -247,8 +248,8 @@ def damaged(unbroken: Path, out: Path) -> None:
     [
         (copied, ["--lr", "0.5"], "holds a baseline with another lr (0.001, now 0.5)"),
         (copied, ["--model", "fcos_resnet50_fpn"], "holds a baseline with another model"),
-        (other_files, [], "is not empty and holds no baseline"),
-        (other_files, ["--overwrite"], "is not empty and holds no baseline"),
+        (other_files, [], "holds other files and no baseline"),
+        (other_files, ["--overwrite"], "holds other files and no baseline"),
         (cascade, ["--overwrite"], "holds a run of another kind"),
         (damaged, [], "config.json: damaged"),
     ],
@@ -283,9 +284,9 @@ def test_two_processes_do_not_train_in_one_folder(
     pytest.importorskip("fcntl")
     out = tmp_path / "run"
     copied(unbroken, out)
-    with BaselineFolder(out).held():
+    with lock_folder(out):
         assert call(data, out) == 1
-        assert "another process trains here" in one_line(capsys)
+        assert "works here; wait for it or end it" in one_line(capsys)
         assert call(data, out, "--overwrite") == 1
     assert (out / "best.safetensors").is_file()
 

@@ -16,7 +16,7 @@ from stage1_faces.faces import Faces
 from stage1_faces.training import export
 from stage1_faces.training.export import FINE_TUNED
 from stage1_faces.training.nets import build_net
-from stage1_faces.training.run_folder import RunFolder
+from stage1_faces.training.run_folder import FinetuneFolder
 from tests.helpers.fake_predictor import Told, picture
 
 SIZE = (64, 48)
@@ -83,8 +83,8 @@ def test_photos_are_mined_by_name_and_what_cannot_be_read_is_left_out(tmp_path: 
 
 
 def test_the_cascade_is_a_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = RunFolder(tmp_path / "run")
-    folder.start({"format": 1}, overwrite=False)
+    folder = FinetuneFolder(tmp_path / "run")
+    folder.claim({"format": 1})
     torch.manual_seed(0)
     nets = {name: build_net(name) for name in FINE_TUNED}
     for name, net in nets.items():
