@@ -274,10 +274,7 @@ EXPERIMENTS: dict[str, TrainConfig] = {
             input_size=48,
         ),
         _vary(
-            "arch_face_trunk_scratch",
-            "Next network: O-Net's layers from scratch?",
-            model="face_trunk",
-            input_size=48,
+            "arch_face_trunk_scratch", "Next network: O-Net's layers from scratch?", model="face_trunk", input_size=48
         ),
         _vary(
             "arch_mobilenetv3_pretrained",
@@ -286,10 +283,7 @@ EXPERIMENTS: dict[str, TrainConfig] = {
             **_FINE_TUNE,
         ),
         _vary(
-            "arch_resnet18_pretrained",
-            "Next network: ResNet-18 with ImageNet weights?",
-            model="resnet18",
-            **_FINE_TUNE,
+            "arch_resnet18_pretrained", "Next network: ResNet-18 with ImageNet weights?", model="resnet18", **_FINE_TUNE
         ),
         _vary(
             "arch_efficientnet_lite0_pretrained",

@@ -10,16 +10,10 @@ from numpy.typing import NDArray
 
 
 def crop_window(box: Sequence[float] | NDArray[np.floating], margin: float) -> tuple[int, int, int, int]:
-    """Return the square window that is cut for a face box.
+    """Return the square window (x1, y1, x2, y2; whole pixels, exclusive ends) that is cut for a face box.
 
-    A square keeps the face's proportions when the crop is resized. The window may reach beyond the image.
-
-    Args:
-        box: xyxy in pixels.
-        margin: context on each side, as a share of the box's longer side.
-
-    Returns:
-        (x1, y1, x2, y2) in whole pixels, right and bottom edge exclusive, around the box's centre.
+    A square keeps the face's proportions when the crop is resized. The window may reach beyond the image. `margin` is
+    the context on each side, as a share of the box's longer side.
     """
     x1, y1, x2, y2 = (float(v) for v in box)
     side = max(round(max(x2 - x1, y2 - y1) * (1 + 2 * margin)), 1)
@@ -107,13 +101,7 @@ def window_anchor(box: Sequence[float] | NDArray[np.floating], margin: float) ->
 
 
 def apply_box_deltas(boxes: NDArray[np.float32], deltas: NDArray[np.float32], margin: float) -> NDArray[np.float32]:
-    """Return the face boxes (N, 4) that the network predicts.
-
-    Args:
-        boxes: (N, 4) xyxy, the boxes whose windows the network saw.
-        deltas: (N, 4) the network's box outputs.
-        margin: context of the windows, as a share of a box's longer side.
-    """
+    """Return the face boxes (N, 4) of the network's box outputs `deltas` (N, 4) on the windows of `boxes` (N, 4)."""
     anchors = np.array([window_anchor(box, margin) for box in boxes], np.float32).reshape(-1, 3)
     centres = anchors[:, :2] + deltas[:, :2] * anchors[:, 2:]
     halves = np.exp(np.clip(deltas[:, 2:], -4, 4)) * anchors[:, 2:] / 2  # no side changes by a factor over 55

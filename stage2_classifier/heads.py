@@ -57,13 +57,7 @@ class JointLoss(nn.Module):
         self.criterion, self.heads = criterion, heads
 
     def forward(self, outputs: Tensor, targets: Tensor, box_deltas: Tensor) -> Tensor:
-        """Return the loss of a batch, a scalar.
-
-        Args:
-            outputs: (N, heads.outputs).
-            targets: (N,) class indices; heads.classes for a hard negative.
-            box_deltas: (N, 4) targets of the box outputs.
-        """
+        """outputs (N, heads.outputs), targets (N,) with `classes` for a hard negative, box_deltas (N, 4) -> scalar."""
         heads = self.heads
         if not heads.has_objectness and not heads.has_box:
             return self.criterion(outputs, targets)

@@ -248,11 +248,7 @@ def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a local file by name, without the usual wrappers.
-
-    Raises:
-        UserError: the file is missing or holds no tensors.
-    """
+    """Return the tensors of a local file by name, without the usual wrappers; raise UserError as load_weights does."""
     if not path.is_file():
         raise UserError(f"{path}: no such file of weights; check the name")
     try:

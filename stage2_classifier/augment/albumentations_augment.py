@@ -17,10 +17,7 @@ import albumentations as A
 class AlbumentationsAugment:
     """Applies the policy with albumentations: (uint8 (S, S, 3), seed) -> a new uint8 (S, S, 3).
 
-    Args:
-        size: side of the crops in pixels.
-        fill: RGB in 0..255 of an erased patch.
-        policy: ranges and probabilities.
+    An erased patch has the colour `fill`, RGB in 0..255.
     """
 
     def __init__(self, size: int, fill: tuple[float, float, float], policy: AugmentPolicy = DEFAULT_POLICY) -> None:
@@ -54,10 +51,7 @@ class AlbumentationsAugment:
                     p=policy.low_resolution_p,
                 ),
                 A.ImageCompression(quality_range=policy.jpeg_quality, p=policy.jpeg_p),
-                A.GaussNoise(
-                    std_range=(policy.noise_std[0] / 255, policy.noise_std[1] / 255),
-                    p=policy.noise_p,
-                ),
+                A.GaussNoise(std_range=(policy.noise_std[0] / 255, policy.noise_std[1] / 255), p=policy.noise_p),
                 A.CoarseDropout(
                     num_holes_range=(1, 1),
                     hole_height_range=patch,

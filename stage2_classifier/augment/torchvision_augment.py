@@ -14,10 +14,7 @@ from stage2_classifier.augment.policy import DEFAULT_POLICY, AugmentPolicy, Imag
 class TorchvisionAugment:
     """Applies the policy with torchvision: (uint8 (S, S, 3), seed) -> a new uint8 (S, S, 3).
 
-    Args:
-        size: side of the crops in pixels.
-        fill: RGB in 0..255 of an erased patch.
-        policy: ranges and probabilities.
+    An erased patch has the colour `fill`, RGB in 0..255.
     """
 
     def __init__(self, size: int, fill: tuple[float, float, float], policy: AugmentPolicy = DEFAULT_POLICY) -> None:
@@ -47,8 +44,7 @@ class TorchvisionAugment:
                     policy.geometry_p,
                 ),
                 v2.RandomApply(
-                    [v2.ColorJitter(policy.brightness, policy.contrast, policy.saturation, policy.hue)],
-                    policy.colour_p,
+                    [v2.ColorJitter(policy.brightness, policy.contrast, policy.saturation, policy.hue)], policy.colour_p
                 ),
                 v2.RandomGrayscale(policy.grey_p),
                 v2.RandomApply([v2.GaussianBlur(_kernel(sigma[1], size), sigma)], policy.blur_p),

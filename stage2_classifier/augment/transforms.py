@@ -37,15 +37,8 @@ def train_transform(
 ) -> CropPreprocess:
     """Return the transform for training; the same seed gives the same pixels.
 
-    Args:
-        kind: one of AUGMENTATIONS.
-        input_size: side of the network's input in pixels.
-        mean: per channel, of pixel values scaled to 0..1.
-        std: as mean.
-        policy: ranges and probabilities.
-
-    Raises:
-        UserError: the kind is unknown.
+    `kind` is one of AUGMENTATIONS; `mean` and `std` are per channel, of pixel values scaled to 0..1. Raises UserError
+    when the kind is unknown.
     """
     return CropPreprocess(input_size, mean, std, _augment(kind, input_size, mean, policy))
 

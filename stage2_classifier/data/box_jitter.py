@@ -47,20 +47,17 @@ def window_deltas(box: Box, margin: float) -> NDArray[np.float32]:
 def jittered_view(
     crop: NDArray[np.uint8], box: Box, margin: float, seed: int, jitter: BoxJitter
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Return a randomly jittered view of a face, and the deltas of the face's box in that view.
+    """Return a randomly jittered view of a face, uint8 (S, S, 3), and the deltas (4,) of the face's box in that view.
 
-    Rotation does not change the deltas: the annotators' boxes are upright, and faces are round.
+    S is the side of the jittered window in pixels of the crop, but at least jitter.min_side. Pixels outside the crop
+    repeat the crop's edge. Rotation does not change the deltas: the annotators' boxes are upright, and faces are round.
 
     Args:
         crop: uint8 (H, W, 3).
         box: the face in pixels of the crop, xyxy.
         margin: context of the view, as a share of the box's longer side.
         seed: decides the jitter.
-        jitter: how large the errors are.
-
-    Returns:
-        The view, uint8 (S, S, 3), and float32 (4,) deltas. S is the side of the jittered window in pixels of the crop,
-        but at least jitter.min_side. Pixels outside the crop repeat the crop's edge.
+        jitter: size of the errors.
     """
     rng = np.random.default_rng((seed, 1))  # the augmentation draws from the seed alone
     side = max(box[2] - box[0], box[3] - box[1], 1.0)

@@ -94,21 +94,9 @@ def _mask_curves(eyes: NDArray[np.float64], axes: NDArray[np.float64], position:
 
 
 def _paint(
-    patch: NDArray[np.uint8],
-    curves: _MaskCurves,
-    origin: tuple[int, int],
-    scale: float,
-    colour: NDArray[np.float32],
+    patch: NDArray[np.uint8], curves: _MaskCurves, origin: tuple[int, int], scale: float, colour: NDArray[np.float32]
 ) -> NDArray[np.uint8]:
-    """Return a patch (h, w, 3) with the mask drawn.
-
-    Args:
-        patch: the part of the image at `origin` (x, y).
-        curves: the mask in pixels of the image.
-        origin: the patch's upper left corner in the image.
-        scale: half a face's width in supersampled pixels.
-        colour: RGB of the cloth.
-    """
+    """Return the patch (h, w, 3) at `origin` (x, y) with the mask; `scale` is half a face in supersampled pixels."""
     height, width = patch.shape[:2]
 
     def pixels(curve: Curve) -> NDArray[np.int32]:

@@ -26,25 +26,11 @@ HALVES = (0.5, 0.5, 0.5)
 
 
 def save_preview(
-    path: Path,
-    crops: CropSet,
-    transforms: Mapping[str, CropTransform],
-    *,
-    per_class: int,
-    versions: int,
-    seed: int,
+    path: Path, crops: CropSet, transforms: Mapping[str, CropTransform], *, per_class: int, versions: int, seed: int
 ) -> None:
-    """Write a grid with one row per training crop: the crop as cut, then augmented by each transform.
+    """Write a grid with one row per training crop: the crop as cut, then `versions` times by each transform.
 
-    The crops have the baseline's margin, or their own if that is less.
-
-    Args:
-        path: the picture to write.
-        crops: the crops.
-        transforms: {name: transform made with mean = std = 0.5}.
-        per_class: crops of each class.
-        versions: pictures per transform.
-        seed: of the choice of crops and of the augmentation.
+    The crops have the baseline's margin, or their own if that is less. Transforms have mean = std = 0.5.
 
     Raises:
         UserError: a crop cannot be read, or `path` does not end in an image suffix.
@@ -79,16 +65,8 @@ def save_training_views(
     """Write a grid with one row per training crop: the crop as inference sees it, then as the training draws it.
 
     The views come from the training's own code, seed and order, pixel for pixel (mixup comes later and is not shown).
-    With mask transfer, each class has one more row of faces with a transferred mask. Hard negatives are last.
-
-    Args:
-        path: the picture to write.
-        config: the settings of the training.
-        crops: the crops.
-        stats: the network's mean and std.
-        per_class: crops of each class.
-        versions: views per crop; fewer where the epochs draw the crop less often.
-        seed: of the choice of crops.
+    A row has `versions` views, fewer where the epochs draw the crop less often. With mask transfer, each class has one
+    more row of faces with a transferred mask. Hard negatives are last. `stats` are the network's mean and std.
 
     Raises:
         UserError: `config` and crops do not fit, or `path` does not end in an image suffix.

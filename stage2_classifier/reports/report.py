@@ -108,15 +108,7 @@ def run(args: ReportArgs) -> int:
 
 
 def score_run(run: TrainedRun, crops: CropSet, split: str, out: Path, faces: bool = True) -> tuple[ScoredRun, RunPage]:
-    """Score one run on a split and write the run's files.
-
-    Args:
-        run: the run.
-        crops: the crops.
-        split: train, val or test.
-        out: folder of the files.
-        faces: also write the pictures that show crops.
-    """
+    """Score one run on a split and write the run's files into `out`; without `faces`, no pictures of crops."""
     model, meta = load_model(run.weights)
     evaluation = evaluate(model, meta, crops, split)
     found = scores(evaluation)

@@ -71,10 +71,7 @@ class TopicAnswer:
 
 
 def changed_fields(run: TrainedRun, baseline: TrainedRun) -> list[str]:
-    """Return the config fields in which a run differs, first the one that decides the topic.
-
-    Name and description do not count.
-    """
+    """Return the config fields in which a run differs, first the one that decides the topic; no name or description."""
     return [field for field in TOPIC_OF_FIELD if run.config[field] != baseline.config[field]]
 
 
@@ -145,10 +142,7 @@ def _summary(others: list[RunRow], baseline: ScoredRun) -> list[str]:
     start = f"{name} reaches validation macro-F1 {baseline.val_f1:.3f}; {count} tried."
     if not better:
         return [start, f"None does better; the closest is {run.name} ({best.delta:+.3f})."]
-    return [
-        start,
-        f"{better} did better, most of all {run.name} ({best.delta:+.3f}: {', '.join(best.changes)}).",
-    ]
+    return [start, f"{better} did better, most of all {run.name} ({best.delta:+.3f}: {', '.join(best.changes)})."]
 
 
 def _gaps(others: list[RunRow], baseline: ScoredRun) -> list[str]:

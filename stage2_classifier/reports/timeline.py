@@ -54,10 +54,7 @@ def build_timeline(scored_runs: Sequence[ScoredRun], baseline: ScoredRun) -> Tim
 
 
 def measure_noise(scored_runs: Sequence[ScoredRun], baseline: ScoredRun) -> NoiseLevel:
-    """Return the widest spread between runs that differ in their seed alone.
-
-    Without such runs, return half the width of the baseline's bootstrap interval.
-    """
+    """Return the widest spread between runs that differ in their seed alone, or half the baseline's interval."""
     groups: list[list[ScoredRun]] = []
     for scored in scored_runs:
         same = next((group for group in groups if _differ_by_seed(scored.run, group[0].run)), None)

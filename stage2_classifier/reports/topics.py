@@ -7,41 +7,22 @@ from dataclasses import dataclass
 # The topic of each config field. The first changed field in this order decides the topic of a run: another optimizer
 # also needs another learning rate, and another network another input size.
 TOPIC_OF_FIELD = {
-    "model": "architecture",
-    "pretrained": "architecture",
-    "weights": "architecture",
-    "optimizer": "optimizer",
-    "loss": "loss",
-    "class_weights": "loss",
-    "sampler_power": "loss",
-    "label_smoothing": "loss",
-    "focal_gamma": "loss",
-    "hard_negatives": "objectness",
-    "box_head": "objectness",
-    "augment": "overfitting",
-    "jitter": "overfitting",
-    "mask_transfer_prob": "loss",
-    "mixup": "overfitting",
-    "dropout": "overfitting",
-    "weight_decay": "overfitting",
-    "ema_decay": "overfitting",
-    "batch_size": "hyperparameters",
-    "epochs": "hyperparameters",
-    "scheduler": "hyperparameters",
-    "lr": "hyperparameters",
-    "input_size": "hyperparameters",
-    "margin": "hyperparameters",
-    "checkpoint_epoch": "hyperparameters",
-    "warmup_epochs": "hyperparameters",
-    "freeze_epochs": "hyperparameters",
-    "backbone_lr_scale": "hyperparameters",
-    "momentum": "hyperparameters",
-    "grad_clip": "hyperparameters",
-    "patience": "overfitting",
-    "min_delta": "overfitting",
-    "mixed_precision": "hyperparameters",
-    "seed": "noise",
-    "workers": "noise",
+    field: topic
+    for topic, fields in (
+        ("architecture", "model pretrained weights"),
+        ("optimizer", "optimizer"),
+        ("loss", "loss class_weights sampler_power label_smoothing focal_gamma"),
+        ("objectness", "hard_negatives box_head"),
+        ("overfitting", "augment jitter"),
+        ("loss", "mask_transfer_prob"),
+        ("overfitting", "mixup dropout weight_decay ema_decay"),
+        ("hyperparameters", "batch_size epochs scheduler lr input_size margin checkpoint_epoch"),
+        ("hyperparameters", "warmup_epochs freeze_epochs backbone_lr_scale momentum grad_clip"),
+        ("overfitting", "patience min_delta"),
+        ("hyperparameters", "mixed_precision"),
+        ("noise", "seed workers"),
+    )
+    for field in fields.split()
 }
 
 

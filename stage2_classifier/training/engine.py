@@ -73,13 +73,7 @@ def set_training_mode(model: nn.Module, freeze_backbone: bool) -> None:
 def train_one_epoch(
     state: TrainState, loader: DataLoader[Any], epoch: int, advance: Callable[[], None] = lambda: None
 ) -> dict[str, float]:
-    """Train one epoch.
-
-    Args:
-        state: the parts of the training.
-        loader: augmented crops as the sampler draws them.
-        epoch: 0-based.
-        advance: called after each update.
+    """Train one epoch (0-based); `advance` is called after each update.
 
     Returns:
         train_loss (the criterion's), train_accuracy (over faces; with mixup against the label of the larger share) and
@@ -142,16 +136,10 @@ def _forward(
 def predict(
     model: nn.Module, loader: DataLoader[Any], heads: Heads, accelerator: Accelerator | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Predict all crops of a loader, and leave the model in the mode in which it was.
+    """Return class probabilities float32 (N, C) and class indices int64 (N,) of all crops, in the loader's order.
 
-    Args:
-        model: the network; without an accelerator it runs on the device where it is.
-        loader: the crops; prepared by the accelerator, if there is one.
-        heads: the network's outputs.
-        accelerator: the processes; each of them gets all crops' predictions, each crop once.
-
-    Returns:
-        Class probabilities float32 (N, C) and class indices int64 (N,), in the loader's order.
+    With an accelerator, which must have prepared the loader, each process gets all crops, each once. Without one the
+    model runs on its own device. The model's mode stays as it was.
     """
     was_training = model.training
     model.eval()

@@ -40,22 +40,10 @@ def fit(
     cpu: bool = False,
     tensorboard: bool = False,
 ) -> dict[str, Any]:
-    """Train one classifier into the folder runs/<config.name>/.
+    """Train one classifier into the folder runs/<config.name>/, and return the content of summary.json.
 
-    A resumed run ends in the same numbers and weights as an unbroken one, on the same machine with the same number of
-    threads and processes.
-
-    Args:
-        config: the settings.
-        crops: folder of crops.
-        runs: folder of all runs.
-        resume: continue a broken run after the last whole epoch; a finished run stays as it is.
-        overwrite: start again even if the run exists.
-        cpu: do not use a GPU.
-        tensorboard: also log to the run's folder for TensorBoard.
-
-    Returns:
-        The content of summary.json.
+    A resumed run continues after the last whole epoch. On the same machine, with the same number of threads and
+    processes, it ends in the same scores and weights as an unbroken one. A finished run stays as it is.
 
     Raises:
         UserError: crops and config do not fit, or the run exists.

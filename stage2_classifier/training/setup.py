@@ -69,10 +69,7 @@ def build_accelerator(config: TrainConfig, folder: Path, cpu: bool, tensorboard:
 
 @dataclass(frozen=True)
 class SavedState:
-    """The content of a run's last.pt.
-
-    Loading another run's state raises UserError with the file.
-    """
+    """The content of a run's last.pt; loading another run's state raises UserError with the file."""
 
     file: Path
     content: Mapping[str, Any]
@@ -110,17 +107,7 @@ def read_saved_state(file: Path) -> SavedState | None:
 def build_training(
     config: TrainConfig, crop_set: CropSet, accelerator: Accelerator, saved: SavedState | None
 ) -> tuple[TrainState, DataLoader[Any], DataLoader[Any] | None]:
-    """Build all parts of a training.
-
-    Args:
-        config: the settings.
-        crop_set: the crops.
-        accelerator: the devices and processes.
-        saved: the state from which the training resumes.
-
-    Returns:
-        The train state, the loader of training crops, and the loader of validation crops; None without validation.
-    """
+    """Return the train state, from `saved` if given, and the loaders of training and of validation crops (or None)."""
     model = _build_model(config, crop_set, accelerator, from_scratch=saved is None)
     stats = input_stats(model)
     train_set = training_crops(config, crop_set, stats)
@@ -166,20 +153,14 @@ def _build_model(config: TrainConfig, crop_set: CropSet, accelerator: Accelerato
 
 
 def training_crops(config: TrainConfig, crop_set: CropSet, stats: tuple[Stats, Stats]) -> CropDataset:
-    """Return the training crops, jittered and augmented as `config` says.
+    """Return the training crops, jittered and augmented as `config` says; `stats` are the network's mean and std.
 
-    Args:
-        config: the settings.
-        crop_set: the crops.
-        stats: the network's mean and std.
-
-    Raises:
-        UserError: `config` wants hard negatives and the crops have none.
+    Raises UserError when `config` wants hard negatives and the crops have none.
     """
     if config.hard_negatives and not any(r.split == "train" for r in crop_set.hard_negatives):
         raise UserError(
-            f"hard_negatives: {crop_set.root} has none for training; build crops with "
-            "`pipeline.build_crops --cascade RUN`"
+            f"hard_negatives: {crop_set.root} has none for training; "
+            "build crops with `pipeline.build_crops --cascade RUN`"
         )
     jitter, policy = None, DEFAULT_POLICY
     if config.jitter:

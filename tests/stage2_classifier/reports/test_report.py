@@ -19,7 +19,7 @@ from PIL import Image
 
 from common.errors import UserError
 from stage2_classifier.augment.transforms import eval_transform
-from stage2_classifier.config import TrainConfig
+from stage2_classifier.config import RENAMED_FIELDS, TrainConfig
 from stage2_classifier.cropping import to_input
 from stage2_classifier.data.crop_dataset import CropDataset
 from stage2_classifier.data.crop_manifest import CropRecord, CropSet, write_crop_set
@@ -522,6 +522,16 @@ def test_runs_of_earlier_versions_get_the_defaults(crops: CropSet, tmp_path: Pat
     # Recorded values are kept: the "margin" of these runs was that of the crops, which the network saw completely.
     (folder / "config.json").write_text(json.dumps({**record, "margin": 0.15}))
     assert read_run(folder).config["margin"] == 0.15
+
+
+def test_runs_with_the_field_names_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "old", description="Why?", hard_negatives=0.25, box_head=True, checkpoint_epoch="last")
+    present = read_run(folder)
+    old_names = {new: old for old, new in RENAMED_FIELDS.items()}
+    record = json.loads((folder / "config.json").read_text()) | {"augment": "own"}
+    (folder / "config.json").write_text(json.dumps({old_names.get(k, k): v for k, v in record.items()}))
+    assert "rejects" in (folder / "config.json").read_text()
+    assert read_run(folder) == present and present.train_config.augment == "opencv"
 
 
 def test_only_later_fields_may_be_missing(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from stage2_classifier.data.loaders import build_loader
 from stage2_classifier.heads import Heads
 from stage2_classifier.training import fit as fit_module
 from stage2_classifier.training.checkpoint import load_model, load_state, save_state
-from stage2_classifier.training.command import main
+from stage2_classifier.training.command import RENAMED_FLAGS, main
 from stage2_classifier.training.engine import predict, score, seed_epoch
 from stage2_classifier.training.fit import fit
 from stage2_classifier.training.run_folder import best_row, patience_over
@@ -339,6 +339,15 @@ def test_bad_input_is_one_line(
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1 and err.startswith("error: ")
     assert not any(tmp_path.rglob("config.json"))
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED_FLAGS.items())
+def test_flags_of_earlier_versions_are_refused_with_the_present_name(
+    old: str, new: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flags in ([old], [f"{old}=1"]):
+        assert main([f"--runs={tmp_path}", *flags]) == 1
+        assert capsys.readouterr().err == f"error: {old}: has a new name; use {new}\n"
 
 
 # A network with dense layers, which learn places quickly.
