@@ -76,7 +76,7 @@ class TrainConfig:
     weights: str = ""
     """Start from a local file of weights: .safetensors, .pth, .pt or .bin."""
     margin: float = 0.2
-    """Context on each side of a face box, as a fraction of the box's longer side; at most the crops' margin."""
+    """Context on each side of a face box, as a share of the longer side; at most the crops' margin."""
     input_size: int = 64
     """Side of the square input in pixels."""
     augment: str = "opencv"
@@ -198,8 +198,8 @@ def _vary(name: str, description: str, **changes: object) -> TrainConfig:
     return replace(_BASE, name=name, description=description, **changes)  # type: ignore[arg-type]  # checked when built
 
 
-# Each experiment changes one thing of the baseline, and what that change requires: SGD has another learning rate,
-# some schedulers have their own warm-up, and pretrained weights are fine-tuned at lower rates.
+# Each experiment changes one thing of the baseline, and what that change requires. So SGD has another learning rate.
+# Some schedulers have their own warm-up. Pretrained weights are fine-tuned at lower rates.
 _FINE_TUNE = {"pretrained": True, "lr": 1e-3, "backbone_lr_scale": 0.2, "freeze_epochs": 2, "input_size": 112}
 # Settings of the default bundle's networks; EXPERIMENTS.md has the effect of each.
 _FINAL: dict[str, object] = {

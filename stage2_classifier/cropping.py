@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 def crop_window(box: Sequence[float] | NDArray[np.floating], margin: float) -> tuple[int, int, int, int]:
     """Return the square window (x1, y1, x2, y2; whole pixels, exclusive ends) that is cut for a face box.
 
-    A square keeps the face's proportions when the crop is resized. The window may reach beyond the image. `margin` is
-    the context on each side, as a share of the box's longer side.
+    A square keeps the face's proportions when the crop is resized. The window may reach beyond the image. The context
+    on each side is `margin`, a share of the box's longer side.
     """
     x1, y1, x2, y2 = (float(v) for v in box)
     side = max(round(max(x2 - x1, y2 - y1) * (1 + 2 * margin)), 1)
@@ -83,7 +83,7 @@ def to_input(crops: NDArray[np.uint8], mean: Sequence[float], std: Sequence[floa
 
 
 # Box deltas are the shift of the box's centre in x and y, and the logarithms of width and height. Their unit is the
-# side of the window without its margins: all zero means that the face fills the middle of the window.
+# side of the window without margins. All zero means that the face fills the middle of the window.
 
 
 def box_deltas(box: Sequence[float] | NDArray[np.floating], anchor: tuple[float, float, float]) -> NDArray[np.float32]:

@@ -32,7 +32,7 @@ class CropDataset(Dataset[tuple[torch.Tensor, int, torch.Tensor]]):
 
     `ds[i]` is (float32 tensor (3, S, S), class index, float32 box deltas (4,)). `ds[draw, i]` is the same crop as draw
     number `draw` of the epoch. The transform's seed comes from (seed, epoch, draw) alone. So the augmentation does not
-    depend on the number of workers or on a resumed run, and two draws of a crop differ.
+    depend on the number of workers or on a resumed run. Two draws of a crop differ.
 
     Args:
         crop_set: the crops.

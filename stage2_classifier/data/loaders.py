@@ -98,8 +98,8 @@ def build_loader(
 ) -> DataLoader[Any]:
     """Return a loader of batches: float32 (B, 3, S, S), class indices int64 (B,), box deltas float32 (B, 4).
 
-    With workers, all crops are decoded first: each epoch starts new processes, which must see `set_epoch`, and they
-    share the decoded crops.
+    With workers, all crops are decoded first. Each epoch starts new processes, which must see `set_epoch`. They share
+    the decoded crops.
 
     Args:
         dataset: the crops.

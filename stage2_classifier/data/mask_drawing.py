@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from stage2_classifier.data.face_axes import MaskPosition, face_axes
 
-# Height of the mask's upper edge in the middle and at the sides, in the face's own axes: 0 is the line of the eyes, 1
-# that of the mouth. The nose tip is near 0.6, the chin near 1.8.
+# Height of the mask's upper edge in the middle and at the sides, in the face's axes. The line of the eyes is 0, that of
+# the mouth 1, the nose tip near 0.6, the chin near 1.8.
 _TOP: dict[MaskPosition, tuple[float, float]] = {"right": (0.28, 0.42), "nose_out": (0.80, 0.72), "chin": (1.22, 1.12)}
 _BOTTOM = 1.75
 _SUPERSAMPLE = 4

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from stage2_classifier.data.face_axes import MaskPosition, face_axes
 
-# In a face's own axes 0 is the line of the eyes and 1 that of the mouth; the nose tip is near 0.6, the chin near 1.8.
-# Range of the upper edge of the mask, on the bare face and on the face that it is taken from.
+# In a face's axes the line of the eyes is 0, that of the mouth 1, the nose tip near 0.6, the chin near 1.8.
+# Range of the mask's upper edge, on the bare face and on the masked face.
 TOP: dict[MaskPosition, tuple[float, float]] = {"right": (0.28, 0.45), "nose_out": (0.72, 1.0), "chin": (1.2, 1.45)}
 SOURCE_TOP = (0.4, 0.5)
 CHIN = 1.75
@@ -59,7 +59,7 @@ def transfer_mask(
     top, source_top = rng.uniform(*TOP[position]), rng.uniform(*SOURCE_TOP)
     stretch = rng.uniform(0.85, 1.1)
     inverse = np.asarray(np.linalg.inv(axes), np.float64)
-    # From pixels of the bare face to those of the masked face, shifted by how much lower the mask is worn.
+    # Maps pixels of the bare face to those of the masked face, where the mask may be worn higher.
     matrix = np.zeros((2, 3))
     matrix[:, :2] = source_axes @ np.diag([1, stretch]) @ inverse
     matrix[:, 2] = source_eyes + source_axes @ (0, source_top - top * stretch) - matrix[:, :2] @ eyes

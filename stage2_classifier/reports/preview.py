@@ -62,7 +62,7 @@ def save_training_views(
     versions: int,
     seed: int = 0,
 ) -> None:
-    """Write a grid with one row per training crop: the crop as inference sees it, then as the training draws it.
+    """Write a grid with one row per training crop: as inference sees it, then as the training draws it.
 
     The views come from the training's own code, seed and order, pixel for pixel (mixup comes later and is not shown).
     A row has `versions` views, fewer where the epochs draw the crop less often. With mask transfer, each class has one

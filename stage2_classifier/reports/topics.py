@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# The topic of each config field. The first changed field in this order decides the topic of a run: another optimizer
-# also needs another learning rate, and another network another input size.
+# The topic of each config field. The first changed field in this order decides a run's topic. So another optimizer
+# may have another learning rate, and another network another input size.
 TOPIC_OF_FIELD = {
     field: topic
     for topic, fields in (

@@ -42,8 +42,8 @@ def fit(
 ) -> dict[str, Any]:
     """Train one classifier into the folder runs/<config.name>/, and return the content of summary.json.
 
-    A resumed run continues after the last whole epoch. On the same machine, with the same number of threads and
-    processes, it ends in the same scores and weights as an unbroken one. A finished run stays as it is.
+    A resumed run continues after the last whole epoch. With the same machine, threads and processes, it
+    ends in the same scores and weights as an unbroken run. A finished run stays as it is.
 
     Raises:
         UserError: crops and config do not fit, or the run exists.
@@ -85,7 +85,7 @@ def _run_epochs(
     crop_set: CropSet,
     folder: Path,
 ) -> None:
-    """Train until the last epoch or the end of patience; each epoch adds a row to `history` and writes the files."""
+    """Train until the last epoch or the end of patience. Each epoch adds a row to `history` and writes files."""
     config, accelerator = state.config, state.accelerator
     bar = progress()
     bar.disable = bar.disable or not accelerator.is_main_process

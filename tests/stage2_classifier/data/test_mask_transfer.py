@@ -51,15 +51,15 @@ def is_cloth(pixel: np.ndarray) -> bool:
     ("position", "nose", "mouth"), [("right", True, True), ("nose_out", False, True), ("chin", False, False)]
 )
 def test_each_position_covers_what_its_name_says(position: MaskPosition, nose: bool, mouth: bool, seed: int) -> None:
-    made = transfer_mask(bare_face(), LANDMARKS, masked_face(), LANDMARKS, position, np.random.default_rng(seed))
-    assert made.shape == (100, 100, 3) and made.dtype == np.uint8
-    assert is_cloth(made[NOSE]) == nose
-    assert is_cloth(made[MOUTH]) == mouth
-    assert is_cloth(made[CHIN])
-    assert is_cloth(made[BRIDGE]) <= (position == "right")
+    result = transfer_mask(bare_face(), LANDMARKS, masked_face(), LANDMARKS, position, np.random.default_rng(seed))
+    assert result.shape == (100, 100, 3) and result.dtype == np.uint8
+    assert is_cloth(result[NOSE]) == nose
+    assert is_cloth(result[MOUTH]) == mouth
+    assert is_cloth(result[CHIN])
+    assert is_cloth(result[BRIDGE]) <= (position == "right")
     # Eyes, forehead, ears and the background stay as they were, to the last bit.
-    for kept in (made[:40], made[:, :8], made[:, -8:]):
-        assert (kept == SKIN).all()
+    for part in (result[:40], result[:, :8], result[:, -8:]):
+        assert (part == SKIN).all()
 
 
 def test_the_mask_follows_a_turned_and_smaller_face() -> None:
@@ -68,10 +68,12 @@ def test_the_mask_follows_a_turned_and_smaller_face() -> None:
     landmarks = (LANDMARKS - 50) @ quarter.T * 0.6 + 50
     assert landmarks[3:, 0].max() < landmarks[:2, 0].min()
     for seed in range(8):
-        made = transfer_mask(bare_face(), landmarks, masked_face(), LANDMARKS, "nose_out", np.random.default_rng(seed))
+        result = transfer_mask(
+            bare_face(), landmarks, masked_face(), LANDMARKS, "nose_out", np.random.default_rng(seed)
+        )
         mouth, nose = (np.round((np.array(p[::-1]) - 50) @ quarter.T * 0.6 + 50).astype(int) for p in (MOUTH, NOSE))
-        assert is_cloth(made[mouth[1], mouth[0]]) and not is_cloth(made[nose[1], nose[0]])
-        assert (made[:, 60:] == SKIN).all()
+        assert is_cloth(result[mouth[1], mouth[0]]) and not is_cloth(result[nose[1], nose[0]])
+        assert (result[:, 60:] == SKIN).all()
 
 
 def test_a_large_mask_is_averaged_when_it_shrinks() -> None:
@@ -79,16 +81,16 @@ def test_a_large_mask_is_averaged_when_it_shrinks() -> None:
     grains = np.random.default_rng(0).integers(0, 2, (800, 800, 1)) * 255
     masked[392:] = grains[392:]
     for seed in range(8):
-        made = transfer_mask(bare_face(), LANDMARKS, masked, LANDMARKS * 8, "right", np.random.default_rng(seed))
-        assert made[62:72, 40:60, 0].std() < 25  # single grains would be black or white
+        result = transfer_mask(bare_face(), LANDMARKS, masked, LANDMARKS * 8, "right", np.random.default_rng(seed))
+        assert result[62:72, 40:60, 0].std() < 25  # single grains would be black or white
 
 
 def test_a_mask_worn_lower_keeps_the_upper_edge() -> None:
     masked = masked_face()
     masked[49:57] = (40, 220, 40)  # the hem, a green stripe
     for position in POSITIONS:
-        made = transfer_mask(bare_face(), LANDMARKS, masked, LANDMARKS, position, np.random.default_rng(0))
-        middle = made[:, 50].astype(int)
+        result = transfer_mask(bare_face(), LANDMARKS, masked, LANDMARKS, position, np.random.default_rng(0))
+        middle = result[:, 50].astype(int)
         hem, cloth = (np.flatnonzero(middle.argmax(axis=1) == channel) for channel in (1, 2))
         assert 3 <= len(hem) <= 14 and hem.max() < cloth.min()
 
@@ -96,11 +98,11 @@ def test_a_mask_worn_lower_keeps_the_upper_edge() -> None:
 @pytest.mark.parametrize("position", POSITIONS)
 def test_rng_alone_decides_and_nothing_is_edited_in_place(position: MaskPosition) -> None:
     bare, masked = bare_face(), masked_face()
-    for given in (bare, masked):
-        given.setflags(write=False)
+    for picture in (bare, masked):
+        picture.setflags(write=False)
     rngs = [np.random.default_rng(seed) for seed in (1, 1, 2)]
-    made = [transfer_mask(bare, LANDMARKS, masked, LANDMARKS, position, rng) for rng in rngs]
-    assert np.array_equal(made[0], made[1]) and not np.array_equal(made[0], made[2])
+    result = [transfer_mask(bare, LANDMARKS, masked, LANDMARKS, position, rng) for rng in rngs]
+    assert np.array_equal(result[0], result[1]) and not np.array_equal(result[0], result[2])
     assert np.array_equal(bare, bare_face()) and np.array_equal(masked, masked_face())
 
 
@@ -170,8 +172,8 @@ def dataset_of(crops: CropSet, prob: float, **options: Any) -> CropDataset:
     return CropDataset(crops, "train", as_it_is, margin=0.1, mask_transfer_prob=prob, **options)
 
 
-def whose(pixels: np.ndarray) -> str:
-    """Return the kind of face whose forehead a view shows."""
+def face_kind(pixels: np.ndarray) -> str:
+    """Return the kind of face face_kind forehead a view shows."""
     forehead = pixels[pixels.shape[0] // 10, pixels.shape[1] // 2].astype(int)
     return min(FOREHEADS, key=lambda who: np.abs(forehead - FOREHEADS[who]).sum())
 
@@ -183,9 +185,9 @@ def drawn(dataset: CropDataset, label: str, draws: int = 240) -> list[tuple[str,
     seen = []
     for draw in range(draws):
         i = int(members[draw % len(members)])
-        view, said, _ = dataset[draw, i]
-        assert said == kind
-        seen.append((Path(dataset.records[i].path).parent.name, whose(view.numpy())))
+        view, label_index, _ = dataset[draw, i]
+        assert label_index == kind
+        seen.append((Path(dataset.records[i].path).parent.name, face_kind(view.numpy())))
     return seen
 
 
@@ -199,15 +201,15 @@ def test_the_probability_decides(faces: CropSet, jitter: BoxJitter | None) -> No
     for share in (0.0, 0.3, 1.0):
         dataset = dataset_of(faces, share, jitter=jitter, hard_negatives=True)
         seen = {label: drawn(dataset, label) for label in (*CLASSES, BACKGROUND)}
-        made = {label: np.mean([own != face for own, face in pairs]) for label, pairs in seen.items()}
-        assert made["without_mask"] == made[BACKGROUND] == 0
+        shares = {label: np.mean([own != face for own, face in pairs]) for label, pairs in seen.items()}
+        assert shares["without_mask"] == shares[BACKGROUND] == 0
         if share in {0.0, 1.0}:
-            assert made["mask_weared_incorrect"] == share
-        assert abs(made["mask_weared_incorrect"] - share) < 0.1
-        assert abs(made["with_mask"] - share / 5) < 0.08
+            assert shares["mask_weared_incorrect"] == share
+        assert abs(shares["mask_weared_incorrect"] - share) < 0.1
+        assert abs(shares["with_mask"] - share / 5) < 0.08
         # Faces that are too small or have no landmarks take no mask.
-        given = {face for pairs in seen.values() for own, face in pairs if own != face}
-        assert given == ({"first bare", "second bare"} if share else set())
+        transferred = {face for pairs in seen.values() for own, face in pairs if own != face}
+        assert transferred == ({"first bare", "second bare"} if share else set())
 
 
 def test_rare_draws_show_nose_or_mouth_and_masked_ones_neither(faces: CropSet) -> None:
@@ -218,10 +220,10 @@ def test_rare_draws_show_nose_or_mouth_and_masked_ones_neither(faces: CropSet) -
         for draw in range(240):
             view, _, deltas = dataset[draw, int(members[0])]
             pixels = view.numpy()
-            if whose(pixels) == label:
+            if face_kind(pixels) == label:
                 continue
             # The face is in the photo's middle; the box's longer side is the view without both margins.
-            height = {"first bare": 40, "second bare": 36}[whose(pixels)]
+            height = {"first bare": 40, "second bare": 36}[face_kind(pixels)]
             step = pixels.shape[0] / (1.2 * height)
             nose, mouth = (round(pixels.shape[0] / 2 + (2 / 3) * (row - 50) * step) for row, _ in (NOSE, MOUTH))
             middle = pixels.shape[1] // 2
@@ -239,7 +241,7 @@ def test_box_deltas_are_the_bare_faces(faces: CropSet, jitter: BoxJitter | None)
     rare = int(np.flatnonzero(dataset.labels == 2)[0])
     for draw in range(30):
         view, _, deltas = dataset[draw, rare]
-        x1, y1, x2, y2 = BOXES[whose(view.numpy())]
+        x1, y1, x2, y2 = BOXES[face_kind(view.numpy())]
         assert float(deltas[2] - deltas[3]) == pytest.approx(np.log((x2 - x1) / (y2 - y1)), abs=1e-4)
         if jitter is None:  # the window is the bare face's, up to whole pixels
             assert deltas.numpy() == pytest.approx([0, 0, np.log((x2 - x1) / (y2 - y1)), 0], abs=0.03)
@@ -300,11 +302,11 @@ def test_the_preview_has_a_row_of_transferred_masks_and_marks_them(
         "mask_weared_incorrect, mask transfer",
     ]
     for label in ("with_mask", "mask_weared_incorrect"):
-        (nothing, *made), *others = shown[f"{label}, mask transfer"]
-        assert not others and nothing.image is None and 1 <= len(made) <= 5
-        assert {whose(cell.image) for cell in made} <= {"first bare", "second bare"}
+        (nothing, *transferred), *others = shown[f"{label}, mask transfer"]
+        assert not others and nothing.image is None and 1 <= len(transferred) <= 5
+        assert {face_kind(cell.image) for cell in transferred} <= {"first bare", "second bare"}
     views = [cell for row in shown["mask_weared_incorrect"] for cell in row[1:]]
     assert len(views) == 10
     for cell in views:
-        assert ("mask transfer" in cell.caption) == (whose(cell.image) != "mask_weared_incorrect")
+        assert ("mask transfer" in cell.caption) == (face_kind(cell.image) != "mask_weared_incorrect")
     assert 0 < sum("mask transfer" in cell.caption for cell in views) < 10

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -27,6 +26,7 @@ from stage2_classifier.training.checkpoint import load_model
 from stage2_classifier.training.engine import predict, score
 from stage2_classifier.training.torchrun import check_gpus, end_with_launcher, report_errors_once
 from tests.helpers.crop_sets import make_crop_set
+from tests.helpers.quick_training import rows
 
 ROOT = Path(__file__).resolve().parents[3]
 EPOCHS = 4
@@ -48,12 +48,6 @@ def train(crops: Path, runs: Path, *flags: str, processes: int = 2) -> Path:
     done = subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
     return runs / "run"
-
-
-def rows(run: Path) -> list[dict[str, Any]]:
-    """Return the lines of metrics.jsonl without the seconds."""
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +76,7 @@ def test_two_processes_learn_what_one_does(whole: Path, tiny_crops: CropSet, tmp
     one, two = rows(train(tiny_crops.root, tmp_path, processes=1)), rows(whole)
     # Equal numbers of updates, rates and crops; batch norm sees half a batch at a time, and dropout differs.
     assert [row["lr"] for row in one] == [row["lr"] for row in two]
-    # Over six seeds of a similar training, the last validation losses of one and of two processes differed by at most
+    # Over six seeds of a similar training, the last validation losses of one and two processes differed by at most
     # 0.04. Those of different seeds have a standard deviation of 0.07; the tolerance is twice that.
     for a, b in zip(one, two, strict=True):
         assert b["train_loss"] == pytest.approx(a["train_loss"], abs=0.15)

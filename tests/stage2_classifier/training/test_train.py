@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,49 +16,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from common.errors import UserError
-from stage2_classifier.augment.policy import DEFAULT_POLICY
 from stage2_classifier.augment.transforms import eval_transform
-from stage2_classifier.config import TrainConfig
-from stage2_classifier.data.box_jitter import BoxJitter
 from stage2_classifier.data.crop_dataset import CropDataset
 from stage2_classifier.data.crop_manifest import CropSet, write_crop_set
 from stage2_classifier.data.loaders import build_loader
-from stage2_classifier.heads import Heads
-from stage2_classifier.training import fit as fit_module
 from stage2_classifier.training.checkpoint import load_model, load_state, save_state
-from stage2_classifier.training.command import RENAMED_FLAGS, main
+from stage2_classifier.training.command import main
 from stage2_classifier.training.engine import predict, score, seed_epoch
 from stage2_classifier.training.fit import fit
 from stage2_classifier.training.run_folder import best_row, patience_over
-from stage2_classifier.training.setup import build_sampler, training_crops
-
-QUICK = TrainConfig(
-    name="quick",
-    model="small_cnn_half",
-    sampler_power=1.0,
-    input_size=32,
-    batch_size=8,
-    epochs=4,
-    warmup_epochs=1,
-    lr=5e-3,
-    augment="none",
-    patience=0,
-    ema_decay=0.9,
-)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of metrics.jsonl without the seconds, which differ between runs."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+from tests.helpers.quick_training import QUICK, break_after, rows
 
 
 @pytest.fixture(scope="module")
@@ -97,21 +65,6 @@ def test_best_weights_score_what_was_recorded(unbroken: Path, tiny_crops: CropSe
     scored = score(probs, targets, meta.class_names)
     assert scored["val_macro_f1"] == meta.metrics["val_macro_f1"]
     assert scored["val_loss"] == pytest.approx(meta.metrics["val_loss"], rel=1e-4)
-
-
-def break_after(epochs: int, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    """Make fit fail after `epochs` epochs: in the next epoch, or before that epoch's files are written."""
-    whole = fit_module.write_epoch if step == "write_epoch" else fit_module.train_one_epoch
-    calls = 0
-
-    def broken(*args: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls > epochs:
-            raise KeyboardInterrupt
-        return whole(*args)
-
-    monkeypatch.setattr(fit_module, step, broken)
 
 
 VARIANTS = {
@@ -304,170 +257,6 @@ def test_a_loss_that_explodes_is_one_clear_error(tiny_crops: CropSet, tmp_path: 
     config = replace(QUICK, optimizer="sgd", lr=999.0, grad_clip=0.0, scheduler="constant", warmup_epochs=0)
     with pytest.raises(UserError, match="loss is not finite"):
         fit(replace(config, momentum=0.999), tiny_crops.root, tmp_path)
-
-
-def test_command_line(tiny_crops: CropSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--list"]) == 0
-    assert "opt_sgd" in capsys.readouterr().out
-    base = [f"--crops={tiny_crops.root}", f"--runs={tmp_path}", "--epochs=1", "--warmup-epochs=0", "--input-size=32"]
-    command = [*base, "--experiment=loss_focal", "--batch-size=8", "--augment=none", "--model=small_cnn_half"]
-    assert main(command) == 0
-    record = json.loads((tmp_path / "loss_focal" / "config.json").read_text())
-    assert (record["loss"], record["epochs"], record["label_smoothing"]) == ("focal", 1, 0.0)
-    assert "finished; best validation macro-F1" in capsys.readouterr().out
-    assert main([*command, "--resume"]) == 0
-    assert "finished already" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--crops=nowhere"], "crops.csv: not found"),
-        (["--experiment=basline"], "did you mean baseline"),
-        (["--lr=0"], "lr: 0.0 must be above 0"),
-        (["--model=resnet1"], "model: 'resnet1'"),
-        (["--optimizer=adamm"], "optimizer: cannot build 'adamm'"),
-        (["--mixed-precision=fp16", "--cpu"], "fp16 needs a GPU"),
-        (["--resume", "--overwrite"], "overwrite"),
-        (["--weights=none.pth"], "none.pth: no such file"),
-    ],
-)
-def test_bad_input_is_one_line(
-    flags: list[str], message: str, tiny_crops: CropSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([f"--crops={tiny_crops.root}", f"--runs={tmp_path}", *flags]) == 1
-    err = capsys.readouterr().err
-    assert message in err and err.count("\n") == 1 and err.startswith("error: ")
-    assert not any(tmp_path.rglob("config.json"))
-
-
-@pytest.mark.parametrize(("old", "new"), RENAMED_FLAGS.items())
-def test_flags_of_earlier_versions_are_refused_with_the_present_name(
-    old: str, new: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for flags in ([old], [f"{old}=1"]):
-        assert main([f"--runs={tmp_path}", *flags]) == 1
-        assert capsys.readouterr().err == f"error: {old}: has a new name; use {new}\n"
-
-
-# A network with dense layers, which learn places quickly.
-OBJECTNESS_BOX = replace(
-    QUICK,
-    name="objectness_box",
-    model="face_trunk",
-    input_size=48,
-    jitter=1.0,
-    hard_negatives=0.25,
-    box_head=True,
-    epochs=6,
-    lr=2e-3,
-    dropout=0.0,
-    checkpoint_epoch="last",
-)
-
-
-@pytest.fixture(scope="module")
-def objectness_run(wide_crops: CropSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a whole OBJECTNESS_BOX run."""
-    torch.set_num_threads(1)
-    runs = tmp_path_factory.mktemp("objectness_box")
-    fit(OBJECTNESS_BOX, wide_crops.root, runs)
-    return runs / "objectness_box"
-
-
-def outputs_of(run: Path, crops: CropSet, jitter: BoxJitter | None = None) -> tuple[Heads, Tensor, Tensor, Tensor]:
-    """Return the kept network's heads and outputs on validation crops, with class indices and box deltas."""
-    model, meta = load_model(run / "best.safetensors")
-    plain = eval_transform(meta.input_size, meta.mean, meta.std)
-    val = CropDataset(crops, "val", plain, margin=meta.margin, jitter=jitter, hard_negatives=True)
-    ((images, targets, deltas),) = build_loader(val, len(val))
-    with torch.no_grad():
-        return meta.heads, model.eval()(images), targets, deltas
-
-
-def test_classes_false_alarms_and_boxes_are_learned(objectness_run: Path, wide_crops: CropSet) -> None:
-    history = rows(objectness_run)
-    assert history[-1]["train_loss"] < history[0]["train_loss"]
-    assert history[-1]["val_macro_f1"] > 0.9 and history[-1]["train_accuracy"] > 0.8
-    record = json.loads((objectness_run / "config.json").read_text())
-    assert (record["margin"], record["cut_margin"], record["reject_crops"]) == (0.2, 0.6, 30)
-    assert record["class_counts"]["train"] == dict.fromkeys(wide_crops.class_names, 10)  # without hard negatives
-    heads, outputs, targets, _ = outputs_of(objectness_run, wide_crops)
-    assert heads == Heads(3, has_objectness=True, has_box=True)
-    face, logits = targets < 3, heads.face_logit(outputs)
-    assert face.sum() == 30 and (~face).sum() == 15
-    above = (logits[face][:, None] > logits[~face][None, :]).float().mean()  # the area under the ROC curve
-    assert above > 0.9
-    # Of jittered views, the deltas tell where the face is.
-    heads, outputs, targets, deltas = outputs_of(
-        objectness_run, wide_crops, BoxJitter(shift=0.15, scale=0.0, degrees=0)
-    )
-    predicted, true = heads.box_deltas(outputs)[targets < 3][:, :2], deltas[targets < 3][:, :2]
-    assert all(np.corrcoef(predicted[:, k], true[:, k])[0, 1] > 0.6 for k in (0, 1))
-    assert (predicted - true).abs().mean() < 0.8 * true.abs().mean()
-
-
-def test_objectness_and_box_resume_to_the_same_numbers(
-    objectness_run: Path, wide_crops: CropSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        break_after(2, patch, "write_epoch")
-        with pytest.raises(KeyboardInterrupt):
-            fit(OBJECTNESS_BOX, wide_crops.root, tmp_path)
-    assert len(rows(tmp_path / "objectness_box")) == 2
-    fit(OBJECTNESS_BOX, wide_crops.root, tmp_path, resume=True)
-    assert rows(tmp_path / "objectness_box") == rows(objectness_run)
-    assert (tmp_path / "objectness_box" / "best.safetensors").read_bytes() == (
-        objectness_run / "best.safetensors"
-    ).read_bytes()
-
-
-def test_a_run_does_not_resume_with_other_hard_negatives(
-    objectness_run: Path, wide_crops: CropSet, tmp_path: Path
-) -> None:
-    root = shutil.copytree(wide_crops.root, tmp_path / "crops")
-    write_crop_set(replace(wide_crops, root=root, hard_negatives=wide_crops.hard_negatives[:-1]))
-    with pytest.raises(UserError, match="reject_crops was 30, now 29"):
-        fit(OBJECTNESS_BOX, root, objectness_run.parent, resume=True)
-
-
-def test_hard_negatives_are_drawn_in_addition_to_all_faces(wide_crops: CropSet) -> None:
-    stats = ((0.5,) * 3, (0.5,) * 3)
-    crops = training_crops(OBJECTNESS_BOX, wide_crops, stats)
-    sampler = build_sampler(OBJECTNESS_BOX, crops)
-    assert len(sampler) == 40
-    labels = crops.labels[[i for _, i in sampler]].tolist()
-    assert Counter(labels) == {0: 10, 1: 10, 2: 10, 3: 10}
-    without = training_crops(QUICK, wide_crops, stats)
-    assert len(without) == len(build_sampler(QUICK, without)) == 30 and without.labels.max() == 2
-
-
-def test_jitter_replaces_the_geometry_of_the_augmentation(wide_crops: CropSet) -> None:
-    stats = ((0.5,) * 3, (0.5,) * 3)
-    config = replace(QUICK, augment="opencv")
-    for jitter, probabilities in ((0.0, (DEFAULT_POLICY.flip_p, DEFAULT_POLICY.geometry_p)), (1.0, (0.0, 0.0))):
-        transform = training_crops(replace(config, jitter=jitter), wide_crops, stats).transform
-        policy = transform.augment.policy  # type: ignore[attr-defined]
-        assert (policy.flip_p, policy.geometry_p) == probabilities
-        assert replace(policy, flip_p=DEFAULT_POLICY.flip_p, geometry_p=DEFAULT_POLICY.geometry_p) == DEFAULT_POLICY
-
-
-def test_crops_without_hard_negatives_are_refused(tiny_crops: CropSet, wide_crops: CropSet, tmp_path: Path) -> None:
-    message = r"^hard_negatives: .* has none for training; build crops with `pipeline\.build_crops --cascade RUN`"
-    with pytest.raises(UserError, match=message):
-        fit(replace(QUICK, hard_negatives=0.2), tiny_crops.root, tmp_path)
-    root = shutil.copytree(wide_crops.root, tmp_path / "crops")
-    write_crop_set(
-        replace(wide_crops, root=root, hard_negatives=tuple(r for r in wide_crops.hard_negatives if r.split == "val"))
-    )
-    with pytest.raises(UserError, match=message):
-        fit(replace(QUICK, hard_negatives=0.2), root, tmp_path)
-    with pytest.raises(UserError, match=r"^margin: 0\.7 is more than the 0\.6"):
-        fit(replace(QUICK, margin=0.7), wide_crops.root, tmp_path)
-
-
-def test_the_margin_of_the_views_is_in_the_header(objectness_run: Path) -> None:
-    assert load_model(objectness_run / "best.safetensors")[1].margin == 0.2  # not the crops' margin
 
 
 LAST = replace(QUICK, checkpoint_epoch="last", epochs=2)
