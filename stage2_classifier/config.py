@@ -1,6 +1,6 @@
-"""What one training run is, as plain scalars; and the named experiments, each with the question it answers.
+"""The settings of one training run, and the named experiments, each with the question that it answers.
 
-Light on purpose: reports and tests read it without importing torch.
+Imports no torch, so that reports and tests read it quickly.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from common.errors import UserError
 
 FACE_TRUNK = "face_trunk"
 CHOICES = {
-    "augment": ("none", "torchvision", "albumentations", "own"),
+    "augment": ("none", "torchvision", "albumentations", "opencv"),
     "scheduler": ("constant", "cosine", "poly", "step", "plateau", "onecycle"),
     "loss": ("cross_entropy", "focal"),
     "class_weights": ("none", "inverse", "effective"),
     "checkpoint_epoch": ("best", "last"),
     "mixed_precision": ("auto", "no", "bf16", "fp16"),
 }
-# Each field's lowest and highest value; None is no bound.
+# Lowest and highest value of each field; None is no bound.
 RANGES: dict[str, tuple[float, float | None]] = {
     "input_size": (32, 1024),
     "margin": (0, 4),
@@ -49,8 +49,7 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "workers": (0, 256),
 }
 
-
-# Fields that earlier versions recorded under another name.
+# The present name of each field that earlier versions recorded under another name.
 RENAMED_FIELDS = {
     "why": "description",
     "spliced": "mask_transfer_prob",
@@ -58,94 +57,96 @@ RENAMED_FIELDS = {
     "boxes": "box_head",
     "keep": "checkpoint_epoch",
 }
+# The present name of each experiment that earlier versions had under another name.
+RENAMED_EXPERIMENTS = {"judge": "objectness_box"}
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run. The defaults are the baseline experiment."""
+    """The settings of one training run. The defaults are the baseline experiment."""
 
     name: str = "baseline"
-    """The run's folder under --runs."""
+    """Folder of the run under --runs."""
     description: str = "The reference: every other experiment changes one thing of it."
-    """The question this run answers."""
+    """The question that this run answers."""
     model: str = "small_cnn"
     """small_cnn, small_cnn_half (ours), face_trunk (O-Net's layers, 48 px) or any timm model name."""
     pretrained: bool = False
-    """Start from trained weights: the timm model's on the hub, face_trunk's from facenet-pytorch, already here."""
+    """Start from trained weights: a timm model's come from the hub, face_trunk's with facenet-pytorch."""
     weights: str = ""
     """Start from a local file of weights: .safetensors, .pth, .pt or .bin."""
     margin: float = 0.2
-    """Context around a face box that the network sees, as a fraction of its longer side; at most the crops'."""
+    """Context on each side of a face box, as a share of the longer side; at most the crops' margin."""
     input_size: int = 64
     """Side of the square input in pixels."""
-    augment: str = "own"
-    """none, torchvision, albumentations or own."""
+    augment: str = "opencv"
+    """none, torchvision, albumentations or opencv."""
     jitter: float = 0.0
-    """How far training views stray from the annotated box; 1 is as far as stage 1's boxes do, 0 not at all."""
+    """Random shift and scale of training views, as a multiple of stage 1's box error; 0 is off."""
     mask_transfer_prob: float = 0.0
-    """Share of the rare class's draws that are a bare face with another face's mask worn wrongly."""
+    """Share of the rare class's draws that show a bare face with another face's mask, worn wrongly."""
     hard_negatives: float = 0.0
-    """Share of all draws that are stage 1's false alarms, by which the network learns to refuse them; 0: none."""
+    """Share of all draws that are false alarms of stage 1, so that the network learns to reject them; 0 is off."""
     box_head: bool = False
-    """Learn to correct the face's box, too."""
+    """Also learn to correct the face box."""
     batch_size: int = 64
     """Crops per update, over all processes together."""
     epochs: int = 30
-    """Passes over the training crops at most; early stopping may end sooner."""
+    """Most passes over the training crops; early stopping may end sooner."""
     optimizer: str = "adamw"
-    """Any timm optimizer name; timm's "sgd" is with Nesterov momentum, "momentum" without."""
+    """Any timm optimizer name; timm's "sgd" has Nesterov momentum, "momentum" has not."""
     lr: float = 2e-3
     """Highest learning rate (of the head)."""
     weight_decay: float = 0.05
-    """On weight matrices and kernels; never on biases and norms."""
+    """Weight decay of matrices and kernels; biases and norms have none."""
     momentum: float = 0.9
-    """For optimizers that have one."""
+    """Momentum of optimizers that have one."""
     backbone_lr_scale: float = 1.0
-    """The backbone's learning rate as a share of the head's."""
+    """Learning rate of the backbone as a share of the head's."""
     freeze_epochs: int = 0
-    """The first epochs train the head alone (only with pretrained or weights)."""
+    """Number of first epochs that train the head alone (only with pretrained or weights)."""
     scheduler: str = "cosine"
     """constant, cosine, poly, step (x0.1 after each third), plateau (x0.1 after patience/3 epochs) or onecycle."""
     warmup_epochs: int = 2
-    """Linear rise of the learning rate, counted within epochs; 0 with plateau and onecycle."""
+    """Epochs of linear warm-up of the learning rate, update by update; 0 with plateau and onecycle."""
     loss: str = "cross_entropy"
     """cross_entropy or focal (Lin et al. 2017)."""
     label_smoothing: float = 0.1
     """Share of the target spread over all classes (cross entropy only)."""
     focal_gamma: float = 2.0
-    """How much focal loss turns from easy crops; 0 is cross entropy."""
+    """How strongly focal loss weighs down easy crops; 0 is cross entropy."""
     class_weights: str = "none"
     """Loss weights: none, inverse (1 / count) or effective (Cui et al. 2019)."""
     sampler_power: float = 0.5
     """1 draws the classes equally often, 0 as often as they occur, 0.5 by the square root of their counts."""
     dropout: float = 0.2
-    """Before the last layer."""
+    """Dropout before the last layer."""
     mixup: float = 0.0
-    """Alpha of the Beta distribution (Zhang et al. 2018); 0 is off."""
+    """Alpha of mixup's Beta distribution (Zhang et al. 2018); 0 is off."""
     ema_decay: float = 0.99
-    """Moving average of the weights, which is what is validated and kept; 0 is off."""
+    """Decay of the weights' moving average, which is validated and kept; 0 is off."""
     patience: int = 10
-    """Stop after that many epochs without a better validation macro-F1; 0 never stops early."""
+    """Stop after this many epochs without a better validation macro-F1; 0 never stops early."""
     min_delta: float = 0.0
-    """How much better counts as better for patience."""
+    """Least gain of macro-F1 that patience counts as better."""
     mixed_precision: str = "auto"
     """auto (bf16 or fp16 on a GPU that has it), no, bf16 or fp16."""
     grad_clip: float = 1.0
     """Highest norm of the gradient; 0 is off."""
     checkpoint_epoch: str = "best"
-    """Which epoch's weights are kept: best (by validation macro-F1) or last (which needs no validation crops)."""
+    """The epoch whose weights are kept: best (by validation macro-F1) or last (needs no validation crops)."""
     seed: int = 0
-    """Of the first weights, the draws and the augmentation."""
+    """Seed of the first weights, the draws and the augmentation."""
     workers: int = 0
-    """Processes that read crops; the result does not depend on it."""
+    """Processes that read crops; the result does not depend on them."""
 
     def __post_init__(self) -> None:
-        """Raises UserError naming the field and the mend when a value or a combination makes no sense."""
+        """Raise UserError with the field and the fix when a value or a combination makes no sense."""
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise UserError(f"name: {self.name!r} must be letters, digits, '.', '_' and '-' only")
         for field, choices in CHOICES.items():
             if (value := getattr(self, field)) not in choices:
-                raise UserError(f"{field}: {value!r} is none of {', '.join(choices)}")
+                raise UserError(f"{field}: {value!r} is unknown; use one of {', '.join(choices)}")
         for field, (low, high) in RANGES.items():
             value = getattr(self, field)
             if not (low <= value and (high is None or value <= high)):  # written so that NaN fails too
@@ -156,13 +157,14 @@ class TrainConfig:
         self._check_combinations()
 
     def _check_combinations(self) -> None:
+        """Raise UserError when two fields contradict each other."""
         ours, starts_trained = self.model.startswith("small_cnn"), self.pretrained or bool(self.weights)
         rules = (
             (self.pretrained and ours, f"pretrained: {self.model} has no weights on the hub; use weights"),
-            (self.pretrained and self.weights != "", "weights: given beside pretrained; choose one of the two"),
+            (self.pretrained and self.weights != "", "weights: contradicts pretrained; use one of the two"),
             (
                 self.freeze_epochs > 0 and not starts_trained,
-                "freeze_epochs: would freeze random weights; set 0, or give pretrained or weights",
+                "freeze_epochs: would freeze random weights; set 0, or use pretrained or weights",
             ),
             (
                 self.freeze_epochs > self.epochs,
@@ -176,11 +178,11 @@ class TrainConfig:
                 self.warmup_epochs > 0 and self.scheduler in ("plateau", "onecycle"),
                 f"warmup_epochs: must be 0 with scheduler {self.scheduler}",
             ),
-            (self.box_head and not self.hard_negatives, "boxes: are learned beside rejects only; give rejects a share"),
+            (self.box_head and not self.hard_negatives, "box_head: needs hard negatives; set hard_negatives above 0"),
             (self.loss == "focal" and self.label_smoothing > 0, "label_smoothing: must be 0 with loss focal"),
             (
                 self.class_weights != "none" and self.sampler_power == 1,
-                "class_weights: the sampler draws the classes equally already; set sampler_power below 1",
+                "class_weights: the sampler already draws the classes equally; set sampler_power below 1",
             ),
         )
         for broken, message in rules:
@@ -191,14 +193,15 @@ class TrainConfig:
 _BASE = TrainConfig()
 
 
-def _vary(name: str, why: str, **changes: object) -> TrainConfig:
-    return replace(_BASE, name=name, description=why, **changes)  # type: ignore[arg-type]  # checked when built
+def _vary(name: str, description: str, **changes: object) -> TrainConfig:
+    """Return the baseline with `changes`."""
+    return replace(_BASE, name=name, description=description, **changes)  # type: ignore[arg-type]  # checked when built
 
 
-# One change each against the baseline, with what that change drags along (SGD's own learning rate, a scheduler
-# that has its own warm-up, fine-tuning rates for pretrained weights).
+# Each experiment changes one thing of the baseline, and what that change requires. So SGD has another learning rate.
+# Some schedulers have their own warm-up. Pretrained weights are fine-tuned at lower rates.
 _FINE_TUNE = {"pretrained": True, "lr": 1e-3, "backbone_lr_scale": 0.2, "freeze_epochs": 2, "input_size": 112}
-# What the default bundle's networks were trained with (EXPERIMENTS.md says what each part gave).
+# Settings of the default bundle's networks; EXPERIMENTS.md has the effect of each.
 _FINAL: dict[str, object] = {
     "margin": 0.1,
     "input_size": 48,
@@ -251,8 +254,8 @@ EXPERIMENTS: dict[str, TrainConfig] = {
         _vary("view_jitter", "Views: stray as stage 1's boxes do, into the photo's own surroundings?", jitter=1.0),
         _vary("view_margin_35", "Views: more context around the face?", margin=0.35),
         _vary(
-            "judge",
-            "Last judge: learn stage 1's false alarms and the face's box, too?",
+            "objectness_box",
+            "Objectness: learn stage 1's false alarms and the face's box, too?",
             jitter=1.0,
             hard_negatives=0.25,
             box_head=True,
@@ -271,10 +274,7 @@ EXPERIMENTS: dict[str, TrainConfig] = {
             input_size=48,
         ),
         _vary(
-            "arch_face_trunk_scratch",
-            "Next network: O-Net's layers from scratch?",
-            model="face_trunk",
-            input_size=48,
+            "arch_face_trunk_scratch", "Next network: O-Net's layers from scratch?", model="face_trunk", input_size=48
         ),
         _vary(
             "arch_mobilenetv3_pretrained",
@@ -283,10 +283,7 @@ EXPERIMENTS: dict[str, TrainConfig] = {
             **_FINE_TUNE,
         ),
         _vary(
-            "arch_resnet18_pretrained",
-            "Next network: ResNet-18 with ImageNet weights?",
-            model="resnet18",
-            **_FINE_TUNE,
+            "arch_resnet18_pretrained", "Next network: ResNet-18 with ImageNet weights?", model="resnet18", **_FINE_TUNE
         ),
         _vary(
             "arch_efficientnet_lite0_pretrained",
@@ -316,9 +313,15 @@ def with_new_names(recorded: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def experiment(name: str) -> TrainConfig:
-    """The experiment of that name; raises UserError with close names when there is none."""
+    """Return the experiment of that name.
+
+    Raises:
+        UserError: the name is unknown or has changed; the message has close names or the present one.
+    """
+    if name in RENAMED_EXPERIMENTS:
+        raise UserError(f"experiment: {name!r} has a new name; use {RENAMED_EXPERIMENTS[name]}")
     if name not in EXPERIMENTS:
         close = difflib.get_close_matches(name, EXPERIMENTS, n=3) or list(EXPERIMENTS)[:3]
         meant = f"did you mean {', '.join(close)}?"
-        raise UserError(f"experiment: no {name!r}; {meant} stage2_classifier.train --list shows all")
+        raise UserError(f"experiment: {name!r} is unknown; {meant} stage2_classifier.train --list shows all")
     return EXPERIMENTS[name]

@@ -1,6 +1,6 @@
 """The networks: our SmallCNN and FaceTrunk, and any timm model by name.
 
-They take float32 (N, 3, S, S) and give logits (N, C).
+A network takes float32 (N, 3, S, S) and returns logits (N, C).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from common.cli import console
-from common.errors import UserError
+from common.errors import UserError, first_line
 from stage2_classifier.config import FACE_TRUNK
 
-# Our own networks by name, with the channels of the first layer.
+# Channels of the first layer of each SmallCNN.
 OWN_MODELS = {"small_cnn": 32, "small_cnn_half": 16}
 
 
@@ -30,9 +30,9 @@ def _conv_bn(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> nn.
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut (He et al. 2016), halving height and width.
+    """Two 3x3 convolutions with a shortcut (He et al. 2016); halves height and width.
 
-    The shortcut averages 2x2 pixels before its 1x1 convolution, so that it uses every pixel (ResNet-D, He et al. 2019).
+    The shortcut averages 2x2 pixels before the 1x1 convolution, so that every pixel counts (ResNet-D, He et al. 2019).
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -51,8 +51,8 @@ class ResidualBlock(nn.Module):
 class SmallCNN(nn.Module):
     """A small residual network for face crops: 0.6 million weights at width 32, 24 million multiply-adds at 64 pixels.
 
-    Only 3x3 and 1x1 convolutions, batch norm and ReLU with channel counts in multiples of 16, which
-    ONNX Runtime runs fast. Global average pooling at the end takes any input of 32 pixels or more.
+    It has only layers that ONNX Runtime runs fast: 3x3 and 1x1 convolutions, batch norm and ReLU. Channel counts are
+    multiples of 16. Global average pooling at the end takes any input of 32 pixels or more.
     """
 
     def __init__(self, num_classes: int, dropout: float = 0.0, width: int = 32) -> None:
@@ -67,7 +67,7 @@ class SmallCNN(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def get_classifier(self) -> nn.Module:
-        """The last layer, by timm's name for it."""
+        """Return the last layer; the method's name is timm's."""
         return self.head
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,14 +77,13 @@ class SmallCNN(nn.Module):
 
 
 class FaceTrunk(nn.Module):
-    """O-Net's layers (Zhang et al. 2016) with facenet-pytorch's weights, under a new head: 48x48 crops, 0.4 million
-    weights, 13 million multiply-adds.
+    """O-Net's layers (Zhang et al. 2016) under a new head: 48x48 crops, 0.4 million weights, 13 million multiply-adds.
 
-    It has learned faces and their landmarks from WIDER FACE and CelebA, which no download is needed for: the weights
-    come with facenet-pytorch. Each layer's PReLU slopes become their mean, which ONNX Runtime fuses.
+    The pretrained weights come with facenet-pytorch, so they need no download. They were trained on faces and landmarks
+    of WIDER FACE and CelebA. Each layer's PReLU slopes become their mean, which ONNX Runtime fuses.
     """
 
-    pretrained_cfg: ClassVar[dict[str, Any]] = {"input_size": (3, 48, 48)}  # timm's name for what a model wants
+    pretrained_cfg: ClassVar[dict[str, Any]] = {"input_size": (3, 48, 48)}  # as timm's models have it
 
     def __init__(self, num_classes: int, dropout: float = 0.0, pretrained: bool = True) -> None:
         super().__init__()
@@ -99,13 +98,13 @@ class FaceTrunk(nn.Module):
         )  # fmt: skip
         self.dense = nn.Sequential(stock.dense5, _leaky(stock.prelu5), nn.Dropout(dropout))
         self.head = nn.Linear(256, num_classes)
-        if not pretrained:  # the slopes, which no checkpoint holds, stay
+        if not pretrained:  # the slopes stay: no checkpoint holds them
             for module in self.modules():
                 if isinstance(module, nn.Conv2d | nn.Linear):
                     module.reset_parameters()
 
     def get_classifier(self) -> nn.Module:
-        """The last layer, by timm's name for it."""
+        """Return the last layer; the method's name is timm's."""
         return self.head
 
     def forward(self, x: Tensor) -> Tensor:
@@ -114,17 +113,25 @@ class FaceTrunk(nn.Module):
         return self.head(self.dense(self.features(x).permute(0, 3, 2, 1).flatten(1)))
 
 
-def _leaky(learned: nn.PReLU) -> nn.LeakyReLU:
-    return nn.LeakyReLU(float(learned.weight.detach().mean()))
+def _leaky(prelu: nn.PReLU) -> nn.LeakyReLU:
+    """Return a leaky ReLU with the mean slope of a PReLU."""
+    return nn.LeakyReLU(float(prelu.weight.detach().mean()))
 
 
 def build_model(
     name: str, num_classes: int, pretrained: bool = False, weights: str = "", dropout: float = 0.0
 ) -> nn.Module:
-    """One of OWN_MODELS, "face_trunk" or any timm model, with a fresh head unless `weights` has one of `num_classes`.
+    """Return a network by name.
 
-    Raises UserError on an unknown name, when the hub does not give pretrained weights, and when the
-    file `weights` does not fit the model.
+    Args:
+        name: one of OWN_MODELS, "face_trunk" or any timm model.
+        num_classes: number of outputs. The head is new unless `weights` has a head of this size.
+        pretrained: start from trained weights.
+        weights: a local file of weights; "" for none.
+        dropout: probability before the last layer.
+
+    Raises:
+        UserError: the name is unknown, the hub has no pretrained weights, or `weights` does not fit the model.
     """
     if name in OWN_MODELS:
         if pretrained:
@@ -140,42 +147,44 @@ def build_model(
 
 
 def _timm_model(name: str, num_classes: int, pretrained: bool, dropout: float) -> nn.Module:
+    """Return a timm model; raise UserError as build_model does."""
     if not timm.is_model(name.split(".", maxsplit=1)[0]):
         close = difflib.get_close_matches(name, [*OWN_MODELS, FACE_TRUNK, *timm.list_models()], n=3)
-        hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() names all"
-        raise UserError(f"model: {name!r} is neither ours nor timm's; {hint}")
+        hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists all"
+        raise UserError(f"model: {name!r} is unknown to us and to timm; {hint}")
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, drop_rate=dropout)
     except Exception as error:  # the hub's client and timm raise many kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         if not pretrained:
             raise UserError(f"model: timm cannot build {name} ({reason})") from error
         raise UserError(
-            f"pretrained: no weights for {name} ({reason}); download them where the hub can be reached "
-            "and give --no-pretrained --weights FILE"
+            f"pretrained: no weights for {name} ({reason}); download them where the hub can be reached, "
+            "then use --no-pretrained --weights FILE"
         ) from error
 
 
 def _head_modules(model: nn.Module) -> tuple[nn.Module, ...]:
+    """Return what get_classifier() returns, as a tuple."""
     heads = model.get_classifier()  # type: ignore[operator]  # timm's convention, unknown to nn.Module
     return tuple(heads) if isinstance(heads, tuple) else (heads,)
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """(backbone, head) parameters; the head is what get_classifier() returns."""
+    """Return the parameters of the backbone and of the head; the head is what get_classifier() returns."""
     head = [p for module in _head_modules(model) for p in module.parameters()]
     ids = {id(p) for p in head}
     return [p for p in model.parameters() if id(p) not in ids], head
 
 
 def backbone_modules(model: nn.Module) -> list[nn.Module]:
-    """Every module without children (convolutions, norms, ...) that is not in the head."""
+    """Return every module without children (such as convolutions and norms) outside the head."""
     head = {id(m) for module in _head_modules(model) for m in module.modules()}
     return [m for m in model.modules() if id(m) not in head and not list(m.children())]
 
 
 def input_stats(model: nn.Module) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Per-channel mean and std of the 0..1 pixels the model wants: timm's own, 0.5 and 0.5 for ours."""
+    """Return mean and std per channel of the model's input, for pixels of 0..1: timm's values, 0.5 and 0.5 for ours."""
     config = getattr(model, "pretrained_cfg", None) or {}
     return _triple(config.get("mean")), _triple(config.get("std"))
 
@@ -186,7 +195,7 @@ def _triple(values: Iterable[float] | None) -> tuple[float, float, float]:
 
 
 def check_input_size(model: nn.Module, input_size: int) -> None:
-    """Raises UserError when the model does not take square inputs of that side."""
+    """Raise UserError when the model does not take square inputs of that side."""
     was_training = model.training
     try:
         with torch.no_grad():
@@ -199,10 +208,12 @@ def check_input_size(model: nn.Module, input_size: int) -> None:
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Loads a local file into `model`; a head of another class count is left out, and said.
+    """Load a local file of weights into `model`; a head of another class count is skipped, with a printed line.
 
-    Pickles are read with weights_only, which runs no code. Raises UserError when the file is missing,
-    damaged, or has other tensors than the model.
+    Pickles are read with weights_only, which runs no code.
+
+    Raises:
+        UserError: the file is missing, damaged, or has other tensors than the model.
     """
     path = Path(path)
     found = read_tensors(path)
@@ -213,31 +224,31 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     if dropped:
         console().print(f"{path}: its head does not fit {len(own[dropped[0]])} outputs; a fresh one is trained")
         found = {name: t for name, t in found.items() if name not in dropped}
-    wrong = differing({name: t for name, t in own.items() if name not in dropped}, found)
+    wrong = mismatched_tensors({name: t for name, t in own.items() if name not in dropped}, found)
     if wrong:
         shown = ", ".join(wrong[:3])
         raise UserError(
-            f"{path}: holds another model's weights ({len(wrong)} tensors differ: {shown}, ...); give this model's"
+            f"{path}: weights of another model ({len(wrong)} tensors differ, such as {shown}); use this model's weights"
         )
     check_finite(path, found)
     model.load_state_dict(found, strict=False)
 
 
-def differing(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    """The names of tensors that only one of the two has, then of those whose shapes differ."""
+def mismatched_tensors(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of tensors that only one of the two has, then of those whose shapes differ."""
     shared = own.keys() & found.keys()
     return sorted(own.keys() ^ found.keys()) + sorted(name for name in shared if own[name].shape != found[name].shape)
 
 
 def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raises UserError when a file's weights hold what is no number."""
+    """Raise UserError when a file has weights that are NaN or infinite."""
     for name, tensor in sorted(tensors.items()):
         if not torch.isfinite(tensor).all():
-            raise UserError(f"{path}: its weights are not finite numbers ({name}); train or get it anew")
+            raise UserError(f"{path}: its weights are not finite numbers ({name}); train or download it again")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a local file by name, without the usual wrappers; raises UserError as load_weights does."""
+    """Return the tensors of a local file by name, without the usual wrappers; raise UserError as load_weights does."""
     if not path.is_file():
         raise UserError(f"{path}: no such file of weights; check the name")
     try:
@@ -247,7 +258,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             else torch.load(path, map_location="cpu", weights_only=True)
         )
     except Exception as error:  # damaged files raise many kinds: SafetensorError, UnpicklingError, zip errors
-        raise UserError(f"{path}: not readable as weights; it may be cut short, get it anew") from error
+        raise UserError(f"{path}: not readable as weights; it may be cut short, download it again") from error
     for key in ("state_dict", "model"):  # the usual wrappers around a state dict
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]

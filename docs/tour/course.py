@@ -31,7 +31,9 @@ for name in data.class_names:
 """
 
 DATASET = """
-from stage2_classifier.data.crop_dataset import BalancedSampler, CropDataset, build_loader, read_crop_set
+from stage2_classifier.data.crop_dataset import CropDataset
+from stage2_classifier.data.crop_manifest import read_crop_set
+from stage2_classifier.data.loaders import BalancedSampler, build_loader
 from stage2_classifier.augment.transforms import train_transform
 
 crops = read_crop_set("crops")

@@ -28,7 +28,7 @@ from pipeline.evaluate.report import KIND_NAMES
 from pipeline.inference.draw import class_colour
 from stage2_classifier.config import TrainConfig
 from stage2_classifier.cropping import crop_window, cut_crop
-from stage2_classifier.data.crop_dataset import BalancedSampler
+from stage2_classifier.data.loaders import BalancedSampler
 from stage2_classifier.models import build_model
 from stage2_classifier.training.losses import FocalLoss
 from stage2_classifier.training.optimizer import LRSchedule

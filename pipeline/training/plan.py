@@ -145,7 +145,7 @@ def _unspliced(crops: CropSet) -> str:
     if missing := [name for name in (MASKED, BARE, INCORRECT) if name not in crops.class_names]:
         return f"the data has no class {missing[0]!r}"
     try:
-        CropDataset(crops, "train", lambda *_: None, spliced=1)  # type: ignore[arg-type]
+        CropDataset(crops, "train", lambda *_: None, mask_transfer_prob=1)  # type: ignore[arg-type]
     except UserError:
         return "no masked or no bare training face is large enough and has landmarks"
     return ""

@@ -1,4 +1,4 @@
-"""The augmentation policy for face crops with albumentations."""
+"""The augmentation policy with albumentations."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import os
 import cv2
 import numpy as np
 
-from stage2_classifier.augment.opencv_augment import POLICY, Image, Policy
+from stage2_classifier.augment.policy import DEFAULT_POLICY, AugmentPolicy, Image
 
-# Without this the import looks for a newer version over the network.
+# Without this the import asks the network for a newer version.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
 
 
 class AlbumentationsAugment:
-    """The policy in albumentations: (uint8 (S, S, 3), seed) -> uint8 (S, S, 3), the input left untouched.
+    """Applies the policy with albumentations: (uint8 (S, S, 3), seed) -> a new uint8 (S, S, 3).
 
-    fill: RGB in 0..255 of an erased patch.
+    An erased patch has the colour `fill`, RGB in 0..255.
     """
 
-    def __init__(self, size: int, fill: tuple[float, float, float], policy: Policy = POLICY) -> None:
+    def __init__(self, size: int, fill: tuple[float, float, float], policy: AugmentPolicy = DEFAULT_POLICY) -> None:
         low, high = policy.low_resolution_for(size)
-        # A patch's sides for the policy's smallest and largest area, square.
+        # Sides of a square patch of the policy's smallest and largest area.
         patch = (policy.erase_area[0] ** 0.5, policy.erase_area[1] ** 0.5)
         self._compose = A.Compose(
             [
@@ -51,10 +51,7 @@ class AlbumentationsAugment:
                     p=policy.low_resolution_p,
                 ),
                 A.ImageCompression(quality_range=policy.jpeg_quality, p=policy.jpeg_p),
-                A.GaussNoise(
-                    std_range=(policy.noise_std[0] / 255, policy.noise_std[1] / 255),
-                    p=policy.noise_p,
-                ),
+                A.GaussNoise(std_range=(policy.noise_std[0] / 255, policy.noise_std[1] / 255), p=policy.noise_p),
                 A.CoarseDropout(
                     num_holes_range=(1, 1),
                     hole_height_range=patch,

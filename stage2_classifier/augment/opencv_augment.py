@@ -1,73 +1,25 @@
-"""The augmentation policy for face crops, and our own implementation of it (numpy and OpenCV).
-
-The policy's ranges serve three implementations: this one, augment_torchvision and augment_albumentations.
-"""
+"""The augmentation policy with numpy and OpenCV."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Image = NDArray[np.uint8]  # (S, S, 3) RGB
+from stage2_classifier.augment.policy import DEFAULT_POLICY, AugmentPolicy, Image
+
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 
 
-@dataclass(frozen=True)
-class Policy:
-    """What may happen to a crop, and how often (`*_p` is a probability).
-
-    Half of the faces in the Kaggle set are under 22 px wide, and at test time the boxes are a detector's:
-    hence the box jitter and the loss of resolution. The erased patch is small, lest it looks like a mask or
-    hides one.
-    """
-
-    flip_p: float = 0.5
-    geometry_p: float = 0.8  # a detector's box error, and tilted heads
-    shift: float = 0.1  # +- of the crop's side
-    scale: tuple[float, float] = (0.85, 1.15)
-    degrees: float = 10.0  # +-
-    colour_p: float = 0.8
-    brightness: float = 0.25  # factors from 1 - x to 1 + x
-    contrast: float = 0.25
-    saturation: float = 0.3
-    hue: float = 0.03  # +- of the full circle
-    grey_p: float = 0.1
-    blur_p: float = 0.15
-    blur_sigma: tuple[float, float] = (0.3, 1.2)  # px of a 64 px crop
-    low_resolution_p: float = 0.25
-    low_resolution: tuple[int, int] = (12, 32)  # px of the side it is shrunk to
-    jpeg_p: float = 0.2
-    jpeg_quality: tuple[int, int] = (30, 90)
-    noise_p: float = 0.2
-    noise_std: tuple[float, float] = (2.0, 10.0)  # of 255 levels
-    erase_p: float = 0.2  # Zhong et al. 2020, "Random Erasing Data Augmentation"
-    erase_area: tuple[float, float] = (0.02, 0.08)  # of the crop
-    erase_ratio: tuple[float, float] = (0.5, 2.0)  # height / width
-
-    def low_resolution_for(self, size: int) -> tuple[int, int]:
-        """The range of sides a crop of `size` px is shrunk to; below `size` even for tiny inputs."""
-        high = max(min(self.low_resolution[1], size - 1), 1)
-        return min(self.low_resolution[0], high), high
-
-    def blur_sigma_for(self, size: int) -> tuple[float, float]:
-        """The blur's standard deviation in pixels of a crop of `size` px."""
-        return self.blur_sigma[0] * size / 64, self.blur_sigma[1] * size / 64
-
-
-POLICY = Policy()
-
-
 class OpencvAugment:
-    """The policy in numpy and OpenCV: (uint8 (S, S, 3), seed) -> uint8 (S, S, 3), the input left untouched.
+    """Applies the policy with numpy and OpenCV: (uint8 (S, S, 3), seed) -> a new uint8 (S, S, 3).
 
-    fill: RGB in 0..255 of an erased patch.
+    An erased patch has the colour `fill`, RGB in 0..255.
     """
 
-    def __init__(self, size: int, fill: tuple[float, float, float], policy: Policy = POLICY) -> None:
+    def __init__(self, size: int, fill: tuple[float, float, float], policy: AugmentPolicy = DEFAULT_POLICY) -> None:
         self.size, self.fill, self.policy = size, fill, policy
 
     def __call__(self, image: Image, seed: int) -> Image:
@@ -75,9 +27,9 @@ class OpencvAugment:
         if rng.random() < policy.flip_p:
             image = np.ascontiguousarray(image[:, ::-1])
         if rng.random() < policy.geometry_p:
-            image = _move(image, rng, policy)
+            image = _affine(image, rng, policy)
         if rng.random() < policy.colour_p:
-            image = _recolour(image, rng, policy)
+            image = _color_jitter(image, rng, policy)
         if rng.random() < policy.grey_p:
             image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB).astype(np.uint8)
         if rng.random() < policy.blur_p:
@@ -97,8 +49,8 @@ class OpencvAugment:
         return image
 
 
-def _move(image: Image, rng: np.random.Generator, policy: Policy) -> Image:
-    """Rotation and scale about the centre, then a shift, in one resampling; the border is replicated."""
+def _affine(image: Image, rng: np.random.Generator, policy: AugmentPolicy) -> Image:
+    """Rotate and scale about the centre, then shift, in one resampling with a replicated border."""
     size = image.shape[0]
     centre = ((size - 1) / 2, (size - 1) / 2)
     matrix = cv2.getRotationMatrix2D(centre, rng.uniform(-policy.degrees, policy.degrees), rng.uniform(*policy.scale))
@@ -107,8 +59,8 @@ def _move(image: Image, rng: np.random.Generator, policy: Policy) -> Image:
     return np.asarray(moved, dtype=np.uint8)
 
 
-def _recolour(image: Image, rng: np.random.Generator, policy: Policy) -> Image:
-    """Brightness, contrast, saturation and hue as one affine map of RGB, so that values are clipped once."""
+def _color_jitter(image: Image, rng: np.random.Generator, policy: AugmentPolicy) -> Image:
+    """Change brightness, contrast, saturation and hue by one affine map of RGB, so that values are clipped once."""
     brightness, contrast, saturation = 1 + rng.uniform(-1, 1, 3) * (
         policy.brightness,
         policy.contrast,
@@ -128,12 +80,14 @@ def _recolour(image: Image, rng: np.random.Generator, policy: Policy) -> Image:
 
 
 def _jpeg(image: Image, quality: int) -> Image:
+    """Compress to JPEG and decode again."""
     _, encoded = cv2.imencode(".jpg", np.ascontiguousarray(image[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])
     decoded = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), dtype=np.uint8)
     return np.ascontiguousarray(decoded[:, :, ::-1])
 
 
-def _erase(image: Image, rng: np.random.Generator, policy: Policy, fill: tuple[float, float, float]) -> Image:
+def _erase(image: Image, rng: np.random.Generator, policy: AugmentPolicy, fill: tuple[float, float, float]) -> Image:
+    """Fill a random patch."""
     size = image.shape[0]
     area = rng.uniform(*policy.erase_area) * size * size
     ratio = math.exp(rng.uniform(math.log(policy.erase_ratio[0]), math.log(policy.erase_ratio[1])))

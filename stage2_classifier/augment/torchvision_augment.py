@@ -1,4 +1,4 @@
-"""The augmentation policy for face crops with torchvision.transforms.v2."""
+"""The augmentation policy with torchvision.transforms.v2."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import numpy as np
 import torch
 from torchvision.transforms import v2
 
-from stage2_classifier.augment.opencv_augment import POLICY, Image, Policy
+from stage2_classifier.augment.policy import DEFAULT_POLICY, AugmentPolicy, Image
 
 
 class TorchvisionAugment:
-    """The policy in torchvision: (uint8 (S, S, 3), seed) -> uint8 (S, S, 3), the input left untouched.
+    """Applies the policy with torchvision: (uint8 (S, S, 3), seed) -> a new uint8 (S, S, 3).
 
-    fill: RGB in 0..255 of an erased patch.
+    An erased patch has the colour `fill`, RGB in 0..255.
     """
 
-    def __init__(self, size: int, fill: tuple[float, float, float], policy: Policy = POLICY) -> None:
-        # RandomAffine fills with one colour only: pad with the edge's pixels first, cut the middle out after.
+    def __init__(self, size: int, fill: tuple[float, float, float], policy: AugmentPolicy = DEFAULT_POLICY) -> None:
+        # RandomAffine fills with one colour only: pad with the edge's pixels first, crop the centre after.
         # The padding reaches the farthest corner that rotation, shift and scale together can bring in.
         angle = math.radians(policy.degrees)
         reach = ((math.cos(angle) + math.sin(angle)) / 2 + policy.shift) / policy.scale[0]
@@ -44,8 +44,7 @@ class TorchvisionAugment:
                     policy.geometry_p,
                 ),
                 v2.RandomApply(
-                    [v2.ColorJitter(policy.brightness, policy.contrast, policy.saturation, policy.hue)],
-                    policy.colour_p,
+                    [v2.ColorJitter(policy.brightness, policy.contrast, policy.saturation, policy.hue)], policy.colour_p
                 ),
                 v2.RandomGrayscale(policy.grey_p),
                 v2.RandomApply([v2.GaussianBlur(_kernel(sigma[1], size), sigma)], policy.blur_p),
@@ -66,12 +65,12 @@ class TorchvisionAugment:
     def __call__(self, image: Image, seed: int) -> Image:
         tensor = torch.from_numpy(image.transpose(2, 0, 1).copy())
         with torch.random.fork_rng(devices=[]):
-            # torch.manual_seed would reseed the GPU's generators too, which fork_rng does not put back here.
+            # torch.manual_seed would also reseed the GPU's generators, which fork_rng does not restore here.
             torch.default_generator.manual_seed(seed)
             augmented = self._transform(tensor)
         return np.ascontiguousarray(augmented.numpy().transpose(1, 2, 0))
 
 
 def _kernel(sigma: float, size: int) -> int:
-    """An odd kernel of three standard deviations on each side, no wider than the picture."""
+    """Return an odd kernel size of three standard deviations on each side, not wider than the crop."""
     return min(2 * max(round(3 * sigma), 1) + 1, size - 1 + size % 2)

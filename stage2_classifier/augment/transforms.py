@@ -1,7 +1,4 @@
-"""Train and eval transforms of face crops, side by side.
-
-Both kinds are callables (crop uint8 (H, W, 3) RGB, seed) -> float32 tensor (3, S, S).
-"""
+"""Train and eval transforms of face crops: (crop uint8 (H, W, 3) RGB, seed) -> float32 tensor (3, S, S)."""
 
 from __future__ import annotations
 
@@ -12,16 +9,18 @@ import torch
 from numpy.typing import NDArray
 
 from common.errors import UserError
-from stage2_classifier.augment.opencv_augment import POLICY, OpencvAugment, Policy
+from stage2_classifier.augment.opencv_augment import OpencvAugment
+from stage2_classifier.augment.policy import DEFAULT_POLICY, AugmentPolicy
+from stage2_classifier.config import CHOICES
 from stage2_classifier.cropping import resize_crop, to_input
 
-AUGMENTATIONS = ("none", "torchvision", "albumentations", "opencv")
+AUGMENTATIONS = CHOICES["augment"]
 
 Augment = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
 
 
 class CropPreprocess:
-    """Resize, augment (or not), normalise: (crop uint8 (H, W, 3), seed) -> float32 tensor (3, S, S)."""
+    """Resizes, augments (unless `augment` is None) and normalises a crop."""
 
     def __init__(self, input_size: int, mean: Sequence[float], std: Sequence[float], augment: Augment | None) -> None:
         self.input_size, self.mean, self.std, self.augment = input_size, tuple(mean), tuple(std), augment
@@ -34,25 +33,26 @@ class CropPreprocess:
 
 
 def train_transform(
-    kind: str, input_size: int, mean: Sequence[float], std: Sequence[float], policy: Policy = POLICY
+    kind: str, input_size: int, mean: Sequence[float], std: Sequence[float], policy: AugmentPolicy = DEFAULT_POLICY
 ) -> CropPreprocess:
-    """The transform for training; the same seed gives the same pixels.
+    """Return the transform for training; the same seed gives the same pixels.
 
-    kind: one of AUGMENTATIONS. mean, std: per channel, of pixel values scaled to 0..1. policy: what may happen.
-    Raises UserError on an unknown kind.
+    `kind` is one of AUGMENTATIONS; `mean` and `std` are per channel, of pixel values scaled to 0..1. Raises UserError
+    when the kind is unknown.
     """
     return CropPreprocess(input_size, mean, std, _augment(kind, input_size, mean, policy))
 
 
 def eval_transform(input_size: int, mean: Sequence[float], std: Sequence[float]) -> CropPreprocess:
-    """The transform for validation and test: bit for bit what inference feeds the network."""
+    """Return the transform for validation and test, bit for bit the network's input at inference."""
     return CropPreprocess(input_size, mean, std, None)
 
 
-def _augment(kind: str, size: int, mean: Sequence[float], policy: Policy) -> Augment | None:
+def _augment(kind: str, size: int, mean: Sequence[float], policy: AugmentPolicy) -> Augment | None:
+    """Return the implementation of that name."""
     red, green, blue = (255 * float(v) for v in mean)
     fill = (red, green, blue)
-    # Each library costs a second or two to import: only the chosen one is.
+    # Each library takes a second or two to import, so only the chosen one is imported.
     match kind:
         case "none":
             return None
@@ -66,4 +66,4 @@ def _augment(kind: str, size: int, mean: Sequence[float], policy: Policy) -> Aug
             from stage2_classifier.augment.albumentations_augment import AlbumentationsAugment
 
             return AlbumentationsAugment(size, fill, policy)
-    raise UserError(f"augmentation {kind!r} is none of {', '.join(AUGMENTATIONS)}")
+    raise UserError(f"augmentation {kind!r} is unknown; use one of {', '.join(AUGMENTATIONS)}")

@@ -1,4 +1,4 @@
-"""crops.csv: one row for each face crop; rejects.csv: for each false alarm of stage 1. Reader and writer (no torch)."""
+"""The crop manifest, read and written without torch: crops.csv lists faces, rejects.csv hard negatives."""
 
 from __future__ import annotations
 
@@ -13,66 +13,71 @@ from common.errors import UserError
 from common.files import replaced_text, write_text
 
 SPLITS = ("train", "val", "test")
-BACKGROUND = "not_a_face"  # the label of what stage 1 took for a face and is none
+BACKGROUND = "not_a_face"  # the label of hard negatives: stage 1's false alarms
 LANDMARKS = "landmarks"  # a column that older tables lack
 COLUMNS = ("path", "label", "split", "image_id", "x1", "y1", "x2", "y2")
 
 
 @dataclass(frozen=True)
 class CropRecord:
-    """One face crop.
+    """One crop: a row of the manifest.
 
-    path: of the crop image, relative to the folder of crops.csv, with forward slashes.
-    box: the face in pixels of its photo, xyxy, 0-based, right and bottom edge exclusive. landmarks: x and y of five
-    points (eyes, nose, mouth's corners) in pixels of its photo, one after the other; empty where they are not known.
-
-    Raises UserError on an unknown split, an empty label or an empty box.
+    Raises:
+        UserError: the split is unknown, the label or the box is empty, or the landmarks are not ten numbers.
     """
 
     path: str
+    """Crop image, relative to the folder of crops.csv, with forward slashes."""
     label: str
+    """Class, or BACKGROUND."""
     split: str
+    """One of SPLITS."""
     image_id: str
+    """The photo that the crop is from."""
     box: tuple[float, float, float, float]
+    """The face in pixels of the photo: xyxy, 0-based, right and bottom edge exclusive."""
     landmarks: tuple[float, ...] = ()
+    """x and y of five points (eyes, nose, mouth corners) in pixels of the photo, or empty."""
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
-            raise UserError(f"crop {self.path}: split {self.split!r} is none of {', '.join(SPLITS)}")
+            raise UserError(f"crop {self.path}: split {self.split!r} is unknown; use {', '.join(SPLITS)}")
         if not self.label:
             raise UserError(f"crop {self.path}: the label is empty")
         x1, y1, x2, y2 = self.box
         if not (x2 > x1 and y2 > y1):
             raise UserError(f"crop {self.path}: box {self.box} is empty or not a number")
         if len(self.landmarks) not in (0, 10) or not all(math.isfinite(v) for v in self.landmarks):
-            raise UserError(f"crop {self.path}: landmarks must be ten numbers or none")
+            raise UserError(f"crop {self.path}: landmarks must be ten numbers or empty")
 
 
 @dataclass(frozen=True)
 class CropSet:
-    """A folder of crops: its records, the classes in their fixed order, and the margin they were cut with.
-
-    rejects: crops of what stage 1 took for faces and are none, all with the label REJECT; they belong to no class.
-    """
+    """A folder of crops."""
 
     root: Path
+    """The folder of crops.csv."""
     records: tuple[CropRecord, ...]
+    """The faces."""
     class_names: tuple[str, ...]
+    """The classes in their fixed order."""
     margin: float
+    """Context of the crops on each side, as a share of a box's longer side."""
     hard_negatives: tuple[CropRecord, ...] = ()
+    """False alarms of stage 1, all with the label BACKGROUND, outside the classes."""
 
     def split(self, name: str) -> tuple[CropRecord, ...]:
-        """The records of one split; raises UserError when there are none."""
+        """Return the faces of one split; raise UserError when there are none."""
         records = tuple(record for record in self.records if record.split == name)
         if not records:
-            raise UserError(f"{self.root / 'crops.csv'}: no crops in split {name!r}; make the split anew")
+            raise UserError(f"{self.root / 'crops.csv'}: no crops in split {name!r}; make the split again")
         return records
 
 
 def write_crop_set(crops: CropSet) -> None:
-    """Writes crops.json (class order, margin), rejects.csv if there are any and crops.csv, each in one step.
+    """Write crops.json (class order, margin), rejects.csv (only with hard negatives) and crops.csv, each atomically.
 
-    Older tables go first, so that a killed run never leaves them beside another set's margin.
+    Older tables are removed first, so that a killed run never leaves them with another set's margin.
     """
     for table in ("crops.csv", "rejects.csv"):
         (crops.root / table).unlink(missing_ok=True)
@@ -84,6 +89,7 @@ def write_crop_set(crops: CropSet) -> None:
 
 
 def _write_table(table: Path, records: Iterable[CropRecord]) -> None:
+    """Write one table of the manifest."""
     with replaced_text(table, newline="") as f:
         writer = csv.writer(f)
         writer.writerow((*COLUMNS, LANDMARKS))
@@ -93,9 +99,10 @@ def _write_table(table: Path, records: Iterable[CropRecord]) -> None:
 
 
 def read_crop_set(root: Path | str) -> CropSet:
-    """Reads the folder that `pipeline.build_crops` made.
+    """Read a folder that `pipeline.build_crops` made.
 
-    Raises UserError, naming the file and what to run, when it is missing or malformed.
+    Raises:
+        UserError: a file is missing or malformed; the message names it and the command to run.
     """
     root = Path(root)
     table, meta_file = root / "crops.csv", root / "crops.json"
@@ -107,28 +114,29 @@ def read_crop_set(root: Path | str) -> CropSet:
         class_names = tuple(str(name) for name in meta["class_names"])
         margin = float(meta["margin"])
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{meta_file}: malformed ({error}); build the crops anew") from error
+        raise UserError(f"{meta_file}: malformed ({error}); build the crops again") from error
     records = _read_table(table)
     unknown = sorted({r.label for r in records} - set(class_names))
     if unknown:
         what = f"labels {unknown} are not among the classes of {meta_file}"
-        raise UserError(f"{table}: {what}; build the crops anew")
-    beside = root / "rejects.csv"
-    rejects = _read_table(beside) if beside.is_file() else ()
-    if any(r.label != BACKGROUND for r in rejects):
-        raise UserError(f"{beside}: holds another label than {BACKGROUND}; build the crops anew")
-    return CropSet(root, records, class_names, margin, rejects)
+        raise UserError(f"{table}: {what}; build the crops again")
+    negatives_table = root / "rejects.csv"
+    hard_negatives = _read_table(negatives_table) if negatives_table.is_file() else ()
+    if any(r.label != BACKGROUND for r in hard_negatives):
+        raise UserError(f"{negatives_table}: holds another label than {BACKGROUND}; build the crops again")
+    return CropSet(root, records, class_names, margin, hard_negatives)
 
 
 def _read_table(table: Path) -> tuple[CropRecord, ...]:
+    """Read one table of the manifest; raise UserError with the line when it is malformed."""
     try:
         with table.open(newline="", encoding="utf-8") as f:
             reader = csv.DictReader(f)
             if reader.fieldnames is None or set(COLUMNS) - set(reader.fieldnames):
-                raise UserError(f"{table}: needs the columns {', '.join(COLUMNS)}; build the crops anew")
+                raise UserError(f"{table}: needs the columns {', '.join(COLUMNS)}; build the crops again")
             return tuple(_records(reader, table))
     except (ValueError, csv.Error) as error:
-        raise UserError(f"{table}: is no CSV text ({error}); build the crops anew") from error
+        raise UserError(f"{table}: not CSV text ({error}); build the crops again") from error
 
 
 def _records(rows: csv.DictReader[str], table: Path) -> Iterable[CropRecord]:
@@ -138,9 +146,9 @@ def _records(rows: csv.DictReader[str], table: Path) -> Iterable[CropRecord]:
             landmarks = tuple(float(v) for v in (row.get(LANDMARKS) or "").split())
         except (TypeError, ValueError) as error:
             what = "a box edge or landmark is not a number"
-            raise UserError(f"{table}, line {rows.line_num}: {what}; build the crops anew") from error
+            raise UserError(f"{table}, line {rows.line_num}: {what}; build the crops again") from error
         try:
             record = CropRecord(row["path"], row["label"], row["split"], row["image_id"], box, landmarks)
         except UserError as error:
-            raise UserError(f"{table}, line {rows.line_num}: {error}; build the crops anew") from error
+            raise UserError(f"{table}, line {rows.line_num}: {error}; build the crops again") from error
         yield record

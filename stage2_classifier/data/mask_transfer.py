@@ -1,92 +1,93 @@
-"""Puts the mask of one face on another that wears none, rightly or wrongly, by their landmarks.
+"""Transfers the mask of one face to a bare face, worn rightly or wrongly, by the landmarks of both (copy-paste).
 
-The rare class is made from what there is plenty of. MaskedFace-Net (Cabani et al. 2020) draws one mask over bare faces;
-here each mask is a real one, of a masked face of the same data, so that colours, folds, light and blur are real, too.
+So the frequent classes give examples of the rare class. MaskedFace-Net (Cabani et al. 2020) draws one mask over bare
+faces. Here each mask is a real one from the same data, so colours, folds, light and blur are real, too.
 """
 
 from __future__ import annotations
-
-from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Way = Literal["right", "nose_out", "chin"]
+from stage2_classifier.data.face_axes import MaskPosition, face_axes
 
-# In a face's own frame 0 is the eyes' line and 1 the mouth's; the nose tip lies near 0.6, the chin's end near 1.8.
-# Where a mask's upper edge comes to lie, and where it was on the face that it is taken from.
-TOP: dict[Way, tuple[float, float]] = {"right": (0.28, 0.45), "nose_out": (0.72, 1.0), "chin": (1.2, 1.45)}
-TAKEN_FROM = (0.4, 0.5)
+# In a face's axes the line of the eyes is 0, that of the mouth 1, the nose tip near 0.6, the chin near 1.8.
+# Range of the mask's upper edge, on the bare face and on the masked face.
+TOP: dict[MaskPosition, tuple[float, float]] = {"right": (0.28, 0.45), "nose_out": (0.72, 1.0), "chin": (1.2, 1.45)}
+SOURCE_TOP = (0.4, 0.5)
 CHIN = 1.75
-LEAST_HEIGHT = 2.0  # px from eyes to mouth, below which landmarks span no face
+MIN_HEIGHT = 2.0  # px from eyes to mouth; below this, landmarks do not span a face
 
 
-def face_frame(landmarks: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """The eyes' middle (2,) and the axes (2, 2) of a face with `landmarks` (5, 2): columns half a face right, and down.
+def transfer_axes(landmarks: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Return the midpoint of the eyes (2,) and the axes (2, 2) of a face with `landmarks` (5, 2), as face_axes.
 
-    landmarks: the eye left in the picture, the other eye, nose tip, the mouth's left and right corner, in pixels. None
-    when they span no face.
+    None when the landmarks do not span a face.
     """
-    points = np.asarray(landmarks, np.float64)
-    eyes, mouth = points[:2].mean(axis=0), points[3:].mean(axis=0)
-    down, right = mouth - eyes, points[1] - points[0]
-    height, width = np.hypot(*down), np.hypot(*right)
-    if height < LEAST_HEIGHT or width < 1:
-        return None
-    # A face's half width is near its eyes' distance; of a face turned away the eyes come closer, the height stays.
-    right = right / width * max(width, 0.85 * height) * 1.02
-    axes = np.stack([right, down], axis=1)
-    return None if abs(np.linalg.det(axes)) < 1 else (eyes, axes)
+    found = face_axes(landmarks, MIN_HEIGHT)
+    return None if found is None or abs(np.linalg.det(found[1])) < 1 else found
 
 
-def splice(
+def transfer_mask(
     bare: NDArray[np.uint8],
     bare_landmarks: NDArray[np.floating],
     masked: NDArray[np.uint8],
     masked_landmarks: NDArray[np.floating],
-    way: Way,
+    position: MaskPosition,
     rng: np.random.Generator,
 ) -> NDArray[np.uint8]:
-    """A copy of `bare` (H, W, 3 uint8) with the mask of `masked` (h, w, 3 uint8) over it, worn as `way` says.
+    """Return a copy of `bare` with the mask of `masked`.
 
-    Landmarks (5, 2) are in pixels of the picture that they belong to. Where exactly the mask lies, how soft its edge is
-    and how far its light follows the bare face's is drawn from `rng`. Raises ValueError when landmarks span no face.
+    Args:
+        bare: the face without a mask, uint8 (H, W, 3).
+        bare_landmarks: (5, 2) in pixels of `bare`.
+        masked: the face with a mask, uint8 (h, w, 3).
+        masked_landmarks: (5, 2) in pixels of `masked`.
+        position: how the mask is worn on the bare face.
+        rng: decides the exact place, the softness of the edge, and how far the light follows the bare face's.
+
+    Raises:
+        ValueError: landmarks do not span a face.
     """
-    target, source = face_frame(bare_landmarks), face_frame(masked_landmarks)
+    target, source = transfer_axes(bare_landmarks), transfer_axes(masked_landmarks)
     if target is None or source is None:
         raise ValueError("the landmarks do not span a face")
-    (eyes, axes), (other_eyes, other_axes) = target, source
+    (eyes, axes), (source_eyes, source_axes) = target, source
     if rng.random() < 0.5:
-        other_axes = other_axes * (-1, 1)  # the mask mirrored
-    top, taken = rng.uniform(*TOP[way]), rng.uniform(*TAKEN_FROM)
+        source_axes = source_axes * (-1, 1)  # the mask mirrored
+    top, source_top = rng.uniform(*TOP[position]), rng.uniform(*SOURCE_TOP)
     stretch = rng.uniform(0.85, 1.1)
     inverse = np.asarray(np.linalg.inv(axes), np.float64)
-    # A place of the bare face's frame shows the masked face's frame shifted by how much lower the mask is worn.
+    # Maps pixels of the bare face to those of the masked face, where the mask may be worn higher.
     matrix = np.zeros((2, 3))
-    matrix[:, :2] = other_axes @ np.diag([1, stretch]) @ inverse
-    matrix[:, 2] = other_eyes + other_axes @ (0, taken - top * stretch) - matrix[:, :2] @ eyes
-    shrink = max(int(np.sqrt(abs(np.linalg.det(matrix[:, :2])))), 1)
-    if shrink > 1:  # bilinear sampling would skip pixels
-        size = (max(masked.shape[1] // shrink, 1), max(masked.shape[0] // shrink, 1))
-        scale = np.array([[size[0] / masked.shape[1]], [size[1] / masked.shape[0]]])
-        masked = np.asarray(cv2.resize(masked, size, interpolation=cv2.INTER_AREA), np.uint8)
-        matrix = matrix * scale
-    # OpenCV counts from pixel centres, landmarks from corners.
-    shifted = matrix.copy()
-    shifted[:, 2] += matrix[:, :2].sum(axis=1) * 0.5 - 0.5
+    matrix[:, :2] = source_axes @ np.diag([1, stretch]) @ inverse
+    matrix[:, 2] = source_eyes + source_axes @ (0, source_top - top * stretch) - matrix[:, :2] @ eyes
     height, width = bare.shape[:2]
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    cloth = cv2.warpAffine(masked, shifted, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    cloth = np.asarray(cloth, np.float32)
-    alpha = _outline(height, width, eyes, inverse, top, rng)
+    cloth = _warp(masked, matrix, (width, height))
+    alpha = _mask_alpha(height, width, eyes, inverse, top, rng)
     if rng.random() < 0.6:
         light = (bare * alpha).sum() / max(float((cloth * alpha).sum()), 1.0)
         cloth = np.clip(cloth * float(np.clip(light, 0.6, 1.6)) ** rng.uniform(0.3, 1), 0, 255)
     return np.round(bare * (1 - alpha) + cloth * alpha).astype(np.uint8)
 
 
-def _outline(
+def _warp(image: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Return float32 pixels of `size` (width, height); `matrix` (2, 3) maps these to pixels of the image."""
+    shrink = max(int(np.sqrt(abs(np.linalg.det(matrix[:, :2])))), 1)
+    if shrink > 1:  # bilinear sampling would skip pixels
+        small = (max(image.shape[1] // shrink, 1), max(image.shape[0] // shrink, 1))
+        scale = np.array([[small[0] / image.shape[1]], [small[1] / image.shape[0]]])
+        image = np.asarray(cv2.resize(image, small, interpolation=cv2.INTER_AREA), np.uint8)
+        matrix = matrix * scale
+    # OpenCV counts from pixel centres, landmarks from pixel corners.
+    shifted = matrix.copy()
+    shifted[:, 2] += matrix[:, :2].sum(axis=1) * 0.5 - 0.5
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(image, shifted, size, flags=flags, borderMode=cv2.BORDER_REPLICATE), np.float32)
+
+
+def _mask_alpha(
     height: int,
     width: int,
     eyes: NDArray[np.float64],
@@ -94,17 +95,17 @@ def _outline(
     top: float,
     rng: np.random.Generator,
 ) -> NDArray[np.float32]:
-    """(H, W, 1): how much of the cloth is seen at each pixel, 1 inside the mask, falling to 0 over a soft edge."""
+    """Return the opacity (H, W, 1) of the cloth: 1 inside the mask, falling to 0 over a soft edge."""
     y, x = np.mgrid[:height, :width] + 0.5
     u = inverse[0, 0] * (x - eyes[0]) + inverse[0, 1] * (y - eyes[1])
     v = inverse[1, 0] * (x - eyes[0]) + inverse[1, 1] * (y - eyes[1])
-    soft = rng.uniform(0.02, 0.06)
+    softness = rng.uniform(0.02, 0.06)
     edge = top + rng.uniform(-0.05, 0.2) * u**2
     sides = 1.0 - 0.12 * np.clip(v - 0.8, 0, 1) - np.abs(u)
     bottom = CHIN - 0.5 * np.abs(u) ** 3
-    alpha = _rise((v - edge) / soft) * _rise(sides / soft) * _rise((bottom - v) / (2 * soft))
+    alpha = _sigmoid((v - edge) / softness) * _sigmoid(sides / softness) * _sigmoid((bottom - v) / (2 * softness))
     return alpha[..., None].astype(np.float32)
 
 
-def _rise(x: NDArray[np.float64]) -> NDArray[np.float64]:
+def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return 1 / (1 + np.exp(-np.clip(x, -30, 30)))

@@ -1,4 +1,4 @@
-"""Contact sheets: small pictures in a grid with captions, enlarged so that single pixels can be seen."""
+"""Draws contact sheets: a grid of small pictures with captions, enlarged so that single pixels are visible."""
 
 from __future__ import annotations
 
@@ -15,18 +15,23 @@ _GAP = 6
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture of a sheet, uint8 (H, W, 3) RGB or None for an empty place, and its caption."""
+    """One place of a contact sheet."""
 
     image: NDArray[np.uint8] | None
+    """uint8 (H, W, 3) RGB; None leaves the place empty."""
     caption: str = ""
 
 
 def contact_sheet(
     rows: Sequence[Sequence[Cell]], side: int = 112, row_labels: Sequence[str] = (), caption_lines: int = 1
 ) -> Image.Image:
-    """Draws rows of cells on white, each picture `side` px square, captions below, row labels to the left.
+    """Draw rows of cells on white, with captions below the pictures and row labels to the left.
 
-    Pictures are enlarged without smoothing and shrunk by area.
+    Args:
+        rows: the cells; rows may differ in length.
+        side: side of each picture in pixels. Pictures are enlarged without smoothing and shrunk by area.
+        row_labels: text to the left of the rows.
+        caption_lines: lines below each picture.
     """
     font = ImageFont.load_default(FONT_PX)
     line = FONT_PX + 3

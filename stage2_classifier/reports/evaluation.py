@@ -1,4 +1,4 @@
-"""A trained classifier on one split of crops: predictions and their scores."""
+"""Predicts one split of crops with a trained classifier, and scores the predictions."""
 
 from __future__ import annotations
 
@@ -12,48 +12,52 @@ from torch import nn
 
 from common.errors import UserError
 from stage2_classifier.augment.transforms import eval_transform
-from stage2_classifier.data.crop_dataset import CropDataset, build_loader, check_margin
+from stage2_classifier.data.crop_dataset import CropDataset, check_margin
 from stage2_classifier.data.crop_manifest import CropSet
+from stage2_classifier.data.loaders import build_loader
 from stage2_classifier.training.checkpoint import ModelMeta
 from stage2_classifier.training.engine import predict
 
 
 @dataclass(frozen=True)
 class CropEvaluation:
-    """Predictions on one split: probs float32 (N, C), class indices int64 (N,), in the order of dataset.records."""
+    """Predictions on one split, in the order of dataset.records."""
 
     split: str
     dataset: CropDataset
     probs: NDArray[np.float32]
+    """(N, C)."""
     targets: NDArray[np.int64]
+    """(N,) class indices."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
+        """Return the classes in their fixed order."""
         return self.dataset.class_names
 
     @property
     def predicted(self) -> NDArray[np.int64]:
-        """(N,) the most probable class of each crop."""
+        """Return the most probable class (N,) of each crop."""
         return self.probs.argmax(axis=1).astype(np.int64)
 
     @property
     def confusion(self) -> NDArray[np.int64]:
-        """(C, C) counts; rows are the true classes, columns the predicted ones."""
+        """Return counts (C, C); rows are the true classes, columns the predicted ones."""
         return confusion_matrix(self.targets, self.predicted, labels=range(len(self.class_names))).astype(np.int64)
 
 
 def check_fits(meta: ModelMeta, crops: CropSet, run: str) -> None:
-    """Raises UserError when a model was not trained for crops like these."""
+    """Raise UserError when a model was trained for other classes or with more context than the crops have."""
     if meta.class_names != crops.class_names:
         raise UserError(
             f"{crops.root}: classes {', '.join(crops.class_names)} differ from run {run}'s "
-            f"{', '.join(meta.class_names)}; give the crops it was trained on"
+            f"{', '.join(meta.class_names)}; use the crops of its training"
         )
     check_margin(crops, meta.margin)
 
 
 def evaluate(model: nn.Module, meta: ModelMeta, crops: CropSet, split: str) -> CropEvaluation:
-    """Predicts one split's crops as inference would. Raises UserError when the split is empty."""
+    """Predict one split's crops as inference would; raise UserError when the split is empty."""
     transform = eval_transform(meta.input_size, meta.mean, meta.std)
     dataset = CropDataset(crops, split, transform, margin=meta.margin)
     probs, targets = predict(model, build_loader(dataset, batch_size=128), meta.heads)
@@ -61,7 +65,7 @@ def evaluate(model: nn.Module, meta: ModelMeta, crops: CropSet, split: str) -> C
 
 
 def scores(evaluation: CropEvaluation) -> dict[str, Any]:
-    """Accuracy, macro-F1 with its interval, and precision, recall, F1, support and average precision per class.
+    """Return accuracy, macro-F1 with an interval, and scores per class, as classification_report.json holds them.
 
     Macro-F1 is over the classes that have crops in the split; an absent class has average precision None.
     """
@@ -94,10 +98,10 @@ def scores(evaluation: CropEvaluation) -> dict[str, Any]:
 
 
 def macro_f1_interval(evaluation: CropEvaluation, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """The 95% percentile bootstrap interval of macro-F1.
+    """Return the 95% percentile bootstrap interval of macro-F1.
 
     Whole photos are drawn, not crops: the faces of one photo are alike (Field & Welsh 2007, cluster bootstrap).
-    A class that a draw leaves without crops is left out of that draw's mean.
+    The mean of a draw is over the classes that have crops in the draw.
     """
     classes = len(evaluation.class_names)
     _, photo = np.unique([r.image_id for r in evaluation.dataset.records], return_inverse=True)

@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: confusion matrix, precision-recall curves, worst mistakes."""
+"""Draws the pictures of an evaluation: confusion matrix, precision-recall curves, worst mistakes."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from stage2_classifier.reports.evaluation import CropEvaluation
 
 
 def _save(figure: Figure, path: Path) -> None:
-    # A canvas of its own: pyplot would keep every figure alive and pick a backend for the whole process.
-    FigureCanvasAgg(figure)
+    """Write a figure as a picture."""
+    FigureCanvasAgg(figure)  # pyplot would keep every figure alive and set a backend for the whole process
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110)
 
 
 def save_confusion_matrix(evaluation: CropEvaluation, path: Path) -> None:
-    """Counts beside shares of each true class; rows true, columns predicted."""
+    """Draw counts, and shares of each true class; rows are true classes, columns predicted ones."""
     counts, names = evaluation.confusion, evaluation.class_names
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = 2.2 + 0.9 * len(names)
     figure = Figure(figsize=(2 * side, side), layout="constrained")
     panels = ((counts, "crops", "d"), (shares, "share of the true class", ".2f"))
     for axes, (values, title, form) in zip(figure.subplots(1, 2), panels, strict=True):
-        # Both panels are coloured by share: counts would show nothing but the most frequent class.
+        # Both panels are coloured by share: colours of counts would show only the most frequent class.
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         axes.set_title(title)
         axes.set_xlabel("predicted")
@@ -43,16 +43,16 @@ def save_confusion_matrix(evaluation: CropEvaluation, path: Path) -> None:
 
 
 def save_pr_curves(evaluation: CropEvaluation, path: Path) -> None:
-    """Precision against recall of each class against the rest, with its average precision."""
+    """Draw precision against recall of each class against the rest, with average precision."""
     figure = Figure(figsize=(6, 4.5), layout="constrained")
     axes = figure.subplots()
     for c, name in enumerate(evaluation.class_names):
-        truth, probs = evaluation.targets == c, evaluation.probs[:, c]
-        if not truth.any():
+        is_class, probs = evaluation.targets == c, evaluation.probs[:, c]
+        if not is_class.any():
             axes.plot([], [], label=f"{name} (no crops in this split)")
             continue
-        precision, recall, _ = precision_recall_curve(truth, probs)
-        label = f"{name} (AP {average_precision_score(truth, probs):.3f}, {truth.sum()} crops)"
+        precision, recall, _ = precision_recall_curve(is_class, probs)
+        label = f"{name} (AP {average_precision_score(is_class, probs):.3f}, {is_class.sum()} crops)"
         axes.step(recall, precision, where="post", label=label)
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.02))
     axes.grid(alpha=0.3)
@@ -61,14 +61,14 @@ def save_pr_curves(evaluation: CropEvaluation, path: Path) -> None:
 
 
 def worst_mistakes(evaluation: CropEvaluation, count: int) -> list[int]:
-    """Indices of at most `count` wrong predictions, the most confident first."""
+    """Return the indices of at most `count` wrong predictions, the most confident first."""
     wrong = np.flatnonzero(evaluation.predicted != evaluation.targets)
     confidence = evaluation.probs.max(axis=1)[wrong]
     return [int(i) for i in wrong[np.argsort(-confidence, kind="stable")][:count]]
 
 
 def save_mistakes(evaluation: CropEvaluation, path: Path, count: int = 24, columns: int = 6) -> int:
-    """Writes a contact sheet of the worst mistakes and returns how many it shows; none leaves no file."""
+    """Write a contact sheet of the worst mistakes and return their number; without mistakes there is no file."""
     worst = worst_mistakes(evaluation, count)
     if not worst:
         path.unlink(missing_ok=True)
@@ -77,7 +77,7 @@ def save_mistakes(evaluation: CropEvaluation, path: Path, count: int = 24, colum
     cells = [
         Cell(
             evaluation.dataset.pixels(i),
-            f"is {names[evaluation.targets[i]]}\nsaid {names[predicted[i]]}\n{evaluation.probs[i].max():.2f}",
+            f"true {names[evaluation.targets[i]]}\npredicted {names[predicted[i]]}\n{evaluation.probs[i].max():.2f}",
         )
         for i in worst
     ]

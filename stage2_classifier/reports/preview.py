@@ -1,4 +1,4 @@
-"""The pictures of crops before and after augmentation: the implementations side by side; what a training sees."""
+"""Draws crops before and after augmentation: the implementations side by side, or the views of one training."""
 
 from __future__ import annotations
 
@@ -17,27 +17,23 @@ from stage2_classifier.config import TrainConfig
 from stage2_classifier.data.crop_dataset import CropDataset, CropTransform
 from stage2_classifier.data.crop_manifest import BACKGROUND, CropSet
 from stage2_classifier.reports.contact_sheet import Cell, contact_sheet
-from stage2_classifier.training.fit import Stats, face_sampler, training_crops
+from stage2_classifier.training.setup import Stats, build_sampler, training_crops
 
-SIDE = 96  # px of a picture on the sheet, about
-MOST_EPOCHS = 200  # of a training that are looked through for a crop's views
-SPLICE_SEARCH = 400  # draws of a class that are looked through for spliced faces
+SIDE = 96  # px, approximate side of a picture
+MAX_EPOCHS = 200  # epochs of a training that are searched for views of a crop
+MAX_SEARCHED_DRAWS = 400  # draws of a class that are searched for transferred masks
 HALVES = (0.5, 0.5, 0.5)
 
 
 def save_preview(
-    path: Path,
-    crops: CropSet,
-    transforms: Mapping[str, CropTransform],
-    *,
-    per_class: int,
-    versions: int,
-    seed: int,
+    path: Path, crops: CropSet, transforms: Mapping[str, CropTransform], *, per_class: int, versions: int, seed: int
 ) -> None:
-    """Writes a grid: one row a training crop, first as cut, then `versions` times through each transform.
+    """Write a grid with one row per training crop: the crop as cut, then `versions` times by each transform.
 
-    transforms: {name: transform made with mean = std = 0.5}. The crops have the baseline's margin, or their own if
-    that is less. Raises UserError if a crop cannot be read or `path` does not end in an image suffix.
+    The crops have the baseline's margin, or their own if that is less. Transforms have mean = std = 0.5.
+
+    Raises:
+        UserError: a crop cannot be read, or `path` does not end in an image suffix.
     """
     rng = np.random.default_rng(seed)
     rows: list[list[Cell]] = []
@@ -66,15 +62,14 @@ def save_training_views(
     versions: int,
     seed: int = 0,
 ) -> None:
-    """Writes a grid: one row a training crop, first as inference would see it, then as the training draws it.
+    """Write a grid with one row per training crop: as inference sees it, then as the training draws it.
 
-    The views are the first `versions` that a training as `config` says draws of the crop, by the training's own code,
-    seed and order: pixel for pixel what it sees (mixup comes later and is not shown). A crop that its epochs draw
-    less often has fewer. Where it splices masks, each class has a row of such faces, too; where it learns rejects,
-    they come last.
+    The views come from the training's own code, seed and order, pixel for pixel (mixup comes later and is not shown).
+    A row has `versions` views, fewer where the epochs draw the crop less often. With mask transfer, each class has one
+    more row of faces with a transferred mask. Hard negatives are last. `stats` are the network's mean and std.
 
-    stats: the network's mean and std. seed: of the choice of crops. Raises UserError as the training would when
-    `config` and crops do not fit, and when `path` does not end in an image suffix.
+    Raises:
+        UserError: `config` and crops do not fit, or `path` does not end in an image suffix.
     """
     views = _TrainingViews(config, crops, stats)
     rng = np.random.default_rng(seed)
@@ -85,58 +80,55 @@ def save_training_views(
             before = views.dataset.pixels(int(i))
             rows.append([Cell(before, f"inference, {before.shape[1]} px"), *views.of_crop(int(i), versions)])
             labels.append(name)
-        if spliced := views.spliced(members, versions):
-            rows.append([Cell(None), *spliced])
-            labels.append(f"{name}, spliced")
+        if transferred := views.with_transferred_mask(members, versions):
+            rows.append([Cell(None), *transferred])
+            labels.append(f"{name}, mask transfer")
     shown = min(config.input_size, 2 * SIDE)
     side = shown * max(round(SIDE / shown), 1)  # whole pixels of a small input
     _save(path, rows, labels, side, caption_lines=2 if config.mask_transfer_prob else 1)
 
 
 class _TrainingViews:
-    """What a training sees of its crops, by epoch and draw.
-
-    order: (epochs, draws) the crop that each draw takes.
-    """
+    """The views that a training draws, by epoch and draw."""
 
     def __init__(self, config: TrainConfig, crops: CropSet, stats: tuple[Stats, Stats]) -> None:
         self.dataset = training_crops(config, crops, stats)
-        # The same draws with no mask put on: where the two differ, one was.
+        # The same draws without mask transfer: a view that differs has a transferred mask.
         self._plain = (
             training_crops(replace(config, mask_transfer_prob=0.0), crops, stats) if config.mask_transfer_prob else None
         )
         self._stats = stats
-        sampler = face_sampler(config, self.dataset)
+        sampler = build_sampler(config, self.dataset)
         order = []
-        for epoch in range(min(config.epochs, MOST_EPOCHS)):
+        for epoch in range(min(config.epochs, MAX_EPOCHS)):
             sampler.set_epoch(epoch)
             order.append([i for _, i in sampler])
-        self.order = np.array(order)
+        self._order = np.array(order)  # (epochs, draws) index of the crop
 
     def of_crop(self, i: int, count: int) -> list[Cell]:
-        """The first `count` views of the i-th crop, fewer where it is drawn less often."""
+        """Return the first `count` views of the i-th crop, fewer if it is drawn less often."""
         cells = []
-        for epoch, draw in np.argwhere(self.order == i)[:count]:
-            view, spliced = self._view(int(epoch), int(draw))
-            cells.append(self._cell(view, int(epoch), "\nspliced" if spliced else ""))
+        for epoch, draw in np.argwhere(self._order == i)[:count]:
+            view, transferred = self._view(int(epoch), int(draw))
+            cells.append(self._cell(view, int(epoch), "\nmask transfer" if transferred else ""))
         return cells
 
-    def spliced(self, members: NDArray[np.int64], count: int) -> list[Cell]:
-        """The first `count` draws of `members` that are another face with a mask put on."""
+    def with_transferred_mask(self, members: NDArray[np.int64], count: int) -> list[Cell]:
+        """Return the first `count` views of `members` that show a transferred mask."""
         cells: list[Cell] = []
         if self._plain is None:
             return cells
-        for epoch, draw in np.argwhere(np.isin(self.order, members))[:SPLICE_SEARCH]:
-            view, spliced = self._view(int(epoch), int(draw))
-            if spliced:
+        for epoch, draw in np.argwhere(np.isin(self._order, members))[:MAX_SEARCHED_DRAWS]:
+            view, transferred = self._view(int(epoch), int(draw))
+            if transferred:
                 cells.append(self._cell(view, int(epoch)))
             if len(cells) == count:
                 break
         return cells
 
     def _view(self, epoch: int, draw: int) -> tuple[torch.Tensor, bool]:
-        """What the network gets, float32 (3, S, S), and whether a mask was put on."""
-        i = int(self.order[epoch, draw])
+        """Return the network's input, float32 (3, S, S), and whether it shows a transferred mask."""
+        i = int(self._order[epoch, draw])
         self.dataset.set_epoch(epoch)
         view = self.dataset[draw, i][0]
         if self._plain is None:
@@ -149,12 +141,13 @@ class _TrainingViews:
 
 
 def _classes(dataset: CropDataset) -> Iterator[tuple[str, NDArray[np.int64]]]:
-    """Each class and the indices of its crops, the rejects last."""
+    """Yield each class and the indices of its crops, the hard negatives last."""
     for label, name in enumerate((*dataset.class_names, BACKGROUND)):
         yield name, np.flatnonzero(dataset.labels == label)
 
 
 def _save(path: Path, rows: Sequence[Sequence[Cell]], labels: Sequence[str], side: int, caption_lines: int) -> None:
+    """Write a contact sheet; raise UserError when `path` does not end in an image suffix."""
     if path.suffix.lower() not in Image.registered_extensions():
         raise UserError(f"{path}: not an image name; end it with .png")
     with replacing(path) as temporary:
@@ -162,6 +155,6 @@ def _save(path: Path, rows: Sequence[Sequence[Cell]], labels: Sequence[str], sid
 
 
 def _pixels(tensor: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
-    """Undoes the normalisation: float (3, S, S) -> uint8 (S, S, 3)."""
+    """Undo the normalisation: float (3, S, S) -> uint8 (S, S, 3)."""
     scaled = tensor.permute(1, 2, 0) * torch.tensor(std) + torch.tensor(mean)
     return (scaled * 255).round().clamp(0, 255).byte().numpy()

@@ -1,7 +1,7 @@
-"""Shows crops before and after augmentation: the implementations side by side, or what one training sees.
+"""Command: draw crops before and after augmentation: the implementations side by side, or the views of one training.
 
 python -m stage2_classifier.transforms --crops DIR --preview preview.png [--augment opencv]     (implementations)
-python -m stage2_classifier.transforms --crops DIR --preview preview.png --experiment NAME      (what a training sees)
+python -m stage2_classifier.transforms --crops DIR --preview preview.png --experiment NAME      (views of a training)
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from stage2_classifier.reports.preview import HALVES, save_preview, save_trainin
 
 @dataclass(frozen=True)
 class PreviewArgs:
-    """Draws crops before and after augmentation."""
+    """Draw crops before and after augmentation."""
 
     crops: Path
     """Folder of crops made by pipeline.build_crops."""
     preview: Path
     """The picture to write (.png)."""
     experiment: Annotated[str, tyro.conf.arg(metavar="NAME")] = ""
-    """Show what the training of this named experiment sees; without it, the implementations side by side."""
+    """Show the training views of this named experiment; without it, the implementations side by side."""
     augment: Literal["all", "torchvision", "albumentations", "opencv"] = "all"
-    """Which implementation to show; an experiment has its own."""
+    """Implementation to show; not with --experiment."""
     input_size: Annotated[int | None, tyro.conf.arg(metavar="PX")] = None
-    """Side of the network's input; an experiment has its own, else 64."""
+    """Side of the network's input, default 64; not with --experiment."""
     seed: int = 0
     """Seed of the choice of crops and, without an experiment, of the augmentation."""
     per_class: int = 3
@@ -45,15 +45,16 @@ class PreviewArgs:
 
 
 def run(args: PreviewArgs) -> int:
+    """Check the arguments, write the picture and print its path."""
     input_size = 64 if args.input_size is None else args.input_size
     if min(input_size, args.per_class, args.versions) < 1:
         raise UserError("--input-size, --per-class and --versions must be 1 or more")
     if args.seed < 0:
-        raise UserError(f"--seed {args.seed}: give 0 or more")
+        raise UserError(f"--seed {args.seed}: use 0 or more")
     if args.experiment and (args.augment != "all" or args.input_size is not None):
-        raise UserError("--experiment: has its own augmentation and input size; leave --augment, --input-size out")
+        raise UserError("--experiment: sets augmentation and input size; remove --augment and --input-size")
     if args.preview.resolve().is_relative_to(args.crops.resolve()):
-        raise UserError(f"{args.preview}: lies in {args.crops}, among the crops; give another --preview")
+        raise UserError(f"{args.preview}: is in the crops' folder {args.crops}; use another --preview")
     crops = read_crop_set(args.crops)
     if args.experiment:
         _show_training(args, crops)
@@ -64,12 +65,14 @@ def run(args: PreviewArgs) -> int:
 
 
 def _compare_implementations(args: PreviewArgs, crops: CropSet, input_size: int) -> None:
+    """Write the picture of the implementations side by side."""
     kinds = [kind for kind in AUGMENTATIONS if kind != "none"] if args.augment == "all" else [args.augment]
     transforms = {kind: train_transform(kind, input_size, HALVES, HALVES) for kind in kinds}
     save_preview(args.preview, crops, transforms, per_class=args.per_class, versions=args.versions, seed=args.seed)
 
 
 def _show_training(args: PreviewArgs, crops: CropSet) -> None:
+    """Write the picture of an experiment's training views."""
     config = experiment(args.experiment)
     stats = input_stats(build_model(config.model, len(crops.class_names)))
     save_training_views(
@@ -78,4 +81,5 @@ def _show_training(args: PreviewArgs, crops: CropSet) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
     return run_cli(lambda: run(tyro.cli(PreviewArgs, args=argv, prog=program_name("stage2_classifier.transforms"))))

@@ -1,4 +1,4 @@
-"""CLI: scores trained runs on a split of crops, and reports what they say together.
+"""Command: score trained runs on a split of crops, and compare them in a report.
 
     python -m stage2_classifier.report runs/baseline runs/opt_sgd --crops DIR [--split test] [--out reports]
 
@@ -29,22 +29,23 @@ from stage2_classifier.data.crop_manifest import CropSet, read_crop_set
 from stage2_classifier.reports.evaluation import CropEvaluation, check_fits, evaluate, macro_f1_interval, scores
 from stage2_classifier.reports.figures import save_confusion_matrix, save_mistakes, save_pr_curves
 from stage2_classifier.reports.preview import save_training_views
-from stage2_classifier.reports.run_comparison import ScoredRun, answers, course, find_baseline
+from stage2_classifier.reports.run_comparison import ScoredRun, answer_topics, find_baseline
 from stage2_classifier.reports.runs import TrainedRun, read_run
+from stage2_classifier.reports.timeline import build_timeline
 from stage2_classifier.training.checkpoint import ModelMeta, load_model
 
 PICTURES = {
     "confusion_matrix.png": "Confusion matrix: crops, and shares of each true class",
     "pr_curves.png": "Precision against recall",
-    "mistakes.png": "The worst mistakes: the true class, the predicted one, its probability",
+    "mistakes.png": "The worst mistakes: true class, predicted class, its probability",
     "curves.png": "Training",
-    "augmentation.png": "Training crops: as inference would see them, then as this training drew them, epoch by epoch",
+    "augmentation.png": "Training crops: as inference sees them, then as this training drew them, epoch by epoch",
 }
 
 
 @dataclass(frozen=True)
 class ReportArgs:
-    """Scores trained runs and reports what they say together."""
+    """Score trained runs and compare them in a report."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders made by stage2_classifier.train."""
@@ -55,58 +56,59 @@ class ReportArgs:
     out: Path = Path("reports")
     """Folder of the report."""
     faces: bool = True
-    """--no-faces leaves out the pictures that show people's faces (worst mistakes, training crops), so that the report
-    can be given away."""
+    """--no-faces leaves out pictures of people (worst mistakes, training crops), so that the report can be shared."""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture of a run's page; data_uri holds the file itself, so that the HTML page needs no other."""
+class PagePicture:
+    """A picture of a run."""
 
     file: str
     title: str
     data_uri: str
+    """The file's content, so that the HTML page needs no other file."""
 
 
 @dataclass(frozen=True)
-class Page:
-    """One run's part of the report. link: its folder as written in a link."""
+class RunPage:
+    """One run's part of the report."""
 
     name: str
     link: str
+    """The run's folder, quoted for a link."""
     scores: dict[str, Any]
-    pictures: tuple[Picture, ...]
+    pictures: tuple[PagePicture, ...]
 
 
 def run(args: ReportArgs) -> int:
-    """Checks everything first, so that a wrong folder costs no waiting; then predicts, draws and writes."""
+    """Check all inputs first, so that a wrong folder costs no time; then predict, draw and write."""
     if not args.runs:
         raise UserError("no run given; name at least one run folder")
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"{args.out}: is a file; name a folder with --out")
     check_folder(args.out)
     runs = [read_run(folder) for folder in args.runs]
-    names = [one.name for one in runs]
+    names = [trained.name for trained in runs]
     if len(set(names)) < len(names):
-        raise UserError(f"runs: two are called {max(names, key=names.count)}; rename one of the folders")
+        raise UserError(f"runs: two have the name {max(names, key=names.count)}; rename one of the folders")
     crops = read_crop_set(args.crops)
-    for one in runs:
-        check_fits(load_model(one.weights)[1], crops, one.name)
-    measured, pages = [], []
+    for trained in runs:
+        check_fits(load_model(trained.weights)[1], crops, trained.name)
+    scored_runs, pages = [], []
     with progress() as bar:
-        for one in bar.track(runs, description="runs"):
-            scored, page = report_run(one, crops, args.split, args.out / one.name, args.faces)
-            measured.append(scored)
+        for trained in bar.track(runs, description="runs"):
+            scored, page = score_run(trained, crops, args.split, args.out / trained.name, args.faces)
+            scored_runs.append(scored)
             pages.append(page)
-    write_report(args.out, measured, pages, args.split)
-    for scored in sorted(measured, key=lambda m: -m.f1):
+    write_report(args.out, scored_runs, pages, args.split)
+    for scored in sorted(scored_runs, key=lambda s: -s.f1):
         console().print(f"{scored.run.name}: {args.split} accuracy {scored.accuracy:.3f}, macro-F1 {scored.f1:.3f}")
     console().print(f"wrote {args.out / 'report.html'} and {args.out / 'report.md'}")
     return 0
 
 
-def report_run(run: TrainedRun, crops: CropSet, split: str, out: Path, faces: bool = True) -> tuple[ScoredRun, Page]:
-    """Scores one run on a split and writes its files into `out`; without `faces`, none that shows crops."""
+def score_run(run: TrainedRun, crops: CropSet, split: str, out: Path, faces: bool = True) -> tuple[ScoredRun, RunPage]:
+    """Score one run on a split and write the run's files into `out`; without `faces`, no pictures of crops."""
     model, meta = load_model(run.weights)
     evaluation = evaluate(model, meta, crops, split)
     found = scores(evaluation)
@@ -127,23 +129,23 @@ def report_run(run: TrainedRun, crops: CropSet, split: str, out: Path, faces: bo
         save_mistakes(evaluation, out / "mistakes.png")
         save_augmentation(run, meta, crops, out / "augmentation.png")
     _copy_curves(run, out / "curves.png")
-    measured = ScoredRun(run, found["accuracy"], found["macro_f1"], low, high, train_f1, val_interval)
+    scored = ScoredRun(run, found["accuracy"], found["macro_f1"], low, high, train_f1, val_interval)
     pictures = tuple(
-        Picture(file, title, _data_uri(out / file)) for file, title in PICTURES.items() if (out / file).is_file()
+        PagePicture(file, title, _data_uri(out / file)) for file, title in PICTURES.items() if (out / file).is_file()
     )
-    return measured, Page(run.name, quote(run.name), found, pictures)
+    return scored, RunPage(run.name, quote(run.name), found, pictures)
 
 
 def save_augmentation(run: TrainedRun, meta: ModelMeta, crops: CropSet, path: Path) -> None:
-    """What the run's training saw of its crops; where they lack what it was trained with, a warning and no picture."""
+    """Draw the run's training views; print a warning instead when the crops lack what the training used."""
     try:
-        save_training_views(path, run.settings, crops, (meta.mean, meta.std), per_class=2, versions=6)
+        save_training_views(path, run.train_config, crops, (meta.mean, meta.std), per_class=2, versions=6)
     except UserError as error:
         print(f"warning: {run.name}: no picture of its training crops ({error})", file=sys.stderr)
 
 
 def write_predictions(evaluation: CropEvaluation, path: Path) -> None:
-    """One row a crop: its path, true and predicted label, confidence, and every class's probability."""
+    """Write one row per crop: path, true and predicted label, confidence, and each class's probability."""
     names = evaluation.class_names
     with replaced_text(path, newline="") as f:
         writer = csv.writer(f)
@@ -154,17 +156,17 @@ def write_predictions(evaluation: CropEvaluation, path: Path) -> None:
             writer.writerow((record.path, record.label, names[predicted], *shown))
 
 
-def write_report(out: Path, measured: Sequence[ScoredRun], pages: Sequence[Page], split: str) -> None:
-    """Writes report.html and report.md over all runs."""
-    first = find_baseline([m.run for m in measured])
-    baseline = next(m for m in measured if m.run is first)
+def write_report(out: Path, scored_runs: Sequence[ScoredRun], pages: Sequence[RunPage], split: str) -> None:
+    """Write report.html and report.md over all runs."""
+    first = find_baseline([scored.run for scored in scored_runs])
+    baseline = next(scored for scored in scored_runs if scored.run is first)
     context = {
         "split": split,
         "crops": pages[0].scores["crops"],
         "baseline": baseline,
-        "table": sorted(measured, key=lambda m: -m.val_f1),
-        "course": course(measured, baseline),
-        "answers": answers(measured, baseline),
+        "table": sorted(scored_runs, key=lambda s: -s.val_f1),
+        "timeline": build_timeline(scored_runs, baseline),
+        "answers": answer_topics(scored_runs, baseline),
         "pages": pages,
     }
     for name in ("report.html", "report.md"):
@@ -179,17 +181,18 @@ def write_report(out: Path, measured: Sequence[ScoredRun], pages: Sequence[Page]
 
 
 def _cell(text: object) -> str:
-    """Text that stays within a cell of a Markdown table and brings no HTML."""
+    """Escape text for a cell of a Markdown table, without HTML."""
     one_line = " ".join(str(text).split())
     return one_line.replace("|", "\\|").replace("<", "&lt;")
 
 
 def _when(time: datetime | None) -> str:
-    """A moment to the minute in UTC."""
+    """Return a time to the minute in UTC."""
     return "—" if time is None else f"{time.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
 def _copy_curves(run: TrainedRun, path: Path) -> None:
+    """Copy the run's picture of training curves; without one, remove the copy of an earlier report."""
     source = run.folder / "curves.png"
     if source.is_file():
         write_bytes(path, source.read_bytes())
@@ -198,8 +201,10 @@ def _copy_curves(run: TrainedRun, path: Path) -> None:
 
 
 def _data_uri(file: Path) -> str:
+    """Return a PNG as a data URI."""
     return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode("ascii")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
     return run_cli(lambda: run(tyro.cli(ReportArgs, args=argv, prog=program_name("stage2_classifier.report"))))

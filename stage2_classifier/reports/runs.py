@@ -1,4 +1,4 @@
-"""Reads what a training run recorded in its folder: config.json, metrics.jsonl, summary.json."""
+"""Reads the records of a training run: config.json, metrics.jsonl and summary.json."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from common.errors import UserError
 from stage2_classifier.config import TrainConfig, with_new_names
 
 CONFIG_FIELDS = tuple(field.name for field in fields(TrainConfig))
-# TrainConfig's fields that runs of earlier versions did not have: they were trained as their defaults say.
+# Fields of TrainConfig that runs of earlier versions lack: these runs were trained with the defaults.
 LATER_FIELDS = ("margin", "jitter", "mask_transfer_prob", "hard_negatives", "box_head", "checkpoint_epoch")
 _SUMMARY_FIELDS = ("best_epoch", "epochs_run", "stopped_early", "seconds", "parameters")
 _EPOCH_FIELDS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_macro_f1")
@@ -20,42 +20,46 @@ _EPOCH_FIELDS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "va
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """One finished run.
-
-    config: TrainConfig's fields as they were recorded. best: the metrics.jsonl row of the epoch whose weights were
-    kept. seconds: of the whole training. parameters: of the network, counted. finished: when, with its time zone;
-    None where an earlier version did not record it.
-    """
+    """One finished run."""
 
     folder: Path
     config: dict[str, Any]
+    """The recorded fields of TrainConfig."""
     best: dict[str, Any]
+    """The row of metrics.jsonl of the epoch whose weights were kept."""
     best_epoch: int
     epochs_run: int
     stopped_early: bool
     seconds: float
+    """Time of the whole training."""
     parameters: int
+    """Number of the network's weights."""
     finished: datetime | None = None
+    """Time with zone; None in runs of earlier versions."""
 
     @property
     def name(self) -> str:
+        """Return the name of the run's folder."""
         return self.folder.resolve().name
 
     @property
     def weights(self) -> Path:
+        """Return the file of the kept weights."""
         return self.folder / "best.safetensors"
 
     @property
-    def settings(self) -> TrainConfig:
-        """What it was trained with, as training takes it."""
+    def train_config(self) -> TrainConfig:
+        """Return the settings of the training."""
         return TrainConfig(**self.config)
 
 
 def read_run(folder: Path | str) -> TrainedRun:
-    """Reads a run's folder; raises UserError naming the file and the mend when something is missing.
+    """Read a run's folder.
 
-    Runs of earlier versions lack LATER_FIELDS in their config.json, which get TrainConfig's defaults here, and the time
-    at which they finished. A run without validation scores is refused: nothing compares it with others.
+    Runs of earlier versions may lack LATER_FIELDS, which get TrainConfig's defaults, and the time when they finished.
+
+    Raises:
+        UserError: a file or a field is missing, or the run has no validation scores to compare.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -63,7 +67,7 @@ def read_run(folder: Path | str) -> TrainedRun:
     config = with_new_names(_read_json(folder / "config.json"))
     summary = _read_json(folder / "summary.json")
     if not (folder / "best.safetensors").is_file():
-        raise UserError(f"{folder / 'best.safetensors'}: not found; train the run anew")
+        raise UserError(f"{folder / 'best.safetensors'}: not found; train the run again")
     _require(folder / "config.json", config, tuple(name for name in CONFIG_FIELDS if name not in LATER_FIELDS))
     _require(folder / "summary.json", summary, _SUMMARY_FIELDS)
     return TrainedRun(
@@ -80,45 +84,48 @@ def read_run(folder: Path | str) -> TrainedRun:
 
 
 def _config(file: Path, recorded: dict[str, Any]) -> dict[str, Any]:
-    """TrainConfig's fields; raises UserError when it does not take what was recorded."""
+    """Return the fields of TrainConfig; raise UserError when the recorded values make no sense."""
     try:
         return asdict(TrainConfig(**{name: recorded[name] for name in CONFIG_FIELDS if name in recorded}))
     except (UserError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: is no training's ({error}); train the run anew") from error
+        raise UserError(f"{file}: not the settings of a training ({error}); train the run again") from error
 
 
 def _time(file: Path, recorded: Any) -> datetime | None:
+    """Parse the recorded time; one without a zone is UTC."""
     if recorded is None:
         return None
     try:
         time = datetime.fromisoformat(recorded)
     except (ValueError, TypeError) as error:
-        raise UserError(f"{file}: finished {recorded!r} is no ISO 8601 time; train the run anew") from error
+        raise UserError(f"{file}: finished {recorded!r} is not an ISO 8601 time; train the run again") from error
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object; raise UserError with the file."""
     if not file.is_file():
         raise UserError(f"{file}: not found; finish the run with `stage2_classifier.train --resume`")
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{file}: not JSON ({error}); train the run anew") from error
+        raise UserError(f"{file}: not JSON ({error}); train the run again") from error
     if not isinstance(value, dict):
-        raise UserError(f"{file}: not a JSON object; train the run anew")
+        raise UserError(f"{file}: not a JSON object; train the run again")
     return value
 
 
 def _require(file: Path, values: dict[str, Any], names: tuple[str, ...]) -> None:
+    """Raise UserError when names are missing."""
     missing = [name for name in names if name not in values]
     if missing:
-        raise UserError(f"{file}: lacks {', '.join(missing)}; train the run anew")
+        raise UserError(f"{file}: lacks {', '.join(missing)}; train the run again")
 
 
 def _epoch(file: Path, epoch: int) -> dict[str, Any]:
-    """The last row of that epoch."""
+    """Return the last row of that epoch."""
     if not file.is_file():
-        raise UserError(f"{file}: not found; train the run anew")
+        raise UserError(f"{file}: not found; train the run again")
     found: dict[str, Any] = {}
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
         try:
@@ -126,13 +133,13 @@ def _epoch(file: Path, epoch: int) -> dict[str, Any]:
             if row["epoch"] == epoch:
                 found = row
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file}, line {number}: malformed ({error}); train the run anew") from error
+            raise UserError(f"{file}, line {number}: malformed ({error}); train the run again") from error
     if not found:
-        raise UserError(f"{file}: has no epoch {epoch}, which summary.json calls the best; train the run anew")
+        raise UserError(f"{file}: has no epoch {epoch}, which summary.json calls the best; train the run again")
     if not any(name.startswith("val_") for name in found):
         raise UserError(
-            f"{file}: epoch {epoch} has no validation scores, by which runs are compared; leave the run out, or train "
-            "it with crops that have a val split"
+            f"{file}: epoch {epoch} has no validation scores to compare; leave the run out, or train it with crops "
+            "that have a val split"
         )
     _require(file, found, _EPOCH_FIELDS)
     return found

@@ -1,4 +1,4 @@
-"""Trained weights as safetensors with a JSON header, and the full state that resumes a broken run."""
+"""Trained weights as safetensors with a JSON header, and the full state from which a broken run resumes."""
 
 from __future__ import annotations
 
@@ -18,69 +18,78 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.files import write_bytes
 from stage2_classifier.heads import Heads
-from stage2_classifier.models import build_model, check_finite, check_input_size, differing
+from stage2_classifier.models import build_model, check_finite, check_input_size, mismatched_tensors
 
 HEADER = "face_mask_classifier"
-# Fields of the header that earlier versions wrote under another name.
+# The present name of each header field that earlier versions wrote under another name.
 _RENAMED_FIELDS = {"judges": "has_objectness", "boxes": "has_box"}
 STATE_FORMAT = 1
-SMALLEST, LARGEST = 8, 1024  # pixels a side of an input
+MIN_INPUT, MAX_INPUT = 8, 1024  # pixels per side
 
 
 @dataclass(frozen=True)
 class ModelMeta:
-    """What must travel with a classifier's weights to build and feed it.
+    """The header of a classifier's weights: what is needed to build the network and its input.
 
-    input_size: side of the square input in pixels. mean, std: per channel, of pixels scaled to 0..1.
-    margin: context around a face box that the training crops had, as a share of the box's side.
-    epoch: 1-based. metrics: those of the validation crops at that epoch. judges, boxes: which outputs follow the
-    classes' (stage2_classifier.heads).
-
-    Raises ValueError when a value does not fit.
+    Raises:
+        ValueError: a value does not fit.
     """
 
     model: str
+    """Name, as models.build_model takes it."""
     class_names: tuple[str, ...]
+    """The classes in their fixed order."""
     input_size: int
+    """Side of the square input in pixels."""
     mean: tuple[float, float, float]
+    """Mean per channel of pixels scaled to 0..1."""
     std: tuple[float, float, float]
+    """Standard deviation per channel of pixels scaled to 0..1."""
     margin: float
+    """Context of the training crops on each side, as a share of the box's longer side."""
     dropout: float
+    """Dropout before the last layer."""
     experiment: str
+    """Name of the run."""
     epoch: int
+    """Epoch of the weights, from 1."""
     metrics: dict[str, float] = field(default_factory=dict)
+    """Validation scores at that epoch."""
     has_objectness: bool = False
+    """As Heads.has_objectness."""
     has_box: bool = False
+    """As Heads.has_box."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or not all(isinstance(name, str) for name in self.class_names):
             raise ValueError("model and class names must be text")
         if not self.class_names:
             raise ValueError("no class names")
-        if not isinstance(self.input_size, int) or not SMALLEST <= self.input_size <= LARGEST:
-            raise ValueError(f"input size {self.input_size!r} is none of {SMALLEST} to {LARGEST} pixels")
+        if not isinstance(self.input_size, int) or not MIN_INPUT <= self.input_size <= MAX_INPUT:
+            raise ValueError(f"input size {self.input_size!r} is not within {MIN_INPUT} to {MAX_INPUT} pixels")
         numbers = (*self.mean, *self.std, self.margin, self.dropout)
         if len(self.mean) != 3 or len(self.std) != 3 or not all(_is_number(v) for v in numbers):
             raise ValueError("mean and std must be three numbers each, margin and dropout one")
 
     @property
     def heads(self) -> Heads:
-        """What the network's outputs mean."""
+        """Return the outputs of the network."""
         return Heads(len(self.class_names), self.has_objectness, self.has_box)
 
 
 def save_model(path: Path | str, state_dict: Mapping[str, Tensor], meta: ModelMeta) -> None:
-    """Writes weights and header into one .safetensors file, in one step."""
-    # Tensors that share memory are refused by safetensors; clones share none.
+    """Write weights and header into one .safetensors file, atomically."""
+    # safetensors refuses tensors that share memory; clones do not.
     copied = torch.contiguous_format
     tensors = {name: t.detach().cpu().clone(memory_format=copied) for name, t in state_dict.items()}
     write_bytes(path, save(tensors, {HEADER: json.dumps(asdict(meta))}))
 
 
 def load_model(path: Path | str) -> tuple[nn.Module, ModelMeta]:
-    """The classifier in eval mode on the CPU, and its header.
+    """Return the classifier in eval mode on the CPU, and the header.
 
-    Raises UserError naming the file when it is missing, damaged or not one of ours.
+    Raises:
+        UserError: the file is missing, damaged or not one of ours.
     """
     path = Path(path)
     if not path.is_file():
@@ -90,29 +99,30 @@ def load_model(path: Path | str) -> tuple[nn.Module, ModelMeta]:
             header = (f.metadata() or {}).get(HEADER)
             tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118  # not a dict
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged or not safetensors ({error}); train or copy it anew") from error
+        raise UserError(f"{path}: damaged or not safetensors ({error}); train or copy it again") from error
     if header is None:
-        raise UserError(f"{path}: has no {HEADER} header; give a best.safetensors of a run")
+        raise UserError(f"{path}: has no {HEADER} header; use the best.safetensors of a run")
     meta = _read_header(path, header)
     try:
         model = build_model(meta.model, meta.heads.outputs, dropout=meta.dropout)
     except UserError as error:
-        raise UserError(f"{path}: its header is malformed ({error}); train or copy it anew") from error
+        raise UserError(f"{path}: its header is malformed ({error}); train or copy it again") from error
     try:
         check_input_size(model, meta.input_size)
-    except UserError as error:  # whose mend is for who chooses a size
+    except UserError as error:  # the error's own advice is for a size that a user chose
         what = f"its header says {meta.input_size} pixels, which {meta.model} does not take"
-        raise UserError(f"{path}: {what}; train or copy it anew") from error
-    wrong = differing(model.state_dict(), tensors)
+        raise UserError(f"{path}: {what}; train or copy it again") from error
+    wrong = mismatched_tensors(model.state_dict(), tensors)
     if wrong:
         what = f"its weights do not fit {meta.model} with {meta.heads.outputs} outputs ({wrong[0]} differs)"
-        raise UserError(f"{path}: {what}; train or copy it anew")
+        raise UserError(f"{path}: {what}; train or copy it again")
     check_finite(path, tensors)
     model.load_state_dict(tensors)
     return model.eval(), meta
 
 
 def _read_header(path: Path, header: str) -> ModelMeta:
+    """Parse the JSON header, also of earlier versions; raise UserError with the file when it is malformed."""
     try:
         record = {_RENAMED_FIELDS.get(name, name): value for name, value in json.loads(header).items()}
         unknown = sorted(record.keys() - {field.name for field in fields(ModelMeta)})
@@ -120,11 +130,11 @@ def _read_header(path: Path, header: str) -> ModelMeta:
             raise UserError(f"{path}: its header has the unknown field {unknown[0]!r}; update the program")
         for name in ("class_names", "mean", "std"):
             if not isinstance(record[name], list):
-                raise ValueError(f"{name} is no list")
+                raise ValueError(f"{name} is not a list")
             record[name] = tuple(record[name])
         return ModelMeta(**record)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path}: its header is malformed ({error}); train or copy it anew") from error
+        raise UserError(f"{path}: its header is malformed ({error}); train or copy it again") from error
 
 
 def _is_number(value: object) -> bool:
@@ -132,23 +142,24 @@ def _is_number(value: object) -> bool:
 
 
 def save_state(path: Path | str, state: Mapping[str, Any]) -> None:
-    """Writes a run's state (tensors, numbers, strings, lists, dictionaries) in one step."""
+    """Write a run's state (tensors, numbers, strings, lists, dictionaries) atomically."""
     buffer = io.BytesIO()
     torch.save({"format": STATE_FORMAT, **state}, buffer)
     write_bytes(path, buffer.getvalue())
 
 
 def load_state(path: Path | str) -> dict[str, Any]:
-    """Reads what save_state wrote, onto the CPU and without running code from the file.
+    """Read what save_state wrote, onto the CPU and without running code from the file.
 
-    Raises UserError naming the file when it is damaged or of another format.
+    Raises:
+        UserError: the file is damaged or of another format.
     """
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # damaged files raise many kinds: UnpicklingError, RuntimeError, EOFError, ...
-        raise UserError(f"{path}: damaged; remove the run's folder or give --overwrite") from error
+        raise UserError(f"{path}: damaged; remove the run's folder or use --overwrite") from error
     if not isinstance(state, dict) or state.get("format") != STATE_FORMAT or not isinstance(state.get("history"), list):
-        raise UserError(f"{path}: of another version of this program; give --overwrite to start anew")
+        raise UserError(f"{path}: of another version of this program; use --overwrite to start again")
     return state

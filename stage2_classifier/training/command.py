@@ -1,10 +1,10 @@
-"""CLI: trains one classifier on a folder of crops, as an experiment says. Never reads the test split.
+"""Command: train one classifier on a folder of crops, as an experiment says. Never reads the test split.
 
     python -m stage2_classifier.train --crops DIR [--experiment NAME] [--FIELD VALUE ...] [--resume]
     torchrun --nproc-per-node 2 -m stage2_classifier.train ...      (several devices)
 
-Writes runs/<name>/: config.json, metrics.jsonl (one line an epoch), curves.png, best.safetensors, last.pt and,
-when done, summary.json.
+Writes runs/<name>/: config.json, metrics.jsonl (one line per epoch), curves.png, best.safetensors, last.pt and, at the
+end, summary.json.
 """
 
 from __future__ import annotations
@@ -19,24 +19,19 @@ import tyro
 from rich.table import Table
 
 from common.cli import console, program_name, refuse_renamed, run_cli
-from stage2_classifier.config import EXPERIMENTS, TrainConfig, experiment
+from stage2_classifier.config import EXPERIMENTS, RENAMED_FIELDS, TrainConfig, experiment
 from stage2_classifier.training.fit import fit
-from stage2_classifier.training.torchrun import end_with_launcher, leave, rank, together
+from stage2_classifier.training.torchrun import end_with_launcher, exit_now, rank, report_errors_once
 
-# The present flag by its name in earlier versions.
-RENAMED_FLAGS = {
-    "--why": "--description",
-    "--spliced": "--mask-transfer-prob",
-    "--rejects": "--hard-negatives",
-    "--boxes": "--box-head",
-    "--no-boxes": "--no-box-head",
-    "--keep": "--checkpoint-epoch",
+# The present name of each flag that earlier versions had under another name.
+RENAMED_FLAGS = {f"--{old}": f"--{new.replace('_', '-')}" for old, new in RENAMED_FIELDS.items()} | {
+    "--no-boxes": "--no-box-head"
 }
 
 
 @dataclass(frozen=True)
 class TrainArgs:
-    """Trains a classifier on face crops. The flags below --tensorboard override the experiment's values."""
+    """Train a classifier on face crops. The flags below --tensorboard override the experiment's values."""
 
     crops: Path = Path("crops")
     """Folder that pipeline.build_crops made."""
@@ -45,13 +40,13 @@ class TrainArgs:
     list: bool = False
     """Show the named experiments and stop."""
     runs: Path = Path("runs")
-    """Folder of all runs; this one goes to its subfolder --name."""
+    """Folder of all runs; the subfolder --name is this run's."""
     resume: bool = False
-    """Go on with a run that was broken off."""
+    """Continue a broken run."""
     overwrite: bool = False
-    """Start anew even if the run exists."""
+    """Start again even if the run exists."""
     threads: int = 0
-    """CPU threads of torch; 0 leaves it to torch."""
+    """CPU threads of torch; 0: torch chooses."""
     cpu: bool = False
     """Do not use a GPU."""
     tensorboard: bool = False
@@ -60,7 +55,7 @@ class TrainArgs:
 
 
 def _parse(argv: Sequence[str] | None) -> TrainArgs:
-    # The experiment is looked up first, so that its values are the defaults that the other flags override.
+    """Parse the flags; the experiment comes first, because its values are the defaults of the others."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--experiment", default="baseline")
     name = first.parse_known_args(argv)[0].experiment
@@ -69,14 +64,15 @@ def _parse(argv: Sequence[str] | None) -> TrainArgs:
 
 
 def _list_experiments() -> None:
-    table = Table("experiment", "model", "why", title="Experiments (--experiment NAME)")
+    """Print the table of experiments."""
+    table = Table("experiment", "model", "description", title="Experiments (--experiment NAME)")
     for config in EXPERIMENTS.values():
         table.add_row(config.name, config.model, config.description)
     console().print(table)
 
 
 def run(argv: Sequence[str] | None) -> int:
-    """Parses, trains, and says where the run lies."""
+    """Parse, train and print the run's folder."""
     refuse_renamed(argv, RENAMED_FLAGS)
     args = _parse(argv)
     if args.list:
@@ -104,10 +100,11 @@ def run(argv: Sequence[str] | None) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
     end_with_launcher()
-    return run_cli(lambda: together(lambda: run(argv)))
+    return run_cli(lambda: report_errors_once(lambda: run(argv)))
 
 
 def main_as_process() -> None:
     """Run the command line and end the process, as torchrun expects."""
-    leave(main())
+    exit_now(main())

@@ -1,4 +1,4 @@
-"""The picture of a run's training curves."""
+"""Plots a run's training curves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from common.files import replacing
 
-# Panels left to right: title and the series it shows, (key in a metrics.jsonl row, legend).
+# Panels from left to right: title and series, each (key in a metrics.jsonl row, legend).
 PANELS = (
     ("Loss", (("train_loss", "training (criterion)"), ("val_loss", "validation (cross entropy)"))),
     (
@@ -26,7 +26,7 @@ PANELS = (
 
 
 def plot_curves(history: Sequence[Mapping[str, Any]], path: Path | str, title: str = "") -> None:
-    """Draws the rows of metrics.jsonl, three panels side by side, into a PNG. The epoch of the best score is marked."""
+    """Plot the rows of metrics.jsonl as a PNG of three panels; a line marks the epoch of the best score."""
     figure = Figure(figsize=(14, 4), layout="constrained")
     figure.suptitle(title)
     epochs = [row["epoch"] for row in history]

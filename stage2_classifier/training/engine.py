@@ -1,4 +1,4 @@
-"""One epoch of training, and prediction: the loops themselves, on any device and any number of processes."""
+"""The loops of one epoch of training and of prediction, on any device and any number of processes."""
 
 from __future__ import annotations
 
@@ -26,34 +26,34 @@ from stage2_classifier.training.optimizer import LRSchedule
 
 @dataclass(frozen=True)
 class TrainState:
-    """Everything that one epoch of training changes or uses.
-
-    model and optimizer are as `accelerator.prepare` returned them; ema averages the model within.
-    """
+    """Everything that one epoch of training uses or changes."""
 
     config: TrainConfig
     accelerator: Accelerator
     model: nn.Module
+    """As `accelerator.prepare` returned it."""
     criterion: JointLoss
     optimizer: torch.optim.Optimizer
+    """As `accelerator.prepare` returned it."""
     schedule: LRSchedule
     ema: ModelEmaV3 | None
+    """Moving average of the inner model's weights."""
 
     @property
     def inner(self) -> nn.Module:
-        """The model without what distributes it."""
+        """Return the model without the wrapper that distributes it."""
         return self.accelerator.unwrap_model(self.model)
 
     @property
     def eval_model(self) -> nn.Module:
-        """The model that is validated and saved: the averaged one where there is one."""
+        """Return the model that is validated and saved: the moving average, if there is one."""
         return self.inner if self.ema is None else self.ema.module
 
 
 def seed_epoch(seed: int, epoch: int, process: int = 0) -> np.random.Generator:
-    """Seeds torch (dropout) from (seed, epoch, process) and returns a generator for mixup.
+    """Seed torch (dropout) from (seed, epoch, process) and return a generator for mixup.
 
-    Nothing random is carried from one epoch to the next, so a resumed run needs no random state.
+    No random state passes from one epoch to the next, so a resumed run needs none.
     """
     torch_seed, numpy_seed = np.random.SeedSequence((seed, epoch, process)).spawn(2)
     torch.manual_seed(int(torch_seed.generate_state(1, np.uint64)[0] >> np.uint64(1)))
@@ -61,7 +61,7 @@ def seed_epoch(seed: int, epoch: int, process: int = 0) -> np.random.Generator:
 
 
 def set_training_mode(model: nn.Module, freeze_backbone: bool) -> None:
-    """Train mode; with a frozen backbone its weights take no gradient and its batch norms keep their statistics."""
+    """Set train mode; a frozen backbone's weights get no gradient and its batch norms keep their statistics."""
     model.train()
     for parameter in split_parameters(model)[0]:
         parameter.requires_grad_(not freeze_backbone)
@@ -71,35 +71,38 @@ def set_training_mode(model: nn.Module, freeze_backbone: bool) -> None:
 
 
 def train_one_epoch(
-    learner: TrainState, loader: DataLoader[Any], epoch: int, advance: Callable[[], None] = lambda: None
+    state: TrainState, loader: DataLoader[Any], epoch: int, advance: Callable[[], None] = lambda: None
 ) -> dict[str, float]:
-    """Trains one epoch (0-based) and returns train_loss, train_accuracy and lr (the head's, at the last update).
+    """Train one epoch (0-based); `advance` is called after each update.
 
-    The loss is the criterion's, on augmented crops as the sampler draws them; the accuracy is over faces, with mixup
-    against the label that dominates. `advance` is called after each update. Raises UserError when the loss
-    is not finite any more.
+    Returns:
+        train_loss (the criterion's), train_accuracy (over faces; with mixup against the label of the larger share) and
+        lr (the head's, at the last update).
+
+    Raises:
+        UserError: the loss is no longer finite.
     """
-    config, accelerator = learner.config, learner.accelerator
+    config, accelerator = state.config, state.accelerator
     rng = seed_epoch(config.seed, epoch, accelerator.process_index)
-    learner.model.train()
-    set_training_mode(learner.inner, freeze_backbone=epoch < config.freeze_epochs)
+    state.model.train()
+    set_training_mode(state.inner, freeze_backbone=epoch < config.freeze_epochs)
     updates = epoch * len(loader)
     sums = torch.zeros(4, dtype=torch.float64 if accelerator.device.type != "mps" else torch.float32)
-    sums = sums.to(accelerator.device)  # loss, correct, faces, crops: kept on the device, read once
-    heads = learner.criterion.heads
+    sums = sums.to(accelerator.device)  # loss, correct, faces, crops: stay on the device, read once
+    heads = state.criterion.heads
     lr = 0.0
-    for images, targets, numbers in loader:
-        outputs, loss = _forward(learner, images.contiguous(memory_format=torch.channels_last), targets, numbers, rng)
+    for images, targets, box_deltas in loader:
+        outputs, loss = _forward(state, images, targets, box_deltas, rng)
         accelerator.backward(loss)
         if config.grad_clip > 0:
-            accelerator.clip_grad_norm_(learner.model.parameters(), config.grad_clip)
-        lr = learner.optimizer.param_groups[0]["lr"]
-        learner.optimizer.step()
-        learner.optimizer.zero_grad()
+            accelerator.clip_grad_norm_(state.model.parameters(), config.grad_clip)
+        lr = state.optimizer.param_groups[0]["lr"]
+        state.optimizer.step()
+        state.optimizer.zero_grad()
         updates += 1
-        learner.schedule.after_update(updates)
-        if learner.ema is not None:
-            learner.ema.update(learner.inner, step=updates)
+        state.schedule.after_update(updates)
+        if state.ema is not None:
+            state.ema.update(state.inner, step=updates)
         n = torch.tensor(len(targets), device=sums.device)
         correct = (heads.class_logits(outputs.detach()).argmax(dim=1) == targets).sum()
         faces = (targets < heads.classes).sum()
@@ -112,19 +115,20 @@ def train_one_epoch(
 
 
 def _forward(
-    learner: TrainState, images: Tensor, targets: Tensor, numbers: Tensor, rng: np.random.Generator
+    state: TrainState, images: Tensor, targets: Tensor, box_deltas: Tensor, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Outputs (N, heads.outputs) and the loss, with mixup (Zhang et al. 2018) when the config says so."""
-    alpha = learner.config.mixup
+    """Return the outputs (N, heads.outputs) and the loss, with mixup (Zhang et al. 2018) if the config says so."""
+    images = images.contiguous(memory_format=torch.channels_last)
+    alpha = state.config.mixup
     if alpha == 0:
-        outputs = learner.model(images)
-        return outputs, learner.criterion(outputs, targets, numbers)
+        outputs = state.model(images)
+        return outputs, state.criterion(outputs, targets, box_deltas)
     share = rng.beta(alpha, alpha)
-    share = max(share, 1 - share)  # the first label dominates
+    share = max(share, 1 - share)  # the first label has the larger share
     partner = torch.from_numpy(rng.permutation(len(targets))).to(targets.device)
-    outputs = learner.model(share * images + (1 - share) * images[partner])
-    first = learner.criterion(outputs, targets, numbers)
-    second = learner.criterion(outputs, targets[partner], numbers[partner])
+    outputs = state.model(share * images + (1 - share) * images[partner])
+    first = state.criterion(outputs, targets, box_deltas)
+    second = state.criterion(outputs, targets[partner], box_deltas[partner])
     return outputs, share * first + (1 - share) * second
 
 
@@ -132,10 +136,10 @@ def _forward(
 def predict(
     model: nn.Module, loader: DataLoader[Any], heads: Heads, accelerator: Accelerator | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Class probabilities float32 (N, C) and class indices int64 (N,) of all crops, in the loader's order.
+    """Return class probabilities float32 (N, C) and class indices int64 (N,) of all crops, in the loader's order.
 
-    With an accelerator the loader must be prepared by it, and every process gets all crops, each once. Without
-    one the model runs where it is. Leaves the model in the mode in which it was.
+    With an accelerator, which must have prepared the loader, each process gets all crops, each once. Without one the
+    model runs on its own device. The model's mode stays as it was.
     """
     was_training = model.training
     model.eval()
@@ -151,22 +155,22 @@ def predict(
     return torch.cat(all_probs).numpy(), torch.cat(all_targets).numpy().astype(np.int64)
 
 
-def validate(learner: TrainState, loader: DataLoader[Any], class_names: Sequence[str]) -> dict[str, Any]:
-    """val_loss, val_accuracy, val_macro_f1 and val_f1 {class: F1} of the kept model.
+def validate(state: TrainState, loader: DataLoader[Any], class_names: Sequence[str]) -> dict[str, Any]:
+    """Return val_loss, val_accuracy, val_macro_f1 and val_f1 {class: F1} of the eval model.
 
-    val_loss is plain cross entropy whatever the training loss, so that experiments compare.
+    val_loss is plain cross entropy whatever the training loss, so that experiments can be compared.
     """
-    kept = learner.eval_model
-    if learner.accelerator.num_processes > 1:
-        # Each process has seen other crops, so batch norm's statistics differ; the main process's are saved.
-        for buffer in kept.buffers():
+    model = state.eval_model
+    if state.accelerator.num_processes > 1:
+        # Each process saw other crops, so their batch norm statistics differ; the main process's are saved.
+        for buffer in model.buffers():
             buffer.copy_(broadcast(buffer))
-    probs, targets = predict(kept, loader, learner.criterion.heads, learner.accelerator)
+    probs, targets = predict(model, loader, state.criterion.heads, state.accelerator)
     return score(probs, targets, class_names)
 
 
 def score(probs: NDArray[np.float32], targets: NDArray[np.int64], class_names: Sequence[str]) -> dict[str, Any]:
-    """Scores of probabilities (N, C) against class indices (N,). The macro-F1 is over classes that have crops."""
+    """Score probabilities (N, C) against class indices (N,). The macro-F1 is over classes that have crops."""
     predicted = probs.argmax(axis=1)
     present = sorted(set(targets.tolist()))
     f1 = f1_score(targets, predicted, labels=present, average=None, zero_division=0)

@@ -18,7 +18,9 @@ EFFECTIVE_BETA = 0.999
 class FocalLoss(nn.Module):
     """Focal loss, -(1 - p)^gamma log p of the true class (Lin et al. 2017, "Focal Loss for Dense Object Detection").
 
-    weight: (C,) class weights or None; a batch's mean is then weighted, as nn.CrossEntropyLoss does it.
+    Args:
+        gamma: how strongly easy crops are weighed down.
+        weight: (C,) class weights or None; with weights, a batch's mean is weighted as in nn.CrossEntropyLoss.
     """
 
     weight: Tensor | None
@@ -39,10 +41,12 @@ class FocalLoss(nn.Module):
 
 
 def class_weights(kind: str, counts: Sequence[int]) -> Tensor | None:
-    """(C,) float32 loss weights with mean 1 over the classes that occur; an absent class has weight 0.
+    """Return float32 (C,) loss weights with mean 1 over the classes that occur; an absent class has weight 0.
 
-    inverse: 1 / n. effective: (1 - beta) / (1 - beta^n), the inverse effective number of samples (Cui et al. 2019,
-    "Class-Balanced Loss Based on Effective Number of Samples"). none: None.
+    Args:
+        kind: none (the result is None), inverse (1 / n), or effective: (1 - beta) / (1 - beta^n), the inverse effective
+            number of samples (Cui et al. 2019, "Class-Balanced Loss Based on Effective Number of Samples").
+        counts: n, the training crops of each class.
     """
     if kind == "none":
         return None
@@ -53,16 +57,17 @@ def class_weights(kind: str, counts: Sequence[int]) -> Tensor | None:
 
 
 def build_loss(config: TrainConfig, class_counts: Sequence[int]) -> JointLoss:
-    """The loss that `config` names; class_counts are the training crops of each class, in class order."""
+    """Return the loss that `config` names; class_counts are the training crops of each class, in class order."""
     return JointLoss(_class_loss(config, class_counts), heads_of(config, len(class_counts)))
 
 
 def heads_of(config: TrainConfig, classes: int) -> Heads:
-    """The outputs that `config` asks of a network of `classes` classes."""
+    """Return the outputs that `config` wants of a network of `classes` classes."""
     return Heads(classes, has_objectness=config.hard_negatives > 0, has_box=config.box_head)
 
 
 def _class_loss(config: TrainConfig, class_counts: Sequence[int]) -> nn.Module:
+    """Return the loss of the class logits."""
     weight = class_weights(config.class_weights, class_counts)
     if config.loss == "focal":
         return FocalLoss(config.focal_gamma, weight)

@@ -1,4 +1,4 @@
-"""Optimizer, learning-rate schedule and weight average by name, as a TrainConfig says."""
+"""Optimizer, learning-rate schedule and moving average of the weights, as a TrainConfig says."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from stage2_classifier.models import split_parameters
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """Up to four groups: head and backbone, each with and without weight decay; the head's come first.
+    """Return up to four groups: head, then backbone, each with and without weight decay.
 
-    Biases, norms and what the model itself names in no_weight_decay() do not decay.
+    Biases, norms and the parameters in the model's no_weight_decay() do not decay.
     """
     backbone, head = split_parameters(model)
     named: set[str] = getattr(model, "no_weight_decay", set)()
@@ -36,20 +36,25 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
-    """The timm optimizer that `config` names, over parameter_groups. Raises UserError on an unknown name."""
+    """Return the timm optimizer that `config` names, over parameter_groups; raise UserError on an unknown name."""
     groups = parameter_groups(model, config)
     try:
         return create_optimizer_v2(groups, config.optimizer, lr=config.lr, weight_decay=0.0, momentum=config.momentum)
     except (ValueError, TypeError, ModuleNotFoundError) as error:
         close = difflib.get_close_matches(config.optimizer, [str(name) for name in list_optimizers()], n=3)
-        hint = f"did you mean {', '.join(close)}?" if close else "timm.optim.list_optimizers() names all"
-        raise UserError(f"optimizer: cannot make {config.optimizer!r}; {hint}") from error
+        hint = f"did you mean {', '.join(close)}?" if close else "timm.optim.list_optimizers() lists all"
+        raise UserError(f"optimizer: cannot build {config.optimizer!r}; {hint}") from error
 
 
 class LRSchedule:
-    """The learning rate over a run: `after_update` counts updates, `after_epoch` tells it the validation score.
+    """The learning rate over a run.
 
-    Its state is a plain dictionary: timm's schedules are functions of the count alone and need none.
+    The state is a plain dictionary. It is empty with timm's schedules, which are functions of the update count.
+
+    Args:
+        optimizer: its groups hold the highest rates.
+        config: the settings.
+        updates_per_epoch: batches per epoch.
     """
 
     def __init__(self, optimizer: Optimizer, config: TrainConfig, updates_per_epoch: int) -> None:
@@ -60,7 +65,7 @@ class LRSchedule:
             self._cycle = OneCycleLR(
                 optimizer,
                 max_lr=[group["lr"] for group in optimizer.param_groups],
-                total_steps=config.epochs * updates_per_epoch + 1,  # one step after each update, one when made
+                total_steps=config.epochs * updates_per_epoch + 1,  # one step after each update, one at the start
                 cycle_momentum=False,
             )
         elif config.scheduler == "plateau":
@@ -79,32 +84,32 @@ class LRSchedule:
             )
 
     def after_update(self, updates: int) -> None:
-        """Sets the rate for the next update; `updates` have been made since the run began."""
+        """Set the rate of the next update; `updates` were made since the run began."""
         if self._timm is not None:
             self._timm.step_update(updates)
         elif self._cycle is not None:
             self._cycle.step()
 
     def after_epoch(self, score: float) -> None:
-        """Tells the plateau schedule the validation score, higher being better."""
+        """Pass the validation score (higher is better) to the plateau schedule."""
         if self._plateau is not None:
             self._plateau.step(score)
 
     def state_dict(self) -> dict[str, Any]:
-        """What must be kept to go on after a break."""
+        """Return the state from which a resumed run continues."""
         inner = self._cycle or self._plateau
         return {} if inner is None else inner.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up a kept state."""
+        """Load a saved state."""
         inner = self._cycle or self._plateau
         if inner is not None:
             inner.load_state_dict(state)
 
 
 def build_ema(model: nn.Module, config: TrainConfig) -> ModelEmaV3 | None:
-    """The moving average of the weights, or None when it is off.
+    """Return the moving average of the weights, or None when it is off.
 
-    Its decay warms up, so that a short run does not average in the random first weights.
+    The decay warms up, so that a short run does not average in the random first weights.
     """
     return ModelEmaV3(model, decay=config.ema_decay, use_warmup=True) if config.ema_decay > 0 else None

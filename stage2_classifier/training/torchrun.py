@@ -1,4 +1,4 @@
-"""What a process that torchrun started owes the others: it ends with them, and says nothing that another has said."""
+"""Processes under torchrun: they end together, and report an error only once."""
 
 from __future__ import annotations
 
@@ -15,51 +15,52 @@ import torch
 
 from common.errors import UserError
 
-WAIT = 2.0  # seconds in which torchrun ends the others once one has failed; it looks ten times a second
-LOOK = 0.2  # seconds between looks at whether torchrun is still there
-FIRST = 1  # the process that takes on those whose parent has ended; in a container it may be torchrun itself
+SHUTDOWN_GRACE = 2.0  # seconds; when one process fails, torchrun ends the others within them (it polls every 0.1 s)
+POLL_INTERVAL = 0.2  # seconds between checks that torchrun still runs
+INIT_PID = 1  # adopts processes whose parent has ended; in a container it may be torchrun itself
 
 
-def by_torchrun() -> bool:
-    """Whether torchrun started this process."""
+def under_torchrun() -> bool:
+    """Return whether torchrun started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def rank() -> int:
-    """This process's number among those that train together."""
+    """Return this process's number among those that train together."""
     return int(os.environ.get("RANK", "0"))
 
 
 def end_with_launcher() -> None:
-    """Ends this process when torchrun is no more: killed, it ends nobody, and training would go on unseen."""
-    if not by_torchrun():
+    """End this process when torchrun has ended: a killed torchrun ends no process, and training would continue."""
+    if not under_torchrun():
         return
     launcher = os.getppid()
-    orphaned = launcher == FIRST and not _runs_python(FIRST)  # torchrun had ended before it was asked for
+    orphaned = launcher == INIT_PID and not _runs_python(INIT_PID)  # torchrun ended before getppid()
 
     def watch() -> None:
         while os.getppid() == launcher and not orphaned:
-            time.sleep(LOOK)
+            time.sleep(POLL_INTERVAL)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def together(command: Callable[[], int]) -> int:
-    """Runs a command; of errors that befall every process, the first process alone tells.
+def report_errors_once(command: Callable[[], int]) -> int:
+    """Run a command and return its exit code; only the first process reports an error that all processes have.
 
-    That another process has ended is a UserError, too.
+    Raises:
+        UserError: as the command does, or another process has ended.
     """
     try:
         try:
             return command()
         except RuntimeError as error:
-            if not (by_torchrun() and _lost(error)):
+            if not (under_torchrun() and _lost_peer(error)):
                 raise
-            raise UserError("another process of this training has ended; go on with --resume") from error
+            raise UserError("another process of this training has ended; continue with --resume") from error
     except (UserError, OSError):
         if rank():
-            time.sleep(WAIT)  # where the first process fails as well, this one is ended in it
+            time.sleep(SHUTDOWN_GRACE)  # if the first process fails as well, torchrun ends this one meanwhile
         raise
     except KeyboardInterrupt:
         if rank():
@@ -67,34 +68,34 @@ def together(command: Callable[[], int]) -> int:
         raise
 
 
-def leave(code: int) -> NoReturn:
-    """Ends this process; at once where it has failed, for torchrun and the others wait for that.
+def exit_now(code: int) -> NoReturn:
+    """End this process with an exit code; at once if it failed, because torchrun and the others wait for it.
 
-    Python's own end takes seconds once several processes are connected.
+    Python's own shutdown takes seconds once several processes are connected.
     """
-    if code and by_torchrun():
+    if code and under_torchrun():
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError):  # nobody reads it any more
+            with suppress(OSError):  # nobody reads the stream any more
                 stream.flush()
         os._exit(code)
     sys.exit(code)
 
 
 def check_gpus(gpus: int) -> None:
-    """Raises UserError when torchrun has started more processes here than there are GPUs."""
+    """Raise UserError when torchrun started more processes here than there are GPUs."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if processes > gpus:
-        raise UserError(f"torchrun: {processes} processes for {gpus} GPU(s); start one for each, or give --cpu")
+        raise UserError(f"torchrun: {processes} processes for {gpus} GPU(s); start one per GPU, or use --cpu")
 
 
 def _runs_python(process: int) -> bool:
-    """Whether a process is Python, as torchrun is; no, where the system does not tell."""
+    """Return whether a process is Python, as torchrun is; False where the system does not say."""
     try:
         return b"python" in Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0", 1)[0]
     except OSError:
         return False
 
 
-def _lost(error: RuntimeError) -> bool:
-    """Whether it says that the others cannot be reached: gloo has no exception of its own."""
+def _lost_peer(error: RuntimeError) -> bool:
+    """Return whether an error means that another process cannot be reached; gloo has no exception class for this."""
     return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)

@@ -10,11 +10,11 @@ from tests.helpers.crop_sets import cut_from_photos, make_crop_set
 
 @pytest.fixture(scope="session")
 def tiny_crops(tmp_path_factory: pytest.TempPathFactory) -> CropSet:
-    """A read-only crop set of 69 crops in three classes."""
+    """Return a read-only crop set of 69 crops in three classes."""
     return make_crop_set(tmp_path_factory.mktemp("crops"))
 
 
 @pytest.fixture(scope="session")
 def wide_crops(tmp_path_factory: pytest.TempPathFactory) -> CropSet:
-    """A read-only crop set, 30 faces and 15 rejects a side, cut with more context than is looked at."""
+    """Return a read-only crop set with a wide margin: 30 faces and 15 hard negatives per split."""
     return cut_from_photos(tmp_path_factory.mktemp("wide"))

@@ -1,4 +1,4 @@
-"""TrainConfig refuses what makes no sense; experiments differ from the baseline in what they say."""
+"""TrainConfig refuses values that make no sense, and experiments change what they say."""
 
 from __future__ import annotations
 
@@ -11,16 +11,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import UserError
-from stage2_classifier.config import EXPERIMENTS, RANGES, TrainConfig, experiment
+from stage2_classifier.config import (
+    EXPERIMENTS,
+    RANGES,
+    RENAMED_EXPERIMENTS,
+    RENAMED_FIELDS,
+    TrainConfig,
+    experiment,
+    with_new_names,
+)
 
-# Changes that an experiment's one question drags along.
-DRAGGED = {
+# Changes that the one question of an experiment requires.
+REQUIRED = {
     "optimizer": {"lr", "weight_decay"},
     "loss": {"label_smoothing"},
     "class_weights": {"sampler_power"},
     "scheduler": {"warmup_epochs"},
     "epochs": {"patience"},
-    "rejects": {"boxes", "jitter"},
+    "hard_negatives": {"box_head", "jitter"},
     "model": {"pretrained", "lr", "backbone_lr_scale", "freeze_epochs", "input_size"},
 }
 
@@ -43,11 +51,11 @@ DRAGGED = {
         ("sampler_power", {"sampler_power": -0.1}),
         ("margin", {"margin": 4.5}),
         ("jitter", {"jitter": 3.5}),
-        ("spliced", {"spliced": 1.5}),
-        ("rejects", {"rejects": 0.95}),
-        ("rejects", {"rejects": math.nan}),
-        ("keep", {"keep": "first"}),
-        ("boxes", {"boxes": True}),
+        ("mask_transfer_prob", {"mask_transfer_prob": 1.5}),
+        ("hard_negatives", {"hard_negatives": 0.95}),
+        ("hard_negatives", {"hard_negatives": math.nan}),
+        ("checkpoint_epoch", {"checkpoint_epoch": "first"}),
+        ("box_head", {"box_head": True}),
         ("pretrained", {"pretrained": True}),
         ("weights", {"pretrained": True, "weights": "x.pth", "model": "resnet18"}),
         ("freeze_epochs", {"freeze_epochs": 2}),
@@ -87,26 +95,48 @@ FINAL = ("final_trunk", "final_cnn")
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name not in ("baseline", *FINAL)])
 def test_an_experiment_changes_one_thing(name: str) -> None:
     base = asdict(TrainConfig())
-    changed = {k for k, v in asdict(EXPERIMENTS[name]).items() if v != base[k]} - {"name", "why"}
-    allowed = [{key} | dragged for key, dragged in DRAGGED.items() if key in changed]
+    changed = {k for k, v in asdict(EXPERIMENTS[name]).items() if v != base[k]} - {"name", "description"}
+    allowed = [{key} | required for key, required in REQUIRED.items() if key in changed]
     assert len(changed) == 1 or any(changed <= group for group in allowed), changed
 
 
 def test_the_final_experiments_differ_in_their_networks_and_what_suits_them() -> None:
     trunk, cnn = (asdict(EXPERIMENTS[name]) for name in FINAL)
-    assert {k for k in trunk if trunk[k] != cnn[k]} <= {"name", "why", "model", "pretrained", "spliced"}
-    assert EXPERIMENTS["final_cnn"].checkpoint_epoch == "last"  # so that it can learn from all crops
+    changed = {k for k in trunk if trunk[k] != cnn[k]}
+    assert changed <= {"name", "description", "model", "pretrained", "mask_transfer_prob"}
+    assert EXPERIMENTS["final_cnn"].checkpoint_epoch == "last"  # so that it can train on all crops
 
 
-def test_rejects_may_be_learned_with_and_without_boxes_and_jitter() -> None:
+def test_hard_negatives_go_with_and_without_boxes_and_jitter() -> None:
     assert TrainConfig(hard_negatives=0.25).box_head is False
     assert (
         TrainConfig(hard_negatives=0.25, box_head=True, jitter=1.0, margin=0.35, checkpoint_epoch="last").hard_negatives
         == 0.25
     )
-    assert TrainConfig(model="face_trunk", pretrained=True, input_size=48).pretrained  # its weights come with us
+    assert TrainConfig(model="face_trunk", pretrained=True, input_size=48).pretrained
 
 
 def test_unknown_experiment_gives_close_names() -> None:
     with pytest.raises(UserError, match="did you mean opt_sgd"):
         experiment("opt_sdg")
+
+
+def test_a_renamed_experiment_is_refused_with_the_present_name() -> None:
+    for old, new in RENAMED_EXPERIMENTS.items():
+        assert old not in EXPERIMENTS
+        with pytest.raises(UserError, match=f"^experiment: {old!r} .*use {new}$"):
+            experiment(old)
+        assert experiment(new).name == new
+
+
+def test_a_config_of_an_earlier_version_becomes_the_present_one() -> None:
+    config = TrainConfig(
+        description="Why?", augment="opencv", mask_transfer_prob=0.25, hard_negatives=0.5, box_head=True,
+        checkpoint_epoch="last",
+    )  # fmt: skip
+    old_names = {new: old for old, new in RENAMED_FIELDS.items()}
+    recorded = {old_names.get(name, name): value for name, value in asdict(config).items()}
+    recorded["augment"] = "own"
+    assert {"why", "spliced", "rejects", "boxes", "keep"} <= recorded.keys()
+    assert TrainConfig(**with_new_names(recorded)) == config
+    assert with_new_names(asdict(config)) == asdict(config)

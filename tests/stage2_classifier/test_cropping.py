@@ -1,4 +1,4 @@
-"""The geometry of a face crop, and the network's input."""
+"""The geometry of a face crop, the box deltas, and the network's input."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_crop_inside_the_image_is_its_pixels() -> None:
     assert np.array_equal(cut_crop(image, (10, 5, 20, 15), 0.0), image[5:15, 10:20])
 
 
-def test_what_lies_outside_repeats_the_edge() -> None:
+def test_pixels_outside_repeat_the_edge() -> None:
     image = photo(4, 4)
     crop = cut_crop(image, (0, 0, 4, 4), 0.5)  # 8 px: two pixels of edge on each side
     expected = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="edge")
@@ -86,25 +86,25 @@ def test_a_window_is_cut_with_its_edges_repeated() -> None:
     assert np.array_equal(cut_window(image, (2, 1, 5, 4)), image[1:4, 2:5])
     expected = np.pad(image, ((2, 0), (0, 3), (0, 0)), mode="edge")[0:4, 6:11]
     assert np.array_equal(cut_window(image, (6, -2, 11, 2)), expected)
-    with pytest.raises(ValueError, match=r"window \(8, 0, 9, 1\) lies outside the 8x6 image"):
+    with pytest.raises(ValueError, match=r"window \(8, 0, 9, 1\) is outside the 8x6 image"):
         cut_window(image, (8, 0, 9, 1))
 
 
-def test_box_numbers_by_hand() -> None:
-    # A box of 10 x 20 px whose centre lies 2 px right of and 4 px above that of a frame of 8 px.
-    numbers = box_deltas((7, -4, 17, 16), (10, 10, 8))
-    assert numbers.dtype == np.float32
-    assert numbers == pytest.approx([0.25, -0.5, np.log(10 / 8), np.log(20 / 8)])
+def test_box_deltas_by_hand() -> None:
+    # A box of 10 x 20 px, with the centre 2 px right of and 4 px above that of an anchor of 8 px.
+    deltas = box_deltas((7, -4, 17, 16), (10, 10, 8))
+    assert deltas.dtype == np.float32
+    assert deltas == pytest.approx([0.25, -0.5, np.log(10 / 8), np.log(20 / 8)])
     assert np.isfinite(box_deltas((3, 3, 3, 3), (3, 3, 8))).all()
 
 
-def test_the_frame_is_the_windows() -> None:
-    # Window (0, 15, 30, 45), whose margins take a third of it.
+def test_the_anchor_of_a_window() -> None:
+    # Window (0, 15, 30, 45); a third of it is margins.
     assert window_anchor((10, 20, 20, 40), 0.25) == (15, 30, 20)
 
 
-def test_numbers_move_the_box_by_hand() -> None:
-    box = np.float32([[10, 20, 20, 40]])  # in a frame (15, 30, 20)
+def test_deltas_move_the_box_by_hand() -> None:
+    box = np.float32([[10, 20, 20, 40]])  # anchor (15, 30, 20)
     assert apply_box_deltas(box, np.zeros((1, 4), np.float32), 0.25).tolist() == [[5, 20, 25, 40]]
     moved = apply_box_deltas(box, np.float32([[0.5, -0.25, np.log(0.5), np.log(2)]]), 0.25)
     assert moved == pytest.approx(np.float32([[20, 5, 30, 45]]), abs=1e-4)
@@ -115,13 +115,13 @@ def test_numbers_move_the_box_by_hand() -> None:
 
 
 @given(boxes, boxes, st.sampled_from([0.0, 0.2, 0.35]))
-def test_a_box_survives_being_made_numbers(
+def test_deltas_give_the_box_back(
     seen: tuple[float, float, float, float], truth: tuple[float, float, float, float], margin: float
 ) -> None:
-    numbers = box_deltas(truth, window_anchor(seen, margin))
-    if np.abs(numbers[2:]).max() > 4:  # bounded on the way back
+    deltas = box_deltas(truth, window_anchor(np.float32(seen), margin))  # a rounding may differ in float64
+    if np.abs(deltas[2:]).max() > 4:  # bounded on the way back
         return
-    back = apply_box_deltas(np.float32([seen]), numbers[None], margin)
+    back = apply_box_deltas(np.float32([seen]), deltas[None], margin)
     assert back.dtype == np.float32
     assert back[0] == pytest.approx(truth, abs=0.01)
 
@@ -143,7 +143,7 @@ def test_input_is_normalised_channel_first() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(-15, 15), st.integers(-15, 15), st.integers(1, 20))
-def test_a_window_is_the_slowly_cut_one(width: int, height: int, left: int, top: int, side: int) -> None:
+def test_a_window_is_that_of_the_slow_version(width: int, height: int, left: int, top: int, side: int) -> None:
     image = photo(height, width)
     window = (left, top, left + side, top + side)
     if left >= width or top >= height or left + side <= 0 or top + side <= 0:
@@ -160,14 +160,14 @@ def test_a_window_is_the_slowly_cut_one(width: int, height: int, left: int, top:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 9))
-def test_a_crop_is_shrunk_to_means_and_enlarged_between_centres(side: int, size: int, seed: int) -> None:
+def test_resize_is_the_slow_mean_or_interpolation(side: int, size: int, seed: int) -> None:
     crop = photo(side, side, seed)
     resized = resize_crop(crop, size)
     scale = side / size
     for row in range(size):
         for column in range(size):
             if side > size:
-                # Each pixel is the mean of what lies under it, parts of pixels counted as such.
+                # Each pixel is the mean of the pixels that it covers, in parts where it covers parts.
                 down, across = (
                     [max(min(i + 1, (k + 1) * scale) - max(i, k * scale), 0) / scale for i in range(side)]
                     for k in (row, column)
@@ -182,12 +182,12 @@ def test_a_crop_is_shrunk_to_means_and_enlarged_between_centres(side: int, size:
 
 
 @given(boxes, st.floats(0, 1), st.tuples(*[st.floats(-3, 3, width=32)] * 2, *[st.floats(-9, 9, width=32)] * 2))
-def test_numbers_move_a_box_as_the_slow_version_does(
-    box: tuple[float, float, float, float], margin: float, numbers: tuple[float, float, float, float]
+def test_deltas_move_a_box_as_the_slow_version_does(
+    box: tuple[float, float, float, float], margin: float, deltas: tuple[float, float, float, float]
 ) -> None:
-    x1, y1, x2, y2 = crop_window(box, margin)
+    x1, y1, x2, y2 = crop_window(np.float32(box), margin)
     unit = (x2 - x1) / (1 + 2 * margin)
-    x, y = (x1 + x2) / 2 + numbers[0] * unit, (y1 + y2) / 2 + numbers[1] * unit
-    width, height = (unit * np.exp(min(max(v, -4), 4)) for v in numbers[2:])
-    (moved,) = apply_box_deltas(np.float32([box]), np.float32([numbers]), margin)
+    x, y = (x1 + x2) / 2 + deltas[0] * unit, (y1 + y2) / 2 + deltas[1] * unit
+    width, height = (unit * np.exp(min(max(v, -4), 4)) for v in deltas[2:])
+    (moved,) = apply_box_deltas(np.float32([box]), np.float32([deltas]), margin)
     assert moved == pytest.approx([x - width / 2, y - height / 2, x + width / 2, y + height / 2], rel=1e-4, abs=1e-2)

@@ -1,4 +1,4 @@
-"""A network's outputs: which numbers mean what, and the loss on all of them, worked by hand."""
+"""The meaning of a network's outputs, and the joint loss worked by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 from stage2_classifier.heads import BOX_BETA, BOX_WEIGHT, FACE_SMOOTHING, FACE_WEIGHT, Heads, JointLoss
 
 ALL = Heads(2, has_objectness=True, has_box=True)
-# Class logits, log odds of being a face, box numbers: a face of class 0, one of class 1, and a reject.
+# Class logits, face logit, box deltas: a face of class 0, one of class 1, and a hard negative.
 OUTPUTS = torch.tensor(
     [
         [math.log(3), 0.0, math.log(4), 0.0, 0.1, 0.0, 0.0],
@@ -22,10 +22,10 @@ OUTPUTS = torch.tensor(
     ]
 )
 TARGETS = torch.tensor([0, 1, 2])
-NUMBERS = torch.zeros(3, 4)
-# The classes' probabilities of the two faces are 3/4 and 1/4.
+DELTAS = torch.zeros(3, 4)
+# The two faces have probabilities 3/4 and 1/4 of their classes.
 CLASS_LOSS = -(math.log(3 / 4) + math.log(1 / 4)) / 2
-# Of eight numbers, one is off by more than beta and one by less.
+# Of eight deltas, one is off by more than beta and one by less.
 BOX_LOSS = ((0.1 - BOX_BETA / 2) + 0.02**2 / (2 * BOX_BETA)) / 8
 
 
@@ -46,7 +46,7 @@ FACE_LOSS = (cross_entropy(4 / 5, YES) + cross_entropy(1 / 2, YES) + cross_entro
         (Heads(3, has_objectness=True, has_box=True), 8),
     ],
 )
-def test_outputs_are_the_classes_and_what_else_is_asked_for(heads: Heads, outputs: int) -> None:
+def test_outputs_are_the_classes_objectness_and_box(heads: Heads, outputs: int) -> None:
     assert heads.outputs == outputs
     given = torch.arange(2 * outputs).reshape(2, outputs)
     assert heads.class_logits(given).tolist() == [[0, 1, 2], [outputs, outputs + 1, outputs + 2]]
@@ -59,35 +59,35 @@ def test_outputs_are_the_classes_and_what_else_is_asked_for(heads: Heads, output
 
 
 def test_joint_loss_by_hand() -> None:
-    loss = JointLoss(nn.CrossEntropyLoss(), ALL)(OUTPUTS, TARGETS, NUMBERS)
+    loss = JointLoss(nn.CrossEntropyLoss(), ALL)(OUTPUTS, TARGETS, DELTAS)
     assert loss.item() == pytest.approx(CLASS_LOSS + BOX_WEIGHT * BOX_LOSS + FACE_WEIGHT * FACE_LOSS, rel=1e-5)
 
 
-def test_without_boxes_their_numbers_do_not_count() -> None:
+def test_without_box_outputs_deltas_do_not_count() -> None:
     heads = Heads(2, has_objectness=True)
-    loss = JointLoss(nn.CrossEntropyLoss(), heads)(OUTPUTS[:, :3], TARGETS, NUMBERS + 7)
+    loss = JointLoss(nn.CrossEntropyLoss(), heads)(OUTPUTS[:, :3], TARGETS, DELTAS + 7)
     assert loss.item() == pytest.approx(CLASS_LOSS + FACE_WEIGHT * FACE_LOSS, rel=1e-5)
 
 
-def test_rejects_teach_neither_classes_nor_boxes() -> None:
+def test_hard_negatives_teach_neither_classes_nor_boxes() -> None:
     outputs = OUTPUTS.clone().requires_grad_()
-    JointLoss(nn.CrossEntropyLoss(), ALL)(outputs, TARGETS, NUMBERS).backward()
+    JointLoss(nn.CrossEntropyLoss(), ALL)(outputs, TARGETS, DELTAS).backward()
     assert outputs.grad is not None
-    face, reject = outputs.grad[:2], outputs.grad[2]
-    assert reject[[0, 1, 3, 4, 5, 6]].tolist() == [0] * 6 and reject[2] > 0  # its odds are to fall
+    face, negative = outputs.grad[:2], outputs.grad[2]
+    assert negative[[0, 1, 3, 4, 5, 6]].tolist() == [0] * 6 and negative[2] > 0  # the face logit must fall
     assert (face[:, :2] != 0).all() and (face[:, 2] < 0).all() and face[0, 4] > 0
 
 
 def test_a_batch_without_faces_has_a_loss() -> None:
     outputs = OUTPUTS[2:].clone().requires_grad_()
-    loss = JointLoss(nn.CrossEntropyLoss(), ALL)(outputs, TARGETS[2:], NUMBERS[2:])
+    loss = JointLoss(nn.CrossEntropyLoss(), ALL)(outputs, TARGETS[2:], DELTAS[2:])
     assert loss.item() == pytest.approx(FACE_WEIGHT * cross_entropy(1 / 5, NO), rel=1e-5)
     loss.backward()
     assert outputs.grad is not None and torch.isfinite(outputs.grad).all()
 
 
 def test_a_batch_of_faces_alone_has_all_parts() -> None:
-    loss = JointLoss(nn.CrossEntropyLoss(), ALL)(OUTPUTS[:2], TARGETS[:2], NUMBERS[:2])
+    loss = JointLoss(nn.CrossEntropyLoss(), ALL)(OUTPUTS[:2], TARGETS[:2], DELTAS[:2])
     faces = (cross_entropy(4 / 5, YES) + cross_entropy(1 / 2, YES)) / 2
     assert loss.item() == pytest.approx(CLASS_LOSS + BOX_WEIGHT * BOX_LOSS + FACE_WEIGHT * faces, rel=1e-5)
 

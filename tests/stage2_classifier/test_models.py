@@ -22,7 +22,7 @@ TIMM_NAME = "test_resnet"  # timm's own miniature
 
 @pytest.mark.parametrize("name", [*OWN_MODELS, TIMM_NAME])
 @pytest.mark.parametrize("size", [32, 45, 64])
-def test_logits_have_one_column_a_class(name: str, size: int) -> None:
+def test_logits_have_one_column_per_class(name: str, size: int) -> None:
     logits = build_model(name, 3).eval()(torch.zeros(2, 3, size, size))
     assert logits.shape == (2, 3) and torch.isfinite(logits).all()
 
@@ -37,7 +37,7 @@ def test_small_cnn_keeps_to_what_runs_fast() -> None:
 @pytest.mark.parametrize("name", ["small_cnn", TIMM_NAME])
 def test_every_parameter_gets_a_gradient_and_is_in_one_part(name: str) -> None:
     model = build_model(name, 3)
-    # Twice, because a block that starts as its shortcut passes nothing to its convolutions at first.
+    # Two steps: a block that starts as its shortcut gives its convolutions no gradient at first.
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(2):
         optimizer.zero_grad()
@@ -50,7 +50,7 @@ def test_every_parameter_gets_a_gradient_and_is_in_one_part(name: str) -> None:
 
 
 def stock_onet() -> nn.Module:
-    """facenet-pytorch's O-Net with one slope a layer, as its layers have it that become a FaceTrunk."""
+    """Return facenet-pytorch's O-Net with one slope per layer, as a FaceTrunk has it."""
     from facenet_pytorch.models.mtcnn import ONet
 
     stock = ONet().eval()
@@ -59,17 +59,17 @@ def stock_onet() -> nn.Module:
     return stock
 
 
-def test_a_pretrained_face_trunk_sees_what_the_stock_net_sees() -> None:
+def test_a_pretrained_face_trunk_predicts_as_the_stock_net() -> None:
     stock = stock_onet()
     trunk = build_model("face_trunk", 2, pretrained=True).eval()
     trunk.head.load_state_dict(stock.dense6_1.state_dict())
     pixels = torch.rand(4, 3, 48, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         torch.testing.assert_close(trunk(pixels).softmax(dim=1), stock(pixels)[2])
-    assert input_stats(trunk) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # pixels of -1..1, as it was trained on
+    assert input_stats(trunk) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # pixels of -1..1, as in O-Net's training
 
 
-def test_a_face_trunk_from_scratch_keeps_nothing_but_its_slopes() -> None:
+def test_a_face_trunk_from_scratch_keeps_only_the_slopes() -> None:
     torch.manual_seed(0)
     trunk, pretrained = build_model("face_trunk", 3), build_model("face_trunk", 3, pretrained=True)
     for own, known in zip(trunk.parameters(), pretrained.parameters(), strict=True):
@@ -140,7 +140,7 @@ def test_local_weights_load_and_a_head_of_other_classes_is_dropped(
 
 OWN = build_model("small_cnn", 3).state_dict()
 HALF = build_model("small_cnn_half", 3).state_dict()
-UNREADABLE = "not readable as weights; it may be cut short, get it anew"
+UNREADABLE = "not readable as weights; it may be cut short, download it again"
 
 
 @pytest.mark.parametrize(
@@ -159,13 +159,13 @@ UNREADABLE = "not readable as weights; it may be cut short, get it anew"
         (
             "w.pth",
             lambda file: torch.save(HALF, file),
-            "holds another model's weights (50 tensors differ: blocks.0.first.0.weight, blocks.0.first.1.bias, "
-            "blocks.0.first.1.running_mean, ...); give this model's",
+            "weights of another model (50 tensors differ, such as blocks.0.first.0.weight, blocks.0.first.1.bias, "
+            "blocks.0.first.1.running_mean); use this model's weights",
         ),
         (
             "w.safetensors",
             lambda file: save_file({**OWN, "stem.1.bias": OWN["stem.1.bias"] * torch.nan}, file),
-            "its weights are not finite numbers (stem.1.bias); train or get it anew",
+            "its weights are not finite numbers (stem.1.bias); train or download it again",
         ),
     ],
 )
@@ -195,7 +195,7 @@ def test_optimizers_by_name(optimizer: str) -> None:
 
 
 def rates(scheduler: str, epochs: int = 6, warmup: int = 0) -> list[float]:
-    """The head's learning rate of each of 10 updates in each epoch, with scores that never get better."""
+    """Return the head's learning rate at 10 updates per epoch, with scores that never get better."""
     config = TrainConfig(
         scheduler=scheduler, epochs=epochs, warmup_epochs=warmup, lr=1.0, patience=6, backbone_lr_scale=0.1
     )
@@ -219,7 +219,7 @@ def test_schedules_have_their_shapes() -> None:
     step = rates("step")
     assert [step[0], step[20], step[40]] == pytest.approx([1, 0.1, 0.01])
     assert rates("poly")[30] == pytest.approx(0.5)
-    plateau = rates("plateau")  # the first score is the best; two more are endured, the fourth lowers the rate
+    plateau = rates("plateau")  # the first score is the best; after two more the fourth lowers the rate
     assert [plateau[39], plateau[40]] == pytest.approx([1, 0.1])
     cycle = rates("onecycle")
     assert (

@@ -17,26 +17,28 @@ from PIL import Image
 
 from common.errors import UserError
 from stage2_classifier.augment.albumentations_augment import AlbumentationsAugment
-from stage2_classifier.augment.opencv_augment import POLICY, OpencvAugment, Policy
+from stage2_classifier.augment.opencv_augment import OpencvAugment
+from stage2_classifier.augment.policy import DEFAULT_POLICY, AugmentPolicy
 from stage2_classifier.augment.torchvision_augment import TorchvisionAugment
 from stage2_classifier.augment.transforms import AUGMENTATIONS, eval_transform, train_transform
 from stage2_classifier.config import TrainConfig
 from stage2_classifier.cropping import cut_crop, to_input
-from stage2_classifier.data.crop_dataset import CropDataset, build_loader
+from stage2_classifier.data.crop_dataset import CropDataset
 from stage2_classifier.data.crop_manifest import CropRecord, CropSet, write_crop_set
+from stage2_classifier.data.loaders import build_loader
 from stage2_classifier.reports import preview
 from stage2_classifier.reports.preview_command import main
-from stage2_classifier.training.fit import face_sampler, training_crops
+from stage2_classifier.training.setup import build_sampler, training_crops
 
 MEAN, STD = (0.5, 0.45, 0.4), (0.25, 0.24, 0.23)
 KINDS = [kind for kind in AUGMENTATIONS if kind != "none"]
 IMPLEMENTATIONS = [OpencvAugment, TorchvisionAugment, AlbumentationsAugment]
-NOTHING = replace(POLICY, **{name: 0.0 for name in vars(POLICY) if name.endswith("_p")})
+NOTHING = replace(DEFAULT_POLICY, **{name: 0.0 for name in vars(DEFAULT_POLICY) if name.endswith("_p")})
 FILL = (10.0, 20.0, 30.0)
 
 
 def face(side: int = 40) -> np.ndarray:
-    """A smooth picture that is unlike its mirror image."""
+    """Return a smooth picture that differs from its mirror image."""
     y, x = np.mgrid[0:side, 0:side] / side
     return np.stack([60 + 150 * x, 200 - 120 * y, 90 + 50 * np.sin(6 * x * y)], axis=2).astype(np.uint8)
 
@@ -59,10 +61,10 @@ def test_the_seed_alone_decides(kind: str) -> None:
     before = crop.copy()
     first = [transform(crop, seed) for seed in range(6)]
     np.random.default_rng(1)
-    torch.rand(3)  # the global generators play no part
+    torch.rand(3)  # the global generators have no effect
     again = [transform(crop, seed) for seed in reversed(range(6))][::-1]
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert len({tensor.numpy().tobytes() for tensor in first}) >= 4  # now and then nothing is drawn
+    assert len({tensor.numpy().tobytes() for tensor in first}) >= 4  # some draws change nothing
     assert all(tensor.shape == (3, 64, 64) and tensor.dtype == torch.float32 for tensor in first)
     assert np.array_equal(crop, before)
 
@@ -96,9 +98,9 @@ def test_transforms_travel_to_worker_processes(kind: str) -> None:
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 class TestPolicy:
-    """Each implementation does what the policy says, seen one step at a time."""
+    """Each implementation follows the policy, tested one step at a time."""
 
-    def versions(self, implementation: type, policy: Policy, image: np.ndarray, n: int = 12) -> list[np.ndarray]:
+    def versions(self, implementation: type, policy: AugmentPolicy, image: np.ndarray, n: int = 12) -> list[np.ndarray]:
         augment = implementation(image.shape[0], FILL, policy)
         return [augment(image, seed) for seed in range(n)]
 
@@ -164,7 +166,7 @@ class TestPolicy:
 
 def test_libraries_that_are_not_chosen_are_not_imported() -> None:
     code = (
-        "import sys; from stage2_classifier.transforms import train_transform; "
+        "import sys; from stage2_classifier.augment.transforms import train_transform; "
         "train_transform('opencv', 32, (0.5,) * 3, (0.5,) * 3); "
         "print(*{'torchvision', 'albumentations', 'timm'} & sys.modules.keys())"
     )
@@ -173,7 +175,7 @@ def test_libraries_that_are_not_chosen_are_not_imported() -> None:
 
 
 def test_unknown_kind_is_refused() -> None:
-    with pytest.raises(UserError, match="'imgaug' is none of none, torchvision"):
+    with pytest.raises(UserError, match="'imgaug' is unknown; use one of none, torchvision"):
         train_transform("imgaug", 32, MEAN, STD)
 
 
@@ -195,7 +197,7 @@ def test_preview_is_written(crop_folder: Path, capsys: pytest.CaptureFixture[str
     assert str(out) in capsys.readouterr().out
     with Image.open(out) as picture:
         assert picture.width > 13 * 96 and picture.height > 4 * 96  # 1 + 3 x 4 columns, 2 x 2 rows
-    one = crop_folder.parent / "own.png"
+    one = crop_folder.parent / "one.png"
     assert main(["--crops", str(crop_folder), "--preview", str(one), "--augment", "opencv"]) == 0
     with Image.open(one) as picture:
         assert picture.width < 8 * 96
@@ -221,19 +223,19 @@ def test_a_preview_is_not_written_among_the_crops(
     (crop_folder.parent / "link").symlink_to(crop_folder, target_is_directory=True)
     for out in (crop_folder / name, crop_folder.parent / "link" / name):
         assert main(["--crops", str(crop_folder), "--preview", str(out), "--augment", "opencv"]) == 1
-        said = f"error: {out}: lies in {crop_folder}, among the crops; give another --preview\n"
-        assert capsys.readouterr().err == said
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {out}: ") and error.endswith("use another --preview\n")
     assert (crop_folder / "0.png").read_bytes() == before and not (crop_folder / "made").exists()
 
 
 def test_preview_refuses_a_negative_seed(crop_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--crops", str(crop_folder), "--preview", str(crop_folder.parent / "p.png"), "--seed", "-1"]) == 1
-    assert capsys.readouterr().err == "error: --seed -1: give 0 or more\n"
+    assert capsys.readouterr().err == "error: --seed -1: use 0 or more\n"
 
 
 @pytest.fixture
 def sheets(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """What is drawn: (rows of cells, side, row labels, caption lines) of each sheet."""
+    """Return the list to which each drawn sheet is added: (rows of cells, side, row labels, caption lines)."""
     drawn: list[tuple[Any, ...]] = []
     draw = preview.contact_sheet
 
@@ -245,26 +247,26 @@ def sheets(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     return drawn
 
 
-def looked_at(crops: CropSet, margin: float) -> dict[bytes, str]:
-    """The label of what inference would see of each training crop, by its pixels."""
-    dataset = CropDataset(crops, "train", eval_transform(32, MEAN, STD), margin=margin, rejects=True)
+def crops_by_pixels(crops: CropSet, margin: float) -> dict[bytes, str]:
+    """Return the label of each training crop by the pixels that inference sees."""
+    dataset = CropDataset(crops, "train", eval_transform(32, MEAN, STD), margin=margin, hard_negatives=True)
     return {dataset.pixels(i).tobytes(): record.label for i, record in enumerate(dataset.records)}
 
 
 STATS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-@pytest.mark.parametrize("changes", [{}, {"jitter": 1.0}, {"jitter": 1.0, "rejects": 0.25, "margin": 0.1}])
-def test_the_preview_shows_what_training_sees(
+@pytest.mark.parametrize("changes", [{}, {"jitter": 1.0}, {"jitter": 1.0, "hard_negatives": 0.25, "margin": 0.1}])
+def test_the_preview_shows_the_views_of_the_training(
     wide_crops: CropSet, tmp_path: Path, sheets: list[tuple[Any, ...]], changes: dict[str, Any]
 ) -> None:
     config = TrainConfig(input_size=48, epochs=6, batch_size=10, **changes)
     preview.save_training_views(tmp_path / "p.png", config, wide_crops, STATS, per_class=2, versions=5)
     with Image.open(tmp_path / "p.png") as picture:
         picture.verify()
-    # Every view of the training, by epoch, its pixels as the network gets them.
+    # Every view of the training by epoch and pixels, as the network gets them.
     dataset = training_crops(config, wide_crops, STATS)
-    sampler = face_sampler(config, dataset)
+    sampler = build_sampler(config, dataset)
     names = (*wide_crops.class_names, "not_a_face")
     seen: dict[tuple[str, bytes], str] = {}
     for epoch in range(config.epochs):
@@ -274,21 +276,30 @@ def test_the_preview_shows_what_training_sees(
             for view, label in zip(views.numpy(), labels, strict=True):
                 pixels = view.transpose(1, 2, 0) * np.float32(STATS[1]) + np.float32(STATS[0])
                 seen[f"epoch {epoch + 1}", np.rint(255 * pixels).clip(0, 255).astype(np.uint8).tobytes()] = names[label]
-    before = looked_at(wide_crops, config.margin)
+    before = crops_by_pixels(wide_crops, config.margin)
     [(rows, _, labels, _)] = sheets
     expected = names if config.hard_negatives else names[:3]
     assert labels == [name for name in expected for _ in range(2)]
     for row, label in zip(rows, labels, strict=True):
         assert before[row[0].image.tobytes()] == label
-        assert 2 <= len(row) <= 6  # 5 views, or fewer of a crop that is drawn less often
+        assert 2 <= len(row) <= 6  # 5 views, fewer of a crop that is drawn less often
         for cell in row[1:]:
             assert seen[cell.caption, cell.image.tobytes()] == label
     assert any(len(row) == 6 for row in rows)
 
 
 def test_preview_of_an_experiment(wide_crops: CropSet, tmp_path: Path, sheets: list[tuple[Any, ...]]) -> None:
-    out = tmp_path / "judge.png"
-    flags = ["--crops", str(wide_crops.root), "--preview", str(out), "--experiment", "judge", "--per-class", "1"]
+    out = tmp_path / "objectness.png"
+    flags = [
+        "--crops",
+        str(wide_crops.root),
+        "--preview",
+        str(out),
+        "--experiment",
+        "objectness_box",
+        "--per-class",
+        "1",
+    ]
     assert main([*flags, "--versions", "3"]) == 0
     [(rows, side, labels, _)] = sheets
     assert labels == [*wide_crops.class_names, "not_a_face"]
@@ -297,13 +308,13 @@ def test_preview_of_an_experiment(wide_crops: CropSet, tmp_path: Path, sheets: l
         assert picture.width > 4 * side and picture.height > 4 * side
 
 
-def test_the_comparison_looks_at_crops_as_the_baseline_does(
+def test_the_comparison_has_the_margin_of_the_baseline(
     wide_crops: CropSet, crop_folder: Path, sheets: list[tuple[Any, ...]]
 ) -> None:
     out = crop_folder.parent / "p.png"
     assert main(["--crops", str(wide_crops.root), "--preview", str(out), "--augment", "opencv"]) == 0
     assert main(["--crops", str(crop_folder), "--preview", str(out), "--augment", "opencv"]) == 0
-    before = looked_at(wide_crops, 0.2)
+    before = crops_by_pixels(wide_crops, 0.2)
     (rows, *_), (narrow, *_) = sheets
     assert rows and all(row[0].image.tobytes() in before for row in rows)
     assert {row[0].image.shape[0] for row in narrow} <= {20, 21, 22, 23}  # whole files
@@ -312,15 +323,16 @@ def test_the_comparison_looks_at_crops_as_the_baseline_does(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--experiment", "jugde"], "did you mean judge"),
-        (["--experiment", "judge", "--augment", "opencv"], "--experiment: has its own augmentation and input size"),
-        (["--experiment", "judge", "--input-size", "64"], "--experiment: has its own augmentation and input size"),
-        (["--experiment", "judge"], "rejects: {crops} has none for training"),
+        (["--experiment", "objectnes_box"], "did you mean objectness_box"),
+        (["--experiment", "judge"], "use objectness_box"),
+        (["--experiment", "objectness_box", "--augment", "opencv"], "--experiment: sets augmentation and input size"),
+        (["--experiment", "objectness_box", "--input-size", "64"], "--experiment: sets augmentation and input size"),
+        (["--experiment", "objectness_box"], "hard_negatives: {crops} has none for training"),
         (["--experiment", "view_margin_35"], "margin: 0.35 is more than the 0.2 that {crops} was cut with"),
         (["--input-size", "0"], "--input-size, --per-class and --versions must be 1 or more"),
     ],
 )
-def test_a_preview_that_cannot_be_is_one_line(
+def test_a_preview_that_is_impossible_is_one_line(
     crop_folder: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
 ) -> None:
     out = crop_folder.parent / "p.png"

@@ -15,23 +15,16 @@ from PIL import Image
 
 from common.errors import UserError
 from stage2_classifier.cropping import box_deltas, crop_window, cut_crop, window_anchor
-from stage2_classifier.data.box_jitter import Jitter, jittered_view
-from stage2_classifier.data.crop_dataset import (
-    BalancedSampler,
-    CropDataset,
-    CropRecord,
-    CropSet,
-    build_loader,
-    read_crop_set,
-    write_crop_set,
-)
-from stage2_classifier.data.crop_manifest import BACKGROUND
+from stage2_classifier.data.box_jitter import BoxJitter, jittered_view
+from stage2_classifier.data.crop_dataset import CropDataset
+from stage2_classifier.data.crop_manifest import BACKGROUND, CropRecord, CropSet, write_crop_set
+from stage2_classifier.data.loaders import BalancedSampler, build_loader
 
 CLASSES = ("with_mask", "without_mask")
 
 
 def seed_transform(crop: np.ndarray, seed: int) -> torch.Tensor:
-    """Shows what it was called with: the crop's first pixel and the seed's two halves."""
+    """Return the arguments as a tensor: the crop's first pixel and the seed's two halves."""
     return torch.tensor([float(crop[0, 0, 0]), seed >> 16, seed & 0xFFFF]).reshape(3, 1, 1)
 
 
@@ -51,21 +44,17 @@ def crop_set(tmp_path: Path) -> CropSet:
     return crops
 
 
-def test_crop_set_survives_writing_and_reading(crop_set: CropSet) -> None:
-    assert read_crop_set(crop_set.root) == crop_set
-
-
 def test_items_are_pixels_and_labels_of_the_split(crop_set: CropSet) -> None:
     dataset = CropDataset(crop_set, "train", seed_transform)
     assert len(dataset) == len(dataset.records) == 5
     assert dataset.labels.dtype == np.int64
     assert dataset.labels.tolist() == [0, 0, 1, 0, 0]
-    tensor, label, numbers = dataset[2]
+    tensor, label, deltas = dataset[2]
     assert tensor[0, 0, 0] == 20 and label == 1
-    # A window of 8 px, 0.2 of which are margins, around a face of 6 px: it fills a little more than the middle.
+    # A window of 8 px with margins of 0.2 around a face of 6 px, which fills a little more than the middle.
     unit = 8 / 1.4
-    assert numbers.dtype == torch.float32
-    assert numbers.tolist() == pytest.approx([0, 0, np.log(6 / unit), np.log(6 / unit)])
+    assert deltas.dtype == torch.float32
+    assert deltas.tolist() == pytest.approx([0, 0, np.log(6 / unit), np.log(6 / unit)])
     assert dataset.pixels(1).shape == (6, 6, 3)  # the RGBA one
 
 
@@ -98,7 +87,7 @@ def test_a_bad_crop_file_is_named(crop_set: CropSet, damage: str) -> None:
         file.unlink()
     else:
         file.write_bytes(file.read_bytes()[:45] if damage == "truncated" else b"no picture")
-    with pytest.raises(UserError, match=r"0\.png: .*build the crops anew"):
+    with pytest.raises(UserError, match=r"0\.png: .*build the crops again"):
         CropDataset(crop_set, "train", seed_transform)[0]
 
 
@@ -112,7 +101,7 @@ def plain_transform(crop: np.ndarray, _seed: int) -> torch.Tensor:
 
 
 def cut_set(root: Path, boxes: Sequence[Sequence[float]], margin: float, size: tuple[int, int] = (70, 90)) -> CropSet:
-    """Crops of faces in one photo of noise of `size` (height, width), cut with `margin`; photo.png lies beside them."""
+    """Crops of faces in one photo of noise of `size` (height, width), cut with `margin`, and the photo.png."""
     photo = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     Image.fromarray(photo).save(root / "photo.png")
     records = []
@@ -128,13 +117,13 @@ def photo_of(crops: CropSet) -> np.ndarray:
 
 
 def same_as_from_the_photo(crops: CropSet, margin: float) -> None:
-    """Holds the dataset's view of each crop to what inference cuts from the photo itself."""
+    """Compare the dataset's view of each crop with what inference cuts from the photo."""
     dataset = CropDataset(crops, "train", plain_transform, margin=margin)
     for i, record in enumerate(crops.records):
-        view, _, numbers = dataset[i]
+        view, _, deltas = dataset[i]
         assert np.array_equal(dataset.pixels(i), cut_crop(photo_of(crops), record.box, margin))
         assert np.array_equal(view.numpy(), dataset.pixels(i))
-        assert numbers.numpy() == pytest.approx(box_deltas(record.box, window_anchor(record.box, margin)), abs=1e-5)
+        assert deltas.numpy() == pytest.approx(box_deltas(record.box, window_anchor(record.box, margin)), abs=1e-5)
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.2, 0.35, 0.6])
@@ -168,22 +157,22 @@ def test_box_is_in_pixels_of_the_crop_file(tmp_path: Path) -> None:
 
 def test_views_are_jittered_by_seed_epoch_and_draw(tmp_path: Path) -> None:
     crops = cut_set(tmp_path, [(30, 20, 44, 40), (10, 20, 30, 40)], 0.6)
-    jitter = Jitter(least_side=32)
+    jitter = BoxJitter(min_side=32)
 
     def item(seed: int, epoch: int, draw: int, index: int = 0) -> tuple[np.ndarray, np.ndarray]:
         dataset = CropDataset(crops, "train", plain_transform, seed, margin=0.2, jitter=jitter)
         dataset.set_epoch(epoch)
-        view, label, numbers = dataset[draw, index]
+        view, label, deltas = dataset[draw, index]
         assert label == 0
-        return view.numpy(), numbers.numpy()
+        return view.numpy(), deltas.numpy()
 
-    view, numbers = item(0, 0, 0)
+    view, deltas = item(0, 0, 0)
     again, same = item(0, 0, 0)
-    assert np.array_equal(view, again) and np.array_equal(numbers, same)
-    assert numbers[:2].all()
+    assert np.array_equal(view, again) and np.array_equal(deltas, same)
+    assert deltas[:2].all()
     others = [item(*key)[1] for key in ((1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1))]
-    assert len({tuple(n.tolist()) for n in (numbers, *others)}) == 5
-    # It is the view of the whole crop file, of the seed that the transform gets, too.
+    assert len({tuple(n.tolist()) for n in (deltas, *others)}) == 5
+    # The view is of the whole crop file, with the seed that the transform also gets.
     seeds = []
     dataset = CropDataset(
         crops, "train", lambda crop, seed: seeds.append(seed) or plain_transform(crop, seed), margin=0.2, jitter=jitter
@@ -191,20 +180,20 @@ def test_views_are_jittered_by_seed_epoch_and_draw(tmp_path: Path) -> None:
     dataset[0, 0]
     wide = np.array(Image.open(crops.root / "0.png"))
     expected, where = jittered_view(wide, dataset.box(0), 0.2, seeds[0], jitter)
-    assert np.array_equal(view, expected) and np.array_equal(numbers, where)
+    assert np.array_equal(view, expected) and np.array_equal(deltas, where)
 
 
-def test_rejects_come_after_the_faces_with_a_class_of_their_own(crop_set: CropSet) -> None:
-    rejects = tuple(
+def test_hard_negatives_come_after_the_faces_with_another_class(crop_set: CropSet) -> None:
+    negatives = tuple(
         CropRecord(f"{i}.png", BACKGROUND, split, "photo", (0, 0, 6, 6)) for i, split in ((4, "train"), (3, "val"))
     )
-    with_rejects = CropSet(crop_set.root, crop_set.records, CLASSES, 0.2, rejects)
-    dataset = CropDataset(with_rejects, "train", seed_transform, rejects=True)
+    with_negatives = CropSet(crop_set.root, crop_set.records, CLASSES, 0.2, negatives)
+    dataset = CropDataset(with_negatives, "train", seed_transform, hard_negatives=True)
     assert dataset.labels.tolist() == [0, 0, 1, 0, 0, 2]
     assert dataset.class_names == CLASSES
     tensor, label, _ = dataset[5]
     assert tensor[0, 0, 0] == 40 and label == 2
-    assert CropDataset(with_rejects, "train", seed_transform).labels.tolist() == [0, 0, 1, 0, 0]
+    assert CropDataset(with_negatives, "train", seed_transform).labels.tolist() == [0, 0, 1, 0, 0]
 
 
 def test_more_margin_than_was_cut_is_refused(crop_set: CropSet) -> None:
@@ -289,7 +278,7 @@ def test_fixed_shares_must_leave_something(fixed: dict[int, float]) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(1, 90), st.floats(0, 1), st.floats(0, 0.9))
-def test_fixed_shares_hold_beside_any_labels(labels: list[int], num_samples: int, power: float, share: float) -> None:
+def test_fixed_shares_hold_with_any_labels(labels: list[int], num_samples: int, power: float, share: float) -> None:
     labels = [0, *labels, 4]
     sampler = BalancedSampler(labels, num_samples, power, fixed={4: share})
     count = Counter(labels[i] for i in drawn(sampler))
@@ -329,9 +318,9 @@ def test_loader_batches_do_not_depend_on_workers(crop_set: CropSet) -> None:
 
 def test_loader_can_drop_a_short_last_batch(crop_set: CropSet) -> None:
     dataset = CropDataset(crop_set, "train", seed_transform)
-    images, labels, numbers = next(iter(build_loader(dataset, 4)))
-    assert images.dtype == numbers.dtype == torch.float32 and labels.dtype == torch.int64
-    assert numbers.shape == (4, 4)
+    images, labels, deltas = next(iter(build_loader(dataset, 4)))
+    assert images.dtype == deltas.dtype == torch.float32 and labels.dtype == torch.int64
+    assert deltas.shape == (4, 4)
     assert labels.tolist() == [0, 0, 1, 0]
     assert len(build_loader(dataset, 4)) == 2
     assert len(build_loader(dataset, 4, drop_last=True)) == 1

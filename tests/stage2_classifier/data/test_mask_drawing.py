@@ -1,4 +1,4 @@
-"""Synthetic masks: where they cover, what they leave alone, and what is refused."""
+"""Drawn masks: what they cover, what they leave alone, and what is refused."""
 
 import numpy as np
 import pytest
@@ -21,10 +21,10 @@ def covered(face, drawn, place):
 
 
 @pytest.mark.parametrize(
-    ("way", "nose", "mouth"), [("right", True, True), ("nose_out", False, True), ("chin", False, False)]
+    ("position", "nose", "mouth"), [("right", True, True), ("nose_out", False, True), ("chin", False, False)]
 )
-def test_each_way_covers_what_its_name_says(face, way, nose, mouth):
-    drawn = draw_mask(face, LANDMARKS, way)
+def test_each_position_covers_what_its_name_says(face, position, nose, mouth):
+    drawn = draw_mask(face, LANDMARKS, position)
     assert covered(face, drawn, NOSE) == nose
     assert covered(face, drawn, MOUTH) == mouth
     assert covered(face, drawn, CHIN)

@@ -1,4 +1,4 @@
-"""Masks of one face on another: where they lie, whose face it is then, how often, and what is refused."""
+"""Masks transferred between faces: their place, the face below, how often, and what is refused."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from PIL import Image
 from common.errors import UserError
 from stage2_classifier.config import TrainConfig
 from stage2_classifier.cropping import cut_crop
-from stage2_classifier.data.box_jitter import Jitter
+from stage2_classifier.data.box_jitter import BoxJitter
 from stage2_classifier.data.crop_dataset import CropDataset
 from stage2_classifier.data.crop_manifest import BACKGROUND, CropRecord, CropSet, write_crop_set
-from stage2_classifier.data.mask_transfer import Way, face_frame, splice
+from stage2_classifier.data.mask_transfer import MaskPosition, transfer_axes, transfer_mask
 from stage2_classifier.reports import preview
 from stage2_classifier.reports.preview import HALVES, save_training_views
 
 CLASSES = ("with_mask", "without_mask", "mask_weared_incorrect")
 SKIN, CLOTH = (200, 150, 120), (40, 70, 200)
-# A face of 60 px in a picture of 100: the eyes' line on row 40, the mouth's on row 65, so the nose tip on row 55.
+# A face of 60 px in a picture of 100: eyes on row 40, mouth on row 65, nose tip on row 55.
 LANDMARKS = np.array([[35, 40], [65, 40], [50, 55], [40, 65], [60, 65]], np.float64)
 BRIDGE, NOSE, MOUTH, CHIN = (48, 50), (55, 50), (66, 50), (78, 50)
-WAYS: list[Way] = ["right", "nose_out", "chin"]
+POSITIONS: list[MaskPosition] = ["right", "nose_out", "chin"]
 
 
 def bare_face() -> np.ndarray:
@@ -48,30 +48,32 @@ def is_cloth(pixel: np.ndarray) -> bool:
 
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize(
-    ("way", "nose", "mouth"), [("right", True, True), ("nose_out", False, True), ("chin", False, False)]
+    ("position", "nose", "mouth"), [("right", True, True), ("nose_out", False, True), ("chin", False, False)]
 )
-def test_each_way_covers_what_its_name_says(way: Way, nose: bool, mouth: bool, seed: int) -> None:
-    made = splice(bare_face(), LANDMARKS, masked_face(), LANDMARKS, way, np.random.default_rng(seed))
-    assert made.shape == (100, 100, 3) and made.dtype == np.uint8
-    assert is_cloth(made[NOSE]) == nose
-    assert is_cloth(made[MOUTH]) == mouth
-    assert is_cloth(made[CHIN])
-    assert is_cloth(made[BRIDGE]) <= (way == "right")
-    # Eyes and forehead, the ears and what is beside the face stay as they were, to the last bit.
-    for kept in (made[:40], made[:, :8], made[:, -8:]):
-        assert (kept == SKIN).all()
+def test_each_position_covers_what_its_name_says(position: MaskPosition, nose: bool, mouth: bool, seed: int) -> None:
+    result = transfer_mask(bare_face(), LANDMARKS, masked_face(), LANDMARKS, position, np.random.default_rng(seed))
+    assert result.shape == (100, 100, 3) and result.dtype == np.uint8
+    assert is_cloth(result[NOSE]) == nose
+    assert is_cloth(result[MOUTH]) == mouth
+    assert is_cloth(result[CHIN])
+    assert is_cloth(result[BRIDGE]) <= (position == "right")
+    # Eyes, forehead, ears and the background stay as they were, to the last bit.
+    for part in (result[:40], result[:, :8], result[:, -8:]):
+        assert (part == SKIN).all()
 
 
 def test_the_mask_follows_a_turned_and_smaller_face() -> None:
-    # The bare face lies on its side, its mouth towards the left, at 0.6 of the size.
+    # The bare face is turned by a quarter, with the mouth to the left, at 0.6 of the size.
     quarter = np.array([[0, -1], [1, 0]], np.float64)
     landmarks = (LANDMARKS - 50) @ quarter.T * 0.6 + 50
     assert landmarks[3:, 0].max() < landmarks[:2, 0].min()
     for seed in range(8):
-        made = splice(bare_face(), landmarks, masked_face(), LANDMARKS, "nose_out", np.random.default_rng(seed))
+        result = transfer_mask(
+            bare_face(), landmarks, masked_face(), LANDMARKS, "nose_out", np.random.default_rng(seed)
+        )
         mouth, nose = (np.round((np.array(p[::-1]) - 50) @ quarter.T * 0.6 + 50).astype(int) for p in (MOUTH, NOSE))
-        assert is_cloth(made[mouth[1], mouth[0]]) and not is_cloth(made[nose[1], nose[0]])
-        assert (made[:, 60:] == SKIN).all()
+        assert is_cloth(result[mouth[1], mouth[0]]) and not is_cloth(result[nose[1], nose[0]])
+        assert (result[:, 60:] == SKIN).all()
 
 
 def test_a_large_mask_is_averaged_when_it_shrinks() -> None:
@@ -79,27 +81,28 @@ def test_a_large_mask_is_averaged_when_it_shrinks() -> None:
     grains = np.random.default_rng(0).integers(0, 2, (800, 800, 1)) * 255
     masked[392:] = grains[392:]
     for seed in range(8):
-        made = splice(bare_face(), LANDMARKS, masked, LANDMARKS * 8, "right", np.random.default_rng(seed))
-        assert made[62:72, 40:60, 0].std() < 25  # single grains would be black or white
+        result = transfer_mask(bare_face(), LANDMARKS, masked, LANDMARKS * 8, "right", np.random.default_rng(seed))
+        assert result[62:72, 40:60, 0].std() < 25  # single grains would be black or white
 
 
-def test_a_mask_worn_lower_begins_with_its_own_upper_edge() -> None:
+def test_a_mask_worn_lower_keeps_the_upper_edge() -> None:
     masked = masked_face()
-    masked[49:57] = (40, 220, 40)  # its hem, a green stripe
-    for way in WAYS:
-        made = splice(bare_face(), LANDMARKS, masked, LANDMARKS, way, np.random.default_rng(0))
-        middle = made[:, 50].astype(int)
+    masked[49:57] = (40, 220, 40)  # the hem, a green stripe
+    for position in POSITIONS:
+        result = transfer_mask(bare_face(), LANDMARKS, masked, LANDMARKS, position, np.random.default_rng(0))
+        middle = result[:, 50].astype(int)
         hem, cloth = (np.flatnonzero(middle.argmax(axis=1) == channel) for channel in (1, 2))
         assert 3 <= len(hem) <= 14 and hem.max() < cloth.min()
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_rng_alone_decides_and_nothing_is_edited_in_place(way: Way) -> None:
+@pytest.mark.parametrize("position", POSITIONS)
+def test_rng_alone_decides_and_nothing_is_edited_in_place(position: MaskPosition) -> None:
     bare, masked = bare_face(), masked_face()
-    for given in (bare, masked):
-        given.setflags(write=False)
-    made = [splice(bare, LANDMARKS, masked, LANDMARKS, way, np.random.default_rng(seed)) for seed in (1, 1, 2)]
-    assert np.array_equal(made[0], made[1]) and not np.array_equal(made[0], made[2])
+    for picture in (bare, masked):
+        picture.setflags(write=False)
+    rngs = [np.random.default_rng(seed) for seed in (1, 1, 2)]
+    result = [transfer_mask(bare, LANDMARKS, masked, LANDMARKS, position, rng) for rng in rngs]
+    assert np.array_equal(result[0], result[1]) and not np.array_equal(result[0], result[2])
     assert np.array_equal(bare, bare_face()) and np.array_equal(masked, masked_face())
 
 
@@ -113,13 +116,13 @@ def test_rng_alone_decides_and_nothing_is_edited_in_place(way: Way) -> None:
     ],
 )
 def test_landmarks_that_span_no_face_are_refused(landmarks: np.ndarray) -> None:
-    assert face_frame(landmarks) is None
+    assert transfer_axes(landmarks) is None
     for pair in ((landmarks, LANDMARKS), (LANDMARKS, landmarks)):
         with pytest.raises(ValueError, match="do not span a face"):
-            splice(bare_face(), pair[0], masked_face(), pair[1], "right", np.random.default_rng(0))
+            transfer_mask(bare_face(), pair[0], masked_face(), pair[1], "right", np.random.default_rng(0))
 
 
-# Each kind of face has a forehead of its own colour; without_mask crops are of two people.
+# Each kind of face has another colour of forehead; without_mask crops are of two people.
 FOREHEADS = {
     "with_mask": (210, 200, 40),
     "first bare": (200, 90, 60),
@@ -141,12 +144,12 @@ def face_photo(who: str) -> np.ndarray:
 
 
 def make_faces(root: Path, left_out: Sequence[str] = (), landmarks: bool = True, margin: float = 0.6) -> CropSet:
-    """Crops with landmarks, four of each kind, all for training; the small and the unknown face are no donors."""
+    """Write training crops with landmarks, four of each kind; the small and the unknown face cannot be donors."""
     records: list[CropRecord] = []
     for who in (who for who in FOREHEADS if who not in left_out):
         label = "without_mask" if who.endswith("bare") else who
         box = BOXES.get(who, (30, 30, 70, 70))
-        # The landmarks' frame is the same for all, 20 px from eye to eye.
+        # All have the same axes, 20 px from eye to eye.
         marks = (LANDMARKS - 50) * (2 / 3) + 50
         known = landmarks and who not in ("unknown bare", BACKGROUND)
         for i in range(4):
@@ -165,26 +168,26 @@ def as_it_is(crop: np.ndarray, _seed: int) -> torch.Tensor:
     return torch.from_numpy(np.array(crop))
 
 
-def dataset_of(crops: CropSet, spliced: float, **options: Any) -> CropDataset:
-    return CropDataset(crops, "train", as_it_is, margin=0.1, spliced=spliced, **options)
+def dataset_of(crops: CropSet, prob: float, **options: Any) -> CropDataset:
+    return CropDataset(crops, "train", as_it_is, margin=0.1, mask_transfer_prob=prob, **options)
 
 
-def whose(pixels: np.ndarray) -> str:
-    """Whose forehead a view shows; it is as uniform as its maker made it."""
+def face_kind(pixels: np.ndarray) -> str:
+    """Return the kind of face face_kind forehead a view shows."""
     forehead = pixels[pixels.shape[0] // 10, pixels.shape[1] // 2].astype(int)
     return min(FOREHEADS, key=lambda who: np.abs(forehead - FOREHEADS[who]).sum())
 
 
 def drawn(dataset: CropDataset, label: str, draws: int = 240) -> list[tuple[str, str]]:
-    """(whose crop it is, whose face is seen) of many draws of a class."""
+    """Return (kind of the crop, kind of the face in the view) of many draws of a class."""
     kind = (*CLASSES, BACKGROUND).index(label)
     members = np.flatnonzero(dataset.labels == kind)
     seen = []
     for draw in range(draws):
         i = int(members[draw % len(members)])
-        view, said, _ = dataset[draw, i]
-        assert said == kind
-        seen.append((Path(dataset.records[i].path).parent.name, whose(view.numpy())))
+        view, label_index, _ = dataset[draw, i]
+        assert label_index == kind
+        seen.append((Path(dataset.records[i].path).parent.name, face_kind(view.numpy())))
     return seen
 
 
@@ -193,20 +196,20 @@ def faces(tmp_path: Path) -> CropSet:
     return make_faces(tmp_path)
 
 
-@pytest.mark.parametrize("jitter", [None, Jitter()])
-def test_the_spliced_share_decides(faces: CropSet, jitter: Jitter | None) -> None:
+@pytest.mark.parametrize("jitter", [None, BoxJitter()])
+def test_the_probability_decides(faces: CropSet, jitter: BoxJitter | None) -> None:
     for share in (0.0, 0.3, 1.0):
-        dataset = dataset_of(faces, share, jitter=jitter, rejects=True)
+        dataset = dataset_of(faces, share, jitter=jitter, hard_negatives=True)
         seen = {label: drawn(dataset, label) for label in (*CLASSES, BACKGROUND)}
-        made = {label: np.mean([own != face for own, face in pairs]) for label, pairs in seen.items()}
-        assert made["without_mask"] == made[BACKGROUND] == 0
+        shares = {label: np.mean([own != face for own, face in pairs]) for label, pairs in seen.items()}
+        assert shares["without_mask"] == shares[BACKGROUND] == 0
         if share in {0.0, 1.0}:
-            assert made["mask_weared_incorrect"] == share
-        assert abs(made["mask_weared_incorrect"] - share) < 0.1
-        assert abs(made["with_mask"] - share / 5) < 0.08
+            assert shares["mask_weared_incorrect"] == share
+        assert abs(shares["mask_weared_incorrect"] - share) < 0.1
+        assert abs(shares["with_mask"] - share / 5) < 0.08
         # Faces that are too small or have no landmarks take no mask.
-        given = {face for pairs in seen.values() for own, face in pairs if own != face}
-        assert given == ({"first bare", "second bare"} if share else set())
+        transferred = {face for pairs in seen.values() for own, face in pairs if own != face}
+        assert transferred == ({"first bare", "second bare"} if share else set())
 
 
 def test_rare_draws_show_nose_or_mouth_and_masked_ones_neither(faces: CropSet) -> None:
@@ -215,36 +218,36 @@ def test_rare_draws_show_nose_or_mouth_and_masked_ones_neither(faces: CropSet) -
     for label in ("with_mask", "mask_weared_incorrect"):
         members = np.flatnonzero(dataset.labels == CLASSES.index(label))
         for draw in range(240):
-            view, _, numbers = dataset[draw, int(members[0])]
+            view, _, deltas = dataset[draw, int(members[0])]
             pixels = view.numpy()
-            if whose(pixels) == label:
+            if face_kind(pixels) == label:
                 continue
-            # The face's middle is the photo's; its box's longer side is that of the view less both margins.
-            height = {"first bare": 40, "second bare": 36}[whose(pixels)]
+            # The face is in the photo's middle; the box's longer side is the view without both margins.
+            height = {"first bare": 40, "second bare": 36}[face_kind(pixels)]
             step = pixels.shape[0] / (1.2 * height)
             nose, mouth = (round(pixels.shape[0] / 2 + (2 / 3) * (row - 50) * step) for row, _ in (NOSE, MOUTH))
             middle = pixels.shape[1] // 2
             covered[label].append((is_cloth(pixels[nose, middle]), is_cloth(pixels[mouth, middle])))
-            assert np.isfinite(numbers.numpy()).all()
+            assert np.isfinite(deltas.numpy()).all()
     assert set(covered["with_mask"]) == {(True, True)}
     rare = covered["mask_weared_incorrect"]
     assert set(rare) == {(False, True), (False, False)}
     assert 0.5 < np.mean([mouth for _, mouth in rare]) < 0.8  # the nose alone, more often than the chin
 
 
-@pytest.mark.parametrize("jitter", [None, Jitter(degrees_p=0)])
-def test_box_numbers_are_the_bare_faces(faces: CropSet, jitter: Jitter | None) -> None:
+@pytest.mark.parametrize("jitter", [None, BoxJitter(degrees_p=0)])
+def test_box_deltas_are_the_bare_faces(faces: CropSet, jitter: BoxJitter | None) -> None:
     dataset = dataset_of(faces, 1.0, jitter=jitter)
     rare = int(np.flatnonzero(dataset.labels == 2)[0])
     for draw in range(30):
-        view, _, numbers = dataset[draw, rare]
-        x1, y1, x2, y2 = BOXES[whose(view.numpy())]
-        assert float(numbers[2] - numbers[3]) == pytest.approx(np.log((x2 - x1) / (y2 - y1)), abs=1e-4)
+        view, _, deltas = dataset[draw, rare]
+        x1, y1, x2, y2 = BOXES[face_kind(view.numpy())]
+        assert float(deltas[2] - deltas[3]) == pytest.approx(np.log((x2 - x1) / (y2 - y1)), abs=1e-4)
         if jitter is None:  # the window is the bare face's, up to whole pixels
-            assert numbers.numpy() == pytest.approx([0, 0, np.log((x2 - x1) / (y2 - y1)), 0], abs=0.03)
+            assert deltas.numpy() == pytest.approx([0, 0, np.log((x2 - x1) / (y2 - y1)), 0], abs=0.03)
 
 
-def test_epoch_and_draw_alone_decide_and_the_kept_pixels_stay(faces: CropSet) -> None:
+def test_epoch_and_draw_alone_decide_and_stored_crops_stay(faces: CropSet) -> None:
     dataset, again = dataset_of(faces, 1.0), dataset_of(faces, 1.0)
     rare = int(np.flatnonzero(dataset.labels == 2)[0])
     before = [dataset.pixels(i).copy() for i in range(len(dataset))]
@@ -257,9 +260,9 @@ def test_epoch_and_draw_alone_decide_and_the_kept_pixels_stay(faces: CropSet) ->
     assert all(np.array_equal(dataset.pixels(i), pixels) for i, pixels in enumerate(before))
 
 
-def test_other_classes_cannot_be_spliced(faces: CropSet) -> None:
+def test_other_classes_are_refused(faces: CropSet) -> None:
     renamed = replace(faces, class_names=("mask", "without_mask", "mask_weared_incorrect"), records=faces.records[4:])
-    with pytest.raises(UserError, match=r"spliced: the crops have no class 'with_mask'.*set it to 0"):
+    with pytest.raises(UserError, match=r"mask_transfer_prob: the crops have no class 'with_mask'.*set it to 0"):
         dataset_of(renamed, 0.5)
     assert len(dataset_of(renamed, 0.0)) == len(renamed.records)
 
@@ -269,7 +272,7 @@ def test_other_classes_cannot_be_spliced(faces: CropSet) -> None:
     [
         ({"landmarks": False}, "with_mask"),
         ({"left_out": ["with_mask"]}, "with_mask"),
-        ({"left_out": ["first bare", "second bare"]}, "without_mask"),  # the others are no donors
+        ({"left_out": ["first bare", "second bare"]}, "without_mask"),  # the others cannot be donors
     ],
 )
 def test_crops_without_donors_are_refused(tmp_path: Path, options: dict[str, Any], lacking: str) -> None:
@@ -278,7 +281,7 @@ def test_crops_without_donors_are_refused(tmp_path: Path, options: dict[str, Any
         dataset_of(crops, 0.5)
 
 
-def test_the_preview_has_a_row_of_spliced_faces_and_says_which_they_are(
+def test_the_preview_has_a_row_of_transferred_masks_and_marks_them(
     faces: CropSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: dict[str, list[Any]] = {}
@@ -293,17 +296,17 @@ def test_the_preview_has_a_row_of_spliced_faces_and_says_which_they_are(
     save_training_views(tmp_path / "p.png", config, faces, (HALVES, HALVES), per_class=2, versions=5)
     assert [*shown] == [
         "with_mask",
-        "with_mask, spliced",
+        "with_mask, mask transfer",
         "without_mask",
         "mask_weared_incorrect",
-        "mask_weared_incorrect, spliced",
+        "mask_weared_incorrect, mask transfer",
     ]
     for label in ("with_mask", "mask_weared_incorrect"):
-        (nothing, *made), *others = shown[f"{label}, spliced"]
-        assert not others and nothing.image is None and 1 <= len(made) <= 5
-        assert {whose(cell.image) for cell in made} <= {"first bare", "second bare"}
-    told = [cell for row in shown["mask_weared_incorrect"] for cell in row[1:]]
-    assert len(told) == 10
-    for cell in told:
-        assert ("spliced" in cell.caption) == (whose(cell.image) != "mask_weared_incorrect")
-    assert 0 < sum("spliced" in cell.caption for cell in told) < 10
+        (nothing, *transferred), *others = shown[f"{label}, mask transfer"]
+        assert not others and nothing.image is None and 1 <= len(transferred) <= 5
+        assert {face_kind(cell.image) for cell in transferred} <= {"first bare", "second bare"}
+    views = [cell for row in shown["mask_weared_incorrect"] for cell in row[1:]]
+    assert len(views) == 10
+    for cell in views:
+        assert ("mask transfer" in cell.caption) == (face_kind(cell.image) != "mask_weared_incorrect")
+    assert 0 < sum("mask transfer" in cell.caption for cell in views) < 10

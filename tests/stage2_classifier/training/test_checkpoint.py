@@ -1,4 +1,4 @@
-"""Checkpoints come back as they were, and damaged ones are named."""
+"""Checkpoints are read as written, also those of earlier versions, and damaged ones are named."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ META = ModelMeta(
 )
 
 
-def test_weights_and_header_come_back(tmp_path: Path) -> None:
+def test_weights_and_header_are_read_as_written(tmp_path: Path) -> None:
     model = build_model("small_cnn_half", 3).eval().to(memory_format=torch.channels_last)
     save_model(tmp_path / "m.safetensors", model.state_dict(), META)
     loaded, meta = load_model(tmp_path / "m.safetensors")
@@ -44,32 +44,36 @@ def test_weights_and_header_come_back(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
 
 
-def test_what_the_outputs_mean_comes_back(tmp_path: Path) -> None:
-    meta = replace(META, has_objectness=True, boxes=True)
+def test_the_heads_are_read_as_written(tmp_path: Path) -> None:
+    meta = replace(META, has_objectness=True, has_box=True)
     save_model(tmp_path / "m.safetensors", build_model("small_cnn_half", 8).state_dict(), meta)
     loaded, found = load_model(tmp_path / "m.safetensors")
     assert found.heads == Heads(3, has_objectness=True, has_box=True)
     assert loaded(torch.zeros(2, 3, 64, 64)).shape == (2, 8)
 
 
-def test_a_header_of_before_the_judge_names_classes_alone(tmp_path: Path) -> None:
-    old = {k: v for k, v in vars(META).items() if k not in ("judges", "boxes")}
-    tensors = build_model("small_cnn_half", 3).state_dict()
+@pytest.mark.parametrize(
+    ("old_fields", "heads"),
+    [({}, Heads(3)), ({"judges": True, "boxes": True}, Heads(3, has_objectness=True, has_box=True))],
+)
+def test_headers_of_earlier_versions_are_read(tmp_path: Path, old_fields: dict[str, bool], heads: Heads) -> None:
+    old = {k: v for k, v in vars(META).items() if k not in ("has_objectness", "has_box")} | old_fields
+    tensors = build_model("small_cnn_half", heads.outputs).state_dict()
     save_file(tensors, tmp_path / "m.safetensors", {HEADER: json.dumps(old)})
     loaded, meta = load_model(tmp_path / "m.safetensors")
-    assert meta == META and meta.heads == Heads(3)
-    assert loaded(torch.zeros(1, 3, 64, 64)).shape == (1, 3)
+    assert meta == replace(META, has_objectness=heads.has_objectness, has_box=heads.has_box) and meta.heads == heads
+    assert loaded(torch.zeros(1, 3, 64, 64)).shape == (1, heads.outputs)
 
 
 Make = Callable[[Path], object]
 HALF = build_model("small_cnn_half", 3).state_dict()
 NAN = {**HALF, "head.bias": torch.full((3,), float("nan"))}
-# "..." stands for a library's words
-UNREADABLE = "damaged or not safetensors (Error while deserializing header: ...); train or copy it anew"
+# "..." is a library's text
+UNREADABLE = "damaged or not safetensors (Error while deserializing header: ...); train or copy it again"
 
 
 def headed(tensors: dict[str, Tensor] = HALF, **changes: Any) -> Make:
-    """Writes a checkpoint whose header has other fields."""
+    """Return a function that writes a checkpoint with other header fields."""
     return lambda file: save_file(tensors, file, {HEADER: json.dumps({**asdict(META), **changes})})
 
 
@@ -78,7 +82,7 @@ def cut_short(file: Path, keep: int) -> None:
     file.write_bytes(file.read_bytes()[:keep])
 
 
-MALFORMED = "its header is malformed ({}); train or copy it anew"
+MALFORMED = "its header is malformed ({}); train or copy it again"
 NUMBERS = MALFORMED.format("mean and std must be three numbers each, margin and dropout one")
 ODDITIES: dict[str, tuple[Make, str]] = {
     "missing": (lambda file: None, "no such file; train a model with `python -m stage2_classifier.train`"),
@@ -91,45 +95,45 @@ ODDITIES: dict[str, tuple[Make, str]] = {
         UNREADABLE,
     ),
     "a pickle": (lambda file: torch.save(HALF, file), UNREADABLE),
-    "nobody's": (
+    "without a header": (
         lambda file: save_file(HALF, file),
-        "has no face_mask_classifier header; give a best.safetensors of a run",
+        "has no face_mask_classifier header; use the best.safetensors of a run",
     ),
     "of the other stage": (
         lambda file: save_file(HALF, file, {"face_cascade": json.dumps({"net": "rnet"})}),
-        "has no face_mask_classifier header; give a best.safetensors of a run",
+        "has no face_mask_classifier header; use the best.safetensors of a run",
     ),
     "another model": (
         headed(model="small_cnn"),
-        "its weights do not fit small_cnn with 3 outputs (blocks.0.first.0.weight differs); train or copy it anew",
+        "its weights do not fit small_cnn with 3 outputs (blocks.0.first.0.weight differs); train or copy it again",
     ),
     "an unknown model": (
         headed(model="smal_cnn_half"),
-        MALFORMED.format("model: 'smal_cnn_half' is neither ours nor timm's; did you mean small_cnn_half, small_cnn?"),
+        MALFORMED.format("model: 'smal_cnn_half' is unknown to us and to timm; ..."),
     ),
     "other classes": (
         headed(class_names=["a", "b"]),
-        "its weights do not fit small_cnn_half with 2 outputs (head.bias differs); train or copy it anew",
+        "its weights do not fit small_cnn_half with 2 outputs (head.bias differs); train or copy it again",
     ),
     "other outputs": (
-        headed(judges=True),
-        "its weights do not fit small_cnn_half with 4 outputs (head.bias differs); train or copy it anew",
+        headed(has_objectness=True),
+        "its weights do not fit small_cnn_half with 4 outputs (head.bias differs); train or copy it again",
     ),
     "a missing tensor": (
         headed({name: tensor for name, tensor in HALF.items() if name != "head.bias"}),
-        "its weights do not fit small_cnn_half with 3 outputs (head.bias differs); train or copy it anew",
+        "its weights do not fit small_cnn_half with 3 outputs (head.bias differs); train or copy it again",
     ),
     "another input size": (
         headed(build_model("face_trunk", 3).state_dict(), model="face_trunk"),
-        "its header says 64 pixels, which face_trunk does not take; train or copy it anew",
+        "its header says 64 pixels, which face_trunk does not take; train or copy it again",
     ),
-    "no input size": (headed(input_size=0), MALFORMED.format("input size 0 is none of 8 to 1024 pixels")),
+    "no input size": (headed(input_size=0), MALFORMED.format("input size 0 is not within 8 to 1024 pixels")),
     "a newer header": (headed(rotates=True), "its header has the unknown field 'rotates'; update the program"),
-    "NaN": (headed(NAN), "its weights are not finite numbers (head.bias); train or get it anew"),
+    "NaN": (headed(NAN), "its weights are not finite numbers (head.bias); train or download it again"),
     "mean of two": (headed(mean=[0.5, 0.5]), NUMBERS),
     "mean NaN": (headed(mean=[0.5, 0.5, float("nan")]), NUMBERS),
     "margin as text": (headed(margin="wide"), NUMBERS),
-    "classes as text": (headed(class_names="abc"), MALFORMED.format("class_names is no list")),
+    "classes as text": (headed(class_names="abc"), MALFORMED.format("class_names is not a list")),
     "model as number": (headed(model=3), MALFORMED.format("model and class names must be text")),
     "no class": (headed(class_names=[]), MALFORMED.format("no class names")),
     "deep": (
@@ -154,10 +158,10 @@ def test_a_header_without_a_field_is_malformed(tmp_path: Path) -> None:
     save_file(HALF, file, {HEADER: json.dumps({k: v for k, v in asdict(META).items() if k != "mean"})})
     with pytest.raises(UserError) as raised:
         load_model(file)
-    assert str(raised.value) == f"{file}: its header is malformed ('mean'); train or copy it anew"
+    assert str(raised.value) == f"{file}: its header is malformed ('mean'); train or copy it again"
 
 
-def test_state_comes_back(tmp_path: Path) -> None:
+def test_state_is_read_as_written(tmp_path: Path) -> None:
     state = {"history": [{"epoch": 1, "f1": 0.1}], "model": {"w": torch.arange(3.0)}, "ema": None}
     save_state(tmp_path / "last.pt", state)
     loaded = load_state(tmp_path / "last.pt")
@@ -165,8 +169,8 @@ def test_state_comes_back(tmp_path: Path) -> None:
     assert torch.equal(loaded["model"]["w"], torch.arange(3.0))
 
 
-DAMAGED = "damaged; remove the run's folder or give --overwrite"
-OTHER_VERSION = "of another version of this program; give --overwrite to start anew"
+DAMAGED = "damaged; remove the run's folder or use --overwrite"
+OTHER_VERSION = "of another version of this program; use --overwrite to start again"
 
 
 def state_cut_short(file: Path) -> None:

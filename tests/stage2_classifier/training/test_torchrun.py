@@ -1,4 +1,4 @@
-"""Training by torchrun: what its processes say and how they end, with each other and with it."""
+"""Training under torchrun: how the processes end together, and what they report."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from common.errors import UserError
 from stage2_classifier.augment.transforms import eval_transform
-from stage2_classifier.data.crop_dataset import CropDataset, build_loader
+from stage2_classifier.data.crop_dataset import CropDataset
 from stage2_classifier.data.crop_manifest import CropSet
-from stage2_classifier.training import torchrun as launched
+from stage2_classifier.data.loaders import build_loader
+from stage2_classifier.training import torchrun
 from stage2_classifier.training.checkpoint import load_model
 from stage2_classifier.training.engine import predict, score
-from stage2_classifier.training.torchrun import check_gpus, end_with_launcher, together
+from stage2_classifier.training.torchrun import check_gpus, end_with_launcher, report_errors_once
 from tests.helpers.crop_sets import make_crop_set
+from tests.helpers.quick_training import rows
 
 ROOT = Path(__file__).resolve().parents[3]
 EPOCHS = 4
 FLAGS = ["--model=small_cnn_half", "--input-size=32", "--batch-size=8", f"--epochs={EPOCHS}", "--warmup-epochs=1"]
-# Off a GPU without being told so, as on most machines.
+# Without a GPU and without --cpu, as on most machines.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
@@ -42,29 +43,23 @@ def command(crops: Path, runs: Path, *flags: str, processes: int = 2) -> list[st
 
 
 def train(crops: Path, runs: Path, *flags: str, processes: int = 2) -> Path:
-    """Trains to the end; gives the run's folder."""
+    """Train to the end and return the run's folder."""
     line = command(crops, runs, *flags, processes=processes)
     done = subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
     return runs / "run"
 
 
-def rows(run: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without the seconds."""
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
-
-
 @pytest.fixture(scope="module")
 def whole(tiny_crops: CropSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole run of two processes."""
+    """Return the folder of a whole run of two processes."""
     return train(tiny_crops.root, tmp_path_factory.mktemp("whole"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("val", [(10, 6, 5), (1, 0, 0)])
-def test_each_crop_is_validated_once_also_where_they_do_not_divide(tmp_path: Path, val: tuple[int, int, int]) -> None:
-    # 21 crops of 16 a batch, and one crop for two processes; with a single crop to learn from, too.
+def test_each_crop_is_validated_once_also_with_uneven_batches(tmp_path: Path, val: tuple[int, int, int]) -> None:
+    # 21 crops in batches of 16, and one crop for two processes; also a single training crop.
     train_counts = (24, 10, 6) if sum(val) > 1 else (1, 0, 0)
     crops = make_crop_set(tmp_path / "crops", {"train": train_counts, "val": val})
     run = train(crops.root, tmp_path, "--epochs=1", "--warmup-epochs=0")
@@ -79,10 +74,10 @@ def test_each_crop_is_validated_once_also_where_they_do_not_divide(tmp_path: Pat
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(whole: Path, tiny_crops: CropSet, tmp_path: Path) -> None:
     one, two = rows(train(tiny_crops.root, tmp_path, processes=1)), rows(whole)
-    # As many updates at the same rates, of as many crops; batch norm sees half a batch at a time, and dropout differs.
+    # Equal numbers of updates, rates and crops; batch norm sees half a batch at a time, and dropout differs.
     assert [row["lr"] for row in one] == [row["lr"] for row in two]
-    # Over six seeds of a like training the last validation losses of one process and of two were 0.04 apart at most,
-    # while those of two seeds differed by 0.07 (standard deviation), of which this is twice as much.
+    # Over six seeds of a similar training, the last validation losses of one and two processes differed by at most
+    # 0.04. Those of different seeds have a standard deviation of 0.07; the tolerance is twice that.
     for a, b in zip(one, two, strict=True):
         assert b["train_loss"] == pytest.approx(a["train_loss"], abs=0.15)
         assert b["val_loss"] == pytest.approx(a["val_loss"], abs=0.15)
@@ -90,7 +85,7 @@ def test_two_processes_learn_what_one_does(whole: Path, tiny_crops: CropSet, tmp
 
 @contextmanager
 def started(crops: Path, runs: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
-    """torchrun and the numbers of its two processes, once the first epoch is written; all are ended at the end."""
+    """Yield torchrun and the ids of the two processes after the first epoch; kill all at the end."""
     line = command(crops, runs, "--epochs=1000")
     with subprocess.Popen(line, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True) as launcher:
         workers: list[int] = []
@@ -110,7 +105,7 @@ def started(crops: Path, runs: Path) -> Iterator[tuple[subprocess.Popen[str], li
 
 
 def gone(process: int) -> bool:
-    """Whether a process is no more, but for its exit code."""
+    """Return whether a process has ended, perhaps with the exit code still unread."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -123,7 +118,7 @@ ENDS: dict[str, tuple[Callable[[int, list[int]], None], str | None]] = {
     "torchrun is killed": (lambda launcher, _: os.kill(launcher, signal.SIGKILL), None),
     "a process is killed": (
         lambda _, workers: os.kill(workers[1], signal.SIGKILL),
-        "error: another process of this training has ended; go on with --resume",
+        "error: another process of this training has ended; continue with --resume",
     ),
 }
 
@@ -137,18 +132,18 @@ def test_all_processes_end_with_each_other(tiny_crops: CropSet, tmp_path: Path, 
         how(launcher.pid, workers)
         deadline = time.monotonic() + 60
         while not all(gone(process) for process in (launcher.pid, *workers)):
-            assert time.monotonic() < deadline, "a process goes on"
+            assert time.monotonic() < deadline, "a process still runs"
             time.sleep(0.1)
         stderr = launcher.communicate(timeout=60)[1]
         assert launcher.returncode != 0
-    # torchrun's own report aside, whose lines begin otherwise.
+    # Without torchrun's own report, whose lines begin otherwise.
     ours = [text for text in stderr.splitlines() if text.startswith(("error", "interrupted", "[rank"))]
     assert ours == ([] if line is None else [line])
     assert not (tmp_path / "run/summary.json").exists()
 
 
 @pytest.mark.slow
-def test_a_killed_run_of_two_goes_on_to_the_numbers_of_an_unbroken_one(
+def test_a_killed_run_of_two_resumes_to_the_numbers_of_an_unbroken_one(
     whole: Path, tiny_crops: CropSet, tmp_path: Path
 ) -> None:
     line = command(tiny_crops.root, tmp_path)
@@ -158,7 +153,7 @@ def test_a_killed_run_of_two_goes_on_to_the_numbers_of_an_unbroken_one(
         while not state.exists() and launcher.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
         launcher.kill()
-    time.sleep(2 * launched.LOOK)  # its processes end by themselves
+    time.sleep(2 * torchrun.POLL_INTERVAL)  # its processes end by themselves
     assert 1 <= len(torch.load(state, weights_only=True)["history"]) < EPOCHS
     train(tiny_crops.root, tmp_path, "--resume")
     assert rows(tmp_path / "run") == rows(whole)
@@ -166,12 +161,12 @@ def test_a_killed_run_of_two_goes_on_to_the_numbers_of_an_unbroken_one(
 
 
 @pytest.mark.slow
-def test_a_wrong_start_is_told_once(tiny_crops: CropSet, tmp_path: Path) -> None:
-    line = command(tiny_crops.root, tmp_path, "--batch-size=7")
-    done = subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=240)
+def test_a_wrong_start_is_reported_once(tiny_crops: CropSet, tmp_path: Path) -> None:
+    argv = command(tiny_crops.root, tmp_path, "--batch-size=7")
+    done = subprocess.run(argv, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode != 0
-    said = "error: batch_size: 7 must be a multiple of the 2 processes"
-    assert [text for text in done.stderr.splitlines() if text.startswith("error")] == [said]
+    line = "error: batch_size: 7 must be a multiple of the 2 processes"
+    assert [text for text in done.stderr.splitlines() if text.startswith("error")] == [line]
     assert not (tmp_path / "run").exists()
 
 
@@ -181,7 +176,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     check_gpus(2)
     with pytest.raises(UserError) as raised:
         check_gpus(1)
-    assert str(raised.value) == "torchrun: 2 processes for 1 GPU(s); start one for each, or give --cpu"
+    assert str(raised.value) == "torchrun: 2 processes for 1 GPU(s); start one per GPU, or use --cpu"
 
 
 def failing(error: BaseException) -> Callable[[], int]:
@@ -191,58 +186,58 @@ def failing(error: BaseException) -> Callable[[], int]:
     return command
 
 
-@pytest.mark.parametrize(("torchrun", "ends"), [(False, True), (True, False)])
-def test_a_process_whose_torchrun_died_before_it_looked_ends(
-    monkeypatch: pytest.MonkeyPatch, torchrun: bool, ends: bool
+@pytest.mark.parametrize(("torchrun_lives", "ends"), [(False, True), (True, False)])
+def test_a_process_whose_torchrun_died_before_the_first_check_ends(
+    monkeypatch: pytest.MonkeyPatch, torchrun_lives: bool, ends: bool
 ) -> None:
-    """Its parent is then the first process, which in a container may be a living torchrun."""
+    """The parent is then process 1, which in a container may be a living torchrun."""
     ended = threading.Event()
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    monkeypatch.setattr(launched, "_runs_python", lambda process: torchrun)
-    monkeypatch.setattr(launched, "LOOK", 0.01)
-    monkeypatch.setattr(launched.os, "getppid", lambda: 1)
-    monkeypatch.setattr(launched.os, "_exit", lambda code: ended.set())
+    monkeypatch.setattr(torchrun, "_runs_python", lambda process: torchrun_lives)
+    monkeypatch.setattr(torchrun, "POLL_INTERVAL", 0.01)
+    monkeypatch.setattr(torchrun.os, "getppid", lambda: 1)
+    monkeypatch.setattr(torchrun.os, "_exit", lambda code: ended.set())
     end_with_launcher()
     assert ended.wait(10 if ends else 0.2) == ends
-    monkeypatch.setattr(launched.os, "getppid", lambda: 2)  # the watch ends with the test
+    monkeypatch.setattr(torchrun.os, "getppid", lambda: 2)  # the watch ends with the test
     assert ended.wait(10)
 
 
 @pytest.mark.parametrize("error", [UserError("crops: not there"), PermissionError(13, "Permission denied", "c")])
-@pytest.mark.parametrize(("number", "waits"), [(0, []), (1, [launched.WAIT])])
-def test_only_the_first_process_tells_at_once(
+@pytest.mark.parametrize(("number", "waits"), [(0, []), (1, [torchrun.SHUTDOWN_GRACE])])
+def test_only_the_first_process_reports_at_once(
     monkeypatch: pytest.MonkeyPatch, number: int, waits: list[float], error: Exception
 ) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(launched.time, "sleep", waited.append)
+    monkeypatch.setattr(torchrun.time, "sleep", waited.append)
     monkeypatch.setenv("RANK", str(number))
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     with pytest.raises(type(error)) as raised:
-        together(failing(error))
+        report_errors_once(failing(error))
     assert raised.value is error
     assert waited == waits
     if number:
-        assert together(failing(KeyboardInterrupt())) == 1
+        assert report_errors_once(failing(KeyboardInterrupt())) == 1
     else:
         with pytest.raises(KeyboardInterrupt):
-            together(failing(KeyboardInterrupt()))
-    assert together(lambda: 3) == 3
+            report_errors_once(failing(KeyboardInterrupt()))
+    assert report_errors_once(lambda: 3) == 3
 
 
-def test_a_lost_process_is_told_from_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_process_is_not_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     lost = RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer")
     with pytest.raises(RuntimeError):
-        together(failing(lost))  # not by torchrun: whatever this is, it is no lost process
+        report_errors_once(failing(lost))  # not under torchrun, so there is no other process to lose
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     for error in (lost, torch.distributed.DistBackendError("NCCL error")):
         with pytest.raises(UserError) as raised:
-            together(failing(error))
-        assert str(raised.value) == "another process of this training has ended; go on with --resume"
+            report_errors_once(failing(error))
+        assert str(raised.value) == "another process of this training has ended; continue with --resume"
     with pytest.raises(RuntimeError, match="shapes"):
-        together(failing(RuntimeError("shapes do not fit")))
+        report_errors_once(failing(RuntimeError("shapes do not fit")))
 
 
 def test_without_torchrun_nothing_watches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    monkeypatch.setattr(launched.threading, "Thread", lambda **_: pytest.fail("a thread was started"))
+    monkeypatch.setattr(torchrun.threading, "Thread", lambda **_: pytest.fail("a thread was started"))
     end_with_launcher()

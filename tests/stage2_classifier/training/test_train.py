@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,52 +16,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from common.errors import UserError
-from stage2_classifier.augment.opencv_augment import POLICY
 from stage2_classifier.augment.transforms import eval_transform
-from stage2_classifier.config import TrainConfig
-from stage2_classifier.data.box_jitter import Jitter
-from stage2_classifier.data.crop_dataset import CropDataset, build_loader
+from stage2_classifier.data.crop_dataset import CropDataset
 from stage2_classifier.data.crop_manifest import CropSet, write_crop_set
-from stage2_classifier.heads import Heads
-from stage2_classifier.training import fit as fit_module
+from stage2_classifier.data.loaders import build_loader
 from stage2_classifier.training.checkpoint import load_model, load_state, save_state
 from stage2_classifier.training.command import main
 from stage2_classifier.training.engine import predict, score, seed_epoch
-from stage2_classifier.training.fit import face_sampler, fit, training_crops
+from stage2_classifier.training.fit import fit
 from stage2_classifier.training.run_folder import best_row, patience_over
-
-QUICK = TrainConfig(
-    name="quick",
-    model="small_cnn_half",
-    sampler_power=1.0,
-    input_size=32,
-    batch_size=8,
-    epochs=4,
-    warmup_epochs=1,
-    lr=5e-3,
-    augment="none",
-    patience=0,
-    ema_decay=0.9,
-)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without the seconds, which no two runs share."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+from tests.helpers.quick_training import QUICK, break_after, rows
 
 
 @pytest.fixture(scope="module")
 def unbroken(tiny_crops: CropSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a whole QUICK run."""
+    """Return the folder of a whole QUICK run."""
     torch.set_num_threads(1)
     runs = tmp_path_factory.mktemp("unbroken")
     fit(QUICK, tiny_crops.root, runs)
@@ -95,21 +65,6 @@ def test_best_weights_score_what_was_recorded(unbroken: Path, tiny_crops: CropSe
     scored = score(probs, targets, meta.class_names)
     assert scored["val_macro_f1"] == meta.metrics["val_macro_f1"]
     assert scored["val_loss"] == pytest.approx(meta.metrics["val_loss"], rel=1e-4)
-
-
-def break_after(epochs: int, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    """Makes fit fail once `epochs` epochs are written: in the next epoch, or before its last.pt is."""
-    whole = fit_module.write_epoch if step == "write_epoch" else fit_module.train_one_epoch
-    calls = 0
-
-    def broken(*args: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls > epochs:
-            raise KeyboardInterrupt
-        return whole(*args)
-
-    monkeypatch.setattr(fit_module, step, broken)
 
 
 VARIANTS = {
@@ -152,9 +107,9 @@ def test_resume_equals_unbroken(
     assert len(rows(folder)) == 2 and not (folder / "summary.json").exists()
     with pytest.raises(UserError) as raised:
         fit(config, tiny_crops.root, tmp_path / "broken")
-    mend = "give --resume, --overwrite or another --name"
-    assert str(raised.value) == f"{folder}: holds a run that was broken off; {mend}"
-    (folder / "metrics.jsonl").write_text("as if the kill had come before this file\n")
+    message = str(raised.value)
+    assert message.startswith(f"{folder}: ") and "--resume" in message and "--overwrite" in message
+    (folder / "metrics.jsonl").write_text("as if the kill came before this file\n")
     fit(config, tiny_crops.root, tmp_path / "broken", resume=True)
     assert rows(folder) == rows(whole)
     assert (folder / "best.safetensors").read_bytes() == (whole / "best.safetensors").read_bytes()
@@ -170,12 +125,12 @@ def test_the_state_of_another_run_is_refused(
     good = load_state(file)
     weights = {**good["model"], "head.bias": good["model"]["head.bias"] * torch.nan}
     other = {name: tensor for name, tensor in good["model"].items() if name != "head.bias"}
-    another = f"{file}: is another run's; copy the right one, or give --overwrite"
+    another = f"{file}: is another run's; copy the right one, or use --overwrite"
     for changes, line in (
         ({"model": other}, another),
         ({"ema": None}, another),
         ({"optimizer": {}}, another),
-        ({"model": weights}, f"{file}: its weights are not finite numbers (head.bias); train or get it anew"),
+        ({"model": weights}, f"{file}: its weights are not finite numbers (head.bias); train or download it again"),
     ):
         save_state(file, {**good, **changes})
         with pytest.raises(UserError) as raised:
@@ -254,17 +209,18 @@ def test_a_finished_run_is_kept(unbroken: Path, tiny_crops: CropSet) -> None:
     runs = unbroken.parent
     with pytest.raises(UserError) as raised:
         fit(QUICK, tiny_crops.root, runs)
-    assert str(raised.value) == f"{unbroken}: holds a finished run; give --resume, --overwrite or another --name"
-    summary = fit(replace(QUICK, description="told anew", workers=1), tiny_crops.root, runs, resume=True)
+    message = str(raised.value)
+    assert message.startswith(f"{unbroken}: ") and "finished" in message and "--resume" in message
+    summary = fit(replace(QUICK, description="another text", workers=1), tiny_crops.root, runs, resume=True)
     assert summary == json.loads((unbroken / "summary.json").read_text())
     with pytest.raises(UserError) as raised:
         fit(replace(QUICK, dropout=0.5), tiny_crops.root, runs, resume=True)
-    mend = "resume with the same, or give --overwrite or another --name"
-    assert str(raised.value) == f"{unbroken}: dropout was 0.2, now 0.5; {mend}"
+    message = str(raised.value)
+    assert message.startswith(f"{unbroken}: dropout was 0.2, now 0.5") and "--overwrite" in message
     assert (unbroken / "last.pt").stat().st_mtime_ns == before
 
 
-def test_overwrite_starts_anew_and_patience_stops_early(tiny_crops: CropSet, tmp_path: Path) -> None:
+def test_overwrite_starts_again_and_patience_stops_early(tiny_crops: CropSet, tmp_path: Path) -> None:
     config = replace(QUICK, epochs=30, patience=2, min_delta=1.0)  # nothing is better by more than 1
     summary = fit(config, tiny_crops.root, tmp_path)
     assert summary["stopped_early"] and summary["epochs_run"] == 3
@@ -303,159 +259,10 @@ def test_a_loss_that_explodes_is_one_clear_error(tiny_crops: CropSet, tmp_path: 
         fit(replace(config, momentum=0.999), tiny_crops.root, tmp_path)
 
 
-def test_command_line(tiny_crops: CropSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--list"]) == 0
-    assert "opt_sgd" in capsys.readouterr().out
-    base = [f"--crops={tiny_crops.root}", f"--runs={tmp_path}", "--epochs=1", "--warmup-epochs=0", "--input-size=32"]
-    command = [*base, "--experiment=loss_focal", "--batch-size=8", "--augment=none", "--model=small_cnn_half"]
-    assert main(command) == 0
-    record = json.loads((tmp_path / "loss_focal" / "config.json").read_text())
-    assert (record["loss"], record["epochs"], record["label_smoothing"]) == ("focal", 1, 0.0)
-    assert "finished; best validation macro-F1" in capsys.readouterr().out
-    assert main([*command, "--resume"]) == 0
-    assert "finished already" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--crops=nowhere"], "crops.csv: not found"),
-        (["--experiment=basline"], "did you mean baseline"),
-        (["--lr=0"], "lr: 0.0 must be above 0"),
-        (["--model=resnet1"], "model: 'resnet1'"),
-        (["--optimizer=adamm"], "optimizer: cannot make 'adamm'"),
-        (["--mixed-precision=fp16", "--cpu"], "fp16 needs a GPU"),
-        (["--resume", "--overwrite"], "contradicts overwrite"),
-        (["--weights=none.pth"], "none.pth: no such file"),
-    ],
-)
-def test_bad_input_is_one_line(
-    flags: list[str], message: str, tiny_crops: CropSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([f"--crops={tiny_crops.root}", f"--runs={tmp_path}", *flags]) == 1
-    err = capsys.readouterr().err
-    assert message in err and err.count("\n") == 1 and err.startswith("error: ")
-    assert not any(tmp_path.rglob("config.json"))
-
-
-# A network with dense layers, which learn places at once.
-JUDGE = replace(
-    QUICK,
-    name="judge",
-    model="face_trunk",
-    input_size=48,
-    jitter=1.0,
-    hard_negatives=0.25,
-    boxes=True,
-    epochs=6,
-    lr=2e-3,
-    dropout=0.0,
-    checkpoint_epoch="last",
-)
-
-
-@pytest.fixture(scope="module")
-def judge(wide_crops: CropSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a whole JUDGE run."""
-    torch.set_num_threads(1)
-    runs = tmp_path_factory.mktemp("judge")
-    fit(JUDGE, wide_crops.root, runs)
-    return runs / "judge"
-
-
-def outputs_of(run: Path, crops: CropSet, jitter: Jitter | None = None) -> tuple[Heads, Tensor, Tensor, Tensor]:
-    """What the kept network says of validation faces and rejects: its heads, its outputs, the labels, box numbers."""
-    model, meta = load_model(run / "best.safetensors")
-    plain = eval_transform(meta.input_size, meta.mean, meta.std)
-    val = CropDataset(crops, "val", plain, margin=meta.margin, jitter=jitter, rejects=True)
-    ((images, targets, numbers),) = build_loader(val, len(val))
-    with torch.no_grad():
-        return meta.heads, model.eval()(images), targets, numbers
-
-
-def test_a_judge_learns_classes_false_alarms_and_boxes(judge: Path, wide_crops: CropSet) -> None:
-    history = rows(judge)
-    assert history[-1]["train_loss"] < history[0]["train_loss"]
-    assert history[-1]["val_macro_f1"] > 0.9 and history[-1]["train_accuracy"] > 0.8
-    record = json.loads((judge / "config.json").read_text())
-    assert (record["margin"], record["cut_margin"], record["reject_crops"]) == (0.2, 0.6, 30)
-    assert record["class_counts"]["train"] == dict.fromkeys(wide_crops.class_names, 10)  # rejects are none of them
-    heads, outputs, targets, _ = outputs_of(judge, wide_crops)
-    assert heads == Heads(3, has_objectness=True, has_box=True)
-    face, odds = targets < 3, heads.face_logit(outputs)
-    assert face.sum() == 30 and (~face).sum() == 15
-    above = (odds[face][:, None] > odds[~face][None, :]).float().mean()  # the area under the ROC curve
-    assert above > 0.9
-    # Of views that stray, its numbers tell where the face is.
-    heads, outputs, targets, numbers = outputs_of(judge, wide_crops, Jitter(shift=0.15, scale=0.0, degrees=0))
-    said, true = heads.box_deltas(outputs)[targets < 3][:, :2], numbers[targets < 3][:, :2]
-    assert all(np.corrcoef(said[:, k], true[:, k])[0, 1] > 0.6 for k in (0, 1))
-    assert (said - true).abs().mean() < 0.8 * true.abs().mean()
-
-
-def test_a_judge_resumes_to_the_same_numbers(
-    judge: Path, wide_crops: CropSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        break_after(2, patch, "write_epoch")
-        with pytest.raises(KeyboardInterrupt):
-            fit(JUDGE, wide_crops.root, tmp_path)
-    assert len(rows(tmp_path / "judge")) == 2
-    fit(JUDGE, wide_crops.root, tmp_path, resume=True)
-    assert rows(tmp_path / "judge") == rows(judge)
-    assert (tmp_path / "judge" / "best.safetensors").read_bytes() == (judge / "best.safetensors").read_bytes()
-
-
-def test_a_run_does_not_go_on_with_other_rejects(judge: Path, wide_crops: CropSet, tmp_path: Path) -> None:
-    root = shutil.copytree(wide_crops.root, tmp_path / "crops")
-    write_crop_set(replace(wide_crops, root=root, hard_negatives=wide_crops.hard_negatives[:-1]))
-    with pytest.raises(UserError, match="reject_crops was 30, now 29"):
-        fit(JUDGE, root, judge.parent, resume=True)
-
-
-def test_rejects_are_drawn_beside_as_many_faces_as_there_are(wide_crops: CropSet) -> None:
-    stats = ((0.5,) * 3, (0.5,) * 3)
-    crops = training_crops(JUDGE, wide_crops, stats)
-    sampler = face_sampler(JUDGE, crops)
-    assert len(sampler) == 40
-    labels = crops.labels[[i for _, i in sampler]].tolist()
-    assert Counter(labels) == {0: 10, 1: 10, 2: 10, 3: 10}
-    without = training_crops(QUICK, wide_crops, stats)
-    assert len(without) == len(face_sampler(QUICK, without)) == 30 and without.labels.max() == 2
-
-
-def test_views_replace_the_augmentations_own_geometry(wide_crops: CropSet) -> None:
-    stats = ((0.5,) * 3, (0.5,) * 3)
-    config = replace(QUICK, augment="opencv")
-    for jitter, probabilities in ((0.0, (POLICY.flip_p, POLICY.geometry_p)), (1.0, (0.0, 0.0))):
-        transform = training_crops(replace(config, jitter=jitter), wide_crops, stats).transform
-        policy = transform.augment.policy  # type: ignore[attr-defined]
-        assert (policy.flip_p, policy.geometry_p) == probabilities
-        assert replace(policy, flip_p=POLICY.flip_p, geometry_p=POLICY.geometry_p) == POLICY
-
-
-def test_crops_without_rejects_are_refused(tiny_crops: CropSet, wide_crops: CropSet, tmp_path: Path) -> None:
-    message = r"^rejects: .* has none for training; build crops with `pipeline\.build_crops --cascade RUN`"
-    with pytest.raises(UserError, match=message):
-        fit(replace(QUICK, hard_negatives=0.2), tiny_crops.root, tmp_path)
-    root = shutil.copytree(wide_crops.root, tmp_path / "crops")
-    write_crop_set(
-        replace(wide_crops, root=root, hard_negatives=tuple(r for r in wide_crops.hard_negatives if r.split == "val"))
-    )
-    with pytest.raises(UserError, match=message):
-        fit(replace(QUICK, hard_negatives=0.2), root, tmp_path)
-    with pytest.raises(UserError, match=r"^margin: 0\.7 is more than the 0\.6"):
-        fit(replace(QUICK, margin=0.7), wide_crops.root, tmp_path)
-
-
-def test_the_margin_looked_at_goes_with_the_weights(judge: Path) -> None:
-    assert load_model(judge / "best.safetensors")[1].margin == 0.2  # not that of the crops
-
-
 LAST = replace(QUICK, checkpoint_epoch="last", epochs=2)
 
 
-def test_the_last_epoch_is_kept_where_that_is_wanted(tiny_crops: CropSet, tmp_path: Path) -> None:
+def test_the_last_epoch_is_kept_on_request(tiny_crops: CropSet, tmp_path: Path) -> None:
     summary = fit(replace(LAST, lr=1e-7, sampler_power=0.0, warmup_epochs=0), tiny_crops.root, tmp_path)
     history = rows(tmp_path / "quick")
     assert summary["best_epoch"] == 2 and summary["best"]["val_macro_f1"] == history[1]["val_macro_f1"]

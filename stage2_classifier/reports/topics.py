@@ -1,0 +1,84 @@
+"""The questions that a report answers, and the config fields of each question."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# The topic of each config field. The first changed field in this order decides a run's topic. So another optimizer
+# may have another learning rate, and another network another input size.
+TOPIC_OF_FIELD = {
+    field: topic
+    for topic, fields in (
+        ("architecture", "model pretrained weights"),
+        ("optimizer", "optimizer"),
+        ("loss", "loss class_weights sampler_power label_smoothing focal_gamma"),
+        ("objectness", "hard_negatives box_head"),
+        ("overfitting", "augment jitter"),
+        ("loss", "mask_transfer_prob"),
+        ("overfitting", "mixup dropout weight_decay ema_decay"),
+        ("hyperparameters", "batch_size epochs scheduler lr input_size margin checkpoint_epoch"),
+        ("hyperparameters", "warmup_epochs freeze_epochs backbone_lr_scale momentum grad_clip"),
+        ("overfitting", "patience min_delta"),
+        ("hyperparameters", "mixed_precision"),
+        ("noise", "seed workers"),
+    )
+    for field in fields.split()
+}
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A question that the report answers."""
+
+    key: str
+    question: str
+    settings: tuple[str, ...]
+    """Config fields of the baseline that are shown."""
+    missing: str
+    """The answer when no run is about this question."""
+
+
+TOPICS = (
+    Topic(
+        "architecture",
+        "Which architecture first, and which networks next?",
+        ("model", "pretrained", "weights", "input_size"),
+        "No run with another network was given.",
+    ),
+    Topic(
+        "optimizer",
+        "Which optimizer?",
+        ("optimizer", "lr", "weight_decay", "scheduler"),
+        "No run with another optimizer was given.",
+    ),
+    Topic(
+        "loss",
+        "Which loss, and what about rare classes?",
+        ("loss", "label_smoothing", "class_weights", "sampler_power", "mask_transfer_prob"),
+        "No run with another loss or sampling was given.",
+    ),
+    Topic(
+        "overfitting",
+        "What was done against overfitting?",
+        ("augment", "jitter", "dropout", "weight_decay", "label_smoothing", "mixup", "ema_decay", "patience"),
+        "No run without one of these measures was given, so what each brings is not measured.",
+    ),
+    Topic(
+        "objectness",
+        "Does it also tell stage 1's false alarms from faces?",
+        ("hard_negatives", "box_head"),
+        "No run that learns stage 1's false alarms was given.",
+    ),
+    Topic(
+        "hyperparameters",
+        "Which hyperparameters, and why?",
+        ("batch_size", "epochs", "lr", "scheduler", "warmup_epochs", "input_size", "margin", "checkpoint_epoch"),
+        "No run with other hyperparameters was given.",
+    ),
+    Topic(
+        "noise",
+        "How much is chance?",
+        ("seed",),
+        "No run with another seed was given, so differences between runs cannot be told from chance by repetition.",
+    ),
+)
