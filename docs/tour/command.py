@@ -19,30 +19,30 @@ from common.errors import UserError
 from common.files import check_folder, naming, write_bytes, write_text
 from common.splits import read_splits
 from docs.tour.course import (
-    AGAIN,
+    SECOND_SEED,
     ALTERNATIVES,
     BASELINE,
     EVALUATION,
-    FOUND,
-    OWN,
+    DETECTIONS,
+    RESERVED,
     PREVIEW,
     RUNS,
     SPLITS_FILE,
     VAL_REPORT,
-    Course,
-    choose,
+    TourPlan,
+    choose_run,
 )
 from docs.tour.portrait import FOLDER, PHOTO, write_portraits
-from docs.tour.runner import Ran, Runner, TourStep
+from docs.tour.runner import StepResult, StepRunner, TourStep
 from pipeline.data.checks import check_apart
 from pipeline.training.steps import RESUMABLE, locked_workdir
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-PAGE, PICTURES, TEMPLATE = "tour.md", "tour", "tour.md.j2"
-FEWEST_EPOCHS = 3  # the learning rate rises over the first two
-LINE = 120  # characters of a line of text
+PAGE_FILE, PICTURE_FOLDER, TEMPLATE = "tour.md", "tour", "tour.md.j2"
+MIN_EPOCHS = 3  # the learning rate rises over the first two
+LINE_WIDTH = 120  # characters of a line of text
 FENCE, AS_IT_IS = "```", ("|", "#", "!")
 PURPOSES = {
     "bundle.json": "how to use the graphs, and where they come from",
@@ -94,36 +94,36 @@ def run(args: TourArgs) -> int:
         _link(data, work / data.name)
         if not (work / FOLDER / "splits.csv").is_file():
             write_portraits(work)
-        runner = _Telling(work, [(data, data.name)])
-        course = Course(data.name, len(annotations.class_names), args.epochs)
+        runner = _LoggingRunner(work, [(data, data.name)])
+        course = TourPlan(data.name, len(annotations.class_names), args.epochs)
         course.run_to_choice(runner)
-        chosen = choose(work)
+        chosen = choose_run(work)
         course.run_from_choice(runner, chosen)
         _write(args, work, annotations, runner.done, chosen)
-    console().print(f"wrote {args.out / PAGE}", markup=False, highlight=False)
+    console().print(f"wrote {args.out / PAGE_FILE}", markup=False, highlight=False)
     return 0
 
 
-class _Telling(Runner):
+class _LoggingRunner(StepRunner):
     """A runner that says what it runs."""
 
-    def run(self, step: TourStep) -> Ran:
-        first = step.shown.splitlines()[0] if step.command else f"({step.name}: a few lines of Python)"
+    def run(self, step: TourStep) -> StepResult:
+        first = step.command_line.splitlines()[0] if step.command else f"({step.name}: a few lines of Python)"
         console().print(f"$ {first}", markup=False, highlight=False)
         return super().run(step)
 
 
 def _check(args: TourArgs) -> None:
     """Raises UserError on what can be refused before the work."""
-    if args.epochs < FEWEST_EPOCHS:
-        raise UserError(f"--epochs {args.epochs}: give {FEWEST_EPOCHS} or more")
+    if args.epochs < MIN_EPOCHS:
+        raise UserError(f"--epochs {args.epochs}: give {MIN_EPOCHS} or more")
     data = args.data.resolve()
     for flag, path in (("--work-dir", args.work_dir), ("--out", args.out)):
         check_apart(args.data, path, flag)
         if path.exists() and not path.is_dir():
             raise UserError(f"{path}: is a file; name a folder with {flag}")
         check_folder(path)
-    if data.name in OWN:
+    if data.name in RESERVED:
         raise UserError(f"{args.data}: the tour has a {data.name} of its own; rename the folder")
 
 
@@ -135,11 +135,11 @@ def _link(data: Path, link: Path) -> None:
         link.symlink_to(data, target_is_directory=True)
 
 
-def _write(args: TourArgs, work: Path, annotations: Annotations, done: dict[str, Ran], chosen: str) -> None:
+def _write(args: TourArgs, work: Path, annotations: Annotations, done: dict[str, StepResult], chosen: str) -> None:
     """Draws the pictures and writes the page, which comes last."""
-    from docs.tour.facts import facts_of
+    from docs.tour.facts import collect_facts
 
-    facts = facts_of(work, annotations, args.epochs, chosen)
+    facts = collect_facts(work, annotations, args.epochs, chosen)
     _draw(args, work, annotations, facts)
     page = (
         _environment()
@@ -153,10 +153,10 @@ def _write(args: TourArgs, work: Path, annotations: Annotations, done: dict[str,
             minutes=sum(ran.seconds for ran in done.values()) / 60,
         )
     )
-    write_text(args.out / PAGE, wrapped(page))
+    write_text(args.out / PAGE_FILE, wrap_markdown(page))
 
 
-def wrapped(page: str) -> str:
+def wrap_markdown(page: str) -> str:
     """Markdown with its paragraphs and list items broken at LINE; code, tables, headings and pictures as they are."""
     blocks = page.split("\n\n")
     inside = False  # a block of code that has empty lines
@@ -172,7 +172,7 @@ def wrapped(page: str) -> str:
 def _filled(text: str) -> str:
     indent = "  " if text.startswith("- ") else ""
     return textwrap.fill(
-        " ".join(text.split()), LINE, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        " ".join(text.split()), LINE_WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
 
 
@@ -180,7 +180,7 @@ def _draw(args: TourArgs, work: Path, annotations: Annotations, facts: dict[str,
     from docs.tour import figures
     from docs.tour.facts import read_groups, training_counts
 
-    out = args.out / PICTURES
+    out = args.out / PICTURE_FOLDER
     base = replace(facts["base"], epochs=args.epochs)
     names, counts = training_counts(work)
     figures.draw_set(annotations, base.input_size, out / "set.png")
@@ -190,7 +190,7 @@ def _draw(args: TourArgs, work: Path, annotations: Annotations, facts: dict[str,
     figures.draw_model(base, names, out / "model.png")
     updates = max(sum(counts) // base.batch_size, 1)
     figures.draw_loss_and_rate(base, updates, len(names), out / "loss_and_rate.png")
-    runs = {name: work / RUNS / name for name in (BASELINE, *ALTERNATIVES, AGAIN)}
+    runs = {name: work / RUNS / name for name in (BASELINE, *ALTERNATIVES, SECOND_SEED)}
     histories = {name: figures.read_history(run) for name, run in runs.items()}
     scores = {name: (run["train_f1"], run["f1"]) for name, run in facts["runs"].items()}
     figures.draw_comparison(histories, scores, out / "comparison.png")
@@ -200,7 +200,7 @@ def _draw(args: TourArgs, work: Path, annotations: Annotations, facts: dict[str,
         (work / RUNS / BASELINE / "curves.png", "curves.png"),
         (work / VAL_REPORT / facts["chosen"] / "confusion_matrix.png", "confusion_crops.png"),
         (work / EVALUATION / "confusion_matrix.png", "confusion_end_to_end.png"),
-        (work / FOUND / PHOTO, "detection.jpg"),
+        (work / DETECTIONS / PHOTO, "detection.jpg"),
     ):
         write_bytes(out / name, made.read_bytes())
 

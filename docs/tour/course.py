@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from docs.tour.portrait import FOLDER, PHOTO
-from docs.tour.runner import Runner, TourStep
+from docs.tour.runner import StepRunner, TourStep
 
-BASELINE, AGAIN = "baseline", "seed_1"
+BASELINE, SECOND_SEED = "baseline", "seed_1"
 # Beside the baseline: what changes one thing of it, and the same again, which shows what is chance.
 ALTERNATIVES = ("aug_none", "arch_face_trunk")
 SPLITS_FILE, CROPS, RUNS, BUNDLE = "splits.csv", "crops", "runs", "my-bundle"
 VAL_REPORT, TEST_REPORT, EVALUATION = "reports", "reports-test", "evaluation"
-PREVIEW, PORTRAIT_CROPS, FOUND, FOUND_DEFAULT = "augmentation.png", "portrait-crops", "detections", "detections-default"
+PREVIEW, PORTRAIT_CROPS, DETECTIONS, DEFAULT_DETECTIONS = "augmentation.png", "portrait-crops", "detections", "detections-default"
 # Names in the work folder that the data's cannot have.
-OWN = frozenset((SPLITS_FILE, CROPS, RUNS, BUNDLE, VAL_REPORT, TEST_REPORT, EVALUATION, PREVIEW, PORTRAIT_CROPS))
-OWN |= {FOUND, FOUND_DEFAULT, FOLDER, PHOTO, "steps", "tour.json"}
+RESERVED = frozenset((SPLITS_FILE, CROPS, RUNS, BUNDLE, VAL_REPORT, TEST_REPORT, EVALUATION, PREVIEW, PORTRAIT_CROPS))
+RESERVED |= {DETECTIONS, DEFAULT_DETECTIONS, FOLDER, PHOTO, "steps", "tour.json"}
 
 LOOK = """
 from collections import Counter
@@ -74,29 +74,29 @@ for case, logits in [("sure and right", [5.0, 0.0]), ("no idea", [0.0, 0.0]), ("
 
 
 @dataclass(frozen=True)
-class Course:
+class TourPlan:
     """data: the dataset's name in the work folder. classes: their number. epochs: of each training."""
 
     data: str
     classes: int
     epochs: int
 
-    def run_to_choice(self, runner: Runner) -> None:
+    def run_to_choice(self, runner: StepRunner) -> None:
         """Everything up to the comparison on validation crops; the test split is not touched."""
         for step in (*self._preparing(), *self._explaining(), *self._training()):
             runner.run(step)
 
-    def run_from_choice(self, runner: Runner, chosen: str) -> None:
+    def run_from_choice(self, runner: StepRunner, chosen: str) -> None:
         """Packs the run `chosen`, scores it on the test split, and detects."""
         run, photos = f"{RUNS}/{chosen}", ("--data", self.data, "--splits", SPLITS_FILE)
         pack = ("pipeline.pack", "--run", run, "--out", BUNDLE, *photos)
         evaluate = ("pipeline.evaluate", *photos, "--split", "test", "--bundle", BUNDLE, "--no-pictures")
         for step in (
-            TourStep("pack", pack, makes=(BUNDLE,)),
+            TourStep("pack", pack, outputs=(BUNDLE,)),
             _report("test", (run,), TEST_REPORT),
-            TourStep("evaluate", (*evaluate, "--out", EVALUATION), makes=(EVALUATION,)),
-            TourStep("detect", ("pipeline.detect", PHOTO, "--bundle", BUNDLE, "--out", FOUND), makes=(FOUND,)),
-            TourStep("detect_default", ("pipeline.detect", PHOTO, "--out", FOUND_DEFAULT), makes=(FOUND_DEFAULT,)),
+            TourStep("evaluate", (*evaluate, "--out", EVALUATION), outputs=(EVALUATION,)),
+            TourStep("detect", ("pipeline.detect", PHOTO, "--bundle", BUNDLE, "--out", DETECTIONS), outputs=(DETECTIONS,)),
+            TourStep("detect_default", ("pipeline.detect", PHOTO, "--out", DEFAULT_DETECTIONS), outputs=(DEFAULT_DETECTIONS,)),
         ):
             runner.run(step)
 
@@ -106,10 +106,10 @@ class Course:
         preview = ("stage2_classifier.transforms", "--crops", PORTRAIT_CROPS, "--preview", PREVIEW, "--per-class", "1")
         return (
             TourStep("look", snippet=LOOK.format(data=json.dumps(self.data))),
-            TourStep("split", ("pipeline.split", "--data", self.data, "--out", SPLITS_FILE), makes=(SPLITS_FILE,)),
-            TourStep("crops", crops, makes=(CROPS,)),
-            TourStep("portrait_crops", faces, makes=(PORTRAIT_CROPS,)),
-            TourStep("preview", preview, makes=(PREVIEW,)),
+            TourStep("split", ("pipeline.split", "--data", self.data, "--out", SPLITS_FILE), outputs=(SPLITS_FILE,)),
+            TourStep("crops", crops, outputs=(CROPS,)),
+            TourStep("portrait_crops", faces, outputs=(PORTRAIT_CROPS,)),
+            TourStep("preview", preview, outputs=(PREVIEW,)),
         )
 
     def _explaining(self) -> tuple[TourStep, ...]:
@@ -121,18 +121,18 @@ class Course:
         )
 
     def _training(self) -> tuple[TourStep, ...]:
-        names = (BASELINE, *ALTERNATIVES, AGAIN)
+        names = (BASELINE, *ALTERNATIVES, SECOND_SEED)
         return (*(self._train(name) for name in names), _report("val", [f"{RUNS}/{n}" for n in names], VAL_REPORT))
 
     def _train(self, name: str) -> TourStep:
         which = () if name == BASELINE else ("--experiment", name)
         command = ("stage2_classifier.train", "--crops", CROPS, *which, "--epochs", str(self.epochs))
-        return TourStep(f"train_{name}", command, makes=(f"{RUNS}/{name}",))
+        return TourStep(f"train_{name}", command, outputs=(f"{RUNS}/{name}",))
 
 
 def _report(split: str, runs: list[str] | tuple[str, ...], out: str) -> TourStep:
     command = ("stage2_classifier.report", *runs, "--crops", CROPS, "--split", split, "--no-faces", "--out", out)
-    return TourStep(f"report_{split}", command, makes=(out,))
+    return TourStep(f"report_{split}", command, outputs=(out,))
 
 
 def best_f1(work: Path, name: str) -> float:
@@ -141,8 +141,8 @@ def best_f1(work: Path, name: str) -> float:
     return float(summary["best"]["val_macro_f1"])
 
 
-def choose(work: Path) -> str:
+def choose_run(work: Path) -> str:
     """The run to pack, by validation alone: the baseline unless an alternative beats it by more than chance does."""
     base = best_f1(work, BASELINE)
     best = max(ALTERNATIVES, key=lambda name: best_f1(work, name))
-    return best if best_f1(work, best) - base > abs(best_f1(work, AGAIN) - base) else BASELINE
+    return best if best_f1(work, best) - base > abs(best_f1(work, SECOND_SEED) - base) else BASELINE

@@ -14,14 +14,14 @@ import numpy as np
 
 from common.annotations import Annotations
 from docs.tour.course import (
-    AGAIN,
+    SECOND_SEED,
     ALTERNATIVES,
     BASELINE,
     BUNDLE,
     CROPS,
     EVALUATION,
-    FOUND,
-    FOUND_DEFAULT,
+    DETECTIONS,
+    DEFAULT_DETECTIONS,
     RUNS,
     SPLITS_FILE,
     TEST_REPORT,
@@ -39,7 +39,7 @@ from stage2_classifier.data.crop_manifest import read_crop_set
 CSV_ROWS = 3
 
 
-def facts_of(work: Path, annotations: Annotations, epochs: int, chosen: str) -> dict[str, Any]:
+def collect_facts(work: Path, annotations: Annotations, epochs: int, chosen: str) -> dict[str, Any]:
     """Everything that the template needs beside what was printed, by name."""
     base, val = EXPERIMENTS[BASELINE], _classes(work / VAL_REPORT / chosen)
     return {
@@ -49,12 +49,12 @@ def facts_of(work: Path, annotations: Annotations, epochs: int, chosen: str) -> 
         "groups": _groups(work),
         "crops": _crops(work),
         "draws": _draws(work, base.sampler_power),
-        "runs": {name: _run(work, name) for name in (BASELINE, *ALTERNATIVES, AGAIN)},
-        "why": {name: EXPERIMENTS[name].description for name in (*ALTERNATIVES, AGAIN)},
+        "runs": {name: _run(work, name) for name in (BASELINE, *ALTERNATIVES, SECOND_SEED)},
+        "why": {name: EXPERIMENTS[name].description for name in (*ALTERNATIVES, SECOND_SEED)},
         "alternatives": ALTERNATIVES,
-        "again": AGAIN,
+        "again": SECOND_SEED,
         "chosen": chosen,
-        "chance": abs(best_f1(work, AGAIN) - best_f1(work, BASELINE)),
+        "chance": abs(best_f1(work, SECOND_SEED) - best_f1(work, BASELINE)),
         "answers": _answers(work),
         "val": val,
         "weakest": _weakest(val),
@@ -62,8 +62,8 @@ def facts_of(work: Path, annotations: Annotations, epochs: int, chosen: str) -> 
         "test_crops": _classes(work / TEST_REPORT / chosen),
         "test": _test(work),
         "tables": _tables(work),
-        "found": _found(work / FOUND, annotations.class_names),
-        "found_default": _found(work / FOUND_DEFAULT, annotations.class_names),
+        "found": _found(work / DETECTIONS, annotations.class_names),
+        "found_default": _found(work / DEFAULT_DETECTIONS, annotations.class_names),
         "faces_shown": len(TILES),
         "experiments": len(EXPERIMENTS),
     }

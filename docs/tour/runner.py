@@ -16,7 +16,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.files import write_text
-from pipeline.training.steps import IN_ORDER, KEEP_MEMORY, check_log
+from pipeline.training.steps import UNBUFFERED, KEEP_FREED_MEMORY, check_log
 
 RECORDS = "steps"  # folder of what was printed
 WIDTH = 110  # characters a line: what a page shows without scrolling, about
@@ -34,10 +34,10 @@ class TourStep:
     name: str
     command: tuple[str, ...] = ()
     snippet: str = ""
-    makes: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
 
     @property
-    def shown(self) -> str:
+    def command_line(self) -> str:
         """As a user types it."""
         if self.snippet:
             return self.snippet.strip()
@@ -53,14 +53,14 @@ class TourStep:
 
 
 @dataclass(frozen=True)
-class Ran:
+class StepResult:
     """A step that is done: what it printed, warnings last, and how long it took."""
 
     step: TourStep
     printed: str
     seconds: float
 
-    def part(self, head: int = 0, tail: int = 0, until: str = "") -> str:
+    def excerpt(self, head: int = 0, tail: int = 0, until: str = "") -> str:
         """The first `head` and the last `tail` lines, or those before the first that is `until`; all without either."""
         lines = self.printed.splitlines()
         if until in lines:
@@ -72,7 +72,7 @@ class Ran:
         return "\n".join(line for some in wrapped for line in some)
 
 
-class Runner:
+class StepRunner:
     """Runs steps in a folder; a step that an earlier run has finished is not repeated.
 
     hidden: how folders of this machine are called in what is printed.
@@ -82,40 +82,40 @@ class Runner:
         self.folder = folder
         places = [(folder, "."), *hidden, (PROJECT, ".")]
         self._hidden = [(str(path.resolve()), name) for path, name in places]
-        self.done: dict[str, Ran] = {}
+        self.done: dict[str, StepResult] = {}
 
-    def run(self, step: TourStep) -> Ran:
+    def run(self, step: TourStep) -> StepResult:
         """Runs a step, or recalls it. Raises UserError with what it said last when it fails."""
         record = self.folder / RECORDS / f"{step.name}.json"
         ran = self._recall(record, step) or self._begin(record, step)
         self.done[step.name] = ran
         return ran
 
-    def _recall(self, record: Path, step: TourStep) -> Ran | None:
+    def _recall(self, record: Path, step: TourStep) -> StepResult | None:
         try:
             known = json.loads(record.read_text(encoding="utf-8"))
             same = (known["command"], known["snippet"]) == (list(step.command), step.snippet)
-            if same and all((self.folder / name).exists() for name in step.makes):
-                return Ran(step, str(known["printed"]), float(known["seconds"]))
+            if same and all((self.folder / name).exists() for name in step.outputs):
+                return StepResult(step, str(known["printed"]), float(known["seconds"]))
         except (OSError, ValueError, KeyError, TypeError):
             pass
         return None
 
-    def _begin(self, record: Path, step: TourStep) -> Ran:
-        if step.makes:  # later steps build on it
+    def _begin(self, record: Path, step: TourStep) -> StepResult:
+        if step.outputs:  # later steps build on it
             for stale in (self.folder / RECORDS).glob("*.json"):
                 if stale.stem not in self.done:
                     stale.unlink()
-        for name in step.makes:
+        for name in step.outputs:
             _remove(self.folder / name)
         log, complaints = record.with_suffix(".log"), record.with_suffix(".err")
         log.parent.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
-        code = execute(step, self.folder, log, complaints)
+        code = run_step(step, self.folder, log, complaints)
         seconds = round(time.monotonic() - start, 1)
         printed, said = (file.read_text(encoding="utf-8", errors="replace") for file in (log, complaints))
         # As in pipeline.training.steps: one that complains of a photo after its result was written is done.
-        if code and not (step.makes and (self.folder / step.makes[-1]).exists()):
+        if code and not (step.outputs and (self.folder / step.outputs[-1]).exists()):
             check_log(complaints)
             last = (said.strip() or printed.strip() or f"exit code {code}").splitlines()[-1]
             raise UserError(f"{complaints}: this step failed: {last.removeprefix('error: ')}")
@@ -124,7 +124,7 @@ class Runner:
         text = self._relative("\n".join(lines).strip("\n"))
         known = {"command": list(step.command), "snippet": step.snippet, "printed": text, "seconds": seconds}
         write_text(record, json.dumps(known, indent=1) + "\n")
-        return Ran(step, text, seconds)
+        return StepResult(step, text, seconds)
 
     def _relative(self, text: str) -> str:
         for path, name in self._hidden:
@@ -132,7 +132,7 @@ class Runner:
         return text
 
 
-def execute(step: TourStep, folder: Path, log: Path, complaints: Path) -> int:
+def run_step(step: TourStep, folder: Path, log: Path, complaints: Path) -> int:
     """Runs a step in `folder` and gives its exit code; standard output goes to `log`, the rest to `complaints`."""
     # pipeline.training.steps ends a command when this process ends, however it does.
     argv = ["-m", "pipeline.training.steps", *step.command] if step.command else ["-c", step.snippet]
@@ -145,7 +145,7 @@ def execute(step: TourStep, folder: Path, log: Path, complaints: Path) -> int:
             stdin=subprocess.PIPE,
             stdout=out,
             stderr=err,
-            env={**os.environ, **KEEP_MEMORY, **IN_ORDER, **own},
+            env={**os.environ, **KEEP_FREED_MEMORY, **UNBUFFERED, **own},
         )
         try:
             return process.wait()

@@ -23,9 +23,9 @@ from docs.tour import command as tour
 from docs.tour import facts as tour_facts
 from docs.tour import runner as tour_runner
 from docs.tour.command import main
-from docs.tour.course import ALTERNATIVES, BASELINE, choose
+from docs.tour.course import ALTERNATIVES, BASELINE, choose_run
 from docs.tour.portrait import TILES, write_portraits
-from docs.tour.runner import RECORDS, Ran, Runner, TourStep
+from docs.tour.runner import RECORDS, StepResult, StepRunner, TourStep
 from pipeline.data import split
 from pipeline.data.duplicates import Duplicates
 from pipeline.detect.demo import portrait, tiled_photo
@@ -80,7 +80,7 @@ def write_photos(root: Path) -> None:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the data and nothing yet made of it; commands run in this process."""
     write_photos(tmp_path / NAME)
-    monkeypatch.setattr(tour_runner, "execute", in_this_process)
+    monkeypatch.setattr(tour_runner, "run_step", in_this_process)
     monkeypatch.setenv("COLUMNS", "110")
     # All are the same face, which would leave one group.
     monkeypatch.setattr(split, "near_duplicate_groups", lambda *_: Duplicates([0, 0, *range(1, PHOTOS - 1)], []))
@@ -117,7 +117,7 @@ def the_page_shows_what_was_run_and_what_came_of_it(place: Path) -> None:
     for name in (BASELINE, *ALTERNATIVES):
         f1 = json.loads((work / "runs" / name / "summary.json").read_text())["best"]["val_macro_f1"]
         assert f"| {name} | " in page and f"| {f1:.3f} |" in page
-    report = json.loads((work / "reports-test" / choose(work) / "classification_report.json").read_text())
+    report = json.loads((work / "reports-test" / choose_run(work) / "classification_report.json").read_text())
     assert f"**macro {report['macro_f1']:.3f}** | {report['crops']} |" in page
     errors = json.loads((work / "evaluation" / "evaluation.json").read_text())["detectors"][0]["errors"]
     assert f"Of {errors['truths']} faces {errors['correct']} are found, boxed and named rightly." in text
@@ -167,13 +167,13 @@ def again_nothing_is_run_and_the_page_is_the_same(place: Path, monkeypatch: pyte
     def never(*_: object) -> int:
         raise AssertionError
 
-    monkeypatch.setattr(tour_runner, "execute", never)
+    monkeypatch.setattr(tour_runner, "run_step", never)
     assert main(flags(place)) == 0
     assert page.read_text() == before
 
 
 def sentences_go_by_the_numbers(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = tour_facts.facts_of
+    real = tour_facts.collect_facts
     monkeypatch.setattr(tour, "_draw", lambda *_: None)
 
     def page(change: Callable[[dict[str, Any]], object]) -> str:
@@ -182,7 +182,7 @@ def sentences_go_by_the_numbers(place: Path, monkeypatch: pytest.MonkeyPatch) ->
             change(facts)
             return facts
 
-        monkeypatch.setattr(tour_facts, "facts_of", facts_of)
+        monkeypatch.setattr(tour_facts, "collect_facts", facts_of)
         assert main([*flags(place), "--out", str(place / "other")]) == 0
         return " ".join((place / "other" / "tour.md").read_text().split())
 
@@ -246,27 +246,27 @@ def test_refusals_come_before_the_work(
 
 def test_a_step_is_a_process_in_the_work_folder(tmp_path: Path) -> None:
     (tmp_path / "in.json").write_text('{"a": 1}')
-    ran = Runner(tmp_path).run(TourStep("tidy", ("json.tool", "--compact", "in.json")))
-    assert ran.printed == '{"a":1}' and ran.step.shown == "python -m json.tool --compact in.json"
+    ran = StepRunner(tmp_path).run(TourStep("tidy", ("json.tool", "--compact", "in.json")))
+    assert ran.printed == '{"a":1}' and ran.step.command_line == "python -m json.tool --compact in.json"
 
 
 def test_what_was_finished_is_not_run_again(tmp_path: Path) -> None:
     count = "from pathlib import Path; f = Path('n'); f.write_text(f.read_text() + 'x' if f.exists() else 'x')"
     step = TourStep("count", snippet=count)
     for _ in range(2):
-        Runner(tmp_path).run(step)
+        StepRunner(tmp_path).run(step)
     assert (tmp_path / "n").read_text() == "x"
-    Runner(tmp_path).run(TourStep("count", snippet=f"{count}\nprint('new')"))
+    StepRunner(tmp_path).run(TourStep("count", snippet=f"{count}\nprint('new')"))
     assert (tmp_path / "n").read_text() == "xx"
 
 
 def write(name: str, text: str = "") -> TourStep:
-    return TourStep(name, snippet=f"open('{name}', 'x').write('{text}'); print('{name} {text}')", makes=(name,))
+    return TourStep(name, snippet=f"open('{name}', 'x').write('{text}'); print('{name} {text}')", outputs=(name,))
 
 
 def test_a_killed_step_starts_clean_and_what_builds_on_it_is_made_anew(tmp_path: Path) -> None:
     def run_all(text: str) -> list[str]:
-        runner = Runner(tmp_path)
+        runner = StepRunner(tmp_path)
         return [runner.run(step).printed for step in (write("first"), write("second", text), write("third"))]
 
     run_all("a")
@@ -279,15 +279,15 @@ def test_a_killed_step_starts_clean_and_what_builds_on_it_is_made_anew(tmp_path:
 
 
 def test_a_step_that_fails_is_told_in_one_line_and_not_remembered(tmp_path: Path) -> None:
-    bad = TourStep("bad", snippet="import sys; print('1 of 2'); sys.exit('error: no room')", makes=("never",))
+    bad = TourStep("bad", snippet="import sys; print('1 of 2'); sys.exit('error: no room')", outputs=("never",))
     with pytest.raises(UserError, match=r"bad\.err: this step failed: no room$"):
-        Runner(tmp_path).run(bad)
+        StepRunner(tmp_path).run(bad)
     assert not (tmp_path / RECORDS / "bad.json").exists()
 
 
 def test_a_complaint_after_the_result_is_shown_as_a_warning(tmp_path: Path) -> None:
     code = "import sys; open('made', 'w'); print('done'); sys.exit('noise\\nwarning: one photo left out')"
-    ran = Runner(tmp_path).run(TourStep("made", snippet=code, makes=("made",)))
+    ran = StepRunner(tmp_path).run(TourStep("made", snippet=code, outputs=("made",)))
     assert ran.printed == "done\nwarning: one photo left out"
 
 
@@ -295,34 +295,34 @@ def test_places_of_this_machine_are_made_relative(tmp_path: Path) -> None:
     data = tmp_path / "elsewhere" / "set"
     code = f"import os; print(os.getcwd() + '/my-bundle: 4 MB'); print({str(data)!r} + '/images/a.png')"
     (tmp_path / "work").mkdir()
-    ran = Runner(tmp_path / "work", [(data, "set")]).run(TourStep("say", snippet=code))
+    ran = StepRunner(tmp_path / "work", [(data, "set")]).run(TourStep("say", snippet=code))
     assert ran.printed == "my-bundle: 4 MB\nset/images/a.png"
 
 
 def test_long_output_is_cut_and_says_so() -> None:
-    ran = Ran(TourStep("s"), "\n".join("abcdef"), 0)
-    assert ran.part() == "a\nb\nc\nd\ne\nf"
-    assert ran.part(head=1, tail=2) == "a\n... (3 more lines)\ne\nf"
-    assert ran.part(until="c") == "a\nb\n... (4 more lines)"
-    assert ran.part(head=4, tail=2) == ran.part()
-    assert max(map(len, Ran(TourStep("s"), "word " * 99, 0).part().splitlines())) <= tour_runner.WIDTH
+    ran = StepResult(TourStep("s"), "\n".join("abcdef"), 0)
+    assert ran.excerpt() == "a\nb\nc\nd\ne\nf"
+    assert ran.excerpt(head=1, tail=2) == "a\n... (3 more lines)\ne\nf"
+    assert ran.excerpt(until="c") == "a\nb\n... (4 more lines)"
+    assert ran.excerpt(head=4, tail=2) == ran.excerpt()
+    assert max(map(len, StepResult(TourStep("s"), "word " * 99, 0).excerpt().splitlines())) <= tour_runner.WIDTH
 
 
 def test_long_commands_are_broken_between_options() -> None:
     step = TourStep("s", ("pipeline.thing", "a b", *(part for k in range(9) for part in (f"--option-{k}", "value"))))
-    first, *more = step.shown.split(" \\\n    ")
+    first, *more = step.command_line.split(" \\\n    ")
     assert first.startswith("python -m pipeline.thing 'a b' --option-0 value")
     assert more and all(line.startswith("--option-") and line.endswith(" value") for line in more)
     assert max(map(len, (first, *more))) <= tour_runner.WIDTH
-    assert TourStep("s", ("pipeline.thing",)).shown == "python -m pipeline.thing"
+    assert TourStep("s", ("pipeline.thing",)).command_line == "python -m pipeline.thing"
 
 
 def test_text_is_wrapped_and_nothing_else() -> None:
     words = " ".join(["word"] * 60)
     kept = f"# {words}\n\n| {words} |\n\n```text\n{words}\n\n{words}\n```\n\n![{words}](a.png)\n"
-    assert tour.wrapped(kept) == kept
-    lines = tour.wrapped(f"{words}\n{words}\n\n- {words}\n- short\n\n1. [a](#a)\n2. [b](#b)").splitlines()
-    assert max(map(len, lines)) <= tour.LINE and lines[-3:] == ["", "1. [a](#a)", "2. [b](#b)"]
+    assert tour.wrap_markdown(kept) == kept
+    lines = tour.wrap_markdown(f"{words}\n{words}\n\n- {words}\n- short\n\n1. [a](#a)\n2. [b](#b)").splitlines()
+    assert max(map(len, lines)) <= tour.LINE_WIDTH and lines[-3:] == ["", "1. [a](#a)", "2. [b](#b)"]
     assert [line[:2] for line in lines[lines.index("") + 1 : -3]] == ["- ", "  ", "  ", "- "]
 
 
@@ -351,7 +351,7 @@ def test_the_choice_is_by_validation_and_more_than_chance(
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
         (folder / "summary.json").write_text(json.dumps({"best": {"val_macro_f1": score}}))
-    assert choose(tmp_path) == chosen
+    assert choose_run(tmp_path) == chosen
 
 
 def test_the_portraits_are_three_annotated_faces(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""From a folder of photos to a bundle: what is refused before the work, what is left out, and the whole way once."""
+"""From a folder of photos to a bundle: refusals before the work, photos left out, and the whole training once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from common.splits import read_splits
 from pipeline.inference.bundle import DEFAULT, Bundle
 from pipeline.inference.predictor import Predictor
-from pipeline.training import plan as branch
+from pipeline.training import plan as plan_module
 from pipeline.training import steps, train_all
 from pipeline.training.plan import TrainingPlan
 from pipeline.training.steps import TrainingStep
@@ -24,23 +24,23 @@ from tests.helpers.commands import write_data
 
 ROOT = Path(__file__).resolve().parents[3]
 CLASSES = ("head", "helmet")
-SIDES = ("train",) * 6 + ("val",) * 2 + ("test",) * 2
+SPLIT_OF_PHOTO = ("train",) * 6 + ("val",) * 2 + ("test",) * 2
 QUICKEST = {"pnet-steps": 2, "rnet-steps": 2, "onet-steps": 2, "epoch-steps": 2, "passes": 1}
 QUICKEST |= {"pnet-batch": 4, "rnet-batch": 8, "onet-batch": 8}
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Ten photos of noise, each with a bright face of either class, as COCO, and splits.csv in tmp_path."""
-    return write_data(tmp_path / "my data", CLASSES, SIDES)
+    """Write ten photos of noise, each with a bright face per class, as COCO, and splits.csv in tmp_path."""
+    return write_data(tmp_path / "my data", CLASSES, SPLIT_OF_PHOTO)
 
 
 @pytest.fixture
 def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """Stands in for the processes: gives the (folder, step) begun, and makes the results that later steps look for."""
+    """Replace the processes: return the (folder, step) begun, and make the results that later steps need."""
     names: list[tuple[str, str]] = []
 
-    def run_steps(folder: Path, some: Iterable[TrainingStep], say: Callable[[str], None], stop: object = None) -> None:
+    def run_steps(folder: Path, some: Iterable[TrainingStep], log: Callable[[str], None], stop: object = None) -> None:
         for step in some:
             if step.result is not None and step.result.exists():
                 continue
@@ -52,7 +52,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
             elif step.result is not None:
                 step.result.parent.mkdir(parents=True)
                 step.result.touch()
-            say(f"{folder.name}: {step.name} done in 0 s")
+            log(f"{folder.name}: {step.name} done in 0 s")
 
     monkeypatch.setattr(steps, "run_steps", run_steps)
     monkeypatch.setattr(train_all, "run_steps", run_steps)
@@ -74,40 +74,40 @@ def flags(data: Path, *more: str, splits: bool = True) -> list[str]:
     return [*given, *(["--splits", str(here / "splits.csv")] if splits else []), *more]
 
 
-def test_the_order_of_the_work_and_what_comes_of_it(
+def test_the_order_of_the_steps_and_the_results(
     data: Path, begun: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(flags(data, "--jobs", "1")) == 0
     pairs = (("cascade", "crops"), ("final_trunk", "final_cnn"), ("bundle",))
     learned = [(folder, step) for some in pairs for folder in ("part", "all") for step in some]
     assert begun == [*learned, ("work", "report")]
-    said = capsys.readouterr().out.splitlines()
-    assert said[0] == "split: train 6 photos, 12 faces; val 2 photos, 4 faces; test 2 photos, 4 faces"
-    assert said[1] == "part: cascade done in 0 s"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "split: train 6 photos, 12 faces; val 2 photos, 4 faces; test 2 photos, 4 faces"
+    assert lines[1] == "part: cascade done in 0 s"
     figures = [f"{name} 0.500 [0.250, 0.750]" for name in ("mAP50", "mAP50-95", "AP50 head", "mAP50, one label")]
-    assert said[-6:-1] == ["2 test photos, by weights learned from the training photos:", *figures]
+    assert lines[-6:-1] == ["2 test photos, by weights learned from the training photos:", *figures]
     made, work = data.parent / "made", data.parent / "work"
     assert Bundle.load(made).meta == Bundle.load(DEFAULT).meta
     text = (made / "report.md").read_text()
     assert text.startswith("This bundle's weights were learned from all photos.") and text.endswith("# Evaluation\n")
     assert (work / "splits.csv").read_bytes() == (data.parent / "splits.csv").read_bytes()
     assert set(read_splits(work / "splits.all.csv").values()) == {"train"}
-    assert len(read_splits(work / "splits.all.csv")) == len(SIDES)
+    assert len(read_splits(work / "splits.all.csv")) == len(SPLIT_OF_PHOTO)
 
-    # Again: what has its result is not repeated; the bundle, which is one, is replaced.
+    # Again: steps with a result are not repeated; the bundle is replaced.
     begun.clear()
     assert main(flags(data, "--jobs", "1")) == 0
-    assert begun == [("part", "cascade"), ("all", "cascade")]  # which looks for itself whether it is finished
-    assert capsys.readouterr().out.startswith(f"{work}: goes on\n")
+    assert begun == [("part", "cascade"), ("all", "cascade")]  # finetune itself checks whether it is finished
+    assert capsys.readouterr().out.startswith(f"{work}: resumed\n")
 
 
-def test_half_the_work(data: Path, begun: list[tuple[str, str]]) -> None:
+def test_without_all_photos_half_the_work(data: Path, begun: list[tuple[str, str]]) -> None:
     assert main(flags(data, "--no-all-photos", "--experiments", "final_cnn")) == 0
     assert [step for _, step in begun] == ["cascade", "crops", "final_cnn", "bundle", "report"]
     assert (data.parent / "made" / "report.md").read_text() == "# Evaluation\n"
 
 
-def test_photos_of_no_use_are_named_and_left_out(
+def test_unusable_photos_are_reported_and_left_out(
     data: Path, begun: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (data / "p1.png").write_bytes((data / "p1.png").read_bytes()[:2000])
@@ -118,11 +118,11 @@ def test_photos_of_no_use_are_named_and_left_out(
     said = capsys.readouterr().out
     assert "p2.png" in said.splitlines()[0] and "p1.png" in said.splitlines()[1]
     assert said.splitlines()[1].endswith("; left out")
-    assert f"warning: {splits}: left out 2 photos that are missing or of no use: p1, p2" in said
+    assert f"warning: {splits}: left out 2 photos that are missing or unusable: p1, p2" in said
     assert f"warning: {splits}: lacks 1 photos of the data, which are left out: p3" in said
     assert list(read_splits(data.parent / "work" / "splits.csv")) == ["p0", *(f"p{i}" for i in range(4, 10))]
     begun.clear()
-    assert main(flags(data)) == 0  # said once
+    assert main(flags(data)) == 0  # reported once
     assert "warning" not in capsys.readouterr().out
 
 
@@ -135,12 +135,12 @@ def test_a_split_is_made_where_none_is_given(
     monkeypatch.setattr(train_all, "near_duplicate_groups", lambda photos: Found)
     assert main(flags(data, splits=False)) == 0
     sides = read_splits(data.parent / "work" / "splits.csv")
-    assert len(sides) == len(SIDES) and set(sides.values()) == {"train", "val", "test"}
+    assert len(sides) == len(SPLIT_OF_PHOTO) and set(sides.values()) == {"train", "val", "test"}
     assert sides["p0"] == sides["p1"]
     assert "1 groups of photos that show the same, 2 photos in them, are kept together" in capsys.readouterr().out
 
 
-def test_sides_without_faces(data: Path, begun: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_splits_without_faces(data: Path, begun: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]) -> None:
     file = data / "_annotations.coco.json"
     coco = json.loads(file.read_text())
     coco["annotations"] = [r for r in coco["annotations"] if r["image_id"] not in (8, 9) or r["category_id"]]
@@ -152,10 +152,10 @@ def test_sides_without_faces(data: Path, begun: list[tuple[str, str]], capsys: p
     begun.clear()
     other = data.parent / "other"
     assert main([*flags(data), "--work-dir", str(other)]) == 1
-    assert "no face in split test, and a training needs all three; give other --splits" in capsys.readouterr().err
+    assert "no face in split test, but all three need faces; use other --splits" in capsys.readouterr().err
     assert not begun
     (data.parent / "splits.csv").write_text("image_id,split\np0,train\np1,val\np2,test\n")
-    assert main([*flags(data), "--work-dir", str(other)]) == 0  # nothing was begun there
+    assert main([*flags(data), "--work-dir", str(other)]) == 0  # no work was begun there
 
 
 def test_a_folder_of_another_training_is_refused(
@@ -163,7 +163,7 @@ def test_a_folder_of_another_training_is_refused(
 ) -> None:
     assert main(flags(data, "--quick")) == 0
     assert capsys.readouterr().out.startswith("--quick: a few steps of each training")
-    # A full training does not take the quick one's results for its own.
+    # A full training does not use the quick training's results.
     begun.clear()
     for more, what in (
         ((), "quick"),
@@ -184,15 +184,15 @@ def test_a_folder_of_another_training_is_refused(
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (["--jobs", "0"], "--jobs 0: give 1 or more"),
-        (["--seed", "-1"], "--seed -1: give 0 or more"),
+        (["--jobs", "0"], "--jobs 0: use 1 or more"),
+        (["--seed", "-1"], "--seed -1: use 0 or more"),
         (["--experiments"], "--experiments: name at least one"),
         (["--experiments", "final_cnn", "final_cnn"], "and each once"),
         (["--experiments", "final"], "experiment: no 'final'; did you mean"),
         (["--out", "{here}/splits.csv"], "splits.csv: is a file"),
         (["--out", "{here}/my data"], "exists and is no bundle"),
-        (["--out", "{here}/work"], "--work-dir needs this place for itself"),
-        (["--out", "{work}/part/bundle"], "--work-dir needs this place for itself"),
+        (["--out", "{here}/work"], "is reserved for files in --work-dir"),
+        (["--out", "{work}/part/bundle"], "is reserved for files in --work-dir"),
         (["--work-dir", "{here}/my data/work"], "would be read as data; give another --work-dir"),
         (["--out", "{here}/my data/made"], "would be read as data; give another --out"),
         (["--work-dir", "{here}/photos"], "photos: holds other files"),
@@ -212,11 +212,13 @@ def test_refusals_come_before_the_work(
     assert not begun and sorted(data.parent.rglob("*")) == before
 
 
-def test_a_step_that_fails_is_told_with_its_log(
+def test_a_failed_step_is_reported_with_its_log(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        TrainingPlan, "finding", lambda self: [TrainingStep("cascade", ("json.tool", str(self.folder / "nothing")))]
+        TrainingPlan,
+        "detector_steps",
+        lambda self: [TrainingStep("cascade", ("json.tool", str(self.folder / "nothing")))],
     )
     assert main(flags(data, "--jobs", "1")) == 1
     error, work = capsys.readouterr().err, data.parent / "work"
@@ -225,26 +227,26 @@ def test_a_step_that_fails_is_told_with_its_log(
     assert not (work / "all" / "cascade.log").exists() and not (data.parent / "made").exists()
 
 
-def in_this_process(command: Sequence[str], log: Path, stop: object) -> int:
-    """Stands in for a process: starting each takes seconds."""
-    with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+def in_this_process(command: Sequence[str], log_file: Path, stop: object) -> int:
+    """Run a command without a process, whose start takes seconds."""
+    with log_file.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         return importlib.import_module(command[0]).main(list(command[1:]))
 
 
 @pytest.mark.slow
-def test_the_whole_way(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_whole_training(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.syspath_prepend(ROOT / "tests" / "stage1_faces")
     importlib.import_module("quick_finetune").make_quick(monkeypatch.setattr)
-    monkeypatch.setattr(steps, "_run", in_this_process)
-    # Fewer steps yet than --quick's.
-    monkeypatch.setattr(branch, "QUICK_STEPS", QUICKEST)
-    monkeypatch.setattr(branch, "QUICK_RATES", {})
+    monkeypatch.setattr(steps, "run_module", in_this_process)
+    # Even fewer steps than --quick has.
+    monkeypatch.setattr(plan_module, "QUICK_STEPS", QUICKEST)
+    monkeypatch.setattr(plan_module, "QUICK_RATES", {})
     assert main(flags(data, "--quick", "--experiments", "final_cnn", "--no-all-photos")) == 0
-    # Other classes than the experiments were made for, and nothing that stage 1 takes for a face by now.
-    assert "part: final_cnn: learns from faces alone (--hard-negatives 0 --no-box-head)" in capsys.readouterr().out
+    # The classes are not the experiments', and stage 1 has no false alarms in these photos.
+    assert "part: final_cnn: trains on faces alone (--hard-negatives 0 --no-box-head)" in capsys.readouterr().out
     made, work = Bundle.load(data.parent / "made"), data.parent / "work"
     assert made.meta.class_names == CLASSES
-    assert made.meta.provenance["note"] == branch.QUICK_NOTE
+    assert made.meta.provenance["note"] == plan_module.QUICK_NOTE
     assert made.meta.provenance["stage1"]["recipe"]["pnet_steps"] == QUICKEST["pnet-steps"]
     assert made.meta.metrics["val"]["photos"] == 2
     text = (made.path / "report.md").read_text()
@@ -252,7 +254,7 @@ def test_the_whole_way(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert Predictor(made).detect(np.zeros((60, 80, 3), np.uint8)).class_names == CLASSES
 
 
-def test_what_a_later_step_would_refuse_is_refused_before_the_work(
+def test_errors_of_later_steps_are_found_before_the_work(
     data: Path, tmp_path: Path, begun: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["--data", str(data), "--work-dir", str(tmp_path / "w"), "--out", str(tmp_path / "b")]
