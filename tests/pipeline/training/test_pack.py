@@ -1,181 +1,33 @@
-"""Packing a run: graphs agree with torch, settings are fitted on photos, refusals are clear."""
+"""Packing a run: settings are fitted on photos, provenance is recorded, refusals are clear."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
 from PIL import Image
 
 from common.boxes import iou
-from common.errors import BundleError, UserError
+from common.errors import UserError
 from pipeline.detect.demo import portrait
 from pipeline.inference.bundle import DEFAULT, GRAPHS, Bundle, write_bundle
 from pipeline.inference.fusion import ScoreFusion
 from pipeline.inference.predictor import Predictor
 from pipeline.training import classifier_source, pack
 from pipeline.training.calibration import StageOutputs
-from pipeline.training.classifier_source import ClassifierEnsemble, export_classifier
 from pipeline.training.git_revision import git_revision
 from pipeline.training.pack import pack_bundle, read_fit_photos
 from pipeline.training.pack_command import main
 from stage1_faces.detector import CascadeConfig, FaceDetector
-from stage1_faces.stock.mtcnn import MtcnnConfig, MtcnnDetector
-from stage1_faces.training.export import FINE_TUNED, STOCK, export_cascade, runtime, stock_nets
-from stage1_faces.training.nets import ExportWrapper, build_net
-from stage1_faces.training.run_folder import RunFolder, load_net
-from stage2_classifier.heads import Heads
-from stage2_classifier.models import build_model
-from stage2_classifier.training.checkpoint import ModelMeta, load_model, save_model
-
-CLASSES = ("with_mask", "without_mask", "mask_weared_incorrect")
-TILES = 5  # per side: 25 faces, more than MIN_FACES of the box bias
-META = ModelMeta(
-    model="small_cnn_half",
-    class_names=CLASSES,
-    input_size=32,
-    mean=(0.5, 0.4, 0.3),
-    std=(0.25, 0.5, 0.5),
-    margin=0.3,
-    dropout=0.0,
-    experiment="try",
-    epoch=4,
-    metrics={"val_macro_f1": 0.75},
-)
-
-
-@pytest.fixture(scope="module")
-def cascade():
-    """Export the stock cascade once for all tests here."""
-    graphs = export_cascade(stock_nets(), STOCK)
-    real = export_cascade
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pack, "export_cascade", lambda nets, how: dict(graphs) if how is STOCK else real(nets, how))
-        yield graphs
-
-
-@pytest.fixture(scope="module")
-def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a fine-tuning run with untrained nets."""
-    folder = RunFolder(tmp_path_factory.mktemp("runs") / "tuned")
-    folder.start({"format": 1, "recipe": {"pnet_steps": 1}, "data": "abc"}, overwrite=False)
-    torch.manual_seed(0)
-    for name in FINE_TUNED:
-        folder.save_net(name, build_net(name), {})
-    return folder.path
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write the run of an untrained network that calls everything without_mask."""
-    folder = tmp_path_factory.mktemp("runs") / "try"
-    torch.manual_seed(0)
-    model = build_model("small_cnn_half", 3)
-    with torch.no_grad():
-        model.head.bias[1] += 100
-    save_model(folder / "best.safetensors", model.state_dict(), META)
-    (folder / "config.json").write_text(json.dumps({"class_counts": {"train": {"with_mask": 7}}}))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, cascade: dict[str, bytes]) -> Path:
-    """Write two photos of 25 small portraits each, annotated with larger boxes than the cascade's, and a split."""
-    root = tmp_path_factory.mktemp("data")
-    tile = Image.fromarray(portrait()).resize((128, 105))
-    # The stock cascade's box, extended on top by a quarter of its height.
-    detector = MtcnnDetector(**{name: runtime(graph) for name, graph in cascade.items()})
-    box = detector.detect(np.asarray(tile.resize((512, 420)))).boxes[0] / 4
-    box[1] -= (box[3] - box[1]) / 4
-    pixels = np.tile(np.asarray(tile), (TILES, TILES, 1))
-    rows = []
-    for i, name in enumerate(("t.png", "v.png")):
-        Image.fromarray(pixels).save(root / name)
-        for k in range(TILES**2):
-            x, y = box[0] + 128 * (k % TILES), box[1] + 105 * (k // TILES)
-            sides = box[2:] - box[:2]
-            rows.append({"id": len(rows), "image_id": i, "category_id": 1, "bbox": [float(v) for v in (x, y, *sides)]})
-    images = [{"id": i, "file_name": name} for i, name in enumerate(("t.png", "v.png", "gone.png"))]
-    categories = [{"id": 1, "name": "without_mask"}]
-    coco = {"images": images, "categories": categories, "annotations": rows}
-    (root / "_annotations.coco.json").write_text(json.dumps(coco))
-    (root / "splits.csv").write_text("image_id,split\nt,train\nv,val\n")
-    return root
-
-
-def pack_it(run: Path, out: Path, *flags: str) -> int:
-    return main(["--run", str(run), "--out", str(out), *flags])
-
-
-ALL = Heads(3, has_objectness=True, has_box=True)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("heads", [Heads(3), ALL])
-def test_the_exported_classifier_is_the_runs_with_softmax(heads: Heads) -> None:
-    torch.manual_seed(1)
-    models = [build_model("small_cnn_half", heads.outputs).eval() for _ in range(1 + heads.has_objectness)]
-    graph = export_classifier(models, 32, heads)
-    names = ["probabilities", "face", "box"] if heads == ALL else ["probabilities"]
-    assert [output.name for output in onnx.load_from_string(graph).graph.output] == names
-    pixels = np.random.default_rng(0).normal(0, 1, (4, 3, 32, 32)).astype(np.float32)
-    given = pack.load_graph(graph, "classifier", classes=3)(pixels)
-    with torch.no_grad():
-        each = [model(torch.from_numpy(pixels)) for model in models]
-    expected = torch.stack([one[:, :3].softmax(dim=1) for one in each]).mean(dim=0)
-    assert given[0] == pytest.approx(expected.numpy(), abs=1e-5)
-    if heads == ALL:
-        mean = torch.stack(each).mean(dim=0).numpy()
-        assert given[1].shape == (4,) and given[1] == pytest.approx(mean[:, 3], abs=1e-4)
-        assert given[2].shape == (4, 4) and given[2] == pytest.approx(mean[:, 4:], abs=1e-4)
-
-
-class Constant(torch.nn.Module):
-    """A network with the same outputs for every crop."""
-
-    def __init__(self, *outputs: float) -> None:
-        super().__init__()
-        self.outputs = torch.tensor(outputs, dtype=torch.float32)
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.outputs.expand(len(pixels), -1)
-
-
-def test_outputs_of_several_models_are_averaged_by_hand() -> None:
-    models = [Constant(np.log(3), 0, 2, 0.5, 0, 0, 1), Constant(0, 0, -1, 0.1, 0, 0, 0)]
-    heads = Heads(2, has_objectness=True, has_box=True)
-    probs, face, box = ClassifierEnsemble(models, heads)(torch.zeros(3, 3, 8, 8))
-    assert probs.tolist() == [pytest.approx([(0.75 + 0.5) / 2, (0.25 + 0.5) / 2])] * 3  # of probabilities, not logits
-    assert face.tolist() == [0.5] * 3
-    assert box.tolist() == [pytest.approx([0.3, 0, 0, 0.5])] * 3
-    assert ClassifierEnsemble(models, heads).names == ("probabilities", "face", "box")
-    objectness = Heads(2, has_objectness=True)
-    assert ClassifierEnsemble([Constant(0, 0, 3)], objectness).names == ("probabilities", "face")
-    assert len(ClassifierEnsemble([Constant(0, 0, 3)], objectness)(torch.zeros(1, 3, 8, 8))) == 2
-
-
-def test_a_classifier_graph_that_differs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classifier_source, "to_onnx", lambda *_: b"")
-    monkeypatch.setattr(classifier_source, "parity", lambda *_: 2e-4)
-    with pytest.raises(BundleError, match=r"classifier: the exported graph differs from torch by 0\.0002"):
-        export_classifier([build_model("small_cnn_half", 3)], 32, Heads(3))
-
-
-def test_a_run_still_in_training_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    unfinished = tmp_path / "unfinished"
-    unfinished.mkdir()
-    (unfinished / "best.safetensors").write_bytes((run / "best.safetensors").read_bytes())
-    (unfinished / "last.pt").touch()
-    assert pack_it(unfinished, tmp_path / "made") == 1
-    assert "its training is not finished" in capsys.readouterr().err
-    assert not (tmp_path / "made").exists()
+from stage1_faces.stock.mtcnn import MtcnnConfig
+from stage1_faces.training.nets import ExportWrapper
+from stage1_faces.training.run_folder import load_net
+from stage2_classifier.training.checkpoint import load_model, save_model
+from tests.helpers.packing import CLASSES, FITTED, META, TILES, mean_colour_graph, pack_it
 
 
 @pytest.mark.slow
@@ -289,60 +141,6 @@ def test_with_photos_scores_are_calibrated_on_the_validation_ones(
     assert "box_shift" not in bundle.meta.provenance["stage1"]
 
 
-def mean_colour_graph(heads: Heads = ALL) -> bytes:
-    """Return a classifier by mean colours: softmax of the channels, their sum as face log odds, zeros as deltas."""
-    nodes = [
-        helper.make_node("ReduceMean", ["pixels", "sides"], ["colours"], keepdims=0),
-        helper.make_node("Softmax", ["colours"], ["probabilities"], axis=1),
-        helper.make_node("ReduceSum", ["colours", "channels"], ["face"], keepdims=0),
-        helper.make_node("MatMul", ["colours", "zeros"], ["box"]),
-    ]
-    weights = [
-        helper.make_tensor("sides", TensorProto.INT64, [2], [2, 3]),
-        helper.make_tensor("channels", TensorProto.INT64, [1], [1]),
-        helper.make_tensor("zeros", TensorProto.FLOAT, [3, 4], [0.0] * 12),
-    ]
-    shapes = {"probabilities": ["n", 3]} | ({"face": ["n"], "box": ["n", 4]} if heads == ALL else {})
-    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
-    pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 3, 32, 32])
-    graph = helper.make_graph(nodes, "classifier", [pixels], outputs, weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    return model.SerializeToString()
-
-
-@pytest.fixture
-def objectness_run(tmp_path: Path) -> Path:
-    """Write a run whose network has objectness and box heads, too."""
-    folder = tmp_path / "objectness"
-    model = build_model("small_cnn_half", ALL.outputs)
-    save_model(folder / "best.safetensors", model.state_dict(), replace(META, has_objectness=True, has_box=True))
-    return folder
-
-
-@pytest.fixture
-def exported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace the exports by the default bundle's cascade and a classifier by mean colours."""
-    graphs = {name: Bundle.load().graph_bytes(name) for name in GRAPHS}
-
-    def export(models: list[torch.nn.Module], input_size: int, heads: Heads) -> bytes:
-        assert input_size == 32
-        return mean_colour_graph(heads)
-
-    monkeypatch.setattr(classifier_source, "export_classifier", export)
-    monkeypatch.setattr(pack, "export_cascade", lambda nets, how: {name: graphs[name] for name in how})
-
-
-FITTED = ScoreFusion(
-    detector_weight=0.75,
-    classifier_weight=0.5,
-    intercept=-0.25,
-    temperature=1.5,
-    min_detector_score=0.01,
-    max_face_logit=6,
-    flip_tta=True,
-)
-
-
 @pytest.mark.usefixtures("exported")
 def test_the_fusion_is_fitted_on_the_validation_photos(
     objectness_run: Path, tuned: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -399,35 +197,6 @@ def test_a_classifier_without_objectness_is_calibrated_too(
     assert bundle.meta.fusion == fitted and "val_calibration_error" in bundle.meta.metrics
 
 
-def test_a_cascades_onet_gives_a_face_trunk_its_start(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    trunk = build_model("face_trunk", ALL.outputs, weights=str(tuned / "onet.safetensors"))
-    own, known = trunk.state_dict(), load_net(tuned, "onet").state_dict()
-    shared = [name for name in own if not name.startswith("head.")]
-    assert shared and all(torch.equal(own[name], known[name]) for name in shared)
-    assert "its head does not fit 8 outputs; a fresh one is trained" in " ".join(capsys.readouterr().out.split())
-
-
-@pytest.mark.usefixtures("exported")
-def test_runs_with_the_same_inputs_are_averaged(objectness_run: Path, run: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    model, meta = load_model(objectness_run / "best.safetensors")
-    save_model(other / "best.safetensors", model.state_dict(), replace(meta, epoch=7, experiment="else"))
-    bundle = pack_bundle([objectness_run, other], tmp_path / "made", MtcnnConfig())
-    assert bundle.meta.provenance["stage2"] == {
-        "mean_of": [
-            {"run": "objectness", "model": "small_cnn_half", "epoch": 4},
-            {"run": "other", "model": "small_cnn_half", "epoch": 7},
-        ]
-    }
-    assert bundle.meta.metrics == {"val_crops": {}}  # neither run's metrics are the mean's
-    assert bundle.meta.fusion == ScoreFusion()  # no photos to fit it on
-    with pytest.raises(UserError, match=r"try: its heads .* differs from .*objectness's .*average runs with the same"):
-        pack_bundle([objectness_run, run], tmp_path / "mixed", MtcnnConfig())
-    save_model(other / "best.safetensors", model.state_dict(), replace(meta, margin=0.1))
-    with pytest.raises(UserError, match=r"other: its margin 0\.1 differs from .*objectness's 0\.3"):
-        pack_bundle([objectness_run, other], tmp_path / "mixed", MtcnnConfig())
-
-
 @pytest.mark.usefixtures("exported")
 def test_weights_of_all_photos_take_the_settings_of_a_bundle_of_the_same_recipe(
     objectness_run: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -466,19 +235,6 @@ def test_weights_of_all_photos_take_the_settings_of_a_bundle_of_the_same_recipe(
     assert pack_it(objectness_run, tmp_path / "none", "--settings-from", str(part)) == 1
     assert "its margin 0.2 is not 0.3; name a bundle of the same recipe" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
-
-
-@pytest.mark.usefixtures("cascade")
-def test_the_classifier_of_a_bundle_can_be_taken(tmp_path: Path) -> None:
-    default = Bundle.load()
-    assert pack_it(DEFAULT, tmp_path / "made") == 0
-    bundle = Bundle.load(tmp_path / "made")
-    assert bundle.graph_bytes("classifier") == default.graph_bytes("classifier")
-    assert bundle.meta.cascade == "stock"
-    for part in ("class_names", "input_size", "mean", "std", "margin"):
-        assert getattr(bundle.meta, part) == getattr(default.meta, part)
-    assert bundle.meta.provenance["stage2"] == default.meta.provenance["stage2"]
-    assert bundle.meta.metrics == {"val_crops": default.meta.metrics["val_crops"]}
 
 
 def test_refusals_come_before_the_work(

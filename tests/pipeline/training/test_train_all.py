@@ -21,6 +21,7 @@ from pipeline.training.plan import TrainingPlan
 from pipeline.training.steps import TrainingStep
 from pipeline.training.train_all import main
 from tests.helpers.commands import write_data
+from tests.helpers.in_process import run_in_process
 
 ROOT = Path(__file__).resolve().parents[3]
 CLASSES = ("head", "helmet")
@@ -230,7 +231,7 @@ def test_a_failed_step_is_reported_with_its_log(
 def in_this_process(command: Sequence[str], log_file: Path, stop: object) -> int:
     """Run a command without a process, whose start takes seconds."""
     with log_file.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        return importlib.import_module(command[0]).main(list(command[1:]))
+        return run_in_process(command[0], command[1:])
 
 
 @pytest.mark.slow
