@@ -131,7 +131,7 @@ def training_counts(work: Path) -> tuple[tuple[str, ...], list[int]]:
 
 
 def _run(work: Path, name: str) -> dict[str, Any]:
-    """Return the figures of one training."""
+    """Return the metrics and facts of one training."""
     record = _json(work / RUNS / name / "summary.json")
     rows = (work / RUNS / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     report = _json(work / VAL_REPORT / name / "classification_report.json")

@@ -5,7 +5,7 @@ light crops. Stronger crops change the hash too much: true pairs differ in 20 to
 ORB features (Rublee et al. 2011) find these pairs. Photos that share many similar descriptors are candidates. A
 candidate pair counts when one similarity transform (RANSAC) explains enough of its matches.
 
-The limits were set by eye on 674 photos of the Kaggle "Face Mask Detection" set, with all pairs matched once. The 17
+The limits were set by eye on all pairs of 674 photos of the Kaggle "Face Mask Detection" set. The 17
 pairs within 8 bits show the same scene; the first unrelated pair has 10. Every pair with 5 or more inliers is a
 re-crop, a shot of one series or the same person; unrelated pairs have 4 at most.
 """
@@ -40,7 +40,7 @@ MAX_SCALE = 4.0  # a re-crop enlarged more than this leaves too few pixels to co
 # of one table are equal. Photos with enough collisions are compared in full.
 TABLES = 40
 TABLE_BITS = 40
-NEIGHBOURS = 8  # in a table's order; longer runs are common texture, which says nothing
+NEIGHBOURS = 8  # in a table's order; longer runs are common texture
 MIN_COLLISIONS = 3
 
 ROBOFLOW = re.compile(r"(.+)\.rf\.[0-9A-Za-z]{16,}")  # a picture's name in Roboflow's exports

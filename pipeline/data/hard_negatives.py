@@ -42,7 +42,7 @@ class MinedFaces:
     hard_negatives: Boxes
     """float32 (N, 4), the false alarms, best first."""
     landmarks: tuple[tuple[float, ...], ...]
-    """Per annotated face its five points (x1, y1, x2, y2 ...), empty where the cascade misses the face."""
+    """Per annotated face its five points (x1, y1, x2, y2 and so on), empty where the cascade misses the face."""
 
 
 def mine_faces(

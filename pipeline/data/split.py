@@ -1,4 +1,4 @@
-"""Command: split a dataset by source image into train, val and test, stratified, near-duplicates on one side."""
+"""Command: split a dataset by source image into train, val and test, stratified, near-duplicates together."""
 
 from __future__ import annotations
 

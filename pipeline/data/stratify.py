@@ -12,7 +12,7 @@ def stratify_groups(counts: NDArray[np.float64], shares: Sequence[float], seed: 
     """Return the part of each group, as an index into `shares`; no part is empty if there are enough groups.
 
     The method follows iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011). The quantity that is rarest
-    among the remaining groups is assigned first, its largest groups first, so that small groups balance the rest.
+    among the remaining groups is assigned first. Its largest groups come first, so that small groups balance the rest.
     The paper picks a group's part by that one quantity. Our groups hold faces of several classes, so we pick the
     part with the smallest chi-squared distance: the sum over parts and quantities of (wanted - assigned)^2 / wanted.
 

@@ -68,7 +68,7 @@ def run_steps(
 ) -> None:
     """Run the steps that are not finished, in order; their output goes to folder/<name>.log.
 
-    A step that fails after its result was written (a photo was left out) counts as done, and `log` gets its last line.
+    A step that fails after its result was written counts as done: a photo was left out. `log` gets its last line.
 
     Args:
         folder: folder of the log files.

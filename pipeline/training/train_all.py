@@ -2,9 +2,9 @@
 
     python -m pipeline.train_all --data DIR --out my-bundle
 
-All annotation formats and class names are possible. The recipe is trained twice, in parallel. The training on the
-split's training part fits the settings on the validation photos and is scored on the test photos. The training on all
-photos gives the bundle's weights. After a kill, the same command resumes.
+All annotation formats and class names are possible. The recipe is trained twice, in parallel. The first training
+uses the split's training part. Its settings are fitted on the validation photos, and it is scored on the test photos.
+The second training uses all photos and gives the bundle's weights. After a kill, the same command resumes.
 """
 
 from __future__ import annotations

@@ -12,5 +12,5 @@ def run_in_process(module: str, arguments: Sequence[str]) -> int:
     """Run what `python -m MODULE ARGUMENTS` runs, and return its exit code."""
     with mock.patch("common.launcher.start") as start:
         runpy.run_module(module, run_name="__main__")
-    target, _, function = start.call_args.args[0].partition(":")
-    return getattr(import_module(target), function)(list(arguments))
+    command_module = start.call_args.args[0].partition(":")[0]
+    return import_module(command_module).main(list(arguments))  # not `main_as_process`, which ends the process
