@@ -211,7 +211,7 @@ def sentences_follow_the_numbers(place: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         (["--data", "{here}/nowhere"], "nowhere"),
         (["--data", "{here}/empty"], "empty"),
@@ -225,7 +225,7 @@ def sentences_follow_the_numbers(place: Path, monkeypatch: pytest.MonkeyPatch) -
     ],
 )
 def test_refusals_come_before_the_work(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], told: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
 ) -> None:
     root = tmp_path / NAME
     for folder in (root, tmp_path / "empty", tmp_path / "crops"):
@@ -240,7 +240,7 @@ def test_refusals_come_before_the_work(
     before = sorted(tmp_path.rglob("*"))
     assert main(flags(tmp_path, *(word.format(here=tmp_path) for word in more))) == 1
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and told in error and error.count("\n") == 1
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
 
 

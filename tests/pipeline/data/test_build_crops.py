@@ -149,7 +149,7 @@ FACE, ALARM, AT_EDGE = (0, 10, 15, 30), (60, 40, 76, 55), (74, 0, 80, 8)
 POINTS = np.float32([[3, 15], [10, 15], [7, 20], [4, 25], [9.5, 25.25]])
 
 
-class Cascade:
+class FakeCascade:
     """Replaces the fine-tuned cascade, and counts the photos that it sees."""
 
     def __init__(self, *boxes):
@@ -165,7 +165,7 @@ class Cascade:
 @pytest.fixture
 def cascade(monkeypatch):
     """Replace the detector of `--cascade RUN` by one with given boxes."""
-    made = Cascade(FACE, ALARM, AT_EDGE)
+    made = FakeCascade(FACE, ALARM, AT_EDGE)
     monkeypatch.setattr(module, "load_detector", lambda run: made if run.name == "RUN" else pytest.fail(run))
     return made
 

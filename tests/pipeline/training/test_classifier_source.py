@@ -44,7 +44,7 @@ def test_the_exported_classifier_is_the_runs_with_softmax(heads: Heads) -> None:
         assert given[2].shape == (4, 4) and given[2] == pytest.approx(mean[:, 4:], abs=1e-4)
 
 
-class Constant(torch.nn.Module):
+class ConstantNet(torch.nn.Module):
     """A network with the same outputs for every crop."""
 
     def __init__(self, *outputs: float) -> None:
@@ -56,7 +56,7 @@ class Constant(torch.nn.Module):
 
 
 def test_outputs_of_several_models_are_averaged_by_hand() -> None:
-    models = [Constant(np.log(3), 0, 2, 0.5, 0, 0, 1), Constant(0, 0, -1, 0.1, 0, 0, 0)]
+    models = [ConstantNet(np.log(3), 0, 2, 0.5, 0, 0, 1), ConstantNet(0, 0, -1, 0.1, 0, 0, 0)]
     heads = Heads(2, has_objectness=True, has_box=True)
     probs, face, box = ClassifierEnsemble(models, heads)(torch.zeros(3, 3, 8, 8))
     assert probs.tolist() == [pytest.approx([(0.75 + 0.5) / 2, (0.25 + 0.5) / 2])] * 3  # of probabilities, not logits
@@ -64,8 +64,8 @@ def test_outputs_of_several_models_are_averaged_by_hand() -> None:
     assert box.tolist() == [pytest.approx([0.3, 0, 0, 0.5])] * 3
     assert ClassifierEnsemble(models, heads).names == ("probabilities", "face", "box")
     objectness = Heads(2, has_objectness=True)
-    assert ClassifierEnsemble([Constant(0, 0, 3)], objectness).names == ("probabilities", "face")
-    assert len(ClassifierEnsemble([Constant(0, 0, 3)], objectness)(torch.zeros(1, 3, 8, 8))) == 2
+    assert ClassifierEnsemble([ConstantNet(0, 0, 3)], objectness).names == ("probabilities", "face")
+    assert len(ClassifierEnsemble([ConstantNet(0, 0, 3)], objectness)(torch.zeros(1, 3, 8, 8))) == 2
 
 
 def test_a_classifier_graph_that_differs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

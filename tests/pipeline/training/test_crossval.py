@@ -50,7 +50,7 @@ def data(tmp_path):
     return root
 
 
-class FakeDetector:
+class FoldDetector:
     """Finds the face with score 0.9, and a false alarm in the upper right corner with 0.4."""
 
     def detect(self, image, *, min_face=None, min_score=None):
@@ -63,19 +63,19 @@ class FakeDetector:
 
 def test_metrics_of_a_detector(data):
     images = read_dataset(data).images
-    metrics = face_metrics(face_samples(FakeDetector(), images, 0.0))
+    metrics = face_metrics(face_samples(FoldDetector(), images, 0.0))
     assert metrics["face AP50"] == metrics["face AP75"] == metrics["face recall at IoU 0.5"] == 1
     assert metrics["faces 24-48 px found"] == 1
     assert metrics["faces <12 px found"] is None
-    assert len(face_samples(FakeDetector(), images[:1], 0.5)[0].boxes) == 1
+    assert len(face_samples(FoldDetector(), images[:1], 0.5)[0].boxes) == 1
 
 
 def test_false_alarms_are_counted_in_face_free_parts_from_the_threshold_on(data):
     images = read_dataset(data).images
-    assert false_alarms(FakeDetector(), images, 0.3) == 2  # both detections are false there
-    assert false_alarms(FakeDetector(), images, 0.5) == 1
+    assert false_alarms(FoldDetector(), images, 0.3) == 2  # both detections are false there
+    assert false_alarms(FoldDetector(), images, 0.5) == 1
     everywhere = [AnnotatedImage(i.path, i.image_id, i.size, np.float32([[0, 0, 240, 120]]), ("a",)) for i in images]
-    assert false_alarms(FakeDetector(), everywhere, 0.3) is None
+    assert false_alarms(FoldDetector(), everywhere, 0.3) is None
 
 
 def test_mean_and_spread_over_folds():
@@ -131,15 +131,15 @@ def test_pooled_metrics_have_intervals_over_photos():
     assert pooled_table([Sample("1", boxed(FACE), [0], boxed(), [], [])], LABELS).splitlines()[-1].endswith("| - | |")
 
 
-class FakePredictor:
-    """Finds what FakeDetector does; each box is 0.7 with_mask, 0.2 without_mask, 0.1 mask_weared_incorrect."""
+class FoldPredictor:
+    """Finds what FoldDetector does; each box is 0.7 with_mask, 0.2 without_mask, 0.1 mask_weared_incorrect."""
 
     class bundle:  # noqa: N801  # as the predictor's attribute
         class meta:  # noqa: N801
             class_names = MASK_CLASSES
             score_threshold = 0.5
 
-        detector = FakeDetector
+        detector = FoldDetector
 
     @classmethod
     def load(cls, path):
@@ -147,7 +147,7 @@ class FakePredictor:
         return cls()
 
     def detect(self, image, min_score=None):
-        found = FakeDetector().detect(image, min_score=min_score)
+        found = FoldDetector().detect(image, min_score=min_score)
         return detections(found.boxes, face_scores=found.scores)
 
     def classify(self, image, boxes):
@@ -155,8 +155,8 @@ class FakePredictor:
 
 
 def test_a_fold_is_scored_by_both_cascades_and_the_whole_pipeline(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(fold_scoring, "stock_detector", FakeDetector)
-    monkeypatch.setattr(fold_scoring, "Predictor", FakePredictor)
+    monkeypatch.setattr(fold_scoring, "stock_detector", FoldDetector)
+    monkeypatch.setattr(fold_scoring, "Predictor", FoldPredictor)
     (tmp_path / "s.csv").write_text("image_id,split\np0,val\np1,test\np2,train\n")
     images = read_dataset(data).images
     plan = TrainingPlan(data, tmp_path / "s.csv", tmp_path / "fold0")
@@ -211,7 +211,7 @@ def folds(monkeypatch):
 
     monkeypatch.setattr(crossval, "run_parallel", run_parallel)
     monkeypatch.setattr(crossval, "score_fold", fake_score_fold)
-    monkeypatch.setattr(fold_scoring, "stock_detector", FakeDetector)
+    monkeypatch.setattr(fold_scoring, "stock_detector", FoldDetector)
     meta = SimpleNamespace(metrics={"val_calibration_error": {"before": 0.1, "after": None}})
     monkeypatch.setattr(crossval, "Bundle", SimpleNamespace(load=lambda path: SimpleNamespace(meta=meta)))
     return trained, scored
@@ -272,7 +272,7 @@ def test_results_are_not_written_among_the_data(data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["--folds", "2"], "--folds 2: give 3 or more"),
         (["--jobs", "0"], "--jobs 0: use 1 or more"),
@@ -282,7 +282,7 @@ def test_results_are_not_written_among_the_data(data, tmp_path, capsys):
         (["--external-merge", "a=b"], "--external-merge: needs --external-data"),
     ],
 )
-def test_options_out_of_range_are_refused_before_the_work(data, tmp_path, capsys, flags, told):
+def test_options_out_of_range_are_refused_before_the_work(data, tmp_path, capsys, flags, message):
     assert main(["--data", str(data), "--out", str(tmp_path / "cv"), *flags]) == 1
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "cv").exists()

@@ -37,8 +37,8 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """Replace the processes: return the (folder, step) begun, and make the results that later steps need."""
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Replace the processes: return the (folder, step) started, and make the results that later steps need."""
     names: list[tuple[str, str]] = []
 
     def run_steps(folder: Path, some: Iterable[TrainingStep], log: Callable[[str], None], stop: object = None) -> None:
@@ -76,12 +76,12 @@ def flags(data: Path, *more: str, splits: bool = True) -> list[str]:
 
 
 def test_the_order_of_the_steps_and_the_results(
-    data: Path, begun: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
+    data: Path, started: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(flags(data, "--jobs", "1")) == 0
     pairs = (("cascade", "crops"), ("final_trunk", "final_cnn"), ("bundle",))
     learned = [(folder, step) for some in pairs for folder in ("part", "all") for step in some]
-    assert begun == [*learned, ("work", "report")]
+    assert started == [*learned, ("work", "report")]
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "split: train 6 photos, 12 faces; val 2 photos, 4 faces; test 2 photos, 4 faces"
     assert lines[1] == "part: cascade done in 0 s"
@@ -96,20 +96,20 @@ def test_the_order_of_the_steps_and_the_results(
     assert len(read_splits(work / "splits.all.csv")) == len(SPLIT_OF_PHOTO)
 
     # Again: steps with a result are not repeated; the bundle is replaced.
-    begun.clear()
+    started.clear()
     assert main(flags(data, "--jobs", "1")) == 0
-    assert begun == [("part", "cascade"), ("all", "cascade")]  # finetune itself checks whether it is finished
+    assert started == [("part", "cascade"), ("all", "cascade")]  # finetune itself checks whether it is finished
     assert capsys.readouterr().out.startswith(f"{work}: resumed\n")
 
 
-def test_without_all_photos_half_the_work(data: Path, begun: list[tuple[str, str]]) -> None:
+def test_without_all_photos_half_the_work(data: Path, started: list[tuple[str, str]]) -> None:
     assert main(flags(data, "--no-all-photos", "--experiments", "final_cnn")) == 0
-    assert [step for _, step in begun] == ["cascade", "crops", "final_cnn", "bundle", "report"]
+    assert [step for _, step in started] == ["cascade", "crops", "final_cnn", "bundle", "report"]
     assert (data.parent / "made" / "report.md").read_text() == "# Evaluation\n"
 
 
 def test_unusable_photos_are_reported_and_left_out(
-    data: Path, begun: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
+    data: Path, started: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (data / "p1.png").write_bytes((data / "p1.png").read_bytes()[:2000])
     (data / "p2.png").unlink()
@@ -122,18 +122,18 @@ def test_unusable_photos_are_reported_and_left_out(
     assert f"warning: {splits}: left out 2 photos that are missing or unusable: p1, p2" in said
     assert f"warning: {splits}: lacks 1 photos of the data, which are left out: p3" in said
     assert list(read_splits(data.parent / "work" / "splits.csv")) == ["p0", *(f"p{i}" for i in range(4, 10))]
-    begun.clear()
+    started.clear()
     assert main(flags(data)) == 0  # reported once
     assert "warning" not in capsys.readouterr().out
 
 
 def test_a_split_is_made_where_none_is_given(
-    data: Path, begun: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: Path, started: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Found:
+    class FakeDuplicates:
         groups = (0, 0, 1, 2, 3, 4, 5, 6, 7, 8)
 
-    monkeypatch.setattr(train_all, "near_duplicate_groups", lambda photos: Found)
+    monkeypatch.setattr(train_all, "near_duplicate_groups", lambda photos: FakeDuplicates)
     assert main(flags(data, splits=False)) == 0
     sides = read_splits(data.parent / "work" / "splits.csv")
     assert len(sides) == len(SPLIT_OF_PHOTO) and set(sides.values()) == {"train", "val", "test"}
@@ -141,7 +141,7 @@ def test_a_split_is_made_where_none_is_given(
     assert "1 groups of photos that show the same, 2 photos in them, are kept together" in capsys.readouterr().out
 
 
-def test_splits_without_faces(data: Path, begun: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_splits_without_faces(data: Path, started: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]) -> None:
     file = data / "_annotations.coco.json"
     coco = json.loads(file.read_text())
     coco["annotations"] = [r for r in coco["annotations"] if r["image_id"] not in (8, 9) or r["category_id"]]
@@ -150,22 +150,22 @@ def test_splits_without_faces(data: Path, begun: list[tuple[str, str]], capsys: 
     assert "warning: split test has no face of class head" in capsys.readouterr().out
     coco["annotations"] = [r for r in coco["annotations"] if r["image_id"] not in (8, 9)]
     file.write_text(json.dumps(coco))
-    begun.clear()
+    started.clear()
     other = data.parent / "other"
     assert main([*flags(data), "--work-dir", str(other)]) == 1
     assert "no face in split test, but all three need faces; use other --splits" in capsys.readouterr().err
-    assert not begun
+    assert not started
     (data.parent / "splits.csv").write_text("image_id,split\np0,train\np1,val\np2,test\n")
-    assert main([*flags(data), "--work-dir", str(other)]) == 0  # no work was begun there
+    assert main([*flags(data), "--work-dir", str(other)]) == 0  # no work was started there
 
 
 def test_a_folder_of_another_training_is_refused(
-    data: Path, begun: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
+    data: Path, started: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(flags(data, "--quick")) == 0
     assert capsys.readouterr().out.startswith("--quick: a few steps of each training")
     # A full training does not use the quick training's results.
-    begun.clear()
+    started.clear()
     for more, what in (
         ((), "quick"),
         (("--quick", "--seed", "1"), "seed"),
@@ -179,11 +179,11 @@ def test_a_folder_of_another_training_is_refused(
     file.write_text(file.read_text().replace("[10, 20,", "[11, 20,", 1))
     assert main(flags(data, "--quick")) == 1
     assert "work: holds a training with another data" in capsys.readouterr().err
-    assert begun == [("part", "cascade"), ("all", "cascade")]
+    assert started == [("part", "cascade"), ("all", "cascade")]
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         (["--jobs", "0"], "--jobs 0: use 1 or more"),
         (["--seed", "-1"], "--seed -1: use 0 or more"),
@@ -202,15 +202,15 @@ def test_a_folder_of_another_training_is_refused(
     ],
 )
 def test_refusals_come_before_the_work(
-    data: Path, begun: list[tuple[str, str]], capsys: pytest.CaptureFixture[str], more: Sequence[str], told: str
+    data: Path, started: list[tuple[str, str]], capsys: pytest.CaptureFixture[str], more: Sequence[str], message: str
 ) -> None:
     (data.parent / "photos").mkdir()
     (data.parent / "photos" / "me.jpg").touch()
     before = sorted(data.parent.rglob("*"))
     assert main(flags(data, *(word.format(here=data.parent, work=data.parent / "work") for word in more))) == 1
     error = capsys.readouterr().err
-    assert told in error and error.startswith("error: ") and error.count("\n") == 1
-    assert not begun and sorted(data.parent.rglob("*")) == before
+    assert message in error and error.startswith("error: ") and error.count("\n") == 1
+    assert not started and sorted(data.parent.rglob("*")) == before
 
 
 def test_a_failed_step_is_reported_with_its_log(
@@ -256,7 +256,7 @@ def test_the_whole_training(data: Path, monkeypatch: pytest.MonkeyPatch, capsys:
 
 
 def test_errors_of_later_steps_are_found_before_the_work(
-    data: Path, tmp_path: Path, begun: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, started: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["--data", str(data), "--work-dir", str(tmp_path / "w"), "--out", str(tmp_path / "b")]
     strange = tmp_path / "strange.csv"
@@ -267,4 +267,4 @@ def test_errors_of_later_steps_are_found_before_the_work(
     file.write_text(file.read_text().replace('"helmet"', '"no/helmet"'))
     assert main(argv) == 1
     assert "class 'no/helmet' cannot be a folder's name" in capsys.readouterr().err
-    assert not begun and not (tmp_path / "w").exists()
+    assert not started and not (tmp_path / "w").exists()
