@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -22,8 +21,8 @@ from pipeline.training.steps import TrainingStep
 from pipeline.training.train_all import main
 from tests.helpers.commands import write_data
 from tests.helpers.in_process import run_in_process
+from tests.helpers.quick_finetune import make_quick
 
-ROOT = Path(__file__).resolve().parents[3]
 CLASSES = ("head", "helmet")
 SPLIT_OF_PHOTO = ("train",) * 6 + ("val",) * 2 + ("test",) * 2
 QUICKEST = {"pnet-steps": 2, "rnet-steps": 2, "onet-steps": 2, "epoch-steps": 2, "passes": 1}
@@ -236,8 +235,7 @@ def in_this_process(command: Sequence[str], log_file: Path, stop: object) -> int
 
 @pytest.mark.slow
 def test_the_whole_training(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.syspath_prepend(ROOT / "tests" / "stage1_faces")
-    importlib.import_module("quick_finetune").make_quick(monkeypatch.setattr)
+    make_quick(monkeypatch.setattr)
     monkeypatch.setattr(steps, "run_module", in_this_process)
     # Even fewer steps than --quick has.
     monkeypatch.setattr(plan_module, "QUICK_STEPS", QUICKEST)
