@@ -1,1 +1,1 @@
-"""Writes docs/tour.md: the whole course, run once, with figures."""
+"""Writes docs/tour.md: the whole course, run once, with pictures."""

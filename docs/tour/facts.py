@@ -1,4 +1,4 @@
-"""What the tour's text says in numbers, read from what its runs wrote and printed."""
+"""The numbers in the tour's text, read from the results of its steps."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from typing import Any
 import numpy as np
 
 from common.annotations import Annotations
-from docs.tour.course import (
-    AGAIN,
+from docs.tour.figures import drawn_shares, face_sides
+from docs.tour.plan import (
     ALTERNATIVES,
     BASELINE,
     BUNDLE,
     CROPS,
+    DEFAULT_DETECTIONS,
+    DETECTIONS,
     EVALUATION,
-    FOUND,
-    FOUND_DEFAULT,
     RUNS,
+    SECOND_SEED,
     SPLITS_FILE,
     TEST_REPORT,
     VAL_REPORT,
     best_f1,
 )
-from docs.tour.figures import drawn_shares, face_sides
 from docs.tour.portrait import TILES
 from pipeline.evaluate.report import KIND_NAMES
 from pipeline.evaluate.tide_errors import STAGE
@@ -39,37 +39,38 @@ from stage2_classifier.data.crop_manifest import read_crop_set
 CSV_ROWS = 3
 
 
-def facts_of(work: Path, annotations: Annotations, epochs: int, chosen: str) -> dict[str, Any]:
-    """Everything that the template needs beside what was printed, by name."""
+def collect_facts(work: Path, annotations: Annotations, epochs: int, chosen: str) -> dict[str, Any]:
+    """Return the template's variables, except the outputs of the steps."""
     base, val = EXPERIMENTS[BASELINE], _classes(work / VAL_REPORT / chosen)
     return {
         "epochs": epochs,
         "base": base,
-        "set": _set(annotations, base.input_size),
+        "dataset": _dataset(annotations, base.input_size),
         "groups": _groups(work),
         "crops": _crops(work),
         "draws": _draws(work, base.sampler_power),
-        "runs": {name: _run(work, name) for name in (BASELINE, *ALTERNATIVES, AGAIN)},
-        "why": {name: EXPERIMENTS[name].description for name in (*ALTERNATIVES, AGAIN)},
+        "runs": {name: _run(work, name) for name in (BASELINE, *ALTERNATIVES, SECOND_SEED)},
+        "descriptions": {name: EXPERIMENTS[name].description for name in (*ALTERNATIVES, SECOND_SEED)},
         "alternatives": ALTERNATIVES,
-        "again": AGAIN,
+        "second_seed": SECOND_SEED,
         "chosen": chosen,
-        "chance": abs(best_f1(work, AGAIN) - best_f1(work, BASELINE)),
-        "answers": _answers(work),
+        "chance": abs(best_f1(work, SECOND_SEED) - best_f1(work, BASELINE)),
+        "comparisons": _comparisons(work),
         "val": val,
         "weakest": _weakest(val),
         "bundle": _bundle(work),
         "test_crops": _classes(work / TEST_REPORT / chosen),
         "test": _test(work),
         "tables": _tables(work),
-        "found": _found(work / FOUND, annotations.class_names),
-        "found_default": _found(work / FOUND_DEFAULT, annotations.class_names),
+        "found": _detected(work / DETECTIONS, annotations.class_names),
+        "found_default": _detected(work / DEFAULT_DETECTIONS, annotations.class_names),
         "faces_shown": len(TILES),
         "experiments": len(EXPERIMENTS),
     }
 
 
-def _set(annotations: Annotations, input_size: int) -> dict[str, Any]:
+def _dataset(annotations: Annotations, input_size: int) -> dict[str, Any]:
+    """Return counts and sizes of the faces."""
     counts = Counter(label for image in annotations.images for label in image.labels)
     by_count = sorted(annotations.class_names, key=lambda name: -counts[name])
     most, rarest = by_count[0], by_count[-1]
@@ -90,17 +91,19 @@ def _set(annotations: Annotations, input_size: int) -> dict[str, Any]:
 
 
 def read_groups(work: Path) -> dict[str, int]:
-    """{image_id: group} of splits.csv."""
+    """Return {image_id: group} of splits.csv."""
     with (work / SPLITS_FILE).open(newline="", encoding="utf-8") as file:
         return {row["image_id"]: int(row["group"]) for row in csv.DictReader(file)}
 
 
 def _groups(work: Path) -> dict[str, int]:
+    """Return the number of near-duplicate groups, and of photos in them."""
     several = [count for count in Counter(read_groups(work).values()).values() if count > 1]
     return {"count": len(several), "photos": sum(several)}
 
 
 def _crops(work: Path) -> dict[str, Any]:
+    """Return the crop set as a tree, and the first rows of crops.csv."""
     crops = read_crop_set(work / CROPS)
     counts = Counter((record.split, record.label) for record in crops.records)
     width = max(len(name) for name in crops.class_names) + 6
@@ -113,7 +116,7 @@ def _crops(work: Path) -> dict[str, Any]:
 
 
 def _draws(work: Path, power: float) -> dict[str, Any]:
-    """The rarest training class, its share as it is, and of an epoch's draws."""
+    """Return the rarest training class, its share of the crops, and its share of an epoch's draws."""
     names, counts = training_counts(work)
     rarest = int(np.argmin(counts))
     share = counts[rarest] / sum(counts)
@@ -121,13 +124,14 @@ def _draws(work: Path, power: float) -> dict[str, Any]:
 
 
 def training_counts(work: Path) -> tuple[tuple[str, ...], list[int]]:
-    """The classes and the training crops of each."""
+    """Return the classes and their numbers of training crops."""
     crops = read_crop_set(work / CROPS)
     counts = Counter(record.label for record in crops.split("train"))
     return crops.class_names, [counts[name] for name in crops.class_names]
 
 
 def _run(work: Path, name: str) -> dict[str, Any]:
+    """Return the metrics and facts of one training."""
     record = _json(work / RUNS / name / "summary.json")
     rows = (work / RUNS / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     report = _json(work / VAL_REPORT / name / "classification_report.json")
@@ -147,18 +151,19 @@ def _run(work: Path, name: str) -> dict[str, Any]:
 
 
 def _classes(folder: Path) -> dict[str, Any]:
+    """Return a classification report."""
     return _json(folder / "classification_report.json")
 
 
 def _weakest(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The class with crops and the lowest F1."""
+    """Return the class with the lowest F1, of those with crops."""
     present = {name: scores for name, scores in report["classes"].items() if scores["support"]}
     name = min(present, key=lambda name: present[name]["f1"])
     return {"name": name, **present[name]}
 
 
-def _answers(work: Path) -> str:
-    """The report's sections that compare runs, one level deeper, without its pictures."""
+def _comparisons(work: Path) -> str:
+    """Return the report's sections that compare runs, one level deeper, without pictures."""
     text = (work / VAL_REPORT / "report.md").read_text(encoding="utf-8")
     _, *sections = re.split(r"^## ", text, flags=re.MULTILINE)
     kept = [s for s in sections if s.startswith(("All runs", "In which order")) or "\nBy " in s]
@@ -166,7 +171,7 @@ def _answers(work: Path) -> str:
 
 
 def _bundle(work: Path) -> dict[str, Any]:
-    """The packed bundle, and what the default one scored on the same validation photos, where they are the same."""
+    """Return the packed bundle's facts, and the default bundle's metrics if its validation photos are the same."""
     bundle, default = Bundle.load(work / BUNDLE), Bundle.load()
     files = sorted((file.name, file.stat().st_size) for file in bundle.path.iterdir())
     learned = default.meta.provenance.get("settings_and_metrics_from", default.meta.provenance)
@@ -176,7 +181,7 @@ def _bundle(work: Path) -> dict[str, Any]:
         "files": files,
         "size": sum(size for _, size in files),
         "threshold": bundle.meta.score_threshold,
-        "shift": bundle.meta.provenance["stage1"]["box_shift"],
+        "box_bias": bundle.meta.provenance["stage1"]["box_shift"],
         "calibration": bundle.meta.metrics["val_calibration_error"],
         "val": bundle.meta.metrics["val"],
         "default_val": default.meta.metrics.get("val") if same else None,
@@ -184,6 +189,7 @@ def _bundle(work: Path) -> dict[str, Any]:
 
 
 def _test(work: Path) -> dict[str, Any]:
+    """Return the results on the test split."""
     record = _json(work / EVALUATION / "evaluation.json")
     ours = record["detectors"][0]
     errors, now = ours["errors"], ours["scores"]["mean"]["overall"]["ap_at_iou"]
@@ -198,12 +204,12 @@ def _test(work: Path) -> dict[str, Any]:
         "by_stage": by_stage,
         "worst": None if worst is None else {"name": KIND_NAMES[worst], "stage": STAGE[worst], "gain": gains[worst]},
         "detector": ours,
-        "missed_most": _missed_most(errors["by_size"]),
+        "most_missed": _most_missed(errors["by_size"]),
     }
 
 
-def _missed_most(by_size: Mapping[str, Mapping[str, int]]) -> dict[str, Any] | None:
-    """The size whose faces are missed most often; None where no face is."""
+def _most_missed(by_size: Mapping[str, Mapping[str, int]]) -> dict[str, Any] | None:
+    """Return the size whose faces are missed most often; None when no face is missed."""
     shares = {size: row["missed"] / row["truths"] for size, row in by_size.items() if row["truths"]}
     size = max(shares, key=lambda name: shares[name], default=None)
     if size is None or not shares[size]:
@@ -212,14 +218,14 @@ def _missed_most(by_size: Mapping[str, Mapping[str, int]]) -> dict[str, Any] | N
 
 
 def _tables(work: Path) -> dict[str, str]:
-    """The tables of evaluation.md by title, as Markdown."""
+    """Return the tables of evaluation.md by title, as Markdown."""
     text = (work / EVALUATION / "evaluation.md").read_text(encoding="utf-8")
     _, *sections = re.split(r"^## ", text, flags=re.MULTILINE)
     return {title: body.strip() for title, _, body in (section.partition("\n") for section in sections)}
 
 
-def _found(folder: Path, class_names: tuple[str, ...]) -> dict[str, Any]:
-    """What was found in the portrait: its faces, and how many of the three were given their class."""
+def _detected(folder: Path, class_names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the faces found in the portrait, and how many of the three have the right class."""
     record = _json(folder / "detections.json")
     image = record["images"][0]
     tile = image["width"] / len(TILES)
@@ -237,4 +243,5 @@ def _found(folder: Path, class_names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _json(file: Path) -> Any:
+    """Return the content of a JSON file."""
     return json.loads(file.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The tour's charts and diagrams, drawn from what its runs wrote."""
+"""The tour's charts and diagrams, drawn from the results of its steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.ticker import MaxNLocator
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from common.annotations import AnnotatedImage, Annotations
+from common.annotations import Annotations
 from common.annotations.voc import read_voc
 from common.files import replacing
 from common.images import read_image
@@ -40,13 +39,13 @@ GREY = "0.6"
 
 
 def face_sides(annotations: Annotations) -> NDArray[np.float64]:
-    """(N,) the square root of each face's area in pixels, in the order of images and boxes."""
+    """Return (N,) the square root of each face's area in pixels, in the order of images and boxes."""
     boxes = np.concatenate([np.zeros((0, 4)), *(image.boxes for image in annotations.images)])
     return np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
 
 
 def draw_set(annotations: Annotations, input_size: int, path: Path) -> None:
-    """Faces of each class, their sizes, and how many a photo has."""
+    """Draw the faces per class, their sizes, and the faces per photo."""
     names = annotations.class_names
     labels = np.array([label for image in annotations.images for label in image.labels])
     sides = face_sides(annotations)
@@ -56,7 +55,7 @@ def draw_set(annotations: Annotations, input_size: int, path: Path) -> None:
     counts = [int((labels == name).sum()) for name in names]
     bars = classes.barh(names, counts, color=_colours(names))
     classes.bar_label(bars, padding=3)
-    classes.set(title="Faces of each class", xlabel="faces", xlim=(0, 1.2 * max(counts)))
+    classes.set(title="Faces per class", xlabel="faces", xlim=(0, 1.2 * max(counts)))
     classes.invert_yaxis()
 
     edges = np.geomspace(max(sides.min(), 1), sides.max() + 1, 28)
@@ -76,12 +75,12 @@ def draw_set(annotations: Annotations, input_size: int, path: Path) -> None:
     per_photo = Counter(len(image.boxes) for image in annotations.images)
     most = max(per_photo)
     photos.hist([len(i.boxes) for i in annotations.images], bins=np.arange(most + 2) - 0.5, color=GREY)
-    photos.set(title="Faces in a photo", xlabel="faces", ylabel="photos", yscale="log")
+    photos.set(title="Faces per photo", xlabel="faces", ylabel="photos", yscale="log")
     _save(figure, path)
 
 
 def draw_split(annotations: Annotations, sides: Mapping[str, str], groups: Mapping[str, int], path: Path) -> None:
-    """The share of photos and of each class that every split gets, and how large the groups of near-duplicates are."""
+    """Draw each split's share of the photos and classes, and the sizes of near-duplicate groups."""
     names = annotations.class_names
     images = [image for image in annotations.images if image.image_id in sides]
     figure = Figure(figsize=(11, 3.2), layout="constrained")
@@ -98,7 +97,7 @@ def draw_split(annotations: Annotations, sides: Mapping[str, str], groups: Mappi
             bars, [str(c) if s > 0.03 else "" for c, s in zip(counts, share, strict=True)], label_type="center"
         )
         left += share
-    shares.set(title="Who gets what", xlabel="share", xlim=(0, 1))
+    shares.set(title="Share of each split", xlabel="share", xlim=(0, 1))
     shares.invert_yaxis()
     shares.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
     members = Counter(groups[image.image_id] for image in images)
@@ -111,8 +110,8 @@ def draw_split(annotations: Annotations, sides: Mapping[str, str], groups: Mappi
 
 
 def draw_crop(portraits: Path, cut_margin: float, margin: float, input_size: int, path: Path) -> None:
-    """A face's box in its photo with both margins, the crop's file, and what the network sees."""
-    image = _first(portraits)
+    """Draw a face's box in its photo with both margins, the crop's file, and the network's input."""
+    image = read_voc(portraits).images[0]
     pixels, box = read_image(image.path), image.boxes[0]
     figure = Figure(figsize=(9.6, 3.1), layout="constrained")
     photo, crop, view = figure.subplots(1, 3, width_ratios=(pixels.shape[1] / pixels.shape[0], 1, 1))
@@ -135,39 +134,39 @@ def draw_crop(portraits: Path, cut_margin: float, margin: float, input_size: int
     for axes in (photo, crop, view):
         axes.set_axis_off()
     _save(figure, path)
-    with Image.open(path) as picture:  # a third of the bytes
+    with Image.open(path) as picture:  # makes a third of the bytes
         small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
     with replacing(path) as temporary:
         small.save(temporary, optimize=True)
 
 
 def drawn_shares(counts: Sequence[int], power: float) -> NDArray[np.float64]:
-    """(C,) the share of an epoch's draws that each class takes, counted over the sampler's own draws."""
+    """Return (C,) each class's share of an epoch, counted over the sampler's own draws."""
     labels = np.repeat(np.arange(len(counts)), counts)
     drawn = labels[[i for _, i in BalancedSampler(labels, power=power)]]
     return np.bincount(drawn, minlength=len(counts)) / len(drawn)
 
 
-def draw_draws(names: Sequence[str], counts: Sequence[int], own: float, path: Path) -> None:
-    """What share of an epoch each class has, by the sampler's power. own: the baseline's."""
+def draw_shares(names: Sequence[str], counts: Sequence[int], baseline_power: float, path: Path) -> None:
+    """Draw each class's share of an epoch, by the sampler's power."""
     figure = Figure(figsize=(9, 2.6), layout="constrained")
     axes = figure.subplots()
-    powers = sorted({*POWERS, own})
-    rows = [f"power {p:g}" + (" (baseline)" if p == own else "") for p in powers]
+    powers = sorted({*POWERS, baseline_power})
+    rows = [f"power {p:g}" + (" (baseline)" if p == baseline_power else "") for p in powers]
     left = np.zeros(len(powers))
     shares = np.stack([drawn_shares(counts, p) for p in powers])
     for k, (name, colour) in enumerate(zip(names, _colours(names), strict=True)):
         bars = axes.barh(rows, shares[:, k], left=left, color=colour, label=name)
         axes.bar_label(bars, [f"{s:.0%}" for s in shares[:, k]], label_type="center", fontsize="small")
         left += shares[:, k]
-    axes.set(title="Which classes an epoch is made of", xlabel="share of the draws", xlim=(0, 1))
+    axes.set(title="Classes of an epoch", xlabel="share of the draws", xlim=(0, 1))
     axes.invert_yaxis()
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
     _save(figure, path)
 
 
 def draw_model(config: TrainConfig, names: Sequence[str], path: Path) -> None:
-    """The network's parts from left to right with the shape that each gives and its weights."""
+    """Draw the network's parts from left to right, with output shapes and numbers of weights."""
     model: Any = build_model("small_cnn", len(names)).eval()
     size = config.input_size
     x = torch.zeros(1, 3, size, size)
@@ -177,7 +176,7 @@ def draw_model(config: TrainConfig, names: Sequence[str], path: Path) -> None:
         boxes.append(("stem", "3x3 convolution, stride 2\nbatch norm, ReLU", _shape(x), _weights(model.stem)))
         for name, block in model.blocks.named_children():
             x = block(x)
-            what = "two 3x3 convolutions\nbeside a shortcut, halves"
+            what = "two 3x3 convolutions\nand a shortcut, halves"
             boxes.append((f"block {name}", what, _shape(x), _weights(block)))
         x = x.mean(dim=(2, 3))
         boxes.append(("pooling", "mean over the picture,\nthen dropout", str(x.shape[1]), 0))
@@ -199,10 +198,7 @@ def draw_model(config: TrainConfig, names: Sequence[str], path: Path) -> None:
 
 
 def draw_loss_and_rate(config: TrainConfig, updates: int, classes: int, path: Path) -> None:
-    """The losses over the true class's probability, and the learning rate over a training, by the project's code.
-
-    updates: in an epoch.
-    """
+    """Draw the losses over the true class's probability, and the learning rates over `updates` per epoch."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     losses, rates = figure.subplots(1, 2)
     p = torch.linspace(0.005, 0.995, 199)
@@ -216,7 +212,7 @@ def draw_loss_and_rate(config: TrainConfig, updates: int, classes: int, path: Pa
     }
     for name, criterion in criteria.items():
         losses.plot(p, [float(criterion(one[None], truth)) for one in logits], label=name)
-    losses.set(title="What a crop costs", xlabel="probability given to its true class", ylabel="loss", ylim=(0, 5))
+    losses.set(title="Loss of one crop", xlabel="probability given to its true class", ylabel="loss", ylim=(0, 5))
     for name in SCHEDULES:
         thick = 2.5 if name == config.scheduler else 1.0
         label = f"{name} (baseline)" if name == config.scheduler else name
@@ -230,7 +226,7 @@ def draw_loss_and_rate(config: TrainConfig, updates: int, classes: int, path: Pa
 
 
 def learning_rates(config: TrainConfig, scheduler: str, updates: int) -> list[float]:
-    """The rate of each update of a training with that scheduler; updates: in an epoch."""
+    """Return the rate of each update of a training with that scheduler and `updates` per epoch."""
     warmup = 0 if scheduler == "onecycle" else config.warmup_epochs
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=config.lr)
     schedule = LRSchedule(optimizer, replace(config, scheduler=scheduler, warmup_epochs=warmup), updates)
@@ -245,35 +241,40 @@ def learning_rates(config: TrainConfig, scheduler: str, updates: int) -> list[fl
 def draw_comparison(
     histories: Mapping[str, Sequence[Mapping[str, float]]], scores: Mapping[str, tuple[float, float]], path: Path
 ) -> None:
-    """Validation macro-F1 of each run by epoch, and its kept weights' on training and on validation crops.
+    """Draw each run's validation macro-F1 by epoch, and the macro-F1 of its best weights.
 
-    scores: (training, validation) macro-F1 of each run, both on crops as they are.
+    Args:
+        histories: rows of metrics.jsonl of each run.
+        scores: (training, validation) macro-F1 of each run, on crops without augmentation.
+        path: the picture.
     """
     figure = Figure(figsize=(11, 3.6), layout="constrained")
-    course, gaps = figure.subplots(1, 2)
+    curves, gaps = figure.subplots(1, 2)
     for name, rows in histories.items():
-        course.plot([row["epoch"] for row in rows], [row["val_macro_f1"] for row in rows], marker=".", label=name)
-    course.set(title="Validation macro-F1 by epoch", xlabel="epoch", ylim=(0, 1))
-    course.grid(alpha=0.3)
-    course.legend(fontsize="small", loc="lower right")
+        curves.plot([row["epoch"] for row in rows], [row["val_macro_f1"] for row in rows], marker=".", label=name)
+    curves.set(title="Validation macro-F1 by epoch", xlabel="epoch", ylim=(0, 1))
+    curves.grid(alpha=0.3)
+    curves.legend(fontsize="small", loc="lower right")
     places = np.arange(len(scores))
     for k, (name, colour) in enumerate((("training crops", "#9ecae9"), ("validation crops", "#4c78a8"))):
         bars = gaps.barh(places + 0.4 * k - 0.2, [pair[k] for pair in scores.values()], 0.4, color=colour, label=name)
         gaps.bar_label(bars, fmt="%.3f", padding=2, fontsize="small")
     gaps.set_yticks(places, list(scores))
-    gaps.set(title="Macro-F1 of the kept weights, not augmented", xlim=(0, 1.15))
+    gaps.set(title="Macro-F1 of the best weights, no augmentation", xlim=(0, 1.15))
     gaps.invert_yaxis()
     gaps.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
     _save(figure, path)
 
 
 def draw_errors(detector: Mapping[str, Any], path: Path) -> None:
-    """What became of the faces of each size, and what mending each kind of error would bring.
+    """Draw the results for the faces of each size, and the gain if each kind of error were fixed.
 
-    detector: one of evaluation.json's.
+    Args:
+        detector: an entry of evaluation.json.
+        path: the picture.
     """
     figure = Figure(figsize=(11, 3.2), layout="constrained")
-    fates, gains = figure.subplots(1, 2, width_ratios=(3, 2))
+    results, gains = figure.subplots(1, 2, width_ratios=(3, 2))
     by_size = detector["errors"]["by_size"]
     rows = [f"{size} px ({row['truths']})" for size, row in by_size.items()]
     left = np.zeros(len(rows))
@@ -282,52 +283,48 @@ def draw_errors(detector: Mapping[str, Any], path: Path) -> None:
     for kind, (name, colour) in kinds.items():
         counts = np.array([row[kind] for row in by_size.values()])
         share = counts / np.maximum([row["truths"] for row in by_size.values()], 1)
-        bars = fates.barh(rows, share, left=left, color=colour, label=name)
-        fates.bar_label(
+        bars = results.barh(rows, share, left=left, color=colour, label=name)
+        results.bar_label(
             bars, [str(c) if s > 0.04 else "" for c, s in zip(counts, share, strict=True)], label_type="center"
         )
         left += share
-    fates.set(title="What became of the faces, by size", xlabel="share of the faces", xlim=(0, 1))
-    fates.invert_yaxis()
-    fates.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=4, fontsize="x-small")
+    results.set(title="Results of the faces, by size", xlabel="share of the faces", xlim=(0, 1))
+    results.invert_yaxis()
+    results.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=4, fontsize="x-small")
     now = detector["scores"]["mean"]["overall"]["ap_at_iou"]
-    mended = {KIND_NAMES[kind]: value - now for kind, value in detector["mended"].items() if value is not None}
-    bars = gains.barh(list(mended), list(mended.values()), color=GREY)
-    gains.bar_label(bars, [f"{gain:+.3f}" if gain >= 0.0005 else "" for gain in mended.values()], padding=3)
+    fixed = {KIND_NAMES[kind]: value - now for kind, value in detector["mended"].items() if value is not None}
+    bars = gains.barh(list(fixed), list(fixed.values()), color=GREY)
+    gains.bar_label(bars, [f"{gain:+.3f}" if gain >= 0.0005 else "" for gain in fixed.values()], padding=3)
     gains.xaxis.set_major_locator(MaxNLocator(4))
-    gains.set(title="mAP gained if it were mended", xlim=(min(0, *mended.values()), 1.25 * max(0.01, *mended.values())))
+    limits = (min(0, *fixed.values()), 1.25 * max(0.01, *fixed.values()))
+    gains.set(title="mAP gained if the error were fixed", xlim=limits)
     gains.invert_yaxis()
     _save(figure, path)
 
 
 def read_history(run: Path) -> list[dict[str, float]]:
-    """The rows of a run's metrics.jsonl."""
+    """Return the rows of a run's metrics.jsonl."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def _first(portraits: Path) -> AnnotatedImage:
-    return read_voc(portraits).images[0]
-
-
 def _colours(names: Sequence[str]) -> list[tuple[float, ...]]:
-    """The classes' colours as pictures of detections have them."""
+    """Return the classes' colours, as in pictures of detections."""
     return [tuple(v / 255 for v in class_colour(k)) for k in range(len(names))]
 
 
 def _shape(x: torch.Tensor) -> str:
+    """Return a shape without the batch, as text."""
     return " x ".join(str(n) for n in x.shape[1:])
 
 
 def _weights(part: nn.Module) -> int:
+    """Return the number of weights."""
     return sum(p.numel() for p in part.parameters())
 
 
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-
-
 def _save(figure: Figure, path: Path) -> None:
+    """Write a figure without upper and right frame lines."""
     for axes in figure.axes:
-        _plain(axes)
+        axes.spines[["top", "right"]].set_visible(False)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=DPI)

@@ -1,4 +1,4 @@
-"""The face that the tour shows: Grace Hopper's public-domain portrait as a small annotated set, bare and masked."""
+"""The face that the tour shows: Grace Hopper's public-domain portrait as a small annotated dataset."""
 
 from __future__ import annotations
 
@@ -21,9 +21,12 @@ TILES = (("bare", BARE), ("masked", MASKED), ("nose_out", INCORRECT))
 
 
 def write_portraits(work: Path) -> None:
-    """Writes `work`/portrait.jpg, three faces side by side, and `work`/portrait, the same as Pascal VOC with a split.
+    """Write portrait.jpg with three faces in a row, and the folder portrait with the same faces as Pascal VOC.
 
-    The box is the default bundle's on the bare face. Raises UserError when matplotlib is not installed.
+    The box of every face is that of the default bundle on the bare face. The folder has a split, too.
+
+    Raises:
+        UserError: matplotlib is not installed.
     """
     predictor, bare = Predictor.default(), portrait()
     photo = tiled_photo(predictor, bare)
@@ -38,14 +41,14 @@ def write_portraits(work: Path) -> None:
 
 
 def _voc(file: str, shape: tuple[int, ...], label: str, box: NDArray[np.int_]) -> str:
-    """One face as Pascal VOC XML, whose boxes count pixels from 1 and include the last."""
+    """Return one face as Pascal VOC XML, whose pixels count from 1 and whose last pixel is inside the box."""
     root = ElementTree.Element("annotation")
     ElementTree.SubElement(root, "filename").text = file
-    size, thing = ElementTree.SubElement(root, "size"), ElementTree.SubElement(root, "object")
+    size, face = ElementTree.SubElement(root, "size"), ElementTree.SubElement(root, "object")
     for name, length in (("width", shape[1]), ("height", shape[0])):
         ElementTree.SubElement(size, name).text = str(length)
-    ElementTree.SubElement(thing, "name").text = label
-    edges = ElementTree.SubElement(thing, "bndbox")
+    ElementTree.SubElement(face, "name").text = label
+    edges = ElementTree.SubElement(face, "bndbox")
     x1, y1, x2, y2 = (int(v) for v in box)
     for name, value in (("xmin", x1 + 1), ("ymin", y1 + 1), ("xmax", x2), ("ymax", y2)):
         ElementTree.SubElement(edges, name).text = str(value)

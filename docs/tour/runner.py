@@ -1,4 +1,4 @@
-"""Runs the tour's commands one after the other in its work folder, and keeps what each printed."""
+"""Runs the tour's steps in its work folder, and keeps the output of each."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.files import write_text
-from pipeline.training.steps import IN_ORDER, KEEP_MEMORY, check_log
+from pipeline.training.steps import KEEP_FREED_MEMORY, UNBUFFERED, check_log
 
-RECORDS = "steps"  # folder of what was printed
-WIDTH = 110  # characters a line: what a page shows without scrolling, about
+RECORDS = "steps"  # folder of the outputs
+WIDTH = 110  # characters per line: a page shows about this much without scrolling
 PROJECT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
 class TourStep:
-    """One command of the tour, or a few lines of Python.
-
-    command: a module and its arguments, or empty. snippet: Python, where there is no command. makes: files and folders
-    that it writes, the last one last; they are removed before it begins, so that a killed one starts clean.
-    """
+    """One command of the tour, or a Python snippet."""
 
     name: str
+    """Name of the step's records."""
     command: tuple[str, ...] = ()
+    """A module and its arguments; empty for a snippet."""
     snippet: str = ""
-    makes: tuple[str, ...] = ()
+    """Python code; empty for a command."""
+    outputs: tuple[str, ...] = ()
+    """Files and folders in the order of writing; removed before the step begins, so a killed step starts clean."""
 
     @property
-    def shown(self) -> str:
-        """As a user types it."""
+    def command_line(self) -> str:
+        """Return the step as a user types it."""
         if self.snippet:
             return self.snippet.strip()
         lines, group = [f"python -m {self.command[0]}"], ""
@@ -53,15 +53,18 @@ class TourStep:
 
 
 @dataclass(frozen=True)
-class Ran:
-    """A step that is done: what it printed, warnings last, and how long it took."""
+class StepResult:
+    """The result of a step."""
 
     step: TourStep
+    """The step."""
     printed: str
+    """Its output, warnings last."""
     seconds: float
+    """Its duration."""
 
-    def part(self, head: int = 0, tail: int = 0, until: str = "") -> str:
-        """The first `head` and the last `tail` lines, or those before the first that is `until`; all without either."""
+    def excerpt(self, head: int = 0, tail: int = 0, until: str = "") -> str:
+        """Return the first `head` and last `tail` lines, or all before the line `until`; by default all lines."""
         lines = self.printed.splitlines()
         if until in lines:
             head, tail = lines.index(until), 0
@@ -72,80 +75,85 @@ class Ran:
         return "\n".join(line for some in wrapped for line in some)
 
 
-class Runner:
-    """Runs steps in a folder; a step that an earlier run has finished is not repeated.
+class StepRunner:
+    """Runs steps in a folder; finished steps are not repeated.
 
-    hidden: how folders of this machine are called in what is printed.
+    Args:
+        folder: the work folder.
+        hidden: (folder of this machine, name for it in outputs).
     """
 
     def __init__(self, folder: Path, hidden: Sequence[tuple[Path, str]] = ()) -> None:
         self.folder = folder
         places = [(folder, "."), *hidden, (PROJECT, ".")]
         self._hidden = [(str(path.resolve()), name) for path, name in places]
-        self.done: dict[str, Ran] = {}
+        self.done: dict[str, StepResult] = {}
 
-    def run(self, step: TourStep) -> Ran:
-        """Runs a step, or recalls it. Raises UserError with what it said last when it fails."""
+    def run(self, step: TourStep) -> StepResult:
+        """Run a step, or load its earlier result. Raise UserError with the last line of a step that fails."""
         record = self.folder / RECORDS / f"{step.name}.json"
-        ran = self._recall(record, step) or self._begin(record, step)
-        self.done[step.name] = ran
-        return ran
+        result = self._load(record, step) or self._run(record, step)
+        self.done[step.name] = result
+        return result
 
-    def _recall(self, record: Path, step: TourStep) -> Ran | None:
+    def _load(self, record: Path, step: TourStep) -> StepResult | None:
+        """Return the earlier result of the same step, if its outputs exist."""
         try:
             known = json.loads(record.read_text(encoding="utf-8"))
             same = (known["command"], known["snippet"]) == (list(step.command), step.snippet)
-            if same and all((self.folder / name).exists() for name in step.makes):
-                return Ran(step, str(known["printed"]), float(known["seconds"]))
+            if same and all((self.folder / name).exists() for name in step.outputs):
+                return StepResult(step, str(known["printed"]), float(known["seconds"]))
         except (OSError, ValueError, KeyError, TypeError):
             pass
         return None
 
-    def _begin(self, record: Path, step: TourStep) -> Ran:
-        if step.makes:  # later steps build on it
+    def _run(self, record: Path, step: TourStep) -> StepResult:
+        """Run a step and write its record."""
+        if step.outputs:  # later steps depend on them
             for stale in (self.folder / RECORDS).glob("*.json"):
                 if stale.stem not in self.done:
                     stale.unlink()
-        for name in step.makes:
+        for name in step.outputs:
             _remove(self.folder / name)
-        log, complaints = record.with_suffix(".log"), record.with_suffix(".err")
-        log.parent.mkdir(parents=True, exist_ok=True)
+        log_file, error_file = record.with_suffix(".log"), record.with_suffix(".err")
+        log_file.parent.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
-        code = execute(step, self.folder, log, complaints)
+        code = run_step(step, self.folder, log_file, error_file)
         seconds = round(time.monotonic() - start, 1)
-        printed, said = (file.read_text(encoding="utf-8", errors="replace") for file in (log, complaints))
-        # As in pipeline.training.steps: one that complains of a photo after its result was written is done.
-        if code and not (step.makes and (self.folder / step.makes[-1]).exists()):
-            check_log(complaints)
-            last = (said.strip() or printed.strip() or f"exit code {code}").splitlines()[-1]
-            raise UserError(f"{complaints}: this step failed: {last.removeprefix('error: ')}")
-        warnings = [line for line in said.splitlines() if line.startswith("warning: ")]
+        printed, errors = (f.read_text(encoding="utf-8", errors="replace") for f in (log_file, error_file))
+        # As in pipeline.training.steps: a step that fails after its result was written (a photo was left out) is done.
+        if code and not (step.outputs and (self.folder / step.outputs[-1]).exists()):
+            check_log(error_file)
+            last = (errors.strip() or printed.strip() or f"exit code {code}").splitlines()[-1]
+            raise UserError(f"{error_file}: this step failed: {last.removeprefix('error: ')}")
+        warnings = [line for line in errors.splitlines() if line.startswith("warning: ")]
         lines = [line.rstrip() for line in (*printed.splitlines(), *warnings)]
         text = self._relative("\n".join(lines).strip("\n"))
         known = {"command": list(step.command), "snippet": step.snippet, "printed": text, "seconds": seconds}
         write_text(record, json.dumps(known, indent=1) + "\n")
-        return Ran(step, text, seconds)
+        return StepResult(step, text, seconds)
 
     def _relative(self, text: str) -> str:
+        """Return the text without places of this machine."""
         for path, name in self._hidden:
             text = text.replace(f"{path}/", "" if name == "." else f"{name}/").replace(path, name)
         return text
 
 
-def execute(step: TourStep, folder: Path, log: Path, complaints: Path) -> int:
-    """Runs a step in `folder` and gives its exit code; standard output goes to `log`, the rest to `complaints`."""
-    # pipeline.training.steps ends a command when this process ends, however it does.
+def run_step(step: TourStep, folder: Path, log_file: Path, error_file: Path) -> int:
+    """Run a step in `folder` and return its exit code; its outputs go to the two files."""
+    # pipeline.training.steps ends a command when this process ends, in any way.
     argv = ["-m", "pipeline.training.steps", *step.command] if step.command else ["-c", step.snippet]
     path = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
     own = {"PYTHONPATH": path, "PYTHONUTF8": "1", "COLUMNS": str(WIDTH), "NO_COLOR": "1"}
-    with log.open("wb") as out, complaints.open("wb") as err:
+    with log_file.open("wb") as out, error_file.open("wb") as err:
         process = subprocess.Popen(
             [sys.executable, *argv],
             cwd=folder,
             stdin=subprocess.PIPE,
             stdout=out,
             stderr=err,
-            env={**os.environ, **KEEP_MEMORY, **IN_ORDER, **own},
+            env={**os.environ, **KEEP_FREED_MEMORY, **UNBUFFERED, **own},
         )
         try:
             return process.wait()
@@ -156,6 +164,7 @@ def execute(step: TourStep, folder: Path, log: Path, complaints: Path) -> int:
 
 
 def _remove(path: Path) -> None:
+    """Remove a file or folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -1,56 +1,75 @@
-"""Which annotated photos can be used: those that can be read, and are as large as their headers say.
-
-Results lie apart from them: what is written among the photos may be read as data the next time.
-"""
+"""Checks of a dataset before work begins: which photos can be used, and that results stay out of its folder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from common.annotations import AnnotatedImage, Annotations
 from common.cli import progress
 from common.errors import MediaError, UserError
 from common.images import read_image
-from pipeline.training.steps import Say
 
-FEW = 5  # of the problems in the data are told, and of the photos in a list
+MAX_SHOWN = 5  # problems, or photos of a list, in a message
 
 
 def check_apart(data: Path, path: Path, flag: str) -> None:
-    """Raises UserError when what `flag` names lies in the dataset."""
+    """Raise UserError when `path`, given by `flag`, is in the dataset: the next run would read results as data."""
     if path.resolve().is_relative_to(data.resolve()):
-        raise UserError(f"{path}: lies in {data} and would be read as data; give another {flag}")
+        raise UserError(f"{path}: is in {data} and would be read as data; give another {flag}")
 
 
-def usable_images(data: Path, read: Annotations, say: Say) -> list[AnnotatedImage]:
-    """The photos of `read` that can be used; every other is named, and the first problems that reading met.
+def check_dataset(data: Path, annotations: Annotations, log: Callable[[str], None]) -> list[AnnotatedImage]:
+    """Return the photos that can be used, and report the others.
 
-    Raises UserError when there are none.
+    Args:
+        data: the dataset, for messages.
+        annotations: the dataset as read.
+        log: gets one line per unusable photo, and the first problems of `annotations`.
+
+    Raises:
+        UserError: no photo can be used.
     """
-    for problem in read.problems[:FEW]:
-        say(f"warning: {problem}")
-    if len(read.problems) > FEW:
-        say(f"warning: and {len(read.problems) - FEW} more problems in the data")
-    images = readable(read.images, say)
+    for problem in annotations.problems[:MAX_SHOWN]:
+        log(f"warning: {problem}")
+    if len(annotations.problems) > MAX_SHOWN:
+        log(f"warning: and {len(annotations.problems) - MAX_SHOWN} more problems in the data")
+    images = readable(annotations.images, log)
     if not images:
-        raise UserError(f"{data}: not one of its {len(read.images)} photos can be used")
+        raise UserError(f"{data}: none of its {len(annotations.images)} photos can be used; check the warnings above")
     return images
 
 
-def readable(images: Iterable[AnnotatedImage], say: Say) -> list[AnnotatedImage]:
-    """The photos that can be used; every other is named."""
-    kept = []
+def readable(images: Iterable[AnnotatedImage], log: Callable[[str], None]) -> list[AnnotatedImage]:
+    """Return the images that can be decoded at the size of their headers, and report the others with `log`."""
+    usable = []
     with progress() as bar:
         for image in bar.track(list(images), description="reading photos"):
             try:
-                height, width = read_image(image.path).shape[:2]
+                mismatch = size_mismatch(read_image(image.path), image.size)
             except MediaError as error:
-                say(f"warning: {error}; left out")
+                log(f"warning: {error}; left out")
                 continue
-            if (width, height) == image.size:
-                kept.append(image)
-            else:  # a PNG may tell of its rotation after its pixels
-                sizes = f"{width}x{height} when decoded, {image.size[0]}x{image.size[1]} by its header"
-                say(f"warning: {image.path}: is {sizes}; left out")
-    return kept
+            if mismatch:
+                log(f"warning: {image.path}: is {mismatch}; left out")
+            else:
+                usable.append(image)
+    return usable
+
+
+def size_mismatch(pixels: NDArray[np.uint8], size: tuple[int, int]) -> str:
+    """Return how a decoded photo's size differs from its header's; empty when it does not.
+
+    A PNG may have its rotation after its pixels, where a reader of headers does not look.
+
+    Args:
+        pixels: uint8 (H, W, 3).
+        size: width and height in the header.
+    """
+    height, width = pixels.shape[:2]
+    if (width, height) == size:
+        return ""
+    return f"{width}x{height} when decoded, {size[0]}x{size[1]} by its header"

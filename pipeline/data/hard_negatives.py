@@ -1,4 +1,4 @@
-"""What the fine-tuned cascade tells stage 2's training: its false alarms to refuse, and the landmarks of faces."""
+"""What the fine-tuned cascade gives to stage 2's training: false alarms as hard negatives, and landmarks of faces."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from common.images import read_image
 from stage1_faces.detector import FaceDetector
 from stage1_faces.faces import Detector, Faces
 
-# Below this the cascade itself is sure; most of its candidates lie there and teach nothing.
-FLOOR = 0.01
-SAME = 0.5  # a candidate that overlaps a face as much has its landmarks
-APART = 0.3  # a candidate that overlaps a face more may be that face, boxed loosely
+# Most candidates score less; the cascade itself refuses them, so they teach nothing.
+MIN_SCORE = 0.01
+SAME_FACE_IOU = 0.5  # a face takes the landmarks of a candidate from this overlap on
+MAX_BACKGROUND_IOU = 0.3  # a candidate with more overlap may be that face in a loose box
 
 
-def tuned_detector(run: Path) -> FaceDetector:
-    """The cascade of a run of stage1_faces.finetune at its default settings.
+def load_detector(run: Path) -> FaceDetector:
+    """Return the cascade of a run of stage1_faces.finetune at its default settings.
 
-    Raises UserError, or UserError without PyTorch.
+    Raises:
+        UserError: the run cannot be read, or PyTorch is not installed.
     """
     with requires_extra("train"):
         from stage1_faces.training.export import FINE_TUNED, export_cascade, runtime
@@ -36,37 +37,42 @@ def tuned_detector(run: Path) -> FaceDetector:
 
 @dataclass(frozen=True)
 class MinedFaces:
-    """What the detector says of one photo.
-
-    rejects: float32 (N, 4), its false alarms, best first. landmarks: of each annotated face the five points, x and y
-    one after the other, or nothing where the detector does not find it.
-    """
+    """What the cascade finds in one photo."""
 
     hard_negatives: Boxes
+    """float32 (N, 4), the false alarms, best first."""
     landmarks: tuple[tuple[float, ...], ...]
+    """Per annotated face its five points (x1, y1, x2, y2 and so on), empty where the cascade misses the face."""
 
 
-def mine(
+def mine_faces(
     detector: Detector, images: Iterable[AnnotatedImage], advance: Callable[[], None] = lambda: None
 ) -> dict[str, MinedFaces]:
-    """{image_id: what the detector says of it}; photos that cannot be read are left out."""
-    found = {}
+    """Return {image_id: hard negatives and landmarks}, without the photos that cannot be read.
+
+    Args:
+        detector: finds candidates.
+        images: annotated photos.
+        advance: called after each photo.
+    """
+    mined = {}
     for image in images:
         try:
-            faces = detector.detect(read_image(image.path), min_score=FLOOR)
-            found[image.image_id] = _compared(faces, image.boxes)
+            faces = detector.detect(read_image(image.path), min_score=MIN_SCORE)
+            mined[image.image_id] = _compare(faces, image.boxes)
         except MediaError:
-            pass  # build_crops says so itself
+            pass  # build_crops reports the photo
         advance()
-    return found
+    return mined
 
 
-def _compared(faces: Faces, truths: Boxes) -> MinedFaces:
-    if not len(faces) or not len(truths):
-        return MinedFaces(faces.boxes, tuple(() for _ in truths))
-    overlaps = iou(faces.boxes, truths)  # (N, M)
+def _compare(faces: Faces, gt_boxes: Boxes) -> MinedFaces:
+    """Compare one photo's candidates with its annotated faces."""
+    if not len(faces) or not len(gt_boxes):
+        return MinedFaces(faces.boxes, tuple(() for _ in gt_boxes))
+    overlaps = iou(faces.boxes, gt_boxes)  # (N, M)
     landmarks = tuple(
-        tuple(float(v) for v in faces.landmarks[k].ravel()) if overlaps[k, i] >= SAME else ()
+        tuple(float(v) for v in faces.landmarks[k].ravel()) if overlaps[k, i] >= SAME_FACE_IOU else ()
         for i, k in enumerate(overlaps.argmax(axis=0))
     )
-    return MinedFaces(faces.boxes[overlaps.max(axis=1) < APART], landmarks)
+    return MinedFaces(faces.boxes[overlaps.max(axis=1) < MAX_BACKGROUND_IOU], landmarks)

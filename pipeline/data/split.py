@@ -1,4 +1,4 @@
-"""Splits a dataset by source image into train, val and test: stratified, near-duplicates on one side."""
+"""Command: split a dataset by source image into train, val and test, stratified, near-duplicates together."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import tyro
 
 from common.annotations import AnnotatedImage, Annotations, Problem, read_dataset
 from common.annotations.photos import PHOTO_SUFFIXES
@@ -30,35 +31,37 @@ DATA_SUFFIXES = PHOTO_SUFFIXES | {".json", ".names", ".txt", ".xml", ".yaml", ".
 
 @dataclass(frozen=True)
 class SplitArgs:
-    """Split a dataset into train, val and test, or into folds, and write who goes where as CSV.
+    """Split a dataset into train, val and test, or into folds, and write the split of each photo as CSV.
 
-    Photos that show the same (copies, re-crops, near-identical shots) stay together; each side gets its share of
+    Photos that show the same (copies, re-crops, near-identical shots) stay together. Each split gets its share of
     every class's faces and of the photos.
     """
 
     data: Path
     """Annotated dataset: Pascal VOC, COCO or YOLO."""
     out: Path = Path("splits.csv")
-    """The file to write; with --folds K, NAME.fold0.csv and so on beside it."""
+    """The file to write; with --folds K, NAME.fold0.csv and so on next to it."""
     ratios: tuple[float, float, float] = (0.7, 0.15, 0.15)
     """Shares of train, val and test; their sum is 1."""
     seed: int = 0
     """The same seed gives the same split."""
     folds: int | None = None
-    """Write K splits instead: fold k is tested, the next one validates, the rest train."""
+    """Write K splits instead: in split k, fold k is test, the next fold val, the rest train."""
     keep_folders: bool = False
-    """Keep the dataset's own train, valid and test folders; warns of the same photo on two sides."""
+    """Keep the dataset's own train, valid and test folders; warns of near-duplicates in two of them."""
     workers: int = 2
     """Processes that compare photos."""
 
 
 @dataclass(frozen=True)
 class SplitRow:
-    """A row of splits.csv. group: a number that photos showing the same share."""
+    """A row of splits.csv."""
 
     image_id: str
     split: str
+    """train, val or test."""
     group: int
+    """A number that photos of the same scene share."""
 
 
 def make_split(
@@ -67,13 +70,20 @@ def make_split(
     ratios: tuple[float, float, float] = (0.7, 0.15, 0.15),
     seed: int = 0,
 ) -> list[SplitRow]:
-    """One split, stratified over whole groups; `groups` has a number for each image.
+    """Return one split, stratified over whole groups.
 
-    Raises UserError when the ratios do not fit or there are fewer than 3 groups.
+    Args:
+        images: the dataset's images.
+        groups: one number per image, equal for near-duplicates.
+        ratios: shares of train, val and test.
+        seed: decides among equal groups.
+
+    Raises:
+        UserError: the ratios do not sum to 1, or there are fewer than 3 groups.
     """
     if not all(math.isfinite(r) and r > 0 for r in ratios) or abs(sum(ratios) - 1) > 1e-6:
         raise UserError(f"--ratios {' '.join(map(str, ratios))}: give three positive numbers whose sum is 1")
-    parts = _deal_images(images, groups, ratios, seed)
+    parts = _stratify_images(images, groups, ratios, seed)
     return [
         SplitRow(image.image_id, SPLITS[part], group) for image, part, group in zip(images, parts, groups, strict=True)
     ]
@@ -82,13 +92,14 @@ def make_split(
 def make_folds(
     images: Sequence[AnnotatedImage], groups: Sequence[int], folds: int, seed: int = 0
 ) -> list[list[SplitRow]]:
-    """`folds` splits: in split k, fold k is the test part, fold k + 1 (cyclic) the validation part.
+    """Return one split per fold: in split k, fold k is test and fold k + 1 (cyclic) is val.
 
-    Raises UserError when `folds` is under 3 or there are fewer groups than folds.
+    Raises:
+        UserError: `folds` is under 3, or there are fewer groups than folds.
     """
     if folds < len(SPLITS):
         raise UserError(f"--folds {folds}: give 3 or more (one to test, one to validate, the rest to train)")
-    parts = _deal_images(images, groups, [1 / folds] * folds, seed)
+    parts = _stratify_images(images, groups, [1 / folds] * folds, seed)
 
     def split(part: int, k: int) -> str:
         return "test" if part == k else "val" if part == (k + 1) % folds else "train"
@@ -102,8 +113,8 @@ def make_folds(
     ]
 
 
-def keep_folders(images: Sequence[AnnotatedImage], groups: Sequence[int]) -> list[SplitRow]:
-    """The split that the dataset's own folders say. Raises UserError naming an image that stands in none."""
+def split_by_folder(images: Sequence[AnnotatedImage], groups: Sequence[int]) -> list[SplitRow]:
+    """Return the split by the dataset's own folders. Raise UserError when an image is in none of them."""
     rows = []
     for image, group in zip(images, groups, strict=True):
         if image.split is None:
@@ -113,7 +124,7 @@ def keep_folders(images: Sequence[AnnotatedImage], groups: Sequence[int]) -> lis
 
 
 def write_splits(path: Path, rows: Iterable[SplitRow]) -> None:
-    """Writes splits.csv, sorted by image_id, in one step."""
+    """Write splits.csv, sorted by image_id, in one step."""
     with replaced_text(path, newline="") as f:
         writer = csv.writer(f)
         writer.writerow(COLUMNS)
@@ -121,14 +132,15 @@ def write_splits(path: Path, rows: Iterable[SplitRow]) -> None:
             writer.writerow((row.image_id, row.split, row.group))
 
 
-def _deal_images(
+def _stratify_images(
     images: Sequence[AnnotatedImage], groups: Sequence[int], shares: Sequence[float], seed: int
 ) -> list[int]:
-    """The part of each image, the same within a group."""
+    """Return the part of each image, the same within a group."""
     numbers = sorted(set(groups))
     if len(numbers) < len(shares):
         raise UserError(
-            f"{len(images)} photos make {len(numbers)} groups of different ones, too few for {len(shares)} parts"
+            f"{len(images)} photos make {len(numbers)} groups of different ones, too few for {len(shares)} parts; "
+            "use more photos"
         )
     classes = sorted({label for image in images for label in image.labels})
     column = {label: i for i, label in enumerate(classes)}
@@ -143,65 +155,85 @@ def _deal_images(
 
 
 def run(args: SplitArgs) -> int:
-    """Reads, groups, splits, writes and prints; 1 when a photo could not be read."""
+    """Read, group, split, write and print; return 1 when a photo could not be read."""
+    _check_args(args)
+    names = _output_files(args)
+    for name in names:
+        check_file(name)
+    _protect_data(names, _files_in(args.data))
+    annotations = read_dataset(args.data)
+    # The files of photos outside the dataset's folder, too.
+    _protect_data(
+        names, (file for image in annotations.images for file in (image.path, label_file(image.path)) if file)
+    )
+    annotations, groups, unreadable = _group_readable(args, annotations)
+    images = annotations.images
+    if args.folds is not None:
+        splits = make_folds(images, groups, args.folds, args.seed)
+    elif args.keep_folders:
+        splits = [split_by_folder(images, groups)]
+    else:
+        splits = [make_split(images, groups, args.ratios, args.seed)]
+    for name, rows in zip(names, splits, strict=True):
+        write_splits(name, rows)
+        _print_table(name, rows, annotations)
+    _print_notes(splits[0], annotations)
+    return 1 if unreadable else 0
+
+
+def _check_args(args: SplitArgs) -> None:
+    """Raise UserError on options out of range."""
     if args.seed < 0:
         raise UserError(f"--seed {args.seed}: give 0 or more")
     if args.workers < 1:
         raise UserError(f"--workers {args.workers}: give 1 or more")
     if args.folds is not None and args.keep_folders:
         raise UserError("--folds and --keep-folders exclude each other; give one of them")
+
+
+def _output_files(args: SplitArgs) -> list[Path]:
+    """Return the file of each split."""
     if args.folds is None:
-        names = [args.out]
-    else:
-        names = [args.out.with_name(f"{args.out.stem}.fold{k}{args.out.suffix}") for k in range(args.folds)]
-    for name in names:
-        check_file(name)
-    _keep_data(names, _files_in(args.data))
-    annotations = read_dataset(args.data)
-    # Those that lie elsewhere, too.
-    _keep_data(names, (file for image in annotations.images for file in (image.path, label_file(image.path)) if file))
+        return [args.out]
+    return [args.out.with_name(f"{args.out.stem}.fold{k}{args.out.suffix}") for k in range(args.folds)]
+
+
+def _group_readable(args: SplitArgs, annotations: Annotations) -> tuple[Annotations, list[int], bool]:
+    """Return the annotations of the readable photos, the photos' groups, and whether any photo is unreadable.
+
+    An unreadable photo becomes a problem of the annotations.
+    """
     found = near_duplicate_groups([image.path for image in annotations.images], args.workers)
     unreadable = dict(found.unreadable)
     usable = [i for i in range(len(annotations.images)) if i not in unreadable]
     if not usable:
-        raise UserError(f"{args.data}: none of its {len(unreadable)} photos can be read")
+        raise UserError(f"{args.data}: none of its {len(unreadable)} photos can be read; give other --data")
+    problems = [Problem(annotations.images[i].path, f"{why}; not used") for i, why in found.unreadable]
     images = tuple(annotations.images[i] for i in usable)
-    groups = [found.groups[i] for i in usable]
-    bad = [Problem(annotations.images[i].path, f"{why}; not used") for i, why in found.unreadable]
-    annotations = replace(annotations, images=images, problems=(*annotations.problems, *bad))
-
-    if args.folds is not None:
-        splits = make_folds(images, groups, args.folds, args.seed)
-    else:
-        own = args.keep_folders
-        splits = [keep_folders(images, groups) if own else make_split(images, groups, args.ratios, args.seed)]
-    for name, rows in zip(names, splits, strict=True):
-        write_splits(name, rows)
-        _print_table(name, rows, annotations)
-    _print_notes(splits[0], annotations)
-    return 1 if bad else 0
+    annotations = replace(annotations, images=images, problems=(*annotations.problems, *problems))
+    return annotations, [found.groups[i] for i in usable], bool(unreadable)
 
 
-def _keep_data(names: Sequence[Path], files: Iterable[Path]) -> None:
-    """Refuses to write over one of `files`, which the dataset consists of."""
-    there = {os.path.realpath(name): name for name in names if name.exists()}
-    if not there:
+def _protect_data(names: Sequence[Path], files: Iterable[Path]) -> None:
+    """Refuse to write over one of `files`, which belong to the dataset."""
+    existing = {os.path.realpath(name): name for name in names if name.exists()}
+    if not existing:
         return
     for file in files:
-        name = there.get(os.path.realpath(file))
+        name = existing.get(os.path.realpath(file))
         if name is not None:
             raise UserError(f"{name}: is one of the data's files; name another file with --out")
 
 
 def _files_in(data: Path) -> Iterator[Path]:
-    """The files of photos, annotations and class names in a dataset's folder and in folders that it links to."""
+    """Yield the photos, annotations and class names in a dataset's folder and in folders that it links to."""
     if data.is_file():
         yield data
         data = data.parent
     seen = set()
     for folder, inner, files in os.walk(data, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:  # links may go round in a circle
+        if real in seen:  # links may form a circle
             inner.clear()
             continue
         seen.add(real)
@@ -209,6 +241,7 @@ def _files_in(data: Path) -> Iterator[Path]:
 
 
 def _print_table(name: Path, rows: Sequence[SplitRow], annotations: Annotations) -> None:
+    """Print the photos and faces per split."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -216,9 +249,9 @@ def _print_table(name: Path, rows: Sequence[SplitRow], annotations: Annotations)
     table.add_column("split")
     for heading in ("images", *annotations.class_names, "faces"):
         table.add_column(escape(heading), justify="right")
-    everything = [(row.split, image) for row, image in zip(rows, annotations.images, strict=True)]
+    labelled = [(row.split, image) for row, image in zip(rows, annotations.images, strict=True)]
     for split in (*SPLITS, "all"):
-        images = [image for of, image in everything if split in (of, "all")]
+        images = [image for own, image in labelled if split in (own, "all")]
         faces = Counter(label for image in images for label in image.labels)
         cells = [len(images), *(faces[label] for label in annotations.class_names), faces.total()]
         table.add_row(split, *map(str, cells), end_section=split == SPLITS[-1])
@@ -226,19 +259,20 @@ def _print_table(name: Path, rows: Sequence[SplitRow], annotations: Annotations)
 
 
 def _print_notes(rows: Sequence[SplitRow], annotations: Annotations) -> None:
+    """Print the near-duplicates, clipped boxes and problems."""
     members: dict[int, list[SplitRow]] = defaultdict(list)
     for row in rows:
         members[row.group].append(row)
     shared = [group for group in members.values() if len(group) > 1]
     out = console()
     out.print(f"{len(shared)} groups of photos that show the same, {sum(map(len, shared))} photos in them")
-    out.print(f"{annotations.clipped} boxes stuck out of their image and were clipped")
-    torn = [group for group in shared if len({row.split for row in group}) > 1]
-    if torn:  # only with --keep-folders
-        names = ", ".join(f"{row.image_id} ({row.split})" for row in torn[0])
+    out.print(f"{annotations.clipped} boxes reached over the edge of their image and were clipped")
+    divided = [group for group in shared if len({row.split for row in group}) > 1]
+    if divided:  # only with --keep-folders
+        names = ", ".join(f"{row.image_id} ({row.split})" for row in divided[0])
         print(
-            f"warning: {len(torn)} groups of photos that show the same stand on more than one side, e.g. {names}; "
-            "scores will look better than they are. Leave out --keep-folders for a clean split",
+            f"warning: {len(divided)} groups of photos that show the same are in more than one split, e.g. {names}; "
+            "scores will look better than they are. Remove --keep-folders for a clean split",
             file=sys.stderr,
         )
     for problem in annotations.problems[:PROBLEMS_SHOWN]:
@@ -249,11 +283,5 @@ def _print_notes(rows: Sequence[SplitRow], annotations: Annotations) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line of `python -m pipeline.split`."""
-
-    def command() -> int:
-        import tyro
-
-        return run(tyro.cli(SplitArgs, args=argv, prog=program_name("pipeline.split")))
-
-    return run_cli(command)
+    """Run the command line of `python -m pipeline.split`."""
+    return run_cli(lambda: run(tyro.cli(SplitArgs, args=argv, prog=program_name("pipeline.split"))))

@@ -1,4 +1,4 @@
-"""Deals groups of images out to parts so that each part gets its share of every class."""
+"""Assign groups of images to parts so that each part gets its share of every class."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from numpy.typing import NDArray
 
 
 def stratify_groups(counts: NDArray[np.float64], shares: Sequence[float], seed: int) -> list[int]:
-    """The part (index into `shares`) of each group.
+    """Return the part of each group, as an index into `shares`; no part is empty if there are enough groups.
 
-    counts: (G, C), how much group g holds of each quantity (faces of each class, images). shares: the part's
-    fractions, summing to 1. No part stays empty where there are as many groups as parts.
+    The method follows iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011). The quantity that is rarest
+    among the remaining groups is assigned first. Its largest groups come first, so that small groups balance the rest.
+    The paper picks a group's part by that one quantity. Our groups hold faces of several classes, so we pick the
+    part with the smallest chi-squared distance: the sum over parts and quantities of (wanted - assigned)^2 / wanted.
 
-    After iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011): the quantity that is rarest among the
-    groups left is dealt first, while there is still choice, its largest groups first, so that small ones even out
-    the rest. Their rule for where a group goes looks at that one quantity; as our groups hold many faces of
-    several classes, ours takes the part that leaves the smallest sum, over parts and quantities, of
-    (wanted - dealt)^2 / wanted, the chi-squared distance. The seed shuffles equals.
+    Args:
+        counts: (G, Q), how much of each quantity a group holds (faces per class, images).
+        shares: each part's fraction; their sum is 1.
+        seed: shuffles groups that are equal.
     """
     rng = np.random.default_rng(seed)
     total = counts.sum(axis=0)
-    # As fractions of each quantity's total, so that rare and common classes weigh the same.
+    # As fractions of each quantity's total: rare and common classes weigh the same.
     held = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0)
     wanted = np.asarray(shares, np.float64)[:, None]
     lacking = wanted * (total > 0)
@@ -46,9 +47,9 @@ def stratify_groups(counts: NDArray[np.float64], shares: Sequence[float], seed: 
 
 
 def _fill_empty(parts: NDArray[np.intp], counts: NDArray[np.float64], n_parts: int) -> None:
-    """Gives each empty part the smallest group of the part with the most groups (in place)."""
+    """Give each empty part the smallest group of the part with the most groups (in place)."""
     for part in range(n_parts):
         sizes = np.bincount(parts, minlength=n_parts)
         if sizes[part] == 0 and sizes.max() > 1:
-            givers = np.flatnonzero(parts == int(np.argmax(sizes)))
-            parts[givers[np.argmin(counts[givers].sum(axis=1))]] = part
+            donors = np.flatnonzero(parts == int(np.argmax(sizes)))
+            parts[donors[np.argmin(counts[donors].sum(axis=1))]] = part

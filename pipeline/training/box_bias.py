@@ -1,4 +1,4 @@
-"""Measures how annotators draw face boxes differently from the cascade, so that its boxes can be moved to theirs."""
+"""Measures how annotators' face boxes differ from the cascade's, to correct the cascade's boxes."""
 
 from __future__ import annotations
 
@@ -13,48 +13,56 @@ from common.errors import UserError
 from common.images import read_image
 from stage1_faces.faces import Detector
 
-# Below this overlap a detection may belong to another face; above it, differing box styles still match (0.67 on
-# average between MTCNN and the Kaggle set).
+# Below this overlap a detection may be of another face. Above it, boxes of different styles still match: 0.67 on
+# average between MTCNN and the Kaggle set.
 MATCH_IOU = 0.4
-SURE = 0.5
-FEWEST = 20
+MIN_SCORE = 0.5
+MIN_FACES = 20
 
 
 @dataclass(frozen=True)
-class BoxShift:
-    """edges: how far left, top, right and bottom edge move, as fractions of the found box's width or height.
-
-    faces: how many matched faces it was measured on. iou: their mean overlap with the truth before and after the move.
-    """
+class BoxBias:
+    """Result of `measure_box_bias`, kept in bundle.json as `box_shift`."""
 
     edges: tuple[float, float, float, float]
+    """Moves of the left, top, right and bottom edge, as fractions of the found box's width or height."""
     faces: int
+    """Number of matched faces."""
     iou: tuple[float, float]
+    """Their mean IoU with the annotated boxes, before and after the move."""
 
 
-def measure_shift(detector: Detector, images: Iterable[AnnotatedImage]) -> BoxShift:
-    """The median move from found boxes to annotated ones, over the faces that `detector` is sure of in `images`.
+def measure_box_bias(detector: Detector, images: Iterable[AnnotatedImage]) -> BoxBias:
+    """Return the median move from found boxes to annotated boxes.
 
-    Give it training images only. Raises UserError when fewer than FEWEST faces match.
+    Args:
+        detector: its detections from MIN_SCORE on are compared.
+        images: training images only.
+
+    Raises:
+        UserError: fewer than MIN_FACES faces match.
     """
     found_boxes, true_boxes = [], []
     for image in images:
-        found = detector.detect(read_image(image.path), min_score=SURE)
+        found = detector.detect(read_image(image.path), min_score=MIN_SCORE)
         if not len(found) or not len(image.boxes):
             continue
         overlaps = iou(found.boxes, image.boxes)
         matched = overlaps.max(axis=1) >= MATCH_IOU
         found_boxes.append(found.boxes[matched])
         true_boxes.append(image.boxes[overlaps.argmax(axis=1)[matched]])
-    boxes, truths = np.concatenate(found_boxes or [np.zeros((0, 4))]), np.concatenate(true_boxes or [np.zeros((0, 4))])
-    if len(boxes) < FEWEST:
-        raise UserError(f"only {len(boxes)} annotated faces were found, too few to fit the boxes to")
+    none = [np.zeros((0, 4))]
+    boxes, gt_boxes = np.concatenate(found_boxes or none), np.concatenate(true_boxes or none)
+    if len(boxes) < MIN_FACES:
+        raise UserError(
+            f"only {len(boxes)} annotated faces were found, too few to measure the box bias; use more photos"
+        )
     sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
-    edges = np.median((truths - boxes) / sides, axis=0)
+    edges = np.median((gt_boxes - boxes) / sides, axis=0)
     moved = (boxes + edges * sides).astype(np.float32)
     before, after = (
-        float(np.mean([iou(one[None], true[None])[0, 0] for one, true in zip(some, truths, strict=True)]))
+        float(np.mean([iou(one[None], true[None])[0, 0] for one, true in zip(some, gt_boxes, strict=True)]))
         for some in (boxes, moved)
     )
     left, top, right, bottom = (round(float(edge), 4) for edge in edges)
-    return BoxShift((left, top, right, bottom), len(boxes), (before, after))
+    return BoxBias((left, top, right, bottom), len(boxes), (before, after))

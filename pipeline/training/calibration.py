@@ -1,11 +1,10 @@
-"""Makes scores probabilities, on validation photos: the fine-tuned cascade's, and both stages' together."""
+"""Turns scores into probabilities on validation photos: the fine-tuned cascade's, and both stages' together."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,46 +16,143 @@ from common.images import read_image
 from pipeline.evaluate.metrics import Sample, score_samples
 from pipeline.evaluate.reliability import expected_calibration_error, reliability
 from pipeline.inference.fusion import ScoreFusion
+from pipeline.inference.predictor import Predictor
 from stage1_faces.detector import CascadeConfig, log_odds
 from stage1_faces.faces import Detector
 
-if TYPE_CHECKING:
-    from pipeline.inference.predictor import Predictor
-
 MATCH_IOU = 0.5
-FLOOR = 0.01  # scores below this are of no use to anyone, and there are very many
-FEWEST = 10  # of each kind
+MIN_DETECTOR_SCORE = 0.01  # very many detections score less, and are of no use
+MIN_SAMPLES = 10  # right ones, and wrong ones
 TEMPERATURES = tuple(round(float(t), 3) for t in np.geomspace(0.2, 5, 201))
-BOX_SHARES = (0.0, 0.25, 0.5, 0.75)
+BOX_BLENDS = (0.0, 0.25, 0.5, 0.75)
 
 
-def calibrated(detector: Detector, search: CascadeConfig, images: Iterable[AnnotatedImage]) -> CascadeConfig:
-    """The settings with slope and intercept fitted on what `detector` finds in `images` (Platt 1999).
+@dataclass(frozen=True)
+class StageOutputs:
+    """Both stages' outputs for the N candidates of one validation photo, and its M annotated faces."""
 
-    `detector` works by `search`, whose own slope and intercept are taken into account. Give it validation images only.
-    With fewer than 10 right or 10 wrong detections to tell apart, a warning is printed and the settings stay.
-    Raises UserError when wrong detections score higher than right ones.
+    boxes: Boxes
+    """(N, 4) stage 1's boxes, best first."""
+    scores: NDArray[np.float32]
+    """(N,) stage 1's scores."""
+    probs: NDArray[np.float32]
+    """(N, C) stage 2's class probabilities."""
+    face_logits: NDArray[np.float32] | None
+    """(N,) stage 2's log odds of a face; None where the classifier gives none."""
+    box_deltas: NDArray[np.float32] | None
+    """(N, 4) stage 2's box deltas; None where the classifier gives none."""
+    gt_boxes: Boxes
+    """(M, 4) annotated boxes."""
+    labels: NDArray[np.intp]
+    """(M,) annotated classes."""
+    size: tuple[int, int]
+    """The photo's width and height."""
+
+
+def calibrate_cascade(detector: Detector, config: CascadeConfig, images: Iterable[AnnotatedImage]) -> CascadeConfig:
+    """Return the settings with slope and intercept fitted by Platt scaling (Platt 1999).
+
+    With fewer than MIN_SAMPLES right or wrong detections, a warning is printed and the settings stay.
+
+    Args:
+        detector: works by `config`, slope and intercept included.
+        config: the cascade's settings.
+        images: validation images only.
+
+    Raises:
+        UserError: wrong detections score higher than right ones.
     """
     scores, right = [np.zeros(0, np.float32)], [np.zeros(0, bool)]
     for image in images:
-        found = detector.detect(read_image(image.path), min_score=FLOOR)
+        found = detector.detect(read_image(image.path), min_score=MIN_DETECTOR_SCORE)
         scores.append(found.scores)
-        right.append(hits(found.boxes, image.boxes))
+        right.append(is_true_positive(found.boxes, image.boxes))
     odds, hit = log_odds(np.concatenate(scores)), np.concatenate(right)
-    if min(hit.sum(), (~hit).sum()) < FEWEST:
-        few = f"only {hit.sum()} right and {(~hit).sum()} wrong detections on the validation photos"
-        print(f"warning: {few}, too few to calibrate scores on; they stay as they are", file=sys.stderr)
-        return search
-    (slope,), intercept = _platt(odds[:, None], hit)
+    if _too_few(hit, "detections", "calibrate scores; they stay as they are"):
+        return config
+    (slope,), intercept = fit_platt(odds[:, None], hit)
     return replace(
-        search, slope=round(search.slope * slope, 4), intercept=round(search.intercept * slope + intercept, 4)
+        config, slope=round(config.slope * slope, 4), intercept=round(config.intercept * slope + intercept, 4)
     )
 
 
-def _platt(odds: NDArray[np.float32], right: NDArray[np.bool_]) -> tuple[list[float], float]:
-    """The weights of log odds (N, K) and the intercept that make their sum the log odds of `right` (N,).
+def collect_outputs(predictor: Predictor, detector: Detector, images: Iterable[AnnotatedImage]) -> list[StageOutputs]:
+    """Run both stages on each image and return their outputs, for stage 1's scores from MIN_DETECTOR_SCORE on."""
+    names = predictor.bundle.meta.class_names
+    outputs = []
+    for image in images:
+        pixels = read_image(image.path)
+        faces = detector.detect(pixels, min_score=MIN_DETECTOR_SCORE)
+        probs, face_logits, box_deltas = predictor.run_classifier([pixels], [faces.boxes])[0]
+        labels = np.array([names.index(label) for label in image.labels], np.intp)
+        size = (pixels.shape[1], pixels.shape[0])
+        outputs.append(
+            StageOutputs(faces.boxes, faces.scores, probs, face_logits, box_deltas, image.boxes, labels, size)
+        )
+    return outputs
 
-    Raises UserError when the first, stage 1's, tells right from wrong the wrong way round.
+
+def fit_fusion(outputs: Sequence[StageOutputs], margin: float, flip_tta: bool) -> ScoreFusion:
+    """Return the fusion of both stages' scores that fits validation photos best.
+
+    - Face score: Platt scaling, a logistic regression on both stages' log odds.
+    - Class probabilities: temperature scaling by the lowest negative log-likelihood (Guo et al. 2017).
+    - Box: the blend with the highest average precision over IoU 0.50 to 0.95, classes aside.
+    - Margin of `unsure`: the smallest that leaves half of the wrong labels.
+
+    With fewer than MIN_SAMPLES right or wrong candidates, a warning is printed and stage 1's face score stays.
+
+    Args:
+        outputs: of the validation photos.
+        margin: of the classifier's crops.
+        flip_tta: whether the classifier sees mirrored crops, too.
+    """
+    fusion = ScoreFusion(flip_tta=flip_tta, min_detector_score=MIN_DETECTOR_SCORE)
+    right = np.concatenate([np.zeros(0, bool), *(is_true_positive(o.boxes, o.gt_boxes) for o in outputs)])
+    if _too_few(right, "candidates", "fit stage 2's weight; stage 1's scores stay"):
+        return fusion
+    fusion = _fit_temperature(_fit_platt_scaling(fusion, outputs, right), outputs)
+    return _fit_unsure_margin(_fit_box_blend(fusion, outputs, margin), outputs)
+
+
+def uncalibrated(config: CascadeConfig) -> ScoreFusion:
+    """Return the fusion that undoes stage 1's calibration: its scores are those before any fit."""
+    return ScoreFusion(detector_weight=1 / config.slope, intercept=-config.intercept / config.slope)
+
+
+def calibration_error(
+    fusion: ScoreFusion, outputs: Sequence[StageOutputs], min_score: float = MIN_DETECTOR_SCORE
+) -> float | None:
+    """Return the expected calibration error of `score`, each candidate with its best class.
+
+    Args:
+        fusion: makes the scores.
+        outputs: of the photos.
+        min_score: lower scores do not count.
+
+    Returns:
+        The error, or None without candidates.
+    """
+    scores, right = [np.zeros(0)], [np.zeros(0, bool)]
+    for o in outputs:
+        probs = fusion.class_probs(o.probs)
+        scores.append(fusion.face_scores(o.scores, o.face_logits) * probs.max(axis=1, initial=0))
+        matches = match_to_faces(o.boxes, o.gt_boxes)
+        right.append((matches >= 0) & (np.append(o.labels, -1)[matches] == probs.argmax(axis=1)))
+    every, hit = np.concatenate(scores), np.concatenate(right)
+    kept = every >= min_score
+    return expected_calibration_error(reliability(every[kept], hit[kept]))
+
+
+def fit_platt(odds: NDArray[np.float32], right: NDArray[np.bool_]) -> tuple[list[float], float]:
+    """Return the weights and the intercept of a logistic regression (Platt scaling).
+
+    Args:
+        odds: (N, K) log odds; stage 1's are the first column.
+        right: (N,) whether a detection is right.
+
+    Raises:
+        UserError: stage 1's weight is not positive.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -67,138 +163,86 @@ def _platt(odds: NDArray[np.float32], right: NDArray[np.bool_]) -> tuple[list[fl
     return weights, float(fit.intercept_[0])
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What both stages say of one validation photo's candidates, best first by stage 1, and what is true.
-
-    boxes (N, 4), scores (N,): stage 1's. probs, verdicts, numbers: stage 2's, as Predictor.judge gives them. truths
-    (M, 4), labels (M,): the annotators'. size: the photo's width and height.
-    """
-
-    boxes: Boxes
-    scores: NDArray[np.float32]
-    probs: NDArray[np.float32]
-    face_logits: NDArray[np.float32] | None
-    box_deltas: NDArray[np.float32] | None
-    gt_boxes: Boxes
-    labels: NDArray[np.intp]
-    size: tuple[int, int]
+def _too_few(right: NDArray[np.bool_], noun: str, purpose: str) -> bool:
+    """Return whether right or wrong ones are fewer than MIN_SAMPLES, and print a warning if so."""
+    if min(right.sum(), (~right).sum()) >= MIN_SAMPLES:
+        return False
+    counts = f"only {right.sum()} right and {(~right).sum()} wrong {noun} on the validation photos"
+    print(f"warning: {counts}, too few to {purpose}", file=sys.stderr)
+    return True
 
 
-def gather(predictor: Predictor, detector: Detector, images: Iterable[AnnotatedImage]) -> list[Evidence]:
-    """Both stages on each image, from stage 1's score FLOOR on."""
-    names = predictor.bundle.meta.class_names
-    found = []
-    for image in images:
-        pixels = read_image(image.path)
-        faces = detector.detect(pixels, min_score=FLOOR)
-        probs, verdicts, numbers = predictor.run_classifier([pixels], [faces.boxes])[0]
-        labels = np.array([names.index(label) for label in image.labels], np.intp)
-        size = (pixels.shape[1], pixels.shape[0])
-        found.append(Evidence(faces.boxes, faces.scores, probs, verdicts, numbers, image.boxes, labels, size))
-    return found
-
-
-def fit_fusion(evidence: Sequence[Evidence], margin: float, mirrored: bool) -> ScoreFusion:
-    """How stage 2 joins stage 1, as validation photos have it.
-
-    The face score is a logistic regression on both stages' log odds; the temperature has the lowest negative
-    log-likelihood on faces found (Guo et al. 2017); the box moves as far as average precision over IoU 0.50 to 0.95
-    likes best, faces' classes aside; the margin of `unsure` is the smallest that leaves half of the wrong labels.
-    margin: of the classifier's crops. mirrored: kept in the result.
-    With fewer than 10 right or 10 wrong candidates a warning is printed and the face score stays stage 1's.
-    """
-    judge = ScoreFusion(flip_tta=mirrored, min_detector_score=FLOOR)
-    right = np.concatenate([np.zeros(0, bool), *(hits(e.boxes, e.gt_boxes) for e in evidence)])
-    if min(right.sum(), (~right).sum()) < FEWEST:
-        few = f"only {right.sum()} right and {(~right).sum()} wrong candidates on the validation photos"
-        print(f"warning: {few}, too few to weigh stage 2 on; stage 1's scores stay", file=sys.stderr)
-        return judge
-    judge = _with_temperature(_with_weights(judge, evidence, right), evidence)
-    return _with_margin(_with_box(judge, evidence, margin), evidence)
-
-
-def uncalibrated(search: CascadeConfig) -> ScoreFusion:
-    """The judge that undoes stage 1's calibration and adds none: what scores were before any fitting."""
-    return ScoreFusion(detector_weight=1 / search.slope, intercept=-search.intercept / search.slope)
-
-
-def calibration_error(judge: ScoreFusion, evidence: Sequence[Evidence], floor: float = FLOOR) -> float | None:
-    """Expected calibration error of `score`, each candidate with its best class, from `floor` on; None without any."""
-    scores, right = [np.zeros(0)], [np.zeros(0, bool)]
-    for e in evidence:
-        probs = judge.class_probs(e.probs)
-        own = judge.face_scores(e.scores, e.face_logits) * probs.max(axis=1, initial=0)
-        met = matched(e.boxes, e.gt_boxes)
-        right.append((met >= 0) & (np.append(e.labels, -1)[met] == probs.argmax(axis=1)))
-        scores.append(own)
-    every, hit = np.concatenate(scores), np.concatenate(right)
-    kept = every >= floor
-    return expected_calibration_error(reliability(every[kept], hit[kept]))
-
-
-def _with_weights(judge: ScoreFusion, evidence: Sequence[Evidence], right: NDArray[np.bool_]) -> ScoreFusion:
-    columns = [np.concatenate([log_odds(e.scores) for e in evidence])]
-    verdicts = [e.face_logits for e in evidence if e.face_logits is not None]
-    if verdicts:
-        columns.append(np.concatenate(verdicts))
-    weights, intercept = _platt(np.stack(columns, axis=1), right)
-    most = max((float(v.max(initial=0.0)) for v in verdicts), default=judge.max_face_logit)
-    # A classifier that tells nothing of faces may get a weight below 0 by chance.
-    stage2 = max(weights[1], 0.0) if verdicts else 0.0
+def _fit_platt_scaling(fusion: ScoreFusion, outputs: Sequence[StageOutputs], right: NDArray[np.bool_]) -> ScoreFusion:
+    """Fit the weights of both stages' log odds, and their intercept."""
+    columns = [np.concatenate([log_odds(o.scores) for o in outputs])]
+    face_logits = [o.face_logits for o in outputs if o.face_logits is not None]
+    if face_logits:
+        columns.append(np.concatenate(face_logits))
+    weights, intercept = fit_platt(np.stack(columns, axis=1), right)
+    max_face_logit = max((float(v.max(initial=0.0)) for v in face_logits), default=fusion.max_face_logit)
+    # A classifier that knows nothing of faces may get a weight below 0 by chance.
+    classifier_weight = max(weights[1], 0.0) if face_logits else 0.0
     return replace(
-        judge,
+        fusion,
         detector_weight=round(weights[0], 4),
-        classifier_weight=round(stage2, 4),
+        classifier_weight=round(classifier_weight, 4),
         intercept=round(intercept, 4),
-        max_face_logit=round(most, 3),
+        max_face_logit=round(max_face_logit, 3),
     )
 
 
-def _with_temperature(judge: ScoreFusion, evidence: Sequence[Evidence]) -> ScoreFusion:
-    probs, labels = _found_faces(evidence)
-    if len(labels) < FEWEST:
-        return judge
+def _fit_temperature(fusion: ScoreFusion, outputs: Sequence[StageOutputs]) -> ScoreFusion:
+    """Fit the temperature of the class probabilities (temperature scaling)."""
+    probs, labels = _matched_classes(outputs)
+    if len(labels) < MIN_SAMPLES:
+        return fusion
     rows = np.arange(len(labels))
 
-    def loss(temperature: float) -> float:
-        raised = replace(judge, temperature=temperature).class_probs(probs)
-        return float(-np.log(np.maximum(raised[rows, labels], 1e-12)).mean())
+    def negative_log_likelihood(temperature: float) -> float:
+        scaled = replace(fusion, temperature=temperature).class_probs(probs)
+        return float(-np.log(np.maximum(scaled[rows, labels], 1e-12)).mean())
 
-    return replace(judge, temperature=min(TEMPERATURES, key=loss))
+    return replace(fusion, temperature=min(TEMPERATURES, key=negative_log_likelihood))
 
 
-def _with_box(judge: ScoreFusion, evidence: Sequence[Evidence], margin: float) -> ScoreFusion:
-    if any(e.box_deltas is None and len(e.boxes) for e in evidence):
-        return judge
+def _fit_box_blend(fusion: ScoreFusion, outputs: Sequence[StageOutputs], margin: float) -> ScoreFusion:
+    """Fit how far boxes move to where stage 2 sees the face."""
+    if any(o.box_deltas is None and len(o.boxes) for o in outputs):
+        return fusion
 
-    def precision(share: float) -> float:
-        moved = replace(judge, box_blend=share)
+    def average_precision(box_blend: float) -> float:
+        moved = replace(fusion, box_blend=box_blend)
         samples = [
             Sample(
                 str(i),
-                e.gt_boxes,
-                np.zeros(len(e.gt_boxes), np.intp),
-                moved.boxes(e.boxes, e.box_deltas, margin, e.size),
-                moved.face_scores(e.scores, e.face_logits).astype(np.float64),
-                np.zeros(len(e.boxes), np.intp),
+                o.gt_boxes,
+                np.zeros(len(o.gt_boxes), np.intp),
+                moved.boxes(o.boxes, o.box_deltas, margin, o.size),
+                moved.face_scores(o.scores, o.face_logits).astype(np.float64),
+                np.zeros(len(o.boxes), np.intp),
             )
-            for i, e in enumerate(evidence)
+            for i, o in enumerate(outputs)
         ]
         return score_samples(samples, ["face"]).faces.overall.ap or 0.0
 
-    return replace(judge, box_blend=max(BOX_SHARES, key=precision))
+    return replace(fusion, box_blend=max(BOX_BLENDS, key=average_precision))
 
 
-def _with_margin(judge: ScoreFusion, evidence: Sequence[Evidence]) -> ScoreFusion:
-    probs, labels = _found_faces(evidence)
-    return replace(judge, unsure_margin=unsure_margin(judge.class_probs(probs), labels))
+def _fit_unsure_margin(fusion: ScoreFusion, outputs: Sequence[StageOutputs]) -> ScoreFusion:
+    """Fit the margin below which a label is unsure."""
+    probs, labels = _matched_classes(outputs)
+    return replace(fusion, unsure_margin=choose_unsure_margin(fusion.class_probs(probs), labels))
 
 
-def unsure_margin(probs: NDArray[np.float32], labels: NDArray[np.intp]) -> float:
-    """The smallest margin between the two best classes that leaves out half of the wrong labels; 0 without any.
+def choose_unsure_margin(probs: NDArray[np.float32], labels: NDArray[np.intp]) -> float:
+    """Return the smallest margin between the two best classes that leaves half of the wrong labels.
 
-    probs (N, C), labels (N,): of faces found.
+    Args:
+        probs: (N, C) class probabilities of found faces.
+        labels: (N,) their true classes.
+
+    Returns:
+        The margin, 0 without wrong labels.
     """
     if probs.shape[1] < 2:
         return 0.0
@@ -207,33 +251,33 @@ def unsure_margin(probs: NDArray[np.float32], labels: NDArray[np.intp]) -> float
     return round(float(np.quantile(gaps, 0.5)), 3) if len(gaps) else 0.0
 
 
-def _found_faces(evidence: Sequence[Evidence]) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-    """Class probabilities and true classes of the candidates that lie on a face."""
+def _matched_classes(outputs: Sequence[StageOutputs]) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+    """Return class probabilities and true classes of the candidates that match a face."""
     probs, labels = [], []
-    for e in evidence:
-        met = matched(e.boxes, e.gt_boxes)
-        if (met >= 0).any():
-            probs.append(e.probs[met >= 0])
-            labels.append(e.labels[met[met >= 0]])
+    for o in outputs:
+        matches = match_to_faces(o.boxes, o.gt_boxes)
+        if (matches >= 0).any():
+            probs.append(o.probs[matches >= 0])
+            labels.append(o.labels[matches[matches >= 0]])
     if not probs:
         return np.zeros((0, 1), np.float32), np.zeros(0, np.intp)
     return np.concatenate(probs), np.concatenate(labels)
 
 
-def hits(boxes: Boxes, truths: Boxes, threshold: float = MATCH_IOU) -> NDArray[np.bool_]:
-    """(N,) whether each box, best first, meets a truth that no better one has met."""
-    return matched(boxes, truths, threshold) >= 0
+def is_true_positive(boxes: Boxes, gt_boxes: Boxes, threshold: float = MATCH_IOU) -> NDArray[np.bool_]:
+    """Return (N,) whether each box, best first, matches a face that no better box matches."""
+    return match_to_faces(boxes, gt_boxes, threshold) >= 0
 
 
-def matched(boxes: Boxes, truths: Boxes, threshold: float = MATCH_IOU) -> NDArray[np.intp]:
-    """(N,) the truth that each box, best first, meets and no better one has met; -1 where there is none."""
-    right = np.full(len(boxes), -1)
-    if not len(boxes) or not len(truths):
-        return right
-    overlaps = iou(boxes, truths)
+def match_to_faces(boxes: Boxes, gt_boxes: Boxes, threshold: float = MATCH_IOU) -> NDArray[np.intp]:
+    """Return (N,) the face that each box, best first, matches and no better box does; -1 without a match."""
+    matches = np.full(len(boxes), -1)
+    if not len(boxes) or not len(gt_boxes):
+        return matches
+    overlaps = iou(boxes, gt_boxes)
     for i in range(len(boxes)):
         best = int(overlaps[i].argmax())
         if overlaps[i, best] >= threshold:
-            right[i] = best
+            matches[i] = best
             overlaps[:, best] = 0
-    return right
+    return matches

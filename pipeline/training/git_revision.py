@@ -1,4 +1,4 @@
-"""Which commit of the project is running."""
+"""Finds the commit of the running project."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def git_revision(root: Path = ROOT) -> str | None:
-    """The commit that `root` is a checkout of, "+changes" behind it where files differ; None where git cannot tell."""
+    """Return the commit of the checkout `root`, with "+changes" where files differ; None if git does not know it."""
     try:
         commit = _git(root, "rev-parse", "HEAD")
-        # An installed copy inside another project's repository is no checkout of ours.
+        # A copy installed inside another project's repository is not a checkout of ours.
         if Path(_git(root, "rev-parse", "--show-toplevel")).resolve() != root.resolve():
             return None
         changed = _git(root, "status", "--porcelain", "--untracked-files=no")
@@ -22,5 +22,6 @@ def git_revision(root: Path = ROOT) -> str | None:
 
 
 def _git(root: Path, *command: str) -> str:
+    """Return the output of a git command in `root`."""
     done = subprocess.run(["git", "-C", str(root), *command], capture_output=True, text=True, check=True, timeout=30)
     return done.stdout.strip()

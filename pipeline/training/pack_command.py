@@ -1,4 +1,4 @@
-"""Makes a bundle from trained runs: the command pipeline.pack."""
+"""Command: make a bundle from trained runs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import tyro
 
 from common.cli import console, program_name, refuse_renamed, requires_extra, run_cli
 from common.errors import UserError
@@ -21,37 +23,37 @@ RENAMED_FLAGS = {"--like": "--settings-from", "--pnet": "--pnet-threshold", "--r
 class PackArgs:
     """Export a trained classifier and a cascade to ONNX, check them against torch, and write a bundle.
 
-    With --data, the cascade is fitted to the annotators (the stock one's boxes on the training photos, the fine-tuned
-    one's scores on the validation photos), how the classifier joins it is fitted on the validation photos (what its
-    verdicts weigh, its temperature, how far boxes move, when a face is unsure), the threshold is chosen there,
-    and the bundle records what it scores there.
+    With --data, settings are fitted. The stock cascade's boxes are corrected on the training photos. On the validation
+    photos, the fine-tuned cascade's scores are calibrated, and the score fusion is fitted: the classifier's weight and
+    temperature, how far boxes move, when a label is unsure. The score threshold is chosen there, too, and the
+    bundle records its metrics on these photos.
     """
 
     run: tuple[Path, ...]
-    """Runs of stage2_classifier.train, whose classifiers are averaged, or a bundle whose classifier is kept."""
+    """Runs of stage2_classifier.train, whose classifiers are averaged, or a bundle whose classifier is taken."""
     out: Path
     """Bundle directory to write."""
     cascade: Path | None = None
-    """Run of stage1_faces.finetune; the stock cascade when not given."""
+    """Run of stage1_faces.finetune; by default the stock cascade."""
     data: Path | None = None
-    """Annotated photos to fit the cascade and choose the threshold on."""
+    """Annotated photos to fit the settings on."""
     splits: Path = Path("splits.csv")
     """The split of --data."""
     min_face: float | None = None
-    """Smallest face looked for, pixels; default: 6, of the stock cascade 12."""
+    """Smallest face to find, in pixels; default: 6, of the stock cascade 12."""
     pnet_threshold: float | None = None
     """Face probability that passes P-Net; default: 0.2, of the stock cascade 0.6."""
     rnet_threshold: float | None = None
-    """Face probability that passes R-Net (P-Net's counts, too, but in the stock cascade); default: 0.15, stock 0.3."""
+    """Face probability that passes R-Net (P-Net's weighs in, except in the stock cascade); default: 0.15, stock 0.3."""
     score: float | None = None
-    """`score` from which on a face is reported; default: the best F1 on validation photos, 0.5 without --data."""
+    """`score` from which a face is reported; default: the best F1 on validation photos, 0.5 without --data."""
     settings_from: Path | None = None
-    """Bundle of the same recipe whose settings and figures are taken, for weights learned from all photos."""
+    """Bundle of the same recipe whose settings and metrics are taken, for weights trained on all photos."""
     note: str = ""
     """Kept in the bundle's provenance."""
 
     def search(self) -> Search:
-        """The cascade's settings. Raises UserError when a value is out of range."""
+        """Return the cascade's settings. Raise UserError when a value is out of range."""
         given = {name: getattr(self, name) for name in ("min_face", "pnet_threshold", "rnet_threshold")}
         default: Search = CascadeConfig() if self.cascade else STOCK_SEARCH
         try:
@@ -61,25 +63,20 @@ class PackArgs:
 
 
 def run(args: PackArgs) -> int:
-    """Pack a bundle and say what it holds."""
+    """Pack a bundle, and print its size, classes and score threshold."""
     with requires_extra("train"):
         from pipeline.data.checks import check_apart
-        from pipeline.training.pack import pack_bundle, photos_of
+        from pipeline.training.pack import pack_bundle, read_fit_photos
     if args.data is not None:
         check_apart(args.data, args.out, "--out")
-    search = args.search()
-    if args.settings_from is not None and (args.min_face, args.pnet_threshold, args.rnet_threshold) != (
-        None,
-        None,
-        None,
-    ):
-        raise UserError(
-            "--settings-from takes all settings from that bundle; leave out --min-face, --pnet-threshold and --rnet-threshold"
-        )
-    photos = None if args.data is None else photos_of(args.data, args.splits)
+    config = args.search()
+    cascade_flags = ("--min-face", "--pnet-threshold", "--rnet-threshold")
+    if args.settings_from is not None and (args.min_face, args.pnet_threshold, args.rnet_threshold) != (None,) * 3:
+        raise UserError(f"--settings-from takes all settings from that bundle; leave out {', '.join(cascade_flags)}")
+    photos = None if args.data is None else read_fit_photos(args.data, args.splits)
     for problem in photos.problems if photos else ():
         print(f"warning: {problem}", file=sys.stderr)
-    bundle = pack_bundle(args.run, args.out, search, args.cascade, photos, args.score, args.note, args.settings_from)
+    bundle = pack_bundle(args.run, args.out, config, args.cascade, photos, args.score, args.note, args.settings_from)
     size = sum(file.stat().st_size for file in bundle.path.iterdir())
     classes = ", ".join(bundle.meta.class_names)
     console().print(
@@ -92,8 +89,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
 
     def command() -> int:
-        import tyro
-
         refuse_renamed(argv, RENAMED_FLAGS)
         return run(tyro.cli(PackArgs, args=argv, prog=program_name("pipeline.pack")))
 

@@ -1,6 +1,6 @@
-"""One training of the whole pipeline on one split: fine-tune, crops, classifiers, bundle, each step in its own process.
+"""The steps that train the whole pipeline on one split: cascade, crops, classifiers, bundle.
 
-Started again after a kill, a branch goes on: steps that are finished are not repeated, the others resume.
+Each step is a process. After a kill, finished steps are not repeated, and the others resume.
 """
 
 from __future__ import annotations
@@ -15,61 +15,63 @@ from pipeline.training.steps import ExtraArgs, TrainingStep
 from stage2_classifier.config import FACE_TRUNK, experiment
 from stage2_classifier.data.crop_manifest import CropSet, read_crop_set
 
-# Two networks of different kinds err on different faces; their mean beats either (EXPERIMENTS.md).
+# Two networks of different kinds make different errors; their mean beats each of them (EXPERIMENTS.md).
 EXPERIMENTS = ("final_trunk", "final_cnn")
-# A few steps of each training, to see that everything fits; at rates that make up for their being in the warm-up.
+# A few steps of each training, as a check that everything fits. The rates are higher: all steps are in the warm-up.
 QUICK_STEPS = {"pnet-steps": 60, "rnet-steps": 30, "onet-steps": 30, "epoch-steps": 20, "passes": 1}
 QUICK_STEPS |= {"rnet-batch": 64, "onet-batch": 64}
 QUICK_RATES = {"pnet-rate": 0.01, "rnet-rate": 0.01, "onet-rate": 0.01}
 QUICK_EPOCHS = 2
 CROPS = "crops"
-QUICK_NOTE = "quick: a few steps of each training, to see that everything fits; a poor detector"
+QUICK_NOTE = "quick: a few steps of each training, as a check that everything fits; a poor detector"
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """data, splits: what is learned from. folder: of everything that the branch makes. experiments: of stage 2.
-
-    like: a bundle whose settings and figures are taken, where `splits` leaves no photos to fit them on. beside: folders
-    of branches whose classifiers are to be of the same make: what their crops do not allow is left out here, too.
-    quick: a few steps of each training, to see that everything fits.
-    """
+    """One training of the whole pipeline on one split."""
 
     data: Path
+    """Annotated photos."""
     splits: Path
+    """splits.csv to follow."""
     folder: Path
+    """Folder of all results."""
     experiments: tuple[str, ...] = EXPERIMENTS
+    """Stage 2's experiments, whose networks are averaged."""
     settings_from: Path | None = None
+    """Bundle whose settings and metrics are taken, when `splits` leaves no photos to fit them on."""
     sibling_runs: tuple[Path, ...] = ()
+    """Folders of plans with the same classifiers: what their crops do not allow is left out here, too."""
     quick: bool = False
+    """Whether to run only a few steps of each training, as a check that everything fits."""
 
     @property
     def cascade(self) -> Path:
-        """Run of the fine-tuned cascade."""
+        """Return the run of the fine-tuned cascade."""
         return self.folder / "cascade"
 
     @property
     def crops(self) -> Path:
-        """The crop set."""
+        """Return the folder of the crops."""
         return self.folder / CROPS
 
     @property
     def runs(self) -> tuple[Path, ...]:
-        """Training runs of stage 2."""
+        """Return the training runs of stage 2."""
         return tuple(self.folder / "runs" / name for name in self.experiments)
 
     @property
     def bundle(self) -> Path:
-        """What comes of it."""
+        """Return the folder of the bundle."""
         return self.folder / "bundle"
 
     @property
     def steps(self) -> list[TrainingStep]:
-        """All of them, in their order."""
+        """Return all steps in order."""
         return [*self.detector_steps(), *self.classifier_steps(), self.bundle_step()]
 
     def detector_steps(self) -> list[TrainingStep]:
-        """The first steps: stage 1, and what it sees in the photos."""
+        """Return the steps that train stage 1 and cut the crops."""
         photos = ("--data", str(self.data), "--splits", str(self.splits))
         tune = ("--out", str(self.cascade), "--threads", "1", *self._quick({**QUICK_STEPS, **QUICK_RATES}))
         cut = ("--out", str(self.crops), "--cascade", str(self.cascade), "--workers", "1")
@@ -79,22 +81,24 @@ class TrainingPlan:
         ]
 
     def classifier_steps(self) -> list[TrainingStep]:
-        """The next ones: stage 2's trainings. The crops of the branches beside must be there, too."""
+        """Return the steps that train stage 2; when they run, the sibling runs' crops must exist."""
         crops = (self.crops, *(folder / CROPS for folder in self.sibling_runs))
         steps = []
         for run in self.runs:
             config = experiment(run.name)
             options = ["--experiment", run.name, "--runs", str(run.parent), "--resume", "--threads", "1"]
             if config.model == FACE_TRUNK:
-                # What O-Net has learned of masked faces by now is a better start than what it knew of bare ones.
+                # The fine-tuned O-Net knows masked faces: a better start than the stock one.
                 options += ["--no-pretrained", "--weights", str(self.cascade / "onet.safetensors")]
             options += self._quick({"epochs": QUICK_EPOCHS, "warmup-epochs": min(config.warmup_epochs, 1)})
             command = ("stage2_classifier.train", "--crops", str(self.crops), *options)
-            steps.append(TrainingStep(run.name, command, run / "summary.json", partial(fit_to_crops, run.name, crops)))
+            steps.append(
+                TrainingStep(run.name, command, run / "summary.json", partial(args_for_crops, run.name, crops))
+            )
         return steps
 
     def bundle_step(self) -> TrainingStep:
-        """The last step."""
+        """Return the step that packs the bundle."""
         command = ["pipeline.pack", "--run", *map(str, self.runs), "--cascade", str(self.cascade)]
         command += ["--out", str(self.bundle)]
         if self.settings_from is None:
@@ -106,40 +110,43 @@ class TrainingPlan:
         return TrainingStep("bundle", tuple(command), self.bundle / "bundle.json")
 
     def _quick(self, options: Mapping[str, float]) -> list[str]:
+        """Return options as flags if this is a quick training."""
         return [part for name, value in options.items() for part in (f"--{name}", str(value))] if self.quick else []
 
 
 def check_experiments(names: Sequence[str]) -> None:
-    """Raises UserError when there are none or one is named twice, UserError when one is not known."""
+    """Raise UserError when there is no experiment, one is named twice, or one is not known."""
     if not names or len(set(names)) < len(names):
         raise UserError("--experiments: name at least one, and each once")
     for name in names:
         experiment(name)
 
 
-def fit_to_crops(name: str, crops: Sequence[Path]) -> ExtraArgs:
-    """What of the experiment `name` one of these crop sets does not allow, as options that leave it out.
+def args_for_crops(name: str, crops: Sequence[Path]) -> ExtraArgs:
+    """Return the options that turn off what some of the crop sets do not allow.
 
-    Other data than the experiments were made for may lack the classes by which masks are moved from face to face, and
-    a small set may be learned so well that stage 1 has no false alarms in it.
+    Data of other classes may not allow mask transfer. On a small dataset, stage 1 may have no false alarms.
+
+    Args:
+        name: the experiment.
+        crops: folders of crop sets.
     """
-    config, sets = experiment(name), [read_crop_set(folder) for folder in crops]
+    config, crop_sets = experiment(name), [read_crop_set(folder) for folder in crops]
     options: list[str] = []
-    why: list[str] = []
-    if config.hard_negatives and not all(any(r.split == "train" for r in one.hard_negatives) for one in sets):
+    reasons: list[str] = []
+    if config.hard_negatives and not all(any(r.split == "train" for r in one.hard_negatives) for one in crop_sets):
         options += ["--hard-negatives", "0", "--no-box-head"]
-        why.append(
-            "learns from faces alone (--hard-negatives 0 --no-box-head): stage 1 has no false alarms in training photos"
-        )
-    if config.mask_transfer_prob and (reason := next(filter(None, map(_unspliced, sets)), "")):
+        flags = " ".join(options)
+        reasons.append(f"trains on faces alone ({flags}): stage 1 has no false alarms in training photos")
+    if config.mask_transfer_prob and (reason := next(filter(None, map(_why_no_mask_transfer, crop_sets)), "")):
         options += ["--mask-transfer-prob", "0"]
-        why.append(f"moves no masks from face to face (--mask-transfer-prob 0): {reason}")
-    return ExtraArgs(tuple(options), tuple(why))
+        reasons.append(f"trains without mask transfer (--mask-transfer-prob 0): {reason}")
+    return ExtraArgs(tuple(options), tuple(reasons))
 
 
-def _unspliced(crops: CropSet) -> str:
-    """Why no mask can be moved from face to face; empty when it can."""
-    # With torch: imported where it is used.
+def _why_no_mask_transfer(crops: CropSet) -> str:
+    """Return why these crops do not allow mask transfer; empty when they do."""
+    # The module needs torch, which a command that only makes a plan does not.
     from stage2_classifier.data.crop_dataset import BARE, INCORRECT, MASKED, CropDataset
 
     if missing := [name for name in (MASKED, BARE, INCORRECT) if name not in crops.class_names]:

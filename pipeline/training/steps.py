@@ -1,7 +1,7 @@
-"""Long work in steps: each in a process of its own that ends with this one, in a folder that one process holds.
+"""Runs long work in steps: each step is a child process, which ends with its parent.
 
-As a program, it is such a process: `python -m pipeline.training.steps MODULE ARGS...` runs a module, and ends when its standard
-input does.
+`python -m pipeline.training.steps MODULE ARGS...` is such a child: it runs a module, and ends when its standard input
+does.
 """
 
 from __future__ import annotations
@@ -28,47 +28,56 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-# The C library gives freed memory back to the system, and training takes the same sizes again in each step: keeping it
-# makes a step up to a third faster. (stage1_faces.finetune sees to that itself.)
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
-IN_ORDER = {"PYTHONUNBUFFERED": "1"}  # a log's last line is the last one printed
-POLL = 0.2  # s between looks at whether to stop
+# The C library returns freed memory to the system, but each training step asks for the same sizes. Keeping the memory
+# makes a training step up to a third faster. (stage1_faces.finetune does this itself.)
+KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
+UNBUFFERED = {"PYTHONUNBUFFERED": "1"}  # so a log ends with the last line printed
+POLL_INTERVAL = 0.2  # s between checks for a stop
 LOCK = ".lock"
-RESUMABLE = "interrupted; the same command goes on"  # what a command in steps says at Ctrl-C
+RESUMABLE = "interrupted; the same command goes on"  # the message of a command in steps at Ctrl-C
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]  # reports one line to the user
 
 
 @dataclass(frozen=True)
 class ExtraArgs:
-    """What a step's command needs besides, known only when it begins: its options, and why, a line for people each."""
+    """Further arguments of a step's command, which are known only when the step begins."""
 
     options: tuple[str, ...] = ()
+    """Flags and values."""
     reasons: tuple[str, ...] = ()
+    """One line for the user per reason."""
 
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """name: for people, and of the log. command: its module and arguments. result: the file that it writes last.
-
-    A step whose result is there is finished. None: the command itself knows, and is quick when nothing is left.
-    fitted: asked when the step begins, for what the steps before it have shown.
-    """
+    """One command of a longer training."""
 
     name: str
+    """Name for the user, and of the log file."""
     command: tuple[str, ...]
+    """Module and arguments."""
     result: Path | None = None
+    """The file that is written last: when it exists, the step is finished. None: the command itself checks that."""
     extra_args: Callable[[], ExtraArgs] = ExtraArgs
+    """Called when the step begins, to use the results of earlier steps."""
 
 
 def run_steps(
-    folder: Path, steps: Iterable[TrainingStep], say: Say = lambda _: None, stop: threading.Event | None = None
+    folder: Path, steps: Iterable[TrainingStep], log: Log = lambda _: None, stop: threading.Event | None = None
 ) -> None:
-    """Runs the steps that are not finished, one after the other; what they print goes to folder/<name>.log.
+    """Run the steps that are not finished, in order; their output goes to folder/<name>.log.
 
-    say: told when a step is done. stop: when it is set, the process at work is ended, and nothing more is begun.
-    Raises UserError with the log's last line when a step fails; one that complains after its result was written (of
-    a photo that it left out) is done, and the line is said.
+    A step that fails after its result was written counts as done: a photo was left out. `log` gets its last line.
+
+    Args:
+        folder: folder of the log files.
+        steps: in order.
+        log: gets one line per finished step.
+        stop: when set, the running process is ended and no step begins.
+
+    Raises:
+        UserError: a step failed; the message has its last line.
     """
     stop = stop or threading.Event()
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,34 +86,36 @@ def run_steps(
             continue
         if stop.is_set():
             return
-        fitted = step.extra_args()
-        for line in fitted.reasons:
-            say(f"{folder.name}: {step.name}: {line}")
-        log = folder / f"{step.name}.log"
-        start, begun = time.monotonic(), log.stat().st_size if log.is_file() else 0
-        code = _run((*step.command, *fitted.options), log, stop)
+        extra = step.extra_args()
+        for reason in extra.reasons:
+            log(f"{folder.name}: {step.name}: {reason}")
+        file = folder / f"{step.name}.log"
+        start, old_size = time.monotonic(), file.stat().st_size if file.is_file() else 0
+        code = run_module((*step.command, *extra.options), file, stop)
         if code is None:
             return
         if code:
-            check_log(log)
-            complaint = _last_line(log, begun, code)
+            check_log(file)
+            message = _last_line(file, old_size, code)
             if step.result is None or not step.result.is_file():
-                raise UserError(f"{log}: this step failed: {complaint}")
-            say(f"{folder.name}: {step.name}: {complaint}")
-        say(f"{folder.name}: {step.name} done in {time.monotonic() - start:.0f} s")
+                raise UserError(f"{file}: this step failed: {message}")
+            log(f"{folder.name}: {step.name}: {message}")
+        log(f"{folder.name}: {step.name} done in {time.monotonic() - start:.0f} s")
 
 
-def run_parallel(works: Sequence[tuple[Path, Sequence[TrainingStep]]], jobs: int, say: Say = lambda _: None) -> None:
-    """`run_steps` for each (folder, steps), `jobs` of them at a time.
+def run_parallel(works: Sequence[tuple[Path, Sequence[TrainingStep]]], jobs: int, log: Log = lambda _: None) -> None:
+    """Call `run_steps` for each (folder, steps), `jobs` of them at a time.
 
-    When one fails, and at Ctrl-C, the others are ended at once, for all of them go on when they are started again.
-    Raises UserError as `run_steps` does.
+    When one fails, and at Ctrl-C, the others are ended at once: all of them resume when they are started again.
+
+    Raises:
+        UserError: as `run_steps`.
     """
     stop = threading.Event()
 
     def work(folder: Path, steps: Sequence[TrainingStep]) -> None:
         try:
-            run_steps(folder, steps, say, stop)
+            run_steps(folder, steps, log, stop)
         except BaseException:
             stop.set()
             raise
@@ -119,13 +130,13 @@ def run_parallel(works: Sequence[tuple[Path, Sequence[TrainingStep]]], jobs: int
         future.result()
 
 
-def _run(command: Sequence[str], log: Path, stop: threading.Event) -> int | None:
-    """Runs a module with its arguments and gives its exit code; None when it was stopped."""
-    environment = {**os.environ, **KEEP_MEMORY, **IN_ORDER}
-    with log.open("ab") as file:
+def run_module(command: Sequence[str], log_file: Path, stop: threading.Event) -> int | None:
+    """Run a module in a child process and return its exit code; None when it was stopped."""
+    environment = {**os.environ, **KEEP_FREED_MEMORY, **UNBUFFERED}
+    with log_file.open("ab") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "pipeline.training.steps", *command],
-            stdin=subprocess.PIPE,  # its other end closes with this process, however that ends
+            stdin=subprocess.PIPE,  # the other end closes when this process ends, in any way
             stdout=file,
             stderr=file,
             env=environment,
@@ -133,7 +144,7 @@ def _run(command: Sequence[str], log: Path, stop: threading.Event) -> int | None
         try:
             while not stop.is_set():
                 try:
-                    return process.wait(POLL)
+                    return process.wait(POLL_INTERVAL)
                 except subprocess.TimeoutExpired:
                     pass
             return None
@@ -143,17 +154,17 @@ def _run(command: Sequence[str], log: Path, stop: threading.Event) -> int | None
             process.communicate()
 
 
-def check_log(log: Path) -> None:
-    """Raises OSError when the log takes no more: what it says last is not why its step failed then."""
-    with naming(log), log.open("ab", buffering=0) as file:
+def check_log(log_file: Path) -> None:
+    """Raise OSError when the log cannot grow: its last line is not the reason for a failure then."""
+    with naming(log_file), log_file.open("ab", buffering=0) as file:
         file.write(b"\n")
 
 
-def _last_line(log: Path, begun: int, code: int) -> str:
-    """What a command that failed said last, of the log's bytes from `begun` on."""
+def _last_line(log_file: Path, start: int, code: int) -> str:
+    """Return the last line of a command that failed, from the log's byte `start` on."""
     if code < 0:
         return f"killed by signal {-code} (out of memory?)"
-    lines = log.read_bytes()[begun:].decode("utf-8", errors="replace").strip().splitlines()
+    lines = log_file.read_bytes()[start:].decode("utf-8", errors="replace").strip().splitlines()
     return lines[-1].removeprefix("error: ") if lines else f"exit code {code}"
 
 
@@ -196,14 +207,14 @@ def _check_same(file: Path, record: Mapping[str, Any], holds: str, flag: str) ->
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the module argv[0] with the arguments argv[1:], and ends when standard input does."""
+    """Run the module argv[0] with the arguments argv[1:], and end when standard input does."""
 
-    def wait() -> None:
+    def exit_with_parent() -> None:
         while os.read(0, 1):
             pass
         os._exit(1)
 
-    threading.Thread(target=wait, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
     sys.argv = list(argv)
     runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
 

@@ -2,9 +2,9 @@
 
     python -m pipeline.train_all --data DIR --out my-bundle
 
-Any of the annotation formats, any class names. The recipe is learned twice, side by side: once from the training part
-of the split, to fit settings on the validation photos and to score it on the test photos, and once from all photos,
-which gives the bundle's weights. Started again after a kill, it goes on where it was.
+All annotation formats and class names are possible. The recipe is trained twice, in parallel. The first training
+uses the split's training part. Its settings are fitted on the validation photos, and it is scored on the test photos.
+The second training uses all photos and gives the bundle's weights. After a kill, the same command resumes.
 """
 
 from __future__ import annotations
@@ -16,28 +16,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import tyro
+
 from common.annotations import AnnotatedImage, Annotations, read_dataset
 from common.cli import console, program_name, refuse_renamed, requires_extra, run_cli
 from common.errors import UserError
 from common.files import write_bytes
 from common.splits import SPLITS, read_splits
 from pipeline.data.build_crops import check_class_names
-from pipeline.data.checks import FEW, check_apart, usable_images
+from pipeline.data.checks import MAX_SHOWN, check_apart, check_dataset
 from pipeline.data.duplicates import near_duplicate_groups
 from pipeline.data.split import SplitRow, make_split, write_splits
 from pipeline.evaluate.bootstrap import ONE_LABEL
 from pipeline.inference.bundle import GRAPHS, Bundle, check_place, write_bundle
 from pipeline.training.plan import EXPERIMENTS, TrainingPlan, check_experiments
-from pipeline.training.steps import RESUMABLE, Say, TrainingStep, locked_workdir, run_parallel, run_steps
+from pipeline.training.steps import RESUMABLE, Log, TrainingStep, locked_workdir, run_parallel, run_steps
 
-OWN = ("part", "all", "report", "splits.csv", "splits.all.csv", "train_all.json")  # in --work-dir
-QUICK_REMARK = "--quick: a few steps of each training, to see that everything fits; the detector will be poor"
+RESERVED = ("part", "all", "report", "splits.csv", "splits.all.csv", "train_all.json")  # in --work-dir
+QUICK_REMARK = "--quick: a few steps of each training, as a check that everything fits; the detector will be poor"
 ALL_PHOTOS_REMARK = """\
-This bundle's weights were learned from all photos. The figures below are those of the same recipe learned from the
-training part alone, whose settings the bundle has, on the test photos: none was seen in training.
+This bundle's weights were learned from all photos. The metrics below are those of the same recipe, learned from the
+training part alone, on the test photos: none was seen in training. The bundle has that training's settings.
 
 """
-
 
 # The present flag by its name in earlier versions.
 RENAMED_FLAGS = {"--work": "--work-dir"}
@@ -45,18 +46,18 @@ RENAMED_FLAGS = {"--work": "--work-dir"}
 
 @dataclass(frozen=True)
 class TrainAllArgs:
-    """Train a detector on annotated photos, from beginning to end."""
+    """Train a detector on annotated photos, from the first step to the last."""
 
     data: Path
     """Annotated photos: a Pascal VOC, COCO or YOLO folder."""
     out: Path
     """Bundle directory to write."""
     work_dir: Path = Path("runs/train_all")
-    """Folder of everything on the way: splits, runs, crops, logs, the report."""
+    """Folder of all intermediate results: splits, runs, crops, logs, the report."""
     splits: Path | None = None
     """splits.csv to follow; made with pipeline.split's defaults when not given."""
     all_photos: bool = True
-    """--no-all-photos: the bundle's weights are those that learned from the training photos alone; half the work."""
+    """--no-all-photos: the bundle has the weights learned from the training photos alone, for half the work."""
     experiments: tuple[str, ...] = EXPERIMENTS
     """Stage 2's experiments (python -m stage2_classifier.train --list), whose networks are averaged."""
     seed: int = 0
@@ -64,23 +65,23 @@ class TrainAllArgs:
     jobs: int = 2
     """Trainings at a time, each with one thread."""
     quick: bool = False
-    """Only a few steps of each training, to see that everything fits; the detector will be poor."""
+    """Run only a few steps of each training, as a check that everything fits; the detector will be poor."""
 
 
 def run(args: TrainAllArgs) -> int:
-    """Runs what is left to do, prints the headline and says where the report lies."""
-    _check(args)
+    """Run the remaining work, and print the main metrics and the report's place."""
+    _check_args(args)
     with requires_extra("train"):
-        import faster_coco_eval  # noqa: F401 (missing: say so before an hour of training)
+        import faster_coco_eval  # noqa: F401 (missing: an error before an hour of training)
         import torch  # noqa: F401
     from stage1_faces.training.run_folder import fingerprint
 
-    read = read_dataset(args.data)
-    check_class_names(read.class_names)
+    annotations = read_dataset(args.data)
+    check_class_names(annotations.class_names)
     if args.splits is not None:
         read_splits(args.splits)
     record = {
-        "data": fingerprint(read.images),
+        "data": fingerprint(annotations.images),
         "splits": None if args.splits is None else args.splits.read_text(encoding="utf-8"),
         "seed": args.seed,
         "experiments": list(args.experiments),
@@ -88,120 +89,123 @@ def run(args: TrainAllArgs) -> int:
     }
     out = console()
 
-    def say(line: str) -> None:
+    def log(line: str) -> None:
         out.print(line, markup=False, highlight=False)
 
-    with locked_workdir(args.work_dir, "train_all.json", record, "training", "--work-dir") as goes_on:
-        if goes_on:
-            say(f"{args.work_dir}: goes on")
+    with locked_workdir(args.work_dir, "train_all.json", record, "training", "--work-dir") as resumed:
+        if resumed:
+            log(f"{args.work_dir}: resumed")
         if args.quick:
-            say(QUICK_REMARK)
-        _train(args, read, say)
+            log(QUICK_REMARK)
+        _train(args, annotations, log)
     return 0
 
 
-def _check(args: TrainAllArgs) -> None:
-    """Raises UserError or UserError on what can be refused before the work."""
+def _check_args(args: TrainAllArgs) -> None:
+    """Raise UserError on arguments that can be refused before the work."""
     if args.jobs < 1:
-        raise UserError(f"--jobs {args.jobs}: give 1 or more")
+        raise UserError(f"--jobs {args.jobs}: use 1 or more")
     if args.seed < 0:
-        raise UserError(f"--seed {args.seed}: give 0 or more")
+        raise UserError(f"--seed {args.seed}: use 0 or more")
     check_experiments(args.experiments)
     check_place(args.out)
     work, out = args.work_dir.resolve(), args.out.resolve()
-    if work.is_relative_to(out) or any(out.is_relative_to(work / name) for name in OWN):
-        raise UserError(f"{args.out}: --work-dir needs this place for itself; give another --out")
+    if work.is_relative_to(out) or any(out.is_relative_to(work / name) for name in RESERVED):
+        raise UserError(f"{args.out}: is reserved for files in --work-dir; give another --out")
     check_apart(args.data, args.work_dir, "--work-dir")
     check_apart(args.data, args.out, "--out")
 
 
-def _train(args: TrainAllArgs, read: Annotations, say: Say) -> None:
+def _train(args: TrainAllArgs, annotations: Annotations, log: Log) -> None:
+    """Train, score and write the bundle."""
     start = time.monotonic()
-    splits = _splits(args, read, say)
-    part = TrainingPlan(args.data, splits, args.work_dir / "part", args.experiments, quick=args.quick)
-    branches = [part]
-    if args.all_photos:
-        every = args.work_dir / "splits.all.csv"
-        write_splits(every, [SplitRow(name, "train", i) for i, name in enumerate(read_splits(splits))])
-        whole = replace(
-            part, splits=every, folder=args.work_dir / "all", settings_from=part.bundle, sibling_runs=(part.folder,)
-        )
-        branches = [replace(part, sibling_runs=(whole.folder,)), whole]
-    run_parallel([(branch.folder, branch.detector_steps()) for branch in branches], args.jobs, say)
-    run_parallel([(branch.folder, branch.classifier_steps()) for branch in branches], args.jobs, say)
-    for branch in branches:  # the second takes its settings from the first
-        run_steps(branch.folder, [branch.bundle_step()], say)
-    report, figures = args.work_dir / "report" / "evaluation.md", args.work_dir / "report" / "evaluation.json"
-    scored = ("--data", str(args.data), "--splits", str(splits), "--bundle", str(part.bundle))
-    command = ("pipeline.evaluate", *scored, "--out", str(report.parent))
-    run_steps(args.work_dir, [TrainingStep("report", command, figures)], say)
+    splits = _splits(args, annotations, log)
+    plans = _plans(args, splits)
+    run_parallel([(plan.folder, plan.detector_steps()) for plan in plans], args.jobs, log)
+    run_parallel([(plan.folder, plan.classifier_steps()) for plan in plans], args.jobs, log)
+    for plan in plans:  # the second bundle takes its settings from the first
+        run_steps(plan.folder, [plan.bundle_step()], log)
+    folder = args.work_dir / "report"
+    report, record = folder / "evaluation.md", folder / "evaluation.json"
+    scored = ("--data", str(args.data), "--splits", str(splits), "--bundle", str(plans[0].bundle))
+    command = ("pipeline.evaluate", *scored, "--out", str(folder))
+    run_steps(args.work_dir, [TrainingStep("report", command, record)], log)
     text = report.read_text(encoding="utf-8")
-    bundle = _deliver(branches[-1].bundle, args.out, ALL_PHOTOS_REMARK + text if args.all_photos else text)
-    say(f"{args.out}: classes {', '.join(bundle.meta.class_names)}; report.md in it")
-    for line in _headline(figures):
-        say(line)
-    say(f"{report}: the report, with pictures beside it; took {time.monotonic() - start:.0f} s now")
+    bundle = _copy_bundle(plans[-1].bundle, args.out, ALL_PHOTOS_REMARK + text if args.all_photos else text)
+    log(f"{args.out}: classes {', '.join(bundle.meta.class_names)}; report.md in it")
+    for line in _main_metrics(record):
+        log(line)
+    log(f"{report}: the report, with pictures next to it; took {time.monotonic() - start:.0f} s now")
 
 
-def _splits(args: TrainAllArgs, read: Annotations, say: Say) -> Path:
-    """The split of the photos that can be used, made when it is not there; what is left out of it is named.
+def _plans(args: TrainAllArgs, splits: Path) -> list[TrainingPlan]:
+    """Return the plan of the training part, and that of all photos if asked for."""
+    part = TrainingPlan(args.data, splits, args.work_dir / "part", args.experiments, quick=args.quick)
+    if not args.all_photos:
+        return [part]
+    all_splits, folder = args.work_dir / "splits.all.csv", args.work_dir / "all"
+    write_splits(all_splits, [SplitRow(name, "train", i) for i, name in enumerate(read_splits(splits))])
+    whole = replace(part, splits=all_splits, folder=folder, settings_from=part.bundle, sibling_runs=(part.folder,))
+    return [replace(part, sibling_runs=(folder,)), whole]
 
-    Raises UserError when a side of it has no faces.
-    """
+
+def _splits(args: TrainAllArgs, annotations: Annotations, log: Log) -> Path:
+    """Return the split file of the usable photos, made when missing; raise UserError when a split has no faces."""
     file = args.work_dir / "splits.csv"
     if file.is_file():
         return file
-    images = {image.image_id: image for image in usable_images(args.data, read, say)}
-    rows = _dealt(images, args.seed, say) if args.splits is None else _followed(args.splits, images, say)
-    faces = {side: Counter[str]() for side in SPLITS}
+    images = {image.image_id: image for image in check_dataset(args.data, annotations, log)}
+    rows = _new_split(images, args.seed, log) if args.splits is None else _given_split(args.splits, images, log)
+    faces = {split: Counter[str]() for split in SPLITS}
     for row in rows:
         faces[row.split].update(images[row.image_id].labels)
-    for side, counts in faces.items():
+    for split, counts in faces.items():
         if not counts:
-            mend = "another --seed or more photos" if args.splits is None else "other --splits"
-            raise UserError(f"{args.data}: no face in split {side}, and a training needs all three; give {mend}")
-        if blank := [name for name in read.class_names if not counts[name]]:
-            say(f"warning: split {side} has no face of class {', '.join(blank)}")
+            fix = "another --seed or more photos" if args.splits is None else "other --splits"
+            raise UserError(f"{args.data}: no face in split {split}, but all three need faces; use {fix}")
+        if absent := [name for name in annotations.class_names if not counts[name]]:
+            log(f"warning: split {split} has no face of class {', '.join(absent)}")
     photos = Counter(row.split for row in rows)
-    say("split: " + "; ".join(f"{side} {photos[side]} photos, {faces[side].total()} faces" for side in SPLITS))
+    log("split: " + "; ".join(f"{split} {photos[split]} photos, {faces[split].total()} faces" for split in SPLITS))
     if args.splits is not None and len(rows) == len(read_splits(args.splits)):
-        write_bytes(file, args.splits.read_bytes())  # as it is: bundles record its sha256
+        write_bytes(file, args.splits.read_bytes())  # unchanged: bundles record its sha256
     else:
         write_splits(file, rows)
     return file
 
 
-def _dealt(images: Mapping[str, AnnotatedImage], seed: int, say: Say) -> list[SplitRow]:
-    """A split as pipeline.split makes it."""
+def _new_split(images: Mapping[str, AnnotatedImage], seed: int, log: Log) -> list[SplitRow]:
+    """Return a split as pipeline.split makes it."""
     found = near_duplicate_groups([image.path for image in images.values()])
     several = [count for count in Counter(found.groups).values() if count > 1]
     if several:
-        say(f"{len(several)} groups of photos that show the same, {sum(several)} photos in them, are kept together")
+        log(f"{len(several)} groups of photos that show the same, {sum(several)} photos in them, are kept together")
     return make_split(list(images.values()), found.groups, seed=seed)
 
 
-def _followed(splits: Path, images: Mapping[str, AnnotatedImage], say: Say) -> list[SplitRow]:
-    """The part of a given split whose photos can be used."""
-    sides = read_splits(splits)
-    if lost := [name for name in sides if name not in images]:
-        say(f"warning: {splits}: left out {len(lost)} photos that are missing or of no use: {_some(lost)}")
-    if stray := [name for name in images if name not in sides]:
-        say(f"warning: {splits}: lacks {len(stray)} photos of the data, which are left out: {_some(stray)}")
-    return [SplitRow(name, side, number) for number, (name, side) in enumerate(sides.items()) if name in images]
+def _given_split(splits: Path, images: Mapping[str, AnnotatedImage], log: Log) -> list[SplitRow]:
+    """Return the rows of a given split whose photos can be used."""
+    given = read_splits(splits)
+    if lost := [name for name in given if name not in images]:
+        log(f"warning: {splits}: left out {len(lost)} photos that are missing or unusable: {_first_names(lost)}")
+    if stray := [name for name in images if name not in given]:
+        log(f"warning: {splits}: lacks {len(stray)} photos of the data, which are left out: {_first_names(stray)}")
+    return [SplitRow(name, split, number) for number, (name, split) in enumerate(given.items()) if name in images]
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:FEW]) + (", ..." if len(names) > FEW else "")
+def _first_names(names: Sequence[str]) -> str:
+    """Return the first names, as a list in text."""
+    return ", ".join(names[:MAX_SHOWN]) + (", ..." if len(names) > MAX_SHOWN else "")
 
 
-def _deliver(made: Path, out: Path, report: str) -> Bundle:
-    """Copies a bundle to `out`, with its report, in one step."""
-    bundle = Bundle.load(made)
+def _copy_bundle(source: Path, out: Path, report: str) -> Bundle:
+    """Copy a bundle to `out`, with its report, in one step."""
+    bundle = Bundle.load(source)
     return write_bundle(out, bundle.meta, {name: bundle.graph_bytes(name) for name in GRAPHS}, report)
 
 
-def _headline(file: Path) -> list[str]:
-    """The report's first figures."""
+def _main_metrics(file: Path) -> list[str]:
+    """Return the main metrics of evaluation.json, one per line."""
     record = json.loads(file.read_text(encoding="utf-8"))
     ours = record["detectors"][0]
     each = [f"AP50/{name}" for name in ours["class_names"]]
@@ -214,11 +218,9 @@ def _headline(file: Path) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line of `python -m pipeline.train_all`."""
+    """Run the command line of `python -m pipeline.train_all`."""
 
     def command() -> int:
-        import tyro
-
         refuse_renamed(argv, RENAMED_FLAGS)
         return run(tyro.cli(TrainAllArgs, args=argv, description=__doc__, prog=program_name("pipeline.train_all")))
 

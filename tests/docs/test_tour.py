@@ -1,10 +1,9 @@
-"""The tour: the whole course on a few made photos, what its page says and hides, and that it goes on after a kill."""
+"""The tour: the whole course on a few synthetic photos, the page, and resuming after a kill."""
 
 from __future__ import annotations
 
 import contextlib
 import fnmatch
-import importlib
 import json
 import re
 import sys
@@ -23,24 +22,25 @@ from docs.tour import command as tour
 from docs.tour import facts as tour_facts
 from docs.tour import runner as tour_runner
 from docs.tour.command import main
-from docs.tour.course import ALTERNATIVES, BASELINE, choose
+from docs.tour.plan import ALTERNATIVES, BASELINE, choose_run
 from docs.tour.portrait import TILES, write_portraits
-from docs.tour.runner import RECORDS, Ran, Runner, TourStep
+from docs.tour.runner import RECORDS, StepResult, StepRunner, TourStep
 from pipeline.data import split
 from pipeline.data.duplicates import Duplicates
 from pipeline.detect.demo import portrait, tiled_photo
 from pipeline.inference.predictor import Predictor
 from stage2_classifier.config import EXPERIMENTS
+from tests.helpers.in_process import run_in_process
 
 PHOTOS, COLUMNS, ROWS, TILE = 8, 4, 2, (128, 105)
 NAME = "my photos"
 
 
-def in_this_process(step: TourStep, folder: Path, log: Path, complaints: Path) -> int:
-    """Stands in for a process: starting each takes seconds."""
+def in_this_process(step: TourStep, folder: Path, log_file: Path, error_file: Path) -> int:
+    """Run a step without a process, whose start takes seconds."""
     with (
-        log.open("w") as out,
-        complaints.open("w") as err,
+        log_file.open("w") as out,
+        error_file.open("w") as err,
         contextlib.chdir(folder),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
@@ -48,11 +48,11 @@ def in_this_process(step: TourStep, folder: Path, log: Path, complaints: Path) -
         if step.snippet:
             exec(step.snippet, {})
             return 0
-        return importlib.import_module(step.command[0]).main(list(step.command[1:]))
+        return run_in_process(step.command[0], step.command[1:])
 
 
 def write_photos(root: Path) -> None:
-    """Photos of eight small portraits each, bare and with drawn masks, as COCO."""
+    """Write photos of eight small portraits each, bare and with drawn masks, as COCO."""
     predictor, face = Predictor.default(), portrait()
     tiles = np.split(tiled_photo(predictor, face), len(TILES), axis=1)
     box = predictor.detect(face).boxes[0] * (TILE[0] / face.shape[1])
@@ -78,11 +78,11 @@ def write_photos(root: Path) -> None:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the data and nothing yet made of it; commands run in this process."""
+    """Return a folder with the data only; commands run in this process."""
     write_photos(tmp_path / NAME)
-    monkeypatch.setattr(tour_runner, "execute", in_this_process)
+    monkeypatch.setattr(tour_runner, "run_step", in_this_process)
     monkeypatch.setenv("COLUMNS", "110")
-    # All are the same face, which would leave one group.
+    # All photos show one face, so they would be one group.
     monkeypatch.setattr(split, "near_duplicate_groups", lambda *_: Duplicates([0, 0, *range(1, PHOTOS - 1)], []))
     return tmp_path
 
@@ -94,18 +94,18 @@ def flags(here: Path, *more: str) -> list[str]:
 
 @pytest.mark.slow
 def test_the_whole_course(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(flags(place)) == 0  # minutes of work: made once for all that is looked at
-    the_page_shows_what_was_run_and_what_came_of_it(place)
+    assert main(flags(place)) == 0  # takes minutes, so one run serves all checks
+    the_page_shows_the_commands_and_results(place)
     every_picture_is_there_and_none_is_of_the_data(place)
-    the_page_names_no_place_of_this_machine(place)
-    again_nothing_is_run_and_the_page_is_the_same(place, monkeypatch)
-    sentences_go_by_the_numbers(place, monkeypatch)
+    the_page_names_no_folder_of_this_machine(place)
+    a_second_run_repeats_nothing_and_gives_the_same_page(place, monkeypatch)
+    sentences_follow_the_numbers(place, monkeypatch)
     capsys.readouterr()
     assert main([*flags(place), "--epochs", "4"]) == 1
     assert "work: holds a tour with another epochs; give another --work-dir" in capsys.readouterr().err
 
 
-def the_page_shows_what_was_run_and_what_came_of_it(place: Path) -> None:
+def the_page_shows_the_commands_and_results(place: Path) -> None:
     page, work = (place / "docs" / "tour.md").read_text(), place / "work"
     text = " ".join(page.split())
     assert "python -m pipeline.split --data 'my photos' --out splits.csv\n" in page
@@ -117,20 +117,20 @@ def the_page_shows_what_was_run_and_what_came_of_it(place: Path) -> None:
     for name in (BASELINE, *ALTERNATIVES):
         f1 = json.loads((work / "runs" / name / "summary.json").read_text())["best"]["val_macro_f1"]
         assert f"| {name} | " in page and f"| {f1:.3f} |" in page
-    report = json.loads((work / "reports-test" / choose(work) / "classification_report.json").read_text())
+    report = json.loads((work / "reports-test" / choose_run(work) / "classification_report.json").read_text())
     assert f"**macro {report['macro_f1']:.3f}** | {report['crops']} |" in page
     errors = json.loads((work / "evaluation" / "evaluation.json").read_text())["detectors"][0]["errors"]
-    assert f"Of {errors['truths']} faces {errors['correct']} are found, boxed and named rightly." in text
-    assert errors["truths"] == sum(len(image.boxes) for image in of_split(place, "test"))
-    assert "not the portrait's" not in text and "3 faces" in text.split("True is, from left to right:")[1]
-    # The bundle that comes with the project knows another split.
-    assert "(by weights that had not seen them)" not in text
+    assert f"Of {errors['truths']} faces {errors['correct']} are found with the right box and class." in text
+    assert errors["truths"] == sum(len(image.boxes) for image in images_of(place, "test"))
+    assert "not those of the portrait" not in text and "3 faces" in text.split("The truth, from left to right:")[1]
+    # The default bundle was trained on another split.
+    assert "(with weights that were not trained on them)" not in text
 
 
-def of_split(place: Path, side: str) -> list[Any]:
+def images_of(place: Path, split: str) -> list[Any]:
     lines = (place / "work" / "splits.csv").read_text().splitlines()
-    mine = {line.split(",")[0] for line in lines if f",{side}," in line}
-    return [image for image in read_dataset(place / NAME).images if image.image_id in mine]
+    ids = {line.split(",")[0] for line in lines if f",{split}," in line}
+    return [image for image in read_dataset(place / NAME).images if image.image_id in ids]
 
 
 def every_picture_is_there_and_none_is_of_the_data(place: Path) -> None:
@@ -143,7 +143,7 @@ def every_picture_is_there_and_none_is_of_the_data(place: Path) -> None:
             picture.load()
             assert picture.width >= 500
     assert sum(file.stat().st_size for file in (docs / "tour").iterdir()) < 1.5e6
-    # Commands that show faces of the data are told not to, or their pictures stay in the work folder.
+    # Commands do not show faces of the data, or their pictures stay in the work folder.
     assert not re.search(r"contact_|worst_|mistakes", " ".join(links))
     for record in (place / "work" / RECORDS).glob("*.json"):
         command = json.loads(record.read_text())["command"]
@@ -151,7 +151,7 @@ def every_picture_is_there_and_none_is_of_the_data(place: Path) -> None:
             assert any("portrait" in word for word in command)
 
 
-def the_page_names_no_place_of_this_machine(place: Path) -> None:
+def the_page_names_no_folder_of_this_machine(place: Path) -> None:
     page = (place / "docs" / "tour.md").read_text()
     for path in (place, Path.cwd(), Path.home(), Path(sys.executable).parent, tour_runner.PROJECT):
         assert f"{path}/" not in page
@@ -159,7 +159,7 @@ def the_page_names_no_place_of_this_machine(place: Path) -> None:
     assert "\n\n\n\n" not in page
 
 
-def again_nothing_is_run_and_the_page_is_the_same(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def a_second_run_repeats_nothing_and_gives_the_same_page(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = place / "docs" / "tour.md"
     before = page.read_text()
     page.unlink()
@@ -167,13 +167,13 @@ def again_nothing_is_run_and_the_page_is_the_same(place: Path, monkeypatch: pyte
     def never(*_: object) -> int:
         raise AssertionError
 
-    monkeypatch.setattr(tour_runner, "execute", never)
+    monkeypatch.setattr(tour_runner, "run_step", never)
     assert main(flags(place)) == 0
     assert page.read_text() == before
 
 
-def sentences_go_by_the_numbers(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = tour_facts.facts_of
+def sentences_follow_the_numbers(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = tour_facts.collect_facts
     monkeypatch.setattr(tour, "_draw", lambda *_: None)
 
     def page(change: Callable[[dict[str, Any]], object]) -> str:
@@ -182,41 +182,41 @@ def sentences_go_by_the_numbers(place: Path, monkeypatch: pytest.MonkeyPatch) ->
             change(facts)
             return facts
 
-        monkeypatch.setattr(tour_facts, "facts_of", facts_of)
+        monkeypatch.setattr(tour_facts, "collect_facts", facts_of)
         assert main([*flags(place), "--out", str(place / "other")]) == 0
         return " ".join((place / "other" / "tour.md").read_text().split())
 
-    unequal = page(lambda facts: (facts["set"].update(ratio=26.4), facts["groups"].update(count=0)))
-    assert "has 26 times as many faces" in unequal and "this set has none that was found" in unequal
-    assert "are far from equal" not in page(lambda facts: facts["set"].update(ratio=1.2))
+    unequal = page(lambda facts: (facts["dataset"].update(ratio=26.4), facts["groups"].update(count=0)))
+    assert "has 26 times as many faces" in unequal and "none was found in this dataset" in unequal
+    assert "are very unequal" not in page(lambda facts: facts["dataset"].update(ratio=1.2))
     best = page(lambda facts: (facts.update(chosen="aug_none"), facts["runs"]["aug_none"].update(f1=9.0)))
-    assert "So **aug_none** goes on" in best
-    assert "So the **baseline** stays" in page(lambda facts: facts.update(chosen=BASELINE))
+    assert "So **aug_none** is packed" in best
+    assert "So the **baseline** is packed" in page(lambda facts: facts.update(chosen=BASELINE))
     full = page(lambda facts: facts.update(epochs=30))
-    assert "epochs are few" not in full and "instead of 30" not in full and "face finder is the stock one" in full
+    assert "epochs are few" not in full and "instead of 30" not in full and "face detector is the stock one" in full
     bare = page(lambda facts: facts["runs"]["aug_none"].update(f1=9.0, gap=0.5))
-    assert "what never looks different is learned by heart. That it is ahead" in bare
-    assert "Here that is worth nothing." in page(lambda facts: facts["runs"]["arch_face_trunk"].update(f1=0.0))
+    assert "without augmentation the network memorizes its crops. Its validation score is higher" in bare
+    assert "Here it gains nothing." in page(lambda facts: facts["runs"]["arch_face_trunk"].update(f1=0.0))
     chosen_by = "were chosen by validation"
     assert chosen_by in page(lambda facts: facts["test_crops"].update(macro_f1=0.0))
     assert chosen_by not in page(lambda facts: facts["test_crops"].update(macro_f1=1.0))
-    one, two = ({"by_stage": {1: a, 2: 5}, "worst": None, "missed_most": None} for a in (9, 1))
-    assert "more is lost in finding faces" in page(lambda facts: facts["test"].update(one))
-    assert "more is lost in naming faces" in page(lambda facts: facts["test"].update(two))
+    one, two = ({"by_stage": {1: a, 2: 5}, "worst": None, "most_missed": None} for a in (9, 1))
+    assert "more is lost in detection" in page(lambda facts: facts["test"].update(one))
+    assert "more is lost in classification" in page(lambda facts: facts["test"].update(two))
     lost = {"faces": 1, "right": None, "first": ""}
     other = page(lambda facts: (facts["found"].update(lost), facts["found_default"].update(lost)))
-    assert "It found 1 face; these classes are not the portrait's" in other
+    assert "It found 1 face; these classes are not those of the portrait" in other
     shown = {"mAP50": 0.8125, "face_AP50": 0.9375}
     assert "it has mAP50 0.812 and face AP50 0.938" in page(lambda facts: facts["bundle"].update(default_val=shown))
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         (["--data", "{here}/nowhere"], "nowhere"),
         (["--data", "{here}/empty"], "empty"),
-        (["--data", "{here}/crops"], "the tour has a crops of its own; rename the folder"),
-        (["--epochs", "2"], "--epochs 2: give 3 or more"),
+        (["--data", "{here}/crops"], "the tour needs the name crops itself; rename the folder"),
+        (["--epochs", "2"], "--epochs 2: use 3 or more"),
         (["--work-dir", "{here}/my photos/work"], "would be read as data; give another --work-dir"),
         (["--out", "{here}/my photos"], "would be read as data; give another --out"),
         (["--out", "{here}/file"], "file: is a file; name a folder with --out"),
@@ -225,7 +225,7 @@ def sentences_go_by_the_numbers(place: Path, monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_refusals_come_before_the_work(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], told: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
 ) -> None:
     root = tmp_path / NAME
     for folder in (root, tmp_path / "empty", tmp_path / "crops"):
@@ -240,37 +240,37 @@ def test_refusals_come_before_the_work(
     before = sorted(tmp_path.rglob("*"))
     assert main(flags(tmp_path, *(word.format(here=tmp_path) for word in more))) == 1
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and told in error and error.count("\n") == 1
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_step_is_a_process_in_the_work_folder(tmp_path: Path) -> None:
     (tmp_path / "in.json").write_text('{"a": 1}')
-    ran = Runner(tmp_path).run(TourStep("tidy", ("json.tool", "--compact", "in.json")))
-    assert ran.printed == '{"a":1}' and ran.step.shown == "python -m json.tool --compact in.json"
+    ran = StepRunner(tmp_path).run(TourStep("tidy", ("json.tool", "--compact", "in.json")))
+    assert ran.printed == '{"a":1}' and ran.step.command_line == "python -m json.tool --compact in.json"
 
 
-def test_what_was_finished_is_not_run_again(tmp_path: Path) -> None:
+def test_finished_steps_are_not_run_again(tmp_path: Path) -> None:
     count = "from pathlib import Path; f = Path('n'); f.write_text(f.read_text() + 'x' if f.exists() else 'x')"
     step = TourStep("count", snippet=count)
     for _ in range(2):
-        Runner(tmp_path).run(step)
+        StepRunner(tmp_path).run(step)
     assert (tmp_path / "n").read_text() == "x"
-    Runner(tmp_path).run(TourStep("count", snippet=f"{count}\nprint('new')"))
+    StepRunner(tmp_path).run(TourStep("count", snippet=f"{count}\nprint('new')"))
     assert (tmp_path / "n").read_text() == "xx"
 
 
 def write(name: str, text: str = "") -> TourStep:
-    return TourStep(name, snippet=f"open('{name}', 'x').write('{text}'); print('{name} {text}')", makes=(name,))
+    return TourStep(name, snippet=f"open('{name}', 'x').write('{text}'); print('{name} {text}')", outputs=(name,))
 
 
-def test_a_killed_step_starts_clean_and_what_builds_on_it_is_made_anew(tmp_path: Path) -> None:
+def test_a_killed_step_starts_clean_and_later_steps_run_again(tmp_path: Path) -> None:
     def run_all(text: str) -> list[str]:
-        runner = Runner(tmp_path)
+        runner = StepRunner(tmp_path)
         return [runner.run(step).printed for step in (write("first"), write("second", text), write("third"))]
 
     run_all("a")
-    (tmp_path / RECORDS / "second.json").unlink()  # as after a kill, with something half written
+    (tmp_path / RECORDS / "second.json").unlink()  # as after a kill within a write
     (tmp_path / "third").write_text("old")
     assert run_all("a") == ["first", "second a", "third"]
     assert (tmp_path / "third").read_text() == ""
@@ -278,51 +278,51 @@ def test_a_killed_step_starts_clean_and_what_builds_on_it_is_made_anew(tmp_path:
     assert run_all("a")[1] == "second a" and (tmp_path / "second").read_text() == "a"
 
 
-def test_a_step_that_fails_is_told_in_one_line_and_not_remembered(tmp_path: Path) -> None:
-    bad = TourStep("bad", snippet="import sys; print('1 of 2'); sys.exit('error: no room')", makes=("never",))
+def test_a_failed_step_is_reported_in_one_line_and_not_recorded(tmp_path: Path) -> None:
+    bad = TourStep("bad", snippet="import sys; print('1 of 2'); sys.exit('error: no room')", outputs=("never",))
     with pytest.raises(UserError, match=r"bad\.err: this step failed: no room$"):
-        Runner(tmp_path).run(bad)
+        StepRunner(tmp_path).run(bad)
     assert not (tmp_path / RECORDS / "bad.json").exists()
 
 
-def test_a_complaint_after_the_result_is_shown_as_a_warning(tmp_path: Path) -> None:
+def test_a_failure_after_the_result_was_written_is_a_warning(tmp_path: Path) -> None:
     code = "import sys; open('made', 'w'); print('done'); sys.exit('noise\\nwarning: one photo left out')"
-    ran = Runner(tmp_path).run(TourStep("made", snippet=code, makes=("made",)))
+    ran = StepRunner(tmp_path).run(TourStep("made", snippet=code, outputs=("made",)))
     assert ran.printed == "done\nwarning: one photo left out"
 
 
-def test_places_of_this_machine_are_made_relative(tmp_path: Path) -> None:
+def test_folders_of_this_machine_are_made_relative(tmp_path: Path) -> None:
     data = tmp_path / "elsewhere" / "set"
     code = f"import os; print(os.getcwd() + '/my-bundle: 4 MB'); print({str(data)!r} + '/images/a.png')"
     (tmp_path / "work").mkdir()
-    ran = Runner(tmp_path / "work", [(data, "set")]).run(TourStep("say", snippet=code))
+    ran = StepRunner(tmp_path / "work", [(data, "set")]).run(TourStep("say", snippet=code))
     assert ran.printed == "my-bundle: 4 MB\nset/images/a.png"
 
 
-def test_long_output_is_cut_and_says_so() -> None:
-    ran = Ran(TourStep("s"), "\n".join("abcdef"), 0)
-    assert ran.part() == "a\nb\nc\nd\ne\nf"
-    assert ran.part(head=1, tail=2) == "a\n... (3 more lines)\ne\nf"
-    assert ran.part(until="c") == "a\nb\n... (4 more lines)"
-    assert ran.part(head=4, tail=2) == ran.part()
-    assert max(map(len, Ran(TourStep("s"), "word " * 99, 0).part().splitlines())) <= tour_runner.WIDTH
+def test_an_excerpt_counts_the_lines_left_out() -> None:
+    ran = StepResult(TourStep("s"), "\n".join("abcdef"), 0)
+    assert ran.excerpt() == "a\nb\nc\nd\ne\nf"
+    assert ran.excerpt(head=1, tail=2) == "a\n... (3 more lines)\ne\nf"
+    assert ran.excerpt(until="c") == "a\nb\n... (4 more lines)"
+    assert ran.excerpt(head=4, tail=2) == ran.excerpt()
+    assert max(map(len, StepResult(TourStep("s"), "word " * 99, 0).excerpt().splitlines())) <= tour_runner.WIDTH
 
 
 def test_long_commands_are_broken_between_options() -> None:
     step = TourStep("s", ("pipeline.thing", "a b", *(part for k in range(9) for part in (f"--option-{k}", "value"))))
-    first, *more = step.shown.split(" \\\n    ")
+    first, *more = step.command_line.split(" \\\n    ")
     assert first.startswith("python -m pipeline.thing 'a b' --option-0 value")
     assert more and all(line.startswith("--option-") and line.endswith(" value") for line in more)
     assert max(map(len, (first, *more))) <= tour_runner.WIDTH
-    assert TourStep("s", ("pipeline.thing",)).shown == "python -m pipeline.thing"
+    assert TourStep("s", ("pipeline.thing",)).command_line == "python -m pipeline.thing"
 
 
-def test_text_is_wrapped_and_nothing_else() -> None:
+def test_only_text_is_wrapped() -> None:
     words = " ".join(["word"] * 60)
     kept = f"# {words}\n\n| {words} |\n\n```text\n{words}\n\n{words}\n```\n\n![{words}](a.png)\n"
-    assert tour.wrapped(kept) == kept
-    lines = tour.wrapped(f"{words}\n{words}\n\n- {words}\n- short\n\n1. [a](#a)\n2. [b](#b)").splitlines()
-    assert max(map(len, lines)) <= tour.LINE and lines[-3:] == ["", "1. [a](#a)", "2. [b](#b)"]
+    assert tour.wrap_markdown(kept) == kept
+    lines = tour.wrap_markdown(f"{words}\n{words}\n\n- {words}\n- short\n\n1. [a](#a)\n2. [b](#b)").splitlines()
+    assert max(map(len, lines)) <= tour.LINE_WIDTH and lines[-3:] == ["", "1. [a](#a)", "2. [b](#b)"]
     assert [line[:2] for line in lines[lines.index("") + 1 : -3]] == ["- ", "  ", "  ", "- "]
 
 
@@ -338,20 +338,20 @@ def test_experiments_named_in_the_text_exist() -> None:
 @pytest.mark.parametrize(
     ("scores", "chosen"),
     [
-        ((0.80, 0.81, 0.70, 0.78), BASELINE),  # no better than another seed is different
+        ((0.80, 0.81, 0.70, 0.78), BASELINE),  # the gain is not larger than that of another seed
         ((0.80, 0.84, 0.70, 0.78), ALTERNATIVES[0]),
         ((0.80, 0.84, 0.85, 0.82), ALTERNATIVES[1]),
-        ((0.80, 0.70, 0.70, 0.90), BASELINE),  # the seed itself is no choice
+        ((0.80, 0.70, 0.70, 0.90), BASELINE),  # the other seed cannot be chosen
     ],
 )
-def test_the_choice_is_by_validation_and_more_than_chance(
+def test_an_alternative_is_chosen_if_its_gain_exceeds_chance(
     tmp_path: Path, scores: tuple[float, ...], chosen: str
 ) -> None:
     for name, score in zip((BASELINE, *ALTERNATIVES, "seed_1"), scores, strict=True):
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
         (folder / "summary.json").write_text(json.dumps({"best": {"val_macro_f1": score}}))
-    assert choose(tmp_path) == chosen
+    assert choose_run(tmp_path) == chosen
 
 
 def test_the_portraits_are_three_annotated_faces(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The crop dataset: what is cut, what is left alone when run again, and what is refused."""
+"""The crop dataset: what is cut, what a second run keeps, and what is refused."""
 
 import csv
 
@@ -9,7 +9,7 @@ from PIL import Image
 from common.annotations import AnnotatedImage, Annotations
 from common.errors import UserError
 from pipeline.data import build_crops as module
-from pipeline.data import hard_negatives as rejects_module
+from pipeline.data import hard_negatives
 from pipeline.data.build_crops import build_crops, main
 from stage1_faces.faces import Faces
 from stage2_classifier.cropping import cut_crop
@@ -32,7 +32,7 @@ def voc(boxes, name, size):
 
 @pytest.fixture
 def data(tmp_path):
-    """Nine photos in the Kaggle layout, one face of each class in each, and a split."""
+    """Write nine photos in the Kaggle layout, each with one face per class, and a split."""
     root = tmp_path / "data"
     (root / "images").mkdir(parents=True)
     (root / "annotations").mkdir()
@@ -57,12 +57,12 @@ def build(data, *flags, out="crops", workers="1"):
 def test_crops_are_not_written_among_the_photos(data, capsys):
     before = sorted(data.rglob("*"))
     assert build(data, out="data/images/crops") == 1
-    place = f"{data}/data/images/crops: lies in {data}/data"
-    assert capsys.readouterr().err == f"error: {place} and would be read as data; give another --out\n"
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {data}/data/images/crops: ") and "another --out" in error
     assert sorted(data.rglob("*")) == before
 
 
-def test_cuts_one_crop_a_face_into_class_folders(data, capsys):
+def test_cuts_one_crop_per_face_into_class_folders(data, capsys):
     assert build(data) == 0
     crops = read_crop_set(data / "crops")
     assert len(crops.records) == 27
@@ -114,8 +114,8 @@ def test_run_again_cuts_only_what_is_missing_or_changed(data, capsys):
     assert all(after[p] == before[p] for p in unchanged)
 
 
-def test_a_killed_run_goes_on_where_it_stopped(data, capsys, monkeypatch):
-    cut, done = module._cut, []
+def test_a_killed_run_resumes(data, capsys, monkeypatch):
+    cut, done = module._cut_photo, []
 
     def killed(job):
         if len(done) == 4:
@@ -123,10 +123,10 @@ def test_a_killed_run_goes_on_where_it_stopped(data, capsys, monkeypatch):
         done.append(job)
         return cut(job)
 
-    monkeypatch.setattr(module, "_cut", killed)
+    monkeypatch.setattr(module, "_cut_photo", killed)
     assert build(data) == 130
     assert not (data / "crops" / "crops.csv").exists()
-    # What a kill within a write leaves behind.
+    # A kill within a write leaves this file.
     (data / "crops" / "train" / CLASSES[0] / ".p0_000.x1.tmp.png").write_bytes(b"half")
     monkeypatch.undo()
     capsys.readouterr()
@@ -144,19 +144,19 @@ def test_another_margin_replaces_every_crop(data):
     assert all(Image.open(data / "crops" / r.path).width == 42 for r in crops.records if r.label == "without_mask")
 
 
-# Of the three faces in each photo, 0-based: the first, well boxed; then two false alarms, one of them at the edge.
+# Boxes, 0-based: the first of a photo's three faces, then two false alarms, one of them at the edge.
 FACE, ALARM, AT_EDGE = (0, 10, 15, 30), (60, 40, 76, 55), (74, 0, 80, 8)
 POINTS = np.float32([[3, 15], [10, 15], [7, 20], [4, 25], [9.5, 25.25]])
 
 
-class Cascade:
-    """Stands in for the fine-tuned one; notes how many photos it has seen."""
+class FakeCascade:
+    """Replaces the fine-tuned cascade, and counts the photos that it sees."""
 
     def __init__(self, *boxes):
         self.boxes, self.seen = boxes, 0
 
     def detect(self, image, *, min_score):
-        assert image.shape == (60, 80, 3) and min_score == rejects_module.FLOOR
+        assert image.shape == (60, 80, 3) and min_score == hard_negatives.MIN_SCORE
         self.seen += 1
         scores = np.linspace(0.9, 0.1, len(self.boxes), dtype=np.float32)
         return Faces(np.float32(self.boxes).reshape(-1, 4), scores, np.tile(POINTS, (len(self.boxes), 1, 1)))
@@ -164,9 +164,9 @@ class Cascade:
 
 @pytest.fixture
 def cascade(monkeypatch):
-    """Makes `--cascade RUN` a stand-in, which the test may tell what to find."""
-    made = Cascade(FACE, ALARM, AT_EDGE)
-    monkeypatch.setattr(rejects_module, "tuned_detector", lambda run: made if run.name == "RUN" else pytest.fail(run))
+    """Replace the detector of `--cascade RUN` by one with given boxes."""
+    made = FakeCascade(FACE, ALARM, AT_EDGE)
+    monkeypatch.setattr(module, "load_detector", lambda run: made if run.name == "RUN" else pytest.fail(run))
     return made
 
 
@@ -174,7 +174,7 @@ def pngs(folder):
     return {p.relative_to(folder).as_posix() for p in folder.rglob("*.png") if not p.name.startswith("contact_")}
 
 
-def test_false_alarms_of_training_photos_are_cut_beside_the_faces(data, cascade, capsys):
+def test_false_alarms_of_training_photos_are_cut_as_hard_negatives(data, cascade, capsys):
     assert build(data, "--cascade", "RUN", workers="2") == 0
     assert cascade.seen == 3  # the training photos p0, p3 and p6
     assert "6 false alarms of stage 1" in capsys.readouterr().out
@@ -190,7 +190,7 @@ def test_false_alarms_of_training_photos_are_cut_beside_the_faces(data, cascade,
         crop = np.asarray(Image.open(data / "crops" / record.path))
         assert (crop == cut_crop(photo, record.box, crops.margin)).all()
     assert pngs(data / "crops") == {r.path for r in (*crops.records, *crops.hard_negatives)}
-    # The class folders that others read hold no rejects, and no picture shows them as faces.
+    # The class folders and the contact sheets have no hard negatives.
     assert not list((data / "crops" / "train").rglob(f"*{BACKGROUND}*"))
     assert {p.name for p in (data / "crops").glob("contact_*.png")} == {f"contact_{c}.png" for c in CLASSES}
 
@@ -214,7 +214,7 @@ def test_run_again_with_the_same_false_alarms_cuts_nothing(data, cascade, capsys
     assert (data / "crops" / "rejects.csv").read_text() == table
 
 
-def test_false_alarms_that_are_none_any_more_go(data, cascade, capsys):
+def test_former_false_alarms_are_removed(data, cascade, capsys):
     build(data, "--cascade", "RUN")
     cascade.boxes = (FACE, ALARM)
     capsys.readouterr()
@@ -223,7 +223,7 @@ def test_false_alarms_that_are_none_any_more_go(data, cascade, capsys):
     crops = read_crop_set(data / "crops")
     assert [r.box for r in crops.hard_negatives] == [ALARM] * 3
     assert pngs(data / "crops") == {r.path for r in (*crops.records, *crops.hard_negatives)}
-    # Without a cascade there are none.
+    # Without a cascade there are no hard negatives.
     build(data)
     assert read_crop_set(data / "crops").hard_negatives == ()
     assert not (data / "crops" / "rejects.csv").exists() and not pngs(data / "crops" / "rejects")
@@ -239,7 +239,7 @@ def test_a_photo_that_cannot_be_read_is_named_once_with_a_cascade(data, cascade,
     assert len(crops.records) == 24 and {r.image_id for r in crops.hard_negatives} == {"p0", "p6"}
 
 
-def test_another_margin_cuts_rejects_anew(data, cascade):
+def test_another_margin_replaces_hard_negatives(data, cascade):
     build(data, "--cascade", "RUN")
     build(data, "--cascade", "RUN", "--margin", "0.25")
     crops = read_crop_set(data / "crops")
@@ -254,7 +254,7 @@ def test_several_processes_give_the_same(data):
     assert (data / "two" / "crops.csv").read_text() == one
 
 
-def test_an_unreadable_photo_is_named_and_the_rest_goes_on(data, capsys):
+def test_an_unreadable_photo_is_named_and_the_rest_is_cut(data, capsys):
     photo = data / "data" / "images" / "p2.png"
     photo.write_bytes(photo.read_bytes()[:400])
     assert build(data) == 1
@@ -262,7 +262,7 @@ def test_an_unreadable_photo_is_named_and_the_rest_goes_on(data, capsys):
     assert len(read_crop_set(data / "crops").records) == 24
 
 
-def test_a_photo_that_turns_when_decoded_is_named(data, capsys, monkeypatch):
+def test_a_photo_that_rotates_when_decoded_is_named(data, capsys, monkeypatch):
     read = module.read_image
     monkeypatch.setattr(module, "read_image", lambda p: read(p).swapaxes(0, 1) if p.stem == "p2" else read(p))
     assert build(data) == 1
@@ -284,15 +284,15 @@ def test_a_folder_with_other_things_is_refused(data, capsys):
     assert (data / "crops" / "holiday.png").exists()
 
 
-def test_a_class_that_is_no_folder_name_is_refused(tmp_path):
+def test_a_class_that_cannot_be_a_folder_is_refused(tmp_path):
     image = AnnotatedImage(tmp_path / "a.png", "a", (10, 10), np.array([[0, 0, 5, 5]], np.float32), ("../up",))
     with pytest.raises(UserError, match="cannot be a folder's name"):
         build_crops(Annotations((image,), ("../up",)), {"a": "train"}, tmp_path / "out")
 
 
-def test_a_class_called_as_false_alarms_are_is_refused(tmp_path):
+def test_a_class_with_the_name_of_hard_negatives_is_refused(tmp_path):
     image = AnnotatedImage(tmp_path / "a.png", "a", (10, 10), np.array([[0, 0, 5, 5]], np.float32), ("not_a_face",))
-    with pytest.raises(UserError, match="is what false alarms are called here"):
+    with pytest.raises(UserError, match="is the name of hard negatives"):
         build_crops(Annotations((image,), ("not_a_face",)), {"a": "train"}, tmp_path / "out")
 
 

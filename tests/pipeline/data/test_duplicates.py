@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data.duplicates import group_numbers, inliers, near_duplicate_groups, same_source, take_print
+from pipeline.data.duplicates import (
+    connected_components,
+    count_inliers,
+    fingerprint_photo,
+    near_duplicate_groups,
+    same_source_pairs,
+)
 
 REAL = Path(__file__).resolve().parents[3].parent / "shared/data/face-mask-detection/images"
 
@@ -22,7 +28,7 @@ def scene(seed: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def test_copies_and_crops_are_grouped_and_strangers_are_not(tmp_path: Path) -> None:
+def test_copies_and_crops_are_grouped_and_other_photos_are_not(tmp_path: Path) -> None:
     photo = scene(0)
     versions = {
         "a.png": photo,
@@ -40,15 +46,15 @@ def test_copies_and_crops_are_grouped_and_strangers_are_not(tmp_path: Path) -> N
     assert found.unreadable == []
 
 
-def test_inliers_count_places_of_a_crop_only(tmp_path: Path) -> None:
+def test_a_crop_has_inliers_and_another_photo_few(tmp_path: Path) -> None:
     for name, picture in {"a": scene(0), "b": scene(0).crop((100, 50, 400, 300)), "c": scene(5)}.items():
         picture.save(tmp_path / f"{name}.png")
-    a, b, c = (take_print(tmp_path / f"{name}.png") for name in "abc")
+    a, b, c = (fingerprint_photo(tmp_path / f"{name}.png") for name in "abc")
     assert not isinstance(a, str) and not isinstance(b, str) and not isinstance(c, str)
-    assert inliers(a, b) > 30 and inliers(a, c) < 5
+    assert count_inliers(a, b) > 30 and count_inliers(a, c) < 5
 
 
-def test_a_photo_without_features_or_unreadable_stands_alone(tmp_path: Path) -> None:
+def test_a_photo_without_features_or_unreadable_is_alone(tmp_path: Path) -> None:
     Image.new("RGB", (60, 40), (200, 0, 0)).save(tmp_path / "flat.png")
     (tmp_path / "bad.png").write_bytes(b"\x89PNG nothing")
     scene(1).save(tmp_path / "photo.png")
@@ -59,19 +65,19 @@ def test_a_photo_without_features_or_unreadable_stands_alone(tmp_path: Path) -> 
 
 
 def test_group_numbers_join_chains() -> None:
-    assert group_numbers(6, [(1, 4), (4, 5), (0, 2)]) == [0, 1, 0, 2, 1, 1]
-    assert group_numbers(2, []) == [0, 1]
+    assert connected_components(6, [(1, 4), (4, 5), (0, 2)]) == [0, 1, 0, 2, 1, 1]
+    assert connected_components(2, []) == [0, 1]
 
 
 def test_roboflow_names_of_one_source() -> None:
     hashes = ["0" * 32, "1" * 32, "2" * 32]
     names = [f"a_jpg.rf.{h}.jpg" for h in hashes] + [f"b_jpg.rf.{hashes[0]}.jpg", "a_jpg.jpg"]
-    assert same_source([Path(name) for name in names]) == [(0, 1), (0, 2)]
+    assert same_source_pairs([Path(name) for name in names]) == [(0, 1), (0, 2)]
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the photos are not at {REAL}")
 def test_real_pairs() -> None:
-    """Pairs found by eye: a copy, three re-crops whose hashes are far apart, and two look-alikes that are not."""
+    """Group pairs found by eye: a copy, three re-crops with distant hashes, and two similar but different photos."""
     same = [(146, 219), (21, 71), (529, 719), (276, 832)]
     numbers = [*(n for pair in same for n in pair), 273, 443]
     groups = near_duplicate_groups([REAL / f"maksssksksss{n}.jpg" for n in numbers]).groups

@@ -1,4 +1,4 @@
-"""What the cascade tells stage 2's training: false alarms and landmarks, by hand."""
+"""Hard negatives and landmarks that the cascade gives to stage 2's training, by hand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ import torch
 
 from common.annotations import AnnotatedImage
 from common.errors import UserError
-from pipeline.data.hard_negatives import APART, FLOOR, SAME, MinedFaces, mine, tuned_detector
+from pipeline.data.hard_negatives import (
+    MAX_BACKGROUND_IOU,
+    MIN_SCORE,
+    SAME_FACE_IOU,
+    MinedFaces,
+    load_detector,
+    mine_faces,
+)
 from stage1_faces.detector import CascadeConfig
 from stage1_faces.faces import Faces
 from stage1_faces.training import export
@@ -24,7 +31,7 @@ BOX = (10.0, 10.0, 20.0, 20.0)
 
 
 def faces(*boxes: tuple[float, ...]) -> Faces:
-    """Best first; the landmarks of the k-th are ten numbers from 100 * k on."""
+    """Return faces, best first; the landmarks of face k are ten numbers from 100 * k on."""
     n = len(boxes)
     points = np.float32([np.arange(10) + 100 * k for k in range(n)]).reshape(n, 5, 2)
     return Faces(np.float32(boxes).reshape(-1, 4), np.linspace(0.9, 0.1, n, dtype=np.float32), points)
@@ -36,17 +43,17 @@ def annotated(folder: Path, name: str, *boxes: tuple[float, ...]) -> AnnotatedIm
 
 
 def mined(folder: Path, found: Faces, *boxes: tuple[float, ...]) -> MinedFaces:
-    return mine(Told(found), [annotated(folder, "one", *boxes)])["one"]  # type: ignore[arg-type]
+    return mine_faces(Told(found), [annotated(folder, "one", *boxes)])["one"]  # type: ignore[arg-type]
 
 
 def points(k: int) -> tuple[float, ...]:
     return tuple(float(v) for v in np.arange(10) + 100 * k)
 
 
-def test_false_alarms_lie_apart_from_every_face(tmp_path: Path) -> None:
-    # Of the face's 100 square px: all, 2/5 (IoU 0.25), 1/2 (IoU 1/3, neither the face nor apart from it), none.
+def test_hard_negatives_are_apart_from_every_face(tmp_path: Path) -> None:
+    # Overlap with the face's 100 square px: all, 2/5 (IoU 0.25), 1/2 (IoU 1/3: neither face nor background), 0.
     alarm, near, away = (10.0, 16.0, 20.0, 26.0), (10.0, 15.0, 20.0, 25.0), (40.0, 30.0, 50.0, 40.0)
-    assert 0.25 < APART < 1 / 3 < SAME
+    assert 0.25 < MAX_BACKGROUND_IOU < 1 / 3 < SAME_FACE_IOU
     found = mined(tmp_path, faces(BOX, alarm, near, away), BOX)
     assert found.hard_negatives.tolist() == [list(alarm), list(away)]
     assert found.hard_negatives.dtype == np.float32
@@ -58,7 +65,7 @@ def test_landmarks_are_those_of_the_best_fit(tmp_path: Path) -> None:
     loose = (10.0, 10.0, 20.0, 26.0)  # IoU 0.625
     poor = (30.0, 10.0, 40.0, 31.0)  # IoU 10/21
     found = mined(tmp_path, faces(loose, BOX, poor), BOX, other)
-    assert found.landmarks == (points(1), ())  # the second face's are not to be trusted
+    assert found.landmarks == (points(1), ())  # the second face's candidate is too loose
     assert len(found.hard_negatives) == 0
 
 
@@ -70,19 +77,19 @@ def test_photos_without_faces_or_without_candidates(tmp_path: Path) -> None:
     assert mined(tmp_path, Faces.empty()).hard_negatives.shape == (0, 4)
 
 
-def test_photos_are_mined_by_name_and_what_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+def test_photos_are_mined_by_name_without_unreadable_ones(tmp_path: Path) -> None:
     images = [annotated(tmp_path, name, BOX) for name in ("a", "b", "c")]
     images[1].path.write_bytes(b"no picture")
     detector = Told(faces(BOX), faces((40.0, 30.0, 50.0, 40.0)))
     steps: list[int] = []
-    found = mine(detector, images, lambda: steps.append(1))  # type: ignore[arg-type]
+    found = mine_faces(detector, images, lambda: steps.append(1))  # type: ignore[arg-type]
     assert list(found) == ["a", "c"]
     assert [len(one.hard_negatives) for one in found.values()] == [0, 1]
-    assert detector.asked == [FLOOR] * 2
-    assert len(steps) == 3  # of the progress bar, read or not
+    assert detector.asked == [MIN_SCORE] * 2
+    assert len(steps) == 3  # the progress bar counts unreadable photos, too
 
 
-def test_the_cascade_is_a_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cascade_of_a_run_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = FinetuneFolder(tmp_path / "run")
     folder.claim({"format": 1})
     torch.manual_seed(0)
@@ -99,8 +106,8 @@ def test_the_cascade_is_a_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(export, "export_cascade", exported)
     monkeypatch.setattr(export, "runtime", lambda graph: graph)
-    detector = tuned_detector(folder.path)
+    detector = load_detector(folder.path)
     assert (detector._pnet, detector._rnet, detector._onet) == (b"pnet", b"rnet", b"onet")
     assert detector.config == CascadeConfig()
     with pytest.raises(UserError, match=r"pnet\.safetensors: not found; train it with"):
-        tuned_detector(tmp_path / "nowhere")
+        load_detector(tmp_path / "nowhere")

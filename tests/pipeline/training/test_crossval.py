@@ -1,4 +1,4 @@
-"""Cross-validation: figures of a detector by hand, folds kept and resumed, failures told in one line."""
+"""Cross-validation: a detector's metrics by hand, folds kept and resumed, failures in one line."""
 
 import json
 from types import SimpleNamespace
@@ -11,18 +11,22 @@ from common.annotations import MASK_CLASSES, AnnotatedImage, read_dataset
 from common.errors import UserError
 from common.splits import read_splits
 from pipeline.evaluate.metrics import Sample
-from pipeline.training import crossval
-from pipeline.training.crossval import (
-    Score,
-    face_figures,
+from pipeline.training import crossval, fold_scoring
+from pipeline.training.crossval import main
+from pipeline.training.fold_scoring import (
+    CASCADES,
+    PIPELINE,
+    DetectorScore,
+    ExternalData,
+    face_metrics,
     face_samples,
     false_alarms,
-    main,
-    markdown,
-    pooled,
-    summary,
-    whole_figures,
+    pipeline_metrics,
+    read_samples,
+    score_fold,
+    write_fold,
 )
+from pipeline.training.fold_tables import fold_table, pooled_table, summarize_folds
 from pipeline.training.plan import TrainingPlan
 from pipeline.training.steps import TrainingStep
 from stage1_faces.faces import Faces
@@ -33,7 +37,7 @@ FACE = (20, 20, 50, 60)
 
 @pytest.fixture
 def data(tmp_path):
-    """Nine photos of noise, with a face each, as COCO."""
+    """Write nine photos of noise, each with a face, as COCO."""
     root = tmp_path / "data"
     root.mkdir()
     rng = np.random.default_rng(0)
@@ -46,8 +50,8 @@ def data(tmp_path):
     return root
 
 
-class Fake:
-    """Finds the face at 0.9 and something in the upper right corner at 0.4; elsewhere than there nothing."""
+class FoldDetector:
+    """Finds the face with score 0.9, and a false alarm in the upper right corner with 0.4."""
 
     def detect(self, image, *, min_face=None, min_score=None):
         width = image.shape[1]
@@ -57,41 +61,42 @@ class Fake:
         return Faces(boxes[keep], scores[keep], np.zeros((keep.sum(), 5, 2), np.float32))
 
 
-def test_figures_of_a_detector(data):
+def test_metrics_of_a_detector(data):
     images = read_dataset(data).images
-    figures = face_figures(face_samples(Fake(), images, 0.0))
-    assert figures["face AP50"] == figures["face AP75"] == figures["face recall at IoU 0.5"] == 1
-    assert figures["faces 24-48 px found"] == 1
-    assert figures["faces <12 px found"] is None
-    assert len(face_samples(Fake(), images[:1], 0.5)[0].boxes) == 1
+    metrics = face_metrics(face_samples(FoldDetector(), images, 0.0))
+    assert metrics["face AP50"] == metrics["face AP75"] == metrics["face recall at IoU 0.5"] == 1
+    assert metrics["faces 24-48 px found"] == 1
+    assert metrics["faces <12 px found"] is None
+    assert len(face_samples(FoldDetector(), images[:1], 0.5)[0].boxes) == 1
 
 
 def test_false_alarms_are_counted_in_face_free_parts_from_the_threshold_on(data):
     images = read_dataset(data).images
-    assert false_alarms(Fake(), images, 0.3) == 2  # both are false there
-    assert false_alarms(Fake(), images, 0.5) == 1
+    assert false_alarms(FoldDetector(), images, 0.3) == 2  # both detections are false there
+    assert false_alarms(FoldDetector(), images, 0.5) == 1
     everywhere = [AnnotatedImage(i.path, i.image_id, i.size, np.float32([[0, 0, 240, 120]]), ("a",)) for i in images]
-    assert false_alarms(Fake(), everywhere, 0.3) is None
+    assert false_alarms(FoldDetector(), everywhere, 0.3) is None
 
 
 def test_mean_and_spread_over_folds():
     folds = [
-        [Score("stock", 0.5, {"a": v, "b": None}), Score("fine-tuned", 0.4, {"a": 1.0, "b": v})] for v in (0.2, 0.4)
+        [DetectorScore("stock", 0.5, {"a": v, "b": None}), DetectorScore("fine-tuned", 0.4, {"a": 1.0, "b": v})]
+        for v in (0.2, 0.4)
     ]
-    table = summary(folds)
+    table = summarize_folds(folds)
     assert table["a"]["stock"] == pytest.approx((0.3, 0.1414), abs=1e-4)
     assert table["a"]["fine-tuned"] == (1, 0)
     assert table["b"]["stock"] is None
-    lines = markdown(table, 2).splitlines()
+    lines = fold_table(table, 2).splitlines()
     assert lines[2:] == ["| a | 0.300 ± 0.141 | 1.000 ± 0.000 |", "| b | - | 0.300 ± 0.141 |"]
-    assert markdown(table, 2, ("whole pipeline",)).splitlines()[2:] == []
+    assert fold_table(table, 2, ("whole pipeline",)).splitlines()[2:] == []
 
 
 def boxed(*boxes):
     return np.array(boxes, np.float32).reshape(-1, 4)
 
 
-# Two faces, both found; the second, of class b, is taken for an a, but with b close behind.
+# Two faces, both found. The second, of class b, has the label a, with b a close second.
 LABELS = ("a", "b")
 PAIR = [
     Sample("1", boxed(FACE), [0], boxed(FACE), [0.6], [0], np.array([[0.6, 0.3]])),
@@ -99,9 +104,9 @@ PAIR = [
 ]
 
 
-def test_figures_of_the_whole_pipeline():
-    # As a: 0.6 right, then 0.5 wrong. As b: 0.4 right, then 0.3 wrong. With one label a face nobody is called b.
-    assert whole_figures(PAIR, LABELS) == pytest.approx(
+def test_metrics_of_the_whole_pipeline():
+    # As a: 0.6 right, then 0.5 wrong. As b: 0.4 right, then 0.3 wrong. With one label per face, no face has label b.
+    assert pipeline_metrics(PAIR, LABELS) == pytest.approx(
         {
             "mAP50": 1,
             "mAP50-95": 1,
@@ -116,25 +121,25 @@ def test_figures_of_the_whole_pipeline():
     )
 
 
-def test_pooled_figures_have_intervals_over_photos():
-    lines = pooled(PAIR, LABELS).splitlines()
+def test_pooled_metrics_have_intervals_over_photos():
+    lines = pooled_table(PAIR, LABELS).splitlines()
     assert "| mAP50 | 1.000 | 1.000-1.000 |" in lines
     # A resample has the first photo alone, the second alone, or both: 1, 0, 0.5.
     assert "| mAP50, one label | 0.500 | 0.000-1.000 |" in lines
     assert "| AP50/b, one label | 0.000 | 0.000-0.000 |" in lines
     assert lines[-1] == "| expected calibration error | 0.450 | |"
-    assert pooled([Sample("1", boxed(FACE), [0], boxed(), [], [])], LABELS).splitlines()[-1].endswith("| - | |")
+    assert pooled_table([Sample("1", boxed(FACE), [0], boxed(), [], [])], LABELS).splitlines()[-1].endswith("| - | |")
 
 
-class FakePredictor:
-    """What Fake finds; each box is 0.7 with_mask, 0.2 without_mask, 0.1 mask_weared_incorrect."""
+class FoldPredictor:
+    """Finds what FoldDetector does; each box is 0.7 with_mask, 0.2 without_mask, 0.1 mask_weared_incorrect."""
 
     class bundle:  # noqa: N801  # as the predictor's attribute
         class meta:  # noqa: N801
             class_names = MASK_CLASSES
             score_threshold = 0.5
 
-        detector = Fake
+        detector = FoldDetector
 
     @classmethod
     def load(cls, path):
@@ -142,7 +147,7 @@ class FakePredictor:
         return cls()
 
     def detect(self, image, min_score=None):
-        found = Fake().detect(image, min_score=min_score)
+        found = FoldDetector().detect(image, min_score=min_score)
         return detections(found.boxes, face_scores=found.scores)
 
     def classify(self, image, boxes):
@@ -150,13 +155,13 @@ class FakePredictor:
 
 
 def test_a_fold_is_scored_by_both_cascades_and_the_whole_pipeline(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(crossval, "stock_detector", Fake)
-    monkeypatch.setattr(crossval, "Predictor", FakePredictor)
+    monkeypatch.setattr(fold_scoring, "stock_detector", FoldDetector)
+    monkeypatch.setattr(fold_scoring, "Predictor", FoldPredictor)
     (tmp_path / "s.csv").write_text("image_id,split\np0,val\np1,test\np2,train\n")
     images = read_dataset(data).images
-    branch = TrainingPlan(data, tmp_path / "s.csv", tmp_path / "fold0")
-    args = crossval.CrossvalArgs(data, external_merge=("mask_weared_incorrect=without_mask",))
-    scores, samples = crossval.score_fold(branch, images, images[3:5], args)
+    plan = TrainingPlan(data, tmp_path / "s.csv", tmp_path / "fold0")
+    external = ExternalData(0.35, images[3:5], {"mask_weared_incorrect": "without_mask"})
+    scores, samples = score_fold(plan, images, external)
     assert [(s.detector, s.threshold) for s in scores] == [
         ("stock", pytest.approx(0.9)),  # of the best F1: the corner's 0.4 is wrong
         ("fine-tuned", pytest.approx(0.9)),
@@ -165,10 +170,10 @@ def test_a_fold_is_scored_by_both_cascades_and_the_whole_pipeline(data, tmp_path
     stock, tuned, whole = (s.figures for s in scores)
     assert (stock["face AP50"], stock["false alarms per face-free part"]) == (1, 1)
     assert (tuned["face AP50"], tuned["face AP at IoU 0.35 elsewhere"]) == (1, 1)
-    assert "face AP at IoU 0.35 elsewhere" not in stock  # the same in every fold: scored once
+    assert "face AP at IoU 0.35 elsewhere" not in stock  # scored once for all folds
     assert (whole["mAP50"], whole["AP50 with_mask"], whole["AP50 without_mask"]) == (1, 1, None)
     assert whole["expected calibration error"] == pytest.approx(0.325)  # 0.63 is right, 0.28 wrong: (0.37 + 0.28) / 2
-    assert (whole["crop accuracy"], whole["crop macro-F1"]) == (0, 0)  # the annotators' boxes are all called without
+    assert (whole["crop accuracy"], whole["crop macro-F1"]) == (0, 0)  # every annotated box is called without_mask
     assert whole["mAP at IoU 0.35 elsewhere"] == whole["mAP at IoU 0.35 elsewhere, one label a face"] == 1
     assert [s.image_id for s in samples] == ["p1"]
     assert samples[0].class_scores == pytest.approx(np.array([[0.63, 0.18, 0.09], [0.28, 0.08, 0.04]]))
@@ -176,37 +181,37 @@ def test_a_fold_is_scored_by_both_cascades_and_the_whole_pipeline(data, tmp_path
 
 def test_detections_are_kept_in_a_file(tmp_path):
     empty = Sample("none", boxed(), [], boxed(), [], [], np.zeros((0, 2)))
-    (tmp_path / "fold0.samples.json").write_text(json.dumps([crossval._to_json(s) for s in [*PAIR, empty]]))
-    read = crossval._read_samples(tmp_path / "fold0.samples.json", 2)
+    write_fold(tmp_path / "fold0.json", tmp_path / "fold0.samples.json", [], [*PAIR, empty])
+    read = read_samples(tmp_path / "fold0.samples.json", 2)
     for before, after in zip([*PAIR, empty], read, strict=True):
         for name, value in vars(before).items():
             assert np.array_equal(getattr(after, name), value), name
             assert np.shape(getattr(after, name)) == np.shape(value), name
     (tmp_path / "fold0.samples.json").write_text('[{"image_id": "1"}]')
     with pytest.raises(UserError, match=r"fold0\.samples\.json: damaged or missing .*; remove fold0\.json to score"):
-        crossval._read_samples(tmp_path / "fold0.samples.json", 2)
+        read_samples(tmp_path / "fold0.samples.json", 2)
 
 
 @pytest.fixture
 def folds(monkeypatch):
-    """Stands in for training and scoring: gives the names of the folds trained and scored."""
+    """Replace training and scoring: return the names of the folds trained and scored."""
     trained, scored = [], []
 
-    def score_fold(branch, images, also, args):
-        scored.append(branch.folder.name)
-        own = set(read_splits(branch.splits).items())
+    def fake_score_fold(plan, images, external):
+        scored.append(plan.folder.name)
+        own = set(read_splits(plan.splits).items())
         test = [image for image in images if (image.image_id, "test") in own]
         samples = [Sample(i.image_id, i.boxes, [0], i.boxes, [0.75], [0], np.array([[0.75, 0, 0]])) for i in test]
-        whole = crossval.whole_figures(samples, MASK_CLASSES)
-        cascades = [Score(name, 0.5, {"face AP50": 0.5}) for name in crossval.DETECTORS]
-        return [*cascades, Score(crossval.WHOLE, 0.5, whole)], samples
+        whole = pipeline_metrics(samples, MASK_CLASSES)
+        cascades = [DetectorScore(name, 0.5, {"face AP50": 0.5}) for name in CASCADES]
+        return [*cascades, DetectorScore(PIPELINE, 0.5, whole)], samples
 
-    def side_by_side(works, jobs, say):
+    def run_parallel(works, jobs, log):
         trained.append([(folder.name, len(steps)) for folder, steps in works])
 
-    monkeypatch.setattr(crossval, "side_by_side", side_by_side)
-    monkeypatch.setattr(crossval, "score_fold", score_fold)
-    monkeypatch.setattr(crossval, "stock_detector", Fake)
+    monkeypatch.setattr(crossval, "run_parallel", run_parallel)
+    monkeypatch.setattr(crossval, "score_fold", fake_score_fold)
+    monkeypatch.setattr(fold_scoring, "stock_detector", FoldDetector)
     meta = SimpleNamespace(metrics={"val_calibration_error": {"before": 0.1, "after": None}})
     monkeypatch.setattr(crossval, "Bundle", SimpleNamespace(load=lambda path: SimpleNamespace(meta=meta)))
     return trained, scored
@@ -225,7 +230,7 @@ def test_folds_that_are_scored_are_not_repeated(data, tmp_path, folds, capsys):
     assert "| AP50/with_mask | 1.000 | 1.000-1.000 |" in text
     assert "| expected calibration error | 0.250 | |" in text
     assert "| before | 0.100, 0.100, 0.100 |\n| after | -, -, - |" in text
-    assert "| 0.5 | 0.000 | 0.000 |" in text  # every face found is surely named, and rightly
+    assert "| 0.5 | 0.000 | 0.000 |" in text  # every face found has a sure and right label
     assert text in capsys.readouterr().out
     (out / "fold1.json").unlink()
     assert main(argv) == 0
@@ -236,7 +241,7 @@ def test_folds_that_are_scored_are_not_repeated(data, tmp_path, folds, capsys):
     tested = [i for k in range(3) for i, side in read_splits(out / f"splits.fold{k}.csv").items() if side == "test"]
     assert sorted(tested) == [f"p{i}" for i in range(9)]  # each photo once
     capsys.readouterr()
-    assert main([*argv, "--seed", "1"]) == 1  # its folds are other ones
+    assert main([*argv, "--seed", "1"]) == 1  # its folds differ
     assert "holds a cross-validation with another seed" in capsys.readouterr().err
     (out / "fold2.samples.json").unlink()
     assert main(argv) == 1
@@ -246,14 +251,14 @@ def test_folds_that_are_scored_are_not_repeated(data, tmp_path, folds, capsys):
     assert "fold2.json: damaged" in capsys.readouterr().err
 
 
-def test_a_step_that_fails_is_told_with_its_log(data, tmp_path, monkeypatch, capsys):
+def test_a_failed_step_is_reported_with_its_log(data, tmp_path, monkeypatch, capsys):
     out = tmp_path / "cv"
     monkeypatch.setattr(TrainingPlan, "steps", [TrainingStep("cascade", ("json.tool", str(tmp_path / "nothing")))])
     assert main(["--data", str(data), "--out", str(out), "--folds", "3", "--jobs", "1"]) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"error: {out / 'fold0' / 'cascade.log'}: this step failed: ")
     assert "No such file" in error and error.count("\n") == 1
-    assert not (out / "fold1" / "cascade.log").exists()  # nothing more is begun
+    assert not (out / "fold1" / "cascade.log").exists()  # no further step begins
 
 
 def test_results_are_not_written_among_the_data(data, tmp_path, capsys):
@@ -261,23 +266,23 @@ def test_results_are_not_written_among_the_data(data, tmp_path, capsys):
     flags = ["--out", str(inner), "--folds", "3"]
     for given in (["--data", str(data)], ["--data", str(tmp_path / "other"), "--external-data", str(data)]):
         assert main([*given, *flags]) == 1
-        said = f"error: {inner}: lies in {data} and would be read as data; give another --out\n"
-        assert capsys.readouterr().err == said
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {inner}: ") and "another --out" in error
     assert not inner.exists()
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["--folds", "2"], "--folds 2: give 3 or more"),
-        (["--jobs", "0"], "--jobs 0: give 1 or more"),
-        (["--external-iou", "1.5"], "--external-iou is 1.5, must lie between 0.1 and 1"),
+        (["--jobs", "0"], "--jobs 0: use 1 or more"),
+        (["--external-iou", "1.5"], "--external-iou is 1.5, must be between 0.1 and 1"),
         (["--experiments"], "--experiments: name at least one"),
         (["--experiments", "final"], "experiment: no 'final'; did you mean"),
-        (["--external-merge", "a=b"], "--external-merge: says how to count the classes of --external-data"),
+        (["--external-merge", "a=b"], "--external-merge: needs --external-data"),
     ],
 )
-def test_options_out_of_range_are_refused_before_the_work(data, tmp_path, capsys, flags, told):
+def test_options_out_of_range_are_refused_before_the_work(data, tmp_path, capsys, flags, message):
     assert main(["--data", str(data), "--out", str(tmp_path / "cv"), *flags]) == 1
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "cv").exists()

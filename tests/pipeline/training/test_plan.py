@@ -1,4 +1,4 @@
-"""A branch's commands as their programs take them; what an experiment cannot learn from some crops; usable photos."""
+"""A plan's commands, as their programs parse them, and what some crop sets do not allow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tyro
 
 from pipeline.data import build_crops
 from pipeline.training import pack_command
-from pipeline.training.plan import QUICK_NOTE, TrainingPlan, fit_to_crops
+from pipeline.training.plan import QUICK_NOTE, TrainingPlan, args_for_crops
 from pipeline.training.steps import ExtraArgs, TrainingStep
 from stage1_faces.training import finetune
 from stage2_classifier.config import EXPERIMENTS
@@ -20,39 +20,39 @@ KAGGLE = ("with_mask", "without_mask", "mask_weared_incorrect")
 LANDMARKS = (10.0, 12.0, 20.0, 12.0, 15.0, 18.0, 11.0, 24.0, 19.0, 24.0)  # upright in a box from (5, 2) to (25, 30)
 
 
-def branch(**changes: object) -> TrainingPlan:
+def plan(**changes: object) -> TrainingPlan:
     given = {"data": Path("my data"), "splits": Path("w/splits.csv"), "folder": Path("w/part")}
     return TrainingPlan(**{**given, **changes})  # type: ignore[arg-type]
 
 
-def given(step: TrainingStep) -> list[str]:
+def arguments(step: TrainingStep) -> list[str]:
     return list(step.command[1:])
 
 
 def test_the_steps_and_what_each_reads() -> None:
-    learning = [*branch().detector_steps(), *branch().classifier_steps()]
+    learning = [*plan().detector_steps(), *plan().classifier_steps()]
     assert [(step.name, step.command[0], step.result) for step in learning] == [
         ("cascade", "stage1_faces.finetune", None),
         ("crops", "pipeline.build_crops", Path("w/part/crops/crops.csv")),
         ("final_trunk", "stage2_classifier.train", Path("w/part/runs/final_trunk/summary.json")),
         ("final_cnn", "stage2_classifier.train", Path("w/part/runs/final_cnn/summary.json")),
     ]
-    tune = tyro.cli(finetune.FinetuneArgs, args=given(learning[0]))
+    tune = tyro.cli(finetune.FinetuneArgs, args=arguments(learning[0]))
     assert (tune.data, tune.splits, tune.out) == (Path("my data"), Path("w/splits.csv"), Path("w/part/cascade"))
     assert (tune.threads, tune.recipe) == (1, finetune.FinetuneConfig())
-    cut = tyro.cli(build_crops.BuildCropsArgs, args=given(learning[1]))
+    cut = tyro.cli(build_crops.BuildCropsArgs, args=arguments(learning[1]))
     assert (cut.data, cut.splits, cut.out) == (Path("my data"), Path("w/splits.csv"), Path("w/part/crops"))
     assert (cut.cascade, cut.workers) == (Path("w/part/cascade"), 1)
-    trunk, cnn = (train._parse(given(step)) for step in learning[2:])
+    trunk, cnn = (train._parse(arguments(step)) for step in learning[2:])
     for args in (trunk, cnn):
         assert (args.crops, args.runs, args.threads) == (Path("w/part/crops"), Path("w/part/runs"), 1)
         assert args.resume and not args.overwrite
-    # O-Net's layers go on from what they learned of masked faces.
+    # O-Net's layers start from the fine-tuned weights.
     assert (trunk.config.pretrained, trunk.config.weights) == (False, "w/part/cascade/onet.safetensors")
     assert cnn.config == EXPERIMENTS["final_cnn"]
-    assert [step.name for step in branch().steps] == [*(step.name for step in learning), "bundle"]
-    pack = tyro.cli(pack_command.PackArgs, args=given(branch().bundle_step()))
-    assert branch().bundle_step().command[0] == "pipeline.pack"
+    assert [step.name for step in plan().steps] == [*(step.name for step in learning), "bundle"]
+    pack = tyro.cli(pack_command.PackArgs, args=arguments(plan().bundle_step()))
+    assert plan().bundle_step().command[0] == "pipeline.pack"
     assert pack == pack_command.PackArgs(
         run=(Path("w/part/runs/final_trunk"), Path("w/part/runs/final_cnn")),
         out=Path("w/part/bundle"),
@@ -62,58 +62,58 @@ def test_the_steps_and_what_each_reads() -> None:
     )
 
 
-def test_settings_of_another_bundle_instead_of_photos() -> None:
-    pack = tyro.cli(pack_command.PackArgs, args=given(branch(like=Path("w/other/bundle")).bundle_step()))
+def test_settings_from_another_bundle_replace_photos() -> None:
+    pack = tyro.cli(pack_command.PackArgs, args=arguments(plan(settings_from=Path("w/other/bundle")).bundle_step()))
     assert (pack.settings_from, pack.data) == (Path("w/other/bundle"), None)
 
 
 @pytest.mark.parametrize("name", ["final_trunk", "final_cnn", "sched_plateau", "arch_resnet18_pretrained"])
 def test_quick_is_a_few_steps_of_each(name: str) -> None:
-    quick = branch(experiments=(name,), quick=True)
+    quick = plan(experiments=(name,), quick=True)
     cascade, _, classifier, _ = quick.steps
-    recipe = tyro.cli(finetune.FinetuneArgs, args=given(cascade)).recipe
+    recipe = tyro.cli(finetune.FinetuneArgs, args=arguments(cascade)).recipe
     assert recipe.pnet_steps + recipe.rnet_steps + recipe.onet_steps < 200
-    config = train._parse(given(classifier)).config
+    config = train._parse(arguments(classifier)).config
     assert config.epochs == 2
-    assert tyro.cli(pack_command.PackArgs, args=given(quick.bundle_step())).note == QUICK_NOTE
+    assert tyro.cli(pack_command.PackArgs, args=arguments(quick.bundle_step())).note == QUICK_NOTE
 
 
-def crops(root: Path, classes: tuple[str, ...], landmarks: tuple[float, ...] = (), rejects: bool = True) -> Path:
+def crops(root: Path, classes: tuple[str, ...], landmarks: tuple[float, ...] = (), hard_negatives: bool = True) -> Path:
     root.mkdir(parents=True)
     box = (5.0, 2.0, 25.0, 30.0)
     records = tuple(CropRecord(f"train/{c}/a.png", c, "train", "a", box, landmarks) for c in classes)
-    refused = (CropRecord("rejects/train/r.png", BACKGROUND, "train", "a", box),) if rejects else ()
-    write_crop_set(CropSet(root, records, classes, 0.6, refused))
+    negatives = (CropRecord("rejects/train/r.png", BACKGROUND, "train", "a", box),) if hard_negatives else ()
+    write_crop_set(CropSet(root, records, classes, 0.6, negatives))
     return root
 
 
 def test_crops_that_allow_everything(tmp_path: Path) -> None:
-    assert fit_to_crops("final_trunk", [crops(tmp_path / "c", KAGGLE, LANDMARKS)]) == ExtraArgs()
+    assert args_for_crops("final_trunk", [crops(tmp_path / "c", KAGGLE, LANDMARKS)]) == ExtraArgs()
 
 
-def test_masks_are_not_moved_between_faces_of_other_classes(tmp_path: Path) -> None:
+def test_no_mask_transfer_between_faces_of_other_classes(tmp_path: Path) -> None:
     other = crops(tmp_path / "c", ("head", "helmet"), LANDMARKS)
-    told = "moves no masks from face to face (--mask-transfer-prob 0): the data has no class 'with_mask'"
-    assert fit_to_crops("final_trunk", [other]) == ExtraArgs(("--mask-transfer-prob", "0"), (told,))
-    assert fit_to_crops("final_cnn", [other]) == ExtraArgs()  # moves none anyway
+    reason = "trains without mask transfer (--mask-transfer-prob 0): the data has no class 'with_mask'"
+    assert args_for_crops("final_trunk", [other]) == ExtraArgs(("--mask-transfer-prob", "0"), (reason,))
+    assert args_for_crops("final_cnn", [other]) == ExtraArgs()  # has no mask transfer
 
 
-def test_masks_are_not_moved_between_faces_without_landmarks(tmp_path: Path) -> None:
-    found = fit_to_crops("final_trunk", [crops(tmp_path / "c", KAGGLE)])
+def test_no_mask_transfer_without_landmarks(tmp_path: Path) -> None:
+    found = args_for_crops("final_trunk", [crops(tmp_path / "c", KAGGLE)])
     assert found.options == ("--mask-transfer-prob", "0")
     assert "no masked or no bare training face is large enough" in found.reasons[0] and len(found.reasons) == 1
 
 
-def test_without_rejects_a_classifier_learns_from_faces_alone(tmp_path: Path) -> None:
-    found = fit_to_crops("final_cnn", [crops(tmp_path / "c", KAGGLE, LANDMARKS, rejects=False)])
+def test_without_hard_negatives_a_classifier_trains_on_faces_alone(tmp_path: Path) -> None:
+    found = args_for_crops("final_cnn", [crops(tmp_path / "c", KAGGLE, LANDMARKS, hard_negatives=False)])
     assert "stage 1 has no false alarms" in found.reasons[0]
     config = train._parse(["--experiment", "final_cnn", *found.options]).config
     assert (config.hard_negatives, config.box_head) == (0, False)
-    assert fit_to_crops("baseline", [tmp_path / "c"]) == ExtraArgs()
-    # A branch beside it goes without, too: their bundles are to be of one make.
+    assert args_for_crops("baseline", [tmp_path / "c"]) == ExtraArgs()
+    # A sibling run trains without them, too: both bundles must have the same outputs.
     crops(tmp_path / "whole" / "crops", KAGGLE, LANDMARKS)
-    classifier = branch(
-        folder=tmp_path / "whole", beside=(tmp_path / "part",), experiments=("final_cnn",)
+    classifier = plan(
+        folder=tmp_path / "whole", sibling_runs=(tmp_path / "part",), experiments=("final_cnn",)
     ).classifier_steps()[0]
     (tmp_path / "part").mkdir()
     (tmp_path / "c").rename(tmp_path / "part" / "crops")

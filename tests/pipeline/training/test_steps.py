@@ -1,4 +1,4 @@
-"""Steps in processes: finished ones are skipped, failures told by their log, no process outlives its parent."""
+"""Steps in processes: finished steps are skipped, a failure has its log's last line, no process outlives its parent."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import pytest
 
 from common.errors import UserError
 from pipeline.training import steps
-from pipeline.training.steps import ExtraArgs, TrainingStep, locked_workdir, run_parallel, run_steps
+from pipeline.training.steps import RESUMABLE, ExtraArgs, TrainingStep, locked_workdir, run_parallel, run_steps
 from tests.helpers.commands import INTERRUPTED
 
 ROOT = Path(__file__).resolve().parents[3]
-# A module that writes what it was given to a file and ends as it was told; "for_ever" does not end by itself.
+# A module that writes its words to a file and exits with the given code; "for_ever" does not end by itself.
 MODULE = """
 import sys, time
 from pathlib import Path
@@ -33,7 +33,7 @@ if __name__ == "__main__":
     if code == "for_ever":
         time.sleep(600)
     if code != "0":
-        print("error: the mend is here", file=sys.stderr)
+        print("error: the reason is here", file=sys.stderr)
     sys.exit(int(code))
 """
 
@@ -49,59 +49,61 @@ def step(name: str, out: Path | str = "-", code: str = "0", *words: str, **more:
     return TrainingStep(name, ("made_step", str(out), code, *words), **more)  # type: ignore[arg-type]
 
 
-def test_steps_run_in_their_order_and_finished_ones_are_skipped(tmp_path: Path) -> None:
+def test_steps_run_in_order_and_finished_ones_are_skipped(tmp_path: Path) -> None:
     folder, a, b = tmp_path / "a folder", tmp_path / "a.txt", tmp_path / "b.txt"
-    said: list[str] = []
+    lines: list[str] = []
     both = [step("first", a, "0", "one", result=a), step("second", b, "0", "two words")]
-    run_steps(folder, both, said.append)
+    run_steps(folder, both, lines.append)
     assert (a.read_text(), b.read_text()) == ("one\n", "two words\n")
-    assert [line.rsplit(" ", 2)[0] for line in said] == ["a folder: first done in", "a folder: second done in"]
-    run_steps(folder, both, said.append)
-    assert (a.read_text(), b.read_text()) == ("one\n", "two words\ntwo words\n")  # the second has no result to look at
+    assert [line.rsplit(" ", 2)[0] for line in lines] == ["a folder: first done in", "a folder: second done in"]
+    run_steps(folder, both, lines.append)
+    assert (a.read_text(), b.read_text()) == ("one\n", "two words\ntwo words\n")  # the second step has no result
     assert (folder / "first.log").read_text() == "begins\n"
-    assert (folder / "second.log").read_text() == "begins\nbegins\n"  # what it said before is kept
+    assert (folder / "second.log").read_text() == "begins\nbegins\n"  # earlier output is kept
 
 
-def test_options_that_only_the_steps_before_can_tell(tmp_path: Path) -> None:
+def test_extra_args_use_results_of_earlier_steps(tmp_path: Path) -> None:
     a, b = tmp_path / "a.txt", tmp_path / "b.txt"
-    said: list[str] = []
+    lines: list[str] = []
 
-    def fitted() -> ExtraArgs:
+    def extra_args() -> ExtraArgs:
         return ExtraArgs((a.read_text().strip(), "more"), ("because of the first",))
 
-    run_steps(tmp_path / "w", [step("first", a, "0", "seen"), step("second", b, "0", fitted=fitted)], said.append)
+    run_steps(
+        tmp_path / "w", [step("first", a, "0", "seen"), step("second", b, "0", extra_args=extra_args)], lines.append
+    )
     assert b.read_text() == "seen more\n"
-    assert said[1] == "w: second: because of the first"
+    assert lines[1] == "w: second: because of the first"
 
 
-def test_a_failure_is_the_logs_last_line_of_this_time(tmp_path: Path) -> None:
-    (tmp_path / "bad.log").write_text("of the time before\n")
+def test_a_failure_is_the_last_line_of_this_run(tmp_path: Path) -> None:
+    (tmp_path / "bad.log").write_text("of the run before\n")
     never = tmp_path / "never.txt"
     with pytest.raises(UserError) as caught:
         run_steps(tmp_path, [step("bad", code="3"), step("next", never)])
-    assert str(caught.value) == f"{tmp_path / 'bad.log'}: this step failed: the mend is here"
+    assert str(caught.value) == f"{tmp_path / 'bad.log'}: this step failed: the reason is here"
     assert not never.exists()
     assert steps._last_line(tmp_path / "bad.log", (tmp_path / "bad.log").stat().st_size, 3) == "exit code 3"
     assert steps._last_line(tmp_path / "bad.log", 0, -9) == "killed by signal 9 (out of memory?)"
 
 
-def test_a_complaint_after_the_result_was_written_is_said(tmp_path: Path) -> None:
-    said: list[str] = []
-    run_steps(tmp_path / "w", [step("crops", tmp_path / "a.txt", "1", result=tmp_path / "a.txt")], said.append)
-    assert said[0] == "w: crops: the mend is here" and said[1].startswith("w: crops done")
+def test_a_failure_after_the_result_was_written_is_reported(tmp_path: Path) -> None:
+    lines: list[str] = []
+    run_steps(tmp_path / "w", [step("crops", tmp_path / "a.txt", "1", result=tmp_path / "a.txt")], lines.append)
+    assert lines[0] == "w: crops: the reason is here" and lines[1].startswith("w: crops done")
 
 
 def test_when_one_fails_the_others_are_ended_at_once(tmp_path: Path) -> None:
     alive, never = tmp_path / "alive.txt", tmp_path / "never.txt"
 
-    def wait() -> ExtraArgs:  # until the other one is at work
+    def wait() -> ExtraArgs:  # until the other step runs
         while not alive.exists():
             time.sleep(0.02)
         return ExtraArgs()
 
     works = [
         (tmp_path / "a", [step("long", alive, "for_ever", str(os.getpid())), step("after", never)]),
-        (tmp_path / "b", [step("bad", code="1", fitted=wait)]),
+        (tmp_path / "b", [step("bad", code="1", extra_args=wait)]),
     ]
     begun = time.monotonic()
     with pytest.raises(UserError, match=r"bad\.log: this step failed"):
@@ -110,14 +112,14 @@ def test_when_one_fails_the_others_are_ended_at_once(tmp_path: Path) -> None:
     assert not never.exists()
 
 
-def test_one_job_takes_the_works_one_after_the_other(tmp_path: Path) -> None:
+def test_with_one_job_the_works_run_in_order(tmp_path: Path) -> None:
     out = tmp_path / "order.txt"
     works = [(tmp_path / k, [step("s", out, "0", k, "1"), step("t", out, "0", k, "2")]) for k in ("a", "b")]
     run_parallel(works, jobs=1)
     assert out.read_text().splitlines() == ["a 1", "a 2", "b 1", "b 2"]
 
 
-def test_nothing_is_begun_after_a_stop(tmp_path: Path) -> None:
+def test_no_step_begins_after_a_stop(tmp_path: Path) -> None:
     stop = threading.Event()
     stop.set()
     run_steps(tmp_path, [step("s", tmp_path / "a.txt")], stop=stop)
@@ -132,7 +134,7 @@ def running(pid: int) -> bool:
     return state != "Z"
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_step_ends_with_the_process_that_began_it(tmp_path: Path, how: signal.Signals) -> None:
     pid_file = tmp_path / "pid.txt"
@@ -143,12 +145,12 @@ def test_a_step_ends_with_the_process_that_began_it(tmp_path: Path, how: signal.
     )
     script = tmp_path / "parent.py"
     script.write_text(
-        "import signal, sys\nfrom pathlib import Path\nfrom pipeline.training.steps import GOES_ON, Step, side_by_side\n"
-        "from common.cli import run_cli\n"
+        "import signal, sys\nfrom pathlib import Path\nfrom common.cli import run_cli\n"
+        "from pipeline.training.steps import RESUMABLE, TrainingStep, run_parallel\n"
         # Started in the background, the tests may have inherited that Ctrl-C is ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        f"work = [(Path({str(tmp_path / 'w')!r}), [Step('long', ('long_step',))])]\n"
-        "sys.exit(run_cli(lambda: side_by_side(work, 2) or 0, interrupted=GOES_ON))\n"
+        f"work = [(Path({str(tmp_path / 'w')!r}), [TrainingStep('long', ('long_step',))])]\n"
+        "sys.exit(run_cli(lambda: run_parallel(work, 2) or 0, interrupted=RESUMABLE))\n"
     )
     with subprocess.Popen([sys.executable, script], stderr=subprocess.PIPE, text=True) as parent:
         deadline = time.monotonic() + 60
@@ -156,17 +158,17 @@ def test_a_step_ends_with_the_process_that_began_it(tmp_path: Path, how: signal.
             time.sleep(0.05)
         pid = int(pid_file.read_text())
         assert running(pid)
-        parent.send_signal(how)  # to the parent alone, as a process manager does
+        parent.send_signal(how)  # to the parent only, as a process manager does
         try:
             _, errors = parent.communicate(timeout=60)
         except subprocess.TimeoutExpired:
-            parent.kill()  # or leaving the block would wait for it
+            parent.kill()  # otherwise the block would wait for it
             raise
     while running(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not running(pid)
     if how == signal.SIGINT:
-        assert parent.returncode in INTERRUPTED and errors == "interrupted; the same command goes on\n"
+        assert parent.returncode in INTERRUPTED and errors == f"{RESUMABLE}\n"
 
 
 def test_a_folder_is_claimed_for_one_work(tmp_path: Path) -> None:

@@ -1,9 +1,8 @@
-"""From a folder of photos to a bundle: what is refused before the work, what is left out, and the whole way once."""
+"""From a folder of photos to a bundle: refusals before the work, photos left out, and the whole training once."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -15,32 +14,33 @@ import pytest
 from common.splits import read_splits
 from pipeline.inference.bundle import DEFAULT, Bundle
 from pipeline.inference.predictor import Predictor
-from pipeline.training import plan as branch
+from pipeline.training import plan as plan_module
 from pipeline.training import steps, train_all
 from pipeline.training.plan import TrainingPlan
 from pipeline.training.steps import TrainingStep
 from pipeline.training.train_all import main
 from tests.helpers.commands import write_data
+from tests.helpers.in_process import run_in_process
+from tests.helpers.quick_finetune import make_quick
 
-ROOT = Path(__file__).resolve().parents[3]
 CLASSES = ("head", "helmet")
-SIDES = ("train",) * 6 + ("val",) * 2 + ("test",) * 2
+SPLIT_OF_PHOTO = ("train",) * 6 + ("val",) * 2 + ("test",) * 2
 QUICKEST = {"pnet-steps": 2, "rnet-steps": 2, "onet-steps": 2, "epoch-steps": 2, "passes": 1}
 QUICKEST |= {"pnet-batch": 4, "rnet-batch": 8, "onet-batch": 8}
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Ten photos of noise, each with a bright face of either class, as COCO, and splits.csv in tmp_path."""
-    return write_data(tmp_path / "my data", CLASSES, SIDES)
+    """Write ten photos of noise, each with a bright face per class, as COCO, and splits.csv in tmp_path."""
+    return write_data(tmp_path / "my data", CLASSES, SPLIT_OF_PHOTO)
 
 
 @pytest.fixture
-def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """Stands in for the processes: gives the (folder, step) begun, and makes the results that later steps look for."""
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Replace the processes: return the (folder, step) started, and make the results that later steps need."""
     names: list[tuple[str, str]] = []
 
-    def run_steps(folder: Path, some: Iterable[TrainingStep], say: Callable[[str], None], stop: object = None) -> None:
+    def run_steps(folder: Path, some: Iterable[TrainingStep], log: Callable[[str], None], stop: object = None) -> None:
         for step in some:
             if step.result is not None and step.result.exists():
                 continue
@@ -52,7 +52,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
             elif step.result is not None:
                 step.result.parent.mkdir(parents=True)
                 step.result.touch()
-            say(f"{folder.name}: {step.name} done in 0 s")
+            log(f"{folder.name}: {step.name} done in 0 s")
 
     monkeypatch.setattr(steps, "run_steps", run_steps)
     monkeypatch.setattr(train_all, "run_steps", run_steps)
@@ -74,41 +74,41 @@ def flags(data: Path, *more: str, splits: bool = True) -> list[str]:
     return [*given, *(["--splits", str(here / "splits.csv")] if splits else []), *more]
 
 
-def test_the_order_of_the_work_and_what_comes_of_it(
-    data: Path, begun: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
+def test_the_order_of_the_steps_and_the_results(
+    data: Path, started: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(flags(data, "--jobs", "1")) == 0
     pairs = (("cascade", "crops"), ("final_trunk", "final_cnn"), ("bundle",))
     learned = [(folder, step) for some in pairs for folder in ("part", "all") for step in some]
-    assert begun == [*learned, ("work", "report")]
-    said = capsys.readouterr().out.splitlines()
-    assert said[0] == "split: train 6 photos, 12 faces; val 2 photos, 4 faces; test 2 photos, 4 faces"
-    assert said[1] == "part: cascade done in 0 s"
+    assert started == [*learned, ("work", "report")]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "split: train 6 photos, 12 faces; val 2 photos, 4 faces; test 2 photos, 4 faces"
+    assert lines[1] == "part: cascade done in 0 s"
     figures = [f"{name} 0.500 [0.250, 0.750]" for name in ("mAP50", "mAP50-95", "AP50 head", "mAP50, one label")]
-    assert said[-6:-1] == ["2 test photos, by weights learned from the training photos:", *figures]
+    assert lines[-6:-1] == ["2 test photos, by weights learned from the training photos:", *figures]
     made, work = data.parent / "made", data.parent / "work"
     assert Bundle.load(made).meta == Bundle.load(DEFAULT).meta
     text = (made / "report.md").read_text()
     assert text.startswith("This bundle's weights were learned from all photos.") and text.endswith("# Evaluation\n")
     assert (work / "splits.csv").read_bytes() == (data.parent / "splits.csv").read_bytes()
     assert set(read_splits(work / "splits.all.csv").values()) == {"train"}
-    assert len(read_splits(work / "splits.all.csv")) == len(SIDES)
+    assert len(read_splits(work / "splits.all.csv")) == len(SPLIT_OF_PHOTO)
 
-    # Again: what has its result is not repeated; the bundle, which is one, is replaced.
-    begun.clear()
+    # Again: steps with a result are not repeated; the bundle is replaced.
+    started.clear()
     assert main(flags(data, "--jobs", "1")) == 0
-    assert begun == [("part", "cascade"), ("all", "cascade")]  # which looks for itself whether it is finished
-    assert capsys.readouterr().out.startswith(f"{work}: goes on\n")
+    assert started == [("part", "cascade"), ("all", "cascade")]  # finetune itself checks whether it is finished
+    assert capsys.readouterr().out.startswith(f"{work}: resumed\n")
 
 
-def test_half_the_work(data: Path, begun: list[tuple[str, str]]) -> None:
+def test_without_all_photos_half_the_work(data: Path, started: list[tuple[str, str]]) -> None:
     assert main(flags(data, "--no-all-photos", "--experiments", "final_cnn")) == 0
-    assert [step for _, step in begun] == ["cascade", "crops", "final_cnn", "bundle", "report"]
+    assert [step for _, step in started] == ["cascade", "crops", "final_cnn", "bundle", "report"]
     assert (data.parent / "made" / "report.md").read_text() == "# Evaluation\n"
 
 
-def test_photos_of_no_use_are_named_and_left_out(
-    data: Path, begun: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
+def test_unusable_photos_are_reported_and_left_out(
+    data: Path, started: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (data / "p1.png").write_bytes((data / "p1.png").read_bytes()[:2000])
     (data / "p2.png").unlink()
@@ -118,29 +118,29 @@ def test_photos_of_no_use_are_named_and_left_out(
     said = capsys.readouterr().out
     assert "p2.png" in said.splitlines()[0] and "p1.png" in said.splitlines()[1]
     assert said.splitlines()[1].endswith("; left out")
-    assert f"warning: {splits}: left out 2 photos that are missing or of no use: p1, p2" in said
+    assert f"warning: {splits}: left out 2 photos that are missing or unusable: p1, p2" in said
     assert f"warning: {splits}: lacks 1 photos of the data, which are left out: p3" in said
     assert list(read_splits(data.parent / "work" / "splits.csv")) == ["p0", *(f"p{i}" for i in range(4, 10))]
-    begun.clear()
-    assert main(flags(data)) == 0  # said once
+    started.clear()
+    assert main(flags(data)) == 0  # reported once
     assert "warning" not in capsys.readouterr().out
 
 
 def test_a_split_is_made_where_none_is_given(
-    data: Path, begun: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: Path, started: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Found:
+    class FakeDuplicates:
         groups = (0, 0, 1, 2, 3, 4, 5, 6, 7, 8)
 
-    monkeypatch.setattr(train_all, "near_duplicate_groups", lambda photos: Found)
+    monkeypatch.setattr(train_all, "near_duplicate_groups", lambda photos: FakeDuplicates)
     assert main(flags(data, splits=False)) == 0
     sides = read_splits(data.parent / "work" / "splits.csv")
-    assert len(sides) == len(SIDES) and set(sides.values()) == {"train", "val", "test"}
+    assert len(sides) == len(SPLIT_OF_PHOTO) and set(sides.values()) == {"train", "val", "test"}
     assert sides["p0"] == sides["p1"]
     assert "1 groups of photos that show the same, 2 photos in them, are kept together" in capsys.readouterr().out
 
 
-def test_sides_without_faces(data: Path, begun: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_splits_without_faces(data: Path, started: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]) -> None:
     file = data / "_annotations.coco.json"
     coco = json.loads(file.read_text())
     coco["annotations"] = [r for r in coco["annotations"] if r["image_id"] not in (8, 9) or r["category_id"]]
@@ -149,22 +149,22 @@ def test_sides_without_faces(data: Path, begun: list[tuple[str, str]], capsys: p
     assert "warning: split test has no face of class head" in capsys.readouterr().out
     coco["annotations"] = [r for r in coco["annotations"] if r["image_id"] not in (8, 9)]
     file.write_text(json.dumps(coco))
-    begun.clear()
+    started.clear()
     other = data.parent / "other"
     assert main([*flags(data), "--work-dir", str(other)]) == 1
-    assert "no face in split test, and a training needs all three; give other --splits" in capsys.readouterr().err
-    assert not begun
+    assert "no face in split test, but all three need faces; use other --splits" in capsys.readouterr().err
+    assert not started
     (data.parent / "splits.csv").write_text("image_id,split\np0,train\np1,val\np2,test\n")
-    assert main([*flags(data), "--work-dir", str(other)]) == 0  # nothing was begun there
+    assert main([*flags(data), "--work-dir", str(other)]) == 0  # no work was started there
 
 
 def test_a_folder_of_another_training_is_refused(
-    data: Path, begun: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
+    data: Path, started: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(flags(data, "--quick")) == 0
     assert capsys.readouterr().out.startswith("--quick: a few steps of each training")
-    # A full training does not take the quick one's results for its own.
-    begun.clear()
+    # A full training does not use the quick training's results.
+    started.clear()
     for more, what in (
         ((), "quick"),
         (("--quick", "--seed", "1"), "seed"),
@@ -178,21 +178,21 @@ def test_a_folder_of_another_training_is_refused(
     file.write_text(file.read_text().replace("[10, 20,", "[11, 20,", 1))
     assert main(flags(data, "--quick")) == 1
     assert "work: holds a training with another data" in capsys.readouterr().err
-    assert begun == [("part", "cascade"), ("all", "cascade")]
+    assert started == [("part", "cascade"), ("all", "cascade")]
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
-        (["--jobs", "0"], "--jobs 0: give 1 or more"),
-        (["--seed", "-1"], "--seed -1: give 0 or more"),
+        (["--jobs", "0"], "--jobs 0: use 1 or more"),
+        (["--seed", "-1"], "--seed -1: use 0 or more"),
         (["--experiments"], "--experiments: name at least one"),
         (["--experiments", "final_cnn", "final_cnn"], "and each once"),
         (["--experiments", "final"], "experiment: no 'final'; did you mean"),
         (["--out", "{here}/splits.csv"], "splits.csv: is a file"),
         (["--out", "{here}/my data"], "exists and is no bundle"),
-        (["--out", "{here}/work"], "--work-dir needs this place for itself"),
-        (["--out", "{work}/part/bundle"], "--work-dir needs this place for itself"),
+        (["--out", "{here}/work"], "is reserved for files in --work-dir"),
+        (["--out", "{work}/part/bundle"], "is reserved for files in --work-dir"),
         (["--work-dir", "{here}/my data/work"], "would be read as data; give another --work-dir"),
         (["--out", "{here}/my data/made"], "would be read as data; give another --out"),
         (["--work-dir", "{here}/photos"], "photos: holds other files"),
@@ -201,22 +201,24 @@ def test_a_folder_of_another_training_is_refused(
     ],
 )
 def test_refusals_come_before_the_work(
-    data: Path, begun: list[tuple[str, str]], capsys: pytest.CaptureFixture[str], more: Sequence[str], told: str
+    data: Path, started: list[tuple[str, str]], capsys: pytest.CaptureFixture[str], more: Sequence[str], message: str
 ) -> None:
     (data.parent / "photos").mkdir()
     (data.parent / "photos" / "me.jpg").touch()
     before = sorted(data.parent.rglob("*"))
     assert main(flags(data, *(word.format(here=data.parent, work=data.parent / "work") for word in more))) == 1
     error = capsys.readouterr().err
-    assert told in error and error.startswith("error: ") and error.count("\n") == 1
-    assert not begun and sorted(data.parent.rglob("*")) == before
+    assert message in error and error.startswith("error: ") and error.count("\n") == 1
+    assert not started and sorted(data.parent.rglob("*")) == before
 
 
-def test_a_step_that_fails_is_told_with_its_log(
+def test_a_failed_step_is_reported_with_its_log(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        TrainingPlan, "finding", lambda self: [TrainingStep("cascade", ("json.tool", str(self.folder / "nothing")))]
+        TrainingPlan,
+        "detector_steps",
+        lambda self: [TrainingStep("cascade", ("json.tool", str(self.folder / "nothing")))],
     )
     assert main(flags(data, "--jobs", "1")) == 1
     error, work = capsys.readouterr().err, data.parent / "work"
@@ -225,26 +227,25 @@ def test_a_step_that_fails_is_told_with_its_log(
     assert not (work / "all" / "cascade.log").exists() and not (data.parent / "made").exists()
 
 
-def in_this_process(command: Sequence[str], log: Path, stop: object) -> int:
-    """Stands in for a process: starting each takes seconds."""
-    with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        return importlib.import_module(command[0]).main(list(command[1:]))
+def in_this_process(command: Sequence[str], log_file: Path, stop: object) -> int:
+    """Run a command without a process, whose start takes seconds."""
+    with log_file.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        return run_in_process(command[0], command[1:])
 
 
 @pytest.mark.slow
-def test_the_whole_way(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.syspath_prepend(ROOT / "tests" / "stage1_faces")
-    importlib.import_module("quick_finetune").make_quick(monkeypatch.setattr)
-    monkeypatch.setattr(steps, "_run", in_this_process)
-    # Fewer steps yet than --quick's.
-    monkeypatch.setattr(branch, "QUICK_STEPS", QUICKEST)
-    monkeypatch.setattr(branch, "QUICK_RATES", {})
+def test_the_whole_training(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    make_quick(monkeypatch.setattr)
+    monkeypatch.setattr(steps, "run_module", in_this_process)
+    # Even fewer steps than --quick has.
+    monkeypatch.setattr(plan_module, "QUICK_STEPS", QUICKEST)
+    monkeypatch.setattr(plan_module, "QUICK_RATES", {})
     assert main(flags(data, "--quick", "--experiments", "final_cnn", "--no-all-photos")) == 0
-    # Other classes than the experiments were made for, and nothing that stage 1 takes for a face by now.
-    assert "part: final_cnn: learns from faces alone (--hard-negatives 0 --no-box-head)" in capsys.readouterr().out
+    # The classes are not the experiments', and stage 1 has no false alarms in these photos.
+    assert "part: final_cnn: trains on faces alone (--hard-negatives 0 --no-box-head)" in capsys.readouterr().out
     made, work = Bundle.load(data.parent / "made"), data.parent / "work"
     assert made.meta.class_names == CLASSES
-    assert made.meta.provenance["note"] == branch.QUICK_NOTE
+    assert made.meta.provenance["note"] == plan_module.QUICK_NOTE
     assert made.meta.provenance["stage1"]["recipe"]["pnet_steps"] == QUICKEST["pnet-steps"]
     assert made.meta.metrics["val"]["photos"] == 2
     text = (made.path / "report.md").read_text()
@@ -252,8 +253,8 @@ def test_the_whole_way(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert Predictor(made).detect(np.zeros((60, 80, 3), np.uint8)).class_names == CLASSES
 
 
-def test_what_a_later_step_would_refuse_is_refused_before_the_work(
-    data: Path, tmp_path: Path, begun: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
+def test_errors_of_later_steps_are_found_before_the_work(
+    data: Path, tmp_path: Path, started: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["--data", str(data), "--work-dir", str(tmp_path / "w"), "--out", str(tmp_path / "b")]
     strange = tmp_path / "strange.csv"
@@ -264,4 +265,4 @@ def test_what_a_later_step_would_refuse_is_refused_before_the_work(
     file.write_text(file.read_text().replace('"helmet"', '"no/helmet"'))
     assert main(argv) == 1
     assert "class 'no/helmet' cannot be a folder's name" in capsys.readouterr().err
-    assert not begun and not (tmp_path / "w").exists()
+    assert not started and not (tmp_path / "w").exists()

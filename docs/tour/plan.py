@@ -1,4 +1,4 @@
-"""What the tour runs: the project's own commands and a few lines of Python, in the order of a student's course."""
+"""The steps of the tour: the project's own commands and short Python snippets, in the order of a course."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from docs.tour.portrait import FOLDER, PHOTO
-from docs.tour.runner import Runner, TourStep
+from docs.tour.runner import StepRunner, TourStep
 
-BASELINE, AGAIN = "baseline", "seed_1"
-# Beside the baseline: what changes one thing of it, and the same again, which shows what is chance.
+BASELINE, SECOND_SEED = "baseline", "seed_1"
+# Each alternative changes one thing of the baseline. The second seed shows how large chance is.
 ALTERNATIVES = ("aug_none", "arch_face_trunk")
 SPLITS_FILE, CROPS, RUNS, BUNDLE = "splits.csv", "crops", "runs", "my-bundle"
 VAL_REPORT, TEST_REPORT, EVALUATION = "reports", "reports-test", "evaluation"
-PREVIEW, PORTRAIT_CROPS, FOUND, FOUND_DEFAULT = "augmentation.png", "portrait-crops", "detections", "detections-default"
-# Names in the work folder that the data's cannot have.
-OWN = frozenset((SPLITS_FILE, CROPS, RUNS, BUNDLE, VAL_REPORT, TEST_REPORT, EVALUATION, PREVIEW, PORTRAIT_CROPS))
-OWN |= {FOUND, FOUND_DEFAULT, FOLDER, PHOTO, "steps", "tour.json"}
+PREVIEW, PORTRAIT_CROPS = "augmentation.png", "portrait-crops"
+DETECTIONS, DEFAULT_DETECTIONS = "detections", "detections-default"
+# Names in the work folder, which the data's folder cannot have.
+RESERVED = frozenset((SPLITS_FILE, CROPS, RUNS, BUNDLE, VAL_REPORT, TEST_REPORT, EVALUATION, PREVIEW, PORTRAIT_CROPS))
+RESERVED |= {DETECTIONS, DEFAULT_DETECTIONS, FOLDER, PHOTO, "steps", "tour.json"}
 
 LOOK = """
 from collections import Counter
@@ -76,45 +77,51 @@ for case, logits in [("sure and right", [5.0, 0.0]), ("no idea", [0.0, 0.0]), ("
 
 
 @dataclass(frozen=True)
-class Course:
-    """data: the dataset's name in the work folder. classes: their number. epochs: of each training."""
+class TourPlan:
+    """The steps of one tour."""
 
     data: str
+    """The dataset's name in the work folder."""
     classes: int
+    """Number of classes."""
     epochs: int
+    """Epochs of each training."""
 
-    def run_to_choice(self, runner: Runner) -> None:
-        """Everything up to the comparison on validation crops; the test split is not touched."""
-        for step in (*self._preparing(), *self._explaining(), *self._training()):
+    def run_until_choice(self, runner: StepRunner) -> None:
+        """Run all steps up to the comparison on validation crops, without the test split."""
+        for step in (*self._data_steps(), *self._explaining_steps(), *self._training_steps()):
             runner.run(step)
 
-    def run_from_choice(self, runner: Runner, chosen: str) -> None:
-        """Packs the run `chosen`, scores it on the test split, and detects."""
+    def run_from_choice(self, runner: StepRunner, chosen: str) -> None:
+        """Pack the chosen run, score it on the test split, and detect."""
         run, photos = f"{RUNS}/{chosen}", ("--data", self.data, "--splits", SPLITS_FILE)
         pack = ("pipeline.pack", "--run", run, "--out", BUNDLE, *photos)
         evaluate = ("pipeline.evaluate", *photos, "--split", "test", "--bundle", BUNDLE, "--no-pictures")
+        detect = ("pipeline.detect", PHOTO)
         for step in (
-            TourStep("pack", pack, makes=(BUNDLE,)),
+            TourStep("pack", pack, outputs=(BUNDLE,)),
             _report("test", (run,), TEST_REPORT),
-            TourStep("evaluate", (*evaluate, "--out", EVALUATION), makes=(EVALUATION,)),
-            TourStep("detect", ("pipeline.detect", PHOTO, "--bundle", BUNDLE, "--out", FOUND), makes=(FOUND,)),
-            TourStep("detect_default", ("pipeline.detect", PHOTO, "--out", FOUND_DEFAULT), makes=(FOUND_DEFAULT,)),
+            TourStep("evaluate", (*evaluate, "--out", EVALUATION), outputs=(EVALUATION,)),
+            TourStep("detect", (*detect, "--bundle", BUNDLE, "--out", DETECTIONS), outputs=(DETECTIONS,)),
+            TourStep("detect_default", (*detect, "--out", DEFAULT_DETECTIONS), outputs=(DEFAULT_DETECTIONS,)),
         ):
             runner.run(step)
 
-    def _preparing(self) -> tuple[TourStep, ...]:
+    def _data_steps(self) -> tuple[TourStep, ...]:
+        """Return the steps that split and cut the data."""
         crops = ("pipeline.build_crops", "--data", self.data, "--splits", SPLITS_FILE, "--out", CROPS)
         faces = ("pipeline.build_crops", "--data", FOLDER, "--splits", f"{FOLDER}/splits.csv", "--out", PORTRAIT_CROPS)
         preview = ("stage2_classifier.transforms", "--crops", PORTRAIT_CROPS, "--preview", PREVIEW, "--per-class", "1")
         return (
             TourStep("look", snippet=LOOK.format(data=json.dumps(self.data))),
-            TourStep("split", ("pipeline.split", "--data", self.data, "--out", SPLITS_FILE), makes=(SPLITS_FILE,)),
-            TourStep("crops", crops, makes=(CROPS,)),
-            TourStep("portrait_crops", faces, makes=(PORTRAIT_CROPS,)),
-            TourStep("preview", preview, makes=(PREVIEW,)),
+            TourStep("split", ("pipeline.split", "--data", self.data, "--out", SPLITS_FILE), outputs=(SPLITS_FILE,)),
+            TourStep("crops", crops, outputs=(CROPS,)),
+            TourStep("portrait_crops", faces, outputs=(PORTRAIT_CROPS,)),
+            TourStep("preview", preview, outputs=(PREVIEW,)),
         )
 
-    def _explaining(self) -> tuple[TourStep, ...]:
+    def _explaining_steps(self) -> tuple[TourStep, ...]:
+        """Return the steps that show dataset, model, loss and experiments."""
         return (
             TourStep("dataset", snippet=DATASET),
             TourStep("model", snippet=MODEL.format(classes=self.classes)),
@@ -122,29 +129,32 @@ class Course:
             TourStep("list", ("stage2_classifier.train", "--list")),
         )
 
-    def _training(self) -> tuple[TourStep, ...]:
-        names = (BASELINE, *ALTERNATIVES, AGAIN)
+    def _training_steps(self) -> tuple[TourStep, ...]:
+        """Return the trainings and their comparison."""
+        names = (BASELINE, *ALTERNATIVES, SECOND_SEED)
         return (*(self._train(name) for name in names), _report("val", [f"{RUNS}/{n}" for n in names], VAL_REPORT))
 
     def _train(self, name: str) -> TourStep:
+        """Return the training of one experiment."""
         which = () if name == BASELINE else ("--experiment", name)
         command = ("stage2_classifier.train", "--crops", CROPS, *which, "--epochs", str(self.epochs))
-        return TourStep(f"train_{name}", command, makes=(f"{RUNS}/{name}",))
+        return TourStep(f"train_{name}", command, outputs=(f"{RUNS}/{name}",))
 
 
 def _report(split: str, runs: list[str] | tuple[str, ...], out: str) -> TourStep:
+    """Return the report of runs on one split."""
     command = ("stage2_classifier.report", *runs, "--crops", CROPS, "--split", split, "--no-faces", "--out", out)
-    return TourStep(f"report_{split}", command, makes=(out,))
+    return TourStep(f"report_{split}", command, outputs=(out,))
 
 
 def best_f1(work: Path, name: str) -> float:
-    """A run's best validation macro-F1."""
+    """Return a run's best validation macro-F1."""
     summary = json.loads((work / RUNS / name / "summary.json").read_text(encoding="utf-8"))
     return float(summary["best"]["val_macro_f1"])
 
 
-def choose(work: Path) -> str:
-    """The run to pack, by validation alone: the baseline unless an alternative beats it by more than chance does."""
+def choose_run(work: Path) -> str:
+    """Return the run to pack: the best alternative if its validation gain exceeds chance, else the baseline."""
     base = best_f1(work, BASELINE)
     best = max(ALTERNATIVES, key=lambda name: best_f1(work, name))
-    return best if best_f1(work, best) - base > abs(best_f1(work, AGAIN) - base) else BASELINE
+    return best if best_f1(work, best) - base > abs(best_f1(work, SECOND_SEED) - base) else BASELINE

@@ -1,4 +1,4 @@
-"""Packing weights learned from all photos, as train_all does: of several runs, like the bundle learned from a part."""
+"""Packing weights trained on all photos, as train_all does: several runs, with the settings of another bundle."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from pipeline.inference.bundle import DEFAULT, GRAPHS, Bundle
 from pipeline.inference.fusion import ScoreFusion
-from pipeline.training import pack
+from pipeline.training import classifier_source, pack
 from pipeline.training.pack_command import main
 from stage1_faces.detector import CascadeConfig
 from stage1_faces.training.export import FINE_TUNED
@@ -25,7 +25,7 @@ CLASSES = ("with_mask", "without_mask", "mask_weared_incorrect")
 
 @pytest.fixture
 def learned(tmp_path: Path) -> tuple[Path, list[str]]:
-    """Fine-tuning run and two training runs of all photos, untrained."""
+    """Write a fine-tuning run and two training runs, untrained."""
     cascade = RunFolder(tmp_path / "all" / "cascade")
     cascade.start({"format": 1, "recipe": {"pnet_steps": 6000}, "data": "all photos"}, overwrite=False)
     for name in FINE_TUNED:
@@ -40,7 +40,7 @@ def learned(tmp_path: Path) -> tuple[Path, list[str]]:
 
 @pytest.fixture
 def part(tmp_path: Path) -> Bundle:
-    """The bundle learned from the training part: the default one's graphs, and settings to tell it by."""
+    """Write the bundle of the training part: the default bundle's graphs, and settings of its own."""
     default = Bundle.load(DEFAULT)
     search = replace(CascadeConfig(), slope=1.5, intercept=-0.25)
     metrics: Mapping[str, object] = {"val": {"photos": 101, "mAP50": 0.75}}
@@ -51,7 +51,7 @@ def part(tmp_path: Path) -> Bundle:
         input_size=32,
         margin=0.1,
         search=search,
-        fusion=ScoreFusion(temperature=0.5),  # these runs give no verdicts to weigh
+        fusion=ScoreFusion(temperature=0.5),  # these runs have no objectness
         score_threshold=0.375,
         metrics=metrics,
         provenance={"data": data},
@@ -59,7 +59,7 @@ def part(tmp_path: Path) -> Bundle:
     return pack.write_bundle(tmp_path / "part", meta, {name: default.graph_bytes(name) for name in GRAPHS})
 
 
-def test_weights_of_all_photos_say_whose_figures_they_bear(
+def test_the_bundle_records_whose_metrics_it_has(
     learned: tuple[Path, list[str]], part: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     averaged: list[int] = []
@@ -69,7 +69,7 @@ def test_weights_of_all_photos_say_whose_figures_they_bear(
         averaged.append(len(models))
         return graphs["classifier"]
 
-    monkeypatch.setattr(pack, "export_classifier", export)
+    monkeypatch.setattr(classifier_source, "export_classifier", export)
     monkeypatch.setattr(pack, "export_cascade", lambda nets, how: {name: graphs[name] for name in how})
     cascade, runs = learned
     flags = ["--cascade", str(cascade), "--out", str(tmp_path / "made"), "--settings-from", str(part.path)]
@@ -78,13 +78,13 @@ def test_weights_of_all_photos_say_whose_figures_they_bear(
     assert averaged == [2]
     assert (made.search, made.fusion, made.score_threshold) == (part.meta.search, part.meta.fusion, 0.375)
     assert made.metrics == {"val": {"photos": 101, "mAP50": 0.75}}
-    said = made.provenance["weights_and_metrics"]
-    assert "weights were learned from all photos" in said and "from the training part only" in said
-    whence = made.provenance["settings_and_metrics_from"]
-    assert whence == {"sha256": dict(part.meta.sha256), "data": part.meta.provenance["data"]}
+    note = made.provenance["weights_and_metrics"]
+    assert "weights were learned from all photos" in note and "from the training part only" in note
+    origin = made.provenance["settings_and_metrics_from"]
+    assert origin == {"sha256": dict(part.meta.sha256), "data": part.meta.provenance["data"]}
     assert made.provenance["stage1"]["data"] == "all photos"
     assert [run["run"] for run in made.provenance["stage2"]["mean_of"]] == ["final_trunk", "final_cnn"]
-    # A bundle that is its own measure says nothing of the kind.
+    # A bundle with its own metrics has no such note.
     assert "weights_and_metrics" not in Bundle.load(part.path).meta.provenance
 
 
@@ -92,9 +92,9 @@ def test_photos_and_a_bundle_to_take_settings_from_exclude_each_other(
     learned: tuple[Path, list[str]], part: Bundle, tmp_path: Path
 ) -> None:
     cascade, runs = learned
-    photos = pack.Photos((), ())
+    photos = pack.FitPhotos((), ())
     with pytest.raises(pack.UserError, match="--settings-from takes all settings from that bundle; leave out --data"):
         pack.pack_bundle(
-            [Path(run) for run in runs], tmp_path / "made", CascadeConfig(), cascade, photos, like=part.path
+            [Path(run) for run in runs], tmp_path / "made", CascadeConfig(), cascade, photos, settings_from=part.path
         )
     assert not (tmp_path / "made").exists()

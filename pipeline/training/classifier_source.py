@@ -1,0 +1,145 @@
+"""Where a bundle's classifier comes from: training runs, exported and averaged, or another bundle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.errors import BundleError, UserError
+from pipeline.inference.bundle import Bundle, BundleMeta
+from pipeline.inference.fusion import ScoreFusion
+from stage1_faces.training.export import TOLERANCE, parity, to_onnx
+from stage2_classifier.heads import Heads
+from stage2_classifier.training.checkpoint import ModelMeta, load_model
+
+
+class ClassifierEnsemble(nn.Module):
+    """Computes the outputs of a bundle's classifier graph: each the mean over models with the same heads.
+
+    From (N, 3, S, S) normalised pixels come class probabilities (N, C). Where the classifier has these heads, log
+    odds of being a face (N,) and box deltas (N, 4) follow.
+    """
+
+    def __init__(self, models: Sequence[nn.Module], heads: Heads) -> None:
+        super().__init__()
+        self.models, self.heads = nn.ModuleList(models), heads
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the outputs."""
+        return ("probabilities", *("face",) * self.heads.has_objectness, *("box",) * self.heads.has_box)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        each = [model(pixels) for model in self.models]
+        mean = torch.stack(each).mean(dim=0)  # of log odds and box deltas
+        outputs = [torch.stack([self.heads.class_logits(one).softmax(dim=1) for one in each]).mean(dim=0)]
+        if self.heads.has_objectness:
+            outputs.append(self.heads.face_logit(mean))
+        if self.heads.has_box:
+            outputs.append(self.heads.box_deltas(mean))
+        return tuple(outputs)
+
+
+def export_classifier(models: Sequence[nn.Module], input_size: int, heads: Heads) -> bytes:
+    """Return the ONNX graph of one or more classifiers; raise BundleError when it differs from torch."""
+    net = ClassifierEnsemble(models, heads).eval()
+    graph = to_onnx(net, (2, 3, input_size, input_size), {0: 1}, net.names)
+    rng = np.random.default_rng(0)
+    for n in (1, 5):
+        difference = parity(graph, net, rng.normal(0, 1, (n, 3, input_size, input_size)).astype(np.float32))
+        if not difference <= TOLERANCE:
+            raise BundleError(f"classifier: the exported graph differs from torch by {difference:.2g}")
+    return graph
+
+
+@dataclass(frozen=True)
+class ClassifierSource:
+    """What a bundle needs of a classifier."""
+
+    meta: ModelMeta | BundleMeta
+    """Class names and preprocessing."""
+    metrics: Mapping[str, Any]
+    """Metrics on validation crops."""
+    origin: Mapping[str, Any]
+    """The training runs, for the bundle's provenance."""
+    class_counts: Mapping[str, Any] | None
+    """Number of crops per class and split, if known."""
+    export: Callable[[], bytes]
+    """Makes the ONNX graph."""
+    has_objectness: bool
+    """Whether the graph gives log odds of being a face."""
+    fusion: ScoreFusion = field(default_factory=ScoreFusion)
+    """The fusion with stage 1, unless it is fitted."""
+
+
+def classifier_source(runs: Sequence[Path]) -> ClassifierSource:
+    """Return the classifier of training runs, averaged, or of one bundle.
+
+    Raises:
+        UserError: a run is not finished, or its inputs or outputs differ from the first run's.
+        BundleError: the bundle cannot be read.
+    """
+    is_bundle = len(runs) == 1 and (runs[0] / "bundle.json").is_file()
+    return _from_bundle(runs[0]) if is_bundle else _from_runs(runs)
+
+
+def _from_runs(runs: Sequence[Path]) -> ClassifierSource:
+    """Return the best classifiers of training runs, averaged."""
+    loaded: list[tuple[nn.Module, ModelMeta]] = []
+    for run in runs:
+        if (run / "last.pt").is_file() and not (run / "summary.json").is_file():
+            raise UserError(f"{run}: its training is not finished; finish it with stage2_classifier.train --resume")
+        model, meta = load_model(run / "best.safetensors")
+        first = loaded[0][1] if loaded else meta
+        for name in ("class_names", "input_size", "margin", "mean", "std", "heads"):
+            if getattr(meta, name) != getattr(first, name):
+                raise UserError(
+                    f"{run}: its {name} {getattr(meta, name)} differs from {runs[0]}'s {getattr(first, name)}; "
+                    "average runs with the same inputs and outputs"
+                )
+        loaded.append((model, meta))
+    meta = loaded[0][1]
+    origins = [
+        {"run": run.resolve().name, "model": own.model, "epoch": own.epoch}
+        for run, (_, own) in zip(runs, loaded, strict=True)
+    ]
+    return ClassifierSource(
+        meta,
+        meta.metrics if len(loaded) == 1 else {},
+        origins[0] if len(loaded) == 1 else {"mean_of": origins},
+        _class_counts(runs[0]),
+        lambda: export_classifier([model for model, _ in loaded], meta.input_size, meta.heads),
+        meta.has_objectness,
+    )
+
+
+def _from_bundle(path: Path) -> ClassifierSource:
+    """Return the classifier of a bundle."""
+    bundle = Bundle.load(path)
+    meta = bundle.meta
+    outputs = bundle.graph("classifier")(np.zeros((1, 3, meta.input_size, meta.input_size), np.float32))
+    return ClassifierSource(
+        meta,
+        meta.metrics.get("val_crops", {}),
+        meta.provenance.get("stage2", {}),
+        meta.provenance.get("data", {}).get("class_counts"),
+        lambda: bundle.graph_bytes("classifier"),
+        len(outputs) > 1,
+        meta.fusion,
+    )
+
+
+def _class_counts(run: Path) -> Mapping[str, Any] | None:
+    """Return the number of training and validation crops per class, if the run's config.json has it."""
+    file = run / "config.json"
+    try:
+        return json.loads(file.read_text(encoding="utf-8")).get("class_counts") if file.is_file() else None
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{file}: is not a JSON object ({error}); train the run again") from error
