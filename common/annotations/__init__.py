@@ -1,4 +1,4 @@
-"""Reads annotated faces from Pascal VOC, COCO and YOLO datasets into one type."""
+"""Read annotated faces from Pascal VOC, COCO and YOLO datasets into one type."""
 
 from common.annotations.coco import read_coco
 from common.annotations.reader import read_dataset

@@ -41,9 +41,9 @@ def test_iou_equals_slow_version(a, b, overlap):
     assert iou(a, b, overlap) == pytest.approx(expected.reshape(len(a), len(b)), abs=1e-3)
 
 
-@pytest.mark.parametrize("opencv_most", [0, 4096])
+@pytest.mark.parametrize("max_opencv_boxes", [0, 4096])
 @given(box_arrays(), st.sampled_from([0.0, 0.3, 0.7, 1.0]), st.sampled_from(["union", "min"]), st.integers(0, 9))
-def test_nms_keeps_what_greedy_suppression_keeps(opencv_most, boxes, threshold, overlap, seed):
+def test_nms_keeps_what_greedy_suppression_keeps(max_opencv_boxes, boxes, threshold, overlap, seed):
     scores = np.random.default_rng(seed).integers(0, 5, len(boxes)).astype(np.float32) / 5
     overlaps = iou(boxes, boxes, overlap)
     kept = []
@@ -54,7 +54,7 @@ def test_nms_keeps_what_greedy_suppression_keeps(opencv_most, boxes, threshold, 
         if all(overlaps[i, k] <= threshold for k in kept):
             kept.append(i)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "OPENCV_MOST", opencv_most)
+        patch.setattr(module, "MAX_OPENCV_BOXES", max_opencv_boxes)
         assert nms(boxes, scores, threshold, overlap).tolist() == kept
 
 
@@ -160,16 +160,16 @@ def test_clip_equals_slow_version(boxes, width, height):
     assert clip(clip(boxes, (width, height)), (width, height)).tolist() == expected
 
 
-@pytest.mark.parametrize("opencv_most", [0, 4096])
+@pytest.mark.parametrize("max_opencv_boxes", [0, 4096])
 @given(box_arrays(), st.sampled_from([2.0**20, 2.0**-8]), st.sampled_from([0.3, 0.5]), st.integers(0, 9))
-def test_huge_and_tiny_boxes_are_suppressed_as_those_of_usual_size(opencv_most, boxes, scale, threshold, seed):
+def test_huge_and_tiny_boxes_are_suppressed_as_those_of_usual_size(max_opencv_boxes, boxes, scale, threshold, seed):
     boxes = np.round(boxes)  # so that scaling is exact
     scores = np.random.default_rng(seed).integers(0, 5, len(boxes)).astype(np.float32) / 5
     scaled = (boxes * scale).astype(np.float32)
     assert iou(scaled, scaled).tolist() == iou(boxes, boxes).tolist()
     assert area(scaled).tolist() == (area(boxes) * scale**2).tolist()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "OPENCV_MOST", opencv_most)
+        patch.setattr(module, "MAX_OPENCV_BOXES", max_opencv_boxes)
         assert nms(scaled, scores, threshold).tolist() == nms(boxes, scores, threshold).tolist()
         assert soft_nms(scaled, scores, 0.5)[0].tolist() == soft_nms(boxes, scores, 0.5)[0].tolist()
 

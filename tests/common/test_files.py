@@ -74,7 +74,7 @@ with replacing(Path(sys.argv[1])) as temporary:
 def test_what_a_killed_process_left_is_removed_by_the_next_that_writes_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "_SWEPT", set())
+    monkeypatch.setattr(files, "_CLEANED_FOLDERS", set())
     done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "a.b.txt"], cwd=ROOT, check=False)
     assert done.returncode == -signal.SIGKILL
     (left,) = tmp_path.iterdir()
@@ -92,7 +92,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_that_writes_there(
 def test_a_living_process_keeps_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with replacing(tmp_path / "a.txt") as temporary:
         temporary.write_text("half")
-        monkeypatch.setattr(files, "_SWEPT", set())
+        monkeypatch.setattr(files, "_CLEANED_FOLDERS", set())
         write_text(tmp_path / "b.txt", "x")
         assert temporary.exists()
 

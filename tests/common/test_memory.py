@@ -13,9 +13,9 @@ ROOT = Path(__file__).resolve().parents[2]
 # Threads allocate at the same time, which is when glibc gives out further heaps; malloc_info lists them.
 SCRIPT = """
 import ctypes, sys, tempfile, threading
-from common.memory import one_heap
+from common.memory import limit_malloc_arenas
 if sys.argv[1] == "one":
-    assert one_heap()
+    assert limit_malloc_arenas()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 libc.fopen.restype = ctypes.c_void_p
@@ -36,7 +36,7 @@ with tempfile.NamedTemporaryFile() as file:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives each thread a heap")
-def test_threads_share_one_heap() -> None:
+def test_threads_share_limit_malloc_arenas() -> None:
     counts = {}
     for way in ("one", "each"):
         done = subprocess.run([sys.executable, "-c", SCRIPT, way], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -50,14 +50,14 @@ import sys, threading
 import numpy as np
 import onnxruntime
 from pipeline.inference import bundle, graphs
-from common.memory import one_heap
+from common.memory import limit_malloc_arenas
 from pipeline.inference.predictor import Predictor
 if sys.argv[1] == "heap":
     class Options(onnxruntime.SessionOptions):
         def add_session_config_entry(self, *entry):
             self.enable_cpu_mem_arena = False
     graphs.ort.SessionOptions = Options
-one_heap()
+limit_malloc_arenas()
 predictor = Predictor.default()
 sizes = [(300, 400), (400, 300), (366, 512), (156, 400), (500, 400)]
 photos = [np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8) for size in sizes]

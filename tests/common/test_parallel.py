@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from common.parallel import AHEAD, map_ordered, usable_cores
+from common.parallel import QUEUED_PER_THREAD, map_ordered, usable_cores
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -41,7 +41,7 @@ def test_items_are_taken_as_results_are(threads: int) -> None:
             taken += 1
             yield item
 
-    most = 1 if threads == 1 else AHEAD * threads
+    most = 1 if threads == 1 else QUEUED_PER_THREAD * threads
     for got, _ in enumerate(map_ordered(lambda item: item, items(), threads), start=1):
         assert taken <= got - 1 + most
 
@@ -73,7 +73,7 @@ def test_who_stops_early_leaves_nothing_running() -> None:
     next(results)
     results.close()
     assert threading.active_count() == before
-    assert len(begun) <= 2 * AHEAD
+    assert len(begun) <= 2 * QUEUED_PER_THREAD
 
 
 def test_this_machine_has_a_core() -> None:

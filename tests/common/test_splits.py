@@ -30,9 +30,9 @@ def test_as_a_spreadsheet_saves_it(tmp_path: Path) -> None:
     [
         ("", "needs the columns image_id and split"),
         ("image,split\na,train\n", "needs the columns image_id and split"),
-        ("image_id,split\na,train\nb,valid\n", "line 3: split 'valid' is none of train, val, test"),
-        ("image_id,split\na\n", "line 2: split None is none of"),
-        ("image_id,split\na,train\na,test\n", "line 3: image 'a' stands twice"),
+        ("image_id,split\na,train\nb,valid\n", "line 3: split 'valid' is not in train, val, test"),
+        ("image_id,split\na\n", "line 2: split None is not in"),
+        ("image_id,split\na,train\na,test\n", "line 3: image 'a' is listed twice"),
     ],
 )
 def test_malformed_files_are_named(tmp_path: Path, text: str, words: str) -> None:
@@ -45,5 +45,5 @@ def test_a_missing_file_and_one_that_is_no_text(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"splits\.csv: not found; make it with `python -m pipeline\.split"):
         read_splits(tmp_path / "splits.csv")
     (tmp_path / "splits.csv").write_bytes(b"image_id,split\n\xff\xfe,train\n")
-    with pytest.raises(UserError, match=r"is no CSV text .* make it anew"):
+    with pytest.raises(UserError, match=r"is no CSV text .* make it again"):
         read_splits(tmp_path / "splits.csv")

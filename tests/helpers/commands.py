@@ -19,10 +19,10 @@ import numpy as np
 from PIL import Image
 
 from pipeline.bench.synthetic_photos import synthetic_photo
+from tests.helpers import drawn_photos
 
 ROOT = Path(__file__).resolve().parents[2]
-PATHS = os.pathsep.join(map(str, (ROOT, ROOT / "tests/stage1_faces", ROOT / "tests/pipeline")))
-ENVIRONMENT = {**os.environ, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
 # Seconds and the like: what is measured anew in each run.
 MEASURED = re.compile(r'("(?:seconds|images_per_second|photos_per_second|time|ms[a-z_]*)": )[-0-9.e]+')
 # How a command ends at Ctrl-C; to a shell both are 130. Python dies by the signal, whatever code it is given, where
@@ -145,9 +145,7 @@ def write_data(root: Path, classes: Sequence[str] = ("bare", "masked"), sides: S
 
 def write_drawn(root: Path) -> Path:
     """Drawn photos that the quick fine-tuning learns from (tests/stage1_faces), and splits.csv in the folder."""
-    script = "import sys, pathlib, made_photos as made; made.write_dataset(pathlib.Path(sys.argv[1]))"
-    subprocess.run([sys.executable, "-c", script, str(root)], env=ENVIRONMENT, check=True)
-    return root
+    return drawn_photos.write_dataset(root)
 
 
 def write_different(root: Path, count: int = 8, scale: int = 1) -> Path:
@@ -176,7 +174,7 @@ def build_crops(data: Path, out: Path | str = "crops") -> Command:
 
 
 def finetune(drawn: Path, out: Path | str = "run") -> Command:
-    return [ROOT / "tests/stage1_faces/quick_finetune.py", drawn, out]
+    return ["-m", "tests.helpers.quick_finetune", drawn, out]
 
 
 def train(crops: Path, folder: Path, epochs: int = 12, runs: str = "runs") -> Command:

@@ -122,7 +122,7 @@ def test_roboflow_yolo(tmp_path: Path) -> None:
     assert problems == [
         ("data.yaml", "test: ../test/images does not exist"),
         ("b.txt", "line 2 has the unknown class 7"),
-        ("b.txt", "line 3 has 3 values, neither a box nor a polygon"),
+        ("b.txt", "line 3 has 3 values, which is not a box or a polygon"),
         ("b.txt", "line 4 has a box edge that is missing or not a number"),
         ("gone.txt", "no image of this name"),
     ]

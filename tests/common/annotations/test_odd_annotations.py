@@ -132,7 +132,7 @@ FAULTS: dict[str, tuple[Write, Any, str]] = {
     "yolo, missing edge": (
         write_yolo,
         "0 0.5 0.5 0.2",
-        "line 1 has 4 values, neither a box nor a polygon; left out",
+        "line 1 has 4 values, which is not a box or a polygon; left out",
     ),
     "yolo, missing class": (write_yolo, "mask 0.5 0.5 0.2 0.5", "line 1 has the unknown class mask; left out"),
     "yolo, unknown class": (write_yolo, "7 0.5 0.5 0.2 0.5", "line 1 has the unknown class 7; left out"),
@@ -179,7 +179,7 @@ def test_of_a_face_that_stands_twice_the_first_is_taken(tmp_path: Path, kind: st
     write, same, other, where = TWICE[kind]
     for name, content, line in (
         ("same", same, f"{where} (with_mask) repeats an earlier box; left out"),
-        ("other", other, f"{where} (zebra) repeats an earlier box, there called with_mask; left out"),
+        ("other", other, f"{where} (zebra) repeats an earlier box, annotated as with_mask there; left out"),
     ):
         file = write(tmp_path / name, content)
         read = read_dataset(tmp_path / name)
@@ -233,10 +233,10 @@ BOMB = '<!DOCTYPE a [<!ENTITY x "ha"><!ENTITY y "&x;&x;">]><annotation><filename
 @pytest.mark.parametrize(
     ("page", "line"),
     [
-        (BOMB, "declares XML entities (EntitiesForbidden), which are not expanded; not used, export it anew"),
-        ("", "malformed XML (no element found: line 1, column 0); not used, export it anew"),
-        ("<annotation>", "malformed XML (no element found: line 1, column 12); not used, export it anew"),
-        ("<svg/>", "is no Pascal VOC file (its root is <svg>); not used, export it anew"),
+        (BOMB, "declares XML entities (EntitiesForbidden), which are not expanded; not used, export it again"),
+        ("", "malformed XML (no element found: line 1, column 0); not used, export it again"),
+        ("<annotation>", "malformed XML (no element found: line 1, column 12); not used, export it again"),
+        ("<svg/>", "is not a Pascal VOC file (its root is <svg>); not used, export it again"),
     ],
 )
 def test_a_voc_page_that_is_none(tmp_path: Path, page: str, line: str) -> None:
@@ -249,11 +249,11 @@ def test_a_voc_page_that_is_none(tmp_path: Path, page: str, line: str) -> None:
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("", "malformed JSON (Expecting value: line 1 column 1 (char 0)); not used, export it anew"),
-        ("[]", "is no COCO detection file (its 'images' is not a list of objects); not used, export it anew"),
+        ("", "malformed JSON (Expecting value: line 1 column 1 (char 0)); not used, export it again"),
+        ("[]", "is not a COCO detection file (its 'images' is not a list of objects); not used, export it again"),
         (
             '{"images": [], "annotations": {}}',
-            "is no COCO detection file (its 'annotations' is not a list of objects); not used, export it anew",
+            "is not a COCO detection file (its 'annotations' is not a list of objects); not used, export it again",
         ),
     ],
 )
@@ -270,25 +270,25 @@ def test_a_coco_file_of_no_image(tmp_path: Path) -> None:
     file.write_text('{"images": [], "annotations": [], "categories": []}')
     with pytest.raises(UserError) as raised:
         read_dataset(file)
-    assert str(raised.value) == f"{file}: no annotated image could be used; it names none, export it anew"
+    assert str(raised.value) == f"{file}: no annotated image could be used; it lists no image, export it again"
 
 
 # Nine lists, each of nine times the one before: as text, gigabytes.
 BOMB_OF_ALIASES = "x0: &x0 [a]\n" + "".join(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9)}]\n" for i in range(1, 10))
-NO_NAMES = "`names` is neither a list of names nor a table from number to name; correct it"
+NO_NAMES = "`names` is not a list of names or a table from number to name; correct it"
 
 
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("", "is no YOLO data.yaml (no `names:` in it); name another file"),
-        ("train: images\nnc: 2", "no class names; give `names:` in data.yaml or a classes.txt"),
+        ("", "is not a YOLO data.yaml (it has no `names:`); use another file"),
+        ("train: images\nnc: 2", "no class names; add `names:` to data.yaml or a classes.txt"),
         ("train: images\nnames: 3", NO_NAMES),
         ("train: images\nnames: {.inf: a}", NO_NAMES),
         (f"{BOMB_OF_ALIASES}train: images\nnames: *x9", NO_NAMES),
-        (f"{BOMB_OF_ALIASES}train: *x9\nnames: [a]", "`train` or `path` is no path; correct it"),
-        (f"{BOMB_OF_ALIASES}path: *x9\ntrain: images\nnames: [a]", "`train` or `path` is no path; correct it"),
-        ("train: nowhere\nnames: [a]", "none of its train, val and test folders holds an image; correct its paths"),
+        (f"{BOMB_OF_ALIASES}train: *x9\nnames: [a]", "`train` or `path` is not a path; correct it"),
+        (f"{BOMB_OF_ALIASES}path: *x9\ntrain: images\nnames: [a]", "`train` or `path` is not a path; correct it"),
+        ("train: nowhere\nnames: [a]", "its train, val and test folders hold no image; correct the paths"),
         (
             "names: [a",
             'malformed YAML (while parsing a flow sequence in "<unicode string>", line 1, column 8: names: [a ^ '
@@ -310,13 +310,13 @@ def test_a_yolo_label_file_that_is_no_text(tmp_path: Path) -> None:
     file = write_yolo(tmp_path / "set", "")
     file.write_bytes(b"0 0.5 0.5 \xff 0.5")
     read = read_dataset(tmp_path / "set")
-    assert [str(problem) for problem in read.problems] == [f"{file}: is not UTF-8 text; not used, save it as such"]
+    assert [str(problem) for problem in read.problems] == [f"{file}: is not UTF-8 text; not used, save it as UTF-8"]
     assert [image.image_id for image in read.images] == ["a"]
 
 
 def test_empty_sets(tmp_path: Path) -> None:
     looked_for = (
-        "no annotated dataset; looked for Pascal VOC (images/ with annotations/*.xml, or *.xml beside the images), "
+        "no annotated dataset; looked for Pascal VOC (images/ with annotations/*.xml, or *.xml next to the images), "
         "COCO (a .json file, _annotations.coco.json, annotations/*.json with images/) and YOLO (data.yaml, or "
         "images/ with labels/), also in train/, valid/ and test/"
     )
@@ -341,7 +341,7 @@ def test_empty_sets(tmp_path: Path) -> None:
         file.unlink()
     with pytest.raises(UserError) as raised:
         read_dataset(tmp_path / "labelless")
-    assert str(raised.value) == f"{tmp_path}/labelless: no label file belongs to any of its 2 images (labels/NAME.txt)"
+    assert str(raised.value) == f"{tmp_path}/labelless: no label file for any of its 2 images (labels/NAME.txt)"
 
 
 def test_ids_of_names_that_are_not_utf8_are_text_and_differ(tmp_path: Path) -> None:

@@ -41,14 +41,14 @@ def save_xml(
     return path
 
 
-def kaggle(root: Path, *objects: tuple[object, ...], **options: object) -> Path:
+def write_kaggle_set(root: Path, *objects: tuple[object, ...], **options: object) -> Path:
     save_photo(root / "images/a.png")
     save_xml(root / "annotations/a.xml", *objects, **options)  # type: ignore[arg-type]
     return root
 
 
 def test_voc_boxes_become_zero_based_and_exclusive(tmp_path: Path) -> None:
-    read = read_dataset(kaggle(tmp_path, ("with_mask", 1, 1, 100, 80), ("without_mask", 11, 21, 30, 50)))
+    read = read_dataset(write_kaggle_set(tmp_path, ("with_mask", 1, 1, 100, 80), ("without_mask", 11, 21, 30, 50)))
     (image,) = read.images
     assert image.image_id == "a" and image.size == (100, 80) and image.split is None
     np.testing.assert_array_equal(image.boxes, [[0, 0, 100, 80], [10, 20, 30, 50]])
@@ -58,7 +58,7 @@ def test_voc_boxes_become_zero_based_and_exclusive(tmp_path: Path) -> None:
 
 
 def test_a_zero_edge_anywhere_makes_the_whole_voc_set_zero_based(tmp_path: Path) -> None:
-    kaggle(tmp_path, ("with_mask", 11, 21, 30, 50))
+    write_kaggle_set(tmp_path, ("with_mask", 11, 21, 30, 50))
     save_photo(tmp_path / "images/b.png")
     save_xml(tmp_path / "annotations/b.xml", ("with_mask", 40, 0, 60, 20))
     boxes = [image.boxes[0].tolist() for image in read_voc(tmp_path).images]
@@ -66,7 +66,7 @@ def test_a_zero_edge_anywhere_makes_the_whole_voc_set_zero_based(tmp_path: Path)
 
 
 def test_boxes_that_stick_out_are_clipped_and_counted(tmp_path: Path) -> None:
-    read = read_dataset(kaggle(tmp_path, ("with_mask", 90, 1, 101, 20), ("with_mask", 1, 1, 100, 80)))
+    read = read_dataset(write_kaggle_set(tmp_path, ("with_mask", 90, 1, 101, 20), ("with_mask", 1, 1, 100, 80)))
     assert read.clipped == 1 and not read.problems
     assert read.images[0].boxes[0].tolist() == [89, 0, 100, 20]
 
@@ -83,7 +83,7 @@ def test_boxes_that_stick_out_are_clipped_and_counted(tmp_path: Path) -> None:
     ],
 )
 def test_bad_boxes_are_refused_by_file_and_number(tmp_path: Path, box: tuple[object, ...], word: str) -> None:
-    read = read_dataset(kaggle(tmp_path, ("with_mask", 11, 21, 30, 50), ("with_mask", *box)))
+    read = read_dataset(write_kaggle_set(tmp_path, ("with_mask", 11, 21, 30, 50), ("with_mask", *box)))
     assert len(read.images[0].boxes) == 1
     (problem,) = read.problems
     assert problem.file.name == "a.xml" and "object 2" in problem.what and word in problem.what
@@ -91,15 +91,17 @@ def test_bad_boxes_are_refused_by_file_and_number(tmp_path: Path, box: tuple[obj
 
 def test_one_pixel_box_and_duplicates(tmp_path: Path) -> None:
     twice = ("with_mask", 11, 21, 30, 50)
-    read = read_dataset(kaggle(tmp_path, twice, ("with_mask", 5, 5, 5, 5), twice, ("without_mask", 11, 21, 30, 50)))
+    read = read_dataset(
+        write_kaggle_set(tmp_path, twice, ("with_mask", 5, 5, 5, 5), twice, ("without_mask", 11, 21, 30, 50))
+    )
     assert read.images[0].boxes.tolist() == [[10, 20, 30, 50], [4, 4, 5, 5]]
     same, other = read.problems
-    assert "object 3" in same.what and "called" not in same.what
-    assert "object 4" in other.what and "called with_mask" in other.what
+    assert "object 3" in same.what and "annotated as" not in same.what
+    assert "object 4" in other.what and "annotated as with_mask" in other.what
 
 
 def test_malformed_files_are_named_and_the_rest_goes_on(tmp_path: Path) -> None:
-    kaggle(tmp_path, ("with_mask", 11, 21, 30, 50))
+    write_kaggle_set(tmp_path, ("with_mask", 11, 21, 30, 50))
     for stem, text in {"bomb": BOMB, "cut": "<annotation><obj", "other": "<svg/>"}.items():
         save_photo(tmp_path / f"images/{stem}.png")
         (tmp_path / f"annotations/{stem}.xml").write_text(text)
@@ -126,7 +128,7 @@ def test_images_are_found_by_stem_or_reported(tmp_path: Path) -> None:
 
 
 def test_the_stated_name_settles_between_two_extensions(tmp_path: Path) -> None:
-    kaggle(tmp_path, ("with_mask", 11, 21, 30, 50))
+    write_kaggle_set(tmp_path, ("with_mask", 11, 21, 30, 50))
     save_photo(tmp_path / "images/a.jpg")
     read = read_dataset(tmp_path)
     assert [image.path.name for image in read.images] == ["a.png"]
@@ -146,7 +148,7 @@ def test_xml_beside_images_in_split_folders(tmp_path: Path) -> None:
 
 
 def test_unreadable_image_is_named(tmp_path: Path) -> None:
-    kaggle(tmp_path, ("with_mask", 11, 21, 30, 50))
+    write_kaggle_set(tmp_path, ("with_mask", 11, 21, 30, 50))
     (tmp_path / "images/b.png").write_bytes(b"no picture")
     save_xml(tmp_path / "annotations/b.xml", ("with_mask", 11, 21, 30, 50))
     read = read_dataset(tmp_path)
@@ -155,19 +157,19 @@ def test_unreadable_image_is_named(tmp_path: Path) -> None:
 
 
 def test_resized_image_scales_its_boxes(tmp_path: Path) -> None:
-    read = read_dataset(kaggle(tmp_path, ("with_mask", 21, 41, 60, 100), size=(200, 160)))
+    read = read_dataset(write_kaggle_set(tmp_path, ("with_mask", 21, 41, 60, 100), size=(200, 160)))
     np.testing.assert_array_equal(read.images[0].boxes, [[10, 20, 30, 50]])
     assert "200x160" in read.problems[0].what and "scaled" in read.problems[0].what
 
 
 def test_wrong_size_with_fitting_and_unfitting_boxes(tmp_path: Path) -> None:
-    kaggle(tmp_path, ("with_mask", 11, 21, 30, 50), size=(300, 90))
+    write_kaggle_set(tmp_path, ("with_mask", 11, 21, 30, 50), size=(300, 90))
     save_photo(tmp_path / "images/b.png")
     save_xml(tmp_path / "annotations/b.xml", ("with_mask", 201, 21, 230, 50), size=(300, 90))
     read = read_dataset(tmp_path)
     (image,) = read.images
     assert image.size == (100, 80) and image.boxes.tolist() == [[10, 20, 30, 50]]
-    assert ["as they are" in p.what for p in read.problems] == [True, False]
+    assert ["not changed" in p.what for p in read.problems] == [True, False]
     assert "do not fit" in read.problems[1].what
 
 
@@ -187,7 +189,9 @@ def test_annotation_of_the_unturned_photo_is_refused(tmp_path: Path) -> None:
 
 
 def test_own_classes_come_in_a_fixed_order(tmp_path: Path) -> None:
-    read = read_dataset(kaggle(tmp_path, ("zebra", 11, 21, 30, 50), ("ape", 1, 1, 9, 9), ("with_mask", 2, 2, 8, 8)))
+    read = read_dataset(
+        write_kaggle_set(tmp_path, ("zebra", 11, 21, 30, 50), ("ape", 1, 1, 9, 9), ("with_mask", 2, 2, 8, 8))
+    )
     assert read.class_names == ("with_mask", "ape", "zebra")
 
 
