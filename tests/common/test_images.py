@@ -16,8 +16,8 @@ from common import images
 from common.display import shown
 from common.errors import MediaError
 from common.images import decode_photo, read_image, read_photo
-from tests.helpers import bound
-from tests.helpers.odd_photos import FAULTY, FINE, PHOTO, STORED, png_claiming
+from tests.helpers import unprivileged
+from tests.helpers.unusual_photos import UNREADABLE, READABLE, PHOTO, STORED, png_with_claimed_size
 
 # 2 rows x 3 columns of block colours, each 8 x 8 so that JPEG keeps them: R G B / white grey black
 COLOURS = np.array([[(255, 0, 0), (0, 255, 0), (0, 0, 255)], [(255, 255, 255), (128, 128, 128), (0, 0, 0)]], np.uint8)
@@ -141,7 +141,7 @@ def test_more_rows_than_one_strip(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("side", [9_500, 12_000, 60_000])  # above our bound, Pillow's warning, Pillow's error
 def test_a_decompression_bomb_is_refused_unread(tmp_path: Path, side: int) -> None:
-    (tmp_path / "bomb.png").write_bytes(png_claiming(side, side))
+    (tmp_path / "bomb.png").write_bytes(png_with_claimed_size(side, side))
     with pytest.raises(
         MediaError, match=r"^\S+/bomb\.png: has more than 89\.4785 million pixels; make it smaller first$"
     ):
@@ -203,7 +203,7 @@ def test_what_is_no_picture_is_named_with_the_mend(tmp_path: Path) -> None:
 def test_a_file_without_permission(tmp_path: Path) -> None:
     save(tmp_path / "a.png", Image.new("RGB", (2, 2))).chmod(0)
     code = "from common.images import MediaError, read_image\ntry: read_image('a.png')\n"
-    done = bound.python("-c", code + "except MediaError as error: print(error)", cwd=tmp_path)
+    done = unprivileged.run_python("-c", code + "except MediaError as error: print(error)", cwd=tmp_path)
     assert done.stdout == "a.png: cannot be read (Permission denied); check its name and permissions\n"
 
 
@@ -218,16 +218,16 @@ def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
     assert str(caught.value) == f"{tmp_path}/caf\N{REPLACEMENT CHARACTER}.png: {what}"
 
 
-@pytest.mark.parametrize("name", FINE)
+@pytest.mark.parametrize("name", READABLE)
 def test_an_oddly_stored_photo_is_the_photo(tmp_path: Path, name: str) -> None:
-    FINE[name](tmp_path / name)
+    READABLE[name](tmp_path / name)
     pixels = read_image(tmp_path / name)
     assert pixels.shape == PHOTO.shape and np.abs(pixels.astype(int) - PHOTO).max() <= 1
 
 
-@pytest.mark.parametrize("name", FAULTY)
+@pytest.mark.parametrize("name", UNREADABLE)
 def test_a_faulty_photo_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
-    write, what = FAULTY[name]
+    write, what = UNREADABLE[name]
     write(tmp_path / name)
     with pytest.raises(MediaError) as caught:
         read_image(tmp_path / name)

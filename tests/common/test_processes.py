@@ -15,7 +15,7 @@ from common.parallel import map_jobs
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def die(_job):
+def kill_worker(_job):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -26,10 +26,10 @@ def test_results_come_in_the_jobs_order(workers):
 
 def test_a_killed_worker_is_one_line():
     with pytest.raises(UserError, match="a worker process was killed"):
-        list(map_jobs(die, [1, 2, 3], 2))
+        list(map_jobs(kill_worker, [1, 2, 3], 2))
 
 
-def running(pid):
+def is_running(pid):
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except FileNotFoundError:
@@ -50,9 +50,9 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment) as parent:
         pids = {int(parent.stdout.readline()) for _ in range(4)}
-        assert all(running(pid) for pid in pids)
+        assert all(is_running(pid) for pid in pids)
         parent.kill()
     deadline = time.monotonic() + 20
-    while any(running(pid) for pid in pids) and time.monotonic() < deadline:
+    while any(is_running(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not any(running(pid) for pid in pids)
+    assert not any(is_running(pid) for pid in pids)

@@ -22,7 +22,7 @@ TOKENS = (
 )
 
 
-def changed(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
+def mutate(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
     """`data` with a few random changes: bytes set, cut, doubled, put in, or the end of another input."""
     out = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 4, 8))):
@@ -45,7 +45,7 @@ def changed(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
     return bytes(out)
 
 
-def by_chance(name: str, seconds: float, seed: int) -> int:
+def fuzz_randomly(name: str, seconds: float, seed: int) -> int:
     """Runs a target on changed seeds; returns how many inputs it took. Raises what the target does."""
     from tests.fuzz.targets import SEEDS, TARGETS
 
@@ -53,7 +53,7 @@ def by_chance(name: str, seconds: float, seed: int) -> int:
     for data in SEEDS[name]:
         TARGETS[name](data)
     while time.monotonic() < end:
-        data = changed(rng.choice(SEEDS[name]), rng, SEEDS[name])
+        data = mutate(rng.choice(SEEDS[name]), rng, SEEDS[name])
         try:
             TARGETS[name](data)
         except BaseException:
@@ -65,7 +65,7 @@ def by_chance(name: str, seconds: float, seed: int) -> int:
     return count
 
 
-def by_coverage(name: str, seconds: float, seed: int) -> None:
+def fuzz_with_coverage(name: str, seconds: float, seed: int) -> None:
     """Runs a target under atheris, which ends the process."""
     import atheris
 
@@ -95,9 +95,9 @@ def main() -> None:
     try:
         import atheris  # noqa: F401
     except ImportError:
-        print(f"{args.name}: {by_chance(args.name, args.seconds, args.seed)} inputs, none broke it")
+        print(f"{args.name}: {fuzz_randomly(args.name, args.seconds, args.seed)} inputs, none broke it")
     else:
-        by_coverage(args.name, args.seconds, args.seed)
+        fuzz_with_coverage(args.name, args.seconds, args.seed)
 
 
 if __name__ == "__main__":

@@ -29,18 +29,18 @@ from tests.helpers.fake_predictor import FakePredictor
 from tests.helpers.served import received, served
 from tests.load.server_process import Target
 
-MOST_PIXELS = 1_000_000  # so that a run is quick
+MAX_FUZZ_PIXELS = 1_000_000  # so that a run is quick
 _STACK = ExitStack()  # servers and folders that live as long as the process
 
 
-def picture(kind: str = "PNG", size: tuple[int, int] = (40, 30)) -> bytes:
+def encode_picture(kind: str = "PNG", size: tuple[int, int] = (40, 30)) -> bytes:
     """A small picture file."""
     file = io.BytesIO()
     Image.linear_gradient("L").resize(size).convert("RGB").save(file, kind)
     return file.getvalue()
 
 
-def one_line(error: Exception) -> None:
+def assert_one_line(error: Exception) -> None:
     """Fails on a message that is no single, printable line."""
     text = str(error)
     assert text and len(text.splitlines()) == 1, repr(text)
@@ -50,9 +50,9 @@ def image(data: bytes) -> None:
     """The photo reader, also reading smaller."""
     for shrink in (None, lambda size: 4.0):
         try:
-            photo = decode_photo(io.BytesIO(data), "x.jpg", shrink, MOST_PIXELS)
+            photo = decode_photo(io.BytesIO(data), "x.jpg", shrink, MAX_FUZZ_PIXELS)
         except MediaError as error:
-            one_line(error)
+            assert_one_line(error)
         else:
             assert photo.pixels.ndim == 3 and photo.pixels.shape[2] == 3 and photo.pixels.size
 
@@ -63,7 +63,7 @@ def _dataset(kind: str) -> Path:
     root = Path(_STACK.enter_context(tempfile.TemporaryDirectory()))
     folder = {"voc": "images", "coco": ".", "yolo": "train/images", "yaml": "train/images"}[kind]
     (root / folder).mkdir(parents=True, exist_ok=True)
-    (root / folder / "p.png").write_bytes(picture())
+    (root / folder / "p.png").write_bytes(encode_picture())
     if kind == "voc":
         (root / "annotations").mkdir()
     elif kind in ("yolo", "yaml"):
@@ -73,13 +73,13 @@ def _dataset(kind: str) -> Path:
     return root
 
 
-def _annotations(kind: str, file: str, data: bytes) -> None:
+def _check_annotations(kind: str, file: str, data: bytes) -> None:
     root = _dataset(kind)
     (root / file).write_bytes(data)
     try:
         found = read_dataset(root)
     except UserError as error:
-        one_line(error)
+        assert_one_line(error)
         return
     for each in found.images:
         width, height = each.size
@@ -91,22 +91,22 @@ def _annotations(kind: str, file: str, data: bytes) -> None:
 
 def voc(data: bytes) -> None:
     """Pascal VOC XML."""
-    _annotations("voc", "annotations/p.xml", data)
+    _check_annotations("voc", "annotations/p.xml", data)
 
 
 def coco(data: bytes) -> None:
     """COCO JSON."""
-    _annotations("coco", "_annotations.coco.json", data)
+    _check_annotations("coco", "_annotations.coco.json", data)
 
 
 def yolo(data: bytes) -> None:
     """YOLO's label files."""
-    _annotations("yolo", "train/labels/p.txt", data)
+    _check_annotations("yolo", "train/labels/p.txt", data)
 
 
 def yaml(data: bytes) -> None:
     """YOLO's data.yaml."""
-    _annotations("yaml", "data.yaml", data)
+    _check_annotations("yaml", "data.yaml", data)
 
 
 @cache
@@ -122,7 +122,7 @@ def bundle(data: bytes) -> None:
     try:
         Bundle.load(_bundle()).describe()
     except BundleError as error:
-        one_line(error)
+        assert_one_line(error)
 
 
 BOUNDARY = b"xYzZY"
@@ -163,7 +163,7 @@ def http(data: bytes) -> None:
 
 def _form(kind: bytes = b"image/png") -> bytes:
     head = b'Content-Disposition: form-data; name="image"; filename="a.png"\r\nContent-Type: ' + kind
-    return b"--" + BOUNDARY + b"\r\n" + head + b"\r\n\r\n" + picture() + b"\r\n--" + BOUNDARY + b"--\r\n"
+    return b"--" + BOUNDARY + b"\r\n" + head + b"\r\n\r\n" + encode_picture() + b"\r\n--" + BOUNDARY + b"--\r\n"
 
 
 def _request() -> bytes:
@@ -185,7 +185,7 @@ _COCO = {
     "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [3, 4, 17, 21]}],
 }
 SEEDS: dict[str, list[bytes]] = {
-    "image": [picture(kind) for kind in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM")],
+    "image": [encode_picture(kind) for kind in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM")],
     "voc": [_VOC],
     "coco": [json.dumps(_COCO).encode()],
     "yolo": [b"0 0.5 0.5 0.2 0.3\n1 0.25 0.25 0.1 0.1\n"],
@@ -194,7 +194,7 @@ SEEDS: dict[str, list[bytes]] = {
         b"names:\n  0: a\n  1: b\ntrain: train/images\n",
     ],
     "bundle": [(DEFAULT / "bundle.json").read_bytes()],
-    "multipart": [b"multipart/form-data; boundary=" + BOUNDARY + b"\n" + _form(), b"image/png\n" + picture()],
+    "multipart": [b"multipart/form-data; boundary=" + BOUNDARY + b"\n" + _form(), b"image/png\n" + encode_picture()],
     "http": [_request(), b"GET /v1/model HTTP/1.1\r\nHost: localhost\r\n\r\n"],
 }
 TARGETS: dict[str, Callable[[bytes], None]] = {

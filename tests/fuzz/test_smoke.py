@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.fuzz.run import by_chance
+from tests.fuzz.run import fuzz_randomly
 from tests.fuzz.targets import SEEDS, TARGETS
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "2"))
@@ -17,16 +17,16 @@ SEED = int(os.environ.get("FUZZ_SEED", time.time_ns() % 1_000_000))
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 def test_random_changes_of_good_input_break_nothing(name: str) -> None:
-    assert by_chance(name, SECONDS, SEED) > 10
+    assert fuzz_randomly(name, SECONDS, SEED) > 10
 
 
 # Found by fuzzing and mended.
-FOUND: list[tuple[str, bytes]] = [
+REGRESSIONS: list[tuple[str, bytes]] = [
     ("yaml", b"names: [a]\ntrain: " + b"x" * 5000),
 ]
 
 
-@pytest.mark.parametrize(("name", "data"), FOUND)
+@pytest.mark.parametrize(("name", "data"), REGRESSIONS)
 def test_what_once_broke_a_reader(name: str, data: bytes) -> None:
     TARGETS[name](data)
 

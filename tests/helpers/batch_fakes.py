@@ -1,4 +1,4 @@
-"""Jobs for worker processes that need no nets: a predictor of red blobs, and some that kill their process."""
+"""Batch jobs without nets: a predictor that finds red blobs, and predictors that fail or kill a process."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from pipeline.batch.table import BatchRecipe
 from pipeline.batch.work import ChunkResult, Job, process_chunk
 from tests.helpers.fake_predictor import CLASSES, FakeBundle, FakeDetections, FakePredictor
 
-DEADLY = (1, 2, 3)  # the RGB of a photo's first pixel that kills
-PARENT = (3, 2, 1)  # and of one that kills the process that started this one
+DEADLY = (1, 2, 3)  # the RGB of the first pixel of a photo that kills its worker process
+PARENT = (3, 2, 1)  # the same for a photo that kills the worker's parent process
 
 
 class NamedBundle(FakeBundle):
@@ -33,7 +33,7 @@ class NamedBundle(FakeBundle):
 
 
 class BatchPredictor(FakePredictor):
-    """kills: asked for each deadly photo whether it kills the process."""
+    """Kills its process at a deadly photo if `kills()` is true."""
 
     def __init__(self, kills: Callable[[], bool] = lambda: True) -> None:
         super().__init__()
@@ -54,21 +54,21 @@ def load_fake(bundle: Path | None) -> Any:
 
 
 def load_clumsy(bundle: Path | None) -> Any:
-    """Fails on every photo that is 50 px wide."""
+    """Return a predictor that fails on every photo with a width of 50 px."""
     predictor = BatchPredictor()
-    right = predictor.detect
+    detect_faces = predictor.detect
 
     def detect(image: Any, *options: Any) -> Any:
         if image.size[0] == 50:
             raise ZeroDivisionError("division by zero\nand more")
-        return right(image, *options)
+        return detect_faces(image, *options)
 
     predictor.detect = detect  # type: ignore[method-assign]
     return predictor
 
 
 def load_refused(bundle: Path | None) -> Any:
-    raise UserError("bundle: is broken; pack it anew")
+    raise UserError("bundle: is broken; pack it again")
 
 
 def load_dying(bundle: Path | None) -> Any:
@@ -76,6 +76,7 @@ def load_dying(bundle: Path | None) -> Any:
 
 
 def _once(flag: Path) -> bool:
+    """Return True the first time, when the file `flag` does not exist."""
     if flag.exists():
         return False
     flag.touch()
@@ -87,7 +88,7 @@ def _load_once(flag: Path, bundle: Path | None) -> Any:
 
 
 def load_once(flag: Path) -> Callable[[Path | None], Any]:
-    """Deadly photos kill only until the file `flag` is there."""
+    """Return a loader whose predictor is killed only once, by the file `flag`."""
     return partial(_load_once, flag)
 
 
@@ -99,32 +100,32 @@ def fake_job(load: Callable[[Path | None], Any] = load_fake, columns: Columns = 
 
 
 def run_here(job: Job, chunks: Iterable[Chunk], workers: int) -> Iterator[ChunkResult]:
-    """In place of the process pool: in this process."""
+    """Replace the process pool: process the chunks in this process."""
     predictor = job.load(None)
     return (process_chunk(chunk, job, predictor) for chunk in chunks)
 
 
 def _load_orphan(flag: Path, bundle: Path | None) -> Any:
     predictor = BatchPredictor()
-    right = predictor.detect
+    detect_faces = predictor.detect
 
     def detect(image: Any, *options: Any) -> Any:
         if tuple(image.pixels[0, 0]) == PARENT and _once(flag):
             os.kill(os.getppid(), signal.SIGKILL)
-            time.sleep(60)  # longer than this process has to live
-        return right(image, *options)
+            time.sleep(60)  # until this process is ended, too
+        return detect_faces(image, *options)
 
     predictor.detect = detect  # type: ignore[method-assign]
     return predictor
 
 
 def load_orphan(flag: Path) -> Callable[[Path | None], Any]:
-    """Deadly photos kill their process, PARENT ones its parent, that until the file `flag` is there."""
+    """Return a loader: DEADLY photos kill the worker, and the first PARENT photo kills its parent (by `flag`)."""
     return partial(_load_orphan, flag)
 
 
 def deadly(path: Path, first: tuple[int, int, int] = DEADLY) -> Path:
-    """Writes a photo that kills."""
+    """Write a photo that kills a process."""
     image = np.full((32, 48, 3), 128, np.uint8)
     image[0, 0] = first
     cv2.imwrite(str(path), image[..., ::-1])
@@ -136,6 +137,6 @@ def files(*paths: Path) -> Chunk:
 
 
 def table(out: str | Path) -> list[dict[str, Any]]:
-    """All rows of results, sorted."""
+    """Return all rows of the results, sorted."""
     rows = pyarrow.dataset.dataset(out).to_table().to_pylist()
     return sorted(rows, key=lambda row: (row["file"], row["face"] or 0))

@@ -17,10 +17,10 @@ from common.errors import UserError
 
 # Photos a and b of 100x80 px; a has a face at (10, 20, 30, 50), and b has what a test gives it.
 GOOD = [10.0, 20.0, 30.0, 50.0]
-Write = Callable[[Path, Any], Path]
+DatasetWriter = Callable[[Path, Any], Path]
 
 
-def photos(folder: Path) -> None:
+def write_photos(folder: Path) -> None:
     folder.mkdir(parents=True)
     for stem in "ab":
         Image.new("RGB", (100, 80)).save(folder / f"{stem}.png")
@@ -35,7 +35,7 @@ def voc_object(label: str | None = "with_mask", **edges: object) -> str:
 
 
 def write_voc(root: Path, page: str) -> Path:
-    photos(root / "images")
+    write_photos(root / "images")
     (root / "annotations").mkdir()
     (root / "annotations/a.xml").write_text(f"<annotation>{voc_object()}</annotation>")
     whole = not page or page.startswith(("<!", "<annotation", "<svg"))
@@ -50,7 +50,7 @@ def coco_face(**fields: Any) -> dict[str, Any]:
 
 
 def write_coco(root: Path, rows: list[dict[str, Any]]) -> Path:
-    photos(root)
+    write_photos(root)
     categories = [{"id": 1, "name": "with_mask"}, {"id": 2, "name": "zebra"}, {"id": 3}]
     images = [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}]
     faces = [{"id": i, **row} for i, row in enumerate([coco_face(image_id=1), *rows])]
@@ -60,7 +60,7 @@ def write_coco(root: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def write_yolo(root: Path, lines: str) -> Path:
-    photos(root / "images")
+    write_photos(root / "images")
     (root / "labels").mkdir()
     (root / "data.yaml").write_text("train: images\nnames: [with_mask, zebra]\n")
     (root / "labels/a.txt").write_text("0 0.2 0.4375 0.2 0.375")
@@ -68,18 +68,18 @@ def write_yolo(root: Path, lines: str) -> Path:
     return root / "labels/b.txt"
 
 
-def faces_of(read: Annotations, image_id: str) -> list[list[float]]:
+def boxes_of(read: Annotations, image_id: str) -> list[list[float]]:
     (image,) = (image for image in read.images if image.image_id == image_id)
     return [[round(v, 3) for v in box] for box in image.boxes.tolist()]
 
 
-NO_EDGE = "has a box edge that is missing or not a number; left out"
-FAULTS: dict[str, tuple[Write, Any, str]] = {
-    "voc, missing edge": (write_voc, voc_object(xmin=None), f"object 1 {NO_EDGE}"),
-    "voc, missing box": (write_voc, "<object><name>with_mask</name></object>", f"object 1 {NO_EDGE}"),
+MISSING_EDGE = "has a box edge that is missing or not a number; left out"
+FACE_FAULTS: dict[str, tuple[DatasetWriter, Any, str]] = {
+    "voc, missing edge": (write_voc, voc_object(xmin=None), f"object 1 {MISSING_EDGE}"),
+    "voc, missing box": (write_voc, "<object><name>with_mask</name></object>", f"object 1 {MISSING_EDGE}"),
     "voc, missing class": (write_voc, voc_object(None), "object 1 has no class name; left out"),
-    "voc, NaN": (write_voc, voc_object(ymax="nan"), f"object 1 {NO_EDGE}"),
-    "voc, infinite": (write_voc, voc_object(ymax="1e999"), f"object 1 {NO_EDGE}"),
+    "voc, NaN": (write_voc, voc_object(ymax="nan"), f"object 1 {MISSING_EDGE}"),
+    "voc, infinite": (write_voc, voc_object(ymax="1e999"), f"object 1 {MISSING_EDGE}"),
     "voc, swapped": (
         write_voc,
         voc_object(xmin=31, xmax=10),
@@ -95,8 +95,8 @@ FAULTS: dict[str, tuple[Write, Any, str]] = {
         voc_object(xmin=101, xmax=120),
         "object 1 has a box outside the 100x80 image (100, 20, 120, 50); left out",
     ),
-    "coco, missing box": (write_coco, [coco_face(bbox=...)], f"annotation 1 {NO_EDGE}"),
-    "coco, missing edge": (write_coco, [coco_face(bbox=[1, 2, 3])], f"annotation 1 {NO_EDGE}"),
+    "coco, missing box": (write_coco, [coco_face(bbox=...)], f"annotation 1 {MISSING_EDGE}"),
+    "coco, missing edge": (write_coco, [coco_face(bbox=[1, 2, 3])], f"annotation 1 {MISSING_EDGE}"),
     "coco, missing image": (
         write_coco,
         [coco_face(image_id=...)],
@@ -113,7 +113,7 @@ FAULTS: dict[str, tuple[Write, Any, str]] = {
         [coco_face(category_id=9)],
         "annotation 1 has the unknown category 9; left out",
     ),
-    "coco, NaN": (write_coco, [coco_face(bbox=[float("nan"), 20, 20, 30])], f"annotation 1 {NO_EDGE}"),
+    "coco, NaN": (write_coco, [coco_face(bbox=[float("nan"), 20, 20, 30])], f"annotation 1 {MISSING_EDGE}"),
     "coco, swapped": (
         write_coco,
         [coco_face(bbox=[30, 20, -20, 30])],
@@ -136,7 +136,7 @@ FAULTS: dict[str, tuple[Write, Any, str]] = {
     ),
     "yolo, missing class": (write_yolo, "mask 0.5 0.5 0.2 0.5", "line 1 has the unknown class mask; left out"),
     "yolo, unknown class": (write_yolo, "7 0.5 0.5 0.2 0.5", "line 1 has the unknown class 7; left out"),
-    "yolo, NaN": (write_yolo, "0 nan 0.5 0.2 0.5", f"line 1 {NO_EDGE}"),
+    "yolo, NaN": (write_yolo, "0 nan 0.5 0.2 0.5", f"line 1 {MISSING_EDGE}"),
     "yolo, class NaN": (write_yolo, "nan 0.5 0.5 0.2 0.5", "line 1 has the unknown class nan; left out"),
     "yolo, swapped": (
         write_yolo,
@@ -152,17 +152,17 @@ FAULTS: dict[str, tuple[Write, Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("oddity", FAULTS)
+@pytest.mark.parametrize("oddity", FACE_FAULTS)
 def test_a_faulty_face_is_left_out_with_one_line(tmp_path: Path, oddity: str) -> None:
-    write, content, line = FAULTS[oddity]
+    write, content, line = FACE_FAULTS[oddity]
     file = write(tmp_path / "set", content)
     read = read_dataset(tmp_path / "set")
     assert [str(problem) for problem in read.problems] == [f"{file}: {line}"]
-    assert (faces_of(read, "a"), faces_of(read, "b")) == ([GOOD], [])
+    assert (boxes_of(read, "a"), boxes_of(read, "b")) == ([GOOD], [])
     assert read.class_names == MASK_CLASSES and read.clipped == 0
 
 
-TWICE: dict[str, tuple[Write, Any, Any, str]] = {
+DUPLICATES: dict[str, tuple[DatasetWriter, Any, Any, str]] = {
     "voc": (write_voc, voc_object() * 2, voc_object() + voc_object("zebra"), "object 2"),
     "coco": (write_coco, [coco_face()] * 2, [coco_face(), coco_face(category_id=2)], "annotation 2"),
     "yolo": (
@@ -174,9 +174,9 @@ TWICE: dict[str, tuple[Write, Any, Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", TWICE)
+@pytest.mark.parametrize("kind", DUPLICATES)
 def test_of_a_face_that_stands_twice_the_first_is_taken(tmp_path: Path, kind: str) -> None:
-    write, same, other, where = TWICE[kind]
+    write, same, other, where = DUPLICATES[kind]
     for name, content, line in (
         ("same", same, f"{where} (with_mask) repeats an earlier box; left out"),
         ("other", other, f"{where} (zebra) repeats an earlier box, annotated as with_mask there; left out"),
@@ -184,7 +184,7 @@ def test_of_a_face_that_stands_twice_the_first_is_taken(tmp_path: Path, kind: st
         file = write(tmp_path / name, content)
         read = read_dataset(tmp_path / name)
         assert [str(problem) for problem in read.problems] == [f"{file}: {line}"]
-        assert faces_of(read, "b") == [GOOD] and read.class_names == MASK_CLASSES
+        assert boxes_of(read, "b") == [GOOD] and read.class_names == MASK_CLASSES
 
 
 @pytest.mark.parametrize(
@@ -195,15 +195,15 @@ def test_of_a_face_that_stands_twice_the_first_is_taken(tmp_path: Path, kind: st
         (write_yolo, "0 0.095 0.4375 0.41 0.375"),
     ],
 )
-def test_a_negative_edge_is_clipped_and_counted(tmp_path: Path, write: Write, content: Any) -> None:
+def test_a_negative_edge_is_clipped_and_counted(tmp_path: Path, write: DatasetWriter, content: Any) -> None:
     write(tmp_path / "set", content)
     read = read_dataset(tmp_path / "set")
     assert not read.problems and read.clipped == 1
-    assert faces_of(read, "b") == [[0, 20, 30, 50]]
+    assert boxes_of(read, "b") == [[0, 20, 30, 50]]
 
 
 @pytest.mark.parametrize(("write", "content"), [(write_voc, "<size/>"), (write_coco, []), (write_yolo, "")])
-def test_a_photo_without_faces_and_a_set_of_one_class(tmp_path: Path, write: Write, content: Any) -> None:
+def test_a_photo_without_faces_and_a_set_of_one_class(tmp_path: Path, write: DatasetWriter, content: Any) -> None:
     write(tmp_path / "set", content)
     read = read_dataset(tmp_path / "set")
     assert not read.problems
@@ -220,7 +220,9 @@ def test_a_photo_without_faces_and_a_set_of_one_class(tmp_path: Path, write: Wri
         (write_yolo, "1 0.2 0.4375 0.2 0.375"),
     ],
 )
-def test_a_class_that_is_none_of_the_three_is_one_of_its_own(tmp_path: Path, write: Write, content: Any) -> None:
+def test_a_class_that_is_none_of_the_three_is_one_of_its_own(
+    tmp_path: Path, write: DatasetWriter, content: Any
+) -> None:
     write(tmp_path / "set", content)
     read = read_dataset(tmp_path / "set")
     assert not read.problems and read.images[1].labels == ("zebra",)
