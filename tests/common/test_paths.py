@@ -1,3 +1,5 @@
+"""Pictures in files, folders and patterns are found once, in a fixed order."""
+
 from __future__ import annotations
 
 import os
@@ -21,12 +23,13 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def find(*paths: str | Path, skip: str | None = None) -> list[tuple[str, str]]:
+    """Return (path, relative) of the pictures, which must be found without errors."""
     found, errors = find_images(paths, skip)
     assert errors == []
     return [(image.path, image.relative) for image in found]
 
 
-def test_a_folder_to_the_bottom_in_natural_order(tree: Path) -> None:
+def test_a_folder_is_searched_with_subfolders_in_natural_order(tree: Path) -> None:
     assert find("./photos", skip="photos/out") == [
         ("./photos/a2.JPG", "a2.JPG"),
         ("./photos/a10.jpg", "a10.jpg"),
@@ -52,18 +55,18 @@ def test_patterns_are_expanded_and_keep_folders(tree: Path) -> None:
     ]  # fmt: skip
 
 
-def test_nothing_is_named_twice(tree: Path) -> None:
+def test_no_picture_is_found_twice(tree: Path) -> None:
     found = find("photos/a2.JPG", "photos", "./photos/sub", "photos/sub/../a10.jpg", skip="photos/out")
     assert [path for path, _ in found] == [
         "photos/a2.JPG", "photos/a10.jpg", "photos/sub/b.png", "photos/sub/phone.heic",
     ]  # fmt: skip
 
 
-def test_the_skipped_folder_by_name_is_searched(tree: Path) -> None:
+def test_the_skipped_folder_is_searched_when_given_by_name(tree: Path) -> None:
     assert find("photos/out", skip="photos/out") == [("photos/out/a2.JPG", "a2.JPG")]
 
 
-def test_what_gives_no_picture_is_reported(tree: Path) -> None:
+def test_paths_without_pictures_are_reported(tree: Path) -> None:
     found, errors = find_images(["missing.jpg", "empty", "photos/z*.jpg", "photos/sub/b.png"])
     assert [image.path for image in found] == ["photos/sub/b.png"]
     assert [str(error) for error in errors] == [

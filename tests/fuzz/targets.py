@@ -1,7 +1,7 @@
-"""What is fuzzed: each reader of what users and strangers send, given any bytes, answers or refuses in one line.
+"""Fuzz targets: each reader of untrusted input must accept any bytes, or refuse them with one line.
 
-A target takes bytes and raises only where the reader breaks its word: another exception than its own, or a message of
-several lines. SEEDS holds good input of each, from which fuzzers start.
+A target takes bytes and raises if the reader raises an undocumented exception or a message of several lines. SEEDS has
+valid inputs, from which fuzzers start.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from tests.helpers.fake_predictor import FakePredictor
 from tests.helpers.served import received, served
 from tests.load.server_process import Target
 
-MAX_FUZZ_PIXELS = 1_000_000  # so that a run is quick
-_STACK = ExitStack()  # servers and folders that live as long as the process
+MAX_FUZZ_PIXELS = 1_000_000  # for speed
+_STACK = ExitStack()  # servers and folders that exist until the process ends
 
 
 def encode_picture(kind: str = "PNG", size: tuple[int, int] = (40, 30)) -> bytes:
-    """A small picture file."""
+    """Return a small picture file."""
     file = io.BytesIO()
     Image.linear_gradient("L").resize(size).convert("RGB").save(file, kind)
     return file.getvalue()
 
 
 def assert_one_line(error: Exception) -> None:
-    """Fails on a message that is no single, printable line."""
+    """Assert that the message is one line."""
     text = str(error)
     assert text and len(text.splitlines()) == 1, repr(text)
 
 
 def image(data: bytes) -> None:
-    """The photo reader, also reading smaller."""
+    """The photo reader, at full and at reduced size."""
     for shrink in (None, lambda size: 4.0):
         try:
             photo = decode_photo(io.BytesIO(data), "x.jpg", shrink, MAX_FUZZ_PIXELS)
@@ -59,7 +59,7 @@ def image(data: bytes) -> None:
 
 @cache
 def _dataset(kind: str) -> Path:
-    """A folder with one picture, in the layout that the kind of annotation wants."""
+    """Return a dataset folder with one picture, in the layout of the annotation format."""
     root = Path(_STACK.enter_context(tempfile.TemporaryDirectory()))
     folder = {"voc": "images", "coco": ".", "yolo": "train/images", "yaml": "train/images"}[kind]
     (root / folder).mkdir(parents=True, exist_ok=True)
@@ -74,18 +74,19 @@ def _dataset(kind: str) -> Path:
 
 
 def _check_annotations(kind: str, file: str, data: bytes) -> None:
+    """Read a dataset with `data` as one file, and check its boxes and problems."""
     root = _dataset(kind)
     (root / file).write_bytes(data)
     try:
-        found = read_dataset(root)
+        dataset = read_dataset(root)
     except UserError as error:
         assert_one_line(error)
         return
-    for each in found.images:
+    for each in dataset.images:
         width, height = each.size
         assert (each.boxes[:, :2] >= 0).all() and (each.boxes[:, 2:] <= (width, height)).all()
         assert (each.boxes[:, :2] < each.boxes[:, 2:]).all()
-    for problem in found.problems:
+    for problem in dataset.problems:
         assert len(str(problem).splitlines()) == 1
 
 
@@ -100,12 +101,12 @@ def coco(data: bytes) -> None:
 
 
 def yolo(data: bytes) -> None:
-    """YOLO's label files."""
+    """YOLO label files."""
     _check_annotations("yolo", "train/labels/p.txt", data)
 
 
 def yaml(data: bytes) -> None:
-    """YOLO's data.yaml."""
+    """YOLO data.yaml."""
     _check_annotations("yaml", "data.yaml", data)
 
 
@@ -117,7 +118,7 @@ def _bundle() -> Path:
 
 
 def bundle(data: bytes) -> None:
-    """bundle.json beside good graphs."""
+    """bundle.json with valid graphs."""
     (_bundle() / "bundle.json").write_bytes(data)
     try:
         Bundle.load(_bundle()).describe()
@@ -129,7 +130,7 @@ BOUNDARY = b"xYzZY"
 
 
 def multipart(data: bytes) -> None:
-    """A form's body; its first line is the Content-Type."""
+    """The body of a form; the first line is the Content-Type."""
     kind, _, body = data.partition(b"\n")
     try:
         body_parser(kind.decode("latin-1"))(body)
@@ -145,7 +146,7 @@ def _server() -> Target:
 
 
 def http(data: bytes) -> None:
-    """Raw bytes to the real server: answered with no 5xx or closed, and the next good request is answered."""
+    """Raw bytes to a real server: no 5xx answer, and the next valid request is answered."""
     target = _server()
     with socket.create_connection((target.host, target.port), timeout=5) as connection:
         try:

@@ -1,4 +1,4 @@
-"""COCO and YOLO readers: hand-made sets in the layouts that COCO, Ultralytics and Roboflow write."""
+"""COCO and YOLO readers on small datasets in the layouts of COCO, Ultralytics and Roboflow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.annotations import read_coco, read_dataset, read_yolo
+from common.annotations import read_dataset, read_yolo
 from common.errors import UserError
 
 
@@ -20,7 +20,7 @@ def save_photo(path: Path) -> None:
 
 
 def write_coco(file: Path, names: list[str], annotations: list[dict[str, Any]]) -> Path:
-    """The image ids count from 1; the categories are Roboflow's: a dummy 0, then with_mask and without_mask."""
+    """Write a COCO file with image ids from 1 and Roboflow's categories: an unused 0, with_mask, without_mask."""
     file.parent.mkdir(parents=True, exist_ok=True)
     categories = [
         {"id": 0, "name": "masks", "supercategory": "none"},
@@ -73,27 +73,8 @@ def test_coco_annotations_folder(tmp_path: Path) -> None:
     assert len(read.problems) == 1 and "twice" in read.problems[0].what
 
 
-@pytest.mark.parametrize(
-    ("row", "words"),
-    [
-        (coco_face(image_id=9), "image 9"),
-        (coco_face(category_id=9), "category 9"),
-        (coco_face(bbox=[1, 2, 3]), "missing"),
-        (coco_face(bbox=[1, 2, float("nan"), 4]), "not a number"),
-        (coco_face(bbox=[1, 2, -3, 4]), "inverted"),
-        (coco_face(bbox=[200, 2, 3, 4]), "outside"),
-        (coco_face(bbox=[1, 2, True, 4]), "not a number"),
-    ],
-)
-def test_coco_refusals_name_the_annotation(tmp_path: Path, row: dict[str, Any], words: str) -> None:
-    save_photo(tmp_path / "a.png")
-    read = read_coco(write_coco(tmp_path / "x.json", ["a.png", "gone.png"], [coco_face(), row]))
-    assert len(read.images) == 1 and len(read.images[0].boxes) == 1
-    assert sorted("annotation 2" in p.what and words in p.what for p in read.problems) == [False, True]
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"images": {}}', "[" * 100_000, "\udce9"])
-def test_coco_malformed_file(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["[" * 100_000, "\udce9"])
+def test_malformed_coco_json(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text, errors="surrogateescape")
     with pytest.raises(UserError, match=r"x\.json"):
         read_dataset(tmp_path / "x.json")
@@ -154,23 +135,8 @@ def test_bare_yolo_folders_need_class_names(tmp_path: Path) -> None:
     np.testing.assert_array_equal(image.boxes, [[25, 20, 75, 60]])
 
 
-def test_rounding_of_normalised_boxes_is_not_called_clipping(tmp_path: Path) -> None:
+def test_rounding_of_normalised_boxes_does_not_count_as_clipping(tmp_path: Path) -> None:
     write_yolo(tmp_path, ".", "a", "0 0.833333 0.5 0.333335 1.000001")
     (tmp_path / "data.yaml").write_text("train: images\nnames: [with_mask]\n")
     read = read_dataset(tmp_path)
     assert read.clipped == 0 and read.images[0].boxes[0, 2] == 100
-
-
-@pytest.mark.parametrize("text", ["names: [a", "- 1", "names: 3\ntrain: images", "nc: 1\ntrain: images"])
-def test_yolo_malformed_config(tmp_path: Path, text: str) -> None:
-    write_yolo(tmp_path, ".", "a", "0 0.5 0.5 0.2 0.5")
-    (tmp_path / "data.yaml").write_text(text)
-    with pytest.raises(UserError, match=r"data\.yaml"):
-        read_dataset(tmp_path)
-
-
-def test_yolo_without_any_label_file(tmp_path: Path) -> None:
-    save_photo(tmp_path / "images/a.png")
-    (tmp_path / "data.yaml").write_text("train: images\nnames: [with_mask]\n")
-    with pytest.raises(UserError, match="no label file"):
-        read_dataset(tmp_path)

@@ -1,4 +1,4 @@
-"""Every oddity of an annotation, in each format: the whole line that it gives, and what is left of the set."""
+"""Invalid annotations in each format: the line that each gives, and the rest of the dataset."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from common.annotations import MASK_CLASSES, Annotations, read_dataset
 from common.annotations.collect import image_ids
 from common.errors import UserError
 
-# Photos a and b of 100x80 px; a has a face at (10, 20, 30, 50), and b has what a test gives it.
+# Photos a and b have 100x80 px. Photo a has a face at GOOD; each test annotates photo b.
 GOOD = [10.0, 20.0, 30.0, 50.0]
 DatasetWriter = Callable[[Path, Any], Path]
 
@@ -27,7 +27,7 @@ def write_photos(folder: Path) -> None:
 
 
 def voc_object(label: str | None = "with_mask", **edges: object) -> str:
-    """A face at GOOD, in VOC's 1-based pixels, with other `edges`; an edge of None is left out."""
+    """Return a face at GOOD in VOC's 1-based pixels, with changed edges; None removes an edge."""
     edges = {"xmin": 11, "ymin": 21, "xmax": 30, "ymax": 50, **edges}
     text = "".join(f"<{edge}>{value}</{edge}>" for edge, value in edges.items() if value is not None)
     name = "" if label is None else f"<name>{label}</name>"
@@ -35,6 +35,7 @@ def voc_object(label: str | None = "with_mask", **edges: object) -> str:
 
 
 def write_voc(root: Path, page: str) -> Path:
+    """Write a VOC dataset; `page` is the XML file of photo b, or its content."""
     write_photos(root / "images")
     (root / "annotations").mkdir()
     (root / "annotations/a.xml").write_text(f"<annotation>{voc_object()}</annotation>")
@@ -44,7 +45,7 @@ def write_voc(root: Path, page: str) -> Path:
 
 
 def coco_face(**fields: Any) -> dict[str, Any]:
-    """A face of photo b at GOOD with other `fields`; one of ... is left out."""
+    """Return a face of photo b at GOOD with changed fields; an Ellipsis removes a field."""
     row = {"image_id": 2, "category_id": 1, "bbox": [10, 20, 20, 30], **fields}
     return {name: value for name, value in row.items() if value is not ...}
 
@@ -73,11 +74,19 @@ def boxes_of(read: Annotations, image_id: str) -> list[list[float]]:
     return [[round(v, 3) for v in box] for box in image.boxes.tolist()]
 
 
+def refusal(root: Path) -> str:
+    """Return the message of a dataset that cannot be read."""
+    with pytest.raises(UserError) as raised:
+        read_dataset(root)
+    return str(raised.value)
+
+
 MISSING_EDGE = "has a box edge that is missing or not a number; left out"
 FACE_FAULTS: dict[str, tuple[DatasetWriter, Any, str]] = {
     "voc, missing edge": (write_voc, voc_object(xmin=None), f"object 1 {MISSING_EDGE}"),
     "voc, missing box": (write_voc, "<object><name>with_mask</name></object>", f"object 1 {MISSING_EDGE}"),
     "voc, missing class": (write_voc, voc_object(None), "object 1 has no class name; left out"),
+    "voc, empty edge": (write_voc, voc_object(xmin=""), f"object 1 {MISSING_EDGE}"),
     "voc, NaN": (write_voc, voc_object(ymax="nan"), f"object 1 {MISSING_EDGE}"),
     "voc, infinite": (write_voc, voc_object(ymax="1e999"), f"object 1 {MISSING_EDGE}"),
     "voc, swapped": (
@@ -113,6 +122,7 @@ FACE_FAULTS: dict[str, tuple[DatasetWriter, Any, str]] = {
         [coco_face(category_id=9)],
         "annotation 1 has the unknown category 9; left out",
     ),
+    "coco, boolean edge": (write_coco, [coco_face(bbox=[1, 2, True, 4])], f"annotation 1 {MISSING_EDGE}"),
     "coco, NaN": (write_coco, [coco_face(bbox=[float("nan"), 20, 20, 30])], f"annotation 1 {MISSING_EDGE}"),
     "coco, swapped": (
         write_coco,
@@ -152,9 +162,9 @@ FACE_FAULTS: dict[str, tuple[DatasetWriter, Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("oddity", FACE_FAULTS)
-def test_a_faulty_face_is_left_out_with_one_line(tmp_path: Path, oddity: str) -> None:
-    write, content, line = FACE_FAULTS[oddity]
+@pytest.mark.parametrize("fault", FACE_FAULTS)
+def test_an_invalid_face_is_left_out_and_reported(tmp_path: Path, fault: str) -> None:
+    write, content, line = FACE_FAULTS[fault]
     file = write(tmp_path / "set", content)
     read = read_dataset(tmp_path / "set")
     assert [str(problem) for problem in read.problems] == [f"{file}: {line}"]
@@ -175,11 +185,11 @@ DUPLICATES: dict[str, tuple[DatasetWriter, Any, Any, str]] = {
 
 
 @pytest.mark.parametrize("kind", DUPLICATES)
-def test_of_a_face_that_stands_twice_the_first_is_taken(tmp_path: Path, kind: str) -> None:
-    write, same, other, where = DUPLICATES[kind]
+def test_the_first_of_two_equal_boxes_is_used(tmp_path: Path, kind: str) -> None:
+    write, same, other, location = DUPLICATES[kind]
     for name, content, line in (
-        ("same", same, f"{where} (with_mask) repeats an earlier box; left out"),
-        ("other", other, f"{where} (zebra) repeats an earlier box, annotated as with_mask there; left out"),
+        ("same", same, f"{location} (with_mask) repeats an earlier box; left out"),
+        ("other", other, f"{location} (zebra) repeats an earlier box, annotated as with_mask there; left out"),
     ):
         file = write(tmp_path / name, content)
         read = read_dataset(tmp_path / name)
@@ -203,13 +213,13 @@ def test_a_negative_edge_is_clipped_and_counted(tmp_path: Path, write: DatasetWr
 
 
 @pytest.mark.parametrize(("write", "content"), [(write_voc, "<size/>"), (write_coco, []), (write_yolo, "")])
-def test_a_photo_without_faces_and_a_set_of_one_class(tmp_path: Path, write: DatasetWriter, content: Any) -> None:
+def test_a_photo_without_faces_and_a_dataset_of_one_class(tmp_path: Path, write: DatasetWriter, content: Any) -> None:
     write(tmp_path / "set", content)
     read = read_dataset(tmp_path / "set")
     assert not read.problems
     assert [image.labels for image in read.images] == [("with_mask",), ()]
     assert read.images[1].boxes.shape == (0, 4)
-    assert read.class_names == MASK_CLASSES  # so that it fits a model of all three
+    assert read.class_names == MASK_CLASSES  # it fits a model of all three classes
 
 
 @pytest.mark.parametrize(
@@ -220,9 +230,7 @@ def test_a_photo_without_faces_and_a_set_of_one_class(tmp_path: Path, write: Dat
         (write_yolo, "1 0.2 0.4375 0.2 0.375"),
     ],
 )
-def test_a_class_that_is_none_of_the_three_is_one_of_its_own(
-    tmp_path: Path, write: DatasetWriter, content: Any
-) -> None:
+def test_another_class_is_added(tmp_path: Path, write: DatasetWriter, content: Any) -> None:
     write(tmp_path / "set", content)
     read = read_dataset(tmp_path / "set")
     assert not read.problems and read.images[1].labels == ("zebra",)
@@ -241,7 +249,7 @@ BOMB = '<!DOCTYPE a [<!ENTITY x "ha"><!ENTITY y "&x;&x;">]><annotation><filename
         ("<svg/>", "is not a Pascal VOC file (its root is <svg>); not used, export it again"),
     ],
 )
-def test_a_voc_page_that_is_none(tmp_path: Path, page: str, line: str) -> None:
+def test_invalid_voc_files(tmp_path: Path, page: str, line: str) -> None:
     file = write_voc(tmp_path / "set", page)
     read = read_dataset(tmp_path / "set")
     assert [str(problem) for problem in read.problems] == [f"{file}: {line}"]
@@ -252,6 +260,7 @@ def test_a_voc_page_that_is_none(tmp_path: Path, page: str, line: str) -> None:
     ("text", "line"),
     [
         ("", "malformed JSON (Expecting value: line 1 column 1 (char 0)); not used, export it again"),
+        ("{", "malformed JSON ("),
         ("[]", "is not a COCO detection file (its 'images' is not a list of objects); not used, export it again"),
         (
             '{"images": [], "annotations": {}}',
@@ -259,23 +268,20 @@ def test_a_voc_page_that_is_none(tmp_path: Path, page: str, line: str) -> None:
         ),
     ],
 )
-def test_a_coco_file_that_is_none(tmp_path: Path, text: str, line: str) -> None:
+def test_invalid_coco_files(tmp_path: Path, text: str, line: str) -> None:
     file = write_coco(tmp_path / "set", [])
     file.write_text(text)
-    with pytest.raises(UserError) as raised:
-        read_dataset(tmp_path / "set")
-    assert str(raised.value) == f"{tmp_path}/set: no annotated image could be used; first problem: {file}: {line}"
+    expected = f"{tmp_path}/set: no annotated image could be used; first problem: {file}: {line}"
+    assert refusal(tmp_path / "set").startswith(expected)
 
 
-def test_a_coco_file_of_no_image(tmp_path: Path) -> None:
+def test_a_coco_file_without_images(tmp_path: Path) -> None:
     file = tmp_path / "x.json"
     file.write_text('{"images": [], "annotations": [], "categories": []}')
-    with pytest.raises(UserError) as raised:
-        read_dataset(file)
-    assert str(raised.value) == f"{file}: no annotated image could be used; it lists no image, export it again"
+    assert refusal(file) == f"{file}: no annotated image could be used; it lists no image, export it again"
 
 
-# Nine lists, each of nine times the one before: as text, gigabytes.
+# Nine lists; each contains the previous list nine times. Their text has gigabytes.
 BOMB_OF_ALIASES = "x0: &x0 [a]\n" + "".join(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9)}]\n" for i in range(1, 10))
 NO_NAMES = "`names` is not a list of names or a table from number to name; correct it"
 
@@ -300,15 +306,13 @@ NO_NAMES = "`names` is not a list of names or a table from number to name; corre
     ],
     ids=str,
 )
-def test_a_yolo_config_that_is_none(tmp_path: Path, text: str, line: str) -> None:
+def test_invalid_yolo_configs(tmp_path: Path, text: str, line: str) -> None:
     write_yolo(tmp_path / "set", "")
     (tmp_path / "set/data.yaml").write_text(text)
-    with pytest.raises(UserError) as raised:
-        read_dataset(tmp_path / "set")
-    assert str(raised.value) == f"{tmp_path}/set/data.yaml: {line}"
+    assert refusal(tmp_path / "set") == f"{tmp_path}/set/data.yaml: {line}"
 
 
-def test_a_yolo_label_file_that_is_no_text(tmp_path: Path) -> None:
+def test_a_yolo_label_file_that_is_not_text(tmp_path: Path) -> None:
     file = write_yolo(tmp_path / "set", "")
     file.write_bytes(b"0 0.5 0.5 \xff 0.5")
     read = read_dataset(tmp_path / "set")
@@ -316,37 +320,32 @@ def test_a_yolo_label_file_that_is_no_text(tmp_path: Path) -> None:
     assert [image.image_id for image in read.images] == ["a"]
 
 
-def test_empty_sets(tmp_path: Path) -> None:
-    looked_for = (
-        "no annotated dataset; looked for Pascal VOC (images/ with annotations/*.xml, or *.xml next to the images), "
-        "COCO (a .json file, _annotations.coco.json, annotations/*.json with images/) and YOLO (data.yaml, or "
-        "images/ with labels/), also in train/, valid/ and test/"
-    )
-    with pytest.raises(UserError) as raised:
-        read_dataset(tmp_path)
-    assert str(raised.value) == f"{tmp_path}: {looked_for}"
-    with pytest.raises(UserError) as raised:
-        read_dataset(tmp_path / "nowhere")
-    assert str(raised.value) == f"{tmp_path}/nowhere: not found; give the folder of an annotated dataset"
-    write_voc(tmp_path / "photoless", voc_object())
-    for photo in (tmp_path / "photoless/images").iterdir():
+def test_folders_and_files_that_are_not_datasets(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.txt").write_text("x")
+    for path in (tmp_path / "empty", tmp_path / "a.txt"):
+        message = refusal(path)
+        assert message.startswith(f"{path}: no annotated dataset; looked for Pascal VOC")
+        assert "COCO" in message and "YOLO (data.yaml" in message
+    missing = tmp_path / "nowhere"
+    assert refusal(missing) == f"{missing}: not found; give the folder of an annotated dataset"
+
+
+def test_datasets_without_photos_or_labels(tmp_path: Path) -> None:
+    root = tmp_path / "photoless"
+    write_voc(root, voc_object())
+    for photo in (root / "images").iterdir():
         photo.unlink()
-    with pytest.raises(UserError) as raised:
-        read_dataset(tmp_path / "photoless")
-    folder = tmp_path / "photoless"
-    assert str(raised.value) == (
-        f"{folder}: no annotated image could be used; first problem: {folder}/annotations/a.xml: no image a.* in "
-        f"{folder}/images; not used"
-    )
-    write_yolo(tmp_path / "labelless", "")
-    for file in (tmp_path / "labelless/labels").iterdir():
+    problem = f"{root}/annotations/a.xml: no image a.* in {root}/images; not used"
+    assert refusal(root) == f"{root}: no annotated image could be used; first problem: {problem}"
+    root = tmp_path / "labelless"
+    write_yolo(root, "")
+    for file in (root / "labels").iterdir():
         file.unlink()
-    with pytest.raises(UserError) as raised:
-        read_dataset(tmp_path / "labelless")
-    assert str(raised.value) == f"{tmp_path}/labelless: no label file for any of its 2 images (labels/NAME.txt)"
+    assert refusal(root) == f"{root}: no label file for any of its 2 images (labels/NAME.txt)"
 
 
-def test_ids_of_names_that_are_not_utf8_are_text_and_differ(tmp_path: Path) -> None:
+def test_ids_of_names_that_are_not_utf8(tmp_path: Path) -> None:
     names = [os.fsdecode(name) for name in (b"caf\xe9.png", b"caf\xe8.png", "café.png".encode())]
     assert image_ids([tmp_path / name for name in names]) == ["caf\\xe9", "caf\\xe8", "café"]
     folder = os.fsdecode(b"caf\xe9")
