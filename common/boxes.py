@@ -36,21 +36,19 @@ def area(boxes: Boxes) -> NDArray[np.float32]:
 
 
 def iou(a: Boxes, b: Boxes, overlap: Overlap = "union") -> NDArray[np.float32]:
-    """Return the intersection over union (N, M) of each box in `a` with each in `b`.
+    """Return the intersection over union (N, M) of boxes `a` (N, 4) and `b` (M, 4).
 
     Args:
-        a: boxes (N, 4).
-        b: boxes (M, 4).
-        overlap: the denominator: the "union", or the smaller ("min") of the two areas.
+        overlap: the denominator: "union", or "min" for the smaller of the two areas.
     """
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum(a[:, None, 2:], b[None, :, 2:])
     sides = np.maximum(high - low, 0)
     intersection = sides[..., 0] * sides[..., 1]
     area_a, area_b = area(a)[:, None], area(b)[None, :]
-    whole = np.minimum(area_a, area_b) if overlap == "min" else area_a + area_b - intersection
-    valid = (whole > 0) & np.isfinite(intersection)  # an area that float32 cannot hold counts as 0
-    return np.divide(intersection, whole, out=np.zeros_like(intersection), where=valid)
+    denominator = np.minimum(area_a, area_b) if overlap == "min" else area_a + area_b - intersection
+    valid = (denominator > 0) & np.isfinite(intersection)  # an area that float32 cannot hold counts as 0
+    return np.divide(intersection, denominator, out=np.zeros_like(intersection), where=valid)
 
 
 def square(boxes: Boxes) -> Boxes:
@@ -72,7 +70,7 @@ def nms(boxes: Boxes, scores: NDArray[np.float32], threshold: float, overlap: Ov
     Args:
         boxes: (N, 4).
         scores: (N,); boxes with equal scores keep their order.
-        threshold: a box is removed when its overlap with a kept box of higher score exceeds this value.
+        threshold: the most overlap with a kept box of higher score.
         overlap: as in `iou`.
     """
     order = np.argsort(-scores, kind="stable")
@@ -83,17 +81,13 @@ def nms(boxes: Boxes, scores: NDArray[np.float32], threshold: float, overlap: Ov
 
 
 def soft_nms(boxes: Boxes, scores: NDArray[np.float32], sigma: float) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """Apply Gaussian soft non-maximum suppression (Bodla et al. 2017), which removes no box.
+    """Apply Gaussian soft non-maximum suppression (Bodla et al. 2017) to boxes (N, 4) with scores (N,).
 
-    The best remaining box multiplies the score of each other remaining box by exp(-IoU^2 / sigma).
-
-    Args:
-        boxes: (N, 4).
-        scores: (N,).
-        sigma: 0 leaves the scores unchanged.
+    The best remaining box multiplies the score of each other remaining box by exp(-IoU^2 / sigma); sigma 0 changes
+    no score.
 
     Returns:
-        Indices (N,), highest new score first, and the new scores (N,) in that order.
+        All indices (N,), highest new score first, and the new scores (N,) in that order.
     """
     if sigma <= 0 or len(boxes) < 2:
         order = np.argsort(-scores, kind="stable")
@@ -137,6 +131,6 @@ def _nms_sparse(ranked: Boxes, threshold: float, overlap: Overlap) -> NDArray[np
         low, high = np.maximum(ranked[i, :2], ranked[near, :2]), np.minimum(ranked[i, 2:], ranked[near, 2:])
         sides = np.maximum(high - low, 0)
         intersection = sides[:, 0] * sides[:, 1]
-        whole = np.minimum(areas[i], areas[near]) if overlap == "min" else areas[i] + areas[near] - intersection
-        alive[near[intersection > threshold * whole]] = False
+        denominator = np.minimum(areas[i], areas[near]) if overlap == "min" else areas[i] + areas[near] - intersection
+        alive[near[intersection > threshold * denominator]] = False
     return np.array(kept, dtype=np.intp)

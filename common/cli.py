@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
@@ -119,10 +120,9 @@ def _flush(stream: TextIO | None) -> OSError | None:
     try:
         stream.flush()
     except OSError as error:
-        with suppress(OSError, ValueError):  # ValueError: the stream has no file descriptor
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, stream.fileno())
-            os.close(null)
+        # ValueError: the stream has no file descriptor.
+        with suppress(OSError, ValueError), Path(os.devnull).open("wb") as null:
+            os.dup2(null.fileno(), stream.fileno())
         return error
     return None
 

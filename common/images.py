@@ -51,7 +51,7 @@ class Photo:
 def read_image(path: str | Path) -> Pixels:
     """Read a picture file as uint8 (H, W, 3) RGB, upright by its EXIF orientation.
 
-    Transparent pixels are blended with white, 16-bit and float pixels are scaled to 8 bits. An animation or a
+    Transparent pixels are blended with white. 16-bit and float pixels are scaled to 8 bits. An animation or a
     multi-page file gives its first picture.
 
     Raises:

@@ -19,7 +19,7 @@ from common.errors import UserError
 
 T = TypeVar("T")
 R = TypeVar("R")
-QUEUED_PER_THREAD = 2  # items in work, or done and not yet taken: a slow item does not stop the other threads at once
+QUEUED_PER_THREAD = 2  # items in work, or done and not yet taken; one slow item then does not stop the other threads
 
 
 def map_ordered(function: Callable[[T], R], items: Iterable[T], threads: int) -> Generator[R, None, None]:
@@ -102,6 +102,7 @@ _STOP: list[Event] = []  # in a worker process: one event, set when no further j
 
 
 def _run_unless_stopped(function: Callable[[T], R], job: T) -> R | None:
+    """Call the function in a worker process, unless the work was stopped."""
     return None if _STOP[0].is_set() else function(job)
 
 

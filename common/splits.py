@@ -23,6 +23,7 @@ def read_splits(path: Path | str) -> dict[str, str]:
 
 
 def _parse_splits(reader: csv.DictReader[str], path: Path) -> dict[str, str]:
+    """Return {image_id: split} of a CSV file's rows."""
     if reader.fieldnames is None or {"image_id", "split"} - set(reader.fieldnames):
         raise UserError(f"{path}: needs the columns image_id and split; make it again with pipeline.split")
     splits: dict[str, str] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ def read_coco(path: Path | str) -> Annotations:
 
     Boxes are xywh in 0-based pixels. Crowd regions are skipped. The classes are those of faces, without the unused
     category that Roboflow lists first. An image without annotations has no faces. An unlisted image in a folder of
-    listed images is reported and not used. Images are searched in the JSON's folder, its images/, and one folder up,
-    by name or by stem with another extension. Raises UserError when there is no JSON or no usable image.
+    listed images is reported and not used. Images are searched in the JSON's folder, its images/, and one folder up;
+    the extension may differ. Raises UserError when there is no JSON or no usable image.
     """
     root = Path(path)
     files = coco_files(root) if root.exists() else []
@@ -130,21 +131,20 @@ class _PhotoFinder:
     def __init__(self, file: Path) -> None:
         folder = file.parent
         self._bases = (folder, folder / "images", folder.parent / "images", folder.parent)
-        self._indexes: dict[Path, PhotoIndex] = {}
-        self._subfolders: PhotoIndex | None = None
+        self._index = cache(lambda folder: PhotoIndex(photos_in(folder)))
+
+    @cached_property
+    def _subfolders(self) -> PhotoIndex:
+        """The index of COCO's layout: images/train2017/, a folder that the names do not contain."""
+        return PhotoIndex(photo for base in self._bases[1:3] for photo in photos_in(base, recursive=True))
 
     def find(self, name: str) -> Path | None:
+        """Return the image with this name, else with its stem, or None."""
         wanted = Path(name.replace("\\", "/"))
         if not wanted.name:
             return None
         for base in self._bases:
-            folder = (base / wanted).parent
-            if folder not in self._indexes:
-                self._indexes[folder] = PhotoIndex(photos_in(folder))
-            photo = self._indexes[folder].find(wanted.name)
+            photo = self._index((base / wanted).parent).find(wanted.name)
             if photo is not None:
                 return photo
-        # COCO's layout has images/train2017/, but the names do not contain that folder.
-        if self._subfolders is None:
-            self._subfolders = PhotoIndex(p for base in self._bases[1:3] for p in photos_in(base, recursive=True))
         return self._subfolders.find(wanted.name)

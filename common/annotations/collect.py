@@ -68,12 +68,7 @@ class Collector:
             return None
 
     def add(
-        self,
-        photo: Path,
-        annotation: Path,
-        faces: Iterable[RawFace],
-        annotated_size: Size | None = None,
-        split: str | None = None,
+        self, photo: Path, annotation: Path, faces: Iterable[RawFace], annotated_size: Size | None, split: str | None
     ) -> None:
         """Add an image with its faces; record what is wrong with the image or a face as a problem of `annotation`.
 
@@ -115,9 +110,9 @@ class Collector:
     ) -> tuple[float, float] | None:
         """Return the (x, y) scale of boxes annotated for another size, or None if the image is refused.
 
-        An image with the same aspect ratio was resized after annotation, so its boxes are scaled. If the annotated
-        size is the stored size of a photo that EXIF turns, the boxes are those of the unturned picture: refused.
-        Otherwise the boxes are used unchanged if all are inside the image.
+        An image with the same aspect ratio was resized after annotation, so its boxes are scaled. The stored size of
+        a photo that EXIF turns is refused: the boxes are those of the unturned picture. Otherwise the boxes are used
+        unchanged if all are inside the image.
         """
         differ = f"is for a {annotated[0]}x{annotated[1]} image, but the image is {size[0]}x{size[1]}"
         if annotated == stored:

@@ -46,7 +46,7 @@ def read_voc(root: Path | str) -> Annotations:
     """Read images/ with annotations/*.xml, or XML files next to the images (also in train/, valid/, test/).
 
     VOC counts pixels from 1 and includes the last pixel: a box becomes (xmin - 1, ymin - 1, xmax, ymax). The
-    Kaggle "Face Mask Detection" dataset does so: of 3,235 faces in 674 photos no edge is 0, 27 have xmin = 1, 18
+    Kaggle "Face Mask Detection" dataset does so: of 3,235 faces in 674 photos no edge is 0. 27 have xmin = 1, 18
     ymin = 1, 35 xmax = width, 20 ymax = height; 11 end at width + 1 (clipped), and none ends later. Roboflow writes
     0-based edges. So a dataset with any xmin or ymin in [0, 1) is read as 0-based with exclusive ends.
 
@@ -96,6 +96,7 @@ def _shift_box(face: RawFace, shift: int) -> RawFace:
 
 
 def _has_xml(folder: Path) -> bool:
+    """Return whether a folder has XML files."""
     return folder.is_dir() and any(p.suffix.lower() == ".xml" for p in folder.iterdir())
 
 
@@ -122,5 +123,6 @@ def _parse_file(file: Path, collector: Collector) -> _VocFile | None:
 
 
 def _parse_object(node: Element, location: str) -> RawFace:
+    """Return the face of an <object>."""
     box = [parse_number(node.findtext(f"bndbox/{edge}")) for edge in EDGES]
     return RawFace(location, (node.findtext("name") or "").strip(), box)

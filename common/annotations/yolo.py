@@ -29,8 +29,8 @@ def yolo_config(root: Path) -> Path | None:
 def read_yolo(root: Path | str) -> Annotations:
     """Read a folder with data.yaml, that file, or a folder with images/, labels/ and classes.txt.
 
-    A label line is `class cx cy w h`, or `class x y x y x y ...` (a polygon, which becomes its bounding box). All
-    values except the class are divided by the upright image's width or height. An image without a label file has no
+    A label line is `class cx cy w h`, or a polygon `class x y x y x y ...`, which becomes its bounding box. All values
+    except the class are divided by the upright image's width or height. An image without a label file has no
     faces, by the format's convention. A label file without an image is reported. Raises UserError when there are no
     class names, no images, or no label files.
     """
@@ -49,13 +49,13 @@ def read_yolo(root: Path | str) -> Annotations:
     for photo, split in photos:
         file = label_file(photo)
         if file is None:
-            collector.add(photo, photo, [], split=split)
+            collector.add(photo, photo, [], None, split)
             continue
         labels.add(file)
         sizes = collector.photo_sizes(photo)
         faces = _parse_labels(file, sizes[1], names, collector) if sizes is not None else None
         if faces is not None:
-            collector.add(photo, file, faces, split=split)
+            collector.add(photo, file, faces, None, split)
     if not labels:
         raise UserError(f"{root}: no label file for any of its {len(photos)} images (labels/NAME.txt)")
     for folder in sorted({file.parent for file in labels}):

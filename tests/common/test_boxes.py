@@ -22,10 +22,10 @@ def box_arrays(draw, max_boxes=12):
 def slow_overlap(a, b, overlap):
     width = max(min(a[2], b[2]) - max(a[0], b[0]), 0)
     height = max(min(a[3], b[3]) - max(a[1], b[1]), 0)
-    shared = width * height
+    intersection = width * height
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
-    whole = min(areas) if overlap == "min" else sum(areas) - shared
-    return shared / whole if whole > 0 else 0.0
+    denominator = min(areas) if overlap == "min" else sum(areas) - intersection
+    return intersection / denominator if denominator > 0 else 0.0
 
 
 def test_iou_by_hand():

@@ -42,9 +42,7 @@ SEED = int(os.environ.get("CTRL_C_SEED", time.time_ns() % 1_000_000))
 LINE = re.compile(rb"interrupted(; [^\n]+)?\n")
 # The files that run before Ctrl-C is handled.
 FIRST_FILES = ("__main__.py", "__init__.py", "launcher.py", "interrupts.py")
-MAX_STARTUP_SECONDS = (
-    0.15  # s of computing that Python's own start takes at most; loading the packages takes several times that
-)
+MAX_STARTUP_SECONDS = 0.15  # CPU time of the start of Python; loading the packages takes several times that
 TIMEOUT = 60  # s
 ENTRY_FILES = {name: f"pipeline/{name}/__main__.py" for name in ("detect", "batch")} | {"split": "pipeline/split.py"}
 
@@ -99,7 +97,7 @@ def test_finetune(tmp_path: Path) -> None:
 
 
 def check_interrupts(command: Callable[[Path], Command], module: str, tmp_path: Path) -> None:
-    """Start a command once per delay, each time in a new folder, and send Ctrl-C to its group, as a terminal does."""
+    """Start a command once per delay, in a new folder, and send Ctrl-C to its group, as a terminal does."""
     rng = random.Random(SEED)
     delays = (*DELAYS, *(rng.uniform(DELAYS[0], DELAYS[-1]) for _ in range(RANDOM_DELAYS)))
     for number, delay in enumerate(delays):

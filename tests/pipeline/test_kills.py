@@ -59,7 +59,7 @@ def check_killed(
     """
 
     def compare(report: str) -> None:
-        expected, got = file_contents(whole / out), file_contents(killed_dir / out)
+        expected, got = file_contents(reference_dir / out), file_contents(killed_dir / out)
         extra = [name for name in got if ".tmp" in name or name not in expected]
         assert not extra, f"{report}: unexpected files {extra}"
         assert set(got) == set(expected), report
@@ -68,11 +68,11 @@ def check_killed(
         compare_more()
 
     rng = random.Random(SEED)
-    whole, killed_dir = tmp_path / "whole", tmp_path / "killed"
-    for folder in (whole, killed_dir):
+    reference_dir, killed_dir = tmp_path / "uninterrupted", tmp_path / "killed"
+    for folder in (reference_dir, killed_dir):
         folder.mkdir()
     begin = time.monotonic()
-    run_to_end(command(whole), whole)
+    run_to_end(command(reference_dir), reference_dir)
     took = time.monotonic() - begin
     kills = restarts = 0
     remaining = took  # s of work
@@ -156,8 +156,8 @@ def test_batch(photos: Path, tmp_path: Path) -> None:
         return sorted(table, key=lambda row: (row["file"], row["face"] is not None, row["face"] or 0))
 
     def compare() -> None:
-        assert rows(tmp_path / "whole") == rows(tmp_path / "killed")
-        assert len(rows(tmp_path / "whole")) >= 24
+        assert rows(tmp_path / "uninterrupted") == rows(tmp_path / "killed")
+        assert len(rows(tmp_path / "uninterrupted")) >= 24
         assert not list((tmp_path / "killed" / "out.parquet").glob("*tmp*"))
 
     # A resumed run may use other chunks, and so other file names; the rows are the same.

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.annotations import read_dataset, read_yolo
+from common.annotations import read_dataset
+from common.annotations.yolo import read_yolo
 from common.errors import UserError
 
 

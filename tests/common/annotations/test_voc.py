@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.annotations import MASK_CLASSES, AnnotatedImage, read_dataset, read_voc
+from common.annotations import MASK_CLASSES, AnnotatedImage, read_dataset
+from common.annotations.voc import read_voc
 from common.errors import UserError
 
 REAL = Path(__file__).resolve().parents[3].parent / "shared/data/face-mask-detection"
