@@ -37,14 +37,11 @@ def program_name(module: str) -> str:
 
 
 def refuse_renamed(argv: Sequence[str] | None, renamed: Mapping[str, str]) -> None:
-    """Refuse a flag that has a new name.
+    """Raise UserError for an old flag.
 
     Args:
         argv: the command's arguments; None for those of the process.
         renamed: maps the old flag to the new flag, each with its dashes.
-
-    Raises:
-        UserError: an argument is an old flag.
     """
     for argument in sys.argv[1:] if argv is None else argv:
         flag = argument.partition("=")[0]
@@ -75,9 +72,8 @@ def requires_package(name: str) -> Iterator[None]:
 def run_cli(command: Callable[[], int], interrupted: str = "interrupted") -> int:
     """Run a command and return its exit code.
 
-    A UserError or OSError becomes one line on standard error and code 1. Standard output that cannot be written is
-    such an error, too. A pipe whose reader has ended (`| head -1`) gives code 1 without a line. Other errors keep
-    their traceback.
+    A UserError or OSError, also of standard output, becomes one line on standard error and code 1. A pipe whose reader
+    has ended (`| head -1`) gives code 1 without a line. Other errors keep their traceback.
 
     Args:
         command: does the work and returns the exit code.

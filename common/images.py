@@ -66,7 +66,6 @@ def read_photo(path: str | Path, shrink: Shrink | None = None) -> Photo:
     A JPEG's decoder does so in half the time and a quarter of the memory: it skips the fine detail of each 8x8 block.
 
     Args:
-        path: a picture file.
         shrink: returns the largest factor by which a file of (width, height) may be reduced. The largest of 1, 2,
             4 and 8 up to this factor is used.
 
@@ -101,8 +100,7 @@ def decode_photo(file: BinaryIO, name: str | Path, shrink: Shrink | None = None,
     """Read an open file or an upload as `read_photo` does.
 
     Args:
-        file: the picture's bytes.
-        name: its name in error messages.
+        name: the picture's name in error messages.
         shrink: as in `read_photo`.
         max_pixels: the most pixels that the file may have; MAX_PIXELS is the upper limit.
 
@@ -125,8 +123,7 @@ def decode_photo(file: BinaryIO, name: str | Path, shrink: Shrink | None = None,
 def recognised(file: BinaryIO, name: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """Open a picture without decoding its pixels; errors of the block count as errors of the file.
 
-    Raises:
-        MediaError: the file is not a picture, or is broken; TooManyPixelsError above `max_pixels` or MAX_PIXELS.
+    Raises MediaError for a broken file, TooManyPixelsError above `max_pixels` or MAX_PIXELS.
     """
     limit = min(max_pixels, MAX_PIXELS)
     with _PILLOW_WARNINGS:

@@ -57,8 +57,6 @@ def map_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int, chunks
 
     Args:
         function: a module's function, so that it can be sent to a process.
-        jobs: the arguments.
-        workers: the number of processes.
         chunksize: jobs sent to a worker at a time.
 
     Raises:

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from common.errors import MediaError
 
-# The images of an annotated dataset; a folder of photos is searched for more. HEIC cannot be read, but a phone's photos
-# must be reported, not skipped.
+# The images of an annotated dataset, and all those of a folder of photos. HEIC cannot be read, but must be reported.
 PHOTO_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 SUFFIXES = PHOTO_SUFFIXES | frozenset(
     {".jpe", ".jfif", ".mpo", ".apng", ".avif", ".heic", ".heif", ".dib", ".gif", ".jp2", ".j2k", ".jpx", ".qoi"}

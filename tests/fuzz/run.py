@@ -69,7 +69,8 @@ def fuzz_with_coverage(name: str, seconds: float, seed: int) -> None:
     """Run a target with atheris, which ends the process."""
     import atheris
 
-    with atheris.instrument_imports(include=["common", "stage1_faces", "pipeline", "defusedxml", "python_multipart", "yaml"]):
+    packages = ["common", "stage1_faces", "pipeline", "defusedxml", "python_multipart", "yaml"]
+    with atheris.instrument_imports(include=packages):
         from tests.fuzz.targets import SEEDS, TARGETS
 
     corpus = tempfile.mkdtemp(prefix=f"fuzz-{name}-")
