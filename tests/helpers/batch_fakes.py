@@ -1,4 +1,4 @@
-"""Batch jobs without nets: a predictor that finds red blobs, and predictors that fail or kill a process."""
+"""Jobs for worker processes that need no nets: a predictor of red blobs, and some that kill their process."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from pipeline.batch.table import BatchRecipe
 from pipeline.batch.work import ChunkResult, Job, process_chunk
 from tests.helpers.fake_predictor import CLASSES, FakeBundle, FakeDetections, FakePredictor
 
-DEADLY = (1, 2, 3)  # the RGB of the first pixel of a photo that kills its worker process
-PARENT = (3, 2, 1)  # the same for a photo that kills the worker's parent process
+DEADLY = (1, 2, 3)  # the RGB of a photo's first pixel that kills
+PARENT = (3, 2, 1)  # and of one that kills the process that started this one
 
 
 class NamedBundle(FakeBundle):
@@ -33,7 +33,7 @@ class NamedBundle(FakeBundle):
 
 
 class BatchPredictor(FakePredictor):
-    """Kills its process at a deadly photo if `kills()` is true."""
+    """kills: asked for each deadly photo whether it kills the process."""
 
     def __init__(self, kills: Callable[[], bool] = lambda: True) -> None:
         super().__init__()
@@ -54,21 +54,21 @@ def load_fake(bundle: Path | None) -> Any:
 
 
 def load_clumsy(bundle: Path | None) -> Any:
-    """Return a predictor that fails on every photo with a width of 50 px."""
+    """Fails on every photo that is 50 px wide."""
     predictor = BatchPredictor()
-    detect_faces = predictor.detect
+    right = predictor.detect
 
     def detect(image: Any, *options: Any) -> Any:
         if image.size[0] == 50:
             raise ZeroDivisionError("division by zero\nand more")
-        return detect_faces(image, *options)
+        return right(image, *options)
 
     predictor.detect = detect  # type: ignore[method-assign]
     return predictor
 
 
 def load_refused(bundle: Path | None) -> Any:
-    raise UserError("bundle: is broken; pack it again")
+    raise UserError("bundle: is broken; pack it anew")
 
 
 def load_dying(bundle: Path | None) -> Any:
@@ -76,7 +76,6 @@ def load_dying(bundle: Path | None) -> Any:
 
 
 def _once(flag: Path) -> bool:
-    """Return True the first time, when the file `flag` does not exist."""
     if flag.exists():
         return False
     flag.touch()
@@ -88,7 +87,7 @@ def _load_once(flag: Path, bundle: Path | None) -> Any:
 
 
 def load_once(flag: Path) -> Callable[[Path | None], Any]:
-    """Return a loader whose predictor is killed only once, by the file `flag`."""
+    """Deadly photos kill only until the file `flag` is there."""
     return partial(_load_once, flag)
 
 
@@ -100,32 +99,32 @@ def fake_job(load: Callable[[Path | None], Any] = load_fake, columns: Columns = 
 
 
 def run_here(job: Job, chunks: Iterable[Chunk], workers: int) -> Iterator[ChunkResult]:
-    """Replace the process pool: process the chunks in this process."""
+    """In place of the process pool: in this process."""
     predictor = job.load(None)
     return (process_chunk(chunk, job, predictor) for chunk in chunks)
 
 
 def _load_orphan(flag: Path, bundle: Path | None) -> Any:
     predictor = BatchPredictor()
-    detect_faces = predictor.detect
+    right = predictor.detect
 
     def detect(image: Any, *options: Any) -> Any:
         if tuple(image.pixels[0, 0]) == PARENT and _once(flag):
             os.kill(os.getppid(), signal.SIGKILL)
-            time.sleep(60)  # until this process is ended, too
-        return detect_faces(image, *options)
+            time.sleep(60)  # longer than this process has to live
+        return right(image, *options)
 
     predictor.detect = detect  # type: ignore[method-assign]
     return predictor
 
 
 def load_orphan(flag: Path) -> Callable[[Path | None], Any]:
-    """Return a loader: DEADLY photos kill the worker, and the first PARENT photo kills its parent (by `flag`)."""
+    """Deadly photos kill their process, PARENT ones its parent, that until the file `flag` is there."""
     return partial(_load_orphan, flag)
 
 
 def deadly(path: Path, first: tuple[int, int, int] = DEADLY) -> Path:
-    """Write a photo that kills a process."""
+    """Writes a photo that kills."""
     image = np.full((32, 48, 3), 128, np.uint8)
     image[0, 0] = first
     cv2.imwrite(str(path), image[..., ::-1])
@@ -137,6 +136,6 @@ def files(*paths: Path) -> Chunk:
 
 
 def table(out: str | Path) -> list[dict[str, Any]]:
-    """Return all rows of the results, sorted."""
+    """All rows of results, sorted."""
     rows = pyarrow.dataset.dataset(out).to_table().to_pylist()
     return sorted(rows, key=lambda row: (row["file"], row["face"] or 0))

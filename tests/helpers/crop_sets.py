@@ -1,4 +1,4 @@
-"""Small crop sets that a network learns in seconds: the colour of a square is its class."""
+"""A small crop set that a network learns in seconds: squares whose colour is the class."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from stage2_classifier.cropping import cut_crop
 from stage2_classifier.data.crop_manifest import BACKGROUND, CropRecord, CropSet, write_crop_set
 
 CLASS_COLOURS = {"with_mask": (60, 110, 200), "without_mask": (210, 140, 100), "mask_weared_incorrect": (70, 190, 80)}
-# Imbalanced like real data, but with every class in every split.
+# Imbalanced like the real thing, yet with every class in every split.
 COUNTS = {"train": (24, 10, 6), "val": (10, 6, 4), "test": (3, 3, 3)}
 
 
 def make_crop_set(root: Path, counts: dict[str, tuple[int, int, int]] | None = None, seed: int = 0) -> CropSet:
-    """Write crops of 14 to 40 px with a coloured centre on noise; return the crop set."""
+    """Writes crops of 14 to 40 pixels, a coloured centre on noise, and returns the set."""
     rng = np.random.default_rng(seed)
     records = []
     for split, numbers in (counts or COUNTS).items():
@@ -40,17 +40,17 @@ def cut_from_photos(
     root: Path,
     splits: Sequence[str] = ("train", "val"),
     faces: int = 30,
-    hard_negatives: int = 15,
+    rejects: int = 15,
     margin: float = 0.6,
 ) -> CropSet:
-    """Write crops of noise photos: coloured squares as faces, noise as hard negatives; return the crop set.
+    """Writes crops cut from noise photos, coloured squares as faces, noise as rejects, and returns the set.
 
-    faces, hard_negatives: the number per split; the faces have the three classes in turn.
+    faces, rejects: of each split, the faces of the three classes in turn.
     """
     rng = np.random.default_rng(0)
     kept: dict[bool, list[CropRecord]] = {True: [], False: []}
     for split in splits:
-        for i in range(faces + hard_negatives):
+        for i in range(faces + rejects):
             is_face = i < faces
             label = list(CLASS_COLOURS)[i % 3] if is_face else BACKGROUND
             photo = rng.integers(0, 256, (80, 80, 3))

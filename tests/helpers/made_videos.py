@@ -1,4 +1,4 @@
-"""Write small videos of red blobs on grey, which fake_predictor finds."""
+"""Writes small videos: red blobs on grey, as fake_predictor "finds" them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy as np
 
 Box = Sequence[int]
 SIZE = (96, 64)  # width, height
-PIX_FMTS = {"mjpeg": "yuvj444p", "rawvideo": "bgr24"}  # others use yuv420p: boxes with even sides keep their edges
+PIX_FMTS = {"mjpeg": "yuvj444p", "rawvideo": "bgr24"}  # others take yuv420p: boxes with even sides keep their edges
 
 
 def walk(i: int) -> list[Box]:
-    """Return one blob that moves right by 2 px per frame; the left edge gives the frame number up to 40."""
+    """One blob, 2 px further to the right in each frame; its left edge tells the frame's number, up to 40."""
     return [(2 * i % 80, 20, 2 * i % 80 + 16, 40)]
 
 
 def blob_frame(boxes: Sequence[Box], size: tuple[int, int] = SIZE) -> np.ndarray:
-    """Return a grey picture of `size` (width, height) with a red blob in each box, uint8 (H, W, 3) RGB."""
+    """A grey picture of `size` (width, height) with a red blob in each box, uint8 (H, W, 3) RGB."""
     pixels = np.full((size[1], size[0], 3), 128, np.uint8)
     for x1, y1, x2, y2 in boxes:
         pixels[y1:y2, x1:x2] = (255, 0, 0)
@@ -40,20 +40,12 @@ def blob_video(
     gop: int = 10,
     options: dict[str, str] | None = None,
 ) -> Path:
-    """Write a video; the suffix of `path` chooses the container. Return `path`.
+    """Writes a video, its container by the suffix, and returns `path`.
 
-    Args:
-        path: the file.
-        boxes: of each frame, upright; the length of a list is the number of frames.
-        frames: the number of frames where `boxes` is a function.
-        rate: frames per second.
-        size: (width, height), upright.
-        codec: FFmpeg's name.
-        rotation: degrees, in quarter turns, by which a player must rotate the frames counterclockwise.
-        audio: whether to add silence; a number is its length in seconds.
-        times: seconds of each frame, for a variable rate.
-        gop: frames from one key frame to the next.
-        options: of the container.
+    boxes: those of each frame, as seen upright; a list says how many frames there are. size: width and height, upright.
+    rotation: quarter turns in degrees that a player must turn it counterclockwise. audio: sound as long as the
+    picture, or of so many seconds. times: seconds of each frame, for an uneven rate. gop: frames from one whole
+    picture to the next. options: the container's.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     shown = boxes if callable(boxes) else boxes.__getitem__

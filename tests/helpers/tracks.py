@@ -1,4 +1,4 @@
-"""Detections of synthetic frames, for the tests of the tracker and the events."""
+"""Faces of made-up frames, for the tracker's and the events' tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MASK, BARE = (0.9, 0.08, 0.02), (0.08, 0.9, 0.02)
 
 
 def found(*faces: tuple[Any, ...]) -> Detections:
-    """Return detections of faces (box, class probabilities, face score), highest score first as from a detector."""
+    """Faces as (box, probabilities of the classes, face score), in the order of a detector: best score first."""
     faces = tuple(sorted(faces, key=lambda face: -face[2] * max(face[1])))
     if not faces:
         return Detections.empty(CLASSES)
@@ -25,5 +25,4 @@ def found(*faces: tuple[Any, ...]) -> Detections:
 
 
 def at(x: float, y: float = 50, side: float = 20) -> tuple[float, ...]:
-    """Return a square box with this left top corner."""
     return (x, y, x + side, y + side)
