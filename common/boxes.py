@@ -16,8 +16,7 @@ MAX_OPENCV_BOXES = 4096  # OpenCV's time grows with the square of the number of 
 def as_boxes(values: Any) -> Boxes:
     """Return a sequence of N boxes as a new float32 (N, 4) array; an empty sequence gives (0, 4).
 
-    Raises:
-        ValueError: the shape is not (N, 4) or a value is not finite.
+    Raises ValueError when the shape is not (N, 4) or a value is not finite.
     """
     boxes = np.array(values, dtype=np.float32)
     if boxes.size == 0:
@@ -38,8 +37,7 @@ def area(boxes: Boxes) -> NDArray[np.float32]:
 def iou(a: Boxes, b: Boxes, overlap: Overlap = "union") -> NDArray[np.float32]:
     """Return the intersection over union (N, M) of boxes `a` (N, 4) and `b` (M, 4).
 
-    Args:
-        overlap: the denominator: "union", or "min" for the smaller of the two areas.
+    With overlap "min", the denominator is the smaller of the two areas.
     """
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum(a[:, None, 2:], b[None, :, 2:])

@@ -30,10 +30,8 @@ def replacing(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path in the same folder; that file replaces `path` when the block ends without an error.
 
     The temporary name has the suffix of `path`, because image and array writers choose their format by it.
-    After an exception the temporary file is removed and `path` is unchanged.
-
-    Raises:
-        OSError: `path` is a folder or read-only, or the write failed; the error names `path`.
+    After an exception the temporary file is removed and `path` is unchanged. Raises OSError, with the name `path`,
+    for a folder, a read-only file or a failed write.
     """
     path = Path(path)
     _check_writable(path)

@@ -66,8 +66,7 @@ def read_photo(path: str | Path, shrink: Shrink | None = None) -> Photo:
     A JPEG's decoder does so in half the time and a quarter of the memory: it skips the fine detail of each 8x8 block.
 
     Args:
-        shrink: returns the largest factor by which a file of (width, height) may be reduced. The largest of 1, 2,
-            4 and 8 up to this factor is used.
+        shrink: returns the largest factor, rounded down to 1, 2, 4 or 8, by which (width, height) may be reduced.
 
     Raises:
         MediaError: as for `read_image`.

@@ -14,8 +14,7 @@ def start(target: str, package: str | None = None) -> None:
 
     Args:
         target: the command's function, as "module:function".
-        package: a package of the `train` extra that the module needs; if it is missing, the error says how to
-            install it.
+        package: a package of the `train` extra that the module needs; without it, the error has the install command.
     """
     install_sigint_exit()
     if package is not None and find_spec(package) is None:

@@ -59,8 +59,7 @@ def map_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int, chunks
         function: a module's function, so that it can be sent to a process.
         chunksize: jobs sent to a worker at a time.
 
-    Raises:
-        UserError: a worker process was killed.
+    Raises UserError when a worker process was killed.
     """
     if workers <= 1:
         yield from map(function, jobs)
@@ -107,7 +106,7 @@ def _run_unless_stopped(function: Callable[[T], R], job: T) -> R | None:
 def _init_worker(stop: Event) -> None:
     """Prepare a worker process: `stop` ends its work, and the end of its parent ends the process.
 
-    Otherwise a worker whose parent was killed would wait for its next job forever.
+    Otherwise a worker whose parent was killed would wait forever.
     """
     _STOP.append(stop)
     parent = parent_process()

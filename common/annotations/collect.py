@@ -82,12 +82,9 @@ class Collector:
             return
         stored, size = sizes
         faces = list(faces)
-        scale = (1.0, 1.0)
-        if annotated_size is not None and annotated_size != size:
-            fitted = self._fit_size(annotation, faces, annotated_size, stored, size)
-            if fitted is None:
-                return
-            scale = fitted
+        scale = self._fit_size(annotation, faces, annotated_size or size, stored, size)
+        if scale is None:
+            return
         boxes: list[np.ndarray] = []
         labels: list[str] = []
         seen: dict[bytes, str] = {}  # box -> label of its first face
@@ -110,14 +107,15 @@ class Collector:
     ) -> tuple[float, float] | None:
         """Return the (x, y) scale of boxes annotated for another size, or None if the image is refused.
 
-        An image with the same aspect ratio was resized after annotation, so its boxes are scaled. The stored size of
-        a photo that EXIF turns is refused: the boxes are those of the unturned picture. Otherwise the boxes are used
-        unchanged if all are inside the image.
+        An image with the same aspect ratio was resized later, so its boxes are scaled. The stored size of a photo that
+        EXIF turns is refused: its boxes are of the unturned picture. Other boxes are unchanged if all are inside.
         """
+        if annotated == size:
+            return (1.0, 1.0)
         differ = f"is for a {annotated[0]}x{annotated[1]} image, but the image is {size[0]}x{size[1]}"
         if annotated == stored:
-            what = f"{differ} after its EXIF rotation; not used, rotate the image and annotate it again"
-            self.add_problem(annotation, what)
+            fix = "rotate the image and annotate it again"
+            self.add_problem(annotation, f"{differ} after its EXIF rotation; not used, {fix}")
             return None
         scale = (size[0] / annotated[0], size[1] / annotated[1])
         if abs(scale[0] / scale[1] - 1) <= MAX_ASPECT_DIFFERENCE:

@@ -17,7 +17,7 @@ MASK_CLASSES = ("with_mask", "without_mask", "mask_weared_incorrect")
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """One image and its labelled faces.
+    """One image and its labelled faces; raises ValueError when shapes, counts or values do not fit.
 
     Attributes:
         path: the image file.
@@ -26,9 +26,6 @@ class AnnotatedImage:
         boxes: float32 (N, 4), xyxy pixels, 0-based, right and bottom edge exclusive, inside the image.
         labels: N class names.
         split: "train", "val" or "test" where the dataset's folders give the split.
-
-    Raises:
-        ValueError: shapes, counts or values do not fit.
     """
 
     path: Path
