@@ -1,1 +1,1 @@
-"""What every package needs: boxes, pictures, annotations, files, the command line. Imports nothing of ours."""
+"""Boxes, pictures, annotations, files and the command line, for all packages; imports no other package."""

@@ -1,4 +1,4 @@
-"""Box algebra on float32 xyxy pixel boxes, 0-based, right and bottom edge exclusive. Nothing is edited in place."""
+"""Box algebra on float32 xyxy pixel boxes, 0-based, right and bottom edge exclusive. No argument is changed."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 Boxes = NDArray[np.float32]  # (N, 4)
 Overlap = Literal["union", "min"]
-OPENCV_MOST = 4096  # boxes; its time grows with the square of their number
+MAX_OPENCV_BOXES = 4096  # OpenCV's time grows with the square of the number of boxes
 
 
 def as_boxes(values: Any) -> Boxes:
-    """Any sequence of boxes as a new float32 (N, 4) array; an empty one becomes (0, 4).
+    """Return a sequence of N boxes as a new float32 (N, 4) array; an empty sequence gives (0, 4).
 
-    Raises ValueError when the shape does not fit or a value is not finite.
+    Raises ValueError when the shape is not (N, 4) or a value is not finite.
     """
     boxes = np.array(values, dtype=np.float32)
     if boxes.size == 0:
@@ -29,79 +29,90 @@ def as_boxes(values: Any) -> Boxes:
 
 
 def area(boxes: Boxes) -> NDArray[np.float32]:
-    """(N,) areas in square pixels; an inverted box has none."""
+    """Return the areas (N,) in square pixels; the area of an inverted box is 0."""
     sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
     return sides[:, 0] * sides[:, 1]
 
 
 def iou(a: Boxes, b: Boxes, overlap: Overlap = "union") -> NDArray[np.float32]:
-    """(N, M) intersection over union, or over the smaller of the two areas with overlap="min"."""
+    """Return the intersection over union (N, M) of boxes `a` (N, 4) and `b` (M, 4).
+
+    With overlap "min", the denominator is the smaller of the two areas.
+    """
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum(a[:, None, 2:], b[None, :, 2:])
     sides = np.maximum(high - low, 0)
-    shared = sides[..., 0] * sides[..., 1]
+    intersection = sides[..., 0] * sides[..., 1]
     area_a, area_b = area(a)[:, None], area(b)[None, :]
-    whole = np.minimum(area_a, area_b) if overlap == "min" else area_a + area_b - shared
-    counted = (whole > 0) & np.isfinite(shared)  # an area that float32 cannot hold is taken for none
-    return np.divide(shared, whole, out=np.zeros_like(shared), where=counted)
+    denominator = np.minimum(area_a, area_b) if overlap == "min" else area_a + area_b - intersection
+    valid = (denominator > 0) & np.isfinite(intersection)  # an area that float32 cannot hold counts as 0
+    return np.divide(intersection, denominator, out=np.zeros_like(intersection), where=valid)
 
 
 def square(boxes: Boxes) -> Boxes:
-    """The squares with the same centres whose side is each box's longer side."""
+    """Return squares (N, 4) with the boxes' centres; each side is the longer side of its box."""
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     half = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True) / 2
     return np.concatenate([centre - half, centre + half], axis=1)
 
 
 def clip(boxes: Boxes, size: tuple[int, int]) -> Boxes:
-    """The boxes cut to an image of `size` (width, height)."""
+    """Return the boxes clipped to an image of `size` (width, height)."""
     width, height = size
     return np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
 
 
 def nms(boxes: Boxes, scores: NDArray[np.float32], threshold: float, overlap: Overlap = "union") -> NDArray[np.intp]:
-    """Greedy non-maximum suppression: indices of the boxes kept, best score first.
+    """Return the indices of the boxes that greedy non-maximum suppression keeps, highest score first.
 
-    A box goes when its overlap with a better kept one exceeds `threshold`. Equal scores keep their order.
+    Args:
+        boxes: (N, 4).
+        scores: (N,); boxes with equal scores keep their order.
+        threshold: the most overlap with a kept box of higher score.
+        overlap: as in `iou`.
     """
     order = np.argsort(-scores, kind="stable")
     ranked = boxes[order]
-    # OpenCV's suppression takes boxes without area for copies of one another, and all pairs of very many.
-    plain = overlap == "union" and len(ranked) <= OPENCV_MOST and bool((area(ranked) > 0).all())
-    return order[_nms_opencv(ranked, threshold) if plain else _nms_sparse(ranked, threshold, overlap)]
+    # OpenCV treats boxes without area as copies of one another, and compares all pairs.
+    use_opencv = overlap == "union" and len(ranked) <= MAX_OPENCV_BOXES and bool((area(ranked) > 0).all())
+    return order[_nms_opencv(ranked, threshold) if use_opencv else _nms_sparse(ranked, threshold, overlap)]
 
 
 def soft_nms(boxes: Boxes, scores: NDArray[np.float32], sigma: float) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """Gaussian soft non-maximum suppression (Bodla et al. 2017): the boxes' order, and their lowered scores in it.
+    """Apply Gaussian soft non-maximum suppression (Bodla et al. 2017) to boxes (N, 4) with scores (N,).
 
-    The best box left lowers every other's score by exp(-IoU^2 / sigma); none goes. With sigma 0 scores stay.
+    The best remaining box multiplies the score of each other remaining box by exp(-IoU^2 / sigma); sigma 0 changes
+    no score.
+
+    Returns:
+        All indices (N,), highest new score first, and the new scores (N,) in that order.
     """
     if sigma <= 0 or len(boxes) < 2:
         order = np.argsort(-scores, kind="stable")
         return order, scores[order]
     decay = np.exp(-(iou(boxes, boxes) ** 2) / np.float32(sigma))
-    left = scores.astype(np.float32)
-    waiting = np.ones(len(boxes), bool)
-    order, lowered = np.zeros(len(boxes), np.intp), np.zeros(len(boxes), np.float32)
+    current = scores.astype(np.float32)
+    remaining = np.ones(len(boxes), bool)
+    order, decayed = np.zeros(len(boxes), np.intp), np.zeros(len(boxes), np.float32)
     for rank in range(len(boxes)):
-        best = int(np.argmax(np.where(waiting, left, -1)))
-        order[rank], lowered[rank] = best, left[best]
-        waiting[best] = False
-        left = np.where(waiting, left * decay[best], left)
-    return order, lowered
+        best = int(np.argmax(np.where(remaining, current, -1)))
+        order[rank], decayed[rank] = best, current[best]
+        remaining[best] = False
+        current = np.where(remaining, current * decay[best], current)
+    return order, decayed
 
 
 def _nms_opencv(ranked: Boxes, threshold: float) -> NDArray[np.intp]:
-    """Ranks kept, by IoU: ten times quicker than numpy for hundreds of boxes."""
+    """Return the ranks that are kept, by IoU: ten times faster than numpy for hundreds of boxes."""
     sides = ranked[:, 2:] - ranked[:, :2]
     rectangles = np.concatenate([ranked[:, :2], sides], axis=1).astype(np.float64)
-    falling = np.arange(len(ranked), 0, -1, dtype=np.float32)
-    kept = cv2.dnn.NMSBoxes(rectangles, falling, 0.0, threshold)  # type: ignore[arg-type]  # arrays do, and quicker
+    descending = np.arange(len(ranked), 0, -1, dtype=np.float32)
+    kept = cv2.dnn.NMSBoxes(rectangles, descending, 0.0, threshold)  # type: ignore[arg-type]  # arrays work, too, and are faster
     return np.array(kept, dtype=np.intp).reshape(-1)
 
 
 def _nms_sparse(ranked: Boxes, threshold: float, overlap: Overlap) -> NDArray[np.intp]:
-    """Ranks kept, comparing each kept box at once with those whose left edge lets them touch it: O(N) memory."""
+    """Return the ranks that are kept; compare a kept box only with boxes near its left edge: O(N) memory."""
     areas = area(ranked)
     by_left = np.argsort(ranked[:, 0], kind="stable")
     lefts = ranked[by_left, 0]
@@ -117,7 +128,7 @@ def _nms_sparse(ranked: Boxes, threshold: float, overlap: Overlap) -> NDArray[np
         near = by_left[first[i] : last[i]]
         low, high = np.maximum(ranked[i, :2], ranked[near, :2]), np.minimum(ranked[i, 2:], ranked[near, 2:])
         sides = np.maximum(high - low, 0)
-        shared = sides[:, 0] * sides[:, 1]
-        whole = np.minimum(areas[i], areas[near]) if overlap == "min" else areas[i] + areas[near] - shared
-        alive[near[shared > threshold * whole]] = False
+        intersection = sides[:, 0] * sides[:, 1]
+        denominator = np.minimum(areas[i], areas[near]) if overlap == "min" else areas[i] + areas[near] - intersection
+        alive[near[intersection > threshold * denominator]] = False
     return np.array(kept, dtype=np.intp)

@@ -1,4 +1,4 @@
-"""What all commands share: one-line errors, exit codes, Ctrl-C, a console, progress bars, missing extras."""
+"""One-line errors, exit codes, Ctrl-C, console, progress bars and missing extras of all commands."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
@@ -20,34 +21,27 @@ from common.launcher import missing_package
 
 
 def console() -> Console:
-    """A console on standard output; made when used, so that tests and pipes see their own stream."""
+    """Return a console on the present standard output, which tests and pipes replace."""
     return Console(soft_wrap=True)
 
 
 def progress() -> Progress:
-    """A progress bar on standard error, shown only on a terminal (a log file gets no half-drawn bars)."""
+    """Return a progress bar on standard error; it is shown only on a terminal, never in a log file."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
 
 
 def program_name(module: str) -> str:
-    """Return what the user typed to start a command: "facemask detect" or "python -m pipeline.detect".
-
-    Args:
-        module: the command's module, such as "pipeline.detect".
-    """
+    """Return what the user typed to start the command in `module`: "facemask detect" or "python -m pipeline.detect"."""
     return sys.argv[0] if sys.argv[0].startswith("facemask ") else f"python -m {module}"
 
 
 def refuse_renamed(argv: Sequence[str] | None, renamed: Mapping[str, str]) -> None:
-    """Refuse flags under the name that an earlier version had.
+    """Raise UserError for an old flag.
 
     Args:
-        argv: a command's arguments; those of the process when None.
-        renamed: the present flag by the earlier one, each with its dashes.
-
-    Raises:
-        UserError: names the present flag.
+        argv: the command's arguments; None for those of the process.
+        renamed: maps the old flag to the new flag, each with its dashes.
     """
     for argument in sys.argv[1:] if argv is None else argv:
         flag = argument.partition("=")[0]
@@ -57,7 +51,7 @@ def refuse_renamed(argv: Sequence[str] | None, renamed: Mapping[str, str]) -> No
 
 @contextmanager
 def requires_extra(extra: str) -> Iterator[None]:
-    """Turn a missing package inside the block into a UserError that says how to install the extra."""
+    """Turn a missing package in the block into a UserError that says how to install the extra."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -66,7 +60,7 @@ def requires_extra(extra: str) -> Iterator[None]:
 
 @contextmanager
 def requires_package(name: str) -> Iterator[None]:
-    """Turn a missing package that no extra of ours installs into a UserError that says how to install it."""
+    """Turn the missing package `name`, which is in no extra, into a UserError that says how to install it."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -76,85 +70,77 @@ def requires_package(name: str) -> Iterator[None]:
 
 
 def run_cli(command: Callable[[], int], interrupted: str = "interrupted") -> int:
-    """Run a command and return its exit code: a UserError or OSError becomes one line and code 1.
+    """Run a command and return its exit code.
 
-    Ctrl-C gives code 130 and the line `interrupted`. Printed text that cannot be written is an error, too, but a pipe
-    whose reader has ended (`| head -1`) ends the command in silence. A programming error keeps its traceback.
+    A UserError or OSError, also of standard output, becomes one line on standard error and code 1. A pipe whose reader
+    has ended (`| head -1`) gives code 1 without a line. Other errors keep their traceback.
 
     Args:
-        command: does the work and returns an exit code.
-        interrupted: the line printed at Ctrl-C.
+        command: does the work and returns the exit code.
+        interrupted: the line printed at Ctrl-C, which gives code 130.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a file name that the terminal cannot show is no reason to fail
-    failed: Exception | None = None
+        sys.stdout.reconfigure(errors="replace")  # the terminal may be unable to show a file name
+    failure: Exception | None = None
     installed = False
     try:
         installed = restore_sigint()
         code = command()
     except (UserError, OSError) as error:
-        code, failed = 1, error
+        code, failure = 1, error
     except KeyboardInterrupt:
         code = 130
-        gc.freeze()  # with torch loaded, Python would look for seconds for what it can still free before it ends
+        gc.freeze()  # with torch loaded, the last garbage collection would take seconds
     except SystemExit:
-        _unwritten(sys.stdout)  # such as the text of --help
+        _flush(sys.stdout)  # such as the text of --help
         raise
     finally:
         if installed:
-            install_sigint_exit()  # the rest takes a moment, too
-    unwritten = _unwritten(sys.stdout)
-    if failed is None and unwritten is not None and code != 130:
-        code, failed = code or 1, unwritten
-    with suppress(OSError):  # nobody can be told
+            install_sigint_exit()  # until the process has ended
+    flush_error = _flush(sys.stdout)
+    if failure is None and flush_error is not None and code != 130:
+        code, failure = code or 1, flush_error
+    with suppress(OSError):  # standard error may be closed
         if code == 130:
             print(interrupted, file=sys.stderr)
-        elif failed is not None and not (isinstance(failed, BrokenPipeError) and failed.filename is None):
-            print(f"error: {_line(failed)}", file=sys.stderr)
-    _unwritten(sys.stderr)
+        elif failure is not None and not (isinstance(failure, BrokenPipeError) and failure.filename is None):
+            print(f"error: {_error_line(failure)}", file=sys.stderr)
+    _flush(sys.stderr)
     return code
 
 
-def _unwritten(stream: TextIO | None) -> OSError | None:
-    """Why what was printed cannot be written, if it cannot; it is dropped then, for Python would try again at the end.
-
-    None where there is no such stream.
-    """
+def _flush(stream: TextIO | None) -> OSError | None:
+    """Flush a stream; on failure return the error and drop the text, which Python would write again at exit."""
     if stream is None or stream.closed:
         return None
     try:
         stream.flush()
     except OSError as error:
-        with suppress(OSError, ValueError):  # ValueError: no file of the system
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
-            os.close(nowhere)
+        # ValueError: the stream has no file descriptor.
+        with suppress(OSError, ValueError), Path(os.devnull).open("wb") as null:
+            os.dup2(null.fileno(), stream.fileno())
         return error
     return None
 
 
-# What fixs the operating system's commonest refusals.
+# What to do about the most frequent errors of the operating system.
 _FIXES = {
     errno.ENOENT: "check the name",
-    errno.EACCES: "change its permissions or name another place",
-    errno.EPERM: "change its permissions or name another place",
-    errno.EROFS: "name another place",
-    errno.EEXIST: "name another place",
     errno.EISDIR: "name a file",
-    errno.ENOTDIR: "name another place",
-    errno.ENOSPC: "make room or name another place",
-    errno.EDQUOT: "make room or name another place",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "change its permissions or name another place"),
+    **dict.fromkeys((errno.EROFS, errno.EEXIST, errno.ENOTDIR), "name another place"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room or name another place"),
     errno.EFBIG: "raise the limit (ulimit -f) or name another place",
     errno.ENAMETOOLONG: "give a shorter name",
     errno.EMFILE: "raise the limit (ulimit -n)",
 }
 
 
-def _line(error: Exception) -> str:
-    """The error in one line; the operating system's with the file first and what fixs it."""
+def _error_line(error: Exception) -> str:
+    """Return the error as one line; that of an OSError has the file first and the fix last."""
     if not isinstance(error, OSError) or error.errno is None:
         return str(error)
     name, fix = error.filename, _FIXES.get(error.errno)
     if name is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        name = "standard output"  # what is written elsewhere bears its file's name
+        name = "standard output"  # errors of all other writes carry their file's name
     return str(error) if name is None else f"{name}: {error.strerror}" + (f"; {fix}" if fix else "")

@@ -1,4 +1,4 @@
-"""File names as text for people."""
+"""File names as text that can be shown."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def as_text(path: str | Path) -> str:
-    """A path as valid Unicode: bytes of a file name that are not UTF-8 become U+FFFD."""
+    """Return a path as valid Unicode: bytes that are not UTF-8 become U+FFFD."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
 def shown(path: str | Path) -> str:
-    """A path fit for one line on a terminal: `as_text`, and no line breaks or control characters."""
+    """Return a path as one line for a terminal: as `as_text`, with U+FFFD for line breaks and control characters."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in as_text(path))

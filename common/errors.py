@@ -1,4 +1,4 @@
-"""Errors whose messages are meant for the person at the keyboard."""
+"""Errors whose one-line messages are for the user: what is wrong, then what to do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from common.display import shown
 
 
 class UserError(Exception):
-    """Input that cannot be used: the message is one line that names the file and the fix."""
+    """Input that cannot be used; the message is one line with the file and the fix."""
 
 
 def first_line(error: Exception) -> str:
@@ -17,11 +17,16 @@ def first_line(error: Exception) -> str:
 
 
 class BundleError(UserError):
-    """A bundle that cannot be used: the message names the file and the fix."""
+    """A bundle that cannot be used."""
 
 
 class MediaError(UserError):
-    """A picture that cannot be read or written: `file` is its path, `what` the matter and the mend (one line)."""
+    """A picture or video that cannot be read or written.
+
+    Attributes:
+        file: its path.
+        what: what is wrong and what to do, as one line without the path.
+    """
 
     def __init__(self, file: str | Path, what: str) -> None:
         self.file, self.what = str(file), " ".join(what.split())
@@ -29,4 +34,4 @@ class MediaError(UserError):
 
 
 class TooManyPixelsError(MediaError):
-    """A picture with more pixels than are allowed; nothing of it was decoded."""
+    """A picture with more pixels than allowed; no pixel was decoded."""

@@ -1,6 +1,6 @@
-"""Writes files so that a killed run leaves either the old file or the new one, never a half.
+"""Atomic writes: a killed run leaves either the old file or the new file, never a part of one.
 
-What a killed process was at is removed by the next one that writes into the same folder.
+The next process that writes into the same folder removes a killed process's temporary files.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from pathlib import Path
 from typing import Any, TextIO
 from zlib import crc32
 
-_UMASK = threading.Lock()
-# A temporary name says whose it is: the machine (several may write into one folder) and the process.
+_UMASK_LOCK = threading.Lock()
+# A temporary name holds its owner: the machine (several may write into one folder) and the process id.
 _MACHINE = f"{crc32(socket.gethostname().encode()):08x}"
-_TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})-([0-9]+)-[^.]*\.tmp(\.[^.]*)?")
-_SWEPT: set[str] = set()
+_TEMPORARY_NAME = re.compile(r"\..*\.([0-9a-f]{8})-([0-9]+)-[^.]*\.tmp(\.[^.]*)?")
+_CLEANED_FOLDERS: set[str] = set()  # by this process
 
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; what is written there takes its place when the block ends well.
+    """Yield a temporary path in the same folder; that file replaces `path` when the block ends without an error.
 
-    The temporary name keeps `path`'s suffix, because image and array writers choose their format by it.
-    On an exception the temporary file is removed and `path` is untouched. A file that may not be written is not
-    replaced either.
+    The temporary name has the suffix of `path`, because image and array writers choose their format by it.
+    After an exception the temporary file is removed and `path` is unchanged. Raises OSError, with the name `path`,
+    for a folder, a read-only file or a failed write.
     """
     path = Path(path)
-    _refuse(path)
+    _check_writable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    sweep(path.parent)
+    _remove_stale_files(path.parent)
     with naming(path):
         prefix = f".{path.stem}.{_MACHINE}-{os.getpid()}-"
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=f".tmp{path.suffix}")
@@ -45,13 +45,13 @@ def replacing(path: Path | str) -> Iterator[Path]:
     try:
         try:
             yield temporary
-        except OSError as error:  # a write that fails carries no name
+        except OSError as error:  # a failed write has no file name
             nameless = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and error.filename is None
             if nameless or error.filename == name:
                 raise OSError(error.errno, error.strerror, str(path)) from error
             raise
-        # mkstemp makes files private; give the result the permissions that open() would have given.
-        with _UMASK:  # the process's own: of two threads at once one would read, and put back, the other's 0
+        # mkstemp makes private files; give the file the permissions that open() would have given.
+        with _UMASK_LOCK:  # the mask is the process's: a second thread would read, and restore, this thread's 0
             umask = os.umask(0)
             os.umask(umask)
         with naming(path):
@@ -62,14 +62,14 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Replaces `path` with `text` (UTF-8) in one step."""
+    """Replace `path` with `text` (UTF-8) atomically."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
-    """Replaces `path` with `data` in one step.
+    """Replace `path` with `data` atomically.
 
-    For what torch or safetensors wrote into memory, too: of a full disk they raise errors of their own.
+    Serialize torch and safetensors data into memory first: on a full disk those libraries do not raise OSError.
     """
     with replacing(path) as temporary, naming(path):
         temporary.write_bytes(data)
@@ -77,45 +77,45 @@ def write_bytes(path: Path | str, data: bytes) -> None:
 
 @contextmanager
 def replaced_text(path: Path | str, newline: str | None = None) -> Iterator[TextIO]:
-    """A text file (UTF-8) that takes the place of `path` when the block ends well; its errors name `path`."""
-    with replacing(path) as temporary, _Named(temporary, path) as raw, _as_text(raw, newline) as file:
+    """Open a text file (UTF-8) that replaces `path` when the block ends without an error; its errors name `path`."""
+    with replacing(path) as temporary, _NamedFile(temporary, path) as raw, _as_text(raw, newline) as file:
         yield file
 
 
 @contextmanager
 def growing_text(path: Path | str, newline: str | None = None) -> Iterator[TextIO]:
-    """A text file (UTF-8) written in place, for what has no end of its own; its errors name `path`."""
+    """Open `path` as a text file (UTF-8) that is written in place, as for a live stream; its errors name `path`."""
     with growing_bytes(path) as raw, _as_text(raw, newline) as file:
         yield file
 
 
 @contextmanager
 def growing_bytes(path: Path | str) -> Iterator[io.RawIOBase]:
-    """A file written in place, every write at once; its errors name `path`."""
+    """Open `path` as an unbuffered file that is written in place; its errors name `path`."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with _Named(path, path) as file:
+    with _NamedFile(path, path) as file:
         yield file
 
 
 def check_file(path: Path | str) -> None:
-    """Raises OSError when nothing can be written to `path`, so that it is said before long work."""
-    _refuse(Path(path))
+    """Raise OSError when `path` cannot be written; call it before long work."""
+    _check_writable(Path(path))
     with naming(path):
         check_folder(Path(path).parent)
 
 
 def check_folder(folder: Path | str) -> None:
-    """Raises OSError when no file can be made in `folder`, or no such folder; nothing is left behind."""
-    here = Path(os.path.abspath(folder))  # noqa: PTH100  # links are not followed
-    while not os.path.lexists(here):
-        here = here.parent
-    with naming(folder), tempfile.TemporaryFile(dir=here, buffering=0) as file:
-        file.write(b"x")  # a full disk takes new files, but nothing in them
+    """Raise OSError when `folder` cannot be made, or no file in it; no file or folder is left behind."""
+    existing = Path(os.path.abspath(folder))  # noqa: PTH100  # links are not followed
+    while not os.path.lexists(existing):
+        existing = existing.parent
+    with naming(folder), tempfile.TemporaryFile(dir=existing, buffering=0) as file:
+        file.write(b"x")  # a full disk accepts new files, but no bytes in them
 
 
 @contextmanager
 def naming(path: Path | str) -> Iterator[None]:
-    """Says of `path` what the system says inside: the user knows no temporary names, and failed writes carry none."""
+    """Give each OSError of the block the name `path`: users know no temporary names, and failed writes have no name."""
     try:
         yield
     except OSError as error:
@@ -124,8 +124,8 @@ def naming(path: Path | str) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-class _Named(io.FileIO):
-    """A file whose failed writes name `path`: several may be open at once, and an error must tell which it is of."""
+class _NamedFile(io.FileIO):
+    """A file whose failed writes name `path`, because several files may be open at once."""
 
     def __init__(self, file: Path | str, path: Path | str) -> None:
         super().__init__(file, "w")
@@ -137,37 +137,40 @@ class _Named(io.FileIO):
 
 
 def _as_text(raw: io.RawIOBase, newline: str | None) -> TextIO:
+    """Return a buffered text file (UTF-8) over an unbuffered one."""
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", newline=newline)
 
 
-def _refuse(path: Path) -> None:
+def _check_writable(path: Path) -> None:
+    """Raise OSError when `path` is a folder or a read-only file."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if path.exists() and not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
-def sweep(folder: Path) -> None:
-    """Removes the temporary files of processes of this machine that are no more; looks once a folder and process."""
+def _remove_stale_files(folder: Path) -> None:
+    """Remove the temporary files of this machine's ended processes, once per folder and process."""
     real = os.path.realpath(folder)
-    if real in _SWEPT:
+    if real in _CLEANED_FOLDERS:
         return
-    _SWEPT.add(real)
+    _CLEANED_FOLDERS.add(real)
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            made = _TEMPORARY.fullmatch(entry.name)
-            if made and made[1] == _MACHINE and not _alive(int(made[2])):
+            owner = _TEMPORARY_NAME.fullmatch(entry.name)
+            if owner and owner[1] == _MACHINE and not _is_running(int(owner[2])):
                 with suppress(OSError):
-                    os.unlink(entry.path)  # noqa: PTH108  # an entry's path, of which there may be many
+                    os.unlink(entry.path)  # noqa: PTH108  # no Path per entry: there may be many
 
 
-def _alive(process: int) -> bool:
+def _is_running(pid: int) -> bool:
+    """Return whether a process exists; always True on Windows, where os.kill would end the process."""
     if os.name != "posix":
-        return True  # there, os.kill would end it
+        return True
     try:
-        os.kill(process, 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except (OSError, OverflowError):  # another user's
+    except (OSError, OverflowError):  # another user's process
         return True
     return True

@@ -1,4 +1,4 @@
-"""Reads any picture file as upright RGB."""
+"""Read any picture file as upright RGB."""
 
 from __future__ import annotations
 
@@ -20,20 +20,23 @@ from common.errors import MediaError, TooManyPixelsError
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
 Shrink = Callable[[tuple[int, int]], float]
 
-# Pillow's own default bound: a quarter of a gibibyte as RGB. A file of a few kilobytes can claim far more.
+# Pillow's default limit: a quarter of a gibibyte as RGB. A file of a few kilobytes can claim far more.
 MAX_PIXELS = 89_478_485
-# Photo formats only: others that Pillow knows run programs (EPS) or hold no photo.
+# Photo formats only: other formats of Pillow run programs (EPS) or hold no photo.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "JPEG2000", "PPM", "QOI")
 _ORIENTATION = 0x0112  # the EXIF tag
-_SMALLER = (2, 4, 8)  # how many times smaller a JPEG's decoder can give a picture
-_STRIP = 256  # rows converted at a time: Pillow's own conversion would hold the picture three times
+_TRANSPOSED = (5, 6, 7, 8)  # the EXIF orientations that swap width and height
+_JPEG_FACTORS = (2, 4, 8)  # a JPEG's decoder can make a picture smaller by these factors
+_STRIP_ROWS = 256  # rows converted at a time: Pillow's conversion would hold the whole picture three times
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A picture file as read. pixels: uint8 (H, W, 3) RGB, upright. size: the file's width and height, upright.
+    """A picture file as read.
 
-    The pixels may be fewer than the file's, `scale` times in each direction.
+    Attributes:
+        pixels: uint8 (H, W, 3) RGB, upright; smaller than the file's by `scale`.
+        size: the file's (width, height), upright.
     """
 
     pixels: Pixels
@@ -41,27 +44,32 @@ class Photo:
 
     @property
     def scale(self) -> tuple[float, float]:
-        """Pixels of the file per pixel read, across and down."""
+        """Return the file's pixels per pixel read, as (x, y)."""
         return self.size[0] / self.pixels.shape[1], self.size[1] / self.pixels.shape[0]
 
 
 def read_image(path: str | Path) -> Pixels:
-    """Reads a picture file as uint8 (H, W, 3) RGB, upright by its EXIF orientation.
+    """Read a picture file as uint8 (H, W, 3) RGB, upright by its EXIF orientation.
 
-    Transparency is laid on white, 16-bit and float pixels are scaled to 8 bits, of an animation or a
-    multi-page file the first picture is taken.
+    Transparent pixels are blended with white. 16-bit and float pixels are scaled to 8 bits. An animation or a
+    multi-page file gives its first picture.
 
-    Raises MediaError when the file is missing, special, empty, no picture, truncated or above MAX_PIXELS.
+    Raises:
+        MediaError: the file is missing, not a plain file, empty, not a picture, truncated or above MAX_PIXELS.
     """
     return read_photo(path).pixels
 
 
 def read_photo(path: str | Path, shrink: Shrink | None = None) -> Photo:
-    """`read_image`, at a half, quarter or eighth of its size where `shrink` admits it and the file is a JPEG.
+    """Read a picture file as `read_image` does; a JPEG may be read at 1/2, 1/4 or 1/8 of its size.
 
-    A JPEG's decoder gives such sizes in half the time and a quarter of the memory (it leaves fine detail out of
-    each block of 8x8). shrink: how many times smaller a file of (width, height) may be read; the largest of 1, 2, 4
-    and 8 that is no larger is taken. Raises MediaError as `read_image` does.
+    A JPEG's decoder does so in half the time and a quarter of the memory: it skips the fine detail of each 8x8 block.
+
+    Args:
+        shrink: returns the largest factor, rounded down to 1, 2, 4 or 8, by which (width, height) may be reduced.
+
+    Raises:
+        MediaError: as for `read_image`.
     """
     with opened(path) as file:
         return decode_photo(file, path, shrink)
@@ -69,12 +77,12 @@ def read_photo(path: str | Path, shrink: Shrink | None = None) -> Photo:
 
 @contextmanager
 def opened(path: str | Path) -> Iterator[BinaryIO]:
-    """A picture file, open. Raises MediaError when it is missing, special, empty or may not be read."""
+    """Open a picture file; raise MediaError when it is missing, not a plain file, empty or not readable."""
     try:
         status = Path(path).stat()
         if stat.S_ISDIR(status.st_mode):
             raise MediaError(path, "is a folder, not a picture; name a picture file")
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait forever
             raise MediaError(path, "is a pipe or device, not a file; save it as a picture file first")
         if status.st_size == 0:
             raise MediaError(path, "is empty (0 bytes); copy or download it again")
@@ -83,54 +91,61 @@ def opened(path: str | Path) -> Iterator[BinaryIO]:
     except FileNotFoundError as error:
         raise MediaError(path, "not found; check the name") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise MediaError(path, f"cannot be read ({why}); check its name and permissions") from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise MediaError(path, f"cannot be read ({reason}); check its name and permissions") from error
 
 
 def decode_photo(file: BinaryIO, name: str | Path, shrink: Shrink | None = None, max_pixels: int = MAX_PIXELS) -> Photo:
-    """`read_photo` for an open file or an upload; `name` is what errors call it.
+    """Read an open file or an upload as `read_photo` does.
 
-    max_pixels: the most that the file may have, MAX_PIXELS or fewer. Raises TooManyPixelsError above it.
+    Args:
+        name: the picture's name in error messages.
+        shrink: as in `read_photo`.
+        max_pixels: the most pixels that the file may have; MAX_PIXELS is the upper limit.
+
+    Raises:
+        MediaError: the picture cannot be read; TooManyPixelsError where it is too large.
     """
     with recognised(file, name, max_pixels) as image:
         width, height = image.size
-        admitted = 1 if shrink is None or image.format not in ("JPEG", "MPO") else shrink((width, height))
-        times = max((each for each in _SMALLER if each <= admitted), default=1)
-        if times > 1:
-            image.draft(None, (max(width // times, 1), max(height // times, 1)))
+        allowed = 1 if shrink is None or image.format not in ("JPEG", "MPO") else shrink((width, height))
+        factor = max((each for each in _JPEG_FACTORS if each <= allowed), default=1)
+        if factor > 1:
+            image.draft(None, (max(width // factor, 1), max(height // factor, 1)))
         image.load()
-        pixels, turned = _upright(to_rgb(image), image)
-        return Photo(pixels, (height, width) if turned else (width, height))
+        orientation = orientation_of(image)
+        pixels = _autorotate(to_rgb(image), orientation)
+        return Photo(pixels, (height, width) if orientation in _TRANSPOSED else (width, height))
 
 
 @contextmanager
 def recognised(file: BinaryIO, name: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """An open file as a picture of which nothing is decoded yet; faults found inside are the file's, too.
+    """Open a picture without decoding its pixels; errors of the block count as errors of the file.
 
-    Raises MediaError when it is none or broken, TooManyPixelsError when it has more than `max_pixels` or MAX_PIXELS.
+    Raises MediaError for a broken file, TooManyPixelsError above `max_pixels` or MAX_PIXELS.
     """
-    most = min(max_pixels, MAX_PIXELS)
-    with _QUIET:
+    limit = min(max_pixels, MAX_PIXELS)
+    with _PILLOW_WARNINGS:
         try:
             with Image.open(file, formats=FORMATS) as image:
-                if image.size[0] * image.size[1] > most:  # known from the header
+                if image.size[0] * image.size[1] > limit:  # the header has the size
                     raise Image.DecompressionBombError
                 yield image
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            limit = f"more than {most / 1e6:g} million pixels"
-            raise TooManyPixelsError(name, f"has {limit}; make it smaller first") from error
+            what = f"has more than {limit / 1e6:g} million pixels; make it smaller first"
+            raise TooManyPixelsError(name, what) from error
         except UnidentifiedImageError as error:
             raise MediaError(name, "is not a picture that can be read; convert it to JPEG or PNG") from error
         except Exception as error:  # a broken file makes the decoders raise almost anything
-            why = str(error) or type(error).__name__
-            raise MediaError(name, f"is truncated or broken ({why}); copy or download it again") from error
+            reason = str(error) or type(error).__name__
+            raise MediaError(name, f"is truncated or broken ({reason}); copy or download it again") from error
 
 
-class _Quiet:
-    """Pillow's warnings are silent inside, but one: too many pixels are an error.
+class _PillowWarnings:
+    """Hides Pillow's warnings in a block, except one: too many pixels become an error.
 
-    `warnings.catch_warnings` alone is not for threads: who leaves last would put back what another had changed. So
-    the first one in changes the filters, the last one out restores them.
+    `warnings.catch_warnings` alone is not safe for threads: each would restore the filters of another. Here the
+    first thread that enters changes the filters, and the last that leaves restores them.
     """
 
     def __init__(self) -> None:
@@ -153,23 +168,24 @@ class _Quiet:
                 self._filters.__exit__(None, None, None)
 
 
-_QUIET = _Quiet()
+_PILLOW_WARNINGS = _PillowWarnings()
 
 
 def to_rgb(image: Image.Image) -> Pixels:
-    """A loaded Pillow picture of any mode as uint8 (H, W, 3)."""
+    """Return a loaded Pillow picture of any mode as uint8 (H, W, 3) RGB."""
     if image.mode in ("I", "F"):
-        return _stretch(np.asarray(image, dtype=np.float32))
+        return _scale_to_8_bits(np.asarray(image, dtype=np.float32))
     width, height = image.size
     out = np.empty((height, width, 3), np.uint8)
-    for top in range(0, height, _STRIP):
-        bottom = min(top + _STRIP, height)
+    for top in range(0, height, _STRIP_ROWS):
+        bottom = min(top + _STRIP_ROWS, height)
         out[top:bottom] = _strip_to_rgb(image.crop((0, top, width, bottom)))
     return out
 
 
 def _strip_to_rgb(strip: Image.Image) -> Pixels:
-    if strip.mode.startswith("I;16"):  # Pillow's convert() cuts 16-bit grey off at 255
+    """Return some rows of a picture as RGB."""
+    if strip.mode.startswith("I;16"):  # Pillow's convert() clips 16-bit grey at 255
         grey = (np.asarray(strip).astype(np.uint32) * 255 + 32767) // 65535
         return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
     if strip.has_transparency_data:
@@ -178,8 +194,8 @@ def _strip_to_rgb(strip: Image.Image) -> Pixels:
     return np.asarray(strip.convert("RGB"))
 
 
-def _stretch(values: NDArray[np.float32]) -> Pixels:
-    """Grey (H, W) to 8 bits: a range of 0..1, 0..255 or 0..65535 as such, any other from its min to its max."""
+def _scale_to_8_bits(values: NDArray[np.float32]) -> Pixels:
+    """Scale grey (H, W) from 0..1, 0..255 or 0..65535, or else from its minimum and maximum, to 8-bit RGB."""
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
     if low >= 0 and high <= 65535:
@@ -189,21 +205,19 @@ def _stretch(values: NDArray[np.float32]) -> Pixels:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """A picture's EXIF orientation, 1 to 8; a damaged EXIF block counts as none: the pixels themselves are sound."""
+    """Return a picture's EXIF orientation, 1 to 8; 1 where the EXIF block is damaged: the pixels can still be good."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # any damage
         return 1
 
 
-def _upright(pixels: Pixels, image: Image.Image) -> tuple[Pixels, bool]:
-    """The pixels turned by the picture's EXIF orientation, and whether rows became columns."""
-    orientation = orientation_of(image)
-    turned = orientation in (5, 6, 7, 8)
-    if turned:
+def _autorotate(pixels: Pixels, orientation: int) -> Pixels:
+    """Return the pixels upright, rotated and mirrored by their EXIF orientation."""
+    if orientation in _TRANSPOSED:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels), turned
+    return np.ascontiguousarray(pixels)

@@ -1,4 +1,4 @@
-"""Ctrl-C while a command loads its packages, which takes seconds. Imports nothing heavy."""
+"""Ctrl-C while a command loads its packages, which takes seconds. This module imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -9,19 +9,15 @@ import signal
 def install_sigint_exit() -> None:
     """Make Ctrl-C end the process at once, with one line and exit code 130.
 
-    KeyboardInterrupt would unwind through packages that are half imported, and some of them catch it.
-    Nothing changes where Python does not handle Ctrl-C: a shell has its background processes ignore the signal.
+    KeyboardInterrupt would unwind through half-imported packages, and some packages catch it.
+    Nothing changes where Ctrl-C is already ignored, as in a shell's background processes.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _exit)
 
 
 def restore_sigint() -> bool:
-    """Let Ctrl-C raise KeyboardInterrupt again.
-
-    Returns:
-        Whether `install_sigint_exit` had been in force.
-    """
+    """Let Ctrl-C raise KeyboardInterrupt again; return whether `install_sigint_exit` was active."""
     installed = signal.getsignal(signal.SIGINT) is _exit
     if installed:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -29,6 +25,7 @@ def restore_sigint() -> bool:
 
 
 def _exit(*_: object) -> None:
+    """End the process, as a signal handler."""
     try:
         os.write(2, b"interrupted\n")
     finally:

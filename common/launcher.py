@@ -1,4 +1,4 @@
-"""Starts a command as a program, and handles Ctrl-C before any package is loaded. Imports nothing heavy."""
+"""Start a command as a program; Ctrl-C works before any package is loaded. This module imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ from common.interrupts import install_sigint_exit
 
 
 def start(target: str, package: str | None = None) -> None:
-    """Run a command as a program: load its module, call its function and exit with the code that this returns.
-
-    Ctrl-C ends the process with one line from the first moment on, also while packages load.
+    """Load a command's module, call its function, and exit with the code that the function returns.
 
     Args:
         target: the command's function, as "module:function".
-        package: a package of the `train` extra that the module imports; where it is missing, one line says how to
-            install it.
+        package: a package of the `train` extra that the module needs; without it, the error has the install command.
     """
     install_sigint_exit()
     if package is not None and find_spec(package) is None:
@@ -27,5 +24,5 @@ def start(target: str, package: str | None = None) -> None:
 
 
 def missing_package(package: str | None, extra: str) -> str:
-    """Return the message for a package that is not installed, with the command that installs it."""
+    """Return the message for a missing package, with the command that installs the extra."""
     return f"this needs the package {package!r}; install it with `pip install -e '.[{extra}]'`"

@@ -1,4 +1,4 @@
-"""A function over many items in several threads: results come in the items' order, few wait at a time."""
+"""Ordered map over threads, and over worker processes that end with their parent."""
 
 from __future__ import annotations
 
@@ -7,43 +7,36 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context, parent_process
 from multiprocessing.synchronize import Event
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TypeVar, cast
 
 from common.errors import UserError
 
-if TYPE_CHECKING:
-    from concurrent.futures import Future
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-AHEAD = 2  # items under way or done and waiting, per thread: enough that a slow one does not stop the others at once
+T = TypeVar("T")
+R = TypeVar("R")
+QUEUED_PER_THREAD = 2  # items in work, or done and not yet taken; one slow item then does not stop the other threads
 
 
-def map_ordered(
-    function: Callable[[Item], Result], items: Iterable[Item], threads: int
-) -> Generator[Result, None, None]:
-    """The results in the items' order; with one thread in this one, each when it is asked for.
+def map_ordered(function: Callable[[T], R], items: Iterable[T], threads: int) -> Generator[R, None, None]:
+    """Yield `function(item)` in the items' order; with one thread, each when it is requested.
 
-    Memory does not grow with the number of items: an item is taken when a result was. What `function` raises is raised
-    here in its turn, and items not yet begun are dropped then, as they are when the caller stops.
+    Memory does not grow with the number of items: an item is taken only when a result was taken. An exception of
+    `function` is raised in its turn. After an exception, or when the caller stops, waiting items are dropped.
     """
     if threads <= 1:
         yield from map(function, items)
         return
-    from concurrent.futures import ThreadPoolExecutor  # a single photo needs none
-
-    waiting: deque[Future[Result]] = deque()
+    waiting: deque[Future[R]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))
-                if len(waiting) >= AHEAD * threads:
+                if len(waiting) >= QUEUED_PER_THREAD * threads:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
@@ -53,33 +46,33 @@ def map_ordered(
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-Job = TypeVar("Job")
+def map_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int, chunksize: int = 4) -> Iterator[R]:
+    """Yield `function(job)` in the jobs' order, computed by worker processes; one worker is this process.
 
+    At Ctrl-C, and when the caller stops, each worker finishes its present job and starts no other.
 
-def map_jobs(
-    function: Callable[[Job], Result], jobs: Sequence[Job], workers: int, chunksize: int = 4
-) -> Iterator[Result]:
-    """The results in the jobs' order; with one worker in this process. `function` must be a module's own.
+    Args:
+        function: a module's function, so that it can be sent to a process.
+        chunksize: jobs sent to a worker at a time.
 
-    When the caller stops, and at Ctrl-C, each worker finishes the job that it is at, and no other. Raises
-    UserError when a worker process was killed.
+    Raises UserError when a worker process was killed.
     """
     if workers <= 1:
         yield from map(function, jobs)
         return
-    context = get_context("spawn")  # not fork: a progress bar's thread may be running by now
+    context = get_context("spawn")  # not fork: a progress bar's thread may be running
     stop = context.Event()
     try:
-        with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(stop,)) as pool:
+        with ProcessPoolExecutor(workers, context, initializer=_init_worker, initargs=(stop,)) as pool:
             try:
-                with _unheard():
-                    results = pool.map(partial(_unless_stopped, function), jobs, chunksize=chunksize)
+                with _sigint_blocked():
+                    results = pool.map(partial(_run_unless_stopped, function), jobs, chunksize=chunksize)
                 for result in results:
-                    yield cast(Result, result)  # None only where nobody takes it any more
+                    yield cast(R, result)  # None only after the caller stopped
             finally:
                 stop.set()
     except BrokenProcessPool as error:
@@ -87,10 +80,10 @@ def map_jobs(
 
 
 @contextmanager
-def _unheard() -> Iterator[None]:
-    """What is started inside never hears Ctrl-C, which a terminal sends to all: it is the starting process's to handle.
+def _sigint_blocked() -> Iterator[None]:
+    """Let processes that start in the block never receive Ctrl-C, which a terminal sends to all processes.
 
-    Held back by this thread, not ignored: the starting process itself hears it afterwards.
+    This process receives a Ctrl-C of this time after the block: the signal is blocked, not ignored.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -102,17 +95,18 @@ def _unheard() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_STOP: list[Event] = []  # of a worker process, the one that tells it to do no more
+_STOP: list[Event] = []  # in a worker process: one event, set when no further job may start
 
 
-def _unless_stopped(function: Callable[[Job], Result], job: Job) -> Result | None:
+def _run_unless_stopped(function: Callable[[T], R], job: T) -> R | None:
+    """Call the function in a worker process, unless the work was stopped."""
     return None if _STOP[0].is_set() else function(job)
 
 
-def _begin(stop: Event) -> None:
-    """Readies a worker process: it does no more once `stop` is set, and ends when its parent does.
+def _init_worker(stop: Event) -> None:
+    """Prepare a worker process: `stop` ends its work, and the end of its parent ends the process.
 
-    One whose parent is killed would wait for its next job for ever.
+    Otherwise a worker whose parent was killed would wait forever.
     """
     _STOP.append(stop)
     parent = parent_process()

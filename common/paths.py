@@ -1,6 +1,6 @@
-"""Finds the picture files that paths, folders and glob patterns name, and tells videos from them."""
+"""Find the picture files that paths, folders and glob patterns name; tell videos from pictures."""
 
-# os.path, not pathlib, which would rewrite the names ("./a.jpg" to "a.jpg"): results carry them as given.
+# os.path, not pathlib: results have the names as given, and pathlib would change "./a.jpg" to "a.jpg".
 # ruff: noqa: PTH112, PTH118, PTH119, PTH120, PTH122, PTH207
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from pathlib import Path
 
 from common.errors import MediaError
 
-# What a folder is searched for. HEIC cannot be read, but a phone's photos must be named, not passed over.
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".heic", ".heif", ".tif"}
-    | {".tiff", ".bmp", ".dib", ".gif", ".jp2", ".j2k", ".jpx", ".qoi", ".ppm", ".pgm", ".pbm", ".pnm"}
+# The images of an annotated dataset, and all those of a folder of photos. HEIC cannot be read, but must be reported.
+PHOTO_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
+SUFFIXES = PHOTO_SUFFIXES | frozenset(
+    {".jpe", ".jfif", ".mpo", ".apng", ".avif", ".heic", ".heif", ".dib", ".gif", ".jp2", ".j2k", ".jpx", ".qoi"}
+    | {".ppm", ".pgm", ".pbm", ".pnm"}
 )
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv"}
@@ -26,19 +27,24 @@ VIDEO_SUFFIXES = frozenset(
 
 
 def is_address(path: str | Path) -> bool:
-    """Whether a name is a network address (scheme://...), not a file's."""
+    """Return whether a name is a network address (scheme://...)."""
     return re.match(r"[a-z][a-z0-9+.-]+://", os.fspath(path), re.IGNORECASE) is not None
 
 
 def is_video(path: str | Path) -> bool:
-    """Whether a name is a video file's or a network stream's rather than a picture's or a folder's."""
+    """Return whether a name is that of a video file or a network stream."""
     suffix = os.path.splitext(os.fspath(path))[1].lower()
     return is_address(path) or (suffix in VIDEO_SUFFIXES and not os.path.isdir(path))
 
 
 @dataclass(frozen=True, slots=True)
 class FoundImage:
-    """A picture file. path: as given or found. relative: its name below the folder searched, with "/"."""
+    """A picture file.
+
+    Attributes:
+        path: as given or found.
+        relative: the path below the searched folder, with "/".
+    """
 
     path: str
     relative: str
@@ -47,13 +53,15 @@ class FoundImage:
 def find_images(
     paths: Sequence[str | Path], skip: str | Path | None = None
 ) -> tuple[list[FoundImage], list[MediaError]]:
-    """The pictures that files, folders (searched to the bottom) and glob patterns name.
+    """Find the pictures that files, folders (with subfolders) and glob patterns name; each picture once.
 
-    Files stay in the order given and are taken whatever their suffix; what a folder or pattern holds is taken
-    by suffix, in natural order (2 before 10), hidden files left out. Nothing is named twice. What lies in the
-    folder `skip` is left out when found, not when given by name.
+    Args:
+        paths: files are used in this order and with any suffix. The files of a folder or pattern are chosen by suffix,
+            without hidden files, in natural order (2 before 10).
+        skip: a folder whose files are used only when given by name.
 
-    Returns the pictures, and an error for each path that does not exist, cannot be searched or holds none.
+    Returns:
+        The pictures, and an error for each path that does not exist, cannot be searched or holds no picture.
     """
     skipped = os.path.realpath(skip) if skip is not None else None
     found: dict[str, FoundImage] = {}
@@ -78,13 +86,13 @@ def find_images(
 
 
 def location(path: str | Path) -> str:
-    """The one absolute name of a file, links in its folder resolved, the file itself not."""
+    """Return a file's absolute path with the links of its folder resolved, but not the file itself."""
     folder, name = os.path.split(path)
     return os.path.join(os.path.realpath(folder), name)
 
 
 def _walk(root: str, skipped: str | None, errors: list[MediaError]) -> Iterator[str]:
-    """Names of pictures relative to `root`; links to folders are followed, each real folder once."""
+    """Yield pictures relative to `root`; follow links to folders, but search each real folder once."""
 
     def report(error: OSError) -> None:
         errors.append(MediaError(error.filename or root, f"cannot be searched ({error.strerror})"))
@@ -103,13 +111,13 @@ def _walk(root: str, skipped: str | None, errors: list[MediaError]) -> Iterator[
 
 
 def _expand(pattern: str, skipped: str | None, errors: list[MediaError]) -> list[FoundImage]:
-    """What a glob pattern matches; names are relative to the folder before the first wildcard."""
+    """Return the matches of a glob pattern, relative to the folder before the first wildcard."""
     base = pattern
     while glob.has_magic(base):
         base = os.path.dirname(base)
     paths: list[str] = []
     for match in glob.glob(pattern, recursive=True):
-        if _within(match, skipped):
+        if _is_inside(match, skipped):
             continue
         if os.path.isdir(match):
             paths += [os.path.join(match, name) for name in _walk(match, skipped, errors)]
@@ -119,20 +127,22 @@ def _expand(pattern: str, skipped: str | None, errors: list[MediaError]) -> list
     return [FoundImage(path, names[path].replace(os.sep, "/")) for path in sorted(names, key=_natural)]
 
 
-def _within(path: str, folder: str | None) -> bool:
+def _is_inside(path: str, folder: str | None) -> bool:
+    """Return whether a path is the folder or below it, links resolved."""
     real = os.path.realpath(path)
     return folder is not None and (real == folder or real.startswith(folder + os.sep))
 
 
 def _is_picture(name: str) -> bool:
+    """Return whether a file found in a folder is a picture by its suffix, and not hidden."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def _natural(path: str) -> tuple[str, str]:
-    """A key that sorts by folder, then name, numbers by their value; one string, for there may be millions."""
+    """Return a key that sorts by folder, then name, numbers by value; one string: there may be millions of keys."""
 
     def number(digits: re.Match[str]) -> str:
         value = digits[0].lstrip("0")
-        return f"\1{len(value):04}{value}"  # by its length first; \1 is before all that a name holds
+        return f"\1{len(value):04}{value}"  # the number of digits first; \1 sorts before all characters of a name
 
     return re.sub("[0-9]+", number, path.casefold()).replace(os.sep, "\0"), path

@@ -1,4 +1,4 @@
-"""Finds the image files of a dataset and their upright sizes, without decoding a pixel."""
+"""Find the image files of a dataset and their upright sizes, without decoding pixels."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from pathlib import Path
 
 from common.errors import MediaError
 from common.images import opened, orientation_of, recognised
+from common.paths import PHOTO_SUFFIXES
 
-PHOTO_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
-
-# Folder names that stand for a split; Roboflow says "valid".
+# Folder names that mean a split; Roboflow uses "valid".
 SPLIT_FOLDERS = {"train": "train", "valid": "val", "val": "val", "test": "test"}
 
 
 def photos_in(folder: Path, recursive: bool = False) -> list[Path]:
-    """The image files of a folder, sorted; hidden files and a missing folder count as nothing."""
+    """Return the sorted image files of a folder, without hidden files; a missing folder has none."""
     if not folder.is_dir():
         return []
     entries = folder.rglob("*") if recursive else folder.iterdir()
@@ -23,7 +22,7 @@ def photos_in(folder: Path, recursive: bool = False) -> list[Path]:
 
 
 def split_folders(root: Path) -> list[tuple[Path, str]]:
-    """(folder, split) for each subfolder of `root` that is named after a split."""
+    """Return (folder, split) for each subfolder of `root` that has the name of a split."""
     found = [
         (p, SPLIT_FOLDERS[p.name.lower()]) for p in root.iterdir() if p.is_dir() and p.name.lower() in SPLIT_FOLDERS
     ]
@@ -31,7 +30,7 @@ def split_folders(root: Path) -> list[tuple[Path, str]]:
 
 
 class PhotoIndex:
-    """Image files by stem, so that an annotation finds its image though the extension differs."""
+    """Image files by stem, so that an annotation finds its image with another extension."""
 
     def __init__(self, photos: Iterable[Path]) -> None:
         self._by_stem: dict[str, list[Path]] = {}
@@ -39,7 +38,7 @@ class PhotoIndex:
             self._by_stem.setdefault(photo.stem, []).append(photo)
 
     def find(self, name: str) -> Path | None:
-        """The image called `name`; failing that, the first (by name) with its stem; else None."""
+        """Return the image with this name, else the first image (by name) with its stem, else None."""
         wanted = Path(name.replace("\\", "/"))
         same_stem = self._by_stem.get(wanted.stem, [])
         for photo in same_stem:
@@ -49,13 +48,13 @@ class PhotoIndex:
 
 
 def header_size(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(width, height) as stored, and upright: the two differ when the EXIF tag turns the photo by 90 degrees.
+    """Return (width, height) as stored, and upright: they differ when the EXIF tag turns the photo by 90 degrees.
 
-    Raises MediaError, as `read_image` does, when the file is no readable picture or too large to be decoded safely.
+    Raises MediaError as `read_image` does, without a check of the pixels.
     """
     with opened(path) as file, recognised(file, path) as image:
         stored = image.size
-        # Pillow gives TIFF sizes upright already, and would decode a PNG to look for a late tag.
+        # Pillow gives TIFF sizes upright, and would decode a PNG to find a late tag.
         tagged = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
         orientation = orientation_of(image) if tagged else 1
     if min(stored) < 1:

@@ -1,4 +1,4 @@
-"""Tells which annotation format a dataset has, and reads it."""
+"""Recognise the annotation format of a dataset, and read it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from common.errors import UserError
 
 
 def read_dataset(root: Path | str) -> Annotations:
-    """Reads a Pascal VOC, COCO or YOLO dataset: a folder, one COCO .json, or one YOLO data.yaml.
+    """Read a Pascal VOC, COCO or YOLO dataset.
 
-    Where a folder holds several formats, YOLO's data.yaml wins over VOC, VOC over COCO, COCO over bare
-    images/ and labels/. Raises UserError, naming what was looked for, when it is none of them or holds no
-    usable image.
+    Of several formats in a folder the first is read: YOLO's data.yaml, VOC, COCO, YOLO's images/ with labels/.
+
+    Args:
+        root: a folder, a COCO .json file, or a YOLO data.yaml.
+
+    Raises:
+        UserError: the dataset has none of these formats or no usable image.
     """
     root = Path(root)
     if not root.exists():
@@ -37,6 +41,6 @@ def read_dataset(root: Path | str) -> Annotations:
             return read_yolo(root)
     raise UserError(
         f"{root}: no annotated dataset; looked for Pascal VOC (images/ with annotations/*.xml, or *.xml "
-        "beside the images), COCO (a .json file, _annotations.coco.json, annotations/*.json with images/) and YOLO "
+        "next to the images), COCO (a .json file, _annotations.coco.json, annotations/*.json with images/) and YOLO "
         "(data.yaml, or images/ with labels/), also in train/, valid/ and test/"
     )

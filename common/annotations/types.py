@@ -1,4 +1,4 @@
-"""What every annotation reader returns: annotated images, the class list, and what was wrong with the rest."""
+"""The result types of all annotation readers: annotated images, classes, and problems."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ import numpy as np
 from common.boxes import Boxes, as_boxes
 from common.display import shown
 
-# The three classes of the Kaggle "Face Mask Detection" set, in the set's own spelling; a fixed order.
+# The three classes of the Kaggle "Face Mask Detection" dataset, in its spelling and a fixed order.
 MASK_CLASSES = ("with_mask", "without_mask", "mask_weared_incorrect")
 
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """One image and its labelled faces.
+    """One image and its labelled faces; raises ValueError when shapes, counts or values do not fit.
 
-    path: of the image file. image_id: unique in its dataset, the key in splits.csv and crops.csv.
-    size: (width, height) in pixels. boxes: float32 (N, 4), xyxy pixels, 0-based, right and bottom edge exclusive,
-    inside the image. labels: N class names. split: "train", "val" or "test" where the dataset's own folders say so.
-
-    Raises ValueError when shapes, counts or values do not fit.
+    Attributes:
+        path: the image file.
+        image_id: unique in the dataset; the key in splits.csv and crops.csv.
+        size: (width, height) in pixels, upright.
+        boxes: float32 (N, 4), xyxy pixels, 0-based, right and bottom edge exclusive, inside the image.
+        labels: N class names.
+        split: "train", "val" or "test" where the dataset's folders give the split.
     """
 
     path: Path
@@ -50,7 +52,7 @@ class AnnotatedImage:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something in a dataset that was refused: the file, and what is wrong with it in one line."""
+    """Something in a dataset that was refused or changed: the file, and one line that says what is wrong."""
 
     file: Path
     what: str
@@ -61,9 +63,13 @@ class Problem:
 
 @dataclass(frozen=True)
 class Annotations:
-    """A dataset as read: its images sorted by image_id, its classes, and an account of what was mended or refused.
+    """A dataset as read.
 
-    clipped: how many boxes stuck out of their image and were cut to it.
+    Attributes:
+        images: sorted by image_id.
+        class_names: the classes in a fixed order.
+        problems: what was refused or changed.
+        clipped: the number of boxes that were clipped to their image.
     """
 
     images: tuple[AnnotatedImage, ...]
@@ -73,10 +79,10 @@ class Annotations:
 
 
 def ordered_classes(labels: Iterable[str]) -> tuple[str, ...]:
-    """The classes among `labels` in a fixed order: the three mask classes first, any others by name.
+    """Return the classes among `labels` in a fixed order: the mask classes first, then the others by name.
 
-    When nothing but mask classes (or nothing at all) is present, all three are returned, so that a subset of the
-    data without the rare class still fits a three-class model.
+    Without other classes, all three mask classes are returned: data without the rare class then still fits a
+    three-class model.
     """
     present = set(labels)
     others = tuple(sorted(present - set(MASK_CLASSES)))

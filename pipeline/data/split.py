@@ -15,11 +15,11 @@ import numpy as np
 import tyro
 
 from common.annotations import AnnotatedImage, Annotations, Problem, read_dataset
-from common.annotations.photos import PHOTO_SUFFIXES
 from common.annotations.yolo import label_file
 from common.cli import console, program_name, run_cli
 from common.errors import UserError
 from common.files import check_file, replaced_text
+from common.paths import PHOTO_SUFFIXES
 from common.splits import SPLITS
 from pipeline.data.duplicates import near_duplicate_groups
 from pipeline.data.stratify import stratify_groups

@@ -1,4 +1,4 @@
-"""Bad input is one line and code 1; a programming error keeps its traceback."""
+"""Commands: one-line errors, exit codes, renamed flags, missing extras, console and progress bar."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from common.cli import console, progress, run_cli
+from common.cli import console, program_name, progress, refuse_renamed, requires_extra, requires_package, run_cli
 from common.errors import UserError
 
 
@@ -17,7 +17,7 @@ def failing(error: BaseException) -> int:
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (UserError("a.png: broken; copy it anew"), 1, "error: a.png: broken; copy it anew\n"),
+        (UserError("a.png: broken; copy it again"), 1, "error: a.png: broken; copy it again\n"),
         (FileNotFoundError(2, "No such file", "b.png"), 1, "error: b.png: No such file; check the name\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (
@@ -30,7 +30,7 @@ def failing(error: BaseException) -> int:
             1,
             "error: standard output: No space left on device; make room or name another place\n",
         ),
-        (OSError("nothing of the system's"), 1, "error: nothing of the system's\n"),
+        (OSError("without a number"), 1, "error: without a number\n"),
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), 1, ""),
     ],
 )
@@ -41,27 +41,59 @@ def test_expected_errors_become_one_line(
     assert capsys.readouterr() == ("", line)
 
 
-def test_a_command_that_goes_on_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_cli(lambda: failing(KeyboardInterrupt()), interrupted="interrupted; it goes on") == 130
-    assert capsys.readouterr().err == "interrupted; it goes on\n"
+def test_a_command_has_its_own_line_at_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli(lambda: failing(KeyboardInterrupt()), interrupted="interrupted; it can be resumed") == 130
+    assert capsys.readouterr().err == "interrupted; it can be resumed\n"
 
 
-def test_the_commands_own_code_is_passed_on() -> None:
+def test_the_exit_code_of_the_command_is_returned() -> None:
     assert run_cli(lambda: 3) == 3
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), TypeError("another")])
-def test_other_errors_are_not_swallowed(error: Exception) -> None:
+def test_other_errors_keep_their_traceback(error: Exception) -> None:
     with pytest.raises(type(error)):
         run_cli(lambda: failing(error))
 
 
-def test_console_prints_long_lines_whole(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("argument", ["--work", "--work=runs"])
+def test_a_renamed_flag_is_refused(argument: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    renamed = {"--work": "--work-dir"}
+    message = "--work: has a new name; use --work-dir"
+    refuse_renamed(["--work-dir", "runs", "--workers", "2"], renamed)
+    with pytest.raises(UserError, match=message):
+        refuse_renamed(["--out", "x", argument], renamed)
+    monkeypatch.setattr("sys.argv", ["train_all", argument])
+    with pytest.raises(UserError, match=message):
+        refuse_renamed(None, renamed)
+
+
+def test_the_program_name_is_what_the_user_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/project/pipeline/detect/__main__.py"])
+    assert program_name("pipeline.detect") == "python -m pipeline.detect"
+    monkeypatch.setattr("sys.argv", ["facemask detect"])
+    assert program_name("pipeline.detect") == "facemask detect"
+
+
+def test_a_missing_package_gives_the_install_command() -> None:
+    missing = ModuleNotFoundError(name="ray")
+    with (
+        pytest.raises(UserError, match=r"'ray'; install it with `pip install -e '\.\[batch\]'`"),
+        requires_extra("batch"),
+    ):
+        raise missing
+    with pytest.raises(UserError, match="'ray'; install it with `pip install ray`"), requires_package("ray"):
+        raise missing
+    with pytest.raises(ModuleNotFoundError), requires_package("onnx"):
+        raise missing
+
+
+def test_the_console_does_not_wrap_long_lines(capsys: pytest.CaptureFixture[str]) -> None:
     console().print("x" * 300)
     assert capsys.readouterr().out == "x" * 300 + "\n"
 
 
-def test_no_bar_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_progress_bar_is_hidden_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with progress() as bar:
         assert list(bar.track(range(3), description="working")) == [0, 1, 2]
     assert capsys.readouterr() == ("", "")

@@ -1,4 +1,4 @@
-"""Files are replaced whole or not at all."""
+"""Files are replaced atomically, and errors name the right file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from common.files import replacing, write_text
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_new_content_takes_the_old_ones_place(tmp_path: Path) -> None:
+def test_the_new_file_replaces_the_old_file(tmp_path: Path) -> None:
     file = tmp_path / "deep" / "down" / "a.txt"
     write_text(file, "old")
     with replacing(file) as temporary:
@@ -30,7 +30,7 @@ def test_the_new_content_takes_the_old_ones_place(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
+def test_a_failure_keeps_the_old_file_only(tmp_path: Path, error: type[BaseException]) -> None:
     write_text(tmp_path / "a.txt", "old")
     with pytest.raises(error), replacing(tmp_path / "a.txt") as temporary:
         temporary.write_text("half")
@@ -42,16 +42,16 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: t
 def test_permissions_are_those_of_a_plain_open(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
-        write_text(tmp_path / "ours", "x")
+        write_text(tmp_path / "atomic", "x")
         (tmp_path / "plain").write_text("x")
-        assert os.umask(0o027) == 0o027  # left as it was
+        assert os.umask(0o027) == 0o027  # unchanged
     finally:
         os.umask(before)
-    modes = {(tmp_path / name).stat().st_mode & 0o777 for name in ("ours", "plain")}
+    modes = {(tmp_path / name).stat().st_mode & 0o777 for name in ("atomic", "plain")}
     assert modes == {0o640}
 
 
-def test_errors_name_the_file_asked_for(tmp_path: Path) -> None:
+def test_errors_name_the_requested_file(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError, match=f"'{tmp_path}'"):
         write_text(tmp_path, "x")
     with pytest.raises(OSError, match=r"full\.txt") as raised, replacing(tmp_path / "full.txt"):
@@ -71,33 +71,41 @@ with replacing(Path(sys.argv[1])) as temporary:
 """
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next_that_writes_there(
+def test_the_next_process_removes_the_files_of_a_killed_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "_SWEPT", set())
+    monkeypatch.setattr(files, "_CLEANED_FOLDERS", set())
     done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "a.b.txt"], cwd=ROOT, check=False)
     assert done.returncode == -signal.SIGKILL
-    (left,) = tmp_path.iterdir()
-    ours, others = (tmp_path / left.name.replace(*change) for change in (("-", "x-", 1), (files._MACHINE, "0" * 8)))
-    hidden = tmp_path / ".mine.tmp.txt"
-    for path in (ours, others, hidden):
+    (stale,) = tmp_path.iterdir()
+    similar, other_machine = (
+        tmp_path / stale.name.replace(*change) for change in (("-", "x-", 1), (files._MACHINE, "0" * 8))
+    )
+    hidden = tmp_path / ".hidden.tmp.txt"
+    for path in (similar, other_machine, hidden):
         path.touch()
-    with replacing(tmp_path / "c.txt") as mine:
-        mine.touch()
+    with replacing(tmp_path / "c.txt") as temporary:
+        temporary.touch()
         write_text(tmp_path / "deep" / "d.txt", "x")
-    assert not left.exists()
-    assert {path.name for path in tmp_path.iterdir()} == {"c.txt", "deep", ours.name, others.name, hidden.name}
+    assert not stale.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "c.txt",
+        "deep",
+        similar.name,
+        other_machine.name,
+        hidden.name,
+    }
 
 
-def test_a_living_process_keeps_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_files_of_a_running_process_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with replacing(tmp_path / "a.txt") as temporary:
         temporary.write_text("half")
-        monkeypatch.setattr(files, "_SWEPT", set())
+        monkeypatch.setattr(files, "_CLEANED_FOLDERS", set())
         write_text(tmp_path / "b.txt", "x")
         assert temporary.exists()
 
 
-def test_threads_leave_the_umask_as_it_was(tmp_path: Path) -> None:
+def test_threads_do_not_change_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         with ThreadPoolExecutor(8) as pool:
@@ -108,8 +116,7 @@ def test_threads_leave_the_umask_as_it_was(tmp_path: Path) -> None:
         os.umask(before)
 
 
-def test_each_of_several_open_texts_names_itself(tmp_path: Path) -> None:
-    """A write that fails carries no name; the one that is open inside must not give its own."""
+def test_an_error_names_the_right_one_of_several_open_files(tmp_path: Path) -> None:
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("needs a device that is always full")
@@ -124,14 +131,14 @@ def test_each_of_several_open_texts_names_itself(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_texts_are_written_as_they_are(tmp_path: Path) -> None:
+def test_text_is_written_unchanged(tmp_path: Path) -> None:
     with files.replaced_text(tmp_path / "a.csv", newline="") as file:
         file.write("ä\r\n" * 10_000)
         assert not (tmp_path / "a.csv").exists()
     assert (tmp_path / "a.csv").read_bytes() == "ä\r\n".encode() * 10_000
 
 
-def test_places_are_checked_before_work_and_left_as_they_are(tmp_path: Path) -> None:
+def test_paths_are_checked_before_work_without_a_trace(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     files.check_file(tmp_path / "not" / "yet" / "a.txt")
     files.check_file(tmp_path / "file")

@@ -1,3 +1,5 @@
+"""Pictures of all formats, modes and orientations are read as upright RGB, or refused with one line."""
+
 from __future__ import annotations
 
 import io
@@ -16,10 +18,10 @@ from common import images
 from common.display import shown
 from common.errors import MediaError
 from common.images import decode_photo, read_image, read_photo
-from tests.helpers import bound
-from tests.helpers.odd_photos import FAULTY, FINE, PHOTO, STORED, png_claiming
+from tests.helpers import unprivileged
+from tests.helpers.unusual_photos import PHOTO, READABLE, STORED, UNREADABLE, png_with_claimed_size
 
-# 2 rows x 3 columns of block colours, each 8 x 8 so that JPEG keeps them: R G B / white grey black
+# 2 rows x 3 columns of coloured blocks, 8 x 8 px so that JPEG keeps the colours: R G B / white grey black
 COLOURS = np.array([[(255, 0, 0), (0, 255, 0), (0, 0, 255)], [(255, 255, 255), (128, 128, 128), (0, 0, 0)]], np.uint8)
 SCENE = COLOURS.repeat(8, axis=0).repeat(8, axis=1)
 
@@ -37,7 +39,7 @@ def assert_scene(pixels: np.ndarray, tolerance: int = 0) -> None:
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_exif_orientation_is_turned_upright(tmp_path: Path, orientation: int, suffix: str) -> None:
+def test_every_exif_orientation_is_read_upright(tmp_path: Path, orientation: int, suffix: str) -> None:
     image = Image.fromarray(np.ascontiguousarray(STORED[orientation](SCENE)))
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -57,7 +59,7 @@ def test_damaged_exif_does_not_lose_the_picture(tmp_path: Path) -> None:
     assert_scene(read_image(path), 4)
 
 
-def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
+def test_transparent_pixels_are_blended_with_white(tmp_path: Path) -> None:
     rgba = Image.fromarray(np.array([[(255, 0, 0, 255), (255, 0, 0, 0), (0, 0, 0, 51)]], np.uint8))
     expected = [[[255, 0, 0], [255, 255, 255], [204, 204, 204]]]  # 255 x (1 - 51/255) = 204
     assert read_image(save(tmp_path / "rgba.png", rgba)).tolist() == expected
@@ -92,12 +94,12 @@ def test_grey_palette_and_one_bit(tmp_path: Path) -> None:
 def test_cmyk_in_adobes_inverted_jpeg_and_in_tiff(tmp_path: Path) -> None:
     path = save(tmp_path / "a.jpg", Image.fromarray(SCENE).convert("CMYK"), quality=100, subsampling=0)
     data = path.read_bytes()
-    assert b"Adobe" in data  # Pillow writes the inverted values that Photoshop does
+    assert b"Adobe" in data  # Pillow writes inverted values, as Photoshop does
     assert_scene(read_image(path), 6)
     assert_scene(read_image(save(tmp_path / "a.tif", Image.fromarray(SCENE).convert("CMYK"))), 1)
 
 
-def test_16_bit_is_scaled_not_cut_off(tmp_path: Path) -> None:
+def test_16_bit_is_scaled_not_clipped(tmp_path: Path) -> None:
     grey = np.array([[0, 257 * 10, 257 * 128, 65535]], np.uint16)
     rgb = np.array([[(65535, 257 * 7, 0), (257 * 200, 300, 65000)]], np.uint16)
     for suffix in ("png", "tif"):
@@ -121,13 +123,13 @@ def test_16_bit_is_scaled_not_cut_off(tmp_path: Path) -> None:
         ([-5.0, -5.0, -5.0], [0, 0, 0]),
     ],
 )
-def test_float_tiff_by_its_range(tmp_path: Path, values: list[float], expected: list[int]) -> None:
+def test_float_tiff_is_scaled_by_its_range(tmp_path: Path, values: list[float], expected: list[int]) -> None:
     path = save(tmp_path / "f.tif", Image.fromarray(np.array([values], np.float32)))
     assert read_image(path)[0, :, 1].tolist() == expected
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif"])
-def test_the_first_frame_or_page(tmp_path: Path, suffix: str) -> None:
+def test_the_first_frame_or_page_is_read(tmp_path: Path, suffix: str) -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     options = {"lossless": True} if suffix == "webp" else {}
     path = save(tmp_path / f"a.{suffix}", frames[0], save_all=True, append_images=frames[1:], **options)
@@ -139,18 +141,18 @@ def test_more_rows_than_one_strip(tmp_path: Path) -> None:
     assert (read_image(save(tmp_path / "a.png", Image.fromarray(image))) == image).all()
 
 
-@pytest.mark.parametrize("side", [9_500, 12_000, 60_000])  # above our bound, Pillow's warning, Pillow's error
-def test_a_decompression_bomb_is_refused_unread(tmp_path: Path, side: int) -> None:
-    (tmp_path / "bomb.png").write_bytes(png_claiming(side, side))
+@pytest.mark.parametrize(
+    "side", [9_500, 12_000, 60_000]
+)  # above our limit, Pillow's warning limit, Pillow's error limit
+def test_a_decompression_bomb_is_refused_before_decoding(tmp_path: Path, side: int) -> None:
+    (tmp_path / "bomb.png").write_bytes(png_with_claimed_size(side, side))
     with pytest.raises(
         MediaError, match=r"^\S+/bomb\.png: has more than 89\.4785 million pixels; make it smaller first$"
     ):
         read_image(tmp_path / "bomb.png")
 
 
-def test_the_pixel_bound_is_inclusive_and_pillow_stays_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_pixel_limit_is_inclusive_and_pillow_is_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = Image.MAX_IMAGE_PIXELS
     path = save(tmp_path / "a.png", Image.new("RGB", (10, 10)))
     monkeypatch.setattr(images, "MAX_PIXELS", 100)
@@ -171,22 +173,18 @@ def test_a_truncated_file_is_an_error(tmp_path: Path, suffix: str, share: float)
     with pytest.raises(MediaError) as caught:
         read_image(path)
     broken = r"is truncated or broken \(.+\); copy or download it again"
-    none = r"is not a picture that can be read; convert it to JPEG or PNG"  # where not even the header is whole
+    unknown = r"is not a picture that can be read; convert it to JPEG or PNG"  # where the header is incomplete
     assert re.fullmatch(
-        rf"{re.escape(str(path))}: ({broken if share > 0.02 else f'{broken}|{none}'})", str(caught.value)
+        rf"{re.escape(str(path))}: ({broken if share > 0.02 else f'{broken}|{unknown}'})", str(caught.value)
     )
 
 
-def test_what_is_no_picture_is_named_with_the_mend(tmp_path: Path) -> None:
-    (tmp_path / "empty.jpg").touch()
-    (tmp_path / "text.jpg").write_text("hello")
+def test_an_unusable_file_is_reported_with_the_fix(tmp_path: Path) -> None:
     (tmp_path / "page.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n")
     (tmp_path / "folder.jpg").mkdir()
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "dangling.jpg").symlink_to(tmp_path / "gone")
-    for name, matter in {
-        "empty.jpg": "is empty (0 bytes); copy or download it again",
-        "text.jpg": "is not a picture that can be read; convert it to JPEG or PNG",
+    for name, what in {
         "page.jpg": "is not a picture that can be read; convert it to JPEG or PNG",
         "folder.jpg": "is a folder, not a picture; name a picture file",
         "pipe.jpg": "is a pipe or device, not a file; save it as a picture file first",
@@ -197,13 +195,13 @@ def test_what_is_no_picture_is_named_with_the_mend(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(MediaError) as caught:
             read_image(tmp_path / name)
-        assert str(caught.value) == f"{shown(tmp_path / name)}: {matter}"
+        assert str(caught.value) == f"{shown(tmp_path / name)}: {what}"
 
 
 def test_a_file_without_permission(tmp_path: Path) -> None:
     save(tmp_path / "a.png", Image.new("RGB", (2, 2))).chmod(0)
     code = "from common.images import MediaError, read_image\ntry: read_image('a.png')\n"
-    done = bound.python("-c", code + "except MediaError as error: print(error)", cwd=tmp_path)
+    done = unprivileged.run_python("-c", code + "except MediaError as error: print(error)", cwd=tmp_path)
     assert done.stdout == "a.png: cannot be read (Permission denied); check its name and permissions\n"
 
 
@@ -218,16 +216,16 @@ def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
     assert str(caught.value) == f"{tmp_path}/caf\N{REPLACEMENT CHARACTER}.png: {what}"
 
 
-@pytest.mark.parametrize("name", FINE)
-def test_an_oddly_stored_photo_is_the_photo(tmp_path: Path, name: str) -> None:
-    FINE[name](tmp_path / name)
+@pytest.mark.parametrize("name", READABLE)
+def test_a_photo_stored_in_an_unusual_way_is_read(tmp_path: Path, name: str) -> None:
+    READABLE[name](tmp_path / name)
     pixels = read_image(tmp_path / name)
     assert pixels.shape == PHOTO.shape and np.abs(pixels.astype(int) - PHOTO).max() <= 1
 
 
-@pytest.mark.parametrize("name", FAULTY)
-def test_a_faulty_photo_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
-    write, what = FAULTY[name]
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_an_unreadable_photo_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    write, what = UNREADABLE[name]
     write(tmp_path / name)
     with pytest.raises(MediaError) as caught:
         read_image(tmp_path / name)
@@ -253,13 +251,13 @@ def gradient(width: int, height: int) -> Image.Image:
 
 
 @pytest.mark.parametrize(
-    ("times", "expected"), [(0.3, 1), (1, 1), (1.99, 1), (2, 2), (3.9, 2), (4, 4), (7.9, 4), (8, 8), (1000, 8)]
+    ("factor", "expected"), [(0.3, 1), (1, 1), (1.99, 1), (2, 2), (3.9, 2), (4, 4), (7.9, 4), (8, 8), (1000, 8)]
 )
-def test_a_jpeg_is_read_smaller_where_that_is_admitted(tmp_path: Path, times: float, expected: int) -> None:
+def test_a_jpeg_is_read_smaller_where_allowed(tmp_path: Path, factor: float, expected: int) -> None:
     gradient(330, 170).save(tmp_path / "a.jpg", quality=95)
-    asked = []
-    photo = read_photo(tmp_path / "a.jpg", lambda size: asked.append(size) or times)
-    assert asked == [(330, 170)] and photo.size == (330, 170)
+    sizes = []
+    photo = read_photo(tmp_path / "a.jpg", lambda size: sizes.append(size) or factor)
+    assert sizes == [(330, 170)] and photo.size == (330, 170)
     assert photo.pixels.shape == (-(-170 // expected), -(-330 // expected), 3)
     assert photo.scale == pytest.approx((expected, expected), rel=0.05)
     whole = read_image(tmp_path / "a.jpg")
@@ -267,7 +265,7 @@ def test_a_jpeg_is_read_smaller_where_that_is_admitted(tmp_path: Path, times: fl
     assert np.abs(small.astype(int) - photo.pixels).mean() < 3
 
 
-def test_other_formats_are_read_whole(tmp_path: Path) -> None:
+def test_other_formats_are_read_at_full_size(tmp_path: Path) -> None:
     for suffix in ("png", "webp", "bmp"):
         gradient(64, 48).save(tmp_path / f"a.{suffix}")
         photo = read_photo(tmp_path / f"a.{suffix}", lambda size: 8)
@@ -275,7 +273,7 @@ def test_other_formats_are_read_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6])
-def test_the_size_is_the_upright_one(tmp_path: Path, orientation: int) -> None:
+def test_the_size_is_upright(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     gradient(160, 80).save(tmp_path / "a.jpg", exif=exif)
@@ -284,7 +282,7 @@ def test_the_size_is_the_upright_one(tmp_path: Path, orientation: int) -> None:
     assert photo.pixels.shape[1::-1] == ((40, 80) if orientation == 6 else (80, 40))
 
 
-def test_reading_in_threads_leaves_the_warnings_as_they_were(tmp_path: Path) -> None:
+def test_reading_in_threads_does_not_change_the_warning_filters(tmp_path: Path) -> None:
     for i in range(8):
         Image.fromarray(SCENE).save(tmp_path / f"{i}.png")
     before = list(warnings.filters)

@@ -1,4 +1,4 @@
-"""One heap for all threads, by the C library's own count of heaps; one arena for all nets, by what they take."""
+"""One malloc arena for all threads, by glibc's count; one ONNX Runtime arena for all nets, by its memory."""
 
 from __future__ import annotations
 
@@ -10,12 +10,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-# Threads allocate at the same time, which is when glibc gives out further heaps; malloc_info lists them.
+
+
+def run_script(script: str, mode: str) -> int:
+    """Run a script in a new process, and return the number that it prints."""
+    command = [sys.executable, "-c", script, mode]
+    return int(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+
+
+# glibc makes further arenas when threads allocate at the same time; malloc_info lists the arenas.
 SCRIPT = """
 import ctypes, sys, tempfile, threading
-from common.memory import one_heap
+from common.memory import limit_malloc_arenas
 if sys.argv[1] == "one":
-    assert one_heap()
+    assert limit_malloc_arenas()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 libc.fopen.restype = ctypes.c_void_p
@@ -35,29 +43,31 @@ with tempfile.NamedTemporaryFile() as file:
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives each thread a heap")
-def test_threads_share_one_heap() -> None:
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has an arena per thread")
+def test_threads_share_limit_malloc_arenas() -> None:
     counts = {}
-    for way in ("one", "each"):
-        done = subprocess.run([sys.executable, "-c", SCRIPT, way], cwd=ROOT, capture_output=True, text=True, check=True)
-        counts[way] = int(done.stdout)
+    for mode in ("one", "each"):
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT, mode], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        counts[mode] = int(done.stdout)
     assert counts["one"] == 1 < counts["each"]
 
 
-# Photos of several sizes in two threads, each by the default bundle: the most memory held, in kilobytes.
+# Photos of several sizes in two threads, with the default bundle: print the peak memory in kilobytes.
 PHOTOS = """
 import sys, threading
 import numpy as np
 import onnxruntime
 from pipeline.inference import bundle, graphs
-from common.memory import one_heap
+from common.memory import limit_malloc_arenas
 from pipeline.inference.predictor import Predictor
-if sys.argv[1] == "heap":
+if sys.argv[1] == "malloc":
     class Options(onnxruntime.SessionOptions):
         def add_session_config_entry(self, *entry):
             self.enable_cpu_mem_arena = False
     graphs.ort.SessionOptions = Options
-one_heap()
+limit_malloc_arenas()
 predictor = Predictor.default()
 sizes = [(300, 400), (400, 300), (366, 512), (156, 400), (500, 400)]
 photos = [np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8) for size in sizes]
@@ -71,10 +81,12 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells the most memory held since exec")
-def test_nets_in_one_arena_take_less_memory_than_in_the_heap() -> None:
-    most = {}
-    for way in ("arena", "heap"):
-        done = subprocess.run([sys.executable, "-c", PHOTOS, way], cwd=ROOT, capture_output=True, text=True, check=True)
-        most[way] = int(done.stdout)
-    assert most["arena"] < 0.9 * most["heap"]
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has the peak memory since exec")
+def test_nets_need_less_memory_in_one_arena_than_in_malloc() -> None:
+    peak = {}
+    for mode in ("arena", "malloc"):
+        done = subprocess.run(
+            [sys.executable, "-c", PHOTOS, mode], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        peak[mode] = int(done.stdout)
+    assert peak["arena"] < 0.9 * peak["malloc"]

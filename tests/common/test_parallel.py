@@ -1,4 +1,4 @@
-"""Threads whose results keep the items' order; how quick they are is not tested."""
+"""Ordered map over threads; speed is not tested."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from common.parallel import AHEAD, map_ordered, usable_cores
+from common.parallel import QUEUED_PER_THREAD, map_ordered, usable_cores
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -23,16 +23,16 @@ def test_results_keep_the_items_order(threads: int) -> None:
 
 def test_threads_work_at_the_same_time() -> None:
     both = threading.Barrier(2, timeout=20)
-    list(map_ordered(lambda _: both.wait(), range(4), 2))  # alone, the first would wait until it fails
+    list(map_ordered(lambda _: both.wait(), range(4), 2))  # one thread alone would wait until the timeout
 
 
-def test_one_thread_is_this_one() -> None:
-    here = threading.get_ident()
-    assert set(map_ordered(lambda _: threading.get_ident(), range(3), 1)) == {here}
+def test_one_thread_is_the_present_thread() -> None:
+    present = threading.get_ident()
+    assert set(map_ordered(lambda _: threading.get_ident(), range(3), 1)) == {present}
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_items_are_taken_as_results_are(threads: int) -> None:
+def test_items_are_taken_only_as_results_are_taken(threads: int) -> None:
     taken = 0
 
     def items() -> Iterator[int]:
@@ -41,13 +41,13 @@ def test_items_are_taken_as_results_are(threads: int) -> None:
             taken += 1
             yield item
 
-    most = 1 if threads == 1 else AHEAD * threads
+    queued = 1 if threads == 1 else QUEUED_PER_THREAD * threads
     for got, _ in enumerate(map_ordered(lambda item: item, items(), threads), start=1):
-        assert taken <= got - 1 + most
+        assert taken <= got - 1 + queued
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_an_error_comes_in_its_turn(threads: int) -> None:
+def test_an_error_is_raised_in_its_turn(threads: int) -> None:
     def third(item: int) -> int:
         if item == 2:
             raise ValueError("third")
@@ -56,11 +56,11 @@ def test_an_error_comes_in_its_turn(threads: int) -> None:
     got = []
     with pytest.raises(ValueError, match="third"):
         for result in map_ordered(third, range(50), threads):
-            got.append(result)  # noqa: PERF402  # what came before the error is asked for
+            got.append(result)  # noqa: PERF402  # the results before the error are needed
     assert got == [0, 1]
 
 
-def test_who_stops_early_leaves_nothing_running() -> None:
+def test_no_thread_runs_after_an_early_stop() -> None:
     begun = []
 
     def slow(item: int) -> int:
@@ -73,8 +73,8 @@ def test_who_stops_early_leaves_nothing_running() -> None:
     next(results)
     results.close()
     assert threading.active_count() == before
-    assert len(begun) <= 2 * AHEAD
+    assert len(begun) <= 2 * QUEUED_PER_THREAD
 
 
-def test_this_machine_has_a_core() -> None:
+def test_at_least_one_core_is_usable() -> None:
     assert usable_cores() >= 1

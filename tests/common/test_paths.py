@@ -1,3 +1,5 @@
+"""Pictures in files, folders and patterns are found once, in a fixed order."""
+
 from __future__ import annotations
 
 import os
@@ -20,14 +22,15 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def names(*paths: str | Path, skip: str | None = None) -> list[tuple[str, str]]:
+def find(*paths: str | Path, skip: str | None = None) -> list[tuple[str, str]]:
+    """Return (path, relative) of the pictures, which must be found without errors."""
     found, errors = find_images(paths, skip)
     assert errors == []
     return [(image.path, image.relative) for image in found]
 
 
-def test_a_folder_to_the_bottom_in_natural_order(tree: Path) -> None:
-    assert names("./photos", skip="photos/out") == [
+def test_a_folder_is_searched_with_subfolders_in_natural_order(tree: Path) -> None:
+    assert find("./photos", skip="photos/out") == [
         ("./photos/a2.JPG", "a2.JPG"),
         ("./photos/a10.jpg", "a10.jpg"),
         ("./photos/sub/b.png", "sub/b.png"),
@@ -36,7 +39,7 @@ def test_a_folder_to_the_bottom_in_natural_order(tree: Path) -> None:
 
 
 def test_files_keep_their_order_and_any_suffix(tree: Path) -> None:
-    assert names("photos/notes.txt", "photos/.hidden.jpg", tree / "odd[1].jpg") == [
+    assert find("photos/notes.txt", "photos/.hidden.jpg", tree / "odd[1].jpg") == [
         ("photos/notes.txt", "notes.txt"),
         ("photos/.hidden.jpg", ".hidden.jpg"),
         (f"{tree}/odd[1].jpg", "odd[1].jpg"),
@@ -44,26 +47,26 @@ def test_files_keep_their_order_and_any_suffix(tree: Path) -> None:
 
 
 def test_patterns_are_expanded_and_keep_folders(tree: Path) -> None:
-    assert names("photos/a*") == [("photos/a2.JPG", "a2.JPG"), ("photos/a10.jpg", "a10.jpg")]
-    assert names("photos/**/*.png") == [("photos/sub/b.png", "sub/b.png")]
-    assert names("pho*/a10.jpg") == [("photos/a10.jpg", "photos/a10.jpg")]
-    assert [path for path, _ in names("photos/*", skip="photos/out")] == [
+    assert find("photos/a*") == [("photos/a2.JPG", "a2.JPG"), ("photos/a10.jpg", "a10.jpg")]
+    assert find("photos/**/*.png") == [("photos/sub/b.png", "sub/b.png")]
+    assert find("pho*/a10.jpg") == [("photos/a10.jpg", "photos/a10.jpg")]
+    assert [path for path, _ in find("photos/*", skip="photos/out")] == [
         "photos/a2.JPG", "photos/a10.jpg", "photos/sub/b.png", "photos/sub/phone.heic",
     ]  # fmt: skip
 
 
-def test_nothing_is_named_twice(tree: Path) -> None:
-    found = names("photos/a2.JPG", "photos", "./photos/sub", "photos/sub/../a10.jpg", skip="photos/out")
+def test_no_picture_is_found_twice(tree: Path) -> None:
+    found = find("photos/a2.JPG", "photos", "./photos/sub", "photos/sub/../a10.jpg", skip="photos/out")
     assert [path for path, _ in found] == [
         "photos/a2.JPG", "photos/a10.jpg", "photos/sub/b.png", "photos/sub/phone.heic",
     ]  # fmt: skip
 
 
-def test_the_skipped_folder_by_name_is_searched(tree: Path) -> None:
-    assert names("photos/out", skip="photos/out") == [("photos/out/a2.JPG", "a2.JPG")]
+def test_the_skipped_folder_is_searched_when_given_by_name(tree: Path) -> None:
+    assert find("photos/out", skip="photos/out") == [("photos/out/a2.JPG", "a2.JPG")]
 
 
-def test_what_gives_no_picture_is_reported(tree: Path) -> None:
+def test_paths_without_pictures_are_reported(tree: Path) -> None:
     found, errors = find_images(["missing.jpg", "empty", "photos/z*.jpg", "photos/sub/b.png"])
     assert [image.path for image in found] == ["photos/sub/b.png"]
     assert [str(error) for error in errors] == [
@@ -78,7 +81,7 @@ def test_links_to_folders_are_followed_once(tree: Path) -> None:
     (tree / "elsewhere").mkdir()
     (tree / "elsewhere/c.jpg").touch()
     (tree / "photos/sub/link").symlink_to(tree / "elsewhere")
-    assert [relative for _, relative in names("photos", skip="photos/out")] == [
+    assert [relative for _, relative in find("photos", skip="photos/out")] == [
         "a2.JPG", "a10.jpg", "sub/b.png", "sub/link/c.jpg", "sub/phone.heic",
     ]  # fmt: skip
 
@@ -86,4 +89,4 @@ def test_links_to_folders_are_followed_once(tree: Path) -> None:
 def test_a_name_that_is_not_utf8_is_found(tree: Path) -> None:
     name = os.fsdecode(b"caf\xe9.jpg")
     (tree / "empty" / name).touch()
-    assert names("empty") == [(f"empty/{name}", name)]
+    assert find("empty") == [(f"empty/{name}", name)]

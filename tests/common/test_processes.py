@@ -1,4 +1,4 @@
-"""Worker processes: results in order, a killed worker is one line, and none outlives the process that started it."""
+"""Worker processes: results in order, one line for a killed worker, and no worker outlives its parent."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from common.parallel import map_jobs
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def die(_job):
+def kill_worker(_job):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -24,12 +24,13 @@ def test_results_come_in_the_jobs_order(workers):
     assert list(map_jobs(abs, [-3, 2, -1, 0, 5], workers, chunksize=1)) == [3, 2, 1, 0, 5]
 
 
-def test_a_killed_worker_is_one_line():
+def test_a_killed_worker_gives_one_line():
     with pytest.raises(UserError, match="a worker process was killed"):
-        list(map_jobs(die, [1, 2, 3], 2))
+        list(map_jobs(kill_worker, [1, 2, 3], 2))
 
 
-def running(pid):
+def is_running(pid):
+    """Return whether a process exists and is not a zombie."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except FileNotFoundError:
@@ -37,7 +38,7 @@ def running(pid):
     return state != "Z"
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_workers_end_when_their_parent_is_killed(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(
@@ -50,9 +51,9 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment) as parent:
         pids = {int(parent.stdout.readline()) for _ in range(4)}
-        assert all(running(pid) for pid in pids)
+        assert all(is_running(pid) for pid in pids)
         parent.kill()
     deadline = time.monotonic() + 20
-    while any(running(pid) for pid in pids) and time.monotonic() < deadline:
+    while any(is_running(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not any(running(pid) for pid in pids)
+    assert not any(is_running(pid) for pid in pids)

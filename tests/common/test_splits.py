@@ -1,4 +1,4 @@
-"""splits.csv is read whole, or refused with the file, the line and the mend."""
+"""splits.csv is read, or refused with the file, the line and the fix."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def save(folder: Path, text: str, encoding: str = "utf-8") -> Path:
     return file
 
 
-def test_other_columns_and_their_order_do_not_matter(tmp_path: Path) -> None:
+def test_other_columns_and_their_order_are_ignored(tmp_path: Path) -> None:
     file = save(tmp_path, 'group,split,image_id\n1,train,"a,b"\n1,val,train/c\n2,test,ä\n')
     assert read_splits(file) == {"a,b": "train", "train/c": "val", "ä": "test"}
 
 
-def test_as_a_spreadsheet_saves_it(tmp_path: Path) -> None:
+def test_a_file_from_a_spreadsheet_is_read(tmp_path: Path) -> None:
     assert read_splits(save(tmp_path, "image_id,split\r\na,val\r\n", "utf-8-sig")) == {"a": "val"}
 
 
@@ -30,20 +30,20 @@ def test_as_a_spreadsheet_saves_it(tmp_path: Path) -> None:
     [
         ("", "needs the columns image_id and split"),
         ("image,split\na,train\n", "needs the columns image_id and split"),
-        ("image_id,split\na,train\nb,valid\n", "line 3: split 'valid' is none of train, val, test"),
-        ("image_id,split\na\n", "line 2: split None is none of"),
-        ("image_id,split\na,train\na,test\n", "line 3: image 'a' stands twice"),
+        ("image_id,split\na,train\nb,valid\n", "line 3: split 'valid' is not in train, val, test"),
+        ("image_id,split\na\n", "line 2: split None is not in"),
+        ("image_id,split\na,train\na,test\n", "line 3: image 'a' is listed twice"),
     ],
 )
-def test_malformed_files_are_named(tmp_path: Path, text: str, words: str) -> None:
+def test_malformed_files_are_refused(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(UserError, match=words) as caught:
         read_splits(save(tmp_path, text))
     assert str(caught.value).startswith(f"{tmp_path}/splits.csv")
 
 
-def test_a_missing_file_and_one_that_is_no_text(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_binary_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"splits\.csv: not found; make it with `python -m pipeline\.split"):
         read_splits(tmp_path / "splits.csv")
     (tmp_path / "splits.csv").write_bytes(b"image_id,split\n\xff\xfe,train\n")
-    with pytest.raises(UserError, match=r"is no CSV text .* make it anew"):
+    with pytest.raises(UserError, match=r"is no CSV text .* make it again"):
         read_splits(tmp_path / "splits.csv")

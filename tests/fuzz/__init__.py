@@ -1,1 +1,1 @@
-"""Fuzzes what reads the input of users and strangers."""
+"""Fuzzing of all readers of untrusted input."""

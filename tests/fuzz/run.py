@@ -1,6 +1,6 @@
-"""Fuzzes one target for a while: `python tests/fuzz/run.py voc --seconds 600`; the input that breaks it is written out.
+"""Fuzz one target: `python tests/fuzz/run.py voc --seconds 600`; an input that breaks it is written to a file.
 
-Guided by coverage where atheris is installed (`pip install atheris`; Linux), else by random changes of good input.
+Guided by coverage where atheris is installed (`pip install atheris`; Linux), otherwise by random mutations.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ TOKENS = (
 )
 
 
-def changed(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
-    """`data` with a few random changes: bytes set, cut, doubled, put in, or the end of another input."""
+def mutate(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
+    """Return `data` with some random mutations: bytes set, removed, repeated or inserted, or another input's end."""
     out = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 4, 8))):
         at = rng.randrange(len(out) + 1)
@@ -45,15 +45,15 @@ def changed(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
     return bytes(out)
 
 
-def by_chance(name: str, seconds: float, seed: int) -> int:
-    """Runs a target on changed seeds; returns how many inputs it took. Raises what the target does."""
+def fuzz_randomly(name: str, seconds: float, seed: int) -> int:
+    """Run a target on mutated seeds, and return the number of inputs; raise the target's error."""
     from tests.fuzz.targets import SEEDS, TARGETS
 
     rng, end, count = random.Random(seed), time.monotonic() + seconds, 0
     for data in SEEDS[name]:
         TARGETS[name](data)
     while time.monotonic() < end:
-        data = changed(rng.choice(SEEDS[name]), rng, SEEDS[name])
+        data = mutate(rng.choice(SEEDS[name]), rng, SEEDS[name])
         try:
             TARGETS[name](data)
         except BaseException:
@@ -65,11 +65,12 @@ def by_chance(name: str, seconds: float, seed: int) -> int:
     return count
 
 
-def by_coverage(name: str, seconds: float, seed: int) -> None:
-    """Runs a target under atheris, which ends the process."""
+def fuzz_with_coverage(name: str, seconds: float, seed: int) -> None:
+    """Run a target with atheris, which ends the process."""
     import atheris
 
-    with atheris.instrument_imports(include=["stage1_faces", "pipeline", "defusedxml", "python_multipart", "yaml"]):
+    packages = ["common", "stage1_faces", "pipeline", "defusedxml", "python_multipart", "yaml"]
+    with atheris.instrument_imports(include=packages):
         from tests.fuzz.targets import SEEDS, TARGETS
 
     corpus = tempfile.mkdtemp(prefix=f"fuzz-{name}-")
@@ -95,9 +96,9 @@ def main() -> None:
     try:
         import atheris  # noqa: F401
     except ImportError:
-        print(f"{args.name}: {by_chance(args.name, args.seconds, args.seed)} inputs, none broke it")
+        print(f"{args.name}: {fuzz_randomly(args.name, args.seconds, args.seed)} inputs, no error")
     else:
-        by_coverage(args.name, args.seconds, args.seed)
+        fuzz_with_coverage(args.name, args.seconds, args.seed)
 
 
 if __name__ == "__main__":

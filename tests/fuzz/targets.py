@@ -1,7 +1,7 @@
-"""What is fuzzed: each reader of what users and strangers send, given any bytes, answers or refuses in one line.
+"""Fuzz targets: each reader of untrusted input must accept any bytes, or refuse them with one line.
 
-A target takes bytes and raises only where the reader breaks its word: another exception than its own, or a message of
-several lines. SEEDS holds good input of each, from which fuzzers start.
+A target takes bytes and raises if the reader raises an undocumented exception or a message of several lines. SEEDS has
+valid inputs, from which fuzzers start.
 """
 
 from __future__ import annotations
@@ -29,41 +29,41 @@ from tests.helpers.fake_predictor import FakePredictor
 from tests.helpers.served import received, served
 from tests.load.server_process import Target
 
-MOST_PIXELS = 1_000_000  # so that a run is quick
-_STACK = ExitStack()  # servers and folders that live as long as the process
+MAX_FUZZ_PIXELS = 1_000_000  # for speed
+_STACK = ExitStack()  # servers and folders that exist until the process ends
 
 
-def picture(kind: str = "PNG", size: tuple[int, int] = (40, 30)) -> bytes:
-    """A small picture file."""
+def encode_picture(kind: str = "PNG", size: tuple[int, int] = (40, 30)) -> bytes:
+    """Return a small picture file."""
     file = io.BytesIO()
     Image.linear_gradient("L").resize(size).convert("RGB").save(file, kind)
     return file.getvalue()
 
 
-def one_line(error: Exception) -> None:
-    """Fails on a message that is no single, printable line."""
+def assert_one_line(error: Exception) -> None:
+    """Assert that the message is one line."""
     text = str(error)
     assert text and len(text.splitlines()) == 1, repr(text)
 
 
 def image(data: bytes) -> None:
-    """The photo reader, also reading smaller."""
+    """The photo reader, at full and at reduced size."""
     for shrink in (None, lambda size: 4.0):
         try:
-            photo = decode_photo(io.BytesIO(data), "x.jpg", shrink, MOST_PIXELS)
+            photo = decode_photo(io.BytesIO(data), "x.jpg", shrink, MAX_FUZZ_PIXELS)
         except MediaError as error:
-            one_line(error)
+            assert_one_line(error)
         else:
             assert photo.pixels.ndim == 3 and photo.pixels.shape[2] == 3 and photo.pixels.size
 
 
 @cache
 def _dataset(kind: str) -> Path:
-    """A folder with one picture, in the layout that the kind of annotation wants."""
+    """Return a dataset folder with one picture, in the layout of the annotation format."""
     root = Path(_STACK.enter_context(tempfile.TemporaryDirectory()))
     folder = {"voc": "images", "coco": ".", "yolo": "train/images", "yaml": "train/images"}[kind]
     (root / folder).mkdir(parents=True, exist_ok=True)
-    (root / folder / "p.png").write_bytes(picture())
+    (root / folder / "p.png").write_bytes(encode_picture())
     if kind == "voc":
         (root / "annotations").mkdir()
     elif kind in ("yolo", "yaml"):
@@ -73,40 +73,41 @@ def _dataset(kind: str) -> Path:
     return root
 
 
-def _annotations(kind: str, file: str, data: bytes) -> None:
+def _check_annotations(kind: str, file: str, data: bytes) -> None:
+    """Read a dataset with `data` as one file, and check its boxes and problems."""
     root = _dataset(kind)
     (root / file).write_bytes(data)
     try:
-        found = read_dataset(root)
+        dataset = read_dataset(root)
     except UserError as error:
-        one_line(error)
+        assert_one_line(error)
         return
-    for each in found.images:
+    for each in dataset.images:
         width, height = each.size
         assert (each.boxes[:, :2] >= 0).all() and (each.boxes[:, 2:] <= (width, height)).all()
         assert (each.boxes[:, :2] < each.boxes[:, 2:]).all()
-    for problem in found.problems:
+    for problem in dataset.problems:
         assert len(str(problem).splitlines()) == 1
 
 
 def voc(data: bytes) -> None:
     """Pascal VOC XML."""
-    _annotations("voc", "annotations/p.xml", data)
+    _check_annotations("voc", "annotations/p.xml", data)
 
 
 def coco(data: bytes) -> None:
     """COCO JSON."""
-    _annotations("coco", "_annotations.coco.json", data)
+    _check_annotations("coco", "_annotations.coco.json", data)
 
 
 def yolo(data: bytes) -> None:
-    """YOLO's label files."""
-    _annotations("yolo", "train/labels/p.txt", data)
+    """YOLO label files."""
+    _check_annotations("yolo", "train/labels/p.txt", data)
 
 
 def yaml(data: bytes) -> None:
-    """YOLO's data.yaml."""
-    _annotations("yaml", "data.yaml", data)
+    """YOLO data.yaml."""
+    _check_annotations("yaml", "data.yaml", data)
 
 
 @cache
@@ -117,19 +118,19 @@ def _bundle() -> Path:
 
 
 def bundle(data: bytes) -> None:
-    """bundle.json beside good graphs."""
+    """bundle.json with valid graphs."""
     (_bundle() / "bundle.json").write_bytes(data)
     try:
         Bundle.load(_bundle()).describe()
     except BundleError as error:
-        one_line(error)
+        assert_one_line(error)
 
 
 BOUNDARY = b"xYzZY"
 
 
 def multipart(data: bytes) -> None:
-    """A form's body; its first line is the Content-Type."""
+    """The body of a form; the first line is the Content-Type."""
     kind, _, body = data.partition(b"\n")
     try:
         body_parser(kind.decode("latin-1"))(body)
@@ -145,7 +146,7 @@ def _server() -> Target:
 
 
 def http(data: bytes) -> None:
-    """Raw bytes to the real server: answered with no 5xx or closed, and the next good request is answered."""
+    """Raw bytes to a real server: no 5xx answer, and the next valid request is answered."""
     target = _server()
     with socket.create_connection((target.host, target.port), timeout=5) as connection:
         try:
@@ -163,7 +164,7 @@ def http(data: bytes) -> None:
 
 def _form(kind: bytes = b"image/png") -> bytes:
     head = b'Content-Disposition: form-data; name="image"; filename="a.png"\r\nContent-Type: ' + kind
-    return b"--" + BOUNDARY + b"\r\n" + head + b"\r\n\r\n" + picture() + b"\r\n--" + BOUNDARY + b"--\r\n"
+    return b"--" + BOUNDARY + b"\r\n" + head + b"\r\n\r\n" + encode_picture() + b"\r\n--" + BOUNDARY + b"--\r\n"
 
 
 def _request() -> bytes:
@@ -185,7 +186,7 @@ _COCO = {
     "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [3, 4, 17, 21]}],
 }
 SEEDS: dict[str, list[bytes]] = {
-    "image": [picture(kind) for kind in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM")],
+    "image": [encode_picture(kind) for kind in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM")],
     "voc": [_VOC],
     "coco": [json.dumps(_COCO).encode()],
     "yolo": [b"0 0.5 0.5 0.2 0.3\n1 0.25 0.25 0.1 0.1\n"],
@@ -194,7 +195,7 @@ SEEDS: dict[str, list[bytes]] = {
         b"names:\n  0: a\n  1: b\ntrain: train/images\n",
     ],
     "bundle": [(DEFAULT / "bundle.json").read_bytes()],
-    "multipart": [b"multipart/form-data; boundary=" + BOUNDARY + b"\n" + _form(), b"image/png\n" + picture()],
+    "multipart": [b"multipart/form-data; boundary=" + BOUNDARY + b"\n" + _form(), b"image/png\n" + encode_picture()],
     "http": [_request(), b"GET /v1/model HTTP/1.1\r\nHost: localhost\r\n\r\n"],
 }
 TARGETS: dict[str, Callable[[bytes], None]] = {

@@ -1,4 +1,4 @@
-"""What the tests of the web page stand on: a real server, a real Chromium, made photos and a made camera."""
+"""For tests of the web page: a real server, a real Chromium, and input for its camera and file dialogs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ COUNTED = "#counts li[data-class={}] b"
 
 @contextmanager
 def serving(**variables: str) -> Iterator[str]:
-    """A server of the default bundle in its own process; gives its address, without a slash at the end."""
+    """Run a server with the default bundle in its own process; yield its address without a final slash."""
     command = [sys.executable, "-m", "pipeline.serve", "--port", "0"]
     environment = {**os.environ, **variables}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
@@ -54,7 +54,7 @@ def serving(**variables: str) -> Iterator[str]:
 
 
 def ask(server: str, file: Path, min_score: float = 0.05) -> Any:
-    """The server's answer for a picture file, under the file's name."""
+    """Return the server's answer for a picture file, with the file's name as "file"."""
     url = f"{server}/v1/detect?min_score={min_score}"
     request = urllib.request.Request(url, file.read_bytes(), {"Content-Type": "application/octet-stream"})
     with urllib.request.urlopen(request, timeout=60) as answer:
@@ -62,7 +62,7 @@ def ask(server: str, file: Path, min_score: float = 0.05) -> Any:
 
 
 def write_camera(path: Path, picture: np.ndarray) -> None:
-    """A video for Chromium's fake camera: the RGB picture, scaled to 1280 px, moves down by 8 px a frame."""
+    """Write a video for Chromium's fake camera: the RGB picture, 1280 px wide, moves down by 8 px per frame."""
     scaled = cv2.resize(
         picture, (1280, round(1280 * picture.shape[0] / picture.shape[1])), interpolation=cv2.INTER_AREA
     )
@@ -74,16 +74,16 @@ def write_camera(path: Path, picture: np.ndarray) -> None:
 
 
 def turned(path: Path, picture: np.ndarray, orientation: int) -> Path:
-    """Writes an RGB picture lying as EXIF `orientation` says, with that tag."""
-    ways = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270, 3: Image.Transpose.ROTATE_180}
+    """Write an RGB picture rotated for this EXIF orientation, with the tag."""
+    transposes = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270, 3: Image.Transpose.ROTATE_180}
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(picture).transpose(ways[orientation]).save(path, exif=exif)
+    Image.fromarray(picture).transpose(transposes[orientation]).save(path, exif=exif)
     return path
 
 
 def choose(page: Page, *files: Path) -> None:
-    """Chooses files by the button and waits until each has its result or its error."""
+    """Choose files with the button, and wait until each has a result or an error."""
     before = page.locator("#strip button").count()
     with page.expect_file_chooser() as chooser:
         page.click("#choose")
@@ -92,13 +92,13 @@ def choose(page: Page, *files: Path) -> None:
 
 
 def wait_for_photos(page: Page, count: int) -> None:
-    """Waits until `count` photos are there and gone through."""
+    """Wait until `count` photos have a result or an error."""
     ended = "#strip button:is([data-state=done], [data-state=failed])"
     page.wait_for_function("([ended, n]) => document.querySelectorAll(ended).length === n", arg=[ended, count])
 
 
 def give(page: Page, event: str, *files: Path) -> None:
-    """Drops ("drop") or pastes ("paste") files, as a browser would hand them over."""
+    """Drop ("drop") or paste ("paste") files, as a browser does."""
     page.evaluate(
         """([event, files]) => {
             const data = new DataTransfer();
@@ -115,13 +115,13 @@ def give(page: Page, event: str, *files: Path) -> None:
 
 
 def pixels(page: Page, *canvases: str) -> list[np.ndarray]:
-    """What canvases hold at one moment, uint8 (H, W, 4) each."""
+    """Return the pixels of canvases at one moment, uint8 (H, W, 4) each."""
     urls = page.evaluate("ids => ids.map((id) => document.getElementById(id).toDataURL())", canvases)
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGBA")) for url in urls]
 
 
 def is_drawn(overlay: np.ndarray, face: dict[str, Any], size: tuple[int, int], slack: int = 3) -> bool:
-    """Whether the four sides of a face's box, in a picture of `size` (w, h), are drawn in its class's colour."""
+    """Return whether the sides of a face's box, in a picture of `size` (w, h), are drawn in the class's colour."""
     height, width = overlay.shape[:2]
     x1, y1, x2, y2 = np.array(face["box"]) * np.tile([width / size[0], height / size[1]], 2)
     x, y = (x1 + x2) / 2, (y1 + y2) / 2
@@ -134,7 +134,7 @@ def _near(image: np.ndarray, at: tuple[float, float], colour: tuple[int, int, in
     return bool((np.abs(part[..., :3] - colour).max(axis=-1) < 40).any())
 
 
-# The contrast of each visible text with its ground, as WCAG counts it: rows of [ratio, least ratio, text].
+# The WCAG contrast of each visible text with its background: rows of [ratio, minimum ratio, text].
 CONTRASTS = """() => {
     const canvas = new OffscreenCanvas(1, 1), pen = canvas.getContext("2d", { willReadFrequently: true });
     const rgba = (colour) => {

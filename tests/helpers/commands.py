@@ -1,4 +1,4 @@
-"""The project's commands as real processes, something for them to work on, and whether what they leave is whole."""
+"""Run the project's commands as processes, write input for them, and check that their output files are complete."""
 
 from __future__ import annotations
 
@@ -19,56 +19,57 @@ import numpy as np
 from PIL import Image
 
 from pipeline.bench.synthetic_photos import synthetic_photo
+from tests.helpers import drawn_photos
 
 ROOT = Path(__file__).resolve().parents[2]
-PATHS = os.pathsep.join(map(str, (ROOT, ROOT / "tests/stage1_faces", ROOT / "tests/pipeline")))
-ENVIRONMENT = {**os.environ, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
-# Seconds and the like: what is measured anew in each run.
-MEASURED = re.compile(r'("(?:seconds|images_per_second|photos_per_second|time|ms[a-z_]*)": )[-0-9.e]+')
-# How a command ends at Ctrl-C; to a shell both are 130. Python dies by the signal, whatever code it is given, where
-# KeyboardInterrupt once went through its `eval` or `exec` of a string (as in an import of a class).
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+# Fields that differ in each run.
+TIMINGS = re.compile(r'("(?:seconds|images_per_second|photos_per_second|time|ms[a-z_]*)": )[-0-9.e]+')
+# A command's exit codes after Ctrl-C; a shell shows 130 for both. Python ends by the signal if KeyboardInterrupt went
+# through an `eval` or `exec` of a string, as in the import of a dataclass.
 INTERRUPTED = (130, -signal.SIGINT)
 
 Command = Sequence[str | Path]
 
 
 def start(command: Command, folder: Path, **options: Any) -> subprocess.Popen[bytes]:
-    """The command in a process group of its own, so that what it started dies with it. options: of Popen."""
-    usual: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "start_new_session": True}
-    return subprocess.Popen([sys.executable, *map(str, command)], cwd=folder, env=ENVIRONMENT, **(usual | options))
+    """Start the command in its own process group and session. options: of Popen."""
+    defaults: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "start_new_session": True}
+    return subprocess.Popen([sys.executable, *map(str, command)], cwd=folder, env=ENVIRONMENT, **(defaults | options))
 
 
-def run_whole(command: Command, folder: Path) -> None:
-    """Runs the command in `folder` to its end, which must be a good one."""
+def run_to_end(command: Command, folder: Path) -> None:
+    """Run the command in `folder`; it must end with code 0."""
     process = start(command, folder)
-    _, said = process.communicate()
-    assert process.returncode == 0, said.decode()
+    _, stderr = process.communicate()
+    assert process.returncode == 0, stderr.decode()
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below the folder, by name, without what is measured anew."""
-    found = {}
+def file_contents(folder: Path) -> dict[str, bytes]:
+    """Return {relative path: bytes} of all files below the folder, with the timings in JSON removed."""
+    files = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             data = path.read_bytes()
             if path.suffix in (".json", ".jsonl"):
-                data = MEASURED.sub(r"\1_", data.decode()).encode()
-            found[path.relative_to(folder).as_posix()] = data
-    return found
+                data = TIMINGS.sub(r"\1_", data.decode()).encode()
+            files[path.relative_to(folder).as_posix()] = data
+    return files
 
 
-def check_whole(folder: Path) -> None:
-    """Every file below the folder can be read to its end, and none is a temporary one."""
+def check_files(folder: Path) -> None:
+    """Assert that every file below the folder can be read completely, and that no temporary file is there."""
     for path in sorted(folder.rglob("*")):
         assert ".tmp" not in path.name and not path.name.endswith(".old"), path
         if path.is_file():
             try:
-                _read(path)
+                _parse(path)
             except Exception as error:
-                raise AssertionError(f"{path} ({path.stat().st_size} bytes) is not whole: {error}") from error
+                raise AssertionError(f"{path} ({path.stat().st_size} bytes) is not complete: {error}") from error
 
 
-def _read(path: Path) -> None:
+def _parse(path: Path) -> None:
+    """Read a file by its suffix."""
     data, suffix = path.read_bytes(), path.suffix
     if suffix == ".json":
         json.loads(data)
@@ -109,49 +110,47 @@ def _read(path: Path) -> None:
 
 
 def write_photos(folder: Path, count: int = 24) -> Path:
-    """Made photos with portraits, and without."""
+    """Write synthetic photos with 0 to 4 faces each; return the folder."""
     folder.mkdir(parents=True)
     for k in range(count):
         Image.fromarray(synthetic_photo(320 + 16 * (k % 3), 240, k % 5, seed=k)).save(folder / f"{k}.png")
     return folder
 
 
-SIDES = ("train",) * 8 + ("val",) * 3 + ("test",) * 3
+SPLITS = ("train",) * 8 + ("val",) * 3 + ("test",) * 3
 
 
-def write_data(root: Path, classes: Sequence[str] = ("bare", "masked"), sides: Sequence[str] = SIDES) -> Path:
-    """Photos of noise, each with a bright face of either class, as COCO, and splits.csv beside the folder.
+def write_data(root: Path, classes: Sequence[str] = ("bare", "masked"), splits: Sequence[str] = SPLITS) -> Path:
+    """Write a COCO dataset of noise photos with a bright face of each class, and splits.csv next to its folder.
 
-    sides: the split of each photo.
+    splits: the split of each photo.
     """
     root.mkdir(parents=True)
     rows: list[dict[str, Any]] = []
-    for i in range(len(sides)):
+    for i in range(len(splits)):
         image = np.random.default_rng(i).integers(0, 90, (96, 128, 3), np.uint8)
         for k, x in enumerate((10, 70)):
             cv2.ellipse(image, (x + 16, 40), (16, 20), 0, 0, 360, (200, 180 + 5 * i, 170), -1)
             rows.append({"id": len(rows), "image_id": i, "category_id": k, "bbox": [x, 20, 32, 40]})
         cv2.imwrite(str(root / f"p{i}.png"), image)
     coco = {
-        "images": [{"id": i, "file_name": f"p{i}.png"} for i in range(len(sides))],
+        "images": [{"id": i, "file_name": f"p{i}.png"} for i in range(len(splits))],
         "categories": [{"id": i, "name": name} for i, name in enumerate(classes)],
         "annotations": rows,
     }
     (root / "_annotations.coco.json").write_text(json.dumps(coco))
-    lines = [f"p{i},{side}" for i, side in enumerate(sides)]
+    lines = [f"p{i},{split}" for i, split in enumerate(splits)]
     (root.parent / "splits.csv").write_text("\n".join(["image_id,split", *lines, ""]))
     return root
 
 
-def write_drawn(root: Path) -> Path:
-    """Drawn photos that the quick fine-tuning learns from (tests/stage1_faces), and splits.csv in the folder."""
-    script = "import sys, pathlib, made_photos as made; made.write_dataset(pathlib.Path(sys.argv[1]))"
-    subprocess.run([sys.executable, "-c", script, str(root)], env=ENVIRONMENT, check=True)
-    return root
+def write_drawn_photos(root: Path) -> Path:
+    """Write the dataset of `finetune`, with splits.csv in its folder."""
+    return drawn_photos.write_dataset(root)
 
 
-def write_different(root: Path, count: int = 8, scale: int = 1) -> Path:
-    """Photos (128x96, or `scale` times larger), none like another, each with a face of either class, as COCO."""
+def write_distinct_photos(root: Path, count: int = 8, scale: int = 1) -> Path:
+    """Write a COCO dataset of very different photos (128x96, or `scale` times that) with a face of each class."""
     root.mkdir(parents=True)
     for i in range(count):
         blocks = np.random.default_rng(i).integers(0, 255, (6, 8, 3), np.uint8)
@@ -167,7 +166,7 @@ def write_different(root: Path, count: int = 8, scale: int = 1) -> Path:
     return root
 
 
-QUICK = ("--model", "small_cnn_half", "--input-size", "32", "--batch-size", "4", "--threads", "1")
+SMALL_MODEL = ("--model", "small_cnn_half", "--input-size", "32", "--batch-size", "4", "--threads", "1")
 
 
 def build_crops(data: Path, out: Path | str = "crops") -> Command:
@@ -175,15 +174,15 @@ def build_crops(data: Path, out: Path | str = "crops") -> Command:
     return ["-m", "pipeline.build_crops", "--data", data, "--splits", splits, "--out", out]
 
 
-def finetune(drawn: Path, out: Path | str = "run") -> Command:
-    return [ROOT / "tests/stage1_faces/quick_finetune.py", drawn, out]
+def finetune(data: Path, out: Path | str = "run") -> Command:
+    return ["-m", "tests.helpers.quick_finetune", data, out]
 
 
 def train(crops: Path, folder: Path, epochs: int = 12, runs: str = "runs") -> Command:
-    """A training in folder/RUNS/quick that goes on when it has begun."""
-    again = ["--resume"] if (folder / runs / "quick/config.json").exists() else []
+    """Return a training command for folder/RUNS/quick that resumes an existing run."""
+    resume = ["--resume"] if (folder / runs / "quick/config.json").exists() else []
     where = ["--crops", crops, "--name", "quick", "--runs", runs, "--epochs", str(epochs), "--warmup-epochs", "1"]
-    return ["-m", "stage2_classifier.train", *where, *QUICK, *again]
+    return ["-m", "stage2_classifier.train", *where, *SMALL_MODEL, *resume]
 
 
 def train_all(data: Path, out: Path | str = "bundle", work: Path | str = "runs/train_all") -> Command:

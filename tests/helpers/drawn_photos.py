@@ -1,4 +1,4 @@
-"""Drawn photos: faces are bright ellipses with dark eyes and mouth on dark noise, so that tiny nets learn them."""
+"""Drawn photos that tiny nets can learn: faces are bright ellipses with dark eyes and mouth on dark noise."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import numpy as np
 from stage1_faces.roi_crop import Mipmaps
 from stage1_faces.training.samples import TrainingPhoto
 
-# Where landmarks are drawn in a box, as shares of its sides: eyes, nose, the mouth's corners.
-PLACES = np.float32([[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]])
+# Landmarks in a box, relative to its sides: eyes, nose, corners of the mouth.
+RELATIVE_LANDMARKS = np.float32([[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]])
 
 
 def landmarks_of(boxes: np.ndarray) -> np.ndarray:
-    """Where `draw` puts them, (N, 5, 2)."""
-    return boxes[:, None, :2] + PLACES * (boxes[:, None, 2:] - boxes[:, None, :2])
+    """Return the landmarks (N, 5, 2) that `draw` draws in the boxes."""
+    return boxes[:, None, :2] + RELATIVE_LANDMARKS * (boxes[:, None, 2:] - boxes[:, None, :2])
 
 
 def draw(size: tuple[int, int], boxes: Sequence[Sequence[float]], seed: int = 0) -> np.ndarray:
-    """A picture of `size` (width, height) with a face in each box."""
+    """Return a picture of `size` (width, height) with a face in each box."""
     rng = np.random.default_rng(seed)
     image = rng.integers(20, 90, (size[1], size[0], 3), dtype=np.uint8)
     for x1, y1, x2, y2 in boxes:
@@ -36,7 +36,7 @@ def draw(size: tuple[int, int], boxes: Sequence[Sequence[float]], seed: int = 0)
 def made_photo(
     image: np.ndarray, boxes: Sequence[Sequence[float]], labels: Sequence[str] = (), landmarks: np.ndarray | None = None
 ) -> TrainingPhoto:
-    """A training photo; every face is a "face" unless told otherwise, landmarks are unknown."""
+    """Return a training photo; labels default to "face", landmarks to unknown."""
     array = np.array(boxes, np.float32).reshape(-1, 4)
     unknown = np.full((len(array), 5, 2), np.nan, np.float32)
     names = tuple(labels) or ("face",) * len(array)
@@ -44,7 +44,7 @@ def made_photo(
 
 
 def scattered(count: int, size: tuple[int, int], seed: int) -> list[list[float]]:
-    """Boxes of 10 to 30 px in a row, none over another."""
+    """Return boxes of 10 to 30 px in a row, without overlap."""
     rng = np.random.default_rng(seed)
     pitch = size[0] / count
     boxes = []
@@ -57,7 +57,7 @@ def scattered(count: int, size: tuple[int, int], seed: int) -> list[list[float]]
 
 
 def write_dataset(root: Path, splits: Sequence[str] = ("train", "train", "val"), faces: int = 4) -> Path:
-    """A COCO set with a photo of 160x120 for each of `splits`, and splits.csv beside it; gives its folder."""
+    """Write a COCO dataset with one 160x120 photo per split, and splits.csv; return the folder."""
     root.mkdir(parents=True, exist_ok=True)
     size = (160, 120)
     images, rows = [], []

@@ -1,4 +1,4 @@
-"""A stand-in for pipeline.inference.predictor that "finds" a face in each blob of pure red: results can be worked by hand."""
+"""A fake of pipeline.inference.predictor that finds a face in each blob of pure red, with predictable results."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class FakeDetections:
 
 
 def detections(boxes: Any, probs: Any = None, face_scores: Any = None, unsure_margin: float = 0) -> FakeDetections:
-    """Detections with the given boxes; landmarks at the box's centre and the middles of its quarters."""
+    """Return detections with these boxes, and with landmarks at fixed places in each box."""
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
     n = len(boxes)
     probs = np.tile(np.float32(PROBS), (n, 1)) if probs is None else np.asarray(probs, np.float32)
@@ -72,7 +72,7 @@ class FakeBundle:
 
 
 class FakePredictor:
-    """unsure_margin: that of what it finds."""
+    """Finds a face in each red blob; `calls` has the (min_score, min_face) of each call."""
 
     def __init__(self) -> None:
         self.unsure_margin = 0.0
@@ -101,7 +101,7 @@ class FakePredictor:
 
 
 def picture(path: Path, boxes: Any = ((8, 6, 20, 24),), size: tuple[int, int] = (48, 32)) -> Path:
-    """Writes a grey picture of `size` (width, height) with a red blob in each box."""
+    """Write a grey picture of `size` (width, height) with a red blob in each box."""
     image = np.full((size[1], size[0], 3), 128, np.uint8)
     for x1, y1, x2, y2 in boxes:
         image[y1:y2, x1:x2] = (255, 0, 0)
@@ -111,7 +111,7 @@ def picture(path: Path, boxes: Any = ((8, 6, 20, 24),), size: tuple[int, int] = 
 
 
 class Told:
-    """Finds what it is told, photo after photo."""
+    """A detector that returns the given faces, one item per photo."""
 
     def __init__(self, *found: Faces) -> None:
         self.left = list(found)

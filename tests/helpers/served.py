@@ -1,4 +1,4 @@
-"""The application on a real server of this process, and a predictor that takes its time."""
+"""A real HTTP server in this process, and a predictor that can be paused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.load.server_process import HERE, Target
 
 
 class SlowPredictor(FakePredictor):
-    """Detects when it is let: each detection waits until `go` is set. begun: how many have begun."""
+    """Each detection waits until `go` is set; `begun` is the number of detections that have begun."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,12 +32,12 @@ class SlowPredictor(FakePredictor):
 
 @contextmanager
 def served(predictor: FakePredictor, limits: Limits | None = None, workers: int = 1) -> Iterator[Target]:
-    """A server in a thread, ended with the block."""
+    """Run a server in a thread, until the block ends."""
     limits = limits or Limits()
     server = make_server(create_app(predictor, limits, workers=workers), limits)  # type: ignore[arg-type]
-    with listen(HERE, 0) as bound:
-        port = bound.getsockname()[1]
-        thread = threading.Thread(target=server.run, args=([bound],), daemon=True)
+    with listen(HERE, 0) as listener:
+        port = listener.getsockname()[1]
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         try:
             until(lambda: server.started)
@@ -48,16 +48,16 @@ def served(predictor: FakePredictor, limits: Limits | None = None, workers: int 
             assert not thread.is_alive()
 
 
-def until(true: Any, seconds: float = 10) -> None:
-    """Waits until `true()` is."""
+def until(condition: Any, seconds: float = 10) -> None:
+    """Wait until `condition()` is true."""
     end = time.monotonic() + seconds
-    while not true():
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
 
 
 def received(connection: socket.socket, seconds: float = 5) -> bytes:
-    """All that comes until the other side closes."""
+    """Return all bytes until the other side closes the connection."""
     connection.settimeout(seconds)
     pieces = []
     try:

@@ -1,4 +1,4 @@
-"""Runs a command with a folder on a disk of its own, small or read-only: a file system in memory that only it sees."""
+"""Run a command with a folder on a small or read-only disk: a file system in memory, in a private mount namespace."""
 
 from __future__ import annotations
 
@@ -16,60 +16,63 @@ import pytest
 from tests.helpers.commands import ENVIRONMENT
 
 UNSHARE = ("unshare", "--mount") if os.name == "posix" and os.geteuid() == 0 else ("unshare", "-Urm")
-# Mounts $2 with $1 bytes, which begins with what it holds already; what it holds in the end goes to $3.
-MOUNTED = """
-size=$1; place=$2; left=$3; how=$4; shift 4
-cp -R "$place/." "$left" && mount -t tmpfs -o "size=$size" none "$place" && cp -R "$left/." "$place" || exit 99
-test "$how" = rw || mount -o remount,ro "$place" || exit 99
+# Mount a disk of $1 bytes at $2 with the folder's present files, run the command, and copy the final files to $3.
+MOUNT_SCRIPT = """
+size=$1; folder=$2; files=$3; mode=$4; shift 4
+cp -R "$folder/." "$files" && mount -t tmpfs -o "size=$size" none "$folder" && cp -R "$files/." "$folder" || exit 99
+test "$mode" = rw || mount -o remount,ro "$folder" || exit 99
 "$@"
 code=$?
-find "$left" -mindepth 1 -delete
-cp -R "$place/." "$left"
+find "$files" -mindepth 1 -delete
+cp -R "$folder/." "$files"
 exit $code
 """
-PAGE = 4096  # bytes that such a disk gives at a time
+PAGE = 4096  # bytes; such a disk allocates whole pages
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a command ended, and a copy of what it left in the folder."""
+class CommandResult:
+    """How a command ended: exit code, output, and a copy of the disk's files."""
 
     code: int
-    printed: str
-    said: str
-    left: Path
+    stdout: str
+    stderr: str
+    files: Path
 
 
-def run_on(place: Path, size: int, command: Sequence[str | Path], folder: Path, *, read_only: bool = False) -> Ended:
-    """Runs a command of Python's in `folder` while `place` lies on a disk of `size` bytes with what it holds now."""
-    _need_mounts()
-    left = place.with_name(f"{place.name}-left")
-    shutil.rmtree(left, ignore_errors=True)
-    left.mkdir()
-    how = "ro" if read_only else "rw"
-    mounted = [*UNSHARE, "sh", "-c", MOUNTED, "sh", str(size), str(place), str(left), how, sys.executable]
+def run_on_disk(
+    folder: Path, size: int, command: Sequence[str | Path], cwd: Path, *, read_only: bool = False
+) -> CommandResult:
+    """Run a Python command in `cwd` while `folder` is on a disk of `size` bytes with the folder's present files."""
+    _require_mounts()
+    files = folder.with_name(f"{folder.name}-files")
+    shutil.rmtree(files, ignore_errors=True)
+    files.mkdir()
+    mode = "ro" if read_only else "rw"
+    mounted = [*UNSHARE, "sh", "-c", MOUNT_SCRIPT, "sh", str(size), str(folder), str(files), mode, sys.executable]
     done = subprocess.run(
-        [*mounted, *map(str, command)], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False
+        [*mounted, *map(str, command)], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False
     )
     assert done.returncode != 99, done.stderr
-    return Ended(done.returncode, done.stdout, done.stderr, left)
+    return CommandResult(done.returncode, done.stdout, done.stderr, files)
 
 
 @cache
-def _mounts() -> str:
-    """Why nothing can be mounted here; empty where it can."""
+def _reason_against_mounts() -> str:
+    """Return why no disk can be mounted here, or an empty string."""
     if shutil.which("unshare") is None:
         return "needs the program unshare (Linux)"
     mount = "mount -t tmpfs -o size=64k none /mnt && mount -o remount,ro /mnt"
     tried = subprocess.run([*UNSHARE, "sh", "-c", mount], capture_output=True, text=True, check=False)
-    return f"may not mount a disk of its own ({tried.stderr.strip()})" if tried.returncode else ""
+    return f"may not mount a disk ({tried.stderr.strip()})" if tried.returncode else ""
 
 
-def _need_mounts() -> None:
-    if _mounts():
-        pytest.skip(_mounts())
+def _require_mounts() -> None:
+    """Skip the test where no disk can be mounted."""
+    if _reason_against_mounts():
+        pytest.skip(_reason_against_mounts())
 
 
-def pages(folder: Path) -> int:
-    """Bytes that what a folder holds takes on such a disk."""
+def disk_usage(folder: Path) -> int:
+    """Return the bytes that the files of a folder take on such a disk."""
     return sum(-(-path.stat().st_size // PAGE) * PAGE for path in folder.rglob("*") if path.is_file())

@@ -1,8 +1,8 @@
-"""Ctrl-C at long work: it ends at once, in one line, with no process left, and the same command goes on.
+"""Ctrl-C during long work: the command ends within seconds with one line and no process left, and can be resumed.
 
-As a process manager sends it (to the process alone) and as a terminal does (to all that it started, too). The end takes
-AIM at most, times how much slower the machine is at the time because of others' work. Each test prints how long it took
-and that factor (`pytest -s`).
+The signal goes to the process alone, as from a process manager, or to its whole group, as from a terminal. The command
+must end within MAX_SECONDS times the present slowdown of the machine by other work. Each test prints both numbers
+(`pytest -s`).
 """
 
 from __future__ import annotations
@@ -25,118 +25,125 @@ from tests.helpers.commands import (
     INTERRUPTED,
     Command,
     build_crops,
-    contents,
+    file_contents,
     finetune,
-    run_whole,
+    run_to_end,
     start,
     train,
     write_data,
-    write_different,
-    write_drawn,
+    write_distinct_photos,
+    write_drawn_photos,
     write_photos,
 )
 
-AIM = 2.0  # s, on a machine that does nothing else
-PATIENCE = 3 * AIM  # however busy it is
-WORK = 0.2  # s of computing, to see how busy
-GOES_ON = b"interrupted; the same command goes on\n"
+MAX_SECONDS = 2.0  # on an idle machine
+MAX_BUSY_SECONDS = 3 * MAX_SECONDS  # on any machine
+PROBE_SECONDS = 0.2  # of computing, to measure the slowdown
+RESUMABLE = b"interrupted; "  # then how to resume
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="signals of this kind")]
-to_whom = pytest.mark.parametrize("whom", ["process", "group"])
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")]
+for_each_target = pytest.mark.parametrize("target", ["process", "group"])
 
 
-def slowness() -> float:
-    """How many times longer than its own seconds of computing a piece of work takes now."""
+def machine_slowdown() -> float:
+    """Return how many times longer than its CPU seconds some work takes now."""
     begin, begin_work = time.monotonic(), time.thread_time()
-    while time.thread_time() - begin_work < WORK:
+    while time.thread_time() - begin_work < PROBE_SECONDS:
         sum(range(1000))
-    return max(1.0, (time.monotonic() - begin) / WORK)
+    return max(1.0, (time.monotonic() - begin) / PROBE_SECONDS)
 
 
-def interrupt(command: Command, folder: Path, begun: str, whom: str, later: float = 0.0) -> bytes:
-    """Sends Ctrl-C `later` seconds after a file that the pattern `begun` fits is there; gives what the command said.
+def interrupt(command: Command, folder: Path, begun: str, target: str, delay: float = 0.0) -> bytes:
+    """Start a command, send Ctrl-C, check its end, and return its standard error.
 
-    With no pattern, after it was started.
+    Args:
+        command: its arguments.
+        folder: its working folder.
+        begun: a glob pattern; the delay begins when a file matches, or at the start without a pattern.
+        target: "process" or "group".
+        delay: seconds until the signal.
     """
     process = start(command, folder)
-    until = time.monotonic() + 120
-    while begun and not any(folder.glob(begun)) and process.poll() is None and time.monotonic() < until:
+    deadline = time.monotonic() + 120
+    while begun and not any(folder.glob(begun)) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    time.sleep(later)
-    assert process.poll() is None, (process.communicate()[1] or b"it was done too soon").decode()
+    time.sleep(delay)
+    assert process.poll() is None, (process.communicate()[1] or b"it ended too early").decode()
     begin = time.monotonic()
-    if whom == "group":
+    if target == "group":
         os.killpg(process.pid, signal.SIGINT)
     else:
         process.send_signal(signal.SIGINT)
     with ThreadPoolExecutor(1) as pool:
-        meanwhile = pool.submit(slowness)
-        _, said = process.communicate()
+        probe = pool.submit(machine_slowdown)
+        _, stderr = process.communicate()
         took = time.monotonic() - begin
-    slower = max(meanwhile.result(), slowness())
-    print(f"\n{command[1]} ({whom}, {later} s after {begun}): ended in {took:.2f} s, machine slower by {slower:.2f}")
-    assert process.returncode in INTERRUPTED, said.decode()
-    assert took < min(AIM * slower, PATIENCE)
-    while others(process.pid) and time.monotonic() < begin + PATIENCE:
+    slowdown = max(probe.result(), machine_slowdown())
+    print(f"\n{command[1]} ({target}, {delay} s after {begun}): ended in {took:.2f} s, machine slowdown {slowdown:.2f}")
+    assert process.returncode in INTERRUPTED, stderr.decode()
+    assert took < min(MAX_SECONDS * slowdown, MAX_BUSY_SECONDS)
+    while session_processes(process.pid) and time.monotonic() < begin + MAX_BUSY_SECONDS:
         time.sleep(0.05)
-    assert others(process.pid) == []
-    return said
+    assert session_processes(process.pid) == []
+    return stderr
 
 
-def others(session: int) -> list[str]:
-    """The living processes of a session, where /proc tells of them."""
-    found = []
+def session_processes(session: int) -> list[str]:
+    """Return the running processes of a session, where /proc exists."""
+    running = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             name, rest = path.read_text(errors="replace").rsplit(")", 1)
         except OSError:  # it has just ended
             continue
-        state, _, _, its = rest.split()[:4]
-        if int(its) == session and state not in "ZX":
-            found.append(name)
-    return found
+        state, _, _, session_id = rest.split()[:4]
+        if int(session_id) == session and state not in "ZX":
+            running.append(name)
+    return running
 
 
-def check_goes_on(command: Callable[[Path], Command], out: str, tmp_path: Path, kept: tuple[str, ...] = ("",)) -> None:
-    """Runs the command that was broken off in tmp_path/broken again, and another one whole; their files are alike."""
-    run_whole(command(tmp_path / "broken"), tmp_path / "broken")
-    (tmp_path / "whole").mkdir()
-    run_whole(command(tmp_path / "whole"), tmp_path / "whole")
-    expected, got = contents(tmp_path / "whole" / out), contents(tmp_path / "broken" / out)
+def check_resumes(
+    command: Callable[[Path], Command], out: str, tmp_path: Path, compared: tuple[str, ...] = ("",)
+) -> None:
+    """Resume the command in tmp_path/interrupted, run another uninterrupted, and compare the files."""
+    run_to_end(command(tmp_path / "interrupted"), tmp_path / "interrupted")
+    (tmp_path / "uninterrupted").mkdir()
+    run_to_end(command(tmp_path / "uninterrupted"), tmp_path / "uninterrupted")
+    expected, got = file_contents(tmp_path / "uninterrupted" / out), file_contents(tmp_path / "interrupted" / out)
     assert set(got) == set(expected)
-    assert [name for name in got if name.endswith(kept) and got[name] != expected[name]] == []
+    assert [name for name in got if name.endswith(compared) and got[name] != expected[name]] == []
 
 
 @pytest.fixture
-def broken(tmp_path: Path) -> Path:
-    (tmp_path / "broken").mkdir()
-    return tmp_path / "broken"
+def work_dir(tmp_path: Path) -> Path:
+    (tmp_path / "interrupted").mkdir()
+    return tmp_path / "interrupted"
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Crops, and a run on them."""
+    """Return a folder with crops and a training run."""
     folder = tmp_path_factory.mktemp("trained")
     data = write_data(folder / "annotated" / "data")
-    run_whole(build_crops(data, folder / "crops"), folder)
-    run_whole(train(folder / "crops", folder, 2), folder)
+    run_to_end(build_crops(data, folder / "crops"), folder)
+    run_to_end(train(folder / "crops", folder, 2), folder)
     return folder
 
 
-@to_whom
-def test_detect(tmp_path: Path, broken: Path, whom: str) -> None:
+@for_each_target
+def test_detect(tmp_path: Path, work_dir: Path, target: str) -> None:
     some = write_photos(tmp_path / "some")
     many = tmp_path / "many"
     many.mkdir()
     for k in range(400):
         shutil.copy(some / f"{k % 24}.png", many / f"{k}.png")
-    assert interrupt(["-m", "pipeline.detect", many, "--out", "out"], broken, "out/*.png", whom) == b"interrupted\n"
-    assert not [path.name for path in (broken / "out").iterdir() if ".tmp" in path.name or path.suffix == ".json"]
+    assert interrupt(["-m", "pipeline.detect", many, "--out", "out"], work_dir, "out/*.png", target) == b"interrupted\n"
+    assert not [path.name for path in (work_dir / "out").iterdir() if ".tmp" in path.name or path.suffix == ".json"]
 
 
-@to_whom
-def test_split(tmp_path: Path, broken: Path, whom: str) -> None:
-    data = write_different(tmp_path / "data", count=2)
+@for_each_target
+def test_split(tmp_path: Path, work_dir: Path, target: str) -> None:
+    data = write_distinct_photos(tmp_path / "data", count=2)
     copied = json.loads((data / "_annotations.coco.json").read_text())
     Image.fromarray(synthetic_photo(1600, 1200, 3, seed=1)).save(data / "p0.png")
     for k in range(2, 400):
@@ -145,59 +152,59 @@ def test_split(tmp_path: Path, broken: Path, whom: str) -> None:
         copied["annotations"].append({"id": k + 2, "image_id": k, "category_id": 0, "bbox": [10, 20, 32, 40]})
     (data / "_annotations.coco.json").write_text(json.dumps(copied))
     splits = ["-m", "pipeline.split", "--data", data, "--out", "splits.csv"]
-    # Nothing is written until its end; by then it has loaded its packages and looks at photos.
-    assert interrupt(splits, broken, "", whom, 3.0) == b"interrupted\n"
-    assert list(broken.iterdir()) == []
+    # It writes only at its end; after this delay it has loaded its packages and reads photos.
+    assert interrupt(splits, work_dir, "", target, 3.0) == b"interrupted\n"
+    assert list(work_dir.iterdir()) == []
 
 
-@to_whom
-def test_report(trained: Path, tmp_path: Path, broken: Path, whom: str) -> None:
+@for_each_target
+def test_report(trained: Path, tmp_path: Path, work_dir: Path, target: str) -> None:
     where = ["--crops", trained / "crops", "--split", "test", "--out", "out"]
     report = ["-m", "stage2_classifier.report", trained / "runs/quick", *where]
-    assert interrupt(report, broken, "out/quick/*.json", whom) == b"interrupted\n"
-    assert not [path.name for path in (broken / "out").rglob("*") if ".tmp" in path.name or path.suffix == ".html"]
-    if whom == "process":
-        check_goes_on(lambda folder: report, "out", tmp_path, (".json", ".csv", ".png"))
+    assert interrupt(report, work_dir, "out/quick/*.json", target) == b"interrupted\n"
+    assert not [path.name for path in (work_dir / "out").rglob("*") if ".tmp" in path.name or path.suffix == ".html"]
+    if target == "process":
+        check_resumes(lambda folder: report, "out", tmp_path, (".json", ".csv", ".png"))
 
 
-@to_whom
-def test_build_crops(tmp_path: Path, broken: Path, whom: str) -> None:
-    data = write_different(tmp_path / "data", count=80, scale=12)
+@for_each_target
+def test_build_crops(tmp_path: Path, work_dir: Path, target: str) -> None:
+    data = write_distinct_photos(tmp_path / "data", count=80, scale=12)
     lines = [f"p{i},{('train', 'val', 'test')[i % 3]}" for i in range(80)]
     (tmp_path / "splits.csv").write_text("\n".join(["image_id,split", *lines, ""]))
-    assert interrupt(build_crops(data), broken, "crops/*/*/*.png", whom) == b"interrupted\n"
-    assert not (broken / "crops" / "crops.csv").exists()
-    check_goes_on(lambda folder: build_crops(data), "crops", tmp_path)
+    assert interrupt(build_crops(data), work_dir, "crops/*/*/*.png", target) == b"interrupted\n"
+    assert not (work_dir / "crops" / "crops.csv").exists()
+    check_resumes(lambda folder: build_crops(data), "crops", tmp_path)
 
 
-@pytest.mark.parametrize("later", [0.0, 0.3])
-def test_build_crops_while_its_processes_begin(tmp_path: Path, broken: Path, later: float) -> None:
-    data = write_different(tmp_path / "data", count=80, scale=12)
+@pytest.mark.parametrize("delay", [0.0, 0.3])
+def test_build_crops_while_its_processes_begin(tmp_path: Path, work_dir: Path, delay: float) -> None:
+    data = write_distinct_photos(tmp_path / "data", count=80, scale=12)
     (tmp_path / "splits.csv").write_text("\n".join(["image_id,split", *(f"p{i},train" for i in range(80)), ""]))
-    assert interrupt(build_crops(data), broken, "crops/.crops", "group", later) == b"interrupted\n"
+    assert interrupt(build_crops(data), work_dir, "crops/.crops", "group", delay) == b"interrupted\n"
 
 
-@to_whom
-def test_finetune(tmp_path: Path, broken: Path, whom: str) -> None:
-    drawn = write_drawn(tmp_path / "data")
-    begun, later = ("run/config.json", 0.0) if whom == "process" else ("run/log.jsonl", 0.5)
-    said = interrupt(finetune(drawn), broken, begun, whom, later).splitlines(keepends=True)
-    assert said[-1] == GOES_ON and all(b" epoch " in line for line in said[:-1])
-    check_goes_on(lambda folder: finetune(drawn), "run", tmp_path)
+@for_each_target
+def test_finetune(tmp_path: Path, work_dir: Path, target: str) -> None:
+    drawn = write_drawn_photos(tmp_path / "data")
+    begun, delay = ("run/config.json", 0.0) if target == "process" else ("run/log.jsonl", 0.5)
+    lines = interrupt(finetune(drawn), work_dir, begun, target, delay).splitlines(keepends=True)
+    assert lines[-1].startswith(RESUMABLE) and all(b" epoch " in line for line in lines[:-1])
+    check_resumes(lambda folder: finetune(drawn), "run", tmp_path)
 
 
-@to_whom
-def test_train(tmp_path: Path, broken: Path, whom: str) -> None:
+@for_each_target
+def test_train(tmp_path: Path, work_dir: Path, target: str) -> None:
     data = write_data(tmp_path / "annotated" / "data")
     crops = tmp_path / "crops"
-    run_whole(build_crops(data, crops), tmp_path)
-    begun = "runs/quick/config.json" if whom == "process" else "runs/quick/last.pt"
-    assert interrupt(train(crops, broken, 20), broken, begun, whom) == b"interrupted\n"
-    check_goes_on(lambda folder: train(crops, folder, 20), "runs/quick", tmp_path, (".safetensors", ".jsonl"))
+    run_to_end(build_crops(data, crops), tmp_path)
+    begun = "runs/quick/config.json" if target == "process" else "runs/quick/last.pt"
+    assert interrupt(train(crops, work_dir, 20), work_dir, begun, target) == b"interrupted\n"
+    check_resumes(lambda folder: train(crops, folder, 20), "runs/quick", tmp_path, (".safetensors", ".jsonl"))
 
 
-@to_whom
-def test_batch(tmp_path: Path, broken: Path, whom: str) -> None:
+@for_each_target
+def test_batch(tmp_path: Path, work_dir: Path, target: str) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     some = write_photos(tmp_path / "some")
     photos = tmp_path / "photos"
@@ -212,28 +219,28 @@ def test_batch(tmp_path: Path, broken: Path, whom: str) -> None:
         table = parquet.read_table(folder / "out.parquet").to_pylist()
         return sorted(table, key=lambda row: (row["file"], row["face"] or 0))
 
-    assert interrupt(command(broken), broken, "out.parquet/part-*", whom) == b"interrupted\n"
-    assert not [path.name for path in (broken / "out.parquet").iterdir() if path.name.startswith(".")]
-    (tmp_path / "whole").mkdir()
-    for folder in (broken, tmp_path / "whole"):
-        run_whole(command(folder), folder)
-    assert rows(broken) == rows(tmp_path / "whole")
+    assert interrupt(command(work_dir), work_dir, "out.parquet/part-*", target) == b"interrupted\n"
+    assert not [path.name for path in (work_dir / "out.parquet").iterdir() if path.name.startswith(".")]
+    (tmp_path / "uninterrupted").mkdir()
+    for folder in (work_dir, tmp_path / "uninterrupted"):
+        run_to_end(command(folder), folder)
+    assert rows(work_dir) == rows(tmp_path / "uninterrupted")
 
 
-@to_whom
+@for_each_target
 @pytest.mark.parametrize("begun", ["runs/*/train_all.json", "runs/*/part/cascade/log.jsonl"])
-def test_train_all(tmp_path: Path, broken: Path, whom: str, begun: str) -> None:
+def test_train_all(tmp_path: Path, work_dir: Path, target: str, begun: str) -> None:
     data = write_data(tmp_path / "annotated" / "data")
     splits = data.parent / "splits.csv"
     command = ["-m", "pipeline.train_all", "--data", data, "--splits", splits, "--out", "bundle", "--quick"]
-    assert interrupt(command, broken, begun, whom) == GOES_ON
-    assert not (broken / "bundle").exists()  # (that it goes on to the same end: test_kills.py)
+    assert interrupt(command, work_dir, begun, target).startswith(RESUMABLE)
+    assert not (work_dir / "bundle").exists()  # (test_kills.py tests the resumed result)
 
 
-@to_whom
+@for_each_target
 @pytest.mark.parametrize("begun", ["out/crossval_config.json", "out/fold0/cascade/config.json"])
-def test_crossval(tmp_path: Path, broken: Path, whom: str, begun: str) -> None:
-    data = write_different(tmp_path / "data", count=12)
+def test_crossval(tmp_path: Path, work_dir: Path, target: str, begun: str) -> None:
+    data = write_distinct_photos(tmp_path / "data", count=12)
     command = ["-m", "pipeline.crossval", "--data", data, "--folds", "3", "--out", "out"]
-    assert interrupt(command, broken, begun, whom) == GOES_ON
-    assert not (broken / "out" / "crossval.json").exists()
+    assert interrupt(command, work_dir, begun, target).startswith(RESUMABLE)
+    assert not (work_dir / "out" / "crossval.json").exists()

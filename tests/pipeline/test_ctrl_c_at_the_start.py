@@ -1,7 +1,7 @@
 """Ctrl-C in a command's first seconds, while it loads its packages and begins: one line, no traceback.
 
-Python's own start, some hundredths of a second before the first line of ours, is Python's: what it says there is not
-looked at. MOMENTS are the fixed ones; a few at random (CTRL_C_SEED) are between them.
+The start of Python itself, some hundredths of a second before our first line, is not checked. Next to the fixed DELAYS
+there are a few random delays (CTRL_C_SEED).
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ from tests.helpers.commands import (
     ROOT,
     Command,
     build_crops,
-    run_whole,
+    run_to_end,
     start,
     train,
     write_data,
-    write_drawn,
+    write_drawn_photos,
 )
 
-MOMENTS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.0)  # s after the process was started
-RANDOM = 3
+DELAYS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.0)  # s after the start of the process
+RANDOM_DELAYS = 3
 SEED = int(os.environ.get("CTRL_C_SEED", time.time_ns() % 1_000_000))
-LINES = (b"interrupted\n", b"interrupted; the same command goes on\n")
-# What runs before Ctrl-C is handled.
+LINE = re.compile(rb"interrupted(; [^\n]+)?\n")
+# The files that run before Ctrl-C is handled.
 FIRST_FILES = ("__main__.py", "__init__.py", "launcher.py", "interrupts.py")
-OWN = 0.15  # s of computing that Python's own start takes at most; loading the packages takes several times that
-PATIENCE = 60  # s
-DOORS = {name: f"pipeline/{name}/__main__.py" for name in ("detect", "batch")} | {"split": "pipeline/split.py"}
+MAX_STARTUP_SECONDS = 0.15  # CPU time of the start of Python; loading the packages takes several times that
+TIMEOUT = 60  # s
+ENTRY_FILES = {name: f"pipeline/{name}/__main__.py" for name in ("detect", "batch")} | {"split": "pipeline/split.py"}
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="signals of this kind")]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")]
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """So many that no command is done with them in the longest of MOMENTS, as COCO, too."""
+    """Return a COCO dataset of so many photos that each command takes longer than the longest delay."""
     folder = tmp_path_factory.mktemp("many") / "photos"
     folder.mkdir()
     Image.fromarray(synthetic_photo(1600, 1200, 3, seed=1)).save(folder / "0.jpg")
@@ -80,63 +80,64 @@ def batch(photos: Path, folder: Path) -> Command:
 def test_on_photos(photos: Path, tmp_path: Path, command: Callable[[Path, Path], Command]) -> None:
     if command is batch and find_spec("pyarrow") is None:
         pytest.skip("needs pyarrow")
-    check(lambda folder: command(photos, folder), DOORS[command.__name__], tmp_path)
+    check_interrupts(lambda folder: command(photos, folder), ENTRY_FILES[command.__name__], tmp_path)
 
 
 def test_train(tmp_path: Path) -> None:
     data = write_data(tmp_path / "annotated" / "data")
-    run_whole(build_crops(data, tmp_path / "crops"), tmp_path)
-    check(lambda folder: train(tmp_path / "crops", folder, 500), "stage2_classifier/train.py", tmp_path)
+    run_to_end(build_crops(data, tmp_path / "crops"), tmp_path)
+    check_interrupts(lambda folder: train(tmp_path / "crops", folder, 500), "stage2_classifier/train.py", tmp_path)
 
 
 def test_finetune(tmp_path: Path) -> None:
-    drawn = write_drawn(tmp_path / "data")
+    drawn = write_drawn_photos(tmp_path / "data")
     files = ["--data", drawn, "--splits", drawn / "splits.csv", "--threads", "1"]
     command = ["-m", "stage1_faces.finetune", *files]
-    check(lambda folder: [*command, "--out", folder / "run"], "stage1_faces/finetune.py", tmp_path)
+    check_interrupts(lambda folder: [*command, "--out", folder / "run"], "stage1_faces/finetune.py", tmp_path)
 
 
-def check(command: Callable[[Path], Command], module: str, tmp_path: Path) -> None:
-    """Starts a command again and again, each time in a folder of its own, and sends Ctrl-C as a terminal does."""
-    drawn = random.Random(SEED)
-    moments = (*MOMENTS, *(drawn.uniform(MOMENTS[0], MOMENTS[-1]) for _ in range(RANDOM)))
-    for number, moment in enumerate(moments):
-        folder = tmp_path / f"broken{number}"
+def check_interrupts(command: Callable[[Path], Command], module: str, tmp_path: Path) -> None:
+    """Start a command once per delay, in a new folder, and send Ctrl-C to its group, as a terminal does."""
+    rng = random.Random(SEED)
+    delays = (*DELAYS, *(rng.uniform(DELAYS[0], DELAYS[-1]) for _ in range(RANDOM_DELAYS)))
+    for number, delay in enumerate(delays):
+        folder = tmp_path / f"interrupted{number}"
         folder.mkdir()
         process = start(command(folder), folder)
-        time.sleep(moment)
-        assert process.poll() is None, (process.communicate()[1] or b"it was done too soon").decode()
-        far = worked(process.pid)
+        time.sleep(delay)
+        assert process.poll() is None, (process.communicate()[1] or b"it ended too early").decode()
+        computed = cpu_seconds(process.pid)
         os.killpg(process.pid, signal.SIGINT)
         try:
-            _, said = process.communicate(timeout=PATIENCE)
+            _, stderr = process.communicate(timeout=TIMEOUT)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-        if process.returncode in INTERRUPTED and said in LINES:
+        if process.returncode in INTERRUPTED and LINE.fullmatch(stderr):
             continue
-        told = f"seed {SEED}, {moment:.2f} s: code {process.returncode}, said {said.decode(errors='replace')}"
-        assert process.returncode in (1, -signal.SIGINT) and before_ours(said.decode(errors="replace"), module), told
-        assert far <= OWN, told
-        print(f"\n{module}: {moment:.2f} s ({far} s of computing) is still Python's own start")
+        text = stderr.decode(errors="replace")
+        report = f"seed {SEED}, {delay:.2f} s: code {process.returncode}, standard error {text}"
+        assert process.returncode in (1, -signal.SIGINT) and is_before_handler(text, module), report
+        assert computed <= MAX_STARTUP_SECONDS, report
+        print(f"\n{module}: {delay:.2f} s ({computed} s of CPU time) is still the start of Python")
 
 
-def before_ours(said: str, door: str) -> bool:
-    """Whether a traceback (an empty one, too) is of the time before Ctrl-C was handled."""
-    ours = [path for path in map(Path, re.findall(r'File "([^"]+)"', said)) if path.is_relative_to(ROOT)]
-    return all(path == ROOT / door or path.name in FIRST_FILES or ".venv" in path.parts for path in ours)
+def is_before_handler(stderr: str, entry_file: str) -> bool:
+    """Return whether a traceback (or none) is from the time before Ctrl-C was handled."""
+    ours = [path for path in map(Path, re.findall(r'File "([^"]+)"', stderr)) if path.is_relative_to(ROOT)]
+    return all(path == ROOT / entry_file or path.name in FIRST_FILES or ".venv" in path.parts for path in ours)
 
 
-def worked(process: int) -> float:
-    """Seconds that a process has computed by now, where /proc tells: how far it is, however busy the machine."""
+def cpu_seconds(process: int) -> float:
+    """Return the CPU seconds of a process, which show its progress on a busy machine; 0 without /proc."""
     try:
-        numbers = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return 0.0
-    return (int(numbers[11]) + int(numbers[12])) / os.sysconf("SC_CLK_TCK")
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def test_where_it_is_ignored_it_stays_so() -> None:
+def test_an_ignored_signal_stays_ignored() -> None:
     code = "import signal; from common.cli import run_cli; from common.interrupts import install_sigint_exit;"
     run = "install_sigint_exit(); run_cli(lambda: print(signal.getsignal(signal.SIGINT)) or 0)"
     ignored = "signal.signal(signal.SIGINT, signal.SIG_IGN);"
@@ -147,9 +148,9 @@ def test_where_it_is_ignored_it_stays_so() -> None:
         assert expected in done.stdout or (before and done.stdout == "1\n")
 
 
-def test_every_command_handles_it_before_its_imports() -> None:
+def test_every_command_handles_ctrl_c_before_its_imports() -> None:
     for module, _ in COMMANDS.values():
-        door = ROOT / module.replace(".", "/")
-        text = (door / "__main__.py" if door.is_dir() else door.with_suffix(".py")).read_text()
+        path = ROOT / module.replace(".", "/")
+        text = (path / "__main__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
         imports = re.findall(r"^(?:import|from) .*", text, re.MULTILINE)
         assert imports == ["from common.launcher import start"], module

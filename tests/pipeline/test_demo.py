@@ -1,4 +1,4 @@
-"""What `make demo` runs: the portrait, its masks, and the hand-over to pipeline.detect."""
+"""The demo command: the portrait, the drawn masks, and the call of pipeline.detect."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.detect.demo import main, portrait, tiled_photo
 from pipeline.inference.predictor import Predictor
 
 
-def test_without_a_photo_it_shows_more_than_one_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_default_photo_shows_more_than_one_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert main(["--out", str(out)]) == 0
     (image,) = json.loads((out / "detections.json").read_text())["images"]
@@ -27,7 +27,7 @@ def test_without_a_photo_it_shows_more_than_one_class(tmp_path: Path, capsys: py
     assert (out / "photo.png").is_file()
 
 
-def test_a_photo_of_ones_own(tmp_path: Path) -> None:
+def test_a_given_photo_is_used(tmp_path: Path) -> None:
     Image.fromarray(portrait()).save(tmp_path / "me.png")
     assert main([str(tmp_path / "me.png"), "--out", str(tmp_path / "out")]) == 0
     (image,) = json.loads((tmp_path / "out" / "detections.json").read_text())["images"]
@@ -46,7 +46,7 @@ def test_the_tiles_differ_by_the_mask_alone() -> None:
     tiles = tiled_photo(Predictor.default(), face)
     bare, masked, nose_out = np.split(tiles, 3, axis=1)
     assert (bare == face).all()
-    # The hair is left alone; the masks differ from the bare face and from each other.
+    # The hair is unchanged; the masks differ from the bare face and from each other.
     assert (masked[:60] == face[:60]).all() and (nose_out[:60] == face[:60]).all()
     assert (masked != face).any() and (nose_out != face).any() and (masked != nose_out).any()
 

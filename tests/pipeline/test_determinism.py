@@ -1,4 +1,4 @@
-"""Same input, same output, bit for bit: in one process, in two, by one worker or several, in a batch or alone."""
+"""The same input gives the same bits: in one process or two, with one worker or several."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Every command that writes, on a disk that fills up and in a folder that takes nothing: one clear line, nothing lost.
+"""Every command that writes, on a full disk and in a read-only folder: one clear error line, and no file is lost.
 
-The disks are real ones (tests/pipeline/small_disk.py), as small as it takes to fail at the first file, midway and last.
+The disks are real (tests/helpers/small_disk.py). Their sizes make a command fail at the first file, midway, or late.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from typing import Any
 import av
 import pytest
 
-from tests.helpers.bound import as_anyone, permissions_bind
 from tests.helpers.commands import (
     Command,
     build_crops,
-    check_whole,
-    contents,
+    check_files,
+    file_contents,
     finetune,
-    run_whole,
+    run_to_end,
     start,
     train,
     write_data,
-    write_different,
-    write_drawn,
+    write_distinct_photos,
+    write_drawn_photos,
     write_photos,
 )
 from tests.helpers.made_videos import blob_video
-from tests.helpers.small_disk import PAGE, Ended, pages, run_on
+from tests.helpers.small_disk import PAGE, CommandResult, disk_usage, run_on_disk
+from tests.helpers.unprivileged import can_drop_privileges, drop_root_privileges
 
-PLENTY = 1 << 28
+LARGE_DISK = 1 << 28
 SPACE, READ_ONLY, DENIED = "No space left on device", "Read-only file system", "Permission denied"
-MENDS = ("make room", "name another place", "change its permissions")
+FIXES = ("make room", "name another place", "change its permissions")
 
 
-class Made:
-    """What the commands work on, each made when it is first asked for."""
+class Inputs:
+    """Input of the commands, each made at the first access."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -57,12 +57,12 @@ class Made:
         return write_data(self._folder / "annotated" / "data", ("with_mask", "without_mask"))
 
     @cached_property
-    def different(self) -> Path:
-        return write_different(self._folder / "different")
+    def distinct_photos(self) -> Path:
+        return write_distinct_photos(self._folder / "different")
 
     @cached_property
     def drawn(self) -> Path:
-        return write_drawn(self._folder / "drawn")
+        return write_drawn_photos(self._folder / "drawn")
 
     @cached_property
     def video(self) -> Path:
@@ -70,205 +70,210 @@ class Made:
 
     @cached_property
     def crops(self) -> Path:
-        run_whole(build_crops(self.data, self._folder / "crops"), self._folder)
+        run_to_end(build_crops(self.data, self._folder / "crops"), self._folder)
         return self._folder / "crops"
 
     @cached_property
     def run(self) -> Path:
-        run_whole(train(self.crops, self._folder, 2, "trained"), self._folder)
+        run_to_end(train(self.crops, self._folder, 2, "trained"), self._folder)
         return self._folder / "trained" / "quick"
 
 
 @dataclass(frozen=True)
 class Case:
-    """A command that writes into disk/. command: its arguments, given what is made and the folder in which it runs.
+    """A command that writes into disk/.
 
-    sizes: of disks on which it must fail: as a share of what it writes in all, or in bytes. goes_on: a second run with
-    room ends as an unbroken one. compared: the ends of the files' names that are the same after each run.
+    command: returns its arguments for the inputs and the working folder.
+    sizes: of disks that are too small: relative to all that the command writes (up to 1), or in bytes.
+    resumes: whether a second run with space gives the files of an uninterrupted run.
+    compared: suffixes of the files that are equal after each run.
     """
 
-    command: Callable[[Made, Path], Command]
+    command: Callable[[Inputs, Path], Command]
     sizes: tuple[float, ...] = (0,)
-    goes_on: bool = False
+    resumes: bool = False
     compared: tuple[str, ...] = ("",)
 
 
-def evaluate(made: Made, folder: Path) -> Command:
-    splits = made.data.parent / "splits.csv"
-    return ["-m", "pipeline.evaluate", "--data", made.data, "--splits", splits, "--bootstrap", "0", "--out", "disk/out"]
+def evaluate(inputs: Inputs, folder: Path) -> Command:
+    splits = inputs.data.parent / "splits.csv"
+    options = ["--splits", splits, "--bootstrap", "0", "--out", "disk/out"]
+    return ["-m", "pipeline.evaluate", "--data", inputs.data, *options]
 
 
-def detect(made: Made, folder: Path) -> Command:
+def detect(inputs: Inputs, folder: Path) -> Command:
     out = ["--out", "disk/out", "--csv", "disk/faces.csv", "--submission", "disk/submission.csv", "--workers", "2"]
-    return ["-m", "pipeline.detect", made.photos, *out]
+    return ["-m", "pipeline.detect", inputs.photos, *out]
 
 
-def preview(made: Made, folder: Path) -> Command:
-    return [
-        "-m",
-        "stage2_classifier.transforms",
-        "--crops",
-        made.crops,
-        "--preview",
-        "disk/p.png",
-        "--augment",
-        "opencv",
-    ]
+def preview(inputs: Inputs, folder: Path) -> Command:
+    options = ["--preview", "disk/p.png", "--augment", "opencv"]
+    return ["-m", "stage2_classifier.transforms", "--crops", inputs.crops, *options]
 
 
-def report(made: Made, folder: Path) -> Command:
-    return ["-m", "stage2_classifier.report", made.run, "--crops", made.crops, "--out", "disk/out"]
+def report(inputs: Inputs, folder: Path) -> Command:
+    return ["-m", "stage2_classifier.report", inputs.run, "--crops", inputs.crops, "--out", "disk/out"]
 
 
-def pack(made: Made, folder: Path) -> Command:
-    return ["-m", "pipeline.pack", "--run", made.run, "--out", "disk/out"]
+def pack(inputs: Inputs, folder: Path) -> Command:
+    return ["-m", "pipeline.pack", "--run", inputs.run, "--out", "disk/out"]
 
 
-def batch(made: Made, folder: Path) -> Command:
-    return ["-m", "pipeline.batch", made.photos, folder / "disk/faces.parquet", "--chunk", "2", "--workers", "2"]
+def batch(inputs: Inputs, folder: Path) -> Command:
+    return ["-m", "pipeline.batch", inputs.photos, folder / "disk/faces.parquet", "--chunk", "2", "--workers", "2"]
 
 
-def baseline(made: Made, folder: Path) -> Command:
-    where = ["--data", made.data, "--splits", made.data.parent / "splits.csv", "--out", "disk/out"]
+def baseline(inputs: Inputs, folder: Path) -> Command:
+    where = ["--data", inputs.data, "--splits", inputs.data.parent / "splits.csv", "--out", "disk/out"]
     return ["-m", "pipeline.baseline", *where, "--model", "ssdlite320_mobilenet_v3_large", "--threads", "1"]
 
 
-def in_work(module: str, *more: str) -> Callable[[Made, Path], Command]:
-    """A command whose --work-dir or, without it, --out takes everything on the way."""
-    return lambda made, folder: ["-m", module, "--data", made.different, "--out", "disk/out", *more]
+def with_work_dir(module: str, *more: str) -> Callable[[Inputs, Path], Command]:
+    """Return a command whose intermediate files are in --work-dir or, without that flag, in --out."""
+    return lambda inputs, folder: ["-m", module, "--data", inputs.distinct_photos, "--out", "disk/out", *more]
 
 
-KEPT = (".safetensors", ".jsonl")
+REPRODUCED = (".safetensors", ".jsonl")
 CASES = {
-    "split": Case(lambda made, _: ["-m", "pipeline.split", "--data", made.different, "--out", "disk/splits.csv"]),
-    "build_crops": Case(lambda made, _: build_crops(made.data, "disk/out"), (0, 0.3, 0.95), True),
+    "split": Case(
+        lambda inputs, _: ["-m", "pipeline.split", "--data", inputs.distinct_photos, "--out", "disk/splits.csv"]
+    ),
+    "build_crops": Case(lambda inputs, _: build_crops(inputs.data, "disk/out"), (0, 0.3, 0.95), True),
     "detect": Case(detect, (0, 0.3, 0.95), True),
-    "detect a video": Case(lambda made, _: ["-m", "pipeline.detect", made.video, "--out", "disk/out"], (0, 0.3, 0.7)),
+    "detect a video": Case(
+        lambda inputs, _: ["-m", "pipeline.detect", inputs.video, "--out", "disk/out"], (0, 0.3, 0.7)
+    ),
     "evaluate": Case(evaluate, (0, 0.5, 0.95)),
     "batch": Case(batch, (0, 0.5)),
-    "finetune": Case(lambda made, _: finetune(made.drawn, "disk/out"), (0, 0.6), True),
-    "train": Case(lambda made, folder: train(made.crops, folder, 4, "disk/out"), (0, 0.5, 0.95), True, KEPT),
+    "finetune": Case(lambda inputs, _: finetune(inputs.drawn, "disk/out"), (0, 0.6), True),
+    "train": Case(lambda inputs, folder: train(inputs.crops, folder, 4, "disk/out"), (0, 0.5, 0.95), True, REPRODUCED),
     "report": Case(report, (0, 0.5, 0.95)),
     "preview": Case(preview),
     "pack": Case(pack, (0, 0.5)),
-    "train_all": Case(in_work("pipeline.train_all", "--work-dir", "disk/work", "--quick"), (0, 9 * PAGE)),
-    "crossval": Case(in_work("pipeline.crossval", "--folds", "3"), (0, 9 * PAGE)),
-    "tour": Case(in_work("docs.tour", "--work-dir", "disk/work"), (0, 9 * PAGE)),
-    "demo": Case(lambda made, _: ["-m", "pipeline.demo", "--out", "disk/out"]),
+    "train_all": Case(with_work_dir("pipeline.train_all", "--work-dir", "disk/work", "--quick"), (0, 9 * PAGE)),
+    "crossval": Case(with_work_dir("pipeline.crossval", "--folds", "3"), (0, 9 * PAGE)),
+    "tour": Case(with_work_dir("docs.tour", "--work-dir", "disk/work"), (0, 9 * PAGE)),
+    "demo": Case(lambda inputs, _: ["-m", "pipeline.demo", "--out", "disk/out"]),
     "baseline": Case(baseline, (0, 2 * PAGE)),
 }
-QUICKLY = ("split", "detect")  # the others are slow
-FULL = [(name, size) for name, case in CASES.items() for size in case.sizes]
+FAST = ("split", "detect")  # the tests of all other commands are slow
+FULL_DISKS = [(name, size) for name, case in CASES.items() for size in case.sizes]
 
 
-def marked(name: str, *values: Any) -> Any:
-    marks = () if name in QUICKLY else (pytest.mark.slow,)
+def with_slow_mark(name: str, *values: Any) -> Any:
+    """Return parameters for a command's test, marked as slow unless the command is fast."""
+    marks = () if name in FAST else (pytest.mark.slow,)
     return pytest.param(name, *values, id="-".join(map(str, (name, *values))), marks=marks)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return Made(tmp_path_factory.mktemp("made"))
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    return Inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")
-def unbroken(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The disk of a case's command that had room, run when it is first asked for."""
+def uninterrupted(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return the folder that a case's command wrote with enough space; it runs at the first access."""
     done: dict[str, Path] = {}
 
     def get(name: str) -> Path:
         if name not in done:
-            folder = tmp_path_factory.mktemp("unbroken")
+            folder = tmp_path_factory.mktemp("uninterrupted")
             (folder / "disk").mkdir()
-            run_whole(CASES[name].command(made, folder), folder)
+            run_to_end(CASES[name].command(inputs, folder), folder)
             done[name] = folder / "disk"
         return done[name]
 
     return get
 
 
-def complaints(said: str) -> list[str]:
-    """The lines on standard error, without warnings of what is learned from and the fine-tuning's epochs."""
-    usual = re.compile(r"warning: |[pro]net epoch \d+/\d+  ")
-    return [line for line in said.splitlines() if not usual.match(line)]
+def error_lines(stderr: str) -> list[str]:
+    """Return the lines of standard error without warnings and the epochs of the fine-tuning."""
+    other = re.compile(r"warning: |[pro]net epoch \d+/\d+  ")
+    return [line for line in stderr.splitlines() if not other.match(line)]
 
 
-def check_refused(ended: Ended, why: str, place: str = "disk") -> None:
-    """One line names the file and the mend, and what is there is whole."""
-    lines = complaints(ended.said)
-    assert ended.code == 1, ended.said
-    assert len(lines) == 1 and lines[0].startswith("error: "), ended.said
-    assert why in lines[0] and place in lines[0] and any(mend in lines[0] for mend in MENDS), ended.said
-    assert "Traceback" not in ended.printed
-    check_whole(ended.left)
+def check_refused(result: CommandResult, reason: str) -> None:
+    """Assert that one line names the file, the reason and the fix, and that the files on the disk are complete."""
+    lines = error_lines(result.stderr)
+    assert result.code == 1, result.stderr
+    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
+    assert reason in lines[0] and "disk" in lines[0] and any(fix in lines[0] for fix in FIXES), result.stderr
+    assert "Traceback" not in result.stdout
+    check_files(result.files)
 
 
-@pytest.mark.parametrize(("name", "size"), [marked(*each) for each in FULL])
-def test_a_full_disk(made: Made, unbroken: Callable[[str], Path], tmp_path: Path, name: str, size: float) -> None:
+@pytest.mark.parametrize(("name", "size"), [with_slow_mark(*each) for each in FULL_DISKS])
+def test_a_full_disk(
+    inputs: Inputs, uninterrupted: Callable[[str], Path], tmp_path: Path, name: str, size: float
+) -> None:
     case, disk = CASES[name], tmp_path / "disk"
     disk.mkdir()
     (disk / "filler").write_bytes(b"x" * PAGE)
-    room = int(size if size == 0 or size > 1 else size * pages(unbroken(name))) // PAGE * PAGE
-    ended = run_on(disk, PAGE + room, case.command(made, tmp_path), tmp_path)
-    check_refused(ended, SPACE)
-    if case.goes_on:
-        shutil.copytree(ended.left, disk, dirs_exist_ok=True)
+    space = int(size if size == 0 or size > 1 else size * disk_usage(uninterrupted(name))) // PAGE * PAGE
+    result = run_on_disk(disk, PAGE + space, case.command(inputs, tmp_path), tmp_path)
+    check_refused(result, SPACE)
+    if case.resumes:
+        shutil.copytree(result.files, disk, dirs_exist_ok=True)
         (disk / "filler").unlink()
-        run_whole(case.command(made, tmp_path), tmp_path)
-        expected, got = contents(unbroken(name)), contents(disk)
+        run_to_end(case.command(inputs, tmp_path), tmp_path)
+        expected, got = file_contents(uninterrupted(name)), file_contents(disk)
         assert set(got) == set(expected)
         assert [key for key in got if key.endswith(case.compared) and got[key] != expected[key]] == []
 
 
 @pytest.mark.slow
-def test_batch_goes_on_when_there_is_room(made: Made, unbroken: Callable[[str], Path], tmp_path: Path) -> None:
+def test_batch_resumes_when_there_is_space(
+    inputs: Inputs, uninterrupted: Callable[[str], Path], tmp_path: Path
+) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     disk = tmp_path / "disk"
     disk.mkdir()
-    ended = run_on(disk, 2 * PAGE, batch(made, tmp_path), tmp_path)
-    check_refused(ended, SPACE)
-    shutil.copytree(ended.left, disk, dirs_exist_ok=True)
-    run_whole(batch(made, tmp_path), tmp_path)
+    result = run_on_disk(disk, 2 * PAGE, batch(inputs, tmp_path), tmp_path)
+    check_refused(result, SPACE)
+    shutil.copytree(result.files, disk, dirs_exist_ok=True)
+    run_to_end(batch(inputs, tmp_path), tmp_path)
 
     def rows(folder: Path) -> list[dict[str, Any]]:
         table = parquet.read_table(folder / "faces.parquet").to_pylist()
         return sorted(table, key=lambda row: (row["file"], row["face"] or 0))
 
-    assert rows(disk) == rows(unbroken("batch"))
+    assert rows(disk) == rows(uninterrupted("batch"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["train", "detect"])
 def test_earlier_results_are_kept_on_a_full_disk(
-    made: Made, unbroken: Callable[[str], Path], tmp_path: Path, name: str
+    inputs: Inputs, uninterrupted: Callable[[str], Path], tmp_path: Path, name: str
 ) -> None:
     disk = tmp_path / "disk"
-    shutil.copytree(unbroken(name), disk)
-    command = CASES[name].command(made, tmp_path)
+    shutil.copytree(uninterrupted(name), disk)
+    command = CASES[name].command(inputs, tmp_path)
     if name == "train":
         command = [*(word for word in command if word != "--resume"), "--overwrite"]
-    before = contents(disk)
-    ended = run_on(disk, pages(disk), command, tmp_path)
-    check_refused(ended, SPACE)
-    kept = contents(ended.left)
+    before = file_contents(disk)
+    result = run_on_disk(disk, disk_usage(disk), command, tmp_path)
+    check_refused(result, SPACE)
+    kept = file_contents(result.files)
     assert set(kept) <= set(before)
     if name == "detect":
         assert kept == before
 
 
-@pytest.mark.parametrize("name", [marked(name) for name in CASES])
-def test_a_read_only_disk(made: Made, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", [with_slow_mark(name) for name in CASES])
+def test_a_read_only_disk(inputs: Inputs, tmp_path: Path, name: str) -> None:
     (tmp_path / "disk").mkdir()
     check_refused(
-        run_on(tmp_path / "disk", PLENTY, CASES[name].command(made, tmp_path), tmp_path, read_only=True), READ_ONLY
+        run_on_disk(tmp_path / "disk", LARGE_DISK, CASES[name].command(inputs, tmp_path), tmp_path, read_only=True),
+        READ_ONLY,
     )
 
 
 @contextmanager
-def denied(path: Path) -> Iterator[None]:
-    """A path that may not be written inside the block."""
-    if not permissions_bind():
-        pytest.skip("permissions do not bind here")
+def write_protected(path: Path) -> Iterator[None]:
+    """Make a path read-only in the block."""
+    if not can_drop_privileges():
+        pytest.skip("root's privileges cannot be dropped here")
     before = path.stat().st_mode
     path.chmod(before & ~0o222)
     try:
@@ -277,42 +282,42 @@ def denied(path: Path) -> Iterator[None]:
         path.chmod(before)
 
 
-def run_bound(command: Command, folder: Path) -> Ended:
-    """Runs a command that permissions bind."""
-    process = start(command, folder, stdout=subprocess.PIPE, preexec_fn=as_anyone)
-    printed, said = process.communicate()
-    return Ended(process.returncode, printed.decode(), said.decode(), folder / "disk")
+def run_unprivileged(command: Command, folder: Path) -> CommandResult:
+    """Run a command that obeys file permissions."""
+    process = start(command, folder, stdout=subprocess.PIPE, preexec_fn=drop_root_privileges)
+    stdout, stderr = process.communicate()
+    return CommandResult(process.returncode, stdout.decode(), stderr.decode(), folder / "disk")
 
 
-@pytest.mark.parametrize("name", [marked(name) for name in CASES])
-def test_a_folder_without_permission(made: Made, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", [with_slow_mark(name) for name in CASES])
+def test_a_folder_without_permission(inputs: Inputs, tmp_path: Path, name: str) -> None:
     (tmp_path / "disk").mkdir()
-    with denied(tmp_path / "disk"):
-        check_refused(run_bound(CASES[name].command(made, tmp_path), tmp_path), DENIED)
+    with write_protected(tmp_path / "disk"):
+        check_refused(run_unprivileged(CASES[name].command(inputs, tmp_path), tmp_path), DENIED)
     assert list((tmp_path / "disk").iterdir()) == []
 
 
-@pytest.mark.parametrize("name", [marked(name) for name in CASES])
-def test_a_place_below_a_file(made: Made, tmp_path: Path, name: str) -> None:
-    (tmp_path / "disk").write_text("mine")
-    process = start(CASES[name].command(made, tmp_path), tmp_path)
-    _, said = process.communicate()
+@pytest.mark.parametrize("name", [with_slow_mark(name) for name in CASES])
+def test_a_folder_below_a_file(inputs: Inputs, tmp_path: Path, name: str) -> None:
+    (tmp_path / "disk").write_text("kept")
+    process = start(CASES[name].command(inputs, tmp_path), tmp_path)
+    _, stderr = process.communicate()
     assert process.returncode == 1
-    (line,) = complaints(said.decode())
+    (line,) = error_lines(stderr.decode())
     assert line.startswith("error: ") and "disk" in line and "; " in line
-    assert (tmp_path / "disk").read_text() == "mine"
+    assert (tmp_path / "disk").read_text() == "kept"
 
 
-@pytest.mark.parametrize("name", [marked("split"), marked("detect"), marked("preview")])
-def test_a_file_without_permission_is_not_replaced(made: Made, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", [with_slow_mark("split"), with_slow_mark("detect"), with_slow_mark("preview")])
+def test_a_file_without_permission_is_not_replaced(inputs: Inputs, tmp_path: Path, name: str) -> None:
     (tmp_path / "disk").mkdir()
     file = tmp_path / "disk" / {"split": "splits.csv", "detect": "faces.csv", "preview": "p.png"}[name]
-    file.write_text("mine")
-    with denied(file):
-        check_line = run_bound(CASES[name].command(made, tmp_path), tmp_path)
-    assert check_line.code == 1 and check_line.said.count("\n") == 1
-    assert DENIED in check_line.said and str(file.relative_to(tmp_path)) in check_line.said
-    assert file.read_text() == "mine"
+    file.write_text("kept")
+    with write_protected(file):
+        result = run_unprivileged(CASES[name].command(inputs, tmp_path), tmp_path)
+    assert result.code == 1 and result.stderr.count("\n") == 1
+    assert DENIED in result.stderr and str(file.relative_to(tmp_path)) in result.stderr
+    assert file.read_text() == "kept"
 
 
 LIVE = """
@@ -336,54 +341,56 @@ sys.exit(run_cli(command))
 
 @pytest.mark.parametrize("frames", [20, 120])
 def test_a_live_recording_on_a_full_disk(tmp_path: Path, frames: int) -> None:
-    """Told also when only its last piece does not fit; what fitted plays."""
+    """The error is reported even if only the last fragment does not fit; the written part can be played."""
     (tmp_path / "disk").mkdir()
-    ended = run_on(tmp_path / "disk", 50 * PAGE if frames > 50 else 10 * PAGE, ["-c", LIVE, str(frames)], tmp_path)
-    assert (ended.code, ended.said) == (1, f"error: disk/live.mp4: {SPACE}; make room or name another place\n")
-    played = 0
-    with suppress(av.error.FFmpegError), av.open(str(ended.left / "live.mp4")) as container:
+    result = run_on_disk(
+        tmp_path / "disk", 50 * PAGE if frames > 50 else 10 * PAGE, ["-c", LIVE, str(frames)], tmp_path
+    )
+    assert (result.code, result.stderr) == (1, f"error: disk/live.mp4: {SPACE}; make room or name another place\n")
+    decoded = 0
+    with suppress(av.error.FFmpegError), av.open(str(result.files / "live.mp4")) as container:
         for _ in container.decode(video=0):
-            played += 1
-    assert frames < 50 or played >= 20
+            decoded += 1
+    assert frames < 50 or decoded >= 20
 
 
 FULL_DEVICE = Path("/dev/full")
-SAYING: dict[str, Callable[[Made], Command]] = {
-    "detect": lambda made: ["-m", "pipeline.detect", made.photos, "--out", "out"],
-    "split": lambda made: ["-m", "pipeline.split", "--data", made.different],
-    "help": lambda made: ["-m", "pipeline.detect", "--help"],
-    "train": lambda made: ["-m", "stage2_classifier.train", "--list"],
-    "finetune": lambda made: ["-m", "stage1_faces.finetune", "--help"],
+PRINTING: dict[str, Callable[[Inputs], Command]] = {
+    "detect": lambda inputs: ["-m", "pipeline.detect", inputs.photos, "--out", "out"],
+    "split": lambda inputs: ["-m", "pipeline.split", "--data", inputs.distinct_photos],
+    "help": lambda inputs: ["-m", "pipeline.detect", "--help"],
+    "train": lambda inputs: ["-m", "stage2_classifier.train", "--list"],
+    "finetune": lambda inputs: ["-m", "stage1_faces.finetune", "--help"],
 }
 
 
 @pytest.mark.skipif(not FULL_DEVICE.exists(), reason="needs a device that is always full")
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in ("train", "finetune"))) for n in SAYING]
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in ("train", "finetune"))) for n in PRINTING]
 )
-def test_what_is_printed_into_a_full_disk(made: Made, tmp_path: Path, name: str) -> None:
+def test_standard_output_on_a_full_disk(inputs: Inputs, tmp_path: Path, name: str) -> None:
     with FULL_DEVICE.open("wb") as full:
-        process = start(SAYING[name](made), tmp_path, stdout=full)
-        _, said = process.communicate()
-    assert said == b"error: standard output: No space left on device; make room or name another place\n"
+        process = start(PRINTING[name](inputs), tmp_path, stdout=full)
+        _, stderr = process.communicate()
+    assert stderr == b"error: standard output: No space left on device; make room or name another place\n"
     assert process.returncode == 1
 
 
-@pytest.mark.skipif(os.name != "posix", reason="pipes of this kind")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in ("train", "finetune"))) for n in SAYING]
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in ("train", "finetune"))) for n in PRINTING]
 )
-def test_a_reader_that_has_left(made: Made, tmp_path: Path, name: str) -> None:
+def test_a_pipe_whose_reader_has_ended(inputs: Inputs, tmp_path: Path, name: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    process = start(SAYING[name](made), tmp_path, stdout=writing)
+    process = start(PRINTING[name](inputs), tmp_path, stdout=writing)
     os.close(writing)
-    _, said = process.communicate()
-    assert said == b""
+    _, stderr = process.communicate()
+    assert stderr == b""
     assert process.returncode in (0, 1)
 
 
-def test_a_standard_error_that_is_full(tmp_path: Path) -> None:
+def test_standard_error_on_a_full_disk(tmp_path: Path) -> None:
     if not FULL_DEVICE.exists():
         pytest.skip("needs a device that is always full")
     with FULL_DEVICE.open("wb") as full:

@@ -1,7 +1,7 @@
-"""Commands killed (SIGKILL) at random moments: run again, each ends as an unbroken run does, with nothing half-written.
+"""Commands killed (SIGKILL) at random moments: run again, each gives the files of an uninterrupted run.
 
-KILLS says how often each is killed while it works (2 when not set; `make kills` has 20); how that went is printed
-(`pytest -s`). What differs from run to run by design (seconds it took) is left out of the comparison.
+KILLS is the number of kills per command (default 2; `make kills` uses 20). Each test prints the numbers of kills and
+restarts (`pytest -s`). Files that differ in each run by design, such as timings, are not compared.
 """
 
 from __future__ import annotations
@@ -21,78 +21,84 @@ import pytest
 from tests.helpers.commands import (
     Command,
     build_crops,
-    contents,
+    file_contents,
     finetune,
-    run_whole,
+    run_to_end,
     start,
     train,
     train_all,
     write_data,
-    write_drawn,
+    write_drawn_photos,
     write_photos,
 )
 
 KILLS = int(os.environ.get("KILLS", "2"))
 SEED = int(os.environ.get("KILL_SEED", time.time_ns() % 1_000_000))
-KEPT = 0.5  # the share of a killed command's time that the next one is spared, about
-LEAST = 0.3  # the share of the whole time that is left to do when a kill would meet no more than the command's start
+SAVED_SHARE = 0.5  # about this share of a killed command's time is saved in the next run
+MIN_REMAINING_SHARE = 0.3  # below this share of the time, a kill would only meet the start of the command
 
 
 def check_killed(
     command: Callable[[Path], Command],
     out: str,
     tmp_path: Path,
-    kept: Callable[[str], bool] = lambda name: True,
-    rest: Callable[[], None] = lambda: None,
+    is_compared: Callable[[str], bool] = lambda name: True,
+    compare_more: Callable[[], None] = lambda: None,
 ) -> None:
-    """Runs a command unbroken, then one that is killed KILLS times, and compares the files in its folder `out`.
+    """Run a command without kills, then one with KILLS kills, and compare the files in the folder `out`.
 
-    Where one comes to its end before its kill, or has little left to do, they are compared, too, and the next one
-    begins with nothing.
-    command: its arguments, given the folder in which it runs. kept: which files are compared. rest: compares more.
+    If a run ends before its kill, or has little left to do, its files are compared, too; the next run starts in an
+    empty folder.
+
+    Args:
+        command: returns the arguments for a working folder.
+        out: the folder of the results, below the working folder.
+        tmp_path: holds the working folders.
+        is_compared: whether a file, by name, must be equal in both runs.
+        compare_more: further checks of the results.
     """
 
-    def compare(told: str) -> None:
-        expected, got = contents(whole / out), contents(broken / out)
-        behind = [name for name in got if ".tmp" in name or name not in expected]
-        assert not behind, f"{told}: left behind {behind}"
-        assert set(got) == set(expected), told
-        different = [name for name in got if kept(name) and got[name] != expected[name]]
-        assert not different, f"{told}: {different} differ"
-        rest()
+    def compare(report: str) -> None:
+        expected, got = file_contents(reference_dir / out), file_contents(killed_dir / out)
+        extra = [name for name in got if ".tmp" in name or name not in expected]
+        assert not extra, f"{report}: unexpected files {extra}"
+        assert set(got) == set(expected), report
+        different = [name for name in got if is_compared(name) and got[name] != expected[name]]
+        assert not different, f"{report}: {different} differ"
+        compare_more()
 
-    moments = random.Random(SEED)
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    for folder in (whole, broken):
+    rng = random.Random(SEED)
+    reference_dir, killed_dir = tmp_path / "uninterrupted", tmp_path / "killed"
+    for folder in (reference_dir, killed_dir):
         folder.mkdir()
     begin = time.monotonic()
-    run_whole(command(whole), whole)
+    run_to_end(command(reference_dir), reference_dir)
     took = time.monotonic() - begin
-    killed = restarts = 0
-    left = took  # s of work that are still to be done
-    while killed < KILLS:
-        process = start(command(broken), broken)
+    kills = restarts = 0
+    remaining = took  # s of work
+    while kills < KILLS:
+        process = start(command(killed_dir), killed_dir)
         begin = time.monotonic()
-        moment = moments.uniform(0.1, 0.9) * left if left > LEAST * took else None
+        delay = rng.uniform(0.1, 0.9) * remaining if remaining > MIN_REMAINING_SHARE * took else None
         try:
-            _, said = process.communicate(timeout=moment)
+            _, stderr = process.communicate(timeout=delay)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
-            killed += 1
-            left -= KEPT * (time.monotonic() - begin)
+            kills += 1
+            remaining -= SAVED_SHARE * (time.monotonic() - begin)
         else:
-            assert process.returncode == 0, f"seed {SEED}: {said.decode()}"
-            compare(f"seed {SEED}, {killed} kills")
-            restarts, left = restarts + 1, took
-            assert restarts <= 2 * KILLS + 2, "it is too quick for this test"
-            shutil.rmtree(broken)
-            broken.mkdir()
-    process = start(command(broken), broken)
-    _, said = process.communicate()
-    assert process.returncode == 0, f"seed {SEED}: {said.decode()}"
-    compare(f"seed {SEED}, {killed} kills")
-    print(f"\n{tmp_path.name}: killed {killed} times, begun anew {restarts} times (seed {SEED})")
+            assert process.returncode == 0, f"seed {SEED}: {stderr.decode()}"
+            compare(f"seed {SEED}, {kills} kills")
+            restarts, remaining = restarts + 1, took
+            assert restarts <= 2 * KILLS + 2, "the command is too fast for this test"
+            shutil.rmtree(killed_dir)
+            killed_dir.mkdir()
+    process = start(command(killed_dir), killed_dir)
+    _, stderr = process.communicate()
+    assert process.returncode == 0, f"seed {SEED}: {stderr.decode()}"
+    compare(f"seed {SEED}, {kills} kills")
+    print(f"\n{tmp_path.name}: killed {kills} times, restarted {restarts} times (seed {SEED})")
 
 
 @pytest.fixture(scope="module")
@@ -120,14 +126,14 @@ def test_build_crops(data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_finetune(tmp_path: Path) -> None:
-    drawn = write_drawn(tmp_path / "data")
+    drawn = write_drawn_photos(tmp_path / "data")
     check_killed(lambda folder: finetune(drawn), "run", tmp_path)
 
 
 @pytest.mark.slow
 def test_train(data: Path, tmp_path: Path) -> None:
     crops = tmp_path / "crops"
-    run_whole(build_crops(data, crops), tmp_path)
+    run_to_end(build_crops(data, crops), tmp_path)
     compared = (".safetensors", ".jsonl")
     check_killed(lambda folder: train(crops, folder), "runs/quick", tmp_path, lambda name: name.endswith(compared))
 
@@ -150,9 +156,9 @@ def test_batch(photos: Path, tmp_path: Path) -> None:
         return sorted(table, key=lambda row: (row["file"], row["face"] is not None, row["face"] or 0))
 
     def compare() -> None:
-        assert rows(tmp_path / "whole") == rows(tmp_path / "broken")
-        assert len(rows(tmp_path / "whole")) >= 24
-        assert not list((tmp_path / "broken" / "out.parquet").glob("*tmp*"))
+        assert rows(tmp_path / "uninterrupted") == rows(tmp_path / "killed")
+        assert len(rows(tmp_path / "uninterrupted")) >= 24
+        assert not list((tmp_path / "killed" / "out.parquet").glob("*tmp*"))
 
-    # Parts are named by their chunks, which a resumed run may cut in another way; what they hold is the same.
-    check_killed(command, "nothing", tmp_path, rest=compare)
+    # A resumed run may use other chunks, and so other file names; the rows are the same.
+    check_killed(command, "nothing", tmp_path, compare_more=compare)

@@ -1,8 +1,8 @@
-"""Inference calls nobody.
+"""Inference makes no network connection.
 
-What Python's own sockets do in a command and its workers, connections and look-ups of names, is noted. Code that is not
-Python's (ONNX Runtime, ffmpeg) is not seen so: therefore each command also runs in a network namespace without devices,
-where nobody can be reached, and does all the same. A call that fails there and is not missed stays unseen.
+An audit hook records connections and name look-ups of Python in a command and its workers. The hook cannot see native
+code (ONNX Runtime, FFmpeg). So each command also runs in a network namespace without devices, and must give its full
+result. A native connection that fails there without an effect stays undetected.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ from pipeline.bench.synthetic_photos import synthetic_photo
 from tests.helpers.made_videos import blob_video
 
 ROOT = Path(__file__).resolve().parents[2]
-# Python imports a module of this name when it starts, in worker processes, too.
-WATCH = """
+# Python imports a module with the name sitecustomize at its start, also in worker processes.
+AUDIT_HOOK = """
 import os, sys
-def note(event, args):
+def record(event, args):
     if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"):
         handle = os.open(os.environ["CALLS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.write(handle, f"{event} {args[1:] if event == 'socket.connect' else args}\\n".encode())
         os.close(handle)
-sys.addaudithook(note)
+sys.addaudithook(record)
 """
 
 
-def calls(command: Sequence[str], folder: Path) -> list[str]:
-    """What a command that ends well calls."""
-    (folder / "watch").mkdir()
-    (folder / "watch/sitecustomize.py").write_text(WATCH)
+def network_calls(command: Sequence[str], folder: Path) -> list[str]:
+    """Run a command, which must end with code 0, and return its network calls."""
+    (folder / "hook").mkdir()
+    (folder / "hook/sitecustomize.py").write_text(AUDIT_HOOK)
     log = folder / "calls.txt"
-    path = os.pathsep.join((str(folder / "watch"), str(ROOT)))
+    path = os.pathsep.join((str(folder / "hook"), str(ROOT)))
     environment = {**os.environ, "PYTHONPATH": path, "CALLS": str(log)}
     done = subprocess.run([sys.executable, *command], cwd=folder, env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     return log.read_text().splitlines() if log.exists() else []
 
 
-def test_a_call_would_be_seen(tmp_path: Path) -> None:
+def test_a_connection_is_recorded(tmp_path: Path) -> None:
     code = "import socket, contextlib\nwith contextlib.suppress(OSError): socket.create_connection(('127.0.0.1', 9))"
-    looked_up, connected = calls(["-c", code], tmp_path)
+    looked_up, connected = network_calls(["-c", code], tmp_path)
     assert looked_up.startswith("socket.getaddrinfo ('127.0.0.1', 9,") and connected.startswith("socket.connect")
 
 
 UNSHARE = ("unshare", "--net") if os.name == "posix" and os.geteuid() == 0 else ("unshare", "-Urn")
-CALL = """import socket
+CONNECT = """import socket
 try:
     socket.create_connection(("127.0.0.1", 9), timeout=5)
 except OSError as error:
@@ -62,31 +62,31 @@ except OSError as error:
 
 
 @cache
-def why_not_apart() -> str:
-    """Why no process can be without a network here; empty where one can."""
+def reason_against_isolation() -> str:
+    """Return why no process can run without a network here, or an empty string."""
     if shutil.which("unshare") is None:
         return "needs the program unshare (Linux)"
     tried = subprocess.run([*UNSHARE, "true"], capture_output=True, text=True, check=False)
-    return f"may not be without a network ({tried.stderr.strip()})" if tried.returncode else ""
+    return f"cannot run without a network ({tried.stderr.strip()})" if tried.returncode else ""
 
 
-def without_network(command: Sequence[str], folder: Path) -> str:
-    """What a command prints that ends well where no network is, not even this machine's own addresses."""
-    if why_not_apart():
-        pytest.skip(why_not_apart())
+def run_without_network(command: Sequence[str], folder: Path) -> str:
+    """Run a command, which must end with code 0, without any network or loopback; return its standard output."""
+    if reason_against_isolation():
+        pytest.skip(reason_against_isolation())
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    apart = [*UNSHARE, sys.executable, *command]
-    done = subprocess.run(apart, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    isolated = [*UNSHARE, sys.executable, *command]
+    done = subprocess.run(isolated, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     return done.stdout
 
 
-def test_without_a_network_nobody_can_be_reached(tmp_path: Path) -> None:
-    assert without_network(["-c", CALL], tmp_path) == "Network is unreachable\n"
+def test_without_a_network_no_connection_is_possible(tmp_path: Path) -> None:
+    assert run_without_network(["-c", CONNECT], tmp_path) == "Network is unreachable\n"
 
 
-def detection(command: str, folder: Path) -> list[str]:
-    """A command on photos or a video made in the folder."""
+def detection_command(command: str, folder: Path) -> list[str]:
+    """Return a command for photos or a video, which are written into the folder."""
     photos = folder / "photos"
     photos.mkdir()
     for k in range(2):
@@ -100,11 +100,11 @@ def detection(command: str, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("command", ["detect", "video", "batch"])
-def test_detection_calls_nobody(command: str, tmp_path: Path) -> None:
-    assert calls(detection(command, tmp_path), tmp_path) == []
+def test_detection_makes_no_connection(command: str, tmp_path: Path) -> None:
+    assert network_calls(detection_command(command, tmp_path), tmp_path) == []
 
 
 @pytest.mark.parametrize("command", ["detect", "video", "batch"])
-def test_detection_misses_no_network(command: str, tmp_path: Path) -> None:
-    without_network(detection(command, tmp_path), tmp_path)
+def test_detection_needs_no_network(command: str, tmp_path: Path) -> None:
+    run_without_network(detection_command(command, tmp_path), tmp_path)
     assert [path for path in tmp_path.glob("out*/*") if path.stat().st_size]

@@ -1,4 +1,4 @@
-"""Photos as cameras and strangers make them: good ones that are stored oddly, and bad ones."""
+"""Readable photos that are stored in unusual ways, and unreadable photo files."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
-Write = Callable[[Path], object]
+PhotoWriter = Callable[[Path], object]
 
 BOX = (8, 6, 20, 24)
-PHOTO = np.full((32, 48, 3), 128, np.uint8)  # grey, with a red face in BOX
+PHOTO = np.full((32, 48, 3), 128, np.uint8)  # grey, with a red "face" in BOX
 PHOTO[6:24, 8:20] = (255, 0, 0)
-# How a camera stores an upright photo under each EXIF orientation: the inverse of what the tag tells a viewer to do.
+# How a camera stores an upright photo with each EXIF orientation: the inverse of the rotation that the tag requests.
 STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda p: p,
     2: lambda p: p[:, ::-1],
@@ -30,39 +30,40 @@ STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def _turned(path: Path, orientation: int) -> None:
+def _write_rotated(path: Path, orientation: int) -> None:
+    """Write PHOTO with an EXIF orientation."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(np.ascontiguousarray(STORED[orientation](PHOTO))).save(path, exif=exif)
 
 
-def _animated(path: Path) -> None:
+def _write_animated(path: Path) -> None:
     others = [Image.new("RGB", (48, 32), "blue")]
     options = {"lossless": True} if path.suffix == ".webp" else {}
     Image.fromarray(PHOTO).save(path, save_all=True, append_images=others, **options)
 
 
-def _transparent(path: Path) -> None:
+def _write_transparent(path: Path) -> None:
     opaque = np.where((PHOTO == 128).all(axis=2), 127, 255).astype(np.uint8)  # half grey 1 on white is grey 128
     colours = np.where(opaque[..., None] == 127, np.uint8(1), PHOTO)
     Image.fromarray(np.dstack([colours, opaque])).save(path)
 
 
-# Each gives PHOTO, upright, to within a grey level.
-FINE: dict[str, Write] = {
-    **{f"exif{k}.png": lambda path, k=k: _turned(path, k) for k in STORED},  # type: ignore[misc]
-    "rgba.png": _transparent,
+# Each file is read as PHOTO, upright, with an error of at most one grey level.
+READABLE: dict[str, PhotoWriter] = {
+    **{f"exif{k}.png": lambda path, k=k: _write_rotated(path, k) for k in STORED},  # type: ignore[misc]
+    "rgba.png": _write_transparent,
     "palette.png": lambda path: Image.fromarray(PHOTO).quantize(2).save(path),
     "cmyk.tif": lambda path: Image.fromarray(PHOTO).convert("CMYK").save(path),
     "16bit.png": lambda path: cv2.imwrite(str(path), PHOTO[..., ::-1].astype(np.uint16) * 257),
-    "animated.webp": _animated,
-    "animated.gif": _animated,
+    "animated.webp": _write_animated,
+    "animated.gif": _write_animated,
     os.fsdecode(b"caf\xe9.png"): lambda path: Image.fromarray(PHOTO).save(path, format="PNG"),
 }
 
 
-def png_claiming(width: int, height: int) -> bytes:
-    """A PNG of a few bytes whose header claims a size."""
+def png_with_claimed_size(width: int, height: int) -> bytes:
+    """Return a PNG of a few bytes with this size in its header."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -71,25 +72,25 @@ def png_claiming(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-def _truncated(path: Path) -> None:
+def _write_truncated(path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:-500])
 
 
-# With the whole of what is said of each.
-FAULTY: dict[str, tuple[Write, str]] = {
+# Each with its complete error message.
+UNREADABLE: dict[str, tuple[PhotoWriter, str]] = {
     "zero.jpg": (Path.touch, "is empty (0 bytes); copy or download it again"),
     "bomb.png": (
-        lambda path: path.write_bytes(png_claiming(60_000, 60_000)),
+        lambda path: path.write_bytes(png_with_claimed_size(60_000, 60_000)),
         "has more than 89.4785 million pixels; make it smaller first",
     ),
     "large.png": (
-        lambda path: path.write_bytes(png_claiming(9_500, 9_500)),
+        lambda path: path.write_bytes(png_with_claimed_size(9_500, 9_500)),
         "has more than 89.4785 million pixels; make it smaller first",
     ),
     "text.jpg": (
         lambda path: path.write_text("hello"),
         "is not a picture that can be read; convert it to JPEG or PNG",
     ),
-    "truncated.png": (_truncated, "is truncated or broken (image file is truncated); copy or download it again"),
+    "truncated.png": (_write_truncated, "is truncated or broken (image file is truncated); copy or download it again"),
 }
