@@ -39,8 +39,8 @@ LOW = CascadeConfig(
     max_pnet=200, max_rnet=100, max_onet2=100, nms_pnet=0.6, nms_rnet=0.6, nms_onet=0.45, soft_nms_sigma=0, box_voting_iou=0.6,
 )  # fmt: skip
 LIVELY = replace(LOW, min_face=6, pnet_threshold=0.3)  # for the nets of conftest, which fire at many places
-MOST = dict.fromkeys(("most_pnet", "most_rnet", "most_again"), 10_000)
-KEEP_ALL = replace(LOW, nms_pnet=1, nms_rnet=1, nms_onet=1, box_voting_iou=1, **MOST)
+UNLIMITED = dict.fromkeys(("max_pnet", "max_rnet", "max_onet2"), 10_000)
+KEEP_ALL = replace(LOW, nms_pnet=1, nms_rnet=1, nms_onet=1, box_voting_iou=1, **UNLIMITED)
 
 
 def proposing(cells: Cells, numbers: Sequence[float] = (0, 0, 0, 0), seen: list[tuple[int, ...]] | None = None) -> Net:
@@ -222,13 +222,13 @@ def test_each_threshold_holds() -> None:
     chances = 1 / (1 + np.exp(-np.cumsum(odds) / shares))
     nets = (_largest(proposing(one_cell(8, 10, 0.3)), 96), saying(0.4), saying(0.8, points=CENTRED))
     assert chances[0] == pytest.approx(0.3) and shares[-1] == 1
-    for name, chance in zip(("pnet", "rnet", "again", "onet"), chances, strict=True):
+    for name, chance in zip(("pnet_threshold", "rnet_threshold", "onet2_threshold", "score_threshold"), chances, strict=True):
         for floor, count in ((chance - 0.005, 1), (chance + 0.005, 0)):
-            config = replace(LOW, **{"onet": 0, name: floor})
+            config = replace(LOW, **{"score_threshold": 0, name: floor})
             assert len(FaceDetector(*nets, config).detect(grey(96, 96))) == count, (name, floor)
 
 
-@pytest.mark.parametrize(("name", "calls"), [("most_pnet", 0), ("most_rnet", 1), ("most_again", 2)])
+@pytest.mark.parametrize(("name", "calls"), [("max_pnet", 0), ("max_rnet", 1), ("max_onet2", 2)])
 def test_no_more_boxes_than_wanted_reach_the_next_net(name: str, calls: int) -> None:
     counts: list[list[int]] = [[], [], []]
 
@@ -246,7 +246,7 @@ def test_no_more_boxes_than_wanted_reach_the_next_net(name: str, calls: int) -> 
     def onet(pixels: np.ndarray) -> Sequence[np.ndarray]:
         return counted(saying(0.5, points=CENTRED), next(looks))(pixels)
 
-    config = replace(LOW, **{"most_rnet": 12, "nms_onet": 0.9, name: 3})
+    config = replace(LOW, **{"max_rnet": 12, "nms_onet": 0.9, name: 3})
     FaceDetector(pnet, counted(saying(0.5), 0), onet, config).detect(grey(96, 96))
     assert [sum(c) for c in counts[calls:]] == [3, 3, 6][calls:]
 
@@ -406,12 +406,15 @@ def test_refuses_calls_out_of_range(options: dict[str, float]) -> None:
         FaceDetector(proposing(everywhere(1)), saying(), saying(points=CENTRED)).detect(grey(9, 9), **options)
 
 
-COUNTS = ("min_face", "max_side", "most_pnet", "most_rnet", "most_again")
-SHARES = ("pnet", "rnet", "again", "onet", "nms_pnet", "nms_rnet", "nms_onet", "vote")
+COUNTS = ("min_face", "max_side", "max_pnet", "max_rnet", "max_onet2")
+SHARES = (
+    *("pnet_threshold", "rnet_threshold", "onet2_threshold", "score_threshold"),
+    *("nms_pnet", "nms_rnet", "nms_onet", "box_voting_iou"),
+)
 WRONG = {
     **dict.fromkeys(COUNTS, (0, 0.99, -1, math.nan)),
     **dict.fromkeys(SHARES, (-0.01, 1.01, math.nan)),
-    "soft": (-0.01, math.inf, math.nan),
+    "soft_nms_sigma": (-0.01, math.inf, math.nan),
     "slope": (0, -1, math.inf, math.nan),
     "intercept": (math.inf, -math.inf, math.nan),
 }

@@ -175,7 +175,7 @@ def test_refuses_what_is_no_rgb_image(stock, image):
         stock.detect(image)
 
 
-@pytest.mark.parametrize("wrong", [{"min_face": 0}, {"factor": 1}, {"pnet": 1.5}, {"nms_onet": -1}])
+@pytest.mark.parametrize("wrong", [{"min_face": 0}, {"factor": 1}, {"pnet_threshold": 1.5}, {"nms_onet": -1}])
 def test_config_refuses_values_out_of_range(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         MtcnnConfig(**wrong)
