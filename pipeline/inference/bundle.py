@@ -20,7 +20,8 @@ from pipeline.inference.device import Device
 from pipeline.inference.fusion import ScoreFusion
 from pipeline.inference.graph_spec import SIDE, graph_specs
 from pipeline.inference.graphs import Graph, load_graph
-from stage1_faces.detector import CascadeConfig, FaceDetector
+from stage1_faces.cascade_config import CascadeConfig
+from stage1_faces.detector import FaceDetector
 from stage1_faces.faces import Detector
 from stage1_faces.stock.mtcnn import MtcnnConfig, MtcnnDetector
 

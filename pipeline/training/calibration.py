@@ -17,7 +17,8 @@ from common.images import read_image
 from pipeline.evaluate.metrics import Sample, score_samples
 from pipeline.evaluate.reliability import expected_calibration_error, reliability
 from pipeline.inference.fusion import ScoreFusion
-from stage1_faces.detector import CascadeConfig, log_odds
+from stage1_faces.cascade_config import CascadeConfig
+from stage1_faces.face_logits import log_odds
 from stage1_faces.faces import Detector
 
 if TYPE_CHECKING:

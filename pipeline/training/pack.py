@@ -31,7 +31,7 @@ from pipeline.inference.predictor import Predictor
 from pipeline.training.box_bias import measure_shift
 from pipeline.training.calibration import calibrated, calibration_error, fit_fusion, gather, uncalibrated
 from pipeline.training.git_revision import git_revision
-from stage1_faces.detector import CascadeConfig
+from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.stock.mtcnn import MtcnnConfig, MtcnnDetector
 from stage1_faces.training.export import (
     FINE_TUNED,

@@ -1,4 +1,4 @@
-"""How one net of the cascade learns: its losses, its batches, and one epoch."""
+"""How one net of the cascade learns: losses, batches, and one epoch."""
 
 from __future__ import annotations
 
@@ -15,44 +15,45 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stage1_faces.detector import BBOX_XFORM_CLIP, O_CONTEXT, O_SIZE, R_CONTEXT, R_SIZE, anchors
+from stage1_faces.anchors import BBOX_XFORM_CLIP, box_anchors
+from stage1_faces.detector import ONET, RNET
 from stage1_faces.training.mining import MinedWindows
-from stage1_faces.training.nets import normalised
-from stage1_faces.training.samples import TrainingPhoto, patch, window
+from stage1_faces.training.nets import normalize_pixels
+from stage1_faces.training.samples import TrainingPhoto, sample_patch, sample_window
 
-WARM_UP = 200  # steps over which the learning rate rises
-LAST_RATE = 0.005  # share of the learning rate that is left at the end
+WARMUP_STEPS = 200  # steps over which the learning rate rises
+FINAL_RATE_SHARE = 0.005  # share of the largest learning rate that is left at the end
 CLIP_NORM = 5.0
-# timm's warm-up of the average: 1 - (1 + step) ** -power, up to the decay.
+# timm's warm-up of the weights' moving average: 1 - (1 + step) ** -power, up to the decay.
 AVERAGE_DECAY, AVERAGE_POWER = 0.998, 0.75
-FOCUS = 2.0  # focal loss's gamma (Lin et al. 2017)
-BACKGROUND = 0.15  # share of P-Net's patches that are cut anywhere, not around a face
-POSITIVES = 0.4  # share of a batch of windows that show a face
-FROM_MINED = 0.6  # share of those that stand where the net before put them; the others stand near the annotated box
-JITTER = (0.13, 0.18)  # of the others: centre, in units; logarithm of the unit (standard deviations)
-EASIEST = 0.01  # a window without face is drawn by its face score, but at least as if this were it
+FOCAL_GAMMA = 2.0  # focal loss (Lin et al. 2017)
+BACKGROUND_SHARE = 0.15  # share of P-Net's patches that are cropped anywhere, not around a face
+POSITIVE_SHARE = 0.4  # share of a batch of windows that show a face
+MINED_SHARE = 0.6  # share of those that are where the net before put them; the others are near the annotated box
+ANCHOR_JITTER = (0.13, 0.18)  # of the others, standard deviations: centre, in units; logarithm of the unit
+MIN_HARD_WEIGHT = 0.01  # a window without a face is drawn with its face score as weight, or with this at least
 
 Arrays = tuple[NDArray[Any], ...]
 
 
 class Batches(Protocol):
-    """Where a net's samples come from. A batch depends on seed, epoch, step, and `state` at the epoch's start."""
+    """Source of a net's batches. A batch depends on seed, epoch, step, and `state` at the epoch's start."""
 
     def start_epoch(self, epoch: int, steps: int) -> None:
-        """Draws what the epoch will show."""
+        """Draw the samples of the epoch."""
 
     def batch(self, epoch: int, step: int) -> Arrays:
-        """One batch as arrays, pixels (N, H, W, 3) first."""
+        """Return one batch as arrays: pixels (N, H, W, 3), then the targets."""
 
     def loss(self, outputs: Tensor, targets: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The parts of the loss, by name, to be added up."""
+        """Return the terms of the loss, by name."""
 
-    def learned(self, step: int, outputs: Tensor) -> None:
-        """Told after each step what the net answered."""
+    def after_step(self, step: int, outputs: Tensor) -> None:
+        """Take the net's outputs for the batch of a step."""
 
     @property
     def state(self) -> Tensor:
-        """What must be kept to go on after an epoch."""
+        """Return what a resumed run needs after an epoch."""
 
     @state.setter
     def state(self, value: Tensor) -> None: ...
@@ -60,7 +61,13 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class StepSchedule:
-    """Steps in all, steps an epoch, and the largest learning rate."""
+    """The learning rate over the steps of a training.
+
+    Attributes:
+        steps: steps in all.
+        per_epoch: steps per epoch.
+        rate: largest learning rate.
+    """
 
     steps: int
     per_epoch: int
@@ -68,79 +75,94 @@ class StepSchedule:
 
     @property
     def epochs(self) -> int:
-        """How many epochs; the last may be shorter."""
+        """Return the number of epochs; the last may be shorter."""
         return -(-self.steps // self.per_epoch)
 
     def steps_in(self, epoch: int) -> int:
-        """Steps of an epoch, counted from 0."""
+        """Return the steps of an epoch, counted from 0."""
         return min(self.per_epoch, self.steps - epoch * self.per_epoch)
 
     def rate_at(self, step: int) -> float:
-        """Warm-up, then a cosine (Loshchilov & Hutter 2017)."""
+        """Return the learning rate: warm-up, then a cosine (Loshchilov & Hutter 2017)."""
         cosine = (1 + math.cos(math.pi * step / self.steps)) / 2
-        return self.rate * min(1.0, (step + 1) / WARM_UP) * (cosine + LAST_RATE)
+        return self.rate * min(1.0, (step + 1) / WARMUP_STEPS) * (cosine + FINAL_RATE_SHARE)
 
 
 def train_epoch(
     net: nn.Module,
-    average: ModelEmaV3,
+    ema: ModelEmaV3,
     optimizer: torch.optim.Optimizer,
     batches: Batches,
     schedule: StepSchedule,
     epoch: int,
     seed: int,
-    advance: Callable[[], None] = lambda: None,
+    on_step: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """One epoch, counted from 0; the mean of each part of the loss. advance: called after each step."""
+    """Train a net for one epoch.
+
+    Args:
+        net: the net; it is changed.
+        ema: moving average of the net's weights; it is changed.
+        optimizer: the net's optimizer.
+        batches: source of the batches and of their loss.
+        schedule: steps and learning rates.
+        epoch: the epoch, counted from 0.
+        seed: seed of dropout, together with the epoch.
+        on_step: called after each step.
+
+    Returns:
+        the mean of each term of the loss.
+    """
     net.train()
     torch.manual_seed(1000 * seed + epoch)  # dropout
     steps = schedule.steps_in(epoch)
     batches.start_epoch(epoch, steps)
     sums: dict[str, float] = {}
-    # The next batch is cut while the net learns from this one; OpenCV lets go of the interpreter's lock.
+    # A thread makes the next batch while the net learns from this one: OpenCV releases the interpreter's lock.
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(batches.batch, epoch, 0)
         for step in range(steps):
             arrays = coming.result()
             if step + 1 < steps:
                 coming = pool.submit(batches.batch, epoch, step + 1)
-            done = epoch * schedule.per_epoch + step
+            total_step = epoch * schedule.per_epoch + step
             for group in optimizer.param_groups:
-                group["lr"] = schedule.rate_at(done)
+                group["lr"] = schedule.rate_at(total_step)
             pixels, *targets = (torch.from_numpy(a) for a in arrays)
-            outputs = net(normalised(pixels.permute(0, 3, 1, 2).float()))
-            parts = batches.loss(outputs, targets)
+            outputs = net(normalize_pixels(pixels.permute(0, 3, 1, 2).float()))
+            losses = batches.loss(outputs, targets)
             optimizer.zero_grad()
-            torch.stack(list(parts.values())).sum().backward()
+            torch.stack(list(losses.values())).sum().backward()
             nn.utils.clip_grad_norm_(net.parameters(), CLIP_NORM)
             optimizer.step()
-            average.update(net, step=done)
-            batches.learned(step, outputs.detach())
-            for name, part in parts.items():
-                sums[name] = sums.get(name, 0.0) + part.item() / steps
-            advance()
+            ema.update(net, step=total_step)
+            batches.after_step(step, outputs.detach())
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, 0.0) + loss.item() / steps
+            on_step()
     return sums
 
 
-def box_loss(found: Tensor, true: Tensor) -> Tensor:
-    """(N,) how far box numbers (N, 4) are from the true ones: 1 - GIoU (Rezatofighi et al. 2019) + smooth L1."""
-    a, b = _corners(found), _corners(true)
+def box_loss(box_deltas: Tensor, target: Tensor) -> Tensor:
+    """Return the loss (N,) of box deltas (N, 4): 1 - GIoU (Rezatofighi et al. 2019) + smooth L1."""
+    a, b = _corners(box_deltas), _corners(target)
     shared = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(1)
     union = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - shared
     hull = (torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])).prod(1)
     giou = shared / (union + 1e-7) - (hull - union) / (hull + 1e-7)
-    return 1 - giou + F.smooth_l1_loss(found, true, beta=0.1, reduction="none").mean(1)
+    return 1 - giou + F.smooth_l1_loss(box_deltas, target, beta=0.1, reduction="none").mean(1)
 
 
-def _corners(numbers: Tensor) -> Tensor:
-    half = numbers[:, 2:].clamp(-BBOX_XFORM_CLIP, BBOX_XFORM_CLIP).exp() / 2
-    return torch.cat([numbers[:, :2] - half, numbers[:, :2] + half], dim=1)
+def _corners(box_deltas: Tensor) -> Tensor:
+    """Return xyxy boxes (N, 4) in anchor units from the anchor's centre."""
+    half = box_deltas[:, 2:].clamp(-BBOX_XFORM_CLIP, BBOX_XFORM_CLIP).exp() / 2
+    return torch.cat([box_deltas[:, :2] - half, box_deltas[:, :2] + half], dim=1)
 
 
-def face_weights(photos: Sequence[TrainingPhoto]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """(F, 2) photo and face index of every face, and the chance (F,) with which it is drawn.
+def face_sampling_weights(photos: Sequence[TrainingPhoto]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Return the faces (F, 2) as photo and face index, and the probability (F,) with which each is drawn.
 
-    By one over the root of its class's count (bare faces are rare in the Kaggle set) and of its photo's face count.
+    It is proportional to 1 / sqrt(faces of its class * faces in its photo): bare faces are rare in the Kaggle set.
     """
     faces = [(i, j) for i, photo in enumerate(photos) for j in range(len(photo.boxes))]
     labels = [photos[i].labels[j] for i, j in faces]
@@ -150,48 +172,54 @@ def face_weights(photos: Sequence[TrainingPhoto]) -> tuple[NDArray[np.intp], NDA
 
 
 class PatchBatches:
-    """P-Net's batches: patches around faces drawn by `face_weights`, and a share from anywhere."""
+    """P-Net's batches: patches around faces drawn by `face_sampling_weights`, and a share from anywhere."""
 
     def __init__(self, photos: Sequence[TrainingPhoto], size: int, seed: int) -> None:
         self._photos, self._size, self._seed = photos, size, seed
-        self._faces, self._weights = face_weights(photos)
+        self._faces, self._weights = face_sampling_weights(photos)
         self.state = torch.zeros(0)
 
     def start_epoch(self, epoch: int, steps: int) -> None:
-        """Nothing to draw ahead."""
+        """Do nothing: a batch draws its patches itself."""
 
     def batch(self, epoch: int, step: int) -> Arrays:
-        """(N, P, P, 3) pixels; (N, h, w) told; (N, h, w, 4) box numbers."""
+        """Return pixels (N, P, P, 3), objectness (N, h, w), box deltas (N, h, w, 4)."""
         rng = np.random.default_rng((self._seed, epoch, step))
         samples = []
         for _ in range(self._size):
-            if rng.random() < BACKGROUND:
-                samples.append(patch(self._photos[int(rng.integers(len(self._photos)))], None, rng))
+            if rng.random() < BACKGROUND_SHARE:
+                samples.append(sample_patch(self._photos[int(rng.integers(len(self._photos)))], None, rng))
             else:
                 i, j = self._faces[rng.choice(len(self._faces), p=self._weights)]
-                samples.append(patch(self._photos[i], int(j), rng))
-        pixels, told, numbers = zip(*samples, strict=True)
-        return np.stack(pixels), np.stack(told), np.stack(numbers)
+                samples.append(sample_patch(self._photos[i], int(j), rng))
+        pixels, objectness, box_deltas = zip(*samples, strict=True)
+        return np.stack(pixels), np.stack(objectness), np.stack(box_deltas)
 
     def loss(self, outputs: Tensor, targets: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Focal loss of the cells that are told, a face's share of it each; box loss of those with a face."""
-        told, numbers = targets
+        """Return focal loss of the cells that are not ignored and box loss of the face cells, both per face cell."""
+        objectness, box_deltas = targets
         cells = outputs.permute(0, 2, 3, 1)
-        face = told == 1
+        face = objectness == 1
         entropy = F.binary_cross_entropy_with_logits(cells[..., 0], face.float(), reduction="none")
         wrong = 1 - torch.exp(-entropy)
-        focal = (wrong**FOCUS * entropy * (told >= 0)).sum() / face.sum().clamp(min=1)
-        box = box_loss(cells[..., 1:][face], numbers[face]).sum() / face.sum().clamp(min=1)
+        focal = (wrong**FOCAL_GAMMA * entropy * (objectness >= 0)).sum() / face.sum().clamp(min=1)
+        box = box_loss(cells[..., 1:][face], box_deltas[face]).sum() / face.sum().clamp(min=1)
         return {"face": focal, "box": box}
 
-    def learned(self, step: int, outputs: Tensor) -> None:
-        """Every patch is drawn afresh: nothing to keep."""
+    def after_step(self, step: int, outputs: Tensor) -> None:
+        """Do nothing: patches do not depend on the outputs."""
 
 
 class WindowBatches:
-    """R-Net's or O-Net's batches: windows with a face, and mined ones without, those that still fool the net most.
+    """R-Net's or O-Net's batches: windows with a face, and mined ones without, mostly those that fool the net.
 
-    overlaps: IoU of a mined box with a face below which it shows none, and from which it shows that face.
+    Args:
+        photos: the training photos.
+        mined: windows from these photos.
+        net: "rnet" or "onet".
+        size: windows per batch.
+        seed: seed of everything drawn.
+        overlaps: IoU of a mined box with a face below which it is background, and from which it shows that face.
     """
 
     def __init__(
@@ -204,67 +232,72 @@ class WindowBatches:
         overlaps: tuple[float, float],
     ) -> None:
         self._photos, self._mined, self._size, self._seed = photos, mined, size, seed
-        self._side, self._context = (R_SIZE, R_CONTEXT) if net == "rnet" else (O_SIZE, O_CONTEXT)
-        self._frames = anchors(mined.boxes)
-        self._faces, self._weights = face_weights(photos)
-        self._without = np.nonzero(mined.overlap < overlaps[0])[0]
-        self._near: dict[tuple[int, int], list[int]] = {}
+        self._spec = RNET if net == "rnet" else ONET
+        self._anchors = box_anchors(mined.boxes)
+        self._faces, self._weights = face_sampling_weights(photos)
+        self._negatives = np.nonzero(mined.overlap < overlaps[0])[0]
+        self._mined_by_face: dict[tuple[int, int], list[int]] = {}
         for k in np.nonzero(mined.overlap >= overlaps[1])[0]:
-            self._near.setdefault((int(mined.photo[k]), int(mined.face[k])), []).append(int(k))
-        self.state = torch.from_numpy(mined.scores[self._without].astype(np.float64))  # face score of each
-        # Without a single mined window (a perfect net before), every window shows a face.
-        self._with = size if not len(self._without) else round(size * POSITIVES)
-        self._drawn = np.zeros((0, 0), np.intp)
+            self._mined_by_face.setdefault((int(mined.photo[k]), int(mined.face[k])), []).append(int(k))
+        self.state = torch.from_numpy(mined.scores[self._negatives].astype(np.float64))  # face score of each negative
+        # Without a single negative (after a perfect net), every window shows a face.
+        self._positives = size if not len(self._negatives) else round(size * POSITIVE_SHARE)
+        self._drawn_negatives = np.zeros((0, 0), np.intp)
 
     def start_epoch(self, epoch: int, steps: int) -> None:
-        """Draws the windows without a face, by the scores that the net gave them last."""
+        """Draw the epoch's negatives, weighted by their last face scores."""
         rng = np.random.default_rng((self._seed, epoch))
-        weights = np.maximum(self.state.numpy(), EASIEST)
-        shape = (steps, self._size - self._with)
-        self._drawn = (
-            rng.choice(len(self._without), shape, p=weights / weights.sum()) if shape[1] else np.zeros(shape, int)
+        weights = np.maximum(self.state.numpy(), MIN_HARD_WEIGHT)
+        shape = (steps, self._size - self._positives)
+        self._drawn_negatives = (
+            rng.choice(len(self._negatives), shape, p=weights / weights.sum()) if shape[1] else np.zeros(shape, int)
         )
 
     def batch(self, epoch: int, step: int) -> Arrays:
-        """(N, S, S, 3) pixels, those with a face first; (N, 4) box numbers; (N, 5, 2) landmarks; nan where none."""
+        """Return pixels (N, S, S, 3), box deltas (N, 4), landmarks (N, 5, 2); faces first, nan without a face."""
         rng = np.random.default_rng((self._seed, epoch, step))
+        size, context = self._spec.size, self._spec.context
         samples = []
-        for _ in range(self._with):
+        for _ in range(self._positives):
             i, j = (int(v) for v in self._faces[rng.choice(len(self._faces), p=self._weights)])
-            near = self._near.get((i, j))
-            if near and rng.random() < FROM_MINED:
-                frame = self._frames[near[rng.integers(len(near))]]
-            else:
-                frame = anchors(self._photos[i].boxes[j][None])[0]
-                shift, scale = rng.normal(0, JITTER[0], 2) * frame[2], math.exp(rng.normal(0, JITTER[1]))
-                frame = np.array([*(frame[:2] + shift), frame[2] * scale], np.float32)
-            samples.append(window(self._photos[i], frame, j, self._context, self._side, rng))
-        for k in self._without[self._drawn[step]]:
+            samples.append(sample_window(self._photos[i], self._draw_anchor(i, j, rng), j, context, size, rng))
+        for k in self._negatives[self._drawn_negatives[step]]:
             photo = self._photos[self._mined.photo[k]]
-            samples.append(window(photo, self._frames[k], None, self._context, self._side, rng))
-        pixels, numbers, points = zip(*samples, strict=True)
-        return np.stack(pixels), np.stack(numbers), np.stack(points)
+            samples.append(sample_window(photo, self._anchors[k], None, context, size, rng))
+        pixels, box_deltas, points = zip(*samples, strict=True)
+        return np.stack(pixels), np.stack(box_deltas), np.stack(points)
+
+    def _draw_anchor(self, photo: int, face: int, rng: np.random.Generator) -> NDArray[np.float32]:
+        """Return an anchor (3,) for a face: a mined one, or one near the annotated box."""
+        mined = self._mined_by_face.get((photo, face))
+        if mined and rng.random() < MINED_SHARE:
+            return self._anchors[mined[rng.integers(len(mined))]]
+        anchor = box_anchors(self._photos[photo].boxes[face][None])[0]
+        shift = rng.normal(0, ANCHOR_JITTER[0], 2) * anchor[2]
+        scale = math.exp(rng.normal(0, ANCHOR_JITTER[1]))
+        return np.array([*(anchor[:2] + shift), anchor[2] * scale], np.float32)
 
     def loss(self, outputs: Tensor, targets: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Cross entropy of all; box loss of the windows with a face; smooth L1 of the landmarks that are known."""
-        numbers, points = targets
+        """Return cross entropy of all, box loss of the windows with a face, smooth L1 of the known landmarks."""
+        box_deltas, points = (target[: self._positives] for target in targets)
+        positives = outputs[: self._positives]
         face = torch.zeros(len(outputs))
-        face[: self._with] = 1
-        parts = {
+        face[: self._positives] = 1
+        losses = {
             "face": 2 * F.binary_cross_entropy_with_logits(outputs[:, 0], face),
-            "box": box_loss(outputs[: self._with, 1:5], numbers[: self._with]).mean(),
+            "box": box_loss(positives[:, 1:5], box_deltas).mean(),
         }
         if outputs.shape[1] > 5:
-            known = ~torch.isnan(points[: self._with])
-            found = outputs[: self._with, 5:].reshape(-1, 5, 2)
+            known = ~torch.isnan(points)
+            found = positives[:, 5:].reshape(-1, 5, 2)
             zero = outputs.sum() * 0
-            miss = F.smooth_l1_loss(found[known], points[: self._with][known], beta=0.05) if known.any() else zero
-            parts["landmarks"] = 2 * miss
-        return parts
+            loss = F.smooth_l1_loss(found[known], points[known], beta=0.05) if known.any() else zero
+            losses["landmarks"] = 2 * loss
+        return losses
 
-    def learned(self, step: int, outputs: Tensor) -> None:
-        """Keeps what score each window without a face got: half of it counts, half of the score before."""
-        drawn = self._drawn[step]
+    def after_step(self, step: int, outputs: Tensor) -> None:
+        """Update the face scores of the step's negatives: half the new score, half the old one."""
+        drawn = self._drawn_negatives[step]
         if len(drawn):
-            scores = torch.sigmoid(outputs[self._with :, 0]).double()
+            scores = torch.sigmoid(outputs[self._positives :, 0]).double()
             self.state[drawn] = (self.state[drawn] + scores) / 2

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stage1_faces.roi_crop import GREY, Mipmaps
-from stage1_faces.training.samples import affine, see_boxes, see_points
+from stage1_faces.training.samples import affine, transform_boxes, transform_points
 
 SLOPE, DOWN, BASE = 0.9, 0.35, 20.0  # a gradient's growth a pixel across and down, and its value at the corner
 
@@ -37,7 +37,7 @@ def test_upright_windows_show_the_places_that_they_should(step: float, corner: t
     size = 20
     x, y = corner
     square = np.float32([[x, y, x + step * size, y + step * size]])
-    (window,) = Mipmaps(gradient()).squares(square, size)
+    (window,) = Mipmaps(gradient()).crop_boxes(square, size)
     expected = shown(np.array([[step, 0, x], [0, step, y]]), size)
     # Two roundings, of the picture and of the window (with OpenCV's 1/32 px), and one more a halving.
     assert np.abs(window - expected).max() < 1.2 + 0.5 * max(math.floor(math.log2(step)), 0)
@@ -45,20 +45,20 @@ def test_upright_windows_show_the_places_that_they_should(step: float, corner: t
 
 def test_a_window_of_the_photo_itself_is_the_photo() -> None:
     image = np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)
-    (window,) = Mipmaps(image).squares(np.float32([[5, 7, 37, 39]]), 32)
+    (window,) = Mipmaps(image).crop_boxes(np.float32([[5, 7, 37, 39]]), 32)
     assert (window == image[7:39, 5:37]).all()
 
 
 @pytest.mark.parametrize("shape", [(20, 40000), (70000, 12)])
 def test_photos_longer_than_opencv_warps(shape: tuple[int, int]) -> None:
     photo = Mipmaps(np.full((*shape, 3), 90, np.uint8))
-    (window,) = photo.squares(np.float32([[4, 4, 10, 10]]), 8)
+    (window,) = photo.crop_boxes(np.float32([[4, 4, 10, 10]]), 8)
     assert (window == 90).all()
-    assert (photo.cut(np.array([[1.0, 0, 2], [0, 1.0, 2]]), 8) == 90).all()
+    assert (photo.warp_crop(np.array([[1.0, 0, 2], [0, 1.0, 2]]), 8) == 90).all()
 
 
 def test_sides_may_differ() -> None:
-    window = Mipmaps(gradient()).cut(np.array([[2.0, 0, 10], [0, 1.0, 20]]), 24)
+    window = Mipmaps(gradient()).warp_crop(np.array([[2.0, 0, 10], [0, 1.0, 20]]), 24)
     assert np.abs(window - shown(np.array([[2.0, 0, 10], [0, 1.0, 20]]), 24)).max() < 1.7
 
 
@@ -68,10 +68,10 @@ def test_squares_are_what_cut_gives_one_by_one(count: int) -> None:
     photo = Mipmaps(cv2.GaussianBlur(rng.integers(0, 256, (90, 130, 3), np.uint8), (0, 0), 1.5))
     centres, halves = rng.uniform(-20, 140, (count, 2)), 2 ** rng.uniform(0, 7, (count, 1))
     squares = np.concatenate([centres - halves, centres + halves], axis=1).astype(np.float32)
-    got = photo.squares(squares, 32)
+    got = photo.crop_boxes(squares, 32)
     assert got.shape == (count, 32, 32, 3) and got.dtype == np.uint8
     for window, (x1, y1, x2, y2) in zip(got, squares.astype(np.float64), strict=True):
-        alone = photo.cut(np.array([[(x2 - x1) / 32, 0, x1], [0, (y2 - y1) / 32, y1]]), 32)
+        alone = photo.warp_crop(np.array([[(x2 - x1) / 32, 0, x1], [0, (y2 - y1) / 32, y1]]), 32)
         difference = np.abs(window.astype(int) - alone)
         assert difference.max() <= 1 and (difference > 0).mean() < 0.01
 
@@ -81,7 +81,7 @@ def test_squares_are_what_cut_gives_one_by_one(count: int) -> None:
 @pytest.mark.parametrize("step", [0.7, 1.6, 2.5])
 def test_turned_and_mirrored_windows(step: float, degrees: float, mirror: bool) -> None:
     view = affine((80.3, 59.6), step, degrees, 1.1, mirror, 24)
-    window = Mipmaps(gradient()).cut(view, 24)
+    window = Mipmaps(gradient()).warp_crop(view, 24)
     assert np.abs(window - shown(view, 24)).max() < 1.7
 
 
@@ -92,7 +92,7 @@ def test_odd_sides_keep_their_places_through_the_levels(shape: tuple[int, int]) 
     image = np.full((height, width, 3), GREY, np.uint8)
     image[height // 2 - 3 : height // 2 + 3, width - 18 : width - 12] = 255
     size, side = 26, 104.0
-    window = Mipmaps(image).squares(np.float32([[0, 0, side, side]]), size)[0, ..., 0].astype(float) - GREY
+    window = Mipmaps(image).crop_boxes(np.float32([[0, 0, side, side]]), size)[0, ..., 0].astype(float) - GREY
     u, v = np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5)
     at = np.array([(u * window).sum(), (v * window).sum()]) / window.sum() * side / size
     assert at == pytest.approx([width - 15, height // 2], abs=0.6)
@@ -101,11 +101,11 @@ def test_odd_sides_keep_their_places_through_the_levels(shape: tuple[int, int]) 
 def test_outside_is_grey() -> None:
     image = np.full((40, 60, 3), 255, np.uint8)
     maps = Mipmaps(image)
-    out = maps.squares(np.float32([[-30, -20, 30, 40], [200, 200, 220, 220], [-100, 5, -50, 55]]), 30)
+    out = maps.crop_boxes(np.float32([[-30, -20, 30, 40], [200, 200, 220, 220], [-100, 5, -50, 55]]), 30)
     assert (out[0, 10:20, 15:] == 255).all() and (out[0, :9] == GREY).all() and (out[0, :, :14] == GREY).all()
     assert (out[1] == GREY).all() and (out[2] == GREY).all()
     # Shrunk, too, nothing of the photo leaks out by more than a pixel.
-    (small,) = maps.squares(np.float32([[-240, -240, 240, 240]]), 30)
+    (small,) = maps.crop_boxes(np.float32([[-240, -240, 240, 240]]), 30)
     assert (small[15:17, 15:18] > 200).all()
     small[14:18, 14:19] = GREY
     assert (small == GREY).all()
@@ -117,7 +117,7 @@ def test_fine_patterns_become_grey_and_never_alias(cell: int, shrink: int) -> No
     image = np.repeat((((x + y) % 2) * 255).astype(np.uint8)[..., None], 3, axis=2)
     side = shrink * 12
     corners = np.float32([[20, 20], [20.5, 21.3], [33.25, 18.75]])
-    windows = Mipmaps(image).squares(np.concatenate([corners, corners + side], axis=1), 12)
+    windows = Mipmaps(image).crop_boxes(np.concatenate([corners, corners + side], axis=1), 12)
     assert np.abs(windows.astype(float) - 127.5).max() <= 1
 
 
@@ -131,7 +131,7 @@ def test_the_level_is_the_nearest_at_least_as_fine() -> None:
 
     maps = Spy(gradient(512, 512))
     for step in (0.1, 1.0, 1.99, 2.0, 3.99, 4.0, 8.1):
-        maps.squares(np.float32([[0, 0, step * 16, step * 16]]), 16)
+        maps.crop_boxes(np.float32([[0, 0, step * 16, step * 16]]), 16)
     assert asked == [0, 0, 0, 1, 1, 2, 3]
 
 
@@ -152,12 +152,12 @@ def test_levels_are_means_of_the_level_before_and_are_made_once() -> None:
 def test_tiny_photos(shape: tuple[int, int]) -> None:
     maps = Mipmaps(np.full((*shape, 3), 200, np.uint8))
     inside = np.float32([[0, 0, *shape[::-1]]])
-    middle = maps.squares(np.concatenate([inside, [[-50, -50, 50, 50]]]).astype(np.float32), 8)
+    middle = maps.crop_boxes(np.concatenate([inside, [[-50, -50, 50, 50]]]).astype(np.float32), 8)
     assert middle.shape == (2, 8, 8, 3)
     assert middle[0].max() > 180
-    assert maps.squares(np.zeros((0, 4), np.float32), 8).shape == (0, 8, 8, 3)
+    assert maps.crop_boxes(np.zeros((0, 4), np.float32), 8).shape == (0, 8, 8, 3)
     # A square without area cannot be asked for by the cascade, but must not break it either.
-    assert maps.squares(np.zeros((1, 4), np.float32), 8).shape == (1, 8, 8, 3)
+    assert maps.crop_boxes(np.zeros((1, 4), np.float32), 8).shape == (1, 8, 8, 3)
 
 
 @pytest.mark.parametrize("mirror", [False, True])
@@ -166,10 +166,10 @@ def test_a_dot_is_where_see_points_says(degrees: float, mirror: bool) -> None:
     image = np.zeros((200, 200, 3), np.uint8)
     image[70:74, 110:114] = 255  # its middle: (112, 72)
     view = affine((100, 90), 1.7, degrees, 1.08, mirror, 64)
-    window = Mipmaps(image).cut(view, 64)[..., 0].astype(float)
+    window = Mipmaps(image).warp_crop(view, 64)[..., 0].astype(float)
     u, v = np.meshgrid(np.arange(64) + 0.5, np.arange(64) + 0.5)
     at = np.array([(u * window).sum(), (v * window).sum()]) / window.sum()
-    assert see_points(np.float32([112, 72]), view) == pytest.approx(at, abs=0.1)
+    assert transform_points(np.float32([112, 72]), view) == pytest.approx(at, abs=0.1)
     assert (at[0] < 32) == mirror or degrees != 0
 
 
@@ -178,21 +178,21 @@ def test_a_box_is_where_see_boxes_says(mirror: bool) -> None:
     image = np.zeros((200, 200, 3), np.uint8)
     image[60:100, 90:120] = 255
     view = affine((95, 90), 1.5, 0, 1.2, mirror, 64)
-    window = Mipmaps(image).cut(view, 64)[..., 0]
+    window = Mipmaps(image).warp_crop(view, 64)[..., 0]
     rows, columns = np.nonzero(window.max(axis=1) > 127)[0], np.nonzero(window.max(axis=0) > 127)[0]
     extent = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
-    assert see_boxes(np.float32([[90, 60, 120, 100]]), view)[0] == pytest.approx(extent, abs=0.6)
+    assert transform_boxes(np.float32([[90, 60, 120, 100]]), view)[0] == pytest.approx(extent, abs=0.6)
 
 
 def test_a_tilted_box_keeps_its_sides_and_turns_about_its_place() -> None:
     boxes = np.float32([[90, 60, 120, 100], [10, 10, 20, 20]])
     view = affine((95, 90), 2.0, 8.0, 1.0, False, 64)
-    seen = see_boxes(boxes, view)
+    seen = transform_boxes(boxes, view)
     assert seen[:, 2:] - seen[:, :2] == pytest.approx(np.float32([[15, 20], [5, 5]]), abs=1e-4)
     centres = (seen[:, :2] + seen[:, 2:]) / 2
     # Back through the view: the same centres.
     assert centres @ view[:, :2].T + view[:, 2] == pytest.approx(np.array([[105, 80], [15, 15]]), abs=1e-3)
-    assert see_boxes(boxes[:0], view).shape == (0, 4)
+    assert transform_boxes(boxes[:0], view).shape == (0, 4)
 
 
 def faint(width: int, height: int, seed: int) -> np.ndarray:
@@ -275,7 +275,7 @@ def test_a_cut_window_is_the_slowly_sampled_one(
     image, view = faint(width, height, seed), affine(centre, step, degrees, stretch, mirror, 6)
     expected, halved = slow_cut(image, view, 6)
     # Half a level each of place and rounding, and one more a halving.
-    assert np.abs(Mipmaps(image).cut(view, 6) - expected).max() <= 1.6 + halved
+    assert np.abs(Mipmaps(image).warp_crop(view, 6) - expected).max() <= 1.6 + halved
 
 
 @settings(max_examples=60, deadline=None)
@@ -290,7 +290,7 @@ def test_squares_are_the_slowly_sampled_ones(
 ) -> None:
     image = faint(width, height, seed)
     squares = np.float32([(x, y, x + side, y + side) for x, y, side in places]).reshape(-1, 4)
-    windows = Mipmaps(image).squares(squares, 5)
+    windows = Mipmaps(image).crop_boxes(squares, 5)
     assert windows.shape == (len(places), 5, 5, 3)
     for window, (x1, y1, x2, y2) in zip(windows, squares.astype(float), strict=True):
         if abs(math.log2((x2 - x1) / 5) % 1 - 0.5) > 0.499:

@@ -22,7 +22,7 @@ from pipeline.bench.competitors import CASCADE, CLASSIFIER, FACENET, NAIVE, PIPE
 from pipeline.bench.photos import BenchPhoto, choose
 from pipeline.detect.demo import portrait
 from pipeline.inference.bundle import DEFAULT, Bundle, write_bundle
-from stage1_faces.detector import CascadeConfig
+from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.stock.mtcnn import MtcnnConfig
 
 QUICK = ["--rounds", "1", "--min-face", "40", "--parts"]

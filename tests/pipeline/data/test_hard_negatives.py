@@ -11,7 +11,7 @@ import torch
 from common.annotations import AnnotatedImage
 from common.errors import UserError
 from pipeline.data.hard_negatives import APART, FLOOR, SAME, MinedFaces, mine, tuned_detector
-from stage1_faces.detector import CascadeConfig
+from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.faces import Faces
 from stage1_faces.training import export
 from stage1_faces.training.export import FINE_TUNED

@@ -20,7 +20,8 @@ from pipeline.inference.fusion import ScoreFusion
 from pipeline.inference.predictor import Predictor
 from pipeline.inference.show_bundle import main
 from pipeline.training.pack_command import PackArgs
-from stage1_faces.detector import CascadeConfig, FaceDetector
+from stage1_faces.cascade_config import CascadeConfig
+from stage1_faces.detector import FaceDetector
 from stage1_faces.stock.mtcnn import MtcnnConfig, MtcnnDetector
 
 STOCK = MtcnnConfig(min_face=15, factor=0.5, pnet_threshold=0.55, rnet_threshold=0.25)

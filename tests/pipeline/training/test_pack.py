@@ -25,7 +25,8 @@ from pipeline.training.calibration import Evidence
 from pipeline.training.git_revision import git_revision
 from pipeline.training.pack import ClassifierEnsemble, export_classifier, pack_bundle, photos_of
 from pipeline.training.pack_command import main
-from stage1_faces.detector import CascadeConfig, FaceDetector
+from stage1_faces.cascade_config import CascadeConfig
+from stage1_faces.detector import FaceDetector
 from stage1_faces.stock.mtcnn import MtcnnConfig, MtcnnDetector
 from stage1_faces.training.export import FINE_TUNED, STOCK, export_cascade, runtime, stock_nets
 from stage1_faces.training.nets import ExportWrapper, build_net

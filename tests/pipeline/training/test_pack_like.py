@@ -13,7 +13,7 @@ from pipeline.inference.bundle import DEFAULT, GRAPHS, Bundle
 from pipeline.inference.fusion import ScoreFusion
 from pipeline.training import pack
 from pipeline.training.pack_command import main
-from stage1_faces.detector import CascadeConfig
+from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.training.export import FINE_TUNED
 from stage1_faces.training.nets import build_net
 from stage1_faces.training.run_folder import RunFolder
