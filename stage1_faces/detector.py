@@ -50,19 +50,12 @@ FLIPPED_LANDMARKS = [1, 0, 2, 4, 3]  # the landmark that each becomes in a mirro
 
 @dataclass(frozen=True)
 class NetSpec:
-    """How R-Net or O-Net is called.
+    """How R-Net or O-Net is called."""
 
-    Attributes:
-        size: side of a window, pixels.
-        context: side of a window / longer side of its box.
-        batch: most windows per call.
-        shapes: shape of each output, for one window.
-    """
-
-    size: int
-    context: float
-    batch: int
-    shapes: tuple[tuple[int, ...], ...]
+    size: int  # px, side of a window
+    context: float  # side of a window / longer side of its box
+    batch: int  # most windows per call
+    shapes: tuple[tuple[int, ...], ...]  # of each output, for one window
 
 
 RNET = NetSpec(R_SIZE, R_CONTEXT, R_BATCH, ((), (4,)))
@@ -236,10 +229,7 @@ def with_flip_tta(net: Net) -> Net:
 def _run_on_boxes(
     net: Net, spec: NetSpec, maps: Sequence[Mipmaps], proposals: Sequence[Proposals]
 ) -> list[list[NDArray[np.float32]]]:
-    """Return a net's outputs for every image's boxes with their context, batched over images.
-
-    The result holds for each image a list with one array per output of the net.
-    """
+    """Return for each image the net's outputs on its boxes with their context; calls are batched over images."""
     image_index = np.repeat(np.arange(len(maps)), [len(p.boxes) for p in proposals])
     anchors = np.concatenate([np.zeros((0, 3), np.float32), *(box_anchors(p.boxes) for p in proposals)])
     half = anchors[:, 2:] * (spec.context / 2)

@@ -15,17 +15,11 @@ MAX_CELLS_PER_PROPOSAL = 8  # best cells per wanted proposal that NMS compares: 
 
 @dataclass(frozen=True)
 class Proposals:
-    """Boxes of one image, inside it, best first.
+    """Boxes of one image, inside it, best first."""
 
-    Attributes:
-        boxes: (N, 4) xyxy, pixels.
-        scores: (N,) face probability by the nets so far.
-        face_logits: (N,) sum of the nets' face logits, each times its weight.
-    """
-
-    boxes: Boxes
-    scores: NDArray[np.float32]
-    face_logits: NDArray[np.float32]
+    boxes: Boxes  # (N, 4) xyxy, pixels
+    scores: NDArray[np.float32]  # (N,) face probability by the nets so far
+    face_logits: NDArray[np.float32]  # (N,) sum of the nets' face logits, each times its weight
 
     def __getitem__(self, index: NDArray[np.intp] | NDArray[np.bool_]) -> Proposals:
         return Proposals(self.boxes[index], self.scores[index], self.face_logits[index])

@@ -18,17 +18,11 @@ PNET_MULTIPLE = 8  # px: the sides of P-Net's input are multiples of it
 
 @dataclass(frozen=True)
 class PyramidLevel:
-    """One level of one image's pyramid.
+    """One level of one image's pyramid."""
 
-    Attributes:
-        image: index of the image.
-        picture: the level, padded with GREY at the bottom and at the right.
-        step: (2,) image pixels per pixel of the level, in x and y.
-    """
-
-    image: int
-    picture: Pixels
-    step: NDArray[np.float32]
+    image: int  # index
+    picture: Pixels  # padded with GREY at the bottom and at the right
+    step: NDArray[np.float32]  # (2,) image pixels per pixel of the level, in x and y
 
 
 def build_pyramid(index: int, image: Pixels, config: CascadeConfig) -> Iterable[PyramidLevel]:

@@ -42,15 +42,10 @@ class Mipmaps:
         return self._levels[min(k, len(self._levels) - 1)]
 
     def warp_crop(self, matrix: NDArray[np.float64], size: int) -> Pixels:
-        """Return one window under an affine map; pixels outside the photo are GREY.
+        """Return one window (size, size, 3) whose pixel at (u, v) shows the photo at matrix (2, 3) @ (u, v, 1).
 
-        Args:
-            matrix: (2, 3). The window's pixel at (u, v) shows the photo at matrix @ (u, v, 1). Both places count from
-                the outer corner of the first pixel, whose centre is (0.5, 0.5).
-            size: side of the window, pixels.
-
-        Returns:
-            (size, size, 3) uint8.
+        Both places count from the outer corner of the first pixel, whose centre is (0.5, 0.5). Pixels outside the
+        photo are GREY.
         """
         step = math.sqrt(abs(matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0]))
         k = max(math.floor(math.log2(max(step, 1e-6))), self._finest)
@@ -67,16 +62,10 @@ class Mipmaps:
         return np.asarray(window, np.uint8)
 
     def crop_boxes(self, squares: Boxes, size: int) -> Pixels:
-        """Return the windows of upright squares, each mipmap level in one call.
+        """Return the windows (N, size, size, 3) of upright squares (N, 4), which may stick out of the photo.
 
-        A window equals that of `warp_crop`, but for rounding: one grey level in a few pixels.
-
-        Args:
-            squares: (N, 4) xyxy, pixels of the photo; they may stick out of it.
-            size: side of the windows, pixels.
-
-        Returns:
-            (N, size, size, 3) uint8.
+        A window equals that of `warp_crop`, but for rounding: one grey level in a few pixels. All windows of a
+        mipmap level take one call.
         """
         out = np.empty((len(squares), size, size, 3), np.uint8)
         corners = squares.astype(np.float64)

@@ -14,17 +14,10 @@ MATCH_IOU = 0.4  # the stock boxes differ from annotators' boxes (mean IoU 0.67 
 
 
 def stock_landmarks(stock: MtcnnDetector, image: Pixels, boxes: Boxes) -> NDArray[np.float32]:
-    """Return the stock cascade's landmarks of annotated faces.
+    """Return landmarks (N, 5, 2) in pixels of annotated faces (N, 4); nan where `stock` does not find the face.
 
-    They are a teacher's output, not annotations. The teacher is confident of most faces over 20 px, and good there.
-
-    Args:
-        stock: the teacher, with TEACHER_CONFIG.
-        image: uint8 (H, W, 3) RGB.
-        boxes: (N, 4) xyxy of the annotated faces, pixels.
-
-    Returns:
-        (N, 5, 2) pixels; nan for a face that the teacher does not find.
+    They are a teacher's output, not annotations. The teacher (with TEACHER_CONFIG) is confident of most faces over
+    20 px, and good there.
     """
     points = np.full((len(boxes), 5, 2), np.nan, np.float32)
     found = stock.detect(image)

@@ -71,17 +71,11 @@ class StockONet(StockPNet):
 
 @dataclass(frozen=True)
 class ExportSpec:
-    """How one net is exported.
+    """How one net is exported."""
 
-    Attributes:
-        shape: input shape for tracing.
-        dynamic: the multiple of each input axis that is open.
-        outputs: names of the outputs.
-    """
-
-    shape: tuple[int, int, int, int]
-    dynamic: Mapping[int, int]
-    outputs: tuple[str, ...]
+    shape: tuple[int, int, int, int]  # of the input, for tracing
+    dynamic: Mapping[int, int]  # {open input axis: its multiple}
+    outputs: tuple[str, ...]  # names
 
 
 def export_specs(r_size: int, o_size: int, multiple: int) -> dict[str, ExportSpec]:
@@ -110,13 +104,7 @@ def stock_nets(box_shift: Sequence[float] = (0, 0, 0, 0)) -> dict[str, nn.Module
 def export_net(name: str, net: nn.Module, spec: ExportSpec) -> bytes:
     """Return the ONNX graph of a net, checked against torch on random pixels.
 
-    Args:
-        name: the net's name, for messages.
-        net: the net in torch.
-        spec: its inputs and outputs.
-
-    Raises:
-        UserError: an output differs from torch's by more than TOLERANCE.
+    Raise UserError, which names the net, when an output differs from torch's by more than TOLERANCE.
     """
     graph = to_onnx(net, spec.shape, spec.dynamic, spec.outputs)
     rng = np.random.default_rng(0)
@@ -138,17 +126,7 @@ def export_cascade(nets: Mapping[str, nn.Module], specs: Mapping[str, ExportSpec
 
 
 def to_onnx(net: nn.Module, shape: tuple[int, ...], dynamic: Mapping[int, int], outputs: tuple[str, ...]) -> bytes:
-    """Return one self-contained ONNX graph of a net in eval mode.
-
-    Args:
-        net: the net; it is set to eval mode.
-        shape: input shape for tracing.
-        dynamic: the multiple of each input axis that is open.
-        outputs: names of the outputs.
-
-    Raises:
-        UserError: torch gave no graph.
-    """
+    """Return one self-contained ONNX graph of a net in eval mode; the arguments are those of ExportSpec."""
     axes: dict[int, Any] = {}
     for axis, multiple in dynamic.items():
         unit = torch.export.Dim(f"axis{axis}", min=1, max=MAX_AXIS)

@@ -22,20 +22,14 @@ from stage1_faces.detector import FaceDetector
 from stage1_faces.faces import Net
 from stage1_faces.stock.landmarks import TEACHER_CONFIG, stock_landmarks
 from stage1_faces.stock.mtcnn import MtcnnDetector
+from stage1_faces.training.batches import Batches, PatchBatches, WindowBatches
 from stage1_faces.training.export import FINE_TUNED, STOCK, export_cascade, export_net, runtime, stock_nets
 from stage1_faces.training.finetune_config import FinetuneConfig
 from stage1_faces.training.mining import MinedWindows, mine, read_npz
 from stage1_faces.training.nets import ExportWrapper, build_net
 from stage1_faces.training.run_folder import NETS, RunFolder, load_net
 from stage1_faces.training.samples import TrainingPhoto
-from stage1_faces.training.trainer import (
-    AVERAGE_DECAY,
-    AVERAGE_POWER,
-    Batches,
-    PatchBatches,
-    WindowBatches,
-    train_epoch,
-)
+from stage1_faces.training.trainer import AVERAGE_DECAY, AVERAGE_POWER, train_epoch
 
 RECALL_COUNTS = (5, 10, 20, 50, 100, 200)  # boxes per photo at which recall is reported
 MATCH_IOU = 0.5
@@ -44,15 +38,7 @@ MINED_IOU = {"rnet": (0.3, 0.45), "onet": (0.25, 0.4)}
 
 
 class FinetuneRun:
-    """One fine-tuning in progress: its photos, and the finished nets as functions.
-
-    Args:
-        folder: the run's folder.
-        recipe: steps, batches and learning rates.
-        train: photos to learn from.
-        val: photos to report on.
-        threads: CPU threads of the finished nets.
-    """
+    """One fine-tuning in progress: its photos, and the finished nets as functions on `threads` CPU threads."""
 
     def __init__(
         self,
@@ -212,12 +198,9 @@ def _best_boxes(detector: FaceDetector, photo: TrainingPhoto, name: str) -> Boxe
 def recall_at_counts(
     pred_boxes: Sequence[Boxes], gt_boxes: Sequence[Boxes], counts: Iterable[int] = RECALL_COUNTS
 ) -> dict[int, float]:
-    """Return the recall at IoU 0.5 by the number of predicted boxes that count in each photo.
+    """Return the recall at IoU 0.5 by the number of best predicted boxes that count in each photo.
 
-    Args:
-        pred_boxes: predicted boxes of each photo, best first.
-        gt_boxes: annotated boxes of each photo.
-        counts: numbers of boxes per photo.
+    Both lists hold one array of boxes per photo; predicted boxes are best first.
     """
     faces = sum(len(boxes) for boxes in gt_boxes)
     recall = {}

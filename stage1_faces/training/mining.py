@@ -29,21 +29,13 @@ MINING_CONFIG = CascadeConfig(
 
 @dataclass(frozen=True)
 class MinedWindows:
-    """N proposals from all photos.
+    """N proposals from all photos."""
 
-    Attributes:
-        photo: (N,) index of the photo.
-        boxes: (N, 4) xyxy, pixels of that photo.
-        scores: (N,) face probability by the last net.
-        face: (N,) index of the annotated face with the largest IoU; -1 in a photo without faces.
-        overlap: (N,) that IoU.
-    """
-
-    photo: NDArray[np.int64]
-    boxes: Boxes
-    scores: NDArray[np.float32]
-    face: NDArray[np.int64]
-    overlap: NDArray[np.float32]
+    photo: NDArray[np.int64]  # (N,) index of the photo
+    boxes: Boxes  # (N, 4) xyxy, pixels of that photo
+    scores: NDArray[np.float32]  # (N,) face probability by the last net
+    face: NDArray[np.int64]  # (N,) index of the annotated face with the largest IoU; -1 in a photo without faces
+    overlap: NDArray[np.float32]  # (N,) that IoU
 
     def to_bytes(self) -> bytes:
         """Return the bytes of a .npz file that `from_bytes` reads."""
@@ -75,15 +67,10 @@ def mine(
     seed: int,
     on_photo: Callable[[], None] = lambda: None,
 ) -> MinedWindows:
-    """Return the proposals on each photo.
+    """Return the proposals of the net `after` ("pnet" or "rnet") on each photo, searched `passes` times.
 
-    Args:
-        detector: the cascade with the nets that are trained so far.
-        photos: the training photos.
-        after: the net whose proposals are mined, "pnet" or "rnet".
-        passes: how often each photo is searched, once or more. The first pass takes the photo unchanged.
-        seed: a pass depends on seed, photo index and pass index alone.
-        on_photo: called after each photo.
+    The first pass takes the photo unchanged. A pass depends on seed, photo index and pass index alone.
+    `on_photo` is called after each photo.
     """
     found: list[MinedWindows] = []
     for i, photo in enumerate(photos):

@@ -18,10 +18,7 @@ MAX_PHOTO_SIDE = 1600  # px: larger photos are shrunk to it for training, which 
 
 
 def load_photos(images: Iterable[AnnotatedImage], on_photo: Callable[[], None]) -> dict[str, TrainingPhoto]:
-    """Return the photos that can be read, by image_id; print a warning for each of the others.
-
-    `on_photo` is called after each photo.
-    """
+    """Return the photos that can be read, by image_id; print a warning for each of the others."""
     photos = {}
     for image in images:
         try:

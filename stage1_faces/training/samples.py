@@ -25,6 +25,8 @@ Affine = NDArray[np.float64]  # (2, 3): from a sample's pixels to the photo's
 Rng = np.random.Generator
 
 PATCH_SIZE = 160  # px, side of P-Net's patches
+CELLS = PATCH_SIZE // STRIDE  # per side of a patch
+CELL_PLACES = np.arange(CELLS) * STRIDE + 0.5  # px, centres of the cells along a side
 # Face sizes, sqrt(area) in px of a patch, that are P-Net's positives. Other sizes up to the last are ignored.
 POSITIVE_SIZES = (0.88 * MIN_LEVEL_FACE, 2.28 * MIN_LEVEL_FACE)
 MAX_IGNORED_SIZE = 3 * MIN_LEVEL_FACE
@@ -40,19 +42,12 @@ LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 @dataclass(frozen=True)
 class TrainingPhoto:
-    """A training photo with its faces.
-
-    Attributes:
-        maps: the photo's pixels.
-        boxes: (N, 4) xyxy, pixels.
-        labels: N class names.
-        landmarks: (N, 5, 2) pixels; nan where unknown.
-    """
+    """A training photo with its faces."""
 
     maps: Mipmaps
-    boxes: Boxes
+    boxes: Boxes  # (N, 4) xyxy, pixels
     labels: tuple[str, ...]
-    landmarks: NDArray[np.float32]
+    landmarks: NDArray[np.float32]  # (N, 5, 2) pixels; nan where unknown
 
 
 def affine(
@@ -131,15 +126,9 @@ def _draw_edges(
 def sample_patch(
     photo: TrainingPhoto, face: int | None, rng: Rng
 ) -> tuple[Pixels, NDArray[np.int8], NDArray[np.float32]]:
-    """Return a patch for P-Net and its targets.
+    """Return a patch (PATCH_SIZE, PATCH_SIZE, 3) for P-Net, and its objectness and box deltas (`cell_targets`).
 
-    Args:
-        photo: the photo to crop.
-        face: index of the face that the patch is around; None for any place and scale.
-        rng: draws place, scale and augmentations.
-
-    Returns:
-        pixels (PATCH_SIZE, PATCH_SIZE, 3), then objectness and box deltas of `cell_targets`.
+    It is near the face of that index, or anywhere at any scale for None.
     """
     if face is None:
         width, height = photo.maps.size
@@ -160,18 +149,13 @@ def sample_patch(
 
 
 def cell_targets(boxes: Boxes, whole: Boxes) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Return P-Net's targets for a patch. Where faces overlap, a cell belongs to the smaller one.
+    """Return P-Net's targets: objectness (h, w), 1 face, 0 background, -1 ignore; and box deltas (h, w, 4) where 1.
 
-    Args:
-        boxes: (N, 4) faces in pixels of the patch, cut by its edges.
-        whole: (N, 4) the same faces uncut.
-
-    Returns:
-        objectness (h, w): 1 face, 0 background, -1 ignore; box deltas (h, w, 4), 0 where objectness is not 1.
+    `boxes` (N, 4) are faces in pixels of the patch, cut by its edges, `whole` the same faces uncut. Where faces
+    overlap, a cell belongs to the smaller one.
     """
-    cells = PATCH_SIZE // STRIDE
-    objectness = np.zeros((cells, cells), np.int8)
-    box_deltas = np.zeros((cells, cells, 4), np.float32)
+    objectness = np.zeros((CELLS, CELLS), np.int8)
+    box_deltas = np.zeros((CELLS, CELLS, 4), np.float32)
     areas = np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)
     visible = areas / np.prod(whole[:, 2:] - whole[:, :2], axis=1) if len(boxes) else areas
     for k in np.argsort(-areas):
@@ -193,41 +177,26 @@ def cell_targets(boxes: Boxes, whole: Boxes) -> tuple[NDArray[np.int8], NDArray[
 def _cells_around(box: NDArray[np.float32], reach_x: float, reach_y: float) -> NDArray[np.bool_]:
     """Return which cells (h, w) are nearer to the box's centre than the reach, in pixels."""
     x, y = (box[:2] + box[2:]) / 2
-    places = _cell_places()
-    return (np.abs(places - y) < reach_y)[:, None] & (np.abs(places - x) < reach_x)
+    return (np.abs(CELL_PLACES - y) < reach_y)[:, None] & (np.abs(CELL_PLACES - x) < reach_x)
 
 
 def _encode(box: NDArray[np.float32], rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.float32]:
     """Return the box deltas (N, 4) of a box from N cells."""
     x, y = (box[:2] + box[2:]) / 2
-    places = _cell_places()
     box_deltas = np.empty((len(rows), 4), np.float32)
-    box_deltas[:, 0] = (x - places[columns]) / PNET_ANCHOR
-    box_deltas[:, 1] = (y - places[rows]) / PNET_ANCHOR
+    box_deltas[:, 0] = (x - CELL_PLACES[columns]) / PNET_ANCHOR
+    box_deltas[:, 1] = (y - CELL_PLACES[rows]) / PNET_ANCHOR
     box_deltas[:, 2:] = np.log((box[2:] - box[:2]) / PNET_ANCHOR)
     return box_deltas
-
-
-def _cell_places() -> NDArray[np.floating]:
-    """Return the centres of a patch's cells, in pixels along a side."""
-    return np.arange(PATCH_SIZE // STRIDE) * STRIDE + 0.5
 
 
 def sample_window(
     photo: TrainingPhoto, anchor: NDArray[np.float32], face: int | None, context: float, side: int, rng: Rng
 ) -> tuple[Pixels, NDArray[np.float32], NDArray[np.float32]]:
-    """Return a window for R-Net or O-Net and its targets.
+    """Return a window (side, side, 3) for R-Net or O-Net, and the box deltas (4,) and landmarks (5, 2) of its face.
 
-    Args:
-        photo: the photo to crop.
-        anchor: (3,) the proposal's centre x, y and unit, pixels.
-        face: index of the face that the window shows; None for background.
-        context: side of the window / anchor unit.
-        side: side of the window, pixels.
-        rng: draws the augmentations.
-
-    Returns:
-        pixels (side, side, 3), box deltas (4,), landmarks (5, 2) in anchor units; nan where background or unknown.
+    The window is around a proposal's anchor (3,), and `context` is its side / anchor unit. A face of None is
+    background. Landmarks are in anchor units. Unknown targets are nan.
     """
     anchor = anchor.astype(np.float64)
     centre = anchor[:2] + rng.normal(0, 0.05, 2) * anchor[2]

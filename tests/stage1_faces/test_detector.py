@@ -34,7 +34,7 @@ from stage1_faces.roi_crop import GREY, Mipmaps
 from stage1_faces.training.nets import ExportWrapper, build_net
 
 Cells = Callable[[int, int, int], np.ndarray]
-# Low thresholds, whatever the defaults are.
+# Low thresholds, independent of the defaults.
 LOW = CascadeConfig(
     min_face=8, max_side=1280, pnet_threshold=0.02, rnet_threshold=0.02, onet2_threshold=0.01, score_threshold=0.5,
     max_pnet=200, max_rnet=100, max_onet2=100, nms_pnet=0.6, nms_rnet=0.6, nms_onet=0.45, soft_nms_sigma=0,
@@ -342,7 +342,7 @@ SHAPES = [(1, 1), (1, 300), (300, 1), (7, 9), (2, 3), (8, 8), (17, 16), (64, 65)
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_images_without_a_face(shape: tuple[int, int]) -> None:
-    # Nets as they are before training, whose P-Net finds every cell improbable.
+    # Untrained nets: P-Net gives low probabilities.
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     faces = _torch_detector({name: ExportWrapper(build_net(name)).eval() for name in ("pnet", "rnet", "onet")}).detect(
         image
@@ -353,7 +353,7 @@ def test_images_without_a_face(shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("last", [0, 1, 2])
 def test_nothing_passes_one_net(last: int) -> None:
-    # Whichever net refuses everything, the result is empty and those after it are asked nothing.
+    # When one net rejects everything, the result is empty and the nets after it are not called.
     scores = [0.0 if k == last else 0.9 for k in range(3)]
     nets = (fake_pnet(everywhere(scores[0])), fake_net(scores[1]), fake_net(scores[2], points=CENTRED))
     assert [len(f) for f in FaceDetector(*nets).detect_batch([grey(50, 40), grey(9, 7)])] == [0, 0]
@@ -367,7 +367,7 @@ def test_no_images() -> None:
     "image",
     [np.zeros((10, 10), np.uint8), np.zeros((10, 10, 4), np.uint8), np.zeros((0, 5, 3), np.uint8), np.zeros((9, 9, 3))],
 )
-def test_refuses_what_is_no_rgb_image(image: np.ndarray) -> None:
+def test_refuses_arrays_that_are_not_rgb_images(image: np.ndarray) -> None:
     with pytest.raises(ValueError, match="uint8"):
         FaceDetector(fake_pnet(everywhere(1)), fake_net(), fake_net(points=CENTRED)).detect(image)
 
@@ -386,7 +386,7 @@ def test_min_face_and_max_side_set_the_largest_level(monkeypatch: pytest.MonkeyP
 
     assert largest() == (24, 320)
     assert largest(min_face=32) == (8, 120)
-    # Given by the caller, the smallest face counts whatever the photo's size.
+    # The caller's smallest face holds for photos of any size.
     assert largest(min_face=8) == (32, 480)
     assert largest(min_face=4) == (64, 960)
     assert found.config.min_face == 8 and found.config.max_side == 320
@@ -446,7 +446,7 @@ def test_slope_and_intercept_change_scores_and_nothing_else(untrained_nets: dict
     assert log_odds(fitted.scores) == pytest.approx(1.7 * log_odds(plain.scores) - 0.4, abs=1e-3)
 
 
-def test_the_mirrored_second_look_is_symmetric() -> None:
+def test_flip_tta_is_symmetric() -> None:
     rng = np.random.default_rng(0)
     weights = rng.normal(0, 0.02, (3 * 48 * 48, 15))
 
@@ -460,15 +460,15 @@ def test_the_mirrored_second_look_is_symmetric() -> None:
     (score, box_deltas, points), (m_score, m_deltas, m_points) = both(pixels), both(mirror)
     assert not np.allclose(lopsided(pixels)[0], lopsided(mirror)[0], atol=0.01)
     assert m_score == pytest.approx(score, abs=1e-6)
-    # Seen in the mirror, the box lies on the other side and has the same sides; so do the eyes and the mouth's corners.
+    # In the mirror image, the box is on the other side and has the same sides; so do eyes and mouth corners.
     assert m_deltas == pytest.approx(box_deltas * [-1, 1, 1, 1], abs=1e-6)
     eyes_swapped = points[:, [1, 0, 2, 4, 3]] * [-1, 1]
     assert m_points == pytest.approx(eyes_swapped, abs=1e-6)
 
 
-def test_both_looks_have_the_same_say() -> None:
+def test_both_images_have_the_same_weight() -> None:
     def onet(pixels: np.ndarray) -> list[np.ndarray]:
-        # Sure of what is bright at the left; its box and points lean there.
+        # High for windows that are bright at the left; box and landmarks shift there.
         left = pixels[:, 0, 0, 0] > pixels[:, 0, 0, -1]
         scores = np.where(left, 0.9, 0.2).astype(np.float32)
         box_deltas = np.where(left, 0.2, 0.1)[:, None] * np.float32([1, 1, 1, 1])
@@ -483,8 +483,8 @@ def test_both_looks_have_the_same_say() -> None:
     assert points[0] == pytest.approx(np.tile([(0.3 - 0.1) / 2, (0.6 + 0.2) / 2], (5, 1)), abs=1e-6)
 
 
-def test_soft_suppression_lowers_what_lies_over_a_better_face() -> None:
-    # Bright bars: one, another right beside it, and one apart; brightness is the score.
+def test_soft_nms_lowers_boxes_over_a_better_face() -> None:
+    # Three bright bars: two next to each other, one apart; brightness is the score.
     image = np.zeros((64, 192, 3), np.uint8)
     places = {40: 230, 44: 200, 136: 190}
     for x, value in places.items():
@@ -512,12 +512,12 @@ def test_soft_suppression_lowers_what_lies_over_a_better_face() -> None:
     assert soft.scores == pytest.approx([plain.scores[0], plain.scores[2], lowered], rel=1e-4)
     assert soft.boxes.tolist() == plain.boxes[[0, 2, 1]].tolist()
     assert soft.landmarks.tolist() == plain.landmarks[[0, 2, 1]].tolist()
-    # What falls below the threshold by it goes.
+    # Faces whose score falls below the threshold are removed.
     above = found(0.3, float(lowered) + 1e-3)
     assert above.boxes.tolist() == soft.boxes[:2].tolist()
 
 
-def test_votes_weigh_the_boxes_around_a_face_by_their_scores() -> None:
+def test_box_votes_are_weighted_by_score() -> None:
     boxes = np.float32([[0, 0, 10, 10], [2, 0, 12, 10], [50, 50, 60, 60], [0, 0, 10, 30]])
     scores = np.float32([0.9, 0.3, 0.8, 0.7])
     # IoU of the first two: 80 / 120; the last one overlaps the first by 100 / 300.
@@ -527,7 +527,7 @@ def test_votes_weigh_the_boxes_around_a_face_by_their_scores() -> None:
     assert vote_boxes(boxes[:0], scores[:0], np.zeros(0, np.intp), 0.6).shape == (0, 4)
 
 
-def test_voting_moves_the_faces_found() -> None:
+def test_box_voting_moves_faces() -> None:
     # Two boxes 4 px apart, of scores 0.6 and 0.3: IoU 0.65 for boxes of 18.8 px.
     def cells(n: int, rows: int, columns: int) -> np.ndarray:
         out = np.zeros((n, rows, columns))
@@ -549,7 +549,7 @@ def test_voting_moves_the_faces_found() -> None:
 
 
 def test_each_net_sees_its_window_around_the_box() -> None:
-    # A white square of 16 px in black; the proposal stands exactly on it.
+    # A white square of 16 px in black; the proposal is exactly on it.
     image = np.zeros((96, 96, 3), np.uint8)
     image[24:40, 32:48] = 255
     box_deltas = (-0.5 / PNET_ANCHOR, -0.5 / PNET_ANCHOR, *[math.log(16 / PNET_ANCHOR)] * 2)
@@ -571,7 +571,7 @@ def test_each_net_sees_its_window_around_the_box() -> None:
     for name, side, context in (("rnet", 32, 2.0), ("onet", 48, 1.2)):
         (window,) = windows[name]
         assert window.shape == (3, side, side)
-        # The face takes 1 / context of the side, in the middle.
+        # The face fills 1 / context of the side, in the middle.
         low, high = side * (1 - 1 / context) / 2, side * (1 + 1 / context) / 2
         for line in (window[0, side // 2], window[0, :, side // 2]):
             white = np.nonzero(line > 127)[0]
@@ -590,7 +590,7 @@ def _torch_detector(nets: dict[str, nn.Module]) -> FaceDetector:
 
 
 def _check_same(some: Faces, others: Faces) -> None:
-    """The same faces up to float rounding, which may swap two of nearly the same score."""
+    """Check for the same faces up to float rounding, which may swap two of nearly equal score."""
     assert len(some) == len(others)
     if not len(some):
         return
@@ -634,7 +634,7 @@ def test_tiles_give_the_cells_of_the_whole(
     for side in (64, 72, 104, 200):
         monkeypatch.setattr(detector, "MAX_TILE", side)
         assert cells() == pytest.approx(whole, abs=1e-4), side
-    # The comparison would see a margin that is too narrow.
+    # The comparison detects a margin that is too narrow.
     monkeypatch.setattr(detector, "TILE_MARGIN", 16)
     assert np.abs(cells() - whole).max() > 1e-3
 

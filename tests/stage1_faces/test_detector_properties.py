@@ -1,4 +1,4 @@
-"""The cascade's geometry by properties, against slow versions in plain Python."""
+"""Properties of the cascade's geometry, against slow versions in plain Python."""
 
 from __future__ import annotations
 
@@ -85,12 +85,12 @@ def slow_iou(a: np.ndarray, b: np.ndarray) -> float:
     return shared / whole if whole > 0 else 0.0
 
 
-# No IoU of boxes of whole pixels up to 16 comes as near to these as float32 rounds.
+# No IoU of boxes of whole pixels up to 16 is within float32 rounding of these.
 overlaps = st.sampled_from([0.3011, 0.5003, 0.7007])
 
 
 @given(scored_boxes(), st.integers(1, 8), overlaps, st.sampled_from([1, 8]))
-def test_the_best_candidates_are_the_slowly_chosen_ones(
+def test_top_proposals_equal_slow_version(
     given_boxes: tuple[Boxes, np.ndarray], most: int, overlap: float, cells: int
 ) -> None:
     boxes, scores = given_boxes

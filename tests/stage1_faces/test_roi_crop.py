@@ -1,4 +1,4 @@
-"""Windows cut at sub-pixel places from pictures whose values are known everywhere."""
+"""Windows cropped at sub-pixel places from pictures whose values are known everywhere."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 from stage1_faces.roi_crop import GREY, Mipmaps
 from stage1_faces.training.samples import affine, transform_boxes, transform_points
 
-SLOPE, DOWN, BASE = 0.9, 0.35, 20.0  # a gradient's growth a pixel across and down, and its value at the corner
+SLOPE, DOWN, BASE = 0.9, 0.35, 20.0  # a gradient's growth per pixel in x and y, and its value at the corner
 
 
 def gradient(width: int = 160, height: int = 120) -> np.ndarray:
-    """Each channel grows linearly; a pixel holds the value at its centre, rounded."""
+    """Return a picture whose channels grow linearly; a pixel has the rounded value at its centre."""
     x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     values = BASE + SLOPE * x + DOWN * y
     return np.rint(np.stack([values, 255 - values, values / 2], axis=2)).astype(np.uint8)
 
 
 def shown(matrix: np.ndarray, size: int) -> np.ndarray:
-    """What a window of the endless gradient shows."""
+    """Return what a window of the endless gradient shows."""
     u, v = np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5)
     x, y = np.einsum("ij,j...->i...", matrix, np.stack([u, v, np.ones_like(u)]))
     values = BASE + SLOPE * x + DOWN * y
@@ -39,7 +39,7 @@ def test_upright_windows_show_the_places_that_they_should(step: float, corner: t
     square = np.float32([[x, y, x + step * size, y + step * size]])
     (window,) = Mipmaps(gradient()).crop_boxes(square, size)
     expected = shown(np.array([[step, 0, x], [0, step, y]]), size)
-    # Two roundings, of the picture and of the window (with OpenCV's 1/32 px), and one more a halving.
+    # Two roundings, of the picture and of the window (with OpenCV's 1/32 px), and one more per halving.
     assert np.abs(window - expected).max() < 1.2 + 0.5 * max(math.floor(math.log2(step)), 0)
 
 
@@ -63,7 +63,7 @@ def test_sides_may_differ() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 1000])
-def test_squares_are_what_cut_gives_one_by_one(count: int) -> None:
+def test_crop_boxes_gives_the_windows_of_warp_crop(count: int) -> None:
     rng = np.random.default_rng(count)
     photo = Mipmaps(cv2.GaussianBlur(rng.integers(0, 256, (90, 130, 3), np.uint8), (0, 0), 1.5))
     centres, halves = rng.uniform(-20, 140, (count, 2)), 2 ** rng.uniform(0, 7, (count, 1))
@@ -104,7 +104,7 @@ def test_outside_is_grey() -> None:
     out = maps.crop_boxes(np.float32([[-30, -20, 30, 40], [200, 200, 220, 220], [-100, 5, -50, 55]]), 30)
     assert (out[0, 10:20, 15:] == 255).all() and (out[0, :9] == GREY).all() and (out[0, :, :14] == GREY).all()
     assert (out[1] == GREY).all() and (out[2] == GREY).all()
-    # Shrunk, too, nothing of the photo leaks out by more than a pixel.
+    # In a shrunk window, too, the photo reaches at most one pixel too far.
     (small,) = maps.crop_boxes(np.float32([[-240, -240, 240, 240]]), 30)
     assert (small[15:17, 15:18] > 200).all()
     small[14:18, 14:19] = GREY
@@ -143,7 +143,7 @@ def test_levels_are_means_of_the_level_before_and_are_made_once() -> None:
     assert quarter.shape == (16, 8, 3)
     assert np.abs(quarter - image.reshape(16, 4, 8, 4, 3).mean(axis=(1, 3))).max() <= 1
     assert maps.level(2) is quarter and maps.level(0) is image
-    # As often as both sides stay at least a pixel.
+    # Halved as often as both sides stay at least one pixel.
     assert maps.level(5).shape == (2, 1, 3)
     assert maps.level(9) is maps.level(5)
 
@@ -156,13 +156,13 @@ def test_tiny_photos(shape: tuple[int, int]) -> None:
     assert middle.shape == (2, 8, 8, 3)
     assert middle[0].max() > 180
     assert maps.crop_boxes(np.zeros((0, 4), np.float32), 8).shape == (0, 8, 8, 3)
-    # A square without area cannot be asked for by the cascade, but must not break it either.
+    # The cascade never asks for a square without area; it must not fail.
     assert maps.crop_boxes(np.zeros((1, 4), np.float32), 8).shape == (1, 8, 8, 3)
 
 
 @pytest.mark.parametrize("mirror", [False, True])
 @pytest.mark.parametrize("degrees", [0.0, 12.0, -25.0])
-def test_a_dot_is_where_see_points_says(degrees: float, mirror: bool) -> None:
+def test_a_dot_is_where_transform_points_says(degrees: float, mirror: bool) -> None:
     image = np.zeros((200, 200, 3), np.uint8)
     image[70:74, 110:114] = 255  # its middle: (112, 72)
     view = affine((100, 90), 1.7, degrees, 1.08, mirror, 64)
@@ -174,7 +174,7 @@ def test_a_dot_is_where_see_points_says(degrees: float, mirror: bool) -> None:
 
 
 @pytest.mark.parametrize("mirror", [False, True])
-def test_a_box_is_where_see_boxes_says(mirror: bool) -> None:
+def test_a_box_is_where_transform_boxes_says(mirror: bool) -> None:
     image = np.zeros((200, 200, 3), np.uint8)
     image[60:100, 90:120] = 255
     view = affine((95, 90), 1.5, 0, 1.2, mirror, 64)
@@ -184,7 +184,7 @@ def test_a_box_is_where_see_boxes_says(mirror: bool) -> None:
     assert transform_boxes(np.float32([[90, 60, 120, 100]]), view)[0] == pytest.approx(extent, abs=0.6)
 
 
-def test_a_tilted_box_keeps_its_sides_and_turns_about_its_place() -> None:
+def test_a_tilted_box_keeps_its_sides_and_its_centre() -> None:
     boxes = np.float32([[90, 60, 120, 100], [10, 10, 20, 20]])
     view = affine((95, 90), 2.0, 8.0, 1.0, False, 64)
     seen = transform_boxes(boxes, view)
@@ -196,12 +196,12 @@ def test_a_tilted_box_keeps_its_sides_and_turns_about_its_place() -> None:
 
 
 def faint(width: int, height: int, seed: int) -> np.ndarray:
-    """Noise of few grey levels around GREY, so that a place that is 1/32 px off, as OpenCV's are, is half a level."""
+    """Return noise of few levels around GREY, where OpenCV's error of 1/32 px is half a level."""
     return np.random.default_rng(seed).integers(GREY - 16, GREY + 16, (height, width, 3), dtype=np.uint8)
 
 
 def slowly_halved(image: np.ndarray) -> np.ndarray:
-    """Half the sides: each pixel is the mean of what lies under it, parts of pixels counted as such."""
+    """Return the image with half the sides: each pixel is the mean of its area, with partial pixels."""
     for axis in (0, 1):
         before = image.shape[axis]
         image = np.stack(
@@ -215,13 +215,13 @@ def slowly_halved(image: np.ndarray) -> np.ndarray:
 
 
 def slow_shares(before: int, after: int) -> list[list[float]]:
-    """For each of `after` pixels, the share of it that each of `before` has."""
+    """Return for each of `after` pixels the share of its length that each of `before` pixels covers."""
     size = before / after
     return [[max(min(i + 1, (k + 1) * size) - max(i, k * size), 0) / size for i in range(before)] for k in range(after)]
 
 
 def slow_sample(picture: np.ndarray, x: float, y: float) -> np.ndarray:
-    """Bilinear between pixel centres, GREY beyond; places count from the outer corner of the first pixel."""
+    """Return the bilinear value, GREY outside; places count from the outer corner of the first pixel."""
     x, y = x - 0.5, y - 0.5
     left, top = math.floor(x), math.floor(y)
     total = np.zeros(3)
@@ -231,8 +231,8 @@ def slow_sample(picture: np.ndarray, x: float, y: float) -> np.ndarray:
     return total
 
 
-def slow_cut(image: np.ndarray, matrix: np.ndarray, size: int) -> tuple[np.ndarray, int]:
-    """What `cut` should show, pixel by pixel; and how often the photo was halved for it."""
+def slow_warp_crop(image: np.ndarray, matrix: np.ndarray, size: int) -> tuple[np.ndarray, int]:
+    """Return the expected window of `warp_crop`, pixel by pixel, and the number of halvings."""
     step = math.sqrt(abs(matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0]))
     picture, halved = image, 0
     while step >= 2 ** (halved + 1) and min(picture.shape[:2]) >= 2:
@@ -262,7 +262,7 @@ photo_sides = st.integers(1, 24)
     st.floats(0.8, 1.25),
     st.booleans(),
 )
-def test_a_cut_window_is_the_slowly_sampled_one(
+def test_warp_crop_equals_slow_version(
     width: int,
     height: int,
     seed: int,
@@ -273,8 +273,8 @@ def test_a_cut_window_is_the_slowly_sampled_one(
     mirror: bool,
 ) -> None:
     image, view = faint(width, height, seed), affine(centre, step, degrees, stretch, mirror, 6)
-    expected, halved = slow_cut(image, view, 6)
-    # Half a level each of place and rounding, and one more a halving.
+    expected, halved = slow_warp_crop(image, view, 6)
+    # Half a level each of place and rounding, and one more per halving.
     assert np.abs(Mipmaps(image).warp_crop(view, 6) - expected).max() <= 1.6 + halved
 
 
@@ -285,7 +285,7 @@ def test_a_cut_window_is_the_slowly_sampled_one(
     st.lists(st.tuples(st.floats(-30, 40), st.floats(-30, 40), st.floats(0.5, 60)), max_size=5),
     st.integers(0, 9),
 )
-def test_squares_are_the_slowly_sampled_ones(
+def test_crop_boxes_equals_slow_version(
     width: int, height: int, places: list[tuple[float, float, float]], seed: int
 ) -> None:
     image = faint(width, height, seed)
@@ -295,5 +295,5 @@ def test_squares_are_the_slowly_sampled_ones(
     for window, (x1, y1, x2, y2) in zip(windows, squares.astype(float), strict=True):
         if abs(math.log2((x2 - x1) / 5) % 1 - 0.5) > 0.499:
             continue  # on a power of two, rounding decides on the level
-        expected, halved = slow_cut(image, np.array([[(x2 - x1) / 5, 0, x1], [0, (y2 - y1) / 5, y1]]), 5)
+        expected, halved = slow_warp_crop(image, np.array([[(x2 - x1) / 5, 0, x1], [0, (y2 - y1) / 5, y1]]), 5)
         assert np.abs(window - expected).max() <= 1.6 + halved

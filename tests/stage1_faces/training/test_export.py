@@ -28,7 +28,7 @@ def test_landmarks_come_as_points(stock_nets):
 
 
 def test_the_stock_pnet_takes_any_side_and_batch(stock_nets):
-    # Its layers leave a cell of every 12 px at stride 2, the last one padded.
+    # Its layers give one cell per 12 px window at stride 2; the last one is padded.
     for n, height, width in ((1, 12, 12), (3, 13, 40), (2, 57, 31)):
         probability, offsets = stock_nets["pnet"](np.zeros((n, 3, height, width), np.float32))
         cells = tuple(-(-(side - 2) // 2) - 4 for side in (height, width))

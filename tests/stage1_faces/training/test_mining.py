@@ -57,7 +57,7 @@ def test_every_pass_gives_boxes_in_pixels_of_the_photo() -> None:
     mined = mine(detector, [photo_of([LARGE, SMALL], [LARGE, SMALL])], "pnet", passes=8, seed=3)  # type: ignore[arg-type]
     assert len(mined.boxes) == 16 and mined.boxes.dtype == np.float32
     assert mined.photo.tolist() == [0] * 16
-    # The first pass takes the photo as it is; afterwards it is resized and, every second time, mirrored.
+    # The first pass takes the photo unchanged; the others resize it, and every second one mirrors it.
     assert mined.boxes[:2].tolist() == [LARGE, SMALL]
     for k in range(8):
         assert mined.boxes[2 * k : 2 * k + 2] == pytest.approx(np.float32([LARGE, SMALL]), abs=3), k
@@ -146,7 +146,7 @@ def test_damaged_bytes_are_refused(mined: MinedWindows) -> None:
             read = MinedWindows.from_bytes(bad)
         except (ValueError, KeyError):
             continue
-        # A byte that carries nothing was hit.
+        # The changed byte carries no information.
         np.testing.assert_array_equal(read.boxes, mined.boxes)
     for bad in (*cut, b"hello", data[100:]):
         with pytest.raises((ValueError, KeyError)):

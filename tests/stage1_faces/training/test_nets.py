@@ -34,7 +34,7 @@ def test_shapes_are_those_that_the_detector_lists() -> None:
     assert shapes(onet, (3, 3, O_SIZE, O_SIZE)) == [(3,), (3, 4), (3, 5, 2)]
 
 
-def test_an_untrained_pnet_finds_faces_improbable_everywhere() -> None:
+def test_an_untrained_pnet_gives_low_face_probabilities() -> None:
     torch.manual_seed(0)
     with torch.no_grad():
         probability, outputs = ExportWrapper(build_net("pnet")).eval()(pixels(2, 64, 64))
@@ -69,7 +69,7 @@ def test_onet_starts_with_the_stock_weights_and_face_logit() -> None:
     assert np.ptp(logit.numpy()) > 0.5  # the pictures do differ
 
 
-def test_leaky_takes_the_mean_slope() -> None:
+def test_mean_leaky_relu_has_the_mean_slope() -> None:
     learned = nn.PReLU(3)
     with torch.no_grad():
         learned.weight.copy_(torch.tensor([0.1, 0.2, 0.6]))
@@ -123,8 +123,8 @@ def test_a_difference_of_nan_counts_as_infinite(monkeypatch: pytest.MonkeyPatch)
     assert parity(inputs * np.nan, net, inputs) == np.inf  # type: ignore[arg-type]
 
 
-def test_a_mirrored_picture_gives_mirrored_cells_but_for_the_grid() -> None:
-    # A blank picture with one spot: cells answer by place, so the most excited cell is next to the spot.
+def test_the_cell_next_to_a_spot_changes_most() -> None:
+    # A blank picture with one spot: the output that changes most is that of a cell next to the spot.
     torch.manual_seed(0)
     net = ExportWrapper(build_net("pnet")).eval()
     picture = torch.full((1, 3, 96, 96), float(GREY))
@@ -134,5 +134,5 @@ def test_a_mirrored_picture_gives_mirrored_cells_but_for_the_grid() -> None:
         change = (net(picture)[0] - blank)[0].abs()
     row, column = divmod(int(change.argmax()), 24)
     assert abs(row - 12) <= 1 and abs(column - 16) <= 1
-    # Cells see no further than 35 px.
+    # A cell reads at most 35 px in each direction.
     assert (change[:3] == 0).all() and (change[:, :6] == 0).all()

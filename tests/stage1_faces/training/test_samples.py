@@ -142,7 +142,7 @@ def test_faces_outside_the_patch_or_none() -> None:
     assert not objectness_of(centred(-40, 80, 12, 12)).any()
     assert not objectness_of(centred(200, 200, 12, 12)).any()
     assert not objectness_of(np.zeros((0, 4), np.float32)).any()
-    # Cut away whole: without area, and without a warning.
+    # All of it cut away: no area, and no warning.
     gone = np.float32([[50, 20, 40, 30]])
     assert not cell_targets(gone, centred(40, 25, 12, 12))[0].any()
 
@@ -186,7 +186,7 @@ def test_small_faces_are_enlarged_twice_at_most() -> None:
         shown, objectness, _ = sample_patch(photo, 0, np.random.default_rng(seed))
         white = shown[..., 0] > 127
         assert white.any(axis=0).sum() <= 7 and white.any(axis=1).sum() <= 9
-        assert (objectness == 1).sum() == 0  # 6.9 px at most: too small to learn, but not to be called background
+        assert (objectness == 1).sum() == 0  # 6.9 px at most: too small to learn, too large for background
         assert (objectness == -1).any()
 
 
@@ -219,7 +219,7 @@ def test_window_deltas_decode_to_the_face_that_the_window_shows(
 
 @pytest.mark.usefixtures("plain")
 def test_landmarks_are_where_the_picture_shows_them_also_mirrored(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The face has one eye and one corner of the mouth in white: a mirrored face must show the other's name there.
+    # One eye and one corner of the mouth are white: a mirrored face must have the other's index there.
     box = np.float32([[60, 50, 110, 120]])
     points = landmarks_of(box)
     image = np.full((200, 200, 3), 90, np.uint8)
@@ -232,7 +232,9 @@ def test_landmarks_are_where_the_picture_shows_them_also_mirrored(monkeypatch: p
     for seed in range(30):
         shown, _, marks = sample_window(photo, box_anchors(box)[0], 0, O_CONTEXT, O_SIZE, np.random.default_rng(seed))
         at = marks * (O_SIZE / O_CONTEXT) + O_SIZE / 2
-        assert at[0, 0] < at[2, 0] < at[1, 0] and at[3, 0] < at[2, 0] < at[4, 0]  # named by their place in the picture
+        assert (
+            at[0, 0] < at[2, 0] < at[1, 0] and at[3, 0] < at[2, 0] < at[4, 0]
+        )  # ordered by their place in the picture
         assert at[0, 1] < at[2, 1] < at[3, 1]
         bright = [shown[int(y), int(x), 0] > 170 for x, y in at]
         assert bright in ([True, False, False, True, False], [False, True, False, False, True])
@@ -263,10 +265,10 @@ def test_cut_edges_keeps_the_face_and_greys_only_outside() -> None:
         assert (out[~same] == GREY).all()
         rows, columns = np.nonzero(same.any(axis=1))[0], np.nonzero(same.any(axis=0))[0]
         low, high = np.array([columns[0], rows[0]]), np.array([columns[-1], rows[-1]]) + 1
-        assert same[low[1] : high[1], low[0] : high[0]].all()  # what is left is one rectangle
-        # A tenth of the face's side at most is lost.
+        assert same[low[1] : high[1], low[0] : high[0]].all()  # the rest is one rectangle
+        # At most a tenth of the face's side is lost.
         assert (low <= kept[:2] + grace).all() and (high >= kept[2:] - grace).all()
-        # Boxes end where the picture does, and are whole elsewhere.
+        # Boxes end at the new edges, and are whole elsewhere.
         assert seen == pytest.approx(np.concatenate([np.maximum(boxes[:, :2], low), np.minimum(boxes[:, 2:], high)], 1))
         sides_cut += [*(low > 0), *(high < [120, 100])]
     assert (sides_cut > 90).all() and (sides_cut < 210).all()
@@ -280,7 +282,7 @@ def test_cut_edges_of_a_face_that_sticks_out() -> None:
     for _ in range(100):
         out, seen = cut_edges(image, kept[None], kept, rng)
         x1, y1, x2, y2 = seen[0]
-        # At the sides where the photo's edge cut it already, nothing more is taken.
+        # Sides that the photo's edge cuts already lose nothing more.
         assert (x1, y2) == (0, 100) and x2 >= 12 - 2.2 and y1 <= 80 + 3
         assert (out[int(y1) + 1 :, : int(x2) - 1] == 200).all()
 
@@ -325,7 +327,7 @@ def test_photometric_augment_keeps_the_shape_and_the_places() -> None:
 def test_affine_maps_the_middle_to_the_centre() -> None:
     view = affine((70.5, 33.25), 1.5, 20, 1.1, True, 48)
     assert view @ [24, 24, 1] == pytest.approx([70.5, 33.25])
-    # A pixel of the view covers step ** 2 pixels of the photo, whatever the tilt and stretch; a mirror changes the sign.
+    # A pixel of the view covers step ** 2 pixels of the photo at any tilt and stretch; a mirror changes the sign.
     assert np.linalg.det(view[:, :2]) == pytest.approx(-(1.5**2))
     upright = affine((10, 20), 2.0, 0, 1.0, False, 8)
     assert upright.tolist() == [[2, 0, 2], [0, 2, 12]]
