@@ -71,9 +71,9 @@ class RefineNet(nn.Module):
         return self.head(self.dense(self.features(pixels)))
 
 
-def mean_leaky_relu(learned: nn.PReLU) -> nn.LeakyReLU:
+def mean_leaky_relu(prelu: nn.PReLU) -> nn.LeakyReLU:
     """Return a PReLU with one fixed mean slope: ONNX Runtime fuses that into the convolution before it."""
-    return nn.LeakyReLU(float(learned.weight.detach().mean()))
+    return nn.LeakyReLU(float(prelu.weight.detach().mean()))
 
 
 class OutputNet(nn.Module):

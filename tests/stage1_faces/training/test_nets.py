@@ -70,10 +70,10 @@ def test_onet_starts_with_the_stock_weights_and_face_logit() -> None:
 
 
 def test_mean_leaky_relu_has_the_mean_slope() -> None:
-    learned = nn.PReLU(3)
+    prelu = nn.PReLU(3)
     with torch.no_grad():
-        learned.weight.copy_(torch.tensor([0.1, 0.2, 0.6]))
-    assert mean_leaky_relu(learned)(torch.tensor([-1.0, 2.0])).tolist() == pytest.approx([-0.3, 2.0])
+        prelu.weight.copy_(torch.tensor([0.1, 0.2, 0.6]))
+    assert mean_leaky_relu(prelu)(torch.tensor([-1.0, 2.0])).tolist() == pytest.approx([-0.3, 2.0])
 
 
 def test_export_wrapper_gives_the_nets_outputs() -> None:
