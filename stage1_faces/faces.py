@@ -1,4 +1,4 @@
-"""What every face detector gives and is: Faces, and the two calls by which a photo becomes them."""
+"""Faces, the result of every face detector, and the Detector protocol."""
 
 from __future__ import annotations
 
@@ -20,9 +20,14 @@ Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
 class Faces:
     """Faces found in one image, best score first.
 
-    boxes: float32 (N, 4) xyxy pixels of the image, inside it. scores: (N,) in 0..1. landmarks: (N, 5, 2) pixels: the
-    eye left in the picture, the other eye, nose tip, the mouth's left and right corner. Raises ValueError on shapes
-    that do not fit.
+    Attributes:
+        boxes: float32 (N, 4) xyxy, pixels of the image, inside it.
+        scores: (N,) in 0..1.
+        landmarks: (N, 5, 2) pixels: the eye left in the picture, the other eye, nose tip, the mouth's left and right
+            corner.
+
+    Raises:
+        ValueError: the shapes do not fit, or a score is out of range.
     """
 
     boxes: Boxes
@@ -42,24 +47,24 @@ class Faces:
 
     @classmethod
     def empty(cls) -> Faces:
-        """No face found."""
+        """Return the result for an image without a face."""
         return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 5, 2), np.float32))
 
 
 class Detector(Protocol):
-    """A face detector, whatever its nets and its way to search."""
+    """A face detector with any nets and any search. Images are uint8 (H, W, 3) RGB."""
 
     def detect(self, image: Pixels, *, min_face: float | None = None, min_score: float | None = None) -> Faces:
-        """Faces in one image (H, W, 3 uint8 RGB)."""
+        """Return the faces in one image."""
 
     def detect_batch(
         self, images: Sequence[Pixels], *, min_face: float | None = None, min_score: float | None = None
     ) -> list[Faces]:
-        """Faces in each image; the result for one does not depend on the others."""
+        """Return the faces in each image; one result does not depend on the other images."""
 
 
 def check_images(images: Sequence[Pixels]) -> None:
-    """Raises ValueError for anything but uint8 (H, W, 3) with at least one pixel."""
+    """Raise ValueError for anything but uint8 (H, W, 3) with at least one pixel."""
     for image in images:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
             raise ValueError(f"an image must be uint8 (H, W, 3), got {image.dtype} {image.shape}")

@@ -19,6 +19,7 @@ from common.annotations import Annotations, read_dataset
 from common.cli import console, program_name, refuse_renamed, requires_extra, run_cli
 from common.errors import UserError
 from common.files import check_folder, naming, write_bytes, write_text
+from common.run_folder import RunFolder
 from common.splits import read_splits
 from docs.tour.plan import (
     ALTERNATIVES,
@@ -37,7 +38,7 @@ from docs.tour.plan import (
 from docs.tour.portrait import FOLDER, PHOTO, write_portraits
 from docs.tour.runner import StepResult, StepRunner, TourStep
 from pipeline.data.checks import check_apart
-from pipeline.training.steps import RESUMABLE, locked_workdir
+from pipeline.training.steps import RESUMABLE
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -90,7 +91,7 @@ def run(args: TourArgs) -> int:
     if len(annotations.class_names) < 2:
         raise UserError(f"{args.data}: has only one class, but a classifier needs two; give other --data")
     record = {"data": fingerprint(annotations.images), "name": data.name, "epochs": args.epochs}
-    with locked_workdir(args.work_dir, "tour.json", record, "tour", "--work-dir"):
+    with RunFolder(args.work_dir, "tour", "--work-dir", "tour.json").held(record):
         work = args.work_dir.resolve()
         _link(data, work / data.name)
         if not (work / FOLDER / "splits.csv").is_file():

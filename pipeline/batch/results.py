@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from common.display import shown
 from common.errors import UserError, first_line
 from common.files import naming
-from common.run_folder import lock_folder
 from common.parallel import map_ordered
+from common.run_folder import lock_folder
 from pipeline.batch.chunk import name_digest
 from pipeline.batch.storage import FolderEntry, resolve_storage
 from pipeline.batch.table import ERROR_SCHEMA, BatchRecipe

@@ -24,7 +24,7 @@ from pipeline.bench.timing import TimedDetector
 from pipeline.inference.bundle import Bundle
 from pipeline.inference.device import Device, check_running, providers
 from pipeline.inference.predictor import Predictor
-from stage1_faces.detector import CascadeConfig
+from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.faces import Faces
 
 PIPELINE, CASCADE, CLASSIFIER = "pipeline", "cascade", "classifier"

@@ -11,7 +11,7 @@ from typing import Any
 
 from common.errors import BundleError, UserError
 from pipeline.inference.fusion import ScoreFusion
-from stage1_faces.detector import CascadeConfig
+from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.stock.mtcnn import MtcnnConfig
 
 FORMAT_VERSION = 4

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from common.boxes import Boxes, clip
 from common.errors import UserError
-from stage1_faces.detector import PROB_EPS, log_odds
+from stage1_faces.face_logits import PROB_EPS, log_odds
 from stage2_classifier.cropping import apply_box_deltas
 
 

@@ -15,7 +15,8 @@ from common.images import MAX_PIXELS, Photo, Pixels, Shrink, decode_photo, read_
 from pipeline.inference.bundle import Bundle
 from pipeline.inference.detections import Detections
 from pipeline.inference.device import Device
-from stage1_faces.detector import O_CONTEXT, O_SIZE, CascadeConfig
+from stage1_faces.cascade_config import CascadeConfig
+from stage1_faces.detector import O_CONTEXT, O_SIZE
 from stage1_faces.faces import Detector
 from stage2_classifier.cropping import cut_crop, to_input
 

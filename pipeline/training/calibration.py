@@ -17,7 +17,8 @@ from pipeline.evaluate.metrics import Sample, score_samples
 from pipeline.evaluate.reliability import expected_calibration_error, reliability
 from pipeline.inference.fusion import ScoreFusion
 from pipeline.inference.predictor import Predictor
-from stage1_faces.detector import CascadeConfig, log_odds
+from stage1_faces.cascade_config import CascadeConfig
+from stage1_faces.face_logits import log_odds
 from stage1_faces.faces import Detector
 
 MATCH_IOU = 0.5

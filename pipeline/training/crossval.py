@@ -20,6 +20,7 @@ from common.annotations import AnnotatedImage, read_dataset
 from common.cli import console, program_name, refuse_renamed, requires_extra, run_cli
 from common.errors import UserError
 from common.files import write_text
+from common.run_folder import RunFolder
 from common.splits import SPLITS
 from pipeline.data import split
 from pipeline.data.checks import check_apart, check_dataset
@@ -39,7 +40,7 @@ from pipeline.training.fold_scoring import (
 )
 from pipeline.training.fold_tables import calibration_table, fold_table, pooled_table, summarize_folds, unsure_table
 from pipeline.training.plan import EXPERIMENTS, TrainingPlan, check_experiments
-from pipeline.training.steps import RESUMABLE, Log, locked_workdir, run_parallel
+from pipeline.training.steps import RESUMABLE, Log, run_parallel
 
 # The present flag by its name in earlier versions.
 RENAMED_FLAGS = {"--also": "--external-data", "--also-merge": "--external-merge", "--also-iou": "--external-iou"}
@@ -94,7 +95,7 @@ def run(args: CrossvalArgs) -> int:
         "also_merge": list(args.external_merge),
         "experiments": list(args.experiments),
     }
-    with locked_workdir(args.out, "crossval_config.json", record, "cross-validation", "--out"):
+    with RunFolder(args.out, "cross-validation", "--out", "crossval_config.json").held(record):
         text = _cross_validate(args, images, external, annotations.class_names, log)
         out.print(text, markup=False, highlight=False)
     return 0

@@ -19,10 +19,11 @@ from common.images import read_image
 from common.splits import read_splits
 from pipeline.evaluate.bootstrap import best_score
 from pipeline.evaluate.command import merged_names
-from pipeline.evaluate.evaluation import check_classes, detect_samples, merge_classes
+from pipeline.evaluate.evaluation import detect_samples
 from pipeline.evaluate.face_free import face_free_part
 from pipeline.evaluate.metrics import Sample, score_every_class, score_samples
 from pipeline.evaluate.reliability import Reliability, scores_and_correct
+from pipeline.evaluate.selection import check_classes, merge_classes
 from pipeline.inference.predictor import Predictor
 from pipeline.training.calibration import MATCH_IOU, MIN_DETECTOR_SCORE
 from pipeline.training.plan import TrainingPlan

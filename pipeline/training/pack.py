@@ -32,7 +32,7 @@ from pipeline.training.calibration import (
 from pipeline.training.classifier_source import ClassifierSource, classifier_source
 from pipeline.training.git_revision import git_revision
 from pipeline.training.validation import validation_metrics
-from stage1_faces.detector import CascadeConfig
+from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.stock.mtcnn import MtcnnConfig, MtcnnDetector
 from stage1_faces.training.export import FINE_TUNED, STOCK, export_cascade, export_net, stock_nets
 from stage1_faces.training.nets import ExportWrapper

@@ -12,7 +12,7 @@ import tyro
 from common.cli import console, program_name, refuse_renamed, requires_extra, run_cli
 from common.errors import UserError
 from pipeline.inference.bundle_meta import Search
-from stage1_faces.detector import CascadeConfig
+from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.stock.reference import SEARCH as STOCK_SEARCH
 
 # The present flag by its name in earlier versions.

@@ -6,34 +6,25 @@ does.
 
 from __future__ import annotations
 
-import json
 import os
 import runpy
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from common.errors import UserError
-from common.files import naming, write_text
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from common.files import naming
 
 # The C library returns freed memory to the system, but each training step asks for the same sizes. Keeping the memory
 # makes a training step up to a third faster. (stage1_faces.finetune does this itself.)
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 UNBUFFERED = {"PYTHONUNBUFFERED": "1"}  # so a log ends with the last line printed
 POLL_INTERVAL = 0.2  # s between checks for a stop
-LOCK = ".lock"
 RESUMABLE = "interrupted; the same command goes on"  # the message of a command in steps at Ctrl-C
 
 Log = Callable[[str], None]  # reports one line to the user
@@ -166,44 +157,6 @@ def _last_line(log_file: Path, start: int, code: int) -> str:
         return f"killed by signal {-code} (out of memory?)"
     lines = log_file.read_bytes()[start:].decode("utf-8", errors="replace").strip().splitlines()
     return lines[-1].removeprefix("error: ") if lines else f"exit code {code}"
-
-
-@contextmanager
-def locked_workdir(folder: Path, name: str, record: Mapping[str, Any], what: str, flag: str) -> Iterator[bool]:
-    """Takes a folder for the work that `record`, kept as its file `name`, describes, or goes on with that work.
-
-    Gives whether it goes on. what: the work's name, and flag: the folder's option, for messages. Raises UserError
-    when the folder holds other work or other files, or another process works there (not told on Windows).
-    """
-    file = folder / name
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; give another {flag}")
-    # Hidden files are what a process leaves that was killed while it took the folder.
-    begun = folder.is_dir() and any(path != file and not path.name.startswith(".") for path in folder.iterdir())
-    if begun and not file.is_file():
-        raise UserError(f"{folder}: holds other files; give another {flag}")
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("ab") as lock:
-        if fcntl is not None:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise UserError(f"{folder}: another process works here; wait for it or end it") from error
-        if begun:
-            _check_same(file, json.loads(json.dumps(record)), f"{folder}: holds a {what}", flag)
-        else:  # what was refused before it began may begin otherwise
-            write_text(file, json.dumps(record, indent=1) + "\n")
-        yield begun
-
-
-def _check_same(file: Path, record: Mapping[str, Any], holds: str, flag: str) -> None:
-    try:
-        before = dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{file}: damaged ({error}); give another {flag}") from error
-    for name, value in record.items():
-        if before.get(name) != value:
-            raise UserError(f"{holds} with another {name}; give another {flag}")
 
 
 def main(argv: Sequence[str]) -> None:

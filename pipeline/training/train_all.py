@@ -22,6 +22,7 @@ from common.annotations import AnnotatedImage, Annotations, read_dataset
 from common.cli import console, program_name, refuse_renamed, requires_extra, run_cli
 from common.errors import UserError
 from common.files import write_bytes
+from common.run_folder import RunFolder
 from common.splits import SPLITS, read_splits
 from pipeline.data.build_crops import check_class_names
 from pipeline.data.checks import MAX_SHOWN, check_apart, check_dataset
@@ -30,7 +31,7 @@ from pipeline.data.split import SplitRow, make_split, write_splits
 from pipeline.evaluate.bootstrap import ONE_LABEL
 from pipeline.inference.bundle import GRAPHS, Bundle, check_place, write_bundle
 from pipeline.training.plan import EXPERIMENTS, TrainingPlan, check_experiments
-from pipeline.training.steps import RESUMABLE, Log, TrainingStep, locked_workdir, run_parallel, run_steps
+from pipeline.training.steps import RESUMABLE, Log, TrainingStep, run_parallel, run_steps
 
 RESERVED = ("part", "all", "report", "splits.csv", "splits.all.csv", "train_all.json")  # in --work-dir
 QUICK_REMARK = "--quick: a few steps of each training, as a check that everything fits; the detector will be poor"
@@ -92,7 +93,7 @@ def run(args: TrainAllArgs) -> int:
     def log(line: str) -> None:
         out.print(line, markup=False, highlight=False)
 
-    with locked_workdir(args.work_dir, "train_all.json", record, "training", "--work-dir") as resumed:
+    with RunFolder(args.work_dir, "training", "--work-dir", "train_all.json").held(record) as resumed:
         if resumed:
             log(f"{args.work_dir}: resumed")
         if args.quick:

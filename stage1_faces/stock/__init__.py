@@ -1,1 +1,1 @@
-"""facenet-pytorch's MTCNN, number for number, and what is read from it."""
+"""The stock cascade, facenet-pytorch's MTCNN, number for number, and the landmarks that it teaches."""

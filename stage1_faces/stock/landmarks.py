@@ -9,14 +9,15 @@ from common.boxes import Boxes, iou
 from stage1_faces.faces import Pixels
 from stage1_faces.stock.mtcnn import MtcnnConfig, MtcnnDetector
 
-SEARCH = MtcnnConfig(min_face=12, pnet_threshold=0.5, rnet_threshold=0.5, score_threshold=0.8)
-MATCH_IOU = 0.4  # its boxes are drawn otherwise than annotators' (mean IoU 0.67 on the Kaggle set)
+TEACHER_CONFIG = MtcnnConfig(min_face=12, pnet_threshold=0.5, rnet_threshold=0.5, score_threshold=0.8)
+MATCH_IOU = 0.4  # the stock boxes differ from annotators' boxes (mean IoU 0.67 on the Kaggle set)
 
 
 def stock_landmarks(stock: MtcnnDetector, image: Pixels, boxes: Boxes) -> NDArray[np.float32]:
-    """Landmarks (N, 5, 2) in pixels of the faces (N, 4) of an image; nan where `stock` (with SEARCH) does not find one.
+    """Return landmarks (N, 5, 2) in pixels of annotated faces (N, 4); nan where `stock` does not find the face.
 
-    A teacher's answer, not an annotation: good where the teacher is sure, which it is of most faces over 20 px.
+    They are a teacher's output, not annotations. The teacher (with TEACHER_CONFIG) is confident of most faces over
+    20 px, and good there.
     """
     points = np.full((len(boxes), 5, 2), np.nan, np.float32)
     found = stock.detect(image)
@@ -25,6 +26,6 @@ def stock_landmarks(stock: MtcnnDetector, image: Pixels, boxes: Boxes) -> NDArra
     overlaps = iou(boxes, found.boxes)
     best = overlaps.argmax(axis=1)
     # A found face teaches the annotated one that it overlaps most, and no other.
-    own = (overlaps.max(axis=1) >= MATCH_IOU) & (overlaps.argmax(axis=0)[best] == np.arange(len(boxes)))
-    points[own] = found.landmarks[best[own]]
+    matched = (overlaps.max(axis=1) >= MATCH_IOU) & (overlaps.argmax(axis=0)[best] == np.arange(len(boxes)))
+    points[matched] = found.landmarks[best[matched]]
     return points

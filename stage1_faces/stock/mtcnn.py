@@ -1,19 +1,20 @@
 """MtcnnDetector: the stock MTCNN cascade, facenet-pytorch's number for number, batched over images of mixed sizes.
 
 Zhang et al., "Joint Face Detection and Alignment Using Multitask Cascaded Convolutional Networks", 2016. P-Net slides
-over an image pyramid and proposes windows, R-Net refines them, O-Net judges them and places five landmarks.
+over an image pyramid and proposes windows, R-Net refines them, O-Net scores them and places five landmarks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.boxes import Boxes, area, clip, nms, square
-from stage1_faces.faces import Faces, Net, check_images
+from stage1_faces.faces import Faces, Net, Pixels, check_images
 from stage1_faces.stock.resample import WindowSampler, area_resize
 
 # The nets, of float32 (N, 3, H, W) pixels of 0..255:
@@ -21,21 +22,39 @@ from stage1_faces.stock.resample import WindowSampler, area_resize
 #   R-Net (24x24): face probability (N,), box offsets (N, 4);
 #   O-Net (48x48): face probability (N,), box offsets (N, 4), landmarks (N, 5, 2) as fractions of the window.
 
-STRIDE, CELL = 2, 12  # P-Net's, by its layers
+STRIDE, CELL = 2, 12  # px: step and side of P-Net's windows, given by its layers
 R_SIZE, O_SIZE = 24, 48
 # Bounds on one call, so that a net's memory depends neither on the photo's size nor on the number of windows.
-MAX_TILE = 512  # P-Net cells a side: 1034 px
+MAX_TILE = 512  # P-Net cells per side: 1034 px
 R_BATCH, O_BATCH = 64, 16
+
+
+class _StockNetSpec(NamedTuple):
+    """Side of a net's window (pixels), most windows per call, and the shape of each output for one window."""
+
+    size: int
+    batch: int
+    shapes: tuple[tuple[int, ...], ...]
+
+
+RNET = _StockNetSpec(R_SIZE, R_BATCH, ((), (4,)))
+ONET = _StockNetSpec(O_SIZE, O_BATCH, ((), (4,), (5, 2)))
 
 
 @dataclass(frozen=True)
 class MtcnnConfig:
-    """How the cascade searches. The defaults are facenet-pytorch's, after Zhang et al. 2016.
+    """Settings of the cascade's search. The defaults are facenet-pytorch's, after Zhang et al. 2016.
 
-    min_face: smallest face looked for, pixels. factor: size ratio of neighbouring pyramid levels.
-    pnet, rnet, onet: smallest face probability that passes each net. The nms_* are overlaps above which the weaker
-    of two boxes goes: within a pyramid level, over all levels, after R-Net (IoU), after O-Net (over the smaller box).
-    Raises ValueError when a value is out of range.
+    Attributes:
+        min_face: smallest face that is searched for, pixels.
+        factor: size ratio of neighbouring pyramid levels.
+        pnet_threshold, rnet_threshold, score_threshold: smallest face probability that passes P-Net, R-Net, O-Net.
+        nms_level, nms_pnet, nms_rnet: IoU above which the weaker of two boxes is removed: within a pyramid level,
+            over all levels, after R-Net.
+        nms_onet: the same after O-Net, as intersection over the smaller box.
+
+    Raises:
+        ValueError: a value is out of range.
     """
 
     min_face: float = 20.0
@@ -52,26 +71,19 @@ class MtcnnConfig:
         if not self.min_face >= 1:
             raise ValueError(f"min_face is {self.min_face}, must be 1 pixel or more")
         if not 0 < self.factor < 1:
-            raise ValueError(f"factor is {self.factor}, must lie between 0 and 1")
-        for name in (
-            "pnet_threshold",
-            "rnet_threshold",
-            "score_threshold",
-            "nms_level",
-            "nms_pnet",
-            "nms_rnet",
-            "nms_onet",
-        ):
+            raise ValueError(f"factor is {self.factor}, must be between 0 and 1")
+        thresholds = ("pnet_threshold", "rnet_threshold", "score_threshold")
+        for name in (*thresholds, "nms_level", "nms_pnet", "nms_rnet", "nms_onet"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, must lie in 0..1")
+                raise ValueError(f"{name} is {getattr(self, name)}, must be in 0..1")
 
 
 @dataclass(frozen=True)
 class _Windows:
-    """Candidate windows of one image, 1-based with inclusive ends: the convention the stock weights were trained in.
+    """Windows of one image, 1-based with inclusive ends, as the stock weights were trained.
 
-    `refined` and `_cells` keep facenet-pytorch's arithmetic (widths of x2-x1, or +1 after R and O), because
-    the weights compensate for it. Faces leave the detector 0-based with exclusive ends.
+    `refined` and `_pnet_windows` keep facenet-pytorch's arithmetic (widths of x2-x1, or +1 after R-Net and O-Net),
+    because the weights compensate for it. Faces leave the detector 0-based with exclusive ends.
     """
 
     boxes: Boxes  # (N, 4)
@@ -82,12 +94,13 @@ class _Windows:
         return _Windows(self.boxes[index], self.scores[index], self.offsets[index])
 
     def refined(self, extra: float) -> Boxes:
-        """The boxes moved by their offsets; `extra` is added to the sides that the offsets are fractions of."""
+        """Return the boxes moved by their offsets, which are fractions of the sides plus `extra`."""
         sides = self.boxes[:, 2:] - self.boxes[:, :2] + np.float32(extra)
         return self.boxes + self.offsets * np.tile(sides, 2)
 
     @staticmethod
-    def joined(parts: Sequence[_Windows]) -> _Windows:
+    def concatenated(parts: Sequence[_Windows]) -> _Windows:
+        """Return the windows of all parts, in order."""
         if not parts:
             return _Windows(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 4), np.float32))
         return _Windows(
@@ -104,24 +117,22 @@ class MtcnnDetector:
         self.config = config or MtcnnConfig()
         self._pnet, self._rnet, self._onet = pnet, rnet, onet
 
-    def detect(
-        self, image: NDArray[np.uint8], *, min_face: float | None = None, min_score: float | None = None
-    ) -> Faces:
-        """Faces in one image (H, W, 3 uint8 RGB); see `detect_batch`."""
+    def detect(self, image: Pixels, *, min_face: float | None = None, min_score: float | None = None) -> Faces:
+        """Return the faces in one image; see `detect_batch`."""
         return self.detect_batch([image], min_face=min_face, min_score=min_score)[0]
 
     def detect_batch(
-        self,
-        images: Sequence[NDArray[np.uint8]],
-        *,
-        min_face: float | None = None,
-        min_score: float | None = None,
+        self, images: Sequence[Pixels], *, min_face: float | None = None, min_score: float | None = None
     ) -> list[Faces]:
-        """Faces in each image (H, W, 3 uint8 RGB, any sizes).
+        """Return the faces in each image; one result does not depend on the other images.
 
-        min_face and min_score replace the configured smallest face and O-Net threshold; min_score 0 keeps every
-        candidate that O-Net saw and non-maximum suppression left. The result for an image does not depend on the
-        others. Raises ValueError for anything but uint8 (H, W, 3) with at least one pixel.
+        Args:
+            images: uint8 (H, W, 3) RGB of any sizes.
+            min_face: overrides the configured smallest face, pixels.
+            min_score: overrides the configured score threshold; 0 keeps every window of O-Net that NMS leaves.
+
+        Raises:
+            ValueError: an image is not uint8 (H, W, 3) with at least one pixel.
         """
         check_images(images)
         if not images:
@@ -133,12 +144,12 @@ class MtcnnDetector:
         )
         samplers = [WindowSampler(image) for image in images]
         sizes = [(image.shape[1], image.shape[0]) for image in images]
-        proposals = self._propose(images, config)
-        refined = self._refine(samplers, sizes, proposals, config)
-        return self._judge(samplers, sizes, refined, config)
+        squares = self._run_pnet(images, config)
+        squares = self._run_rnet(samplers, sizes, squares, config)
+        return self._run_onet(samplers, sizes, squares, config)
 
-    def _propose(self, images: Sequence[NDArray[np.uint8]], config: MtcnnConfig) -> list[Boxes]:
-        """P-Net over each image's pyramid: candidate squares per image."""
+    def _run_pnet(self, images: Sequence[Pixels], config: MtcnnConfig) -> list[Boxes]:
+        """Return P-Net's squares over each image's pyramid."""
         found: list[list[_Windows]] = [[] for _ in images]
         # Levels of equal shape, from any of the images, go through the net together.
         by_shape: dict[tuple[int, int], list[tuple[int, float]]] = {}
@@ -150,32 +161,37 @@ class MtcnnDetector:
             per_call = max(MAX_TILE**2 * STRIDE**2 // (shape[0] * shape[1]), 1)
             for start in range(0, len(levels), per_call):
                 chunk = levels[start : start + per_call]
-                pixels = np.stack([area_resize(images[index], *shape) for index, _ in chunk]).transpose(0, 3, 1, 2)
-                parts: list[list[_Windows]] = [[] for _ in chunk]
-                for row, column, tile in _tiles(pixels):
-                    scores, offsets = self._pnet(tile)
-                    for k, (_, scale) in enumerate(chunk):
-                        cells = _cells(scores[k], offsets[k], row, column, scale, config.pnet_threshold)
-                        parts[k].append(cells)
-                for (index, _), part in zip(chunk, parts, strict=True):
-                    windows = _Windows.joined(part)
+                pixels = np.stack([area_resize(images[index], *shape) for index, _ in chunk])
+                scales = [scale for _, scale in chunk]
+                for (index, _), windows in zip(chunk, self._search_levels(pixels, scales, config), strict=True):
                     found[index].append(windows[nms(windows.boxes, windows.scores, config.nms_level)])
-        proposals = []
-        for levels_found in found:
-            windows = _Windows.joined(levels_found)
+        squares = []
+        for parts in found:
+            windows = _Windows.concatenated(parts)
             windows = windows[nms(windows.boxes, windows.scores, config.nms_pnet)]
-            proposals.append(square(windows.refined(0)))
-        return proposals
+            squares.append(square(windows.refined(0)))
+        return squares
 
-    def _refine(
+    def _search_levels(
+        self, pixels: NDArray[np.float32], scales: Sequence[float], config: MtcnnConfig
+    ) -> list[_Windows]:
+        """Return P-Net's windows of each level (N, H, W, 3) of one shape, tile by tile."""
+        parts: list[list[_Windows]] = [[] for _ in scales]
+        for row, column, tile in _tiles(pixels.transpose(0, 3, 1, 2)):
+            scores, offsets = self._pnet(tile)
+            for k, scale in enumerate(scales):
+                parts[k].append(_pnet_windows(scores[k], offsets[k], (row, column), scale, config.pnet_threshold))
+        return [_Windows.concatenated(part) for part in parts]
+
+    def _run_rnet(
         self,
         samplers: Sequence[WindowSampler],
         sizes: Sequence[tuple[int, int]],
-        proposals: Sequence[Boxes],
+        squares: Sequence[Boxes],
         config: MtcnnConfig,
     ) -> list[Boxes]:
-        """R-Net on the proposals of all images at once: fewer, better squares per image."""
-        kept, (scores, offsets) = _run(self._rnet, samplers, sizes, proposals, R_SIZE, R_BATCH, ((), (4,)))
+        """Return what R-Net makes of the squares: fewer, better squares per image."""
+        kept, (scores, offsets) = _run_on_windows(self._rnet, samplers, sizes, squares, RNET)
         refined = []
         for boxes, score, offset in zip(kept, scores, offsets, strict=True):
             windows = _Windows(boxes, score, offset)
@@ -184,16 +200,15 @@ class MtcnnDetector:
             refined.append(square(windows.refined(1)))
         return refined
 
-    def _judge(
+    def _run_onet(
         self,
         samplers: Sequence[WindowSampler],
         sizes: Sequence[tuple[int, int]],
-        refined: Sequence[Boxes],
+        squares: Sequence[Boxes],
         config: MtcnnConfig,
     ) -> list[Faces]:
-        """O-Net on the squares of all images at once: the faces of each image."""
-        shapes: tuple[tuple[int, ...], ...] = ((), (4,), (5, 2))
-        kept, (scores, offsets, points) = _run(self._onet, samplers, sizes, refined, O_SIZE, O_BATCH, shapes)
+        """Return each image's faces: O-Net on the squares of all images at once."""
+        kept, (scores, offsets, points) = _run_on_windows(self._onet, samplers, sizes, squares, ONET)
         faces = []
         for size, boxes, score, offset, point in zip(sizes, kept, scores, offsets, points, strict=True):
             passed = score >= config.score_threshold
@@ -202,14 +217,15 @@ class MtcnnDetector:
             landmarks = windows.boxes[:, None, :2] + sides * point[passed] - 1
             # From 1-based inclusive to 0-based exclusive: the low edges move by one, the high ones stay.
             found = clip(windows.refined(1) - np.array([1, 1, 0, 0], np.float32), size)
-            found, keep_score, landmarks = _drop_empty(found, windows.scores, landmarks)
-            pick = nms(found, keep_score, config.nms_onet, "min")
-            faces.append(Faces(found[pick], keep_score[pick], landmarks[pick].astype(np.float32)))
+            inside = area(found) > 0
+            found, inside_scores, landmarks = found[inside], windows.scores[inside], landmarks[inside]
+            pick = nms(found, inside_scores, config.nms_onet, "min")
+            faces.append(Faces(found[pick], inside_scores[pick], landmarks[pick].astype(np.float32)))
         return faces
 
 
 def pyramid_scales(height: int, width: int, config: MtcnnConfig) -> list[float]:
-    """Scales at which a face of `min_face` pixels or more fills P-Net's 12 px cell; none for a smaller image."""
+    """Return the scales at which a face of `min_face` pixels or more fills P-Net's 12 px; [] for a smaller image."""
     scale = CELL / config.min_face
     side = min(height, width) * scale
     scales = []
@@ -221,9 +237,9 @@ def pyramid_scales(height: int, width: int, config: MtcnnConfig) -> list[float]:
 
 
 def _tiles(pixels: NDArray[np.float32]) -> Iterable[tuple[int, int, NDArray[np.float32]]]:
-    """Pieces of a level (N, 3, H, W) that give P-Net the same cells as the whole: (first row, first column, piece).
+    """Yield first row, first column and pixels of tiles of a level (N, 3, H, W), whose cells are those of the whole.
 
-    Neighbours overlap by the receptive field less the stride; the last piece runs to the edge.
+    Neighbours overlap by the receptive field less the stride; the last tile ends at the edge.
     """
     height, width = pixels.shape[2:]
     span = MAX_TILE * STRIDE
@@ -234,33 +250,32 @@ def _tiles(pixels: NDArray[np.float32]) -> Iterable[tuple[int, int, NDArray[np.f
         bottom = height if i == len(rows) - 1 else row + span + overlap
         for j, column in enumerate(columns):
             right = width if j == len(columns) - 1 else column + span + overlap
-            piece = np.ascontiguousarray(pixels[:, :, row:bottom, column:right])
-            yield row // STRIDE, column // STRIDE, piece
+            tile = np.ascontiguousarray(pixels[:, :, row:bottom, column:right])
+            yield row // STRIDE, column // STRIDE, tile
 
 
 def _tile_starts(length: int, span: int) -> list[int]:
-    # A rest shorter than a cell joins the tile before it, which then ends at the edge.
+    """Return where tiles start; a rest shorter than CELL joins the tile before it."""
     return [start for start in range(0, length, span) if start == 0 or length - start >= CELL]
 
 
-def _cells(
+def _pnet_windows(
     scores: NDArray[np.float32],
     offsets: NDArray[np.float32],
-    first_row: int,
-    first_column: int,
+    first: tuple[int, int],
     scale: float,
     threshold: float,
 ) -> _Windows:
-    """P-Net's cells (h, w) of a level at `scale` that reach the threshold, as windows of the image."""
+    """Return P-Net's cells (h, w) that reach the threshold as windows of the image; `first` is their row, column."""
     rows, columns = np.nonzero(scores >= threshold)
-    corner = np.stack([columns + first_column, rows + first_row], axis=1).astype(np.float32) * STRIDE
+    corner = np.stack([columns + first[1], rows + first[0]], axis=1).astype(np.float32) * STRIDE
     low = np.floor((corner + 1) / np.float32(scale))
     high = np.floor((corner + CELL) / np.float32(scale))
     return _Windows(np.concatenate([low, high], axis=1), scores[rows, columns], offsets[:, rows, columns].T)
 
 
 def _pixel_windows(boxes: Boxes, size: tuple[int, int]) -> NDArray[np.intp]:
-    """Windows in whole pixels, 0-based with exclusive ends, cut to the image of `size` (width, height)."""
+    """Return windows in whole pixels, 0-based with exclusive ends, clipped to an image of `size` (width, height)."""
     width, height = size
     whole = np.clip(np.trunc(boxes), -(2**31), 2**31).astype(np.intp)
     low = np.maximum(whole[:, :2], 1) - 1
@@ -268,36 +283,33 @@ def _pixel_windows(boxes: Boxes, size: tuple[int, int]) -> NDArray[np.intp]:
     return np.concatenate([low, high], axis=1)
 
 
-def _run(
+def _run_on_windows(
     net: Net,
     samplers: Sequence[WindowSampler],
     sizes: Sequence[tuple[int, int]],
-    candidates: Sequence[Boxes],
-    size: int,
-    batch: int,
-    shapes: Sequence[tuple[int, ...]],
+    squares: Sequence[Boxes],
+    spec: _StockNetSpec,
 ) -> tuple[list[Boxes], list[list[NDArray[np.float32]]]]:
-    """A net on every image's candidate windows, batched over images.
+    """Return the squares per image that touch it, and an array per output of the net and image.
 
-    Returns the candidates per image that touch it (a window outside the image has no pixels to judge), and for each
-    output of the net, of per-window shape `shapes[k]`, an array per image.
+    A square outside its image has no pixels, and is left out. Calls are batched over images.
     """
     kept: list[Boxes] = []
     windows: list[NDArray[np.intp]] = []
-    for boxes, image_size in zip(candidates, sizes, strict=True):
+    for boxes, image_size in zip(squares, sizes, strict=True):
         whole = _pixel_windows(boxes, image_size)
         touches = (whole[:, 2:] > whole[:, :2]).all(axis=1)
         kept.append(boxes[touches])
         windows.append(whole[touches])
-    owner = np.repeat(np.arange(len(kept)), [len(boxes) for boxes in kept])
+    image_index = np.repeat(np.arange(len(kept)), [len(boxes) for boxes in kept])
     flat = np.concatenate(windows)
-    outputs = [np.empty((len(flat), *shape), np.float32) for shape in shapes]
-    for start in range(0, len(flat), batch):
-        stop = min(start + batch, len(flat))
+    outputs = [np.empty((len(flat), *shape), np.float32) for shape in spec.shapes]
+    for start in range(0, len(flat), spec.batch):
+        stop = min(start + spec.batch, len(flat))
         pixels = np.concatenate(
             [
-                samplers[image].windows(flat[start:stop][owner[start:stop] == image], size)
-                for image in np.unique(owner[start:stop])
+                samplers[image].windows(flat[start:stop][image_index[start:stop] == image], spec.size)
+                for image in np.unique(image_index[start:stop])
             ]
         )
         results = net(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
@@ -305,11 +317,3 @@ def _run(
             output[start:stop] = result
     ends = np.cumsum([len(boxes) for boxes in kept])[:-1]
     return kept, [np.split(output, ends) for output in outputs]
-
-
-def _drop_empty(
-    boxes: Boxes, scores: NDArray[np.float32], landmarks: NDArray[np.float32]
-) -> tuple[Boxes, NDArray[np.float32], NDArray[np.float32]]:
-    """Without the boxes that lie outside the image once clipped to it."""
-    inside = area(boxes) > 0
-    return boxes[inside], scores[inside], landmarks[inside]

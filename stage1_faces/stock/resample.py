@@ -1,8 +1,8 @@
-"""Area resampling of images and of windows cut from them, exact and vectorised by integral images.
+"""Area resampling of images and of their windows, exact and vectorised by integral images.
 
 The stock MTCNN weights expect `torch.nn.functional.interpolate(mode="area")` (adaptive average pooling): output
-pixel i averages the input pixels floor(i*n/m) .. ceil((i+1)*n/m)-1. OpenCV's INTER_AREA weighs partial pixels and,
-when enlarging, interpolates; on faces of 10 to 30 px that changes what the cascade finds.
+pixel i averages the input pixels floor(i*n/m) .. ceil((i+1)*n/m)-1. OpenCV's INTER_AREA weighs partial pixels, and
+it interpolates when it enlarges. On faces of 10 to 30 px that changes what the cascade finds.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-# An int32 integral image takes 12 bytes a pixel: work in pieces of at most this many pixels (48 MB).
+# Most pixels of one integral image: int32 takes 12 bytes per pixel, 48 MB in all.
 MAX_PIXELS = 1 << 22
 
 
 def _bins(length: int | NDArray[np.intp], bins: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """First and one-past-last input pixel of each output pixel; `length` may be (N,), giving (N, bins)."""
+    """Return first and one-past-last input pixel of each output pixel; (N, bins) each for `length` (N,)."""
     index = np.arange(bins)
     n = np.asarray(length)[..., None]
     return index * n // bins, -((index + 1) * n // -bins)
 
 
 def _integral(image: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """(H+1, W+1, 3) sums over all pixels above and to the left."""
+    """Return (H+1, W+1, 3) sums over all pixels above and to the left."""
     return np.asarray(cv2.integral(image, sdepth=cv2.CV_32S), dtype=np.int32)
 
 
@@ -32,9 +32,9 @@ def _means(
     rows: tuple[NDArray[np.intp], NDArray[np.intp]],
     columns: tuple[NDArray[np.intp], ...],
 ) -> NDArray[np.float32]:
-    """Mean of every rows x columns bin, from an integral image (H+1, W+1, 3); int32 differences survive overflow.
+    """Return the mean of every bin, from an integral image (H+1, W+1, 3); int32 differences survive overflow.
 
-    rows and columns are (first, past-last) index arrays (..., h) and (..., w); returns (..., h, w, 3).
+    rows and columns are (first, past-last) index arrays (..., h) and (..., w); the result is (..., h, w, 3).
     """
     (top, bottom), (left, right) = rows, columns
     flat = table.reshape(-1, 3)
@@ -50,14 +50,14 @@ def _means(
 
 
 def area_resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.float32]:
-    """Resizes (H, W, 3) to float32 (height, width, 3) by adaptive averaging, in bands that bound the memory."""
+    """Resize (H, W, 3) to float32 (height, width, 3) by adaptive averaging, in bands that bound the memory."""
     top, bottom = _bins(image.shape[0], height)
     columns = _bins(image.shape[1], width)
     band = max(MAX_PIXELS // image.shape[1], 1)
     out = np.empty((height, width, 3), np.float32)
     start = 0
     while start < height:
-        # As many output rows as their input rows fit the band; at least one.
+        # All output rows whose input rows fit the band; at least one.
         stop = max(int(np.searchsorted(bottom, top[start] + band, side="right")), start + 1)
         first, last = top[start], bottom[stop - 1]
         table = _integral(image[first:last])
@@ -67,14 +67,14 @@ def area_resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np
 
 
 class WindowSampler:
-    """Cuts many windows from one image (H, W, 3 uint8) and resizes them to one size."""
+    """Crops many windows from one image (H, W, 3 uint8) and resizes them to one size."""
 
     def __init__(self, image: NDArray[np.uint8]) -> None:
         self._image = image
         self._table: NDArray[np.int32] | None = None
 
     def windows(self, boxes: NDArray[np.intp], size: int) -> NDArray[np.float32]:
-        """float32 (N, size, size, 3) of N windows (x1, y1, x2, y2; whole pixels, inside the image, not empty)."""
+        """Return float32 (N, size, size, 3) of windows (N, 4): xyxy in whole pixels, inside the image, not empty."""
         height, width = self._image.shape[:2]
         if height * width > MAX_PIXELS:
             parts = [area_resize(self._image[y1:y2, x1:x2], size, size) for x1, y1, x2, y2 in boxes]

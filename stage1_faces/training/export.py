@@ -1,4 +1,4 @@
-"""Exports the cascade's torch nets to ONNX graphs, each checked against torch before it is given out."""
+"""Exports the cascade's torch nets to ONNX graphs, and checks each against torch."""
 
 from __future__ import annotations
 
@@ -18,39 +18,40 @@ from torch import Tensor, nn
 from common.errors import UserError
 from stage1_faces import detector
 from stage1_faces.faces import Net
+from stage1_faces.pyramid import PNET_MULTIPLE
 from stage1_faces.stock import mtcnn
 
 # Largest difference allowed between a graph and its torch net: float32 rounding through a few layers.
 TOLERANCE = 1e-4
-LARGEST_AXIS = 1 << 20
+MAX_AXIS = 1 << 20  # largest size of a graph's open axis
 
 
-def _normalised(pixels: Tensor) -> Tensor:
-    """Pixels 0..255 to about -1..1, as the stock weights were trained: (x - 127.5) / 128."""
+def _normalize_stock(pixels: Tensor) -> Tensor:
+    """Map pixels 0..255 to about -1..1, as the stock weights were trained: (x - 127.5) / 128."""
     return (pixels - 127.5) * 0.0078125
 
 
-class PGraph(nn.Module):
-    """Stock P-Net, normalisation inside: (N, 3, H, W) of 0..255 -> probability (N, h, w), offsets (N, 4, h, w)."""
+class StockPNet(nn.Module):
+    """Stock P-Net with normalisation inside: (N, 3, H, W) of 0..255 -> probability (N, h, w), offsets (N, 4, h, w)."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        offsets, probabilities = self.net(_normalised(pixels))
+        offsets, probabilities = self.net(_normalize_stock(pixels))
         return probabilities[:, 1], offsets
 
 
-class RGraph(PGraph):
-    """R-Net, likewise: (N, 3, 24, 24) -> probability (N,), offsets (N, 4)."""
+class StockRNet(StockPNet):
+    """Stock R-Net with normalisation inside: (N, 3, 24, 24) -> probability (N,), offsets (N, 4)."""
 
 
-class OGraph(PGraph):
-    """O-Net, likewise: (N, 3, 48, 48) -> probability (N,), offsets (N, 4), landmarks (N, 5, 2).
+class StockONet(StockPNet):
+    """Stock O-Net with normalisation inside: (N, 3, 48, 48) -> probability (N,), offsets (N, 4), landmarks (N, 5, 2).
 
-    shift: moves the box's left, top, right and bottom edge by fractions of its width or height, for photos whose
-    annotators draw boxes differently from those that the weights were trained on.
+    `shift` moves the box's left, top, right and bottom edge by fractions of its width or height. It fits the boxes
+    to annotators who draw them differently from those of the weights' training photos.
     """
 
     shift: Tensor
@@ -60,7 +61,7 @@ class OGraph(PGraph):
         self.register_buffer("shift", torch.tensor(shift, dtype=torch.float32))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        offsets, points, probabilities = self.net(_normalised(pixels))
+        offsets, points, probabilities = self.net(_normalize_stock(pixels))
         # Offsets are fractions of the square window; the box's own sides are 1 + high offset - low offset of it.
         sides = 1 + offsets[:, 2:] - offsets[:, :2]
         offsets = offsets + self.shift * torch.cat([sides, sides], dim=1)
@@ -69,41 +70,41 @@ class OGraph(PGraph):
 
 
 @dataclass(frozen=True)
-class Spec:
-    """How one net is exported: its input's shape for tracing, {axis that varies: its multiple}, its output names."""
+class ExportSpec:
+    """How one net is exported."""
 
-    shape: tuple[int, int, int, int]
-    dynamic: Mapping[int, int]
-    outputs: tuple[str, ...]
+    shape: tuple[int, int, int, int]  # of the input, for tracing
+    dynamic: Mapping[int, int]  # {open input axis: its multiple}
+    outputs: tuple[str, ...]  # names
 
 
-def specs(r_size: int, o_size: int, even: int) -> dict[str, Spec]:
-    """How a cascade's nets are exported; sides of R-Net's and O-Net's windows, multiple of P-Net's sides, px."""
+def export_specs(r_size: int, o_size: int, multiple: int) -> dict[str, ExportSpec]:
+    """Return the specs of a cascade: sides of R-Net's and O-Net's windows, multiple of P-Net's sides, px."""
     return {
-        "pnet": Spec((2, 3, 40, 56), {0: 1, 2: even, 3: even}, ("probability", "offsets")),
-        "rnet": Spec((2, 3, r_size, r_size), {0: 1}, ("probability", "offsets")),
-        "onet": Spec((2, 3, o_size, o_size), {0: 1}, ("probability", "offsets", "landmarks")),
+        "pnet": ExportSpec((2, 3, 40, 56), {0: 1, 2: multiple, 3: multiple}, ("probability", "offsets")),
+        "rnet": ExportSpec((2, 3, r_size, r_size), {0: 1}, ("probability", "offsets")),
+        "onet": ExportSpec((2, 3, o_size, o_size), {0: 1}, ("probability", "offsets", "landmarks")),
     }
 
 
-STOCK = specs(mtcnn.R_SIZE, mtcnn.O_SIZE, even=1)
-FINE_TUNED = specs(detector.R_SIZE, detector.O_SIZE, detector.EVEN)
+STOCK = export_specs(mtcnn.R_SIZE, mtcnn.O_SIZE, multiple=1)
+FINE_TUNED = export_specs(detector.R_SIZE, detector.O_SIZE, PNET_MULTIPLE)
 
 
 def stock_nets(box_shift: Sequence[float] = (0, 0, 0, 0)) -> dict[str, nn.Module]:
-    """The three nets with the weights that come inside facenet-pytorch (trained on WIDER FACE and CelebA).
+    """Return the three nets with facenet-pytorch's weights (trained on WIDER FACE and CelebA).
 
-    box_shift: see OGraph; zeros leave the stock boxes.
+    `box_shift` is the shift of StockONet; zeros keep the stock boxes.
     """
-    onet = OGraph(ONet(), box_shift)
-    nets: dict[str, nn.Module] = {"pnet": PGraph(PNet()), "rnet": RGraph(RNet()), "onet": onet}
+    onet = StockONet(ONet(), box_shift)
+    nets: dict[str, nn.Module] = {"pnet": StockPNet(PNet()), "rnet": StockRNet(RNet()), "onet": onet}
     return {name: net.eval() for name, net in nets.items()}
 
 
-def export_net(name: str, net: nn.Module, spec: Spec) -> bytes:
-    """The ONNX graph of a net, checked against torch on random pixels. name: for messages.
+def export_net(name: str, net: nn.Module, spec: ExportSpec) -> bytes:
+    """Return the ONNX graph of a net, checked against torch on random pixels.
 
-    Raises UserError when the graph's outputs differ from torch's by more than TOLERANCE.
+    Raise UserError, which names the net, when an output differs from torch's by more than TOLERANCE.
     """
     graph = to_onnx(net, spec.shape, spec.dynamic, spec.outputs)
     rng = np.random.default_rng(0)
@@ -112,23 +113,26 @@ def export_net(name: str, net: nn.Module, spec: Spec) -> bytes:
         pixels = rng.uniform(0, 255, (n, 3, *sides)).astype(np.float32)
         difference = parity(graph, net, pixels)
         if not difference <= TOLERANCE:
-            raise UserError(f"{name}: the exported graph differs from torch by {difference:.2g}")
+            raise UserError(
+                f"{name}: the exported graph differs from torch by {difference:.2g}; "
+                "install the pinned torch, onnxscript and onnxruntime"
+            )
     return graph
 
 
-def export_cascade(nets: Mapping[str, nn.Module], how: Mapping[str, Spec]) -> dict[str, bytes]:
-    """ONNX graphs of the three nets `pnet`, `rnet` and `onet`, exported as STOCK or FINE_TUNED says."""
-    return {name: export_net(name, nets[name], spec) for name, spec in how.items()}
+def export_cascade(nets: Mapping[str, nn.Module], specs: Mapping[str, ExportSpec]) -> dict[str, bytes]:
+    """Return the ONNX graphs of the nets "pnet", "rnet" and "onet" by the specs STOCK or FINE_TUNED."""
+    return {name: export_net(name, nets[name], spec) for name, spec in specs.items()}
 
 
 def to_onnx(net: nn.Module, shape: tuple[int, ...], dynamic: Mapping[int, int], outputs: tuple[str, ...]) -> bytes:
-    """One self-contained ONNX graph of a net in eval mode. dynamic: {open input axis: what it is a multiple of}."""
+    """Return one self-contained ONNX graph of a net in eval mode; the arguments are those of ExportSpec."""
     axes: dict[int, Any] = {}
     for axis, multiple in dynamic.items():
-        unit = torch.export.Dim(f"axis{axis}", min=1, max=LARGEST_AXIS)
+        unit = torch.export.Dim(f"axis{axis}", min=1, max=MAX_AXIS)
         axes[axis] = torch.export.Dim.DYNAMIC if multiple == 1 else multiple * unit
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the exporter's own deprecation chatter
+        warnings.simplefilter("ignore")  # the exporter's deprecation warnings
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
             net.eval(),
@@ -142,7 +146,7 @@ def to_onnx(net: nn.Module, shape: tuple[int, ...], dynamic: Mapping[int, int], 
     if program is None:
         raise UserError("torch gave no ONNX graph; install the pinned torch and onnxscript")
     graph = program.model_proto
-    # The exporter writes stack traces, with the paths of this machine, beside every node.
+    # The exporter writes stack traces, with the paths of this machine, to every node.
     parts = [graph, graph.graph, *graph.graph.node, *graph.graph.value_info, *graph.graph.initializer]
     for part in (*parts, *graph.graph.input, *graph.graph.output):
         part.ClearField("metadata_props")
@@ -151,7 +155,7 @@ def to_onnx(net: nn.Module, shape: tuple[int, ...], dynamic: Mapping[int, int], 
 
 
 def runtime(graph: bytes, threads: int = 1) -> Net:
-    """A graph as a plain function on ONNX Runtime's CPU provider, for training-time search and checks."""
+    """Return a graph as a plain function on ONNX Runtime's CPU provider, for training-time search and checks."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -161,7 +165,7 @@ def runtime(graph: bytes, threads: int = 1) -> Net:
 
 
 def parity(graph: bytes, net: nn.Module, pixels: NDArray[np.float32]) -> float:
-    """The largest absolute difference between a graph's outputs and its torch net's; nan counts as infinite."""
+    """Return the largest absolute difference between a graph's outputs and its torch net's; nan counts as infinite."""
     with torch.no_grad():
         expected = net(torch.from_numpy(pixels))
     expected = (expected,) if isinstance(expected, Tensor) else expected

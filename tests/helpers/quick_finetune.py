@@ -1,6 +1,6 @@
-"""A fine-tuning of seconds: few small batches on drawn photos, nets searched with in torch, landmarks as drawn.
+"""A fine-tuning of seconds: few small batches on drawn photos, detection in torch, landmarks as drawn.
 
-Run as a script, it is a process that a test may kill: `python quick_finetune.py DATA OUT`.
+A test can start it as a process: `python -m tests.helpers.quick_finetune DATA OUT`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from stage1_faces.faces import Net
-from stage1_faces.training import finetune
+from stage1_faces.training import finetune, finetune_run
 from stage1_faces.training.export import runtime
 from tests.helpers.drawn_photos import landmarks_of
 
-# Rates are high, for the warm-up takes longer than these few steps.
+# Rates are high because the warm-up takes longer than these few steps.
 RECIPE = finetune.FinetuneConfig(
     pnet_steps=8, rnet_steps=5, onet_steps=5, epoch_steps=3, pnet_batch=4, rnet_batch=10, onet_batch=10,
     pnet_rate=1.0, rnet_rate=0.1, onet_rate=0.05, passes=2,
@@ -28,7 +28,7 @@ RECIPE = finetune.FinetuneConfig(
 
 
 def as_function(graph: nn.Module | bytes | None, threads: int) -> Net:
-    """A net as `runtime` gives it, without its export."""
+    """Return a net as a function, as `runtime` does, but without an export."""
     if not isinstance(graph, nn.Module):
         return runtime(graph, threads) if graph else lambda pixels: []
     net = graph
@@ -41,15 +41,15 @@ def as_function(graph: nn.Module | bytes | None, threads: int) -> Net:
 
 
 def make_quick(replace: Callable[[Any, str, Any], None] = setattr) -> None:
-    """Spares the exports, and the stock cascade as a teacher."""
-    replace(finetune, "export_net", lambda name, net, spec: net)
-    replace(finetune, "export_cascade", lambda nets, how: dict.fromkeys(how))
-    replace(finetune, "runtime", as_function)
-    replace(finetune, "stock_landmarks", lambda stock, image, boxes: landmarks_of(boxes))
+    """Replace the exports, and the stock cascade that provides landmarks."""
+    replace(finetune_run, "export_net", lambda name, net, spec: net)
+    replace(finetune_run, "export_cascade", lambda nets, specs: dict.fromkeys(specs))
+    replace(finetune_run, "runtime", as_function)
+    replace(finetune_run, "stock_landmarks", lambda stock, image, boxes: landmarks_of(boxes))
 
 
 def run(data: Path, out: Path, **options: Any) -> Path:
-    """Fine-tunes by RECIPE, on one thread."""
+    """Fine-tune with RECIPE, on one thread."""
     return finetune.finetune(data, data / "splits.csv", out, RECIPE, threads=1, **options)
 
 

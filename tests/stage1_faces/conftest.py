@@ -1,4 +1,4 @@
-"""The cascades for the tests, as ONNX Runtime functions, each exported once; and a photo."""
+"""The cascades for the tests as ONNX Runtime functions, each exported once, and a photo."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from stage1_faces.training.nets import ExportWrapper, build_net
 SIDES = {"pnet": (2, 96), "rnet": (24, 32), "onet": (24, 48)}  # batch and px of random pixels for each net
 
 
-def lively(name: str) -> nn.Module:
-    """An untrained net whose answers differ much from place to place, as a trained one's do."""
+def lively_net(name: str) -> nn.Module:
+    """Return an untrained net whose outputs differ from place to place, as those of a trained one do."""
     torch.manual_seed(1)
     net = build_net(name)
     for norm in (m for m in net.modules() if isinstance(m, nn.BatchNorm2d)):
-        norm.momentum = None  # the statistics of the next pixels, whole: signals neither die out nor grow
+        norm.momentum = None  # takes the statistics of the next pixels: signals neither vanish nor grow
     n, side = SIDES[name]
     coarse = torch.rand(n, 3, side // 8, side // 8) * 255
     pixels = nn.functional.interpolate(coarse, (side, side)) / 2 + torch.rand(n, 3, side, side) * 127
@@ -39,7 +39,7 @@ def lively(name: str) -> nn.Module:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """The nets here are small: more threads would only wait for one another, and tests may run side by side."""
+    """Use one thread: the nets are small, and tests can run in parallel."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -48,32 +48,32 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def stock_graphs() -> dict[str, bytes]:
-    """The stock cascade's ONNX graphs."""
+    """Return the stock cascade's ONNX graphs."""
     return export.export_cascade(export.stock_nets(), export.STOCK)
 
 
 @pytest.fixture(scope="session")
 def stock_nets(stock_graphs: dict[str, bytes]) -> dict[str, Net]:
-    """The stock cascade."""
+    """Return the stock cascade as functions."""
     return {name: export.runtime(graph) for name, graph in stock_graphs.items()}
 
 
 @pytest.fixture(scope="session")
 def torch_nets() -> dict[str, nn.Module]:
-    """The fine-tuned cascade's nets, untrained but `lively`, in torch."""
-    return {name: ExportWrapper(lively(name)).eval() for name in export.FINE_TUNED}
+    """Return the fine-tuned cascade's nets, untrained (`lively_net`), in torch."""
+    return {name: ExportWrapper(lively_net(name)).eval() for name in export.FINE_TUNED}
 
 
 @pytest.fixture(scope="session")
 def untrained_nets(torch_nets: dict[str, nn.Module]) -> dict[str, Net]:
-    """The same, exported."""
+    """Return the nets of `torch_nets`, exported."""
     graphs = export.export_cascade(torch_nets, export.FINE_TUNED)
     return {name: export.runtime(graph) for name, graph in graphs.items()}
 
 
 @pytest.fixture(scope="session")
 def grace() -> Pixels:
-    """Grace Hopper's portrait from matplotlib's own sample data."""
+    """Return Grace Hopper's portrait from matplotlib's sample data."""
     from matplotlib import cbook
 
     with cbook.get_sample_data("grace_hopper.jpg") as file:

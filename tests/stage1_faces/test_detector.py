@@ -1,11 +1,10 @@
-"""FaceDetector: geometry worked by hand with nets that say what they are told, and real nets on odd images."""
+"""FaceDetector: geometry worked by hand with fake nets of given outputs, and real nets on odd images."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -13,112 +12,34 @@ import pytest
 import torch
 from torch import nn
 
-from common.boxes import area, iou
+from common.boxes import area
 from stage1_faces import detector
 from stage1_faces.detector import (
     ONET2_BOX_WEIGHT,
     ONET2_WEIGHT,
     ONET_WEIGHT,
+    PNET_ANCHOR,
     PNET_WEIGHT,
-    REFERENCE,
     RNET_WEIGHT,
-    CascadeConfig,
     FaceDetector,
-    anchors,
-    decode,
-    log_odds,
 )
 from stage1_faces.faces import Faces, Net, Pixels
+from stage1_faces.pyramid import PyramidLevel
 from stage1_faces.roi_crop import GREY, Mipmaps
 from stage1_faces.training.nets import ExportWrapper, build_net
-
-Cells = Callable[[int, int, int], np.ndarray]
-# Low thresholds, whatever the defaults are.
-LOW = CascadeConfig(
-    min_face=8, max_side=1280, pnet_threshold=0.02, rnet_threshold=0.02, onet2_threshold=0.01, score_threshold=0.5,
-    max_pnet=200, max_rnet=100, max_onet2=100, nms_pnet=0.6, nms_rnet=0.6, nms_onet=0.45, soft_nms_sigma=0, box_voting_iou=0.6,
-)  # fmt: skip
-LIVELY = replace(LOW, min_face=6, pnet_threshold=0.3)  # for the nets of conftest, which fire at many places
-MOST = dict.fromkeys(("most_pnet", "most_rnet", "most_again"), 10_000)
-KEEP_ALL = replace(LOW, nms_pnet=1, nms_rnet=1, nms_onet=1, box_voting_iou=1, **MOST)
-
-
-def proposing(cells: Cells, numbers: Sequence[float] = (0, 0, 0, 0), seen: list[tuple[int, ...]] | None = None) -> Net:
-    """A P-Net with the given probabilities: cells(N, rows, columns); every cell gives the same box numbers."""
-
-    def net(pixels: np.ndarray) -> list[np.ndarray]:
-        assert pixels.dtype == np.float32 and pixels.flags.c_contiguous
-        n, _, height, width = pixels.shape
-        assert height % 8 == width % 8 == 0
-        if seen is not None:
-            seen.append(pixels.shape)
-        shape = (n, height // 4, width // 4)
-        boxes = np.tile(np.float32(numbers)[None, :, None, None], (n, 1, *shape[1:]))
-        return [np.asarray(cells(*shape), np.float32), boxes]
-
-    return net
-
-
-def saying(
-    score: float | Callable[[np.ndarray], np.ndarray] = 0.5, numbers: Sequence[float] = (0, 0, 0, 0), points: Any = None
-) -> Net:
-    """An R-Net or, with points (5, 2), an O-Net: the score may depend on the pixels."""
-
-    def net(pixels: np.ndarray) -> list[np.ndarray]:
-        assert pixels.dtype == np.float32 and pixels.flags.c_contiguous
-        n = len(pixels)
-        scores = score(pixels) if callable(score) else np.full(n, score)
-        found = [np.asarray(scores, np.float32), np.tile(np.float32(numbers), (n, 1))]
-        return found if points is None else [*found, np.tile(np.float32(points), (n, 1, 1))]
-
-    return net
-
-
-def one_cell(row: int, column: int, score: float = 0.5, only: tuple[int, int] | None = None) -> Cells:
-    """Fires in one cell, of inputs of `only` (rows, columns) if given."""
-
-    def cells(n: int, height: int, width: int) -> np.ndarray:
-        out = np.zeros((n, height, width))
-        if only in (None, (height, width)):
-            out[:, row, column] = score
-        return out
-
-    return cells
-
-
-def everywhere(score: float) -> Cells:
-    return lambda *shape: np.full(shape, score)
-
-
-def grey(width: int, height: int) -> Pixels:
-    return np.full((height, width, 3), 128, np.uint8)
-
-
-def logit(p: float) -> float:
-    return math.log(p / (1 - p))
-
-
-CENTRED = np.zeros((5, 2))
-
-
-def test_decode_by_hand() -> None:
-    frame = np.float32([[100, 50, 20], [0, 0, 8]])
-    numbers = np.float32([[0.5, -0.25, math.log(2), math.log(0.5)], [0, 0, 0, 0]])
-    # Centre (100 + 0.5 * 20, 50 - 0.25 * 20), sides 40 and 10.
-    assert decode(frame, numbers) == pytest.approx(np.float32([[90, 40, 130, 50], [-4, -4, 4, 4]]), abs=1e-4)
-    assert decode(frame[:0], numbers[:0]).shape == (0, 4)
-
-
-def test_decode_bounds_the_sides() -> None:
-    wild = decode(np.float32([[0, 0, 2], [0, 0, 2]]), np.float32([[0, 0, 1000, -1000], [0, 0, np.inf, -np.inf]]))
-    assert wild[:, 2] == pytest.approx([math.exp(4)] * 2)
-    assert wild[:, 3] == pytest.approx([math.exp(-4)] * 2)
-
-
-def test_frames_count_in_the_longer_side_of_at_least_a_pixel() -> None:
-    boxes = np.float32([[10, 20, 30, 25], [10, 20, 15, 60], [5, 5, 5.25, 5.5]])
-    assert anchors(boxes) == pytest.approx(np.float32([[20, 22.5, 20], [12.5, 40, 40], [5.125, 5.25, 1]]))
-    assert anchors(boxes[:0]).shape == (0, 3)
+from tests.stage1_faces.fake_nets import (
+    CENTRED,
+    KEEP_ALL,
+    LIVELY,
+    LOW,
+    at_width,
+    everywhere,
+    fake_net,
+    fake_pnet,
+    grey,
+    logit,
+    one_cell,
+)
 
 
 @pytest.mark.parametrize("level", [0, 1, 2])
@@ -126,18 +47,18 @@ def test_a_cell_of_each_level_gives_a_box_at_its_place(level: int) -> None:
     # At min_face 8 the first level of a 96x64 photo is the photo itself: 96x64, then 48x32, then 24x16 (no more: 12x8).
     step = 2**level
     rows, columns = 16 // step, 24 // step
-    pnet = proposing(one_cell(2, 3, only=(rows, columns)))
+    pnet = fake_pnet(one_cell(2, 3, only=(rows, columns)))
     config = LOW
-    found = FaceDetector(pnet, saying(), saying(points=CENTRED), config).propose([Mipmaps(grey(96, 64))])[0]
+    found = FaceDetector(pnet, fake_net(), fake_net(points=CENTRED), config).run_pnet([Mipmaps(grey(96, 64))])[0]
     # The cell's middle is the middle of the pixel (3 * 4, 2 * 4) of its level.
-    x, y, half = 12.5 * step, 8.5 * step, REFERENCE / 2 * step
+    x, y, half = 12.5 * step, 8.5 * step, PNET_ANCHOR / 2 * step
     assert found.boxes == pytest.approx(np.float32([[x - half, y - half, x + half, y + half]]), abs=1e-4)
-    assert found.verdict == pytest.approx([0], abs=1e-6)
+    assert found.face_logits == pytest.approx([0], abs=1e-6)
 
 
 def test_levels_halve_until_one_cell_sees_the_whole() -> None:
     seen: list[tuple[int, ...]] = []
-    FaceDetector(proposing(everywhere(0), seen=seen), saying(), saying(), LOW).propose([Mipmaps(grey(100, 52))])
+    FaceDetector(fake_pnet(everywhere(0), seen=seen), fake_net(), fake_net(), LOW).run_pnet([Mipmaps(grey(100, 52))])
     # 100x52, 50x26, 25x13, 12x6 (rounded), padded to multiples of 8.
     assert seen == [(1, 3, 56, 104), (1, 3, 32, 56), (1, 3, 16, 32), (1, 3, 8, 16)]
 
@@ -147,88 +68,59 @@ def test_padding_is_grey_and_boxes_are_scaled_by_the_true_sides() -> None:
 
     def pnet(pixels: np.ndarray) -> list[np.ndarray]:
         pictures.append(pixels)
-        return proposing(one_cell(1, 2, only=(10, 18)))(pixels)
+        return fake_pnet(one_cell(1, 2, only=(10, 18)))(pixels)
 
     photo = np.full((52, 100, 3), 255, np.uint8)
     config = replace(KEEP_ALL, min_face=12)  # the first level is 67x35
-    found = FaceDetector(pnet, saying(), saying(), config).propose([Mipmaps(photo)])[0]
+    found = FaceDetector(pnet, fake_net(), fake_net(), config).run_pnet([Mipmaps(photo)])[0]
     assert pictures[0].shape == (1, 3, 40, 72)
     assert (pictures[0][..., :35, :67] == 255).all()
     assert (pictures[0][..., 35:, :] == GREY).all() and (pictures[0][..., 67:] == GREY).all()
-    across, down, half = 100 / 67, 52 / 35, REFERENCE / 2
+    across, down, half = 100 / 67, 52 / 35, PNET_ANCHOR / 2
     expected = [(8.5 - half) * across, (4.5 - half) * down, (8.5 + half) * across, (4.5 + half) * down]
     expected[1] = max(expected[1], 0)
     assert found.boxes == pytest.approx(np.float32([expected]), abs=1e-3)
 
 
-def test_box_numbers_of_all_three_nets_move_the_box() -> None:
-    # P-Net: a step of 0.25 references to the right, then R-Net and O-Net in units of the box's longer side.
-    pnet = proposing(one_cell(8, 10), (0.25, 0, math.log(1.5), math.log(2)))
-    rnet = saying(0.5, (0.1, 0, 0, 0))  # zeros make it a square of the longer side
-    onet = saying(
+def test_box_deltas_of_all_three_nets_move_the_box() -> None:
+    # P-Net moves it by 0.25 anchors to the right; R-Net and O-Net count in the box's longer side.
+    pnet = fake_pnet(one_cell(8, 10), (0.25, 0, math.log(1.5), math.log(2)))
+    rnet = fake_net(0.5, (0.1, 0, 0, 0))  # zeros make it a square of the longer side
+    onet = fake_net(
         0.5, (0, -0.2, math.log(0.8), 0), np.float32([[-0.3, -0.2], [0.3, -0.2], [0, 0], [-0.2, 0.3], [0.2, 0.3]])
     )
     config = LOW
-    faces = FaceDetector(_largest(pnet, 96), rnet, onet, config).detect(grey(96, 96), min_score=0)
+    faces = FaceDetector(at_width(pnet, 96), rnet, onet, config).detect(grey(96, 96), min_score=0)
     assert len(faces) == 1
-    unit = 2 * REFERENCE
-    x, y = 40.5 + 0.25 * REFERENCE + 0.1 * unit, 32.5
-    seen = np.array([x, y - 0.2 * unit])  # at first sight: 0.8 units wide, 1 unit high
+    unit = 2 * PNET_ANCHOR
+    x, y = 40.5 + 0.25 * PNET_ANCHOR + 0.1 * unit, 32.5
+    seen = np.array([x, y - 0.2 * unit])  # first pass: 0.8 units wide, 1 unit high
     again = seen - [0, 0.2 * unit]
     middle, sides = ONET2_BOX_WEIGHT * again + (1 - ONET2_BOX_WEIGHT) * seen, np.array([0.8, 1]) * unit
-    # (The mirrored look halves nothing here: no number points to one side.)
+    # The mirror image changes nothing here: no delta of O-Net points to one side.
     assert faces.boxes[0] == pytest.approx([*(middle - sides / 2), *(middle + sides / 2)], abs=1e-3)
-    # Landmarks are counted from the box that the second look judged.
+    # Landmarks count from the box that the second pass reads.
     assert faces.landmarks[0] == pytest.approx(
         seen + unit * np.array([[-0.3, -0.2], [0.3, -0.2], [0, 0], [-0.2, 0.3], [0.2, 0.3]]), abs=1e-3
     )
 
 
-def _largest(pnet: Net, width: int) -> Net:
-    """The net at the level of the given width; at others nothing is found."""
-
-    def net(pixels: np.ndarray) -> list[np.ndarray]:
-        probability, numbers = pnet(pixels) if pixels.shape[3] == width else proposing(everywhere(0))(pixels)
-        return [probability, numbers]
-
-    return net
-
-
-def test_the_score_weighs_all_three_nets() -> None:
-    looks = iter([0.7, 0.9, 0.9])  # at first sight; again; again in the mirror
-
-    def onet(pixels: np.ndarray) -> list[np.ndarray]:
-        return saying(next(looks), points=CENTRED)(pixels)
-
-    pnet = _largest(proposing(one_cell(8, 10, 0.2)), 96)
-    faces = FaceDetector(pnet, saying(0.4), onet, LOW).detect(grey(96, 96))
-    verdict = PNET_WEIGHT * logit(0.2) + RNET_WEIGHT * logit(0.4) + ONET_WEIGHT * logit(0.7) + ONET2_WEIGHT * logit(0.9)
-    assert faces.scores == pytest.approx([1 / (1 + math.exp(-verdict))], abs=1e-5)
-
-
-@pytest.mark.parametrize("certain", [0.0, 1.0])
-def test_certain_nets_give_finite_scores(certain: float) -> None:
-    config = replace(LOW, pnet_threshold=0, rnet_threshold=0, onet2_threshold=0)
-    nets = (_largest(proposing(one_cell(8, 10, 1)), 96), saying(certain), saying(certain, points=CENTRED))
-    faces = FaceDetector(*nets, config).detect(grey(96, 96), min_score=0)
-    assert len(faces) and np.isfinite(faces.scores).all()
-    assert np.isfinite(log_odds(np.float32([0, 1]))).all()
-
-
 def test_each_threshold_holds() -> None:
-    # R-Net is asked together with P-Net, O-Net together with both; in shares of the verdict.
+    # R-Net's threshold holds for P-Net and R-Net together, O-Net's for all three, by their weights.
     odds = [PNET_WEIGHT * logit(0.3), RNET_WEIGHT * logit(0.4), ONET_WEIGHT * logit(0.8), ONET2_WEIGHT * logit(0.8)]
     shares = np.cumsum([PNET_WEIGHT, RNET_WEIGHT, ONET_WEIGHT, ONET2_WEIGHT])
     chances = 1 / (1 + np.exp(-np.cumsum(odds) / shares))
-    nets = (_largest(proposing(one_cell(8, 10, 0.3)), 96), saying(0.4), saying(0.8, points=CENTRED))
+    nets = (at_width(fake_pnet(one_cell(8, 10, 0.3)), 96), fake_net(0.4), fake_net(0.8, points=CENTRED))
     assert chances[0] == pytest.approx(0.3) and shares[-1] == 1
-    for name, chance in zip(("pnet", "rnet", "again", "onet"), chances, strict=True):
+    for name, chance in zip(
+        ("pnet_threshold", "rnet_threshold", "onet2_threshold", "score_threshold"), chances, strict=True
+    ):
         for floor, count in ((chance - 0.005, 1), (chance + 0.005, 0)):
-            config = replace(LOW, **{"onet": 0, name: floor})
+            config = replace(LOW, **{"score_threshold": 0, name: floor})
             assert len(FaceDetector(*nets, config).detect(grey(96, 96))) == count, (name, floor)
 
 
-@pytest.mark.parametrize(("name", "calls"), [("most_pnet", 0), ("most_rnet", 1), ("most_again", 2)])
+@pytest.mark.parametrize(("name", "calls"), [("max_pnet", 0), ("max_rnet", 1), ("max_onet2", 2)])
 def test_no_more_boxes_than_wanted_reach_the_next_net(name: str, calls: int) -> None:
     counts: list[list[int]] = [[], [], []]
 
@@ -240,31 +132,31 @@ def test_no_more_boxes_than_wanted_reach_the_next_net(name: str, calls: int) -> 
         return count
 
     rising = np.linspace(0.2, 0.8, 24 * 24).reshape(1, 24, 24)
-    pnet = _largest(proposing(lambda *_: rising), 96)
-    looks = iter([1, 2, 2])
+    pnet = at_width(fake_pnet(lambda *_: rising), 96)
+    passes = iter([1, 2, 2])
 
     def onet(pixels: np.ndarray) -> Sequence[np.ndarray]:
-        return counted(saying(0.5, points=CENTRED), next(looks))(pixels)
+        return counted(fake_net(0.5, points=CENTRED), next(passes))(pixels)
 
-    config = replace(LOW, **{"most_rnet": 12, "nms_onet": 0.9, name: 3})
-    FaceDetector(pnet, counted(saying(0.5), 0), onet, config).detect(grey(96, 96))
+    config = replace(LOW, **{"max_rnet": 12, "nms_onet": 0.9, name: 3})
+    FaceDetector(pnet, counted(fake_net(0.5), 0), onet, config).detect(grey(96, 96))
     assert [sum(c) for c in counts[calls:]] == [3, 3, 6][calls:]
 
 
 def test_the_best_boxes_are_the_ones_that_are_kept() -> None:
     scores = np.random.default_rng(0).permutation(24 * 24).reshape(1, 24, 24) / 1000 + 0.2
-    pnet = _largest(proposing(lambda *_: scores), 96)
+    pnet = at_width(fake_pnet(lambda *_: scores), 96)
     config = replace(KEEP_ALL, max_pnet=10)
-    found = FaceDetector(pnet, saying(), saying(), config).propose([Mipmaps(grey(96, 96))])[0]
+    found = FaceDetector(pnet, fake_net(), fake_net(), config).run_pnet([Mipmaps(grey(96, 96))])[0]
     assert found.scores == pytest.approx(np.sort(scores.ravel())[::-1][:10], abs=1e-6)
 
 
 def test_rows_stay_aligned_when_boxes_leave_the_image() -> None:
-    # P-Net's numbers throw every second box far out; the rest must keep their own scores.
+    # P-Net's box deltas throw every second box far out; the rest must keep their own scores.
     def pnet(pixels: np.ndarray) -> list[np.ndarray]:
-        probability, numbers = proposing(everywhere(0.5))(pixels)
-        numbers[:, 0, :, ::2] = 100
-        return [probability, numbers]
+        probability, box_deltas = fake_pnet(everywhere(0.5))(pixels)
+        box_deltas[:, 0, :, ::2] = 100
+        return [probability, box_deltas]
 
     def brightness(pixels: np.ndarray) -> np.ndarray:
         return pixels[:, :, 23:25, 23:25].mean(axis=(1, 2, 3)) / 255
@@ -273,16 +165,16 @@ def test_rows_stay_aligned_when_boxes_leave_the_image() -> None:
 
     def rnet(pixels: np.ndarray) -> Sequence[np.ndarray]:
         seen.extend(pixels[:, 0, 15:17, 15:17].mean(axis=(1, 2)))
-        return saying(0.5)(pixels)
+        return fake_net(0.5)(pixels)
 
     image = np.tile(np.arange(20, 116, dtype=np.uint8)[None, :, None] * 2, (40, 1, 3))
-    # Two thirds of the verdict are O-Net's: the slope makes its own probability the score.
+    # O-Net has two thirds of the weight: the slope makes its probability the score.
     config = replace(KEEP_ALL, onet2_threshold=0, slope=1 / (ONET_WEIGHT + ONET2_WEIGHT))
-    faces = FaceDetector(_largest(pnet, 96), rnet, saying(brightness, points=CENTRED), config).detect(
+    faces = FaceDetector(at_width(pnet, 96), rnet, fake_net(brightness, points=CENTRED), config).detect(
         image, min_score=0
     )
     assert len(faces) == len(seen) == 10 * 12  # cells of every second column
-    # What R-Net saw and what O-Net said grow by 2 a column.
+    # R-Net's pixels and O-Net's scores grow by 2 per column.
     inside = (faces.boxes[:, 0] > 0) & (faces.boxes[:, 2] < 96)
     centre = faces.boxes[inside][:, [0, 2]].mean(axis=1)
     assert inside.sum() > 10
@@ -291,37 +183,8 @@ def test_rows_stay_aligned_when_boxes_leave_the_image() -> None:
     assert (np.diff(faces.scores) <= 0).all()
 
 
-def test_rows_stay_aligned_when_the_second_look_turns_the_order() -> None:
-    # Three white squares of 16 px; what O-Net likes best at first sight, by brightness, it likes least afterwards.
-    image = np.zeros((64, 192, 3), np.uint8)
-    places = {40: 120, 88: 170, 136: 220}
-    for x, value in places.items():
-        image[24:40, x - 8 : x + 8] = value
-    cells = np.zeros((1, 16, 48))
-    cells[0, 8, [x // 4 for x in places]] = 0.5
-    calls = 0
-
-    def onet(pixels: np.ndarray) -> list[np.ndarray]:
-        nonlocal calls
-        calls += 1
-        bright = pixels[:, 0, 20:28, 20:28].mean(axis=(1, 2)) / 255
-        return saying(lambda _: bright if calls == 1 else 0.95 - 0.9 * bright, points=CENTRED)(pixels)
-
-    config = replace(KEEP_ALL, slope=1 / ONET2_WEIGHT, onet2_threshold=0)
-    pnet = _largest(proposing(lambda *_: cells), 192)
-    faces = FaceDetector(pnet, saying(0.5), onet, config).detect(image, min_score=0)
-    assert calls == 3
-    assert [round(float(x)) for x in faces.boxes[:, [0, 2]].mean(axis=1)] == list(places)
-    first = np.array([logit(value / 255) for value in places.values()])
-    again = np.array([logit(0.95 - 0.9 * value / 255) for value in places.values()])
-    verdict = (ONET_WEIGHT * first + ONET2_WEIGHT * again) / ONET2_WEIGHT
-    assert faces.scores == pytest.approx(1 / (1 + np.exp(-verdict)), abs=1e-3)
-    assert (np.diff(faces.scores) < 0).all() and np.diff(first).min() > 0
-    assert faces.landmarks[:, 0, 0].round().tolist() == list(places)
-
-
 def test_boxes_are_inside_the_image() -> None:
-    nets = (proposing(everywhere(0.5), (0, 0, 1, 0)), saying(0.5), saying(0.6, (0.4, 0, 1, -1), CENTRED))
+    nets = (fake_pnet(everywhere(0.5), (0, 0, 1, 0)), fake_net(0.5), fake_net(0.6, (0.4, 0, 1, -1), CENTRED))
     for size in ((40, 33), (1, 1), (300, 1)):
         faces = FaceDetector(*nets, replace(LOW, min_face=6)).detect(grey(*size), min_score=0)
         assert len(faces)
@@ -334,7 +197,7 @@ SHAPES = [(1, 1), (1, 300), (300, 1), (7, 9), (2, 3), (8, 8), (17, 16), (64, 65)
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_images_without_a_face(shape: tuple[int, int]) -> None:
-    # Nets as they are before training, whose P-Net finds every cell improbable.
+    # Untrained nets: P-Net gives low probabilities.
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     faces = _torch_detector({name: ExportWrapper(build_net(name)).eval() for name in ("pnet", "rnet", "onet")}).detect(
         image
@@ -345,29 +208,29 @@ def test_images_without_a_face(shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("last", [0, 1, 2])
 def test_nothing_passes_one_net(last: int) -> None:
-    # Whichever net refuses everything, the result is empty and those after it are asked nothing.
+    # When one net rejects everything, the result is empty and the nets after it are not called.
     scores = [0.0 if k == last else 0.9 for k in range(3)]
-    nets = (proposing(everywhere(scores[0])), saying(scores[1]), saying(scores[2], points=CENTRED))
+    nets = (fake_pnet(everywhere(scores[0])), fake_net(scores[1]), fake_net(scores[2], points=CENTRED))
     assert [len(f) for f in FaceDetector(*nets).detect_batch([grey(50, 40), grey(9, 7)])] == [0, 0]
 
 
 def test_no_images() -> None:
-    assert FaceDetector(proposing(everywhere(1)), saying(), saying(points=CENTRED)).detect_batch([]) == []
+    assert FaceDetector(fake_pnet(everywhere(1)), fake_net(), fake_net(points=CENTRED)).detect_batch([]) == []
 
 
 @pytest.mark.parametrize(
     "image",
     [np.zeros((10, 10), np.uint8), np.zeros((10, 10, 4), np.uint8), np.zeros((0, 5, 3), np.uint8), np.zeros((9, 9, 3))],
 )
-def test_refuses_what_is_no_rgb_image(image: np.ndarray) -> None:
+def test_refuses_arrays_that_are_not_rgb_images(image: np.ndarray) -> None:
     with pytest.raises(ValueError, match="uint8"):
-        FaceDetector(proposing(everywhere(1)), saying(), saying(points=CENTRED)).detect(image)
+        FaceDetector(fake_pnet(everywhere(1)), fake_net(), fake_net(points=CENTRED)).detect(image)
 
 
 def test_min_face_and_max_side_set_the_largest_level(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detector, "MAX_TILE", 1024)  # so that every level is one tile
     seen: list[tuple[int, ...]] = []
-    nets = (proposing(everywhere(0), seen=seen), saying(), saying(points=CENTRED))
+    nets = (fake_pnet(everywhere(0), seen=seen), fake_net(), fake_net(points=CENTRED))
     found = FaceDetector(*nets, replace(LOW, max_side=320))
     photo = grey(480, 32)
 
@@ -378,7 +241,7 @@ def test_min_face_and_max_side_set_the_largest_level(monkeypatch: pytest.MonkeyP
 
     assert largest() == (24, 320)
     assert largest(min_face=32) == (8, 120)
-    # Given by the caller, the smallest face counts whatever the photo's size.
+    # The caller's smallest face holds for photos of any size.
     assert largest(min_face=8) == (32, 480)
     assert largest(min_face=4) == (64, 960)
     assert found.config.min_face == 8 and found.config.max_side == 320
@@ -387,8 +250,8 @@ def test_min_face_and_max_side_set_the_largest_level(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("soft", [0, 0.3])
 def test_min_score_replaces_the_last_threshold_only(soft: float) -> None:
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    brightness = saying(lambda pixels: pixels[..., 16:32, 16:32].mean((1, 2, 3)) / 255, points=CENTRED)
-    nets = (_largest(proposing(everywhere(0.5)), 64), saying(0.5), brightness)
+    brightness = fake_net(lambda pixels: pixels[..., 16:32, 16:32].mean((1, 2, 3)) / 255, points=CENTRED)
+    nets = (at_width(fake_pnet(everywhere(0.5)), 64), fake_net(0.5), brightness)
     found = FaceDetector(*nets, replace(LOW, nms_pnet=0.3, soft_nms_sigma=soft))
     everything, default = found.detect(image, min_score=0), found.detect(image)
     assert everything.scores.min() < 0.5
@@ -403,168 +266,7 @@ def test_min_score_replaces_the_last_threshold_only(soft: float) -> None:
 @pytest.mark.parametrize("options", [{"min_face": 0.5}, {"min_score": 1.5}, {"min_score": -0.1}])
 def test_refuses_calls_out_of_range(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must"):
-        FaceDetector(proposing(everywhere(1)), saying(), saying(points=CENTRED)).detect(grey(9, 9), **options)
-
-
-COUNTS = ("min_face", "max_side", "most_pnet", "most_rnet", "most_again")
-SHARES = ("pnet", "rnet", "again", "onet", "nms_pnet", "nms_rnet", "nms_onet", "vote")
-WRONG = {
-    **dict.fromkeys(COUNTS, (0, 0.99, -1, math.nan)),
-    **dict.fromkeys(SHARES, (-0.01, 1.01, math.nan)),
-    "soft": (-0.01, math.inf, math.nan),
-    "slope": (0, -1, math.inf, math.nan),
-    "intercept": (math.inf, -math.inf, math.nan),
-}
-
-
-@pytest.mark.parametrize("name", [f.name for f in fields(CascadeConfig)])
-def test_config_refuses_values_out_of_range(name: str) -> None:
-    for value in WRONG[name]:
-        with pytest.raises(ValueError, match=name):
-            CascadeConfig(**{name: value})
-
-
-def test_slope_and_intercept_change_scores_and_nothing_else(untrained_nets: dict[str, Net], grace: Pixels) -> None:
-    image = cv2.resize(grace, (128, 150))
-    plain = FaceDetector(**untrained_nets, config=LIVELY).detect(image, min_score=0)
-    config = replace(LIVELY, slope=1.7, intercept=-0.4)
-    fitted = FaceDetector(**untrained_nets, config=config).detect(image, min_score=0)
-    assert len(plain) > 3
-    assert fitted.boxes.tolist() == plain.boxes.tolist()
-    assert fitted.landmarks.tolist() == plain.landmarks.tolist()
-    assert log_odds(fitted.scores) == pytest.approx(1.7 * log_odds(plain.scores) - 0.4, abs=1e-3)
-
-
-def test_the_mirrored_second_look_is_symmetric() -> None:
-    rng = np.random.default_rng(0)
-    weights = rng.normal(0, 0.02, (3 * 48 * 48, 15))
-
-    def lopsided(pixels: np.ndarray) -> list[np.ndarray]:
-        out = pixels.reshape(len(pixels), -1) / 255 @ weights
-        return [1 / (1 + np.exp(-out[:, 0])), out[:, 1:5], out[:, 5:].reshape(-1, 5, 2)]
-
-    both = detector.with_flip_tta(lopsided)
-    pixels = rng.uniform(0, 255, (3, 3, 48, 48)).astype(np.float32)
-    mirror = np.ascontiguousarray(pixels[..., ::-1])
-    (score, numbers, points), (m_score, m_numbers, m_points) = both(pixels), both(mirror)
-    assert not np.allclose(lopsided(pixels)[0], lopsided(mirror)[0], atol=0.01)
-    assert m_score == pytest.approx(score, abs=1e-6)
-    # Seen in the mirror, the box lies on the other side and has the same sides; so do the eyes and the mouth's corners.
-    assert m_numbers == pytest.approx(numbers * [-1, 1, 1, 1], abs=1e-6)
-    eyes_swapped = points[:, [1, 0, 2, 4, 3]] * [-1, 1]
-    assert m_points == pytest.approx(eyes_swapped, abs=1e-6)
-
-
-def test_both_looks_have_the_same_say() -> None:
-    def onet(pixels: np.ndarray) -> list[np.ndarray]:
-        # Sure of what is bright at the left; its box and points lean there.
-        left = pixels[:, 0, 0, 0] > pixels[:, 0, 0, -1]
-        scores = np.where(left, 0.9, 0.2).astype(np.float32)
-        numbers = np.where(left, 0.2, 0.1)[:, None] * np.float32([1, 1, 1, 1])
-        points = np.tile(np.where(left, 0.3, 0.1)[:, None, None], (1, 5, 2)) * np.float32([1, 2])
-        return [scores, numbers.astype(np.float32), points.astype(np.float32)]
-
-    pixels = np.zeros((1, 3, 48, 48), np.float32)
-    pixels[..., :24] = 255
-    score, numbers, points = detector.with_flip_tta(onet)(pixels)
-    assert score == pytest.approx([1 / (1 + math.exp(-(logit(0.9) + logit(0.2)) / 2))], abs=1e-5)
-    assert numbers[0] == pytest.approx([(0.2 - 0.1) / 2, 0.15, 0.15, 0.15], abs=1e-6)
-    assert points[0] == pytest.approx(np.tile([(0.3 - 0.1) / 2, (0.6 + 0.2) / 2], (5, 1)), abs=1e-6)
-
-
-def test_soft_suppression_lowers_what_lies_over_a_better_face() -> None:
-    # Bright bars: one, another right beside it, and one apart; brightness is the score.
-    image = np.zeros((64, 192, 3), np.uint8)
-    places = {40: 230, 44: 200, 136: 190}
-    for x, value in places.items():
-        image[24:40, x - 2 : x + 2] = value
-    cells = np.zeros((1, 16, 48))
-    cells[0, 8, [x // 4 for x in places]] = 0.5
-
-    def found(soft: float, onet: float) -> Faces:
-        brightness = saying(lambda pixels: pixels[:, 0, 23:25, 23:25].mean(axis=(1, 2)) / 255, points=CENTRED)
-        config = replace(
-            KEEP_ALL,
-            onet2_threshold=0,
-            slope=1 / (ONET_WEIGHT + ONET2_WEIGHT),
-            soft_nms_sigma=soft,
-            score_threshold=onet,
-        )
-        return FaceDetector(_largest(proposing(lambda *_: cells), 192), saying(0.5), brightness, config).detect(image)
-
-    plain, soft = found(0, 0), found(0.3, 0)
-    centres = plain.boxes[:, [0, 2]].mean(axis=1)
-    assert centres.round().tolist() == list(places)
-    (overlap,) = iou(plain.boxes[:1], plain.boxes[1:2])[0]
-    assert 0.2 < overlap < 0.8
-    lowered = plain.scores[1] * math.exp(-(overlap**2) / 0.3)
-    assert soft.scores == pytest.approx([plain.scores[0], plain.scores[2], lowered], rel=1e-4)
-    assert soft.boxes.tolist() == plain.boxes[[0, 2, 1]].tolist()
-    assert soft.landmarks.tolist() == plain.landmarks[[0, 2, 1]].tolist()
-    # What falls below the threshold by it goes.
-    above = found(0.3, float(lowered) + 1e-3)
-    assert above.boxes.tolist() == soft.boxes[:2].tolist()
-
-
-def test_votes_weigh_the_boxes_around_a_face_by_their_scores() -> None:
-    boxes = np.float32([[0, 0, 10, 10], [2, 0, 12, 10], [50, 50, 60, 60], [0, 0, 10, 30]])
-    scores = np.float32([0.9, 0.3, 0.8, 0.7])
-    # IoU of the first two: 80 / 120; the last one overlaps the first by 100 / 300.
-    voted = detector._vote(boxes, scores, np.array([0, 2]), 0.6)
-    assert voted == pytest.approx(np.float32([[0.5, 0, 10.5, 10], [50, 50, 60, 60]]), abs=1e-5)
-    assert detector._vote(boxes, scores, np.array([0, 2]), 1.0) == pytest.approx(boxes[[0, 2]], abs=1e-5)
-    assert detector._vote(boxes[:0], scores[:0], np.zeros(0, np.intp), 0.6).shape == (0, 4)
-
-
-def test_voting_moves_the_faces_found() -> None:
-    # Two boxes 4 px apart, of scores 0.6 and 0.3: IoU 0.65 for boxes of 18.8 px.
-    def cells(n: int, rows: int, columns: int) -> np.ndarray:
-        out = np.zeros((n, rows, columns))
-        out[:, 8, 10], out[:, 8, 11] = 0.6, 0.3
-        return out
-
-    pnet = _largest(proposing(cells, (0, 0, math.log(5 / 3), math.log(5 / 3))), 96)
-    nets = (pnet, saying(0.5), saying(0.5, points=CENTRED))
-    config = replace(LOW, nms_pnet=0.9, nms_rnet=0.9, nms_onet=0.4, box_voting_iou=0.6)
-    loud, alone = (
-        FaceDetector(*nets, c).detect(grey(96, 96), min_score=0) for c in (config, replace(config, box_voting_iou=1))
-    )
-    assert len(loud) == len(alone) == 1
-    odds = PNET_WEIGHT / (PNET_WEIGHT + RNET_WEIGHT + ONET_WEIGHT)
-    first, second = (1 / (1 + math.exp(-odds * logit(p))) for p in (0.6, 0.3))
-    assert alone.boxes[0, [0, 2]].mean() == pytest.approx(40.5, abs=1e-3)
-    assert loud.boxes[0, [0, 2]].mean() == pytest.approx(40.5 + 4 * second / (first + second), abs=1e-3)
-    assert loud.boxes[0, [1, 3]].tolist() == pytest.approx(alone.boxes[0, [1, 3]].tolist(), abs=1e-3)
-
-
-def test_each_net_sees_its_window_around_the_box() -> None:
-    # A white square of 16 px in black; the proposal stands exactly on it.
-    image = np.zeros((96, 96, 3), np.uint8)
-    image[24:40, 32:48] = 255
-    numbers = (-0.5 / REFERENCE, -0.5 / REFERENCE, *[math.log(16 / REFERENCE)] * 2)
-    windows: dict[str, np.ndarray] = {}
-
-    def kept(name: str, net: Net) -> Net:
-        def keep(pixels: np.ndarray) -> Sequence[np.ndarray]:
-            windows[name] = pixels
-            return net(pixels)
-
-        return keep
-
-    nets = (
-        _largest(proposing(one_cell(8, 10), numbers), 96),
-        kept("rnet", saying(0.5)),
-        kept("onet", saying(0.5, points=CENTRED)),
-    )
-    FaceDetector(*nets, LOW).detect(image)
-    for name, side, context in (("rnet", 32, 2.0), ("onet", 48, 1.2)):
-        (window,) = windows[name]
-        assert window.shape == (3, side, side)
-        # The face takes 1 / context of the side, in the middle.
-        low, high = side * (1 - 1 / context) / 2, side * (1 + 1 / context) / 2
-        for line in (window[0, side // 2], window[0, :, side // 2]):
-            white = np.nonzero(line > 127)[0]
-            assert (white[0], white[-1] + 1) == pytest.approx((low, high), abs=0.5)
+        FaceDetector(fake_pnet(everywhere(1)), fake_net(), fake_net(points=CENTRED)).detect(grey(9, 9), **options)
 
 
 def _torch_detector(nets: dict[str, nn.Module]) -> FaceDetector:
@@ -579,7 +281,7 @@ def _torch_detector(nets: dict[str, nn.Module]) -> FaceDetector:
 
 
 def _check_same(some: Faces, others: Faces) -> None:
-    """The same faces up to float rounding, which may swap two of nearly the same score."""
+    """Check for the same faces up to float rounding, which may swap two of nearly equal score."""
     assert len(some) == len(others)
     if not len(some):
         return
@@ -607,17 +309,15 @@ def test_tiles_give_the_cells_of_the_whole(
 ) -> None:
     image = cv2.resize(grace, (250, 203))
     found = FaceDetector(**untrained_nets)
-    levels = [
-        detector._Level(0, cv2.copyMakeBorder(image, 0, 5, 0, 6, cv2.BORDER_REPLICATE), np.ones(2, np.float32))
-    ] * 2
+    levels = [PyramidLevel(0, cv2.copyMakeBorder(image, 0, 5, 0, 6, cv2.BORDER_REPLICATE), np.ones(2, np.float32))] * 2
 
     def cells() -> np.ndarray:
         out = np.full((2, 5, 52, 64), np.nan, np.float32)
-        for row, column, probability, numbers in found._cells(levels):
+        for row, column, probability, box_deltas in found._pnet_cells(levels):
             high, wide = probability.shape[1:]
             assert np.isnan(out[..., row : row + high, column : column + wide]).all(), "a cell twice"
             out[:, 0, row : row + high, column : column + wide] = probability
-            out[:, 1:, row : row + high, column : column + wide] = numbers
+            out[:, 1:, row : row + high, column : column + wide] = box_deltas
         return out
 
     whole = cells()
@@ -625,7 +325,7 @@ def test_tiles_give_the_cells_of_the_whole(
     for side in (64, 72, 104, 200):
         monkeypatch.setattr(detector, "MAX_TILE", side)
         assert cells() == pytest.approx(whole, abs=1e-4), side
-    # The comparison would see a margin that is too narrow.
+    # The comparison detects a margin that is too narrow.
     monkeypatch.setattr(detector, "TILE_MARGIN", 16)
     assert np.abs(cells() - whole).max() > 1e-3
 
@@ -648,10 +348,10 @@ def test_calls_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def counted(pixels: np.ndarray) -> list[np.ndarray]:
         windows.append(len(pixels))
-        return saying(0.5, points=CENTRED if pixels.shape[-1] == 48 else None)(pixels)
+        return fake_net(0.5, points=CENTRED if pixels.shape[-1] == 48 else None)(pixels)
 
     monkeypatch.setattr(detector, "MAX_TILE", 64)
-    found = FaceDetector(proposing(everywhere(0.5), seen=seen), counted, counted, LOW)
+    found = FaceDetector(fake_pnet(everywhere(0.5), seen=seen), counted, counted, LOW)
     found.detect_batch([grey(64, 32)] * 9 + [grey(200, 160)])
     limit = 64 + 2 * detector.TILE_MARGIN
     assert all(height <= limit and width <= limit for _, _, height, width in seen)

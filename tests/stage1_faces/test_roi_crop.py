@@ -1,4 +1,4 @@
-"""Windows cut at sub-pixel places from pictures whose values are known everywhere."""
+"""Windows cropped at sub-pixel places from pictures whose values are known everywhere."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stage1_faces.roi_crop import GREY, Mipmaps
-from stage1_faces.training.samples import affine, see_boxes, see_points
+from stage1_faces.training.samples import affine, transform_boxes, transform_points
 
-SLOPE, DOWN, BASE = 0.9, 0.35, 20.0  # a gradient's growth a pixel across and down, and its value at the corner
+SLOPE, DOWN, BASE = 0.9, 0.35, 20.0  # a gradient's growth per pixel in x and y, and its value at the corner
 
 
 def gradient(width: int = 160, height: int = 120) -> np.ndarray:
-    """Each channel grows linearly; a pixel holds the value at its centre, rounded."""
+    """Return a picture whose channels grow linearly; a pixel has the rounded value at its centre."""
     x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     values = BASE + SLOPE * x + DOWN * y
     return np.rint(np.stack([values, 255 - values, values / 2], axis=2)).astype(np.uint8)
 
 
 def shown(matrix: np.ndarray, size: int) -> np.ndarray:
-    """What a window of the endless gradient shows."""
+    """Return what a window of the endless gradient shows."""
     u, v = np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5)
     x, y = np.einsum("ij,j...->i...", matrix, np.stack([u, v, np.ones_like(u)]))
     values = BASE + SLOPE * x + DOWN * y
@@ -37,41 +37,41 @@ def test_upright_windows_show_the_places_that_they_should(step: float, corner: t
     size = 20
     x, y = corner
     square = np.float32([[x, y, x + step * size, y + step * size]])
-    (window,) = Mipmaps(gradient()).squares(square, size)
+    (window,) = Mipmaps(gradient()).crop_boxes(square, size)
     expected = shown(np.array([[step, 0, x], [0, step, y]]), size)
-    # Two roundings, of the picture and of the window (with OpenCV's 1/32 px), and one more a halving.
+    # Two roundings, of the picture and of the window (with OpenCV's 1/32 px), and one more per halving.
     assert np.abs(window - expected).max() < 1.2 + 0.5 * max(math.floor(math.log2(step)), 0)
 
 
 def test_a_window_of_the_photo_itself_is_the_photo() -> None:
     image = np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)
-    (window,) = Mipmaps(image).squares(np.float32([[5, 7, 37, 39]]), 32)
+    (window,) = Mipmaps(image).crop_boxes(np.float32([[5, 7, 37, 39]]), 32)
     assert (window == image[7:39, 5:37]).all()
 
 
 @pytest.mark.parametrize("shape", [(20, 40000), (70000, 12)])
 def test_photos_longer_than_opencv_warps(shape: tuple[int, int]) -> None:
     photo = Mipmaps(np.full((*shape, 3), 90, np.uint8))
-    (window,) = photo.squares(np.float32([[4, 4, 10, 10]]), 8)
+    (window,) = photo.crop_boxes(np.float32([[4, 4, 10, 10]]), 8)
     assert (window == 90).all()
-    assert (photo.cut(np.array([[1.0, 0, 2], [0, 1.0, 2]]), 8) == 90).all()
+    assert (photo.warp_crop(np.array([[1.0, 0, 2], [0, 1.0, 2]]), 8) == 90).all()
 
 
 def test_sides_may_differ() -> None:
-    window = Mipmaps(gradient()).cut(np.array([[2.0, 0, 10], [0, 1.0, 20]]), 24)
+    window = Mipmaps(gradient()).warp_crop(np.array([[2.0, 0, 10], [0, 1.0, 20]]), 24)
     assert np.abs(window - shown(np.array([[2.0, 0, 10], [0, 1.0, 20]]), 24)).max() < 1.7
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 1000])
-def test_squares_are_what_cut_gives_one_by_one(count: int) -> None:
+def test_crop_boxes_gives_the_windows_of_warp_crop(count: int) -> None:
     rng = np.random.default_rng(count)
     photo = Mipmaps(cv2.GaussianBlur(rng.integers(0, 256, (90, 130, 3), np.uint8), (0, 0), 1.5))
     centres, halves = rng.uniform(-20, 140, (count, 2)), 2 ** rng.uniform(0, 7, (count, 1))
     squares = np.concatenate([centres - halves, centres + halves], axis=1).astype(np.float32)
-    got = photo.squares(squares, 32)
+    got = photo.crop_boxes(squares, 32)
     assert got.shape == (count, 32, 32, 3) and got.dtype == np.uint8
     for window, (x1, y1, x2, y2) in zip(got, squares.astype(np.float64), strict=True):
-        alone = photo.cut(np.array([[(x2 - x1) / 32, 0, x1], [0, (y2 - y1) / 32, y1]]), 32)
+        alone = photo.warp_crop(np.array([[(x2 - x1) / 32, 0, x1], [0, (y2 - y1) / 32, y1]]), 32)
         difference = np.abs(window.astype(int) - alone)
         assert difference.max() <= 1 and (difference > 0).mean() < 0.01
 
@@ -81,7 +81,7 @@ def test_squares_are_what_cut_gives_one_by_one(count: int) -> None:
 @pytest.mark.parametrize("step", [0.7, 1.6, 2.5])
 def test_turned_and_mirrored_windows(step: float, degrees: float, mirror: bool) -> None:
     view = affine((80.3, 59.6), step, degrees, 1.1, mirror, 24)
-    window = Mipmaps(gradient()).cut(view, 24)
+    window = Mipmaps(gradient()).warp_crop(view, 24)
     assert np.abs(window - shown(view, 24)).max() < 1.7
 
 
@@ -92,7 +92,7 @@ def test_odd_sides_keep_their_places_through_the_levels(shape: tuple[int, int]) 
     image = np.full((height, width, 3), GREY, np.uint8)
     image[height // 2 - 3 : height // 2 + 3, width - 18 : width - 12] = 255
     size, side = 26, 104.0
-    window = Mipmaps(image).squares(np.float32([[0, 0, side, side]]), size)[0, ..., 0].astype(float) - GREY
+    window = Mipmaps(image).crop_boxes(np.float32([[0, 0, side, side]]), size)[0, ..., 0].astype(float) - GREY
     u, v = np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5)
     at = np.array([(u * window).sum(), (v * window).sum()]) / window.sum() * side / size
     assert at == pytest.approx([width - 15, height // 2], abs=0.6)
@@ -101,11 +101,11 @@ def test_odd_sides_keep_their_places_through_the_levels(shape: tuple[int, int]) 
 def test_outside_is_grey() -> None:
     image = np.full((40, 60, 3), 255, np.uint8)
     maps = Mipmaps(image)
-    out = maps.squares(np.float32([[-30, -20, 30, 40], [200, 200, 220, 220], [-100, 5, -50, 55]]), 30)
+    out = maps.crop_boxes(np.float32([[-30, -20, 30, 40], [200, 200, 220, 220], [-100, 5, -50, 55]]), 30)
     assert (out[0, 10:20, 15:] == 255).all() and (out[0, :9] == GREY).all() and (out[0, :, :14] == GREY).all()
     assert (out[1] == GREY).all() and (out[2] == GREY).all()
-    # Shrunk, too, nothing of the photo leaks out by more than a pixel.
-    (small,) = maps.squares(np.float32([[-240, -240, 240, 240]]), 30)
+    # In a shrunk window, too, the photo reaches at most one pixel too far.
+    (small,) = maps.crop_boxes(np.float32([[-240, -240, 240, 240]]), 30)
     assert (small[15:17, 15:18] > 200).all()
     small[14:18, 14:19] = GREY
     assert (small == GREY).all()
@@ -117,7 +117,7 @@ def test_fine_patterns_become_grey_and_never_alias(cell: int, shrink: int) -> No
     image = np.repeat((((x + y) % 2) * 255).astype(np.uint8)[..., None], 3, axis=2)
     side = shrink * 12
     corners = np.float32([[20, 20], [20.5, 21.3], [33.25, 18.75]])
-    windows = Mipmaps(image).squares(np.concatenate([corners, corners + side], axis=1), 12)
+    windows = Mipmaps(image).crop_boxes(np.concatenate([corners, corners + side], axis=1), 12)
     assert np.abs(windows.astype(float) - 127.5).max() <= 1
 
 
@@ -131,7 +131,7 @@ def test_the_level_is_the_nearest_at_least_as_fine() -> None:
 
     maps = Spy(gradient(512, 512))
     for step in (0.1, 1.0, 1.99, 2.0, 3.99, 4.0, 8.1):
-        maps.squares(np.float32([[0, 0, step * 16, step * 16]]), 16)
+        maps.crop_boxes(np.float32([[0, 0, step * 16, step * 16]]), 16)
     assert asked == [0, 0, 0, 1, 1, 2, 3]
 
 
@@ -143,7 +143,7 @@ def test_levels_are_means_of_the_level_before_and_are_made_once() -> None:
     assert quarter.shape == (16, 8, 3)
     assert np.abs(quarter - image.reshape(16, 4, 8, 4, 3).mean(axis=(1, 3))).max() <= 1
     assert maps.level(2) is quarter and maps.level(0) is image
-    # As often as both sides stay at least a pixel.
+    # Halved as often as both sides stay at least one pixel.
     assert maps.level(5).shape == (2, 1, 3)
     assert maps.level(9) is maps.level(5)
 
@@ -152,56 +152,56 @@ def test_levels_are_means_of_the_level_before_and_are_made_once() -> None:
 def test_tiny_photos(shape: tuple[int, int]) -> None:
     maps = Mipmaps(np.full((*shape, 3), 200, np.uint8))
     inside = np.float32([[0, 0, *shape[::-1]]])
-    middle = maps.squares(np.concatenate([inside, [[-50, -50, 50, 50]]]).astype(np.float32), 8)
+    middle = maps.crop_boxes(np.concatenate([inside, [[-50, -50, 50, 50]]]).astype(np.float32), 8)
     assert middle.shape == (2, 8, 8, 3)
     assert middle[0].max() > 180
-    assert maps.squares(np.zeros((0, 4), np.float32), 8).shape == (0, 8, 8, 3)
-    # A square without area cannot be asked for by the cascade, but must not break it either.
-    assert maps.squares(np.zeros((1, 4), np.float32), 8).shape == (1, 8, 8, 3)
+    assert maps.crop_boxes(np.zeros((0, 4), np.float32), 8).shape == (0, 8, 8, 3)
+    # The cascade never asks for a square without area; it must not fail.
+    assert maps.crop_boxes(np.zeros((1, 4), np.float32), 8).shape == (1, 8, 8, 3)
 
 
 @pytest.mark.parametrize("mirror", [False, True])
 @pytest.mark.parametrize("degrees", [0.0, 12.0, -25.0])
-def test_a_dot_is_where_see_points_says(degrees: float, mirror: bool) -> None:
+def test_a_dot_is_where_transform_points_says(degrees: float, mirror: bool) -> None:
     image = np.zeros((200, 200, 3), np.uint8)
     image[70:74, 110:114] = 255  # its middle: (112, 72)
     view = affine((100, 90), 1.7, degrees, 1.08, mirror, 64)
-    window = Mipmaps(image).cut(view, 64)[..., 0].astype(float)
+    window = Mipmaps(image).warp_crop(view, 64)[..., 0].astype(float)
     u, v = np.meshgrid(np.arange(64) + 0.5, np.arange(64) + 0.5)
     at = np.array([(u * window).sum(), (v * window).sum()]) / window.sum()
-    assert see_points(np.float32([112, 72]), view) == pytest.approx(at, abs=0.1)
+    assert transform_points(np.float32([112, 72]), view) == pytest.approx(at, abs=0.1)
     assert (at[0] < 32) == mirror or degrees != 0
 
 
 @pytest.mark.parametrize("mirror", [False, True])
-def test_a_box_is_where_see_boxes_says(mirror: bool) -> None:
+def test_a_box_is_where_transform_boxes_says(mirror: bool) -> None:
     image = np.zeros((200, 200, 3), np.uint8)
     image[60:100, 90:120] = 255
     view = affine((95, 90), 1.5, 0, 1.2, mirror, 64)
-    window = Mipmaps(image).cut(view, 64)[..., 0]
+    window = Mipmaps(image).warp_crop(view, 64)[..., 0]
     rows, columns = np.nonzero(window.max(axis=1) > 127)[0], np.nonzero(window.max(axis=0) > 127)[0]
     extent = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
-    assert see_boxes(np.float32([[90, 60, 120, 100]]), view)[0] == pytest.approx(extent, abs=0.6)
+    assert transform_boxes(np.float32([[90, 60, 120, 100]]), view)[0] == pytest.approx(extent, abs=0.6)
 
 
-def test_a_tilted_box_keeps_its_sides_and_turns_about_its_place() -> None:
+def test_a_tilted_box_keeps_its_sides_and_its_centre() -> None:
     boxes = np.float32([[90, 60, 120, 100], [10, 10, 20, 20]])
     view = affine((95, 90), 2.0, 8.0, 1.0, False, 64)
-    seen = see_boxes(boxes, view)
+    seen = transform_boxes(boxes, view)
     assert seen[:, 2:] - seen[:, :2] == pytest.approx(np.float32([[15, 20], [5, 5]]), abs=1e-4)
     centres = (seen[:, :2] + seen[:, 2:]) / 2
     # Back through the view: the same centres.
     assert centres @ view[:, :2].T + view[:, 2] == pytest.approx(np.array([[105, 80], [15, 15]]), abs=1e-3)
-    assert see_boxes(boxes[:0], view).shape == (0, 4)
+    assert transform_boxes(boxes[:0], view).shape == (0, 4)
 
 
 def faint(width: int, height: int, seed: int) -> np.ndarray:
-    """Noise of few grey levels around GREY, so that a place that is 1/32 px off, as OpenCV's are, is half a level."""
+    """Return noise of few levels around GREY, where OpenCV's error of 1/32 px is half a level."""
     return np.random.default_rng(seed).integers(GREY - 16, GREY + 16, (height, width, 3), dtype=np.uint8)
 
 
 def slowly_halved(image: np.ndarray) -> np.ndarray:
-    """Half the sides: each pixel is the mean of what lies under it, parts of pixels counted as such."""
+    """Return the image with half the sides: each pixel is the mean of its area, with partial pixels."""
     for axis in (0, 1):
         before = image.shape[axis]
         image = np.stack(
@@ -215,13 +215,13 @@ def slowly_halved(image: np.ndarray) -> np.ndarray:
 
 
 def slow_shares(before: int, after: int) -> list[list[float]]:
-    """For each of `after` pixels, the share of it that each of `before` has."""
+    """Return for each of `after` pixels the share of its length that each of `before` pixels covers."""
     size = before / after
     return [[max(min(i + 1, (k + 1) * size) - max(i, k * size), 0) / size for i in range(before)] for k in range(after)]
 
 
 def slow_sample(picture: np.ndarray, x: float, y: float) -> np.ndarray:
-    """Bilinear between pixel centres, GREY beyond; places count from the outer corner of the first pixel."""
+    """Return the bilinear value, GREY outside; places count from the outer corner of the first pixel."""
     x, y = x - 0.5, y - 0.5
     left, top = math.floor(x), math.floor(y)
     total = np.zeros(3)
@@ -231,8 +231,8 @@ def slow_sample(picture: np.ndarray, x: float, y: float) -> np.ndarray:
     return total
 
 
-def slow_cut(image: np.ndarray, matrix: np.ndarray, size: int) -> tuple[np.ndarray, int]:
-    """What `cut` should show, pixel by pixel; and how often the photo was halved for it."""
+def slow_warp_crop(image: np.ndarray, matrix: np.ndarray, size: int) -> tuple[np.ndarray, int]:
+    """Return the expected window of `warp_crop`, pixel by pixel, and the number of halvings."""
     step = math.sqrt(abs(matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0]))
     picture, halved = image, 0
     while step >= 2 ** (halved + 1) and min(picture.shape[:2]) >= 2:
@@ -262,7 +262,7 @@ photo_sides = st.integers(1, 24)
     st.floats(0.8, 1.25),
     st.booleans(),
 )
-def test_a_cut_window_is_the_slowly_sampled_one(
+def test_warp_crop_equals_slow_version(
     width: int,
     height: int,
     seed: int,
@@ -273,9 +273,9 @@ def test_a_cut_window_is_the_slowly_sampled_one(
     mirror: bool,
 ) -> None:
     image, view = faint(width, height, seed), affine(centre, step, degrees, stretch, mirror, 6)
-    expected, halved = slow_cut(image, view, 6)
-    # Half a level each of place and rounding, and one more a halving.
-    assert np.abs(Mipmaps(image).cut(view, 6) - expected).max() <= 1.6 + halved
+    expected, halved = slow_warp_crop(image, view, 6)
+    # Half a level each of place and rounding, and one more per halving.
+    assert np.abs(Mipmaps(image).warp_crop(view, 6) - expected).max() <= 1.6 + halved
 
 
 @settings(max_examples=60, deadline=None)
@@ -285,15 +285,15 @@ def test_a_cut_window_is_the_slowly_sampled_one(
     st.lists(st.tuples(st.floats(-30, 40), st.floats(-30, 40), st.floats(0.5, 60)), max_size=5),
     st.integers(0, 9),
 )
-def test_squares_are_the_slowly_sampled_ones(
+def test_crop_boxes_equals_slow_version(
     width: int, height: int, places: list[tuple[float, float, float]], seed: int
 ) -> None:
     image = faint(width, height, seed)
     squares = np.float32([(x, y, x + side, y + side) for x, y, side in places]).reshape(-1, 4)
-    windows = Mipmaps(image).squares(squares, 5)
+    windows = Mipmaps(image).crop_boxes(squares, 5)
     assert windows.shape == (len(places), 5, 5, 3)
     for window, (x1, y1, x2, y2) in zip(windows, squares.astype(float), strict=True):
         if abs(math.log2((x2 - x1) / 5) % 1 - 0.5) > 0.499:
             continue  # on a power of two, rounding decides on the level
-        expected, halved = slow_cut(image, np.array([[(x2 - x1) / 5, 0, x1], [0, (y2 - y1) / 5, y1]]), 5)
+        expected, halved = slow_warp_crop(image, np.array([[(x2 - x1) / 5, 0, x1], [0, (y2 - y1) / 5, y1]]), 5)
         assert np.abs(window - expected).max() <= 1.6 + halved

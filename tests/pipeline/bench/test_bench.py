@@ -23,7 +23,7 @@ from pipeline.bench.environment import cpu_model
 from pipeline.bench.photos import BenchPhoto, evenly_spaced
 from pipeline.detect.demo import portrait
 from pipeline.inference.bundle import DEFAULT, Bundle, write_bundle
-from stage1_faces.detector import CascadeConfig
+from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.stock.mtcnn import MtcnnConfig
 
 QUICK = ["--rounds", "1", "--min-face", "40", "--parts"]

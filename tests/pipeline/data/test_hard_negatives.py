@@ -18,7 +18,7 @@ from pipeline.data.hard_negatives import (
     load_detector,
     mine_faces,
 )
-from stage1_faces.detector import CascadeConfig
+from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.faces import Faces
 from stage1_faces.training import export
 from stage1_faces.training.export import FINE_TUNED

@@ -12,7 +12,8 @@ from pipeline.inference.bundle import DEFAULT, GRAPHS, Bundle, write_bundle
 from pipeline.inference.bundle_meta import FORMAT_VERSION, READABLE_VERSIONS, BundleMeta
 from pipeline.inference.fusion import ScoreFusion
 from pipeline.training.pack_command import PackArgs
-from stage1_faces.detector import CascadeConfig, FaceDetector
+from stage1_faces.cascade_config import CascadeConfig
+from stage1_faces.detector import FaceDetector
 from stage1_faces.stock.mtcnn import MtcnnConfig, MtcnnDetector
 from tests.helpers.bundle_files import edit_meta
 from tests.helpers.stock_nets import STOCK_NETS

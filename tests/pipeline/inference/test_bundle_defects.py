@@ -12,7 +12,7 @@ from pipeline.detect import command as detect
 from pipeline.inference.bundle import DEFAULT, Bundle
 from pipeline.inference.bundle_meta import FORMAT_VERSION
 from pipeline.inference.predictor import Predictor
-from stage1_faces.detector import CascadeConfig
+from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.stock.mtcnn import MtcnnConfig
 from tests.helpers.bundle_files import edit_meta, replace_graph
 from tests.helpers.stock_nets import STOCK_NETS

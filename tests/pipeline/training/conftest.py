@@ -17,7 +17,7 @@ from pipeline.training import classifier_source, pack
 from stage1_faces.stock.mtcnn import MtcnnDetector
 from stage1_faces.training.export import FINE_TUNED, STOCK, export_cascade, runtime, stock_nets
 from stage1_faces.training.nets import build_net
-from stage1_faces.training.run_folder import RunFolder
+from stage1_faces.training.run_folder import FinetuneFolder
 from stage2_classifier.heads import Heads
 from stage2_classifier.models import build_model
 from stage2_classifier.training.checkpoint import save_model
@@ -37,8 +37,8 @@ def cascade():
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write a fine-tuning run with untrained nets."""
-    folder = RunFolder(tmp_path_factory.mktemp("runs") / "tuned")
-    folder.start({"format": 1, "recipe": {"pnet_steps": 1}, "data": "abc"}, overwrite=False)
+    folder = FinetuneFolder(tmp_path_factory.mktemp("runs") / "tuned")
+    folder.claim({"format": 1, "recipe": {"pnet_steps": 1}, "data": "abc"})
     torch.manual_seed(0)
     for name in FINE_TUNED:
         folder.save_net(name, build_net(name), {})

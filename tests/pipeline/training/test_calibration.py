@@ -24,7 +24,8 @@ from pipeline.training.calibration import (
     is_true_positive,
     uncalibrated,
 )
-from stage1_faces.detector import CascadeConfig, log_odds
+from stage1_faces.cascade_config import CascadeConfig
+from stage1_faces.face_logits import log_odds
 from stage1_faces.faces import Faces
 from tests.helpers.fake_predictor import Told, picture
 

@@ -22,7 +22,8 @@ from pipeline.training.calibration import StageOutputs
 from pipeline.training.git_revision import git_revision
 from pipeline.training.pack import pack_bundle, read_fit_photos
 from pipeline.training.pack_command import main
-from stage1_faces.detector import CascadeConfig, FaceDetector
+from stage1_faces.cascade_config import CascadeConfig
+from stage1_faces.detector import FaceDetector
 from stage1_faces.stock.mtcnn import MtcnnConfig
 from stage1_faces.training.nets import ExportWrapper
 from stage1_faces.training.run_folder import load_net

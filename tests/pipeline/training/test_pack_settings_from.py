@@ -13,10 +13,10 @@ from pipeline.inference.bundle import DEFAULT, GRAPHS, Bundle
 from pipeline.inference.fusion import ScoreFusion
 from pipeline.training import classifier_source, pack
 from pipeline.training.pack_command import main
-from stage1_faces.detector import CascadeConfig
+from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.training.export import FINE_TUNED
 from stage1_faces.training.nets import build_net
-from stage1_faces.training.run_folder import RunFolder
+from stage1_faces.training.run_folder import FinetuneFolder
 from stage2_classifier.models import build_model
 from stage2_classifier.training.checkpoint import ModelMeta, save_model
 
@@ -26,8 +26,8 @@ CLASSES = ("with_mask", "without_mask", "mask_weared_incorrect")
 @pytest.fixture
 def learned(tmp_path: Path) -> tuple[Path, list[str]]:
     """Write a fine-tuning run and two training runs, untrained."""
-    cascade = RunFolder(tmp_path / "all" / "cascade")
-    cascade.start({"format": 1, "recipe": {"pnet_steps": 6000}, "data": "all photos"}, overwrite=False)
+    cascade = FinetuneFolder(tmp_path / "all" / "cascade")
+    cascade.claim({"format": 1, "recipe": {"pnet_steps": 6000}, "data": "all photos"})
     for name in FINE_TUNED:
         cascade.save_net(name, build_net(name), {})
     meta = ModelMeta("small_cnn_half", CLASSES, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 0.1, 0.0, "final", 80)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -15,7 +14,7 @@ import pytest
 
 from common.errors import UserError
 from pipeline.training import steps
-from pipeline.training.steps import RESUMABLE, ExtraArgs, TrainingStep, locked_workdir, run_parallel, run_steps
+from pipeline.training.steps import RESUMABLE, ExtraArgs, TrainingStep, run_parallel, run_steps
 from tests.helpers.commands import INTERRUPTED
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -169,55 +168,3 @@ def test_a_step_ends_with_the_process_that_began_it(tmp_path: Path, how: signal.
     assert not running(pid)
     if how == signal.SIGINT:
         assert parent.returncode in INTERRUPTED and errors == f"{RESUMABLE}\n"
-
-
-def test_a_folder_is_claimed_for_one_work(tmp_path: Path) -> None:
-    work = tmp_path / "work"
-    record = {"seed": 0, "names": ["a"]}
-    with locked_workdir(work, "it.json", record, "training", "--work-dir") as goes_on:
-        assert not goes_on and json.loads((work / "it.json").read_text()) == record
-    # Nothing was begun: it may be claimed for other work.
-    with locked_workdir(work, "it.json", {**record, "seed": 1}, "training", "--work-dir") as goes_on:
-        assert not goes_on
-        (work / "splits.csv").touch()
-    with locked_workdir(work, "it.json", {**record, "seed": 1}, "training", "--work-dir") as goes_on:
-        assert goes_on
-    with (
-        pytest.raises(UserError, match="work: holds a training with another seed; give another --work-dir"),
-        locked_workdir(work, "it.json", record, "training", "--work-dir"),
-    ):
-        pass
-    (work / "it.json").write_text("{")
-    with (
-        pytest.raises(UserError, match=r"it\.json: damaged"),
-        locked_workdir(work, "it.json", record, "x", "--work-dir"),
-    ):
-        pass
-
-
-def test_folders_that_hold_something_else_are_left_as_they_are(tmp_path: Path) -> None:
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "me.jpg").touch()
-    (tmp_path / "file").touch()
-    for name, told in (("photos", "photos: holds other files"), ("file", "file: is a file")):
-        with pytest.raises(UserError, match=told), locked_workdir(tmp_path / name, "it.json", {}, "x", "--work-dir"):
-            pass
-    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["me.jpg"]
-    # Hidden files alone are what a kill leaves.
-    (tmp_path / "begun").mkdir()
-    (tmp_path / "begun" / ".it.abc.tmp.json").touch()
-    with locked_workdir(tmp_path / "begun", "it.json", {}, "x", "--work-dir") as goes_on:
-        assert not goes_on
-
-
-@pytest.mark.skipif(steps.fcntl is None, reason="no file locks here")
-def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
-    with locked_workdir(tmp_path / "w", "it.json", {}, "x", "--work-dir"):
-        code = (
-            "from pathlib import Path; from pipeline.training.steps import locked_workdir\n"
-            f"with locked_workdir(Path({str(tmp_path / 'w')!r}), 'it.json', {{}}, 'x', '--work-dir'): pass"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "w: another process works here; wait for it or end it" in done.stderr
-    with locked_workdir(tmp_path / "w", "it.json", {}, "x", "--work-dir"):
-        pass

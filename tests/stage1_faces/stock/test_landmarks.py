@@ -1,4 +1,4 @@
-"""Landmarks from a teacher that finds what it is told: whom they are given to."""
+"""Landmarks from a fake teacher with given boxes: which annotated faces get them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ IMAGE = np.zeros((100, 200, 3), np.uint8)
 
 
 class Teacher:
-    """Finds the given boxes; the landmarks of the k-th are all k + 1."""
+    """Finds the given boxes; all landmarks of the k-th are k + 1."""
 
     def __init__(self, *boxes: tuple[float, float, float, float]) -> None:
         self.boxes = np.float32(boxes).reshape(-1, 4)
@@ -25,7 +25,7 @@ class Teacher:
 
 
 def taught(teacher: Teacher, *boxes: tuple[float, float, float, float]) -> list[float]:
-    """Whose landmarks each annotated face got; nan: nobody's."""
+    """Return the landmark value of each annotated face, nan where there is none."""
     points = stock_landmarks(teacher, IMAGE, np.float32(boxes).reshape(-1, 4))  # type: ignore[arg-type]
     assert points.shape == (len(boxes), 5, 2) and points.dtype == np.float32
     assert all(len(np.unique(p)) == 1 for p in points)
@@ -39,7 +39,7 @@ def test_each_face_gets_its_own() -> None:
 
 
 def test_a_found_face_teaches_only_the_annotated_one_that_it_overlaps_most() -> None:
-    # Found is one face; both annotated ones overlap it by more than the least.
+    # One face is found; both annotated faces overlap it by more than MATCH_IOU.
     found = (0, 0, 20, 20)
     near, nearer = (0, 0, 20, 30), (0, 0, 20, 22)
     assert taught(Teacher(found), near, nearer) == pytest.approx([np.nan, 1], nan_ok=True)

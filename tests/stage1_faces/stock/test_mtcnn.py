@@ -20,7 +20,7 @@ def stock(stock_nets):
 
 
 def facenet_faces(mtcnn, image):
-    """facenet-pytorch's faces as 0-based boxes with exclusive ends, inside the image."""
+    """Return facenet-pytorch's faces as 0-based boxes with exclusive ends, inside the image."""
     boxes, scores, landmarks = mtcnn.detect(Image.fromarray(image), landmarks=True)
     if boxes is None:
         return Faces.empty()
@@ -30,7 +30,7 @@ def facenet_faces(mtcnn, image):
 
 
 def agreement(expected, actual):
-    """How many of the expected faces were found at IoU 0.9, and the worst landmark distance among those, px."""
+    """Return how many expected faces were found at IoU 0.9, and their worst landmark distance, px."""
     if not len(expected) or not len(actual):
         return 0, 0.0
     overlaps = iou(expected.boxes, actual.boxes)
@@ -55,8 +55,8 @@ def test_same_face_as_facenet_pytorch_on_a_portrait(stock, grace):
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="the real photos (../shared) are not here")
 @pytest.mark.parametrize("min_face", [20, 12])
 def test_same_faces_as_facenet_pytorch_on_real_photos(stock_nets, min_face):
-    # Both sides run the same arithmetic, so the only differences allowed for are last-bit roundings of ONNX Runtime
-    # against torch that tip a candidate over a threshold.
+    # Both run the same arithmetic. Only last-bit roundings of ONNX Runtime and torch may differ, which can move a
+    # window over a threshold.
     from facenet_pytorch import MTCNN
 
     reference = MTCNN(keep_all=True, min_face_size=min_face)
@@ -148,7 +148,7 @@ def test_windows_outside_the_image_keep_rows_aligned():
     faces = MtcnnDetector(pnet, rnet, onet, config).detect(image, min_score=0)
     assert 0 < len(faces) == len(seen)
     centre = faces.boxes[:, [0, 2]].mean(axis=1)
-    # The score is the window's mean brightness, which grows by 2 a column.
+    # The score is the window's mean brightness, which grows by 2 per column.
     assert faces.scores * 255 == pytest.approx((centre - 0.5) * 2, abs=3)
 
 
@@ -175,7 +175,7 @@ def test_refuses_what_is_no_rgb_image(stock, image):
         stock.detect(image)
 
 
-@pytest.mark.parametrize("wrong", [{"min_face": 0}, {"factor": 1}, {"pnet": 1.5}, {"nms_onet": -1}])
+@pytest.mark.parametrize("wrong", [{"min_face": 0}, {"factor": 1}, {"pnet_threshold": 1.5}, {"nms_onet": -1}])
 def test_config_refuses_values_out_of_range(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         MtcnnConfig(**wrong)

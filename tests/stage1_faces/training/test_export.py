@@ -28,7 +28,7 @@ def test_landmarks_come_as_points(stock_nets):
 
 
 def test_the_stock_pnet_takes_any_side_and_batch(stock_nets):
-    # Its layers leave a cell of every 12 px at stride 2, the last one padded.
+    # Its layers give one cell per 12 px window at stride 2; the last one is padded.
     for n, height, width in ((1, 12, 12), (3, 13, 40), (2, 57, 31)):
         probability, offsets = stock_nets["pnet"](np.zeros((n, 3, height, width), np.float32))
         cells = tuple(-(-(side - 2) // 2) - 4 for side in (height, width))
@@ -36,8 +36,8 @@ def test_the_stock_pnet_takes_any_side_and_batch(stock_nets):
         assert offsets.shape == (n, 4, *cells)
 
 
-def test_open_axes_are_told_with_their_multiples():
-    specs = export.specs(24, 48, even=8)
+def test_open_axes_have_their_multiples():
+    specs = export.export_specs(24, 48, multiple=8)
     assert specs["pnet"].dynamic == {0: 1, 2: 8, 3: 8}
     assert [specs[name].shape[2:] for name in ("rnet", "onet")] == [(24, 24), (48, 48)]
     assert all(side % 8 == 0 for side in specs["pnet"].shape[2:])
@@ -68,7 +68,7 @@ def test_box_shift_moves_edges_by_fractions_of_the_box_itself():
             offsets = torch.tensor([[0.1, 0.2, -0.1, -0.2]]).repeat(n, 1)
             return offsets, torch.arange(10.0).repeat(n, 1), torch.tensor([[0.3, 0.7]]).repeat(n, 1)
 
-    probability, offsets, points = export.OGraph(Fixed(), (0.5, 0.1, 0, -1))(torch.zeros(2, 3, 48, 48))
+    probability, offsets, points = export.StockONet(Fixed(), (0.5, 0.1, 0, -1))(torch.zeros(2, 3, 48, 48))
     assert offsets.numpy() == pytest.approx(np.tile([0.1 + 0.5 * 0.8, 0.2 + 0.1 * 0.6, -0.1, -0.2 - 0.6], (2, 1)))
     # Neither the probability nor the landmarks move.
     assert probability.numpy() == pytest.approx([0.7, 0.7])

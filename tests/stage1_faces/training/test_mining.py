@@ -1,4 +1,4 @@
-"""Mined windows: found mirrored and resized, given back in the photo's own pixels, kept in a file."""
+"""Mined windows: found in mirrored and resized photos, returned in pixels of the photo, written to a file."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from stage1_faces.detector import CascadeConfig, Proposals
+from stage1_faces.cascade_config import CascadeConfig
+from stage1_faces.proposals import Proposals
 from stage1_faces.roi_crop import Mipmaps
-from stage1_faces.training.mining import SCALES, SEARCH, SMALLEST, MinedWindows, mine
+from stage1_faces.training.mining import LOG2_SCALES, MIN_SIDE, MINING_CONFIG, MinedWindows, mine
 from tests.helpers.drawn_photos import made_photo
 
 
@@ -21,8 +22,8 @@ class Blobs:
     def __init__(self) -> None:
         self.seen: list[np.ndarray] = []
 
-    def propose(self, maps: Sequence[Mipmaps], config: CascadeConfig | None = None) -> list[Proposals]:
-        assert config is SEARCH
+    def run_pnet(self, maps: Sequence[Mipmaps], config: CascadeConfig | None = None) -> list[Proposals]:
+        assert config is MINING_CONFIG
         found = []
         for photo in maps:
             self.seen.append(photo.image)
@@ -34,11 +35,11 @@ class Blobs:
             found.append(Proposals(boxes, scores, scores))
         return found
 
-    def refine(
-        self, maps: Sequence[Mipmaps], candidates: Sequence[Proposals], config: CascadeConfig | None = None
+    def run_rnet(
+        self, maps: Sequence[Mipmaps], proposals: Sequence[Proposals], config: CascadeConfig | None = None
     ) -> list[Proposals]:
-        assert config is SEARCH
-        return [c[np.arange(min(len(c.boxes), 1))] for c in candidates]
+        assert config is MINING_CONFIG
+        return [c[np.arange(min(len(c.boxes), 1))] for c in proposals]
 
 
 LARGE, SMALL = [30, 40, 90, 120], [140, 20, 170, 50]
@@ -51,18 +52,18 @@ def photo_of(boxes: Sequence[Sequence[int]], annotated: Sequence[Sequence[float]
     return made_photo(image, annotated)
 
 
-def test_every_pass_gives_boxes_in_the_photos_own_pixels() -> None:
+def test_every_pass_gives_boxes_in_pixels_of_the_photo() -> None:
     detector = Blobs()
     mined = mine(detector, [photo_of([LARGE, SMALL], [LARGE, SMALL])], "pnet", passes=8, seed=3)  # type: ignore[arg-type]
     assert len(mined.boxes) == 16 and mined.boxes.dtype == np.float32
     assert mined.photo.tolist() == [0] * 16
-    # The first pass takes the photo as it is; afterwards it is resized and, every second time, mirrored.
+    # The first pass takes the photo unchanged; the others resize it, and every second one mirrors it.
     assert mined.boxes[:2].tolist() == [LARGE, SMALL]
     for k in range(8):
         assert mined.boxes[2 * k : 2 * k + 2] == pytest.approx(np.float32([LARGE, SMALL]), abs=3), k
     sides = [image.shape[1] for image in detector.seen]
     assert sides[0] == 240 and len(set(sides)) > 4
-    assert min(sides) >= 240 * 2 ** SCALES[0] - 1 and max(sides) <= 240 * 2 ** SCALES[1] + 1
+    assert min(sides) >= 240 * 2 ** LOG2_SCALES[0] - 1 and max(sides) <= 240 * 2 ** LOG2_SCALES[1] + 1
     mirrored = [
         bool(image[:, : image.shape[1] // 3].mean() < image[:, -image.shape[1] // 3 :].mean())
         for image in detector.seen
@@ -70,8 +71,8 @@ def test_every_pass_gives_boxes_in_the_photos_own_pixels() -> None:
     assert mirrored == [False, True] * 4
 
 
-def test_each_box_knows_the_face_that_it_overlaps_most() -> None:
-    # The large blob is annotated half as wide, and has a stranger far away beside it.
+def test_each_box_has_the_face_that_it_overlaps_most() -> None:
+    # The large blob is annotated half as wide, and has another face far away.
     annotated = [[200.0, 100, 230, 150], [30, 40, 60, 120], [60, 40, 85, 120], SMALL]
     mined = mine(Blobs(), [photo_of([LARGE, SMALL], annotated)], "pnet", passes=1, seed=0)  # type: ignore[arg-type]
     assert mined.face.tolist() == [1, 3]
@@ -81,12 +82,12 @@ def test_each_box_knows_the_face_that_it_overlaps_most() -> None:
 
 def test_photos_without_faces_and_without_boxes() -> None:
     photos = [photo_of([SMALL], []), photo_of([], [LARGE]), photo_of([LARGE], [LARGE])]
-    told = []
-    mined = mine(Blobs(), photos, "pnet", passes=2, seed=0, advance=lambda: told.append(1))  # type: ignore[arg-type]
+    calls = []
+    mined = mine(Blobs(), photos, "pnet", passes=2, seed=0, on_photo=lambda: calls.append(1))  # type: ignore[arg-type]
     assert mined.photo.tolist() == [0, 0, 2, 2]
     assert mined.face.tolist() == [-1, -1, 0, 0]
     assert mined.overlap[:2].tolist() == [0, 0] and (mined.overlap[2:] > 0.85).all()
-    assert len(told) == 3
+    assert len(calls) == 3
     nothing = mine(Blobs(), photos[1:2], "pnet", passes=1, seed=0)  # type: ignore[arg-type]
     assert (nothing.boxes.shape, nothing.face.shape) == ((0, 4), (0,))
 
@@ -102,7 +103,7 @@ def test_tiny_photos_are_not_shrunk_away() -> None:
     photo = made_photo(np.zeros((9, 200, 3), np.uint8), [])
     mine(detector, [photo], "pnet", passes=6, seed=1)  # type: ignore[arg-type]
     assert detector.seen[0].shape == (9, 200, 3)
-    assert all(image.shape[0] == SMALLEST and image.shape[1] >= SMALLEST for image in detector.seen[1:])
+    assert all(image.shape[0] == MIN_SIDE and image.shape[1] >= MIN_SIDE for image in detector.seen[1:])
 
 
 def test_a_pass_depends_on_seed_photo_and_pass_alone() -> None:
@@ -145,7 +146,7 @@ def test_damaged_bytes_are_refused(mined: MinedWindows) -> None:
             read = MinedWindows.from_bytes(bad)
         except (ValueError, KeyError):
             continue
-        # A byte that carries nothing was hit.
+        # The changed byte carries no information.
         np.testing.assert_array_equal(read.boxes, mined.boxes)
     for bad in (*cut, b"hello", data[100:]):
         with pytest.raises((ValueError, KeyError)):

@@ -10,11 +10,12 @@ import torch
 from facenet_pytorch.models.mtcnn import ONet
 from torch import nn
 
-from stage1_faces.detector import EVEN, O_SIZE, R_SIZE, STRIDE
+from stage1_faces.detector import O_SIZE, R_SIZE, STRIDE
 from stage1_faces.faces import Net
+from stage1_faces.pyramid import PNET_MULTIPLE
 from stage1_faces.roi_crop import GREY
 from stage1_faces.training.export import FINE_TUNED, STOCK, TOLERANCE, parity
-from stage1_faces.training.nets import ExportWrapper, OutputNet, build_net, leaky, normalised
+from stage1_faces.training.nets import ExportWrapper, OutputNet, build_net, mean_leaky_relu, normalize_pixels
 
 
 def pixels(n: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -26,27 +27,27 @@ def shapes(net: nn.Module, size: tuple[int, ...]) -> list[tuple[int, ...]]:
         return [tuple(output.shape) for output in net(torch.zeros(size))]
 
 
-def test_shapes_are_those_that_the_detector_names() -> None:
+def test_shapes_are_those_that_the_detector_lists() -> None:
     pnet, rnet, onet = (ExportWrapper(build_net(name)).eval() for name in ("pnet", "rnet", "onet"))
     assert shapes(pnet, (2, 3, 40, 56)) == [(2, 40 // STRIDE, 56 // STRIDE), (2, 4, 40 // STRIDE, 56 // STRIDE)]
     assert shapes(rnet, (3, 3, R_SIZE, R_SIZE)) == [(3,), (3, 4)]
     assert shapes(onet, (3, 3, O_SIZE, O_SIZE)) == [(3,), (3, 4), (3, 5, 2)]
 
 
-def test_an_untrained_pnet_finds_faces_improbable_everywhere() -> None:
+def test_an_untrained_pnet_gives_low_face_probabilities() -> None:
     torch.manual_seed(0)
     with torch.no_grad():
-        probability, numbers = ExportWrapper(build_net("pnet")).eval()(pixels(2, 64, 64))
+        probability, outputs = ExportWrapper(build_net("pnet")).eval()(pixels(2, 64, 64))
     assert probability.min() > 0 and probability.max() < 0.03
-    assert numbers.abs().max() < 0.1
+    assert outputs.abs().max() < 0.1
 
 
 def test_grey_is_zero() -> None:
-    assert normalised(torch.tensor([float(GREY), 0.0, 255.0])).tolist() == [0, -GREY / 128, (255 - GREY) / 128]
+    assert normalize_pixels(torch.tensor([float(GREY), 0.0, 255.0])).tolist() == [0, -GREY / 128, (255 - GREY) / 128]
 
 
 def with_mean_slopes() -> ONet:
-    """facenet-pytorch's O-Net, each PReLU's slopes replaced by their mean."""
+    """Return facenet-pytorch's O-Net with the mean slope in each PReLU."""
     stock = ONet().eval()
     with torch.no_grad():
         for k in range(1, 6):
@@ -55,11 +56,11 @@ def with_mean_slopes() -> ONet:
     return stock
 
 
-def test_onet_starts_with_the_stock_weights_and_verdict() -> None:
+def test_onet_starts_with_the_stock_weights_and_face_logit() -> None:
     net, stock = OutputNet().eval(), with_mean_slopes()
     assert torch.equal(net.features[0].weight, ONet().conv1.weight)
     assert torch.equal(net.dense[0].weight, ONet().dense5.weight)
-    inputs = normalised(pixels(16, 48, 48)) * torch.linspace(0.2, 1.2, 16)[:, None, None, None]
+    inputs = normalize_pixels(pixels(16, 48, 48)) * torch.linspace(0.2, 1.2, 16)[:, None, None, None]
     with torch.no_grad():
         _, _, probability = stock(inputs)
         logit = net(inputs)[:, 0]
@@ -68,29 +69,29 @@ def test_onet_starts_with_the_stock_weights_and_verdict() -> None:
     assert np.ptp(logit.numpy()) > 0.5  # the pictures do differ
 
 
-def test_leaky_takes_the_mean_slope() -> None:
-    learned = nn.PReLU(3)
+def test_mean_leaky_relu_has_the_mean_slope() -> None:
+    prelu = nn.PReLU(3)
     with torch.no_grad():
-        learned.weight.copy_(torch.tensor([0.1, 0.2, 0.6]))
-    assert leaky(learned)(torch.tensor([-1.0, 2.0])).tolist() == pytest.approx([-0.3, 2.0])
+        prelu.weight.copy_(torch.tensor([0.1, 0.2, 0.6]))
+    assert mean_leaky_relu(prelu)(torch.tensor([-1.0, 2.0])).tolist() == pytest.approx([-0.3, 2.0])
 
 
-def test_answers_are_the_nets_numbers() -> None:
+def test_export_wrapper_gives_the_nets_outputs() -> None:
     net = build_net("onet").eval()
     inputs = pixels(2, 48, 48)
     with torch.no_grad():
-        numbers = net(normalised(inputs))
+        outputs = net(normalize_pixels(inputs))
         probability, box, points = ExportWrapper(net)(inputs)
-    assert torch.equal(probability, torch.sigmoid(numbers[:, 0]))
-    assert torch.equal(box, numbers[:, 1:5])
-    # x and y by turns, as `WindowBatches.loss` teaches them.
-    assert points[1, 3].tolist() == numbers[1, [11, 12]].tolist()
+    assert torch.equal(probability, torch.sigmoid(outputs[:, 0]))
+    assert torch.equal(box, outputs[:, 1:5])
+    # x and y alternate, as in `WindowBatches.loss`.
+    assert points[1, 3].tolist() == outputs[1, [11, 12]].tolist()
 
 
 @pytest.mark.parametrize("name", ["pnet", "rnet", "onet"])
 def test_graphs_agree_with_torch(name: str, untrained_nets: dict[str, Net], torch_nets: dict[str, nn.Module]) -> None:
     sizes = {"rnet": [(R_SIZE, R_SIZE)], "onet": [(O_SIZE, O_SIZE)]}.get(
-        name, [(EVEN, EVEN), (EVEN, 3 * EVEN), (64, 40), (136, 200), (8, 256)]
+        name, [(PNET_MULTIPLE, PNET_MULTIPLE), (PNET_MULTIPLE, 3 * PNET_MULTIPLE), (64, 40), (136, 200), (8, 256)]
     )
     for n, size in ((n, size) for n in (1, 3) for size in sizes):
         inputs = pixels(n, *size, seed=n)
@@ -104,12 +105,12 @@ def test_graphs_agree_with_torch(name: str, untrained_nets: dict[str, Net], torc
         assert np.ptp(found[0]) > 0.01 or found[0].size < 5
 
 
-def test_fine_tuned_and_stock_windows_differ_and_are_told_apart() -> None:
+def test_fine_tuned_and_stock_specs_differ() -> None:
     assert FINE_TUNED["rnet"].shape != STOCK["rnet"].shape
-    assert {FINE_TUNED["pnet"].dynamic[axis] for axis in (2, 3)} == {EVEN}
+    assert {FINE_TUNED["pnet"].dynamic[axis] for axis in (2, 3)} == {PNET_MULTIPLE}
 
 
-def test_a_difference_that_is_no_number_counts_as_infinite(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_difference_of_nan_counts_as_infinite(monkeypatch: pytest.MonkeyPatch) -> None:
     from stage1_faces.training import export
 
     def graph(values: np.ndarray) -> Callable[[np.ndarray], list[np.ndarray]]:
@@ -122,8 +123,8 @@ def test_a_difference_that_is_no_number_counts_as_infinite(monkeypatch: pytest.M
     assert parity(inputs * np.nan, net, inputs) == np.inf  # type: ignore[arg-type]
 
 
-def test_a_mirrored_picture_gives_mirrored_cells_but_for_the_grid() -> None:
-    # A blank picture with one spot: cells answer by place, so the most excited cell is next to the spot.
+def test_the_cell_next_to_a_spot_changes_most() -> None:
+    # A blank picture with one spot: the output that changes most is that of a cell next to the spot.
     torch.manual_seed(0)
     net = ExportWrapper(build_net("pnet")).eval()
     picture = torch.full((1, 3, 96, 96), float(GREY))
@@ -133,5 +134,5 @@ def test_a_mirrored_picture_gives_mirrored_cells_but_for_the_grid() -> None:
         change = (net(picture)[0] - blank)[0].abs()
     row, column = divmod(int(change.argmax()), 24)
     assert abs(row - 12) <= 1 and abs(column - 16) <= 1
-    # Cells see no further than 35 px.
+    # A cell reads at most 35 px in each direction.
     assert (change[:3] == 0).all() and (change[:, :6] == 0).all()
