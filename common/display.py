@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 
-def as_text(path: str | Path) -> str:
+def path_text(path: str | Path) -> str:
     """Return a path as valid Unicode: bytes that are not UTF-8 become U+FFFD."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
-def shown(path: str | Path) -> str:
+def display_name(path: str | Path) -> str:
     """Return a path as one line for a terminal: as `as_text`, with U+FFFD for line breaks and control characters."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in as_text(path))
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in path_text(path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common.display import shown
+from common.display import display_name
 
 
 class UserError(Exception):
@@ -29,8 +29,8 @@ class MediaError(UserError):
     """
 
     def __init__(self, file: str | Path, what: str) -> None:
-        self.file, self.what = str(file), " ".join(what.split())
-        super().__init__(f"{shown(file)}: {self.what}")
+        self.file, self.reason = str(file), " ".join(what.split())
+        super().__init__(f"{display_name(file)}: {self.reason}")
 
 
 class TooManyPixelsError(MediaError):

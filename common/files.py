@@ -26,7 +26,7 @@ _CLEANED_FOLDERS: set[str] = set()  # by this process
 
 
 @contextmanager
-def replacing(path: Path | str) -> Iterator[Path]:
+def atomic_replace(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path in the same folder; that file replaces `path` when the block ends without an error.
 
     The temporary name has the suffix of `path`, because image and array writers choose their format by it.
@@ -37,7 +37,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     _check_writable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale_files(path.parent)
-    with naming(path):
+    with with_file_name(path):
         prefix = f".{path.stem}.{_MACHINE}-{os.getpid()}-"
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=f".tmp{path.suffix}")
     os.close(handle)
@@ -54,7 +54,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
         with _UMASK_LOCK:  # the mask is the process's: a second thread would read, and restore, this thread's 0
             umask = os.umask(0)
             os.umask(umask)
-        with naming(path):
+        with with_file_name(path):
             temporary.chmod(0o666 & ~umask)
             temporary.replace(path)
     finally:
@@ -71,50 +71,50 @@ def write_bytes(path: Path | str, data: bytes) -> None:
 
     Serialize torch and safetensors data into memory first: on a full disk those libraries do not raise OSError.
     """
-    with replacing(path) as temporary, naming(path):
+    with atomic_replace(path) as temporary, with_file_name(path):
         temporary.write_bytes(data)
 
 
 @contextmanager
-def replaced_text(path: Path | str, newline: str | None = None) -> Iterator[TextIO]:
+def atomic_text(path: Path | str, newline: str | None = None) -> Iterator[TextIO]:
     """Open a text file (UTF-8) that replaces `path` when the block ends without an error; its errors name `path`."""
-    with replacing(path) as temporary, _NamedFile(temporary, path) as raw, _as_text(raw, newline) as file:
+    with atomic_replace(path) as temporary, _NamedFile(temporary, path) as raw, _as_text(raw, newline) as file:
         yield file
 
 
 @contextmanager
-def growing_text(path: Path | str, newline: str | None = None) -> Iterator[TextIO]:
+def streaming_text(path: Path | str, newline: str | None = None) -> Iterator[TextIO]:
     """Open `path` as a text file (UTF-8) that is written in place, as for a live stream; its errors name `path`."""
-    with growing_bytes(path) as raw, _as_text(raw, newline) as file:
+    with streaming_bytes(path) as raw, _as_text(raw, newline) as file:
         yield file
 
 
 @contextmanager
-def growing_bytes(path: Path | str) -> Iterator[io.RawIOBase]:
+def streaming_bytes(path: Path | str) -> Iterator[io.RawIOBase]:
     """Open `path` as an unbuffered file that is written in place; its errors name `path`."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with _NamedFile(path, path) as file:
         yield file
 
 
-def check_file(path: Path | str) -> None:
+def check_writable_file(path: Path | str) -> None:
     """Raise OSError when `path` cannot be written; call it before long work."""
     _check_writable(Path(path))
-    with naming(path):
-        check_folder(Path(path).parent)
+    with with_file_name(path):
+        check_writable_folder(Path(path).parent)
 
 
-def check_folder(folder: Path | str) -> None:
+def check_writable_folder(folder: Path | str) -> None:
     """Raise OSError when `folder` cannot be made, or no file in it; no file or folder is left behind."""
     existing = Path(os.path.abspath(folder))  # noqa: PTH100  # links are not followed
     while not os.path.lexists(existing):
         existing = existing.parent
-    with naming(folder), tempfile.TemporaryFile(dir=existing, buffering=0) as file:
+    with with_file_name(folder), tempfile.TemporaryFile(dir=existing, buffering=0) as file:
         file.write(b"x")  # a full disk accepts new files, but no bytes in them
 
 
 @contextmanager
-def naming(path: Path | str) -> Iterator[None]:
+def with_file_name(path: Path | str) -> Iterator[None]:
     """Give each OSError of the block the name `path`: users know no temporary names, and failed writes have no name."""
     try:
         yield
@@ -132,7 +132,7 @@ class _NamedFile(io.FileIO):
         self._path = path
 
     def write(self, data: Any) -> int:
-        with naming(self._path):
+        with with_file_name(self._path):
             return super().write(data)
 
 

@@ -71,12 +71,12 @@ def read_photo(path: str | Path, shrink: Shrink | None = None) -> Photo:
     Raises:
         MediaError: as for `read_image`.
     """
-    with opened(path) as file:
+    with open_image_file(path) as file:
         return decode_photo(file, path, shrink)
 
 
 @contextmanager
-def opened(path: str | Path) -> Iterator[BinaryIO]:
+def open_image_file(path: str | Path) -> Iterator[BinaryIO]:
     """Open a picture file; raise MediaError when it is missing, not a plain file, empty or not readable."""
     try:
         status = Path(path).stat()
@@ -106,7 +106,7 @@ def decode_photo(file: BinaryIO, name: str | Path, shrink: Shrink | None = None,
     Raises:
         MediaError: the picture cannot be read; TooManyPixelsError where it is too large.
     """
-    with recognised(file, name, max_pixels) as image:
+    with open_undecoded(file, name, max_pixels) as image:
         width, height = image.size
         allowed = 1 if shrink is None or image.format not in ("JPEG", "MPO") else shrink((width, height))
         factor = max((each for each in _JPEG_FACTORS if each <= allowed), default=1)
@@ -119,7 +119,7 @@ def decode_photo(file: BinaryIO, name: str | Path, shrink: Shrink | None = None,
 
 
 @contextmanager
-def recognised(file: BinaryIO, name: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+def open_undecoded(file: BinaryIO, name: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """Open a picture without decoding its pixels; errors of the block count as errors of the file.
 
     Raises MediaError for a broken file, TooManyPixelsError above `max_pixels` or MAX_PIXELS.

@@ -15,8 +15,8 @@ from pathlib import Path
 from common.errors import MediaError
 
 # The images of an annotated dataset, and all those of a folder of photos. HEIC cannot be read, but must be reported.
-PHOTO_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
-SUFFIXES = PHOTO_SUFFIXES | frozenset(
+DATASET_IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
+IMAGE_SUFFIXES = DATASET_IMAGE_SUFFIXES | frozenset(
     {".jpe", ".jfif", ".mpo", ".apng", ".avif", ".heic", ".heif", ".dib", ".gif", ".jp2", ".j2k", ".jpx", ".qoi"}
     | {".ppm", ".pgm", ".pbm", ".pnm"}
 )
@@ -81,11 +81,11 @@ def find_images(
         if not here:
             errors.append(MediaError(path, nothing))
         for image in here:
-            found.setdefault(location(image.path), image)
+            found.setdefault(canonical_path(image.path), image)
     return list(found.values()), errors
 
 
-def location(path: str | Path) -> str:
+def canonical_path(path: str | Path) -> str:
     """Return a file's absolute path with the links of its folder resolved, but not the file itself."""
     folder, name = os.path.split(path)
     return os.path.join(os.path.realpath(folder), name)
@@ -135,7 +135,7 @@ def _is_inside(path: str, folder: str | None) -> bool:
 
 def _is_picture(name: str) -> bool:
     """Return whether a file found in a folder is a picture by its suffix, and not hidden."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def _natural(path: str) -> tuple[str, str]:

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from common.display import shown
+from common.display import display_name
 from common.errors import UserError
-from common.files import naming, write_bytes
+from common.files import with_file_name, write_bytes
 
 try:
     import fcntl
@@ -173,7 +173,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
         return
     path = folder / LOCK_NAME
     while True:
-        with naming(folder):
+        with with_file_name(folder):
             file = path.open("a+", encoding="ascii")
         with file:
             try:
@@ -182,7 +182,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
                 file.seek(0)
                 holder = file.read().strip() or "unknown"
                 raise UserError(
-                    f"{shown(folder)}: process {holder} works here; wait for it or end it, or use another folder"
+                    f"{display_name(folder)}: process {holder} works here; wait for it or end it, or use another folder"
                 ) from error
             try:
                 same = path.stat().st_ino == os.fstat(file.fileno()).st_ino
@@ -191,7 +191,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
             if not same:  # the holder removed the file at this moment
                 continue
             try:
-                with naming(folder):
+                with with_file_name(folder):
                     file.truncate(0)
                     os.write(file.fileno(), str(os.getpid()).encode())  # not buffered: closing would write it again
                 yield

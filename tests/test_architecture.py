@@ -18,20 +18,15 @@ PACKAGES = ("common", "stage1_faces", "stage2_classifier", "pipeline")
 # Who may import whom, besides itself: the longest matching prefix of a module counts. "A" allows A and all below it.
 STAGES = ("stage1_faces", "stage2_classifier")
 INFERENCE_OF_STAGES = (
-    *("stage1_faces.detector", "stage1_faces.cascade_config", "stage1_faces.anchors", "stage1_faces.faces"),
-    *(
-        "stage1_faces.roi_crop",
-        "stage1_faces.stock",
-        "stage2_classifier.cropping",
-        "stage2_classifier.data.mask_drawing",
-    ),
+    *("stage1_faces.anchors", "stage1_faces.cascade_config", "stage1_faces.detector", "stage1_faces.face_logits"),
+    *("stage1_faces.faces", "stage1_faces.stock", "stage2_classifier.cropping", "stage2_classifier.data.mask_drawing"),
 )
 ALLOWED: dict[str, tuple[str, ...]] = {
     "common": (),
     "stage1_faces": ("common",),
     "stage2_classifier": ("common",),
     "stage2_classifier.data": ("common", "stage2_classifier.cropping"),
-    "stage2_classifier.augment": ("common", "stage2_classifier.cropping"),
+    "stage2_classifier.augment": ("common", "stage2_classifier.config", "stage2_classifier.cropping"),
     "pipeline": ("common.launcher",),  # the doors
     "pipeline.facemask": (),
     "pipeline.inference": ("common", *INFERENCE_OF_STAGES),

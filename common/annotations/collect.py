@@ -64,7 +64,7 @@ class Collector:
         try:
             return header_size(photo)
         except MediaError as error:
-            self.add_problem(photo, f"{error.what}; not used")
+            self.add_problem(photo, f"{error.reason}; not used")
             return None
 
     def add(

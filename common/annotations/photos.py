@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from common.errors import MediaError
-from common.images import opened, orientation_of, recognised
-from common.paths import PHOTO_SUFFIXES
+from common.images import open_image_file, open_undecoded, orientation_of
+from common.paths import DATASET_IMAGE_SUFFIXES
 
 # Folder names that mean a split; Roboflow uses "valid".
 SPLIT_FOLDERS = {"train": "train", "valid": "val", "val": "val", "test": "test"}
@@ -18,7 +18,7 @@ def photos_in(folder: Path, recursive: bool = False) -> list[Path]:
     if not folder.is_dir():
         return []
     entries = folder.rglob("*") if recursive else folder.iterdir()
-    return sorted(p for p in entries if p.suffix.lower() in PHOTO_SUFFIXES and p.name[0] != "." and p.is_file())
+    return sorted(p for p in entries if p.suffix.lower() in DATASET_IMAGE_SUFFIXES and p.name[0] != "." and p.is_file())
 
 
 def split_folders(root: Path) -> list[tuple[Path, str]]:
@@ -52,7 +52,7 @@ def header_size(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
 
     Raises MediaError as `read_image` does, without a check of the pixels.
     """
-    with opened(path) as file, recognised(file, path) as image:
+    with open_image_file(path) as file, open_undecoded(file, path) as image:
         stored = image.size
         # Pillow gives TIFF sizes upright, and would decode a PNG to find a late tag.
         tagged = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)

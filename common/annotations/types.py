@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from common.boxes import Boxes, as_boxes
-from common.display import shown
+from common.display import display_name
 
 # The three classes of the Kaggle "Face Mask Detection" dataset, in its spelling and a fixed order.
 MASK_CLASSES = ("with_mask", "without_mask", "mask_weared_incorrect")
@@ -55,10 +56,10 @@ class Problem:
     """Something in a dataset that was refused or changed: the file, and one line that says what is wrong."""
 
     file: Path
-    what: str
+    reason: str
 
     def __str__(self) -> str:
-        return f"{shown(self.file)}: {' '.join(self.what.split())}"
+        return f"{display_name(self.file)}: {' '.join(self.reason.split())}"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Annotations:
     images: tuple[AnnotatedImage, ...]
     class_names: tuple[str, ...]
     problems: tuple[Problem, ...] = ()
-    clipped: int = 0
+    clipped_boxes: int = 0
 
 
 def ordered_classes(labels: Iterable[str]) -> tuple[str, ...]:
@@ -89,3 +90,12 @@ def ordered_classes(labels: Iterable[str]) -> tuple[str, ...]:
     if not others:
         return MASK_CLASSES
     return tuple(name for name in MASK_CLASSES if name in present) + others
+
+
+def fingerprint(train: Sequence[AnnotatedImage]) -> str:
+    """Return a hash that tells the training photos and the faces in them from others."""
+    digest = hashlib.sha256()
+    for image in train:
+        digest.update(f"{image.image_id} {image.size} {image.labels}".encode())
+        digest.update(image.boxes.tobytes())
+    return digest.hexdigest()

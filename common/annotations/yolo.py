@@ -12,7 +12,7 @@ from common.annotations.collect import Collector, RawFace, Size, parse_number
 from common.annotations.photos import SPLIT_FOLDERS, photos_in
 from common.annotations.types import Annotations
 from common.errors import UserError
-from common.paths import PHOTO_SUFFIXES
+from common.paths import DATASET_IMAGE_SUFFIXES
 
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml")
 CLASS_FILES = ("classes.txt", "labels/classes.txt", "obj.names")
@@ -145,7 +145,7 @@ def _photos_in_list(listing: Path, collector: Collector) -> list[Path]:
     photos = []
     for line in _non_empty_lines(listing):
         photo = listing.parent / line
-        if photo.suffix.lower() in PHOTO_SUFFIXES and os.path.isfile(photo):  # noqa: PTH113
+        if photo.suffix.lower() in DATASET_IMAGE_SUFFIXES and os.path.isfile(photo):  # noqa: PTH113
             photos.append(photo)
         else:
             collector.add_problem(listing, f"image {line!r} is missing; not used")

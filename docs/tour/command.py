@@ -18,7 +18,7 @@ import tyro
 from common.annotations import Annotations, read_dataset
 from common.cli import console, program_name, refuse_renamed, requires_extra, run_cli
 from common.errors import UserError
-from common.files import check_folder, naming, write_bytes, write_text
+from common.files import check_writable_folder, with_file_name, write_bytes, write_text
 from common.run_folder import RunFolder
 from common.splits import read_splits
 from docs.tour.plan import (
@@ -84,7 +84,7 @@ def run(args: TourArgs) -> int:
         import jinja2  # noqa: F401
         import matplotlib  # noqa: F401
         import torch  # noqa: F401
-    from stage1_faces.training.run_folder import fingerprint
+    from common.annotations.types import fingerprint
 
     data = args.data.resolve()
     annotations = read_dataset(args.data)
@@ -124,7 +124,7 @@ def _check_args(args: TourArgs) -> None:
         check_apart(args.data, path, flag)
         if path.exists() and not path.is_dir():
             raise UserError(f"{path}: is a file; name a folder with {flag}")
-        check_folder(path)
+        check_writable_folder(path)
     if data.name in RESERVED:
         raise UserError(f"{args.data}: the tour needs the name {data.name} itself; rename the folder")
 
@@ -133,7 +133,7 @@ def _link(data: Path, link: Path) -> None:
     """Link the data into the work folder, so that commands and their output name no other place."""
     if link.is_symlink():
         link.unlink()  # it may point to an earlier place of the data
-    with naming(link):
+    with with_file_name(link):
         link.symlink_to(data, target_is_directory=True)
 
 

@@ -20,7 +20,7 @@ from torch import nn
 
 from common.annotations import Annotations
 from common.annotations.voc import read_voc
-from common.files import replacing
+from common.files import atomic_replace
 from common.images import read_image
 from common.splits import SPLITS
 from pipeline.evaluate.report import KIND_NAMES
@@ -136,7 +136,7 @@ def draw_crop(portraits: Path, cut_margin: float, margin: float, input_size: int
     _save(figure, path)
     with Image.open(path) as picture:  # makes a third of the bytes
         small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    with replacing(path) as temporary:
+    with atomic_replace(path) as temporary:
         small.save(temporary, optimize=True)
 
 
@@ -326,5 +326,5 @@ def _save(figure: Figure, path: Path) -> None:
     """Write a figure without upper and right frame lines."""
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
-    with replacing(path) as temporary:
+    with atomic_replace(path) as temporary:
         figure.savefig(temporary, dpi=DPI)

@@ -25,16 +25,16 @@ from common.annotations import AnnotatedImage, Annotations, read_dataset
 from common.cli import program_name, requires_extra, run_cli
 from common.errors import UserError
 from common.images import read_image
+from common.memory import keep_freed_memory
 from common.splits import SPLITS, read_splits
 from pipeline.baseline.config import BaselineConfig
 from pipeline.baseline.fit import fit
 from pipeline.baseline.model import check_model_name
 from pipeline.baseline.report import write_report
 from pipeline.baseline.run_folder import BaselineFolder
-from pipeline.data.checks import check_apart, readable
+from pipeline.data.checks import check_apart, readable_images
 from pipeline.evaluate.evaluation import EvaluationSettings
 from pipeline.evaluate.selection import select_images
-from stage1_faces.training.finetune import keep_memory
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def run(args: BaselineArgs) -> int:
         import faster_coco_eval  # noqa: F401 (a missing package is reported before hours of training)
     check_model_name(args.config.model)
     device = _device(args.device)
-    keep_memory()
+    keep_freed_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
     dataset = read_dataset(args.data)
@@ -81,7 +81,8 @@ def run(args: BaselineArgs) -> int:
         read_image(image.path)  # a broken photo is reported before hours of training
     sides = read_splits(args.splits)
     train, val = (
-        readable([i for i in dataset.images if sides.get(i.image_id) == side], _warn) for side in ("train", "val")
+        readable_images([i for i in dataset.images if sides.get(i.image_id) == side], _warn)
+        for side in ("train", "val")
     )
     _check_faces(args, train, val)
     folder = BaselineFolder(args.out)
@@ -141,7 +142,7 @@ def _record(
     args: BaselineArgs, dataset: Annotations, train: Sequence[AnnotatedImage], val: Sequence[AnnotatedImage]
 ) -> dict[str, Any]:
     """Return the content of config.json."""
-    from stage1_faces.training.run_folder import fingerprint
+    from common.annotations.types import fingerprint
 
     return {
         **args.config.record(),

@@ -24,9 +24,9 @@ from pipeline.baseline.config import BaselineConfig
 from pipeline.baseline.data import TrainPhotos, image_to_tensor, train_loader
 from pipeline.baseline.model import build_detector, load_pretrained, load_weights
 from pipeline.baseline.run_folder import BaselineFolder, Best
-from pipeline.evaluate.bootstrap import best_score
+from pipeline.evaluate.bootstrap import best_f1_threshold
 from pipeline.evaluate.metrics import Sample, one_label, score_samples
-from stage1_faces.training.trainer import AVERAGE_DECAY, AVERAGE_POWER, StepSchedule
+from stage1_faces.training.trainer import EMA_DECAY, EMA_POWER, StepSchedule
 from stage2_classifier.training.engine import seed_epoch
 
 CLIP_NORM = 5.0
@@ -99,7 +99,7 @@ def fit(
             row = {"epoch": epoch + 1, "epochs": config.epochs, **losses, **val_scores(samples, class_names)}
             history.append({**row, "seconds": round(time.perf_counter() - begin, 1)})
             if best_row(history) is history[-1]:
-                threshold = best_score(one_label(samples), len(class_names), 0.5)
+                threshold = best_f1_threshold(one_label(samples), len(class_names), 0.5)
                 network = (config.model, tuple(class_names), config.size, config.small_anchors)
                 folder.save_best(train_state.eval_model, Best(*network, epoch + 1, row["val_map50"], threshold))
             folder.write_epoch(train_state.state(), history)
@@ -119,7 +119,7 @@ def start_state(config: BaselineConfig, classes: int, device: torch.device, fres
     model.to(device)
     ema = None
     if config.ema:
-        ema = ModelEmaV3(model, decay=AVERAGE_DECAY, use_warmup=True, warmup_power=AVERAGE_POWER)
+        ema = ModelEmaV3(model, decay=EMA_DECAY, use_warmup=True, warmup_power=EMA_POWER)
     # timm leaves biases and norms out of the weight decay.
     optimizer = create_optimizer_v2(model, "adamw", lr=config.lr, weight_decay=config.weight_decay)
     return BaselineTrainState(model, ema, optimizer)

@@ -18,7 +18,7 @@ from common.files import write_text
 from pipeline.baseline.fit import find_faces, seconds_per_photo
 from pipeline.baseline.model import MAX_DETECTIONS, MIN_SCORE
 from pipeline.baseline.run_folder import load_best
-from pipeline.bench.environment import machine
+from pipeline.bench.environment import machine_info
 from pipeline.evaluate.coco_results import write_results
 from pipeline.evaluate.evaluation import DetectionEvaluation, EvaluationSettings, evaluate_samples
 from pipeline.evaluate.metrics import Sample
@@ -58,7 +58,7 @@ def write_report(
         "megabytes": file.stat().st_size / 1e6,
         "seconds_a_photo": seconds,
         "threads": torch.get_num_threads(),
-        "machine": machine(),
+        "machine": machine_info(),
         "config": config,
         "detector": to_json(evaluation),
     }

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal, Optional
 import tyro
 
 from common.cli import console, program_name, progress, requires_extra, run_cli
-from common.display import shown
+from common.display import display_name
 from common.errors import UserError
 from common.parallel import usable_cores
 from common.paths import is_address
@@ -28,7 +28,7 @@ from pipeline.inference.bundle import Bundle
 if TYPE_CHECKING:
     from pipeline.batch.chunk import Chunk
     from pipeline.batch.run import BatchStats
-    from pipeline.batch.work import ChunkResult, Job
+    from pipeline.batch.work import BatchJob, ChunkResult
 
 MAX_CHUNK = 100_000  # photos; a worker holds the rows of a chunk in memory
 
@@ -68,19 +68,19 @@ class BatchArgs:
         return self.paths[-1]
 
 
-def make_job(args: BatchArgs) -> Job:
+def make_job(args: BatchArgs) -> BatchJob:
     """Return the workers' job. Raises BundleError when the bundle cannot be used."""
     from pipeline.batch.photo_source import ParquetColumns
     from pipeline.batch.table import BatchRecipe
-    from pipeline.batch.work import Job
+    from pipeline.batch.work import BatchJob
 
     options = {"min_score": args.min_score, "min_face": args.min_face, "id_column": args.id_column}
     recipe = BatchRecipe(Bundle.load(args.bundle).describe(), options)
     bundle = None if args.bundle is None else args.bundle.resolve()
-    return Job(recipe, bundle, args.min_score, args.min_face, ParquetColumns(args.column, args.id_column))
+    return BatchJob(recipe, bundle, args.min_score, args.min_face, ParquetColumns(args.column, args.id_column))
 
 
-def detect_all(args: BatchArgs, job: Job) -> BatchStats:
+def detect_all(args: BatchArgs, job: BatchJob) -> BatchStats:
     """Process all photos that are not in the results, with a progress bar on a terminal; return the statistics.
 
     Raises UserError when the results or the cluster cannot be used, or the workers do not start.
@@ -114,14 +114,14 @@ def run(args: BatchArgs) -> int:
         job = make_job(args)
     stats = detect_all(args, job)
     for file, what in stats.first_errors:
-        print(f"error: {shown(file)}: {what}", file=sys.stderr)
+        print(f"error: {display_name(file)}: {what}", file=sys.stderr)
     if stats.error_count > len(stats.first_errors):
         print(f"error: and {stats.error_count - len(stats.first_errors)} more", file=sys.stderr)
     _show(args, stats, job)
     return 1 if stats.error_count else 0
 
 
-def _show(args: BatchArgs, stats: BatchStats, job: Job) -> None:
+def _show(args: BatchArgs, stats: BatchStats, job: BatchJob) -> None:
     """Print the run's statistics."""
     from pipeline.batch.results import errors_path
 
@@ -132,10 +132,10 @@ def _show(args: BatchArgs, stats: BatchStats, job: Job) -> None:
         "faces": f"{stats.faces.total()}: {faces}",
     }
     if stats.error_count:
-        lines["errors"] = f"{stats.error_count}, tried again by the same command: {shown(errors_path(args.out))}"
+        lines["errors"] = f"{stats.error_count}, tried again by the same command: {display_name(errors_path(args.out))}"
     if stats.photos:
         lines["speed"] = f"{stats.rate:.1f} photos a second, a worker held up to {stats.peak_megabytes:.0f} MB"
-    lines["results"] = shown(args.out) if stats.photos + stats.processed_before else "none"
+    lines["results"] = display_name(args.out) if stats.photos + stats.processed_before else "none"
     screen = console()
     for name, text in lines.items():
         screen.print(f"{name + ':':<12}{text}", markup=False, highlight=False)

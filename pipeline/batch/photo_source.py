@@ -45,7 +45,7 @@ def read_contents(chunk: Chunk, columns: ParquetColumns) -> Iterator[PhotoConten
                 yield content
                 read += 1
         except (OSError, pa.ArrowException, MediaError) as error:
-            what = error.what if isinstance(error, MediaError) else f"cannot be read ({first_line(error)}); check it"
+            what = error.reason if isinstance(error, MediaError) else f"cannot be read ({first_line(error)}); check it"
             for _ in range(read, len(chunk)):
                 yield PhotoContent(None, what)
 

@@ -10,13 +10,13 @@ from contextlib import suppress
 from typing import Any
 
 from pipeline.batch.chunk import Chunk
-from pipeline.batch.work import ChunkResult, Job
+from pipeline.batch.work import BatchJob, ChunkResult
 from pipeline.batch.worker import Worker, WorkerStoppedError
 
 _POLL = 0.2  # s; a wait without a limit would delay Ctrl-C on some systems
 
 
-def run_pool(job: Job, chunks: Iterable[Chunk], workers: int) -> Iterator[ChunkResult]:
+def run_pool(job: BatchJob, chunks: Iterable[Chunk], workers: int) -> Iterator[ChunkResult]:
     """Yield each chunk's result as soon as it is there; a chunk is taken when a worker is free.
 
     When the caller stops, the processes end at once. Raises what `chunks` and `Worker.process` raise.

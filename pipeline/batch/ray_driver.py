@@ -15,13 +15,13 @@ from common.errors import UserError
 from pipeline.batch.child_process import ChildProcess, ParentPipe, ProcessDiedError
 from pipeline.batch.chunk import Chunk
 from pipeline.batch.ray_pool import run_ray
-from pipeline.batch.work import ChunkResult, Job
+from pipeline.batch.work import BatchJob, ChunkResult
 
 _PARENT_CHECK = 0.5  # s between two checks that the parent is alive
 
 
 def run_ray_subprocess(
-    job: Job, chunks: Iterable[Chunk], workers: int | None, address: str | None
+    job: BatchJob, chunks: Iterable[Chunk], workers: int | None, address: str | None
 ) -> Iterator[ChunkResult]:
     """Run `run_ray` in a child process. When the caller stops, the child is asked to end, which takes Ray seconds.
 

@@ -15,7 +15,7 @@ from typing import Any
 from common.cli import requires_extra
 from common.errors import UserError, first_line
 from pipeline.batch.chunk import Chunk
-from pipeline.batch.work import ChunkResult, Job, process_peak_megabytes
+from pipeline.batch.work import BatchJob, ChunkResult, process_peak_megabytes
 from pipeline.batch.worker import Worker
 
 # Chunks per actor pool: Ray Data takes a list, not a stream.
@@ -31,7 +31,7 @@ class WorkerActor:
     When the actor itself is killed, its process ends with it; Ray starts another actor and gives it the chunk again.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: BatchJob) -> None:
         self._worker = Worker(job)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -45,7 +45,7 @@ class WorkerActor:
 
 
 def run_ray(
-    job: Job, chunks: Iterable[Chunk], workers: int | None, address: str | None
+    job: BatchJob, chunks: Iterable[Chunk], workers: int | None, address: str | None
 ) -> Generator[ChunkResult, None, None]:
     """Yield each chunk's result as soon as it is there. workers: actors; None for one per core of the cluster.
 

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from common.display import shown
+from common.display import display_name
 from common.errors import UserError, first_line
-from common.files import naming
+from common.files import with_file_name
 from common.parallel import map_ordered
 from common.run_folder import lock_folder
 from pipeline.batch.chunk import name_digest
@@ -64,7 +64,7 @@ class BatchResults:
     def __init__(self, out: str, recipe: BatchRecipe) -> None:
         self.out, self._recipe = out.rstrip("/"), recipe
         if not self.out.endswith(SUFFIX):
-            raise UserError(f"{shown(out)}: name the folder of results last, ending in {SUFFIX}")
+            raise UserError(f"{display_name(out)}: name the folder of results last, ending in {SUFFIX}")
         self._storage, path = resolve_storage(self.out)
         self._path = os.path.realpath(path) if self._storage.is_local else path
 
@@ -85,7 +85,7 @@ class BatchResults:
         with self._naming():
             kind_before = self._storage.kind(self._path)
             if kind_before == "file":
-                raise UserError(f"{shown(self.out)}: is a file, results are a folder; name another place")
+                raise UserError(f"{display_name(self.out)}: is a file, results are a folder; name another place")
             self._storage.make_folder(self._path)
         try:
             with lock_folder(Path(self._path)) if self._storage.is_local else nullcontext():
@@ -125,7 +125,9 @@ class BatchResults:
         visible = [entry for entry in entries if not entry.name.startswith((".", "_"))]
         for entry in visible:
             if not (entry.name.startswith(PREFIX) and entry.name.endswith(SUFFIX)):
-                raise UserError(f"{shown(self.out)}: holds {entry.name!r}, which is no result; name another place")
+                raise UserError(
+                    f"{display_name(self.out)}: holds {entry.name!r}, which is no result; name another place"
+                )
         return [entry.path for entry in visible]
 
     def _remove_temporary(self, entries: list[FolderEntry]) -> None:
@@ -141,10 +143,12 @@ class BatchResults:
                 table = pq.read_table(opened, columns=["file"])
         except (OSError, pa.ArrowException) as error:
             why = f"{file} cannot be read ({first_line(error)})"
-            raise UserError(f"{shown(self.out)}: {why}; delete it to process its photos again") from error
+            raise UserError(f"{display_name(self.out)}: {why}; delete it to process its photos again") from error
         difference = self._recipe.difference(table.schema.metadata or {})
         if difference is not None:
-            raise UserError(f"{shown(self.out)}: was made with {difference}; use the same, or name another place")
+            raise UserError(
+                f"{display_name(self.out)}: was made with {difference}; use the same, or name another place"
+            )
         return list(table["file"].unique().to_pylist())
 
     @contextmanager
@@ -155,7 +159,9 @@ class BatchResults:
         except OSError as error:
             if error.filename is not None:
                 raise
-            raise UserError(f"{shown(self.out)}: cannot be used ({first_line(error)}); check the place") from error
+            raise UserError(
+                f"{display_name(self.out)}: cannot be used ({first_line(error)}); check the place"
+            ) from error
 
 
 class ErrorFile:
@@ -180,7 +186,7 @@ class ErrorFile:
         """Return the Parquet file."""
         self._flush()
         assert self._writer is not None
-        with naming(tempfile.gettempdir()):
+        with with_file_name(tempfile.gettempdir()):
             self._writer.add_key_value_metadata(self._recipe.metadata())
             self._writer.close()
             self._spool.seek(0)
@@ -189,7 +195,7 @@ class ErrorFile:
     def _flush(self) -> None:
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._spool, ERROR_SCHEMA, compression="zstd", store_schema=False)
-        with naming(tempfile.gettempdir()):
+        with with_file_name(tempfile.gettempdir()):
             self._writer.write_table(pa.Table.from_pylist(self._rows, ERROR_SCHEMA))
         self._rows = []
 

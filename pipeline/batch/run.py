@@ -81,6 +81,6 @@ def run_batch(
             stats.add_chunk(result)
             on_progress(stats)
         for problem in problems:
-            error_file.add(problem.file, problem.what)
-            stats.add_error(problem.file, problem.what)
+            error_file.add(problem.file, problem.reason)
+            stats.add_error(problem.file, problem.reason)
     return stats

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from common.errors import MediaError, UserError, first_line
-from common.paths import SUFFIXES, is_address, location
+from common.paths import IMAGE_SUFFIXES, canonical_path, is_address
 from pipeline.batch.chunk import Chunk, PhotoRef, name_digest, photo_name
 from pipeline.batch.photo_source import ParquetColumns, find_rows, read_contents
 from pipeline.batch.storage import FolderEntry, PathKind, Storage, resolve_storage
@@ -128,7 +128,7 @@ class _SourceScanner:
         if kind == "folder":
             photos = self._matching(storage, path, pattern or [], set())
         elif kind == "file" and pattern is None:
-            photos = self._in_file(storage, location(path) if storage.is_local else path)
+            photos = self._in_file(storage, canonical_path(path) if storage.is_local else path)
         empty = True
         for found in photos:
             empty = False
@@ -228,4 +228,6 @@ def _real_path(storage: Storage, folder: str) -> str:
 def _has_photos(name: str) -> bool:
     """Return whether a file is a picture or a Parquet file by its name, and not hidden."""
     suffix = os.path.splitext(name)[1].lower()
-    return not name.startswith(".") and (suffix in SUFFIXES or (suffix == TABLE_SUFFIX and not name.startswith("_")))
+    return not name.startswith(".") and (
+        suffix in IMAGE_SUFFIXES or (suffix == TABLE_SUFFIX and not name.startswith("_"))
+    )

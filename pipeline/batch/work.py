@@ -33,7 +33,7 @@ def load_predictor(bundle: Path | None) -> Predictor:
 
 
 @dataclass(frozen=True)
-class Job:
+class BatchJob:
     """What all workers do with every chunk."""
 
     recipe: BatchRecipe
@@ -83,7 +83,7 @@ class ChunkResult:
         )
 
 
-def process_chunk(chunk: Chunk, job: Job, predictor: Predictor) -> ChunkResult:
+def process_chunk(chunk: Chunk, job: BatchJob, predictor: Predictor) -> ChunkResult:
     """Detect the faces in a chunk's photos; a photo that fails becomes an error, and the rest is processed."""
     start, cpu_start = time.time(), time.process_time()
     rows: list[dict[str, Any]] = []
@@ -96,7 +96,7 @@ def process_chunk(chunk: Chunk, job: Job, predictor: Predictor) -> ChunkResult:
             detections = predictor.detect(photo, job.min_score, job.min_face)
             record = image_result(FoundImage(name, name), photo.size, detections).record()
         except MediaError as error:
-            errors.append((name, error.what))
+            errors.append((name, error.reason))
         except Exception as error:  # one photo must not end a run over millions
             errors.append((name, f"cannot be processed ({type(error).__name__}: {first_line(error)}); leave it out"))
         else:
@@ -111,7 +111,9 @@ def process_chunk(chunk: Chunk, job: Job, predictor: Predictor) -> ChunkResult:
     return ChunkResult(chunk.key, part, photos, faces, tuple(errors), start, time.time(), cpu, peak)
 
 
-def _readers(chunk: Chunk, job: Job, predictor: Predictor) -> Iterator[tuple[str, str | None, Callable[[], Photo]]]:
+def _readers(
+    chunk: Chunk, job: BatchJob, predictor: Predictor
+) -> Iterator[tuple[str, str | None, Callable[[], Photo]]]:
     """Yield each photo's name, its id, and a function that reads it."""
     if chunk.storage.is_local and chunk.photos[0].row is None:
         for name, photo in zip(chunk.names, chunk.photos, strict=True):

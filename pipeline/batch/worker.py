@@ -12,7 +12,7 @@ from typing import Any
 from common.errors import UserError
 from pipeline.batch.child_process import ChildProcess, ParentPipe, ProcessDiedError
 from pipeline.batch.chunk import Chunk
-from pipeline.batch.work import ChunkResult, Job, process_chunk
+from pipeline.batch.work import BatchJob, ChunkResult, process_chunk
 
 MAX_ATTEMPTS = 2  # to process a chunk as a whole, and to start the process
 
@@ -27,7 +27,7 @@ class Worker:
     After that `process` raises WorkerStoppedError.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: BatchJob) -> None:
         self._job = job
         self._process: ChildProcess | None = None
         self._stopped = False
@@ -109,7 +109,7 @@ def main() -> None:
     pipe = ParentPipe()
     limit_malloc_arenas()
     cv2.setNumThreads(1)  # the other workers use the other cores
-    job: Job = pipe.receive()
+    job: BatchJob = pipe.receive()
     chunks: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
 
     def receive_chunks() -> None:

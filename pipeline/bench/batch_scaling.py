@@ -28,14 +28,14 @@ from common.errors import UserError
 from common.memory import limit_malloc_arenas
 from common.paths import find_images
 from pipeline.batch.command import BatchArgs, detect_all, make_job
-from pipeline.bench.environment import machine
+from pipeline.bench.environment import machine_info
 from pipeline.bench.synthetic_photos import synthetic_photo
 from pipeline.bench.timing import Quartiles
 from pipeline.evaluate.report import Table
 from pipeline.inference.image_writer import write_image
 
 if TYPE_CHECKING:
-    from pipeline.batch.work import Job
+    from pipeline.batch.work import BatchJob
 
 FACES = 4  # in a synthetic photo
 FILES_PER_FOLDER = 1000  # where the scan is timed
@@ -79,7 +79,7 @@ def run(args: BatchBenchArgs) -> int:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             write_synthetic_photos(folder, args)
         photos = choose_photos(folder, args.photos)
-        record: dict[str, Any] = {"machine": machine(), "photos": len(photos), "rounds": args.rounds}
+        record: dict[str, Any] = {"machine": machine_info(), "photos": len(photos), "rounds": args.rounds}
         record["runs"] = time_runs(args, photos)
         record["photo"] = time_reading(photos)
     record["names"] = time_names(args.names)
@@ -178,7 +178,7 @@ def busy_seconds() -> float:
     return (user + nice + system) / os.sysconf("SC_CLK_TCK")
 
 
-def results_size(out: str, job: Job) -> int:
+def results_size(out: str, job: BatchJob) -> int:
     """Return the bytes of all results as one part."""
     from pyarrow.dataset import dataset
 

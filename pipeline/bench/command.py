@@ -36,7 +36,7 @@ from common.parallel import usable_cores
 from pipeline.bench import photos as bench_photos
 from pipeline.bench import runs as bench_runs
 from pipeline.bench.competitors import NaivePipeline, OneStageDetector, OwnPipeline
-from pipeline.bench.environment import machine, same_threads, versions
+from pipeline.bench.environment import machine_info, same_threads, versions
 from pipeline.evaluate.report import Table
 from pipeline.inference.bundle import Bundle
 from pipeline.inference.device import Device
@@ -113,7 +113,7 @@ def run(args: BenchArgs) -> int:
 def _describe(args: BenchArgs, bundle: Bundle) -> dict[str, Any]:
     """Return what the figures depend on, the start of the record."""
     return {
-        "machine": machine(),
+        "machine": machine_info(),
         "versions": versions(),
         "threads": args.threads,
         "device": args.device,

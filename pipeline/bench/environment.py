@@ -31,7 +31,7 @@ def same_threads(threads: int) -> Iterator[None]:
         cv2.setNumThreads(before[1])
 
 
-def machine() -> dict[str, Any]:
+def machine_info() -> dict[str, Any]:
     """Return the processor's model, the cores that this process may use, the load of the last minute and the system."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     cpu = cpu_model(Path("/proc/cpuinfo"))

@@ -19,7 +19,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.images import read_image
-from common.paths import SUFFIXES, FoundImage, find_images
+from common.paths import IMAGE_SUFFIXES, FoundImage, find_images
 from pipeline.bench.competitors import NAIVE, PIPELINE, NaivePipeline
 from pipeline.bench.photos import format_quartiles
 from pipeline.bench.synthetic_photos import synthetic_photo
@@ -142,7 +142,9 @@ def measure_memory(photos: Sequence[str], count: int, options: Sequence[str]) ->
             folder.mkdir()
             for k in range(number):
                 photo = Path(photos[k % len(photos)])
-                suffix = photo.suffix if photo.suffix.lower() in SUFFIXES else ".jpg"  # the reader looks at the content
+                suffix = (
+                    photo.suffix if photo.suffix.lower() in IMAGE_SUFFIXES else ".jpg"
+                )  # the reader looks at the content
                 (folder / f"{k}{suffix}").symlink_to(photo.resolve())
             runs.append(run_detect([folder, "--no-pictures", *options]))
     return {"photos": numbers, **_memory_record(runs)}

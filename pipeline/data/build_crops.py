@@ -18,7 +18,7 @@ from PIL import Image
 from common.annotations import AnnotatedImage, Annotations, read_dataset
 from common.cli import console, program_name, progress, run_cli
 from common.errors import MediaError, UserError
-from common.files import check_folder, replacing
+from common.files import atomic_replace, check_writable_folder
 from common.images import read_image
 from common.parallel import map_jobs
 from common.splits import SPLITS, read_splits
@@ -217,7 +217,7 @@ def _cut_photo(job: _PhotoJob) -> _PhotoCrops:
                 pixels = _read_checked(image) if pixels is None else pixels
             except MediaError as error:
                 return _PhotoCrops(error=str(error))
-            with replacing(job.root / path) as temporary:
+            with atomic_replace(job.root / path) as temporary:
                 Image.fromarray(cut_crop(pixels, box, job.margin)).save(temporary)
             cut += 1
         x1, y1, x2, y2 = (float(v) for v in box)
@@ -258,7 +258,7 @@ def _write_contact_sheet(crops: CropSet, label: str) -> None:
             pixels = np.array(image.convert("RGB"))
         cells.append(Cell(pixels, f"{record.box[2] - record.box[0]:.0f} px {record.split}"))
     rows = [cells[i : i + CONTACT_COLUMNS] for i in range(0, len(cells), CONTACT_COLUMNS)]
-    with replacing(crops.root / f"contact_{label}.png") as temporary:
+    with atomic_replace(crops.root / f"contact_{label}.png") as temporary:
         contact_sheet(rows, side=80).save(temporary)
 
 
@@ -274,7 +274,7 @@ def run(args: BuildCropsArgs) -> int:
     splits = read_splits(args.splits)
     mined = None
     if args.cascade is not None:
-        check_folder(args.out)
+        check_writable_folder(args.out)
         mined = _mine_training_photos(args.cascade, annotations, splits)
     summary = build_crops(annotations, splits, args.out, args.margin, args.workers, mined)
     _print_summary(summary, annotations)

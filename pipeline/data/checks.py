@@ -37,13 +37,13 @@ def check_dataset(data: Path, annotations: Annotations, log: Callable[[str], Non
         log(f"warning: {problem}")
     if len(annotations.problems) > MAX_SHOWN:
         log(f"warning: and {len(annotations.problems) - MAX_SHOWN} more problems in the data")
-    images = readable(annotations.images, log)
+    images = readable_images(annotations.images, log)
     if not images:
         raise UserError(f"{data}: none of its {len(annotations.images)} photos can be used; check the warnings above")
     return images
 
 
-def readable(images: Iterable[AnnotatedImage], log: Callable[[str], None]) -> list[AnnotatedImage]:
+def readable_images(images: Iterable[AnnotatedImage], log: Callable[[str], None]) -> list[AnnotatedImage]:
     """Return the images that can be decoded at the size of their headers, and report the others with `log`."""
     usable = []
     with progress() as bar:

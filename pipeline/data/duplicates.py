@@ -168,7 +168,7 @@ def fingerprint_photo(photo: Path) -> PhotoFingerprint | str:
     try:
         pixels = read_image(photo)
     except MediaError as error:
-        return error.what
+        return error.reason
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     bits = imagehash.phash(Image.fromarray(grey)).hash.ravel()
     scale = SIDE / max(grey.shape)

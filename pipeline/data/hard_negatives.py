@@ -27,11 +27,11 @@ def load_detector(run: Path) -> FaceDetector:
         UserError: the run cannot be read, or PyTorch is not installed.
     """
     with requires_extra("train"):
-        from stage1_faces.training.export import FINE_TUNED, export_cascade, runtime
+        from stage1_faces.training.export import FINE_TUNED, export_cascade, onnx_function
         from stage1_faces.training.nets import ExportWrapper
         from stage1_faces.training.run_folder import load_net
     graphs = export_cascade({name: ExportWrapper(load_net(run, name)) for name in FINE_TUNED}, FINE_TUNED)
-    pnet, rnet, onet = (runtime(graphs[name]) for name in ("pnet", "rnet", "onet"))
+    pnet, rnet, onet = (onnx_function(graphs[name]) for name in ("pnet", "rnet", "onet"))
     return FaceDetector(pnet, rnet, onet)
 
 

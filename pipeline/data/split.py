@@ -18,15 +18,15 @@ from common.annotations import AnnotatedImage, Annotations, Problem, read_datase
 from common.annotations.yolo import label_file
 from common.cli import console, program_name, run_cli
 from common.errors import UserError
-from common.files import check_file, replaced_text
-from common.paths import PHOTO_SUFFIXES
+from common.files import atomic_text, check_writable_file
+from common.paths import DATASET_IMAGE_SUFFIXES
 from common.splits import SPLITS
 from pipeline.data.duplicates import near_duplicate_groups
 from pipeline.data.stratify import stratify_groups
 
 COLUMNS = ("image_id", "split", "group")
 PROBLEMS_SHOWN = 5
-DATA_SUFFIXES = PHOTO_SUFFIXES | {".json", ".names", ".txt", ".xml", ".yaml", ".yml"}
+DATA_SUFFIXES = DATASET_IMAGE_SUFFIXES | {".json", ".names", ".txt", ".xml", ".yaml", ".yml"}
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def split_by_folder(images: Sequence[AnnotatedImage], groups: Sequence[int]) -> 
 
 def write_splits(path: Path, rows: Iterable[SplitRow]) -> None:
     """Write splits.csv, sorted by image_id, in one step."""
-    with replaced_text(path, newline="") as f:
+    with atomic_text(path, newline="") as f:
         writer = csv.writer(f)
         writer.writerow(COLUMNS)
         for row in sorted(rows, key=lambda row: row.image_id):
@@ -159,7 +159,7 @@ def run(args: SplitArgs) -> int:
     _check_args(args)
     names = _output_files(args)
     for name in names:
-        check_file(name)
+        check_writable_file(name)
     _protect_data(names, _files_in(args.data))
     annotations = read_dataset(args.data)
     # The files of photos outside the dataset's folder, too.
@@ -266,7 +266,7 @@ def _print_notes(rows: Sequence[SplitRow], annotations: Annotations) -> None:
     shared = [group for group in members.values() if len(group) > 1]
     out = console()
     out.print(f"{len(shared)} groups of photos that show the same, {sum(map(len, shared))} photos in them")
-    out.print(f"{annotations.clipped} boxes reached over the edge of their image and were clipped")
+    out.print(f"{annotations.clipped_boxes} boxes reached over the edge of their image and were clipped")
     divided = [group for group in shared if len({row.split for row in group}) > 1]
     if divided:  # only with --keep-folders
         names = ", ".join(f"{row.image_id} ({row.split})" for row in divided[0])

@@ -8,11 +8,8 @@ from typing import Optional
 
 import tyro
 
-from common.parallel import usable_cores
-from pipeline.inference.device import Device
+from pipeline.inference.device import Device, default_workers
 from pipeline.video.options import VideoOptions
-
-MOST_WORKERS = 8  # without --workers: each may hold a photo of 89 million pixels
 
 # tyro checks `X | None` and `tuple[str, ...]` with typeguard, whose import takes 0.1 s; it does not check these types.
 # ruff: noqa: UP045
@@ -66,8 +63,3 @@ class DetectArgs:
     def photo_workers(self, images: int) -> int:
         """Return the number of photos processed at a time, of `images` in all."""
         return min(self.workers or default_workers(self.device), images)
-
-
-def default_workers(device: Device) -> int:
-    """Return the number of workers without --workers: one per core, 8 at most; one with cuda."""
-    return 1 if device == "cuda" else min(usable_cores(), MOST_WORKERS)

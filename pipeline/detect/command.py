@@ -12,33 +12,21 @@ import cv2
 import tyro
 
 from common.cli import console, program_name, refuse_renamed, run_cli
-from common.display import shown
+from common.display import display_name
 from common.errors import UserError
 from common.memory import limit_malloc_arenas
 from common.paths import FoundImage, find_images, is_address, is_video
-from pipeline.detect.args import DetectArgs, default_workers
+from pipeline.detect.args import DetectArgs
 from pipeline.detect.photos import detect_images, warn
 from pipeline.detect.summary import DetectSummary, show_summary
-from pipeline.inference.device import Device
+from pipeline.inference.device import default_workers
+from pipeline.inference.lazy import load_predictor
 from pipeline.video.options import VideoConfig, VideoOptions
 
 if TYPE_CHECKING:
-    from pipeline.inference.predictor import Predictor
+    pass
 
 RENAMED_FLAGS = {"--every": "--frame-stride"}  # the earlier flag -> the present one
-
-
-def load_predictor(bundle: Path | None, threads: int, device: Device) -> Predictor:
-    """Load the predictor of a bundle; the import is late, so that bad input is reported fast.
-
-    Args:
-        bundle: the bundle directory; None is the project's own bundle.
-        threads: threads of each network.
-        device: "cpu" or "cuda".
-    """
-    from pipeline.inference.predictor import Predictor
-
-    return Predictor.load(bundle, threads, device)
 
 
 def run(args: DetectArgs) -> int:
@@ -65,7 +53,7 @@ def _run_photos(args: DetectArgs) -> int:
     screen = console()
     show_summary(screen, summary, predictor.bundle.meta.class_names)
     for name, path in _written(args, summary).items():
-        screen.print(f"{name + ':':<12}{shown(path)}", markup=False, highlight=False)
+        screen.print(f"{name + ':':<12}{display_name(path)}", markup=False, highlight=False)
     return 1 if summary.failed else 0
 
 
@@ -128,17 +116,17 @@ def _check_outputs(args: DetectArgs, images: Sequence[FoundImage]) -> None:
     """Raise UserError for outputs that would overwrite an input, one another, or a folder or device."""
     out = os.path.realpath(args.out)
     if args.pictures and args.out.is_dir() and any(os.path.realpath(path) == out for path in args.paths):
-        raise UserError(f"{shown(args.out)}: is both --out and a folder of pictures; use another --out")
+        raise UserError(f"{display_name(args.out)}: is both --out and a folder of pictures; use another --out")
     inputs = {os.path.realpath(image.path) for image in images}
     flags: dict[str, str] = {}  # real path -> flag
     for flag, path in args.output_files().items():
         real = os.path.realpath(path)
         if real in inputs:
-            raise UserError(f"{shown(path)}: is one of the pictures; name another file with {flag}")
+            raise UserError(f"{display_name(path)}: is one of the pictures; name another file with {flag}")
         if path.exists() and not path.is_file():
-            raise UserError(f"{shown(path)}: is a folder or device; name a file with {flag}")
+            raise UserError(f"{display_name(path)}: is a folder or device; name a file with {flag}")
         if real in flags:
-            raise UserError(f"{shown(path)}: is named by both {flags[real]} and {flag}; use one file for each")
+            raise UserError(f"{display_name(path)}: is named by both {flags[real]} and {flag}; use one file for each")
         flags[real] = flag
 
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from common.boxes import Boxes
 from common.cli import progress
-from common.display import shown
+from common.display import display_name
 from common.errors import MediaError, UserError
-from common.files import check_folder
+from common.files import check_writable_folder
 from common.images import Photo, read_image
 from common.parallel import map_ordered
 from common.paths import FoundImage
@@ -28,7 +28,7 @@ from pipeline.detect.writers import (
     json_writer,
     submission_writer,
 )
-from pipeline.inference.blur import LEAST_SCORE, blur_faces
+from pipeline.inference.blur import MIN_BLUR_SCORE, blur_faces
 from pipeline.inference.draw import draw
 from pipeline.inference.image_writer import write_image
 from pipeline.inference.results import ImageResult, image_result
@@ -83,7 +83,7 @@ def _open_writers(
     class_names = predictor.bundle.meta.class_names
     if args.pictures:
         with _naming_flag("--out", args.out):
-            check_folder(args.out)
+            check_writable_folder(args.out)
     with _naming_flag("--json", args.json_file):
         to_json = stack.enter_context(json_writer(args.json_file, predictor.bundle.describe()))
     tables: list[DetectionWriter] = []
@@ -103,7 +103,7 @@ def _naming_flag(flag: str, path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"{shown(path)}: cannot be written ({error.strerror}); name another place with {flag}"
+            f"{display_name(path)}: cannot be written ({error.strerror}); name another place with {flag}"
         ) from error
 
 
@@ -153,7 +153,7 @@ def _detect_faces(args: DetectArgs, predictor: Predictor, photo: Photo) -> tuple
         detections = predictor.detect(photo, args.min_score, args.min_face)
         return detections, detections.boxes
     min_score = predictor.bundle.meta.score_threshold if args.min_score is None else args.min_score
-    detections = predictor.detect(photo, min(min_score, LEAST_SCORE), args.min_face)
+    detections = predictor.detect(photo, min(min_score, MIN_BLUR_SCORE), args.min_face)
     return detections[detections.scores >= min_score], detections.boxes
 
 

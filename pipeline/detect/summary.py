@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from common.display import shown
+from common.display import display_name
 from pipeline.inference.results import ImageResult
 
 MAX_FACE_TABLES = 5  # images; for more, one table of the classes is printed
@@ -74,7 +74,7 @@ def show_summary(screen: Console, summary: DetectSummary, class_names: Sequence[
 
 
 def _show_image(screen: Console, result: ImageResult) -> None:
-    title = Text(f"{shown(result.image.path)}  {result.width} x {result.height}", style="bold")
+    title = Text(f"{display_name(result.image.path)}  {result.width} x {result.height}", style="bold")
     if not result.faces:
         screen.print(title + Text(": no face found", style="not bold"))
         return

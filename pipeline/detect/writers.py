@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from common.display import as_text
+from common.display import path_text
 from common.errors import MediaError, UserError
-from common.files import replaced_text
-from common.paths import FoundImage, location
+from common.files import atomic_text
+from common.paths import FoundImage, canonical_path
 from pipeline.inference.results import ImageResult
 
 
@@ -45,7 +45,7 @@ class JsonWriter:
 
     def add_error(self, error: MediaError) -> None:
         """Record an error of an image or of a path without an image."""
-        self._errors.append({"file": as_text(error.file), "error": as_text(error.what)})
+        self._errors.append({"file": path_text(error.file), "error": path_text(error.reason)})
 
     def finish(self) -> None:
         """Write the errors and the end of the object."""
@@ -64,7 +64,7 @@ class CsvWriter:
         )
 
     def add(self, result: ImageResult) -> None:
-        file = as_text(result.image.path)
+        file = path_text(result.image.path)
         for face in result.faces:
             scores = (face["label"], face["score"], face["face_score"], *face["probs"].values())
             unsure = json.dumps(face["unsure"])  # as in the JSON
@@ -97,13 +97,13 @@ class SubmissionWriter:
         name = _stem(image)
         if self._stems[name] > 1:
             name = image.relative if self._names[image.relative] == 1 else image.path
-        self._csv.writerow((as_text(name), " ".join(str(value) for face in faces for value in face)))
+        self._csv.writerow((path_text(name), " ".join(str(value) for face in faces for value in face)))
 
 
 @contextmanager
 def json_writer(path: Path, bundle: dict[str, Any]) -> Iterator[JsonWriter]:
     """Open a JsonWriter; its file is put in place when the block ends without an error."""
-    with replaced_text(path) as file:
+    with atomic_text(path) as file:
         writer = JsonWriter(file, bundle)
         yield writer
         writer.finish()
@@ -112,7 +112,7 @@ def json_writer(path: Path, bundle: dict[str, Any]) -> Iterator[JsonWriter]:
 @contextmanager
 def csv_writer(path: Path, class_names: Sequence[str]) -> Iterator[CsvWriter]:
     """Open a CsvWriter; its file is put in place when the block ends without an error."""
-    with replaced_text(path, newline="") as file:
+    with atomic_text(path, newline="") as file:
         yield CsvWriter(file, class_names)
 
 
@@ -128,7 +128,7 @@ def submission_writer(
     spaced = [name for name in class_names if len(name.split()) != 1]
     if spaced:
         raise UserError(f"{path}: a submission cannot hold class {spaced[0]!r}; use --json or --csv")
-    with replaced_text(path, newline="") as file:
+    with atomic_text(path, newline="") as file:
         yield SubmissionWriter(file, images)
 
 
@@ -141,7 +141,7 @@ class PictureNames:
 
     def __init__(self, folder: Path, reserved: Sequence[str | Path]) -> None:
         self._folder = folder
-        self._used = {location(path).casefold() for path in reserved}  # many file systems ignore case
+        self._used = {canonical_path(path).casefold() for path in reserved}  # many file systems ignore case
 
     def name(self, image: FoundImage) -> Path:
         """Return the path of the annotated picture."""
@@ -149,9 +149,9 @@ class PictureNames:
         if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
             path = path.with_name(path.name + ".jpg")
         free, number = path, 2
-        while location(free).casefold() in self._used:
+        while canonical_path(free).casefold() in self._used:
             free, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
-        self._used.add(location(free).casefold())
+        self._used.add(canonical_path(free).casefold())
         return free
 
 

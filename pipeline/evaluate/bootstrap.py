@@ -145,7 +145,7 @@ def bootstrap(
     return intervals
 
 
-def best_score(samples: Sequence[Sample], classes: int, iou: float) -> float:
+def best_f1_threshold(samples: Sequence[Sample], classes: int, iou: float) -> float:
     """Return the score threshold with the best F1 over all classes at one IoU; 0 without detections or hits.
 
     The threshold is chosen on the images that are scored, so the result looks better than it is. Use it only for

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from common.annotations import AnnotatedImage, read_dataset
 from common.cli import console, program_name, refuse_renamed, requires_extra, run_cli
 from common.errors import UserError
-from common.files import check_folder, write_text
+from common.files import check_writable_folder, write_text
 from common.images import read_image
 from pipeline.data.checks import check_apart
 from pipeline.evaluate.coco_results import CocoNames, write_results
@@ -145,7 +145,7 @@ def _check(args: EvaluateArgs) -> None:
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"{args.out}: is a file; name a folder with --out")
     check_apart(args.data, args.out, "--out")
-    check_folder(args.out)
+    check_writable_folder(args.out)
     for file in args.predictions:
         if not file.is_file():
             raise UserError(f"{file}: not found; check the name given with --predictions")

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from common.annotations.types import AnnotatedImage
 from common.errors import UserError
 from common.images import read_image
-from pipeline.evaluate.bootstrap import Interval, best_score, bootstrap, mean_ap
+from pipeline.evaluate.bootstrap import Interval, best_f1_threshold, bootstrap, mean_ap
 from pipeline.evaluate.metrics import MIN_CLASS_SCORE, Sample, Scores, one_label, score_every_class, score_samples
-from pipeline.evaluate.reliability import FLOOR, Reliability, scores_and_correct
+from pipeline.evaluate.reliability import MIN_SCORE, Reliability, scores_and_correct
 from pipeline.evaluate.risk_coverage import RiskCoveragePoint, risk_coverage
 from pipeline.evaluate.slices import FaceAttributes, Slice, slice_faces
 from pipeline.evaluate.tide_errors import (
@@ -170,7 +170,7 @@ def evaluate_samples(
     classes, iou = len(class_names), settings.iou
     all_classes, samples = samples, one_label(samples)
     if threshold is None:
-        threshold, threshold_from = best_score(samples, classes, iou), "best F1 on these images"
+        threshold, threshold_from = best_f1_threshold(samples, classes, iou), "best F1 on these images"
     reported = filter_by_score(samples, threshold)
     fixed_ap = {kind: mean_ap(oracle_fixed(samples, kind, iou), classes, iou) for kind in ERROR_KINDS}
     scores = score_samples(samples, class_names, iou)
@@ -191,7 +191,7 @@ def evaluate_samples(
         errors=count_errors(reported, list_errors(reported, iou)),
         oracle_fixed={kind: None if np.isnan(value) else value for kind, value in fixed_ap.items()},
         reliability={
-            "found": Reliability.above(FLOOR, label_scores, correct),
+            "found": Reliability.above(MIN_SCORE, label_scores, correct),
             "reported": Reliability.above(threshold, label_scores, correct),
         },
         slices=slice_faces(reported, class_names, iou, each_class, attributes),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from common.boxes import area, clip
 from common.cli import requires_extra
-from common.files import replacing
+from common.files import atomic_replace
 from pipeline.evaluate.evaluation import DetectionEvaluation
 from pipeline.evaluate.metrics import RECALLS, Sample
 from pipeline.evaluate.report import BACKGROUND, KIND_NAMES
@@ -178,5 +178,5 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _save(figure: Any, path: Path) -> None:
-    with replacing(path) as temporary:
+    with atomic_replace(path) as temporary:
         figure.savefig(temporary, dpi=130)

@@ -12,7 +12,7 @@ from pipeline.evaluate.bootstrap import match
 from pipeline.evaluate.metrics import Sample
 
 BINS = 10
-FLOOR = 0.01  # most detections have a lower score and are false; they would hide the others
+MIN_SCORE = 0.01  # most detections have a lower score and are false; they would hide the others
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class Reliability:
     def above(cls, floor: float, scores: NDArray[np.floating], correct: NDArray[np.bool_]) -> Reliability:
         """Return the reliability of the detections with `scores` (N,) of `floor` or more, `correct` (N,) or not."""
         kept = scores >= floor
-        bins = reliability(scores[kept], correct[kept])
+        bins = reliability_bins(scores[kept], correct[kept])
         return cls(floor, int(kept.sum()), expected_calibration_error(bins), tuple(bins))
 
 
-def reliability(scores: NDArray[np.floating], correct: NDArray[np.bool_], bins: int = BINS) -> list[Bin]:
+def reliability_bins(scores: NDArray[np.floating], correct: NDArray[np.bool_], bins: int = BINS) -> list[Bin]:
     """Return those of `bins` bins of equal width that have detections, from scores (N,) in 0..1 and correct (N,)."""
     edges = np.arange(bins + 1) / bins  # division gives exactly the number that "0.3" is read as
     bin_index = np.clip(np.searchsorted(edges, scores, side="right") - 1, 0, bins - 1)

@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 from pipeline.evaluate.bootstrap import ONE_LABEL
 from pipeline.evaluate.evaluation import DetectionEvaluation
 from pipeline.evaluate.metrics import SIZES, APMetrics, CategoryScores
-from pipeline.evaluate.reliability import FLOOR
+from pipeline.evaluate.reliability import MIN_SCORE
 from pipeline.evaluate.slices import DETAIL_SIDE, slice_bounds
 from pipeline.evaluate.tide_errors import ERROR_KINDS, REPORT_KEYS, STAGE
 
@@ -114,7 +114,7 @@ def _headline(evaluations: Sequence[DetectionEvaluation]) -> Table:
     if first.settings.iou != 0.5:
         rows += _rows_at_iou(evaluations, f"AP@{first.settings.iou:g}")
     rows += [
-        (f"calibration error, score >= {FLOOR:g}", [_number(e.reliability["found"].ece) for e in evaluations]),
+        (f"calibration error, score >= {MIN_SCORE:g}", [_number(e.reliability["found"].ece) for e in evaluations]),
         ("calibration error, reported", [_number(e.reliability["reported"].ece) for e in evaluations]),
         ("ms/photo", ["-" if e.seconds is None else f"{e.seconds * 1000:.0f}" for e in evaluations]),
     ]

@@ -8,7 +8,7 @@ import numpy as np
 from common.boxes import Boxes
 from common.images import Pixels
 
-LEAST_SCORE = 0.05  # a possible face is blurred, too: a blurred poster does less harm than a visible face
+MIN_BLUR_SCORE = 0.05  # a possible face is blurred, too: a blurred poster does less harm than a visible face
 MARGIN = 0.2  # of the box's width and height, on each side: hair, ears and chin identify a person as well
 BLOCKS = 6  # blocks across a face with its margins: too few to recognise anyone
 MIN_BLOCK = 4.0  # px: a tiny face becomes one colour

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import BundleError, first_line
-from common.files import check_folder, naming
+from common.files import check_writable_folder, with_file_name
 from pipeline.inference.bundle_meta import BundleMeta, meta_to_json, read_meta
 from pipeline.inference.device import Device
 from pipeline.inference.graph_spec import PROBE_SIDE, graph_specs
@@ -127,14 +127,14 @@ def write_bundle(out: Path | str, meta: BundleMeta, graphs: Mapping[str, bytes],
     out = Path(out).resolve()  # a link to a bundle stays a link
     if set(graphs) != set(GRAPHS):
         raise BundleError(f"{out}: a bundle needs the graphs {', '.join(GRAPHS)}, got {', '.join(sorted(graphs))}")
-    check_place(out)
+    check_destination(out)
     sha256 = {name: hashlib.sha256(graphs[name]).hexdigest() for name in GRAPHS}
     record = {**meta_to_json(meta), "sha256": sha256}
     out.parent.mkdir(parents=True, exist_ok=True)
-    with naming(out):
+    with with_file_name(out):
         temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
-        with naming(out):
+        with with_file_name(out):
             for name, graph in graphs.items():
                 (temporary / f"{name}.onnx").write_bytes(graph)
             (temporary / "bundle.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -154,14 +154,14 @@ def write_bundle(out: Path | str, meta: BundleMeta, graphs: Mapping[str, bytes],
     return Bundle.load(out)
 
 
-def check_place(out: Path) -> None:
+def check_destination(out: Path) -> None:
     """Check that a bundle can be written to `out`; also called before long work.
 
     Raises:
         BundleError: `out` is not a bundle directory, or holds other files, which would be lost.
         OSError: the directory cannot be written.
     """
-    check_folder(out.resolve().parent)
+    check_writable_folder(out.resolve().parent)
     if not out.exists():
         return
     if not out.is_dir():
@@ -172,4 +172,4 @@ def check_place(out: Path) -> None:
         raise BundleError(f"{out}: exists and is not a bundle; choose another place")
     if foreign:
         raise BundleError(f"{out}: holds {foreign[0]!r} next to a bundle, which would be lost; choose another place")
-    check_folder(out)  # its files are removed after the new ones are written
+    check_writable_folder(out)  # its files are removed after the new ones are written

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from common.errors import UserError
+from common.parallel import usable_cores
 
 Device = Literal["cpu", "cuda"]
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -35,3 +36,11 @@ def check_running(session: Any, device: Device) -> None:
         raise UserError(
             "device cuda: ONNX Runtime found no usable GPU; check the driver and the CUDA libraries, or use device cpu"
         )
+
+
+MAX_WORKERS = 8  # without --workers: each may hold a photo of 89 million pixels
+
+
+def default_workers(device: Device) -> int:
+    """Return the number of workers without --workers: one per core, 8 at most; one with cuda."""
+    return 1 if device == "cuda" else min(usable_cores(), MAX_WORKERS)

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from common.errors import MediaError
-from common.files import replacing
+from common.files import atomic_replace
 from common.images import Pixels
 
 
@@ -32,5 +32,5 @@ def write_image(path: str | Path, image: Pixels) -> None:
         options = {"format": "PNG", "compress_level": 3}
     else:
         raise MediaError(path, "cannot be written in this format; end its name with .jpg or .png")
-    with replacing(path) as temporary:
+    with atomic_replace(path) as temporary:
         Image.fromarray(image).save(temporary, **options)

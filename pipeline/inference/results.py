@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from common.display import as_text
+from common.display import path_text
 from common.paths import FoundImage
 from pipeline.inference.detections import Detections
 
@@ -25,7 +25,7 @@ class ImageResult:
 
     def record(self) -> dict[str, Any]:
         """Return the image's entry in JSON."""
-        return {"file": as_text(self.image.path), "width": self.width, "height": self.height, "faces": self.faces}
+        return {"file": path_text(self.image.path), "width": self.width, "height": self.height, "faces": self.faces}
 
 
 def image_result(image: FoundImage, size: tuple[int, int], detections: Detections) -> ImageResult:

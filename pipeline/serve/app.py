@@ -24,7 +24,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, HTTPConnection
 
-from common.display import shown
+from common.display import display_name
 from common.errors import MediaError, TooManyPixelsError
 from common.paths import FoundImage
 from pipeline.inference.predictor import Predictor
@@ -234,7 +234,7 @@ def _answer_errors(app: FastAPI) -> None:
         first = error.errors()[0]
         name = str(first["loc"][-1])
         hint = VALUE_HINTS.get(name, first["msg"])
-        return error_response(422, f"{name} is {shown(str(first['input']))[:40]!r}; {hint}")
+        return error_response(422, f"{name} is {display_name(str(first['input']))[:40]!r}; {hint}")
 
     @app.exception_handler(TooManyPixelsError)
     async def too_many_pixels(_: Request, error: TooManyPixelsError) -> Response:

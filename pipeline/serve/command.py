@@ -17,10 +17,8 @@ import tyro
 from common.cli import program_name, requires_extra, run_cli
 from common.errors import UserError
 from common.memory import limit_malloc_arenas
-from common.parallel import usable_cores
-from pipeline.detect.args import MOST_WORKERS
-from pipeline.detect.command import load_predictor
-from pipeline.inference.device import Device
+from pipeline.inference.device import Device, default_workers
+from pipeline.inference.lazy import load_predictor
 from pipeline.serve.limits import Limits
 
 TOKEN_VARIABLE = "MASK_TOKEN"
@@ -53,7 +51,7 @@ class ServeArgs:
     @property
     def worker_count(self) -> int:
         """Photos processed at the same time."""
-        return self.workers or (1 if self.device == "cuda" else min(usable_cores(), MOST_WORKERS))
+        return self.workers or default_workers(self.device)
 
 
 def run(args: ServeArgs) -> int:

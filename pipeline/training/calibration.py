@@ -14,7 +14,7 @@ from common.boxes import Boxes, iou
 from common.errors import UserError
 from common.images import read_image
 from pipeline.evaluate.metrics import Sample, score_samples
-from pipeline.evaluate.reliability import expected_calibration_error, reliability
+from pipeline.evaluate.reliability import expected_calibration_error, reliability_bins
 from pipeline.inference.fusion import ScoreFusion
 from pipeline.inference.predictor import Predictor
 from stage1_faces.cascade_config import CascadeConfig
@@ -142,7 +142,7 @@ def calibration_error(
         right.append((matches >= 0) & (np.append(o.labels, -1)[matches] == probs.argmax(axis=1)))
     every, hit = np.concatenate(scores), np.concatenate(right)
     kept = every >= min_score
-    return expected_calibration_error(reliability(every[kept], hit[kept]))
+    return expected_calibration_error(reliability_bins(every[kept], hit[kept]))
 
 
 def fit_platt(odds: NDArray[np.float32], right: NDArray[np.bool_]) -> tuple[list[float], float]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from common.errors import BundleError, UserError
 from pipeline.inference.bundle import Bundle, BundleMeta
 from pipeline.inference.fusion import ScoreFusion
-from stage1_faces.training.export import TOLERANCE, parity, to_onnx
+from stage1_faces.training.export import TOLERANCE, max_difference, to_onnx
 from stage2_classifier.heads import Heads
 from stage2_classifier.training.checkpoint import ModelMeta, load_model
 
@@ -53,7 +53,7 @@ def export_classifier(models: Sequence[nn.Module], input_size: int, heads: Heads
     graph = to_onnx(net, (2, 3, input_size, input_size), {0: 1}, net.names)
     rng = np.random.default_rng(0)
     for n in (1, 5):
-        difference = parity(graph, net, rng.normal(0, 1, (n, 3, input_size, input_size)).astype(np.float32))
+        difference = max_difference(graph, net, rng.normal(0, 1, (n, 3, input_size, input_size)).astype(np.float32))
         if not difference <= TOLERANCE:
             raise BundleError(f"classifier: the exported graph differs from torch by {difference:.2g}")
     return graph

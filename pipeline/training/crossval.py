@@ -75,7 +75,7 @@ def run(args: CrossvalArgs) -> int:
     with requires_extra("train"):
         import faster_coco_eval  # noqa: F401 (missing: an error before an hour of training)
         import torch  # noqa: F401
-    from stage1_faces.training.run_folder import fingerprint
+    from common.annotations.types import fingerprint
 
     _check_args(args)
     out = console()

@@ -17,7 +17,7 @@ from common.errors import UserError
 from common.files import write_text
 from common.images import read_image
 from common.splits import read_splits
-from pipeline.evaluate.bootstrap import best_score
+from pipeline.evaluate.bootstrap import best_f1_threshold
 from pipeline.evaluate.command import merged_names
 from pipeline.evaluate.evaluation import detect_samples
 from pipeline.evaluate.face_free import face_free_part
@@ -102,7 +102,7 @@ def _score_cascades(
         task = bar.add_task(title, total=len(CASCADES) * (len(val) + len(test)))
         for name, detector, min_score in detectors:
             found = [face_samples(detector, some, min_score, lambda: bar.advance(task)) for some in (val, test)]
-            threshold = best_score(found[0], 1, MATCH_IOU)
+            threshold = best_f1_threshold(found[0], 1, MATCH_IOU)
             figures = face_metrics(found[1])
             figures["false alarms per face-free part"] = false_alarms(detector, test, threshold)
             scores.append(DetectorScore(name, threshold, figures))

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from common.annotations import AnnotatedImage, Problem, read_dataset
+from common.annotations.types import fingerprint
 from common.cli import progress
 from common.errors import UserError
 from common.splits import read_splits
-from pipeline.inference.bundle import GRAPHS, Bundle, check_place, write_bundle
+from pipeline.inference.bundle import GRAPHS, Bundle, check_destination, write_bundle
 from pipeline.inference.bundle_meta import BundleMeta, Search
 from pipeline.inference.fusion import ScoreFusion
 from pipeline.inference.graphs import load_graph
@@ -36,7 +37,7 @@ from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.stock.mtcnn import MtcnnConfig, MtcnnDetector
 from stage1_faces.training.export import FINE_TUNED, STOCK, export_cascade, export_net, stock_nets
 from stage1_faces.training.nets import ExportWrapper
-from stage1_faces.training.run_folder import fingerprint, load_net, run_facts
+from stage1_faces.training.run_folder import load_net, run_facts
 
 DEFAULT_SCORE = 0.5
 # The entry of bundle.json in a bundle with another bundle's settings.
@@ -98,7 +99,7 @@ def pack_bundle(
         UserError: a run cannot be read, the photos have an unknown class, or arguments exclude each other.
         BundleError: an export fails its check, or `out` cannot be a bundle.
     """
-    check_place(out)
+    check_destination(out)
     if settings_from is not None and (photos is not None or score_threshold is not None):
         raise UserError("--settings-from takes all settings from that bundle; leave out --data and --score")
     template = None if settings_from is None else Bundle.load(settings_from).meta

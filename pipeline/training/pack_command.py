@@ -13,7 +13,7 @@ from common.cli import console, program_name, refuse_renamed, requires_extra, ru
 from common.errors import UserError
 from pipeline.inference.bundle_meta import Search
 from stage1_faces.cascade_config import CascadeConfig
-from stage1_faces.stock.reference import SEARCH as STOCK_SEARCH
+from stage1_faces.stock.reference import STOCK_CONFIG as STOCK_SEARCH
 
 # The present flag by its name in earlier versions.
 RENAMED_FLAGS = {"--like": "--settings-from", "--pnet": "--pnet-threshold", "--rnet": "--rnet-threshold"}
@@ -52,7 +52,7 @@ class PackArgs:
     note: str = ""
     """Kept in the bundle's provenance."""
 
-    def search(self) -> Search:
+    def cascade_config(self) -> Search:
         """Return the cascade's settings. Raise UserError when a value is out of range."""
         given = {name: getattr(self, name) for name in ("min_face", "pnet_threshold", "rnet_threshold")}
         default: Search = CascadeConfig() if self.cascade else STOCK_SEARCH
@@ -69,7 +69,7 @@ def run(args: PackArgs) -> int:
         from pipeline.training.pack import pack_bundle, read_fit_photos
     if args.data is not None:
         check_apart(args.data, args.out, "--out")
-    config = args.search()
+    config = args.cascade_config()
     cascade_flags = ("--min-face", "--pnet-threshold", "--rnet-threshold")
     if args.settings_from is not None and (args.min_face, args.pnet_threshold, args.rnet_threshold) != (None,) * 3:
         raise UserError(f"--settings-from takes all settings from that bundle; leave out {', '.join(cascade_flags)}")

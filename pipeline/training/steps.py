@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
-from common.files import naming
+from common.files import with_file_name
 
 # The C library returns freed memory to the system, but each training step asks for the same sizes. Keeping the memory
 # makes a training step up to a third faster. (stage1_faces.finetune does this itself.)
@@ -147,7 +147,7 @@ def run_module(command: Sequence[str], log_file: Path, stop: threading.Event) ->
 
 def check_log(log_file: Path) -> None:
     """Raise OSError when the log cannot grow: its last line is not the reason for a failure then."""
-    with naming(log_file), log_file.open("ab", buffering=0) as file:
+    with with_file_name(log_file), log_file.open("ab", buffering=0) as file:
         file.write(b"\n")
 
 

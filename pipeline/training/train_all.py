@@ -29,7 +29,7 @@ from pipeline.data.checks import MAX_SHOWN, check_apart, check_dataset
 from pipeline.data.duplicates import near_duplicate_groups
 from pipeline.data.split import SplitRow, make_split, write_splits
 from pipeline.evaluate.bootstrap import ONE_LABEL
-from pipeline.inference.bundle import GRAPHS, Bundle, check_place, write_bundle
+from pipeline.inference.bundle import GRAPHS, Bundle, check_destination, write_bundle
 from pipeline.training.plan import EXPERIMENTS, TrainingPlan, check_experiments
 from pipeline.training.steps import RESUMABLE, Log, TrainingStep, run_parallel, run_steps
 
@@ -75,7 +75,7 @@ def run(args: TrainAllArgs) -> int:
     with requires_extra("train"):
         import faster_coco_eval  # noqa: F401 (missing: an error before an hour of training)
         import torch  # noqa: F401
-    from stage1_faces.training.run_folder import fingerprint
+    from common.annotations.types import fingerprint
 
     annotations = read_dataset(args.data)
     check_class_names(annotations.class_names)
@@ -109,7 +109,7 @@ def _check_args(args: TrainAllArgs) -> None:
     if args.seed < 0:
         raise UserError(f"--seed {args.seed}: use 0 or more")
     check_experiments(args.experiments)
-    check_place(args.out)
+    check_destination(args.out)
     work, out = args.work_dir.resolve(), args.out.resolve()
     if work.is_relative_to(out) or any(out.is_relative_to(work / name) for name in RESERVED):
         raise UserError(f"{args.out}: is reserved for files in --work-dir; give another --out")

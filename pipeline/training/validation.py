@@ -10,7 +10,7 @@ import numpy as np
 from common.annotations import AnnotatedImage
 from common.cli import progress
 from common.images import read_image
-from pipeline.evaluate.bootstrap import best_score
+from pipeline.evaluate.bootstrap import best_f1_threshold
 from pipeline.evaluate.evaluation import detect_samples
 from pipeline.evaluate.metrics import score_every_class, score_samples
 from pipeline.inference.predictor import Predictor
@@ -37,7 +37,7 @@ def validation_metrics(predictor: Predictor, val: Sequence[AnnotatedImage]) -> t
         "crop_accuracy": accuracy,
         "crop_macro_f1": macro_f1,
     }
-    return metrics, float(np.floor(best_score(samples, len(names), MATCH_IOU) * 1000) / 1000)
+    return metrics, float(np.floor(best_f1_threshold(samples, len(names), MATCH_IOU) * 1000) / 1000)
 
 
 def crop_scores(predictor: Predictor, images: Sequence[AnnotatedImage]) -> tuple[float, float]:

@@ -89,7 +89,7 @@ class LiveStream:
                 try:
                     self._publish(first or self._connect())
                 except MediaError as error:
-                    reason = error.what.split(";")[0]
+                    reason = error.reason.split(";")[0]
                 first = None
                 if not self._stopped.is_set():
                     self._connection_lost = True

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from common.display import shown
+from common.display import display_name
 from common.errors import UserError
-from common.paths import is_video, location
+from common.paths import canonical_path, is_video
 from pipeline.video.events import check_event_file
 from pipeline.video.options import VideoConfig
 from pipeline.video.webhook import check_webhook_address
@@ -33,7 +33,7 @@ def _check_sources(config: VideoConfig) -> None:
     if camera is None:
         for path in config.paths:
             if not is_video(path):
-                raise UserError(f"{shown(path)}: is not a video; run pictures and videos in separate commands")
+                raise UserError(f"{display_name(path)}: is not a video; run pictures and videos in separate commands")
     elif config.paths:
         raise UserError("--camera and file names are given; use one or the other")
     elif camera < 0:
@@ -45,10 +45,10 @@ def _check_output_files(config: VideoConfig) -> None:
     files = {flag: path for flag, path in flags if path is not None}
     for flag, path in files.items():
         if len(config.paths) > 1:
-            raise UserError(f"{shown(path)}: {flag} names one file for several videos; remove {flag}")
+            raise UserError(f"{display_name(path)}: {flag} names one file for several videos; remove {flag}")
         if path.exists() and not path.is_file():
-            raise UserError(f"{shown(path)}: is a folder or device; name a file with {flag}")
+            raise UserError(f"{display_name(path)}: is a folder or device; name a file with {flag}")
         if any(os.path.realpath(path) == os.path.realpath(video) for video in config.paths):
-            raise UserError(f"{shown(path)}: is the video; name another file with {flag}")
-    if len(files) == 2 and location(files["--json"]) == location(files["--events"]):
-        raise UserError(f"{shown(files['--json'])}: is named by both --json and --events; use one file for each")
+            raise UserError(f"{display_name(path)}: is the video; name another file with {flag}")
+    if len(files) == 2 and canonical_path(files["--json"]) == canonical_path(files["--events"]):
+        raise UserError(f"{display_name(files['--json'])}: is named by both --json and --events; use one file for each")

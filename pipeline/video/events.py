@@ -12,9 +12,9 @@ from typing import Literal, TextIO
 
 import numpy as np
 
-from common.display import as_text
+from common.display import path_text
 from common.errors import UserError
-from common.files import growing_text, replaced_text
+from common.files import atomic_text, streaming_text
 from pipeline.inference.detections import Detections
 from pipeline.video.reader import Frame
 from pipeline.video.tracker import Track
@@ -66,7 +66,7 @@ class EventDetector:
     """Turns tracks into events: a track once it is confirmed, a changed label once it is not unsure."""
 
     def __init__(self, source: str) -> None:
-        self._source = as_text(source)
+        self._source = path_text(source)
         self._reported_labels: dict[int, str] = {}  # track id -> the label last reported
         self._last_frames: dict[int, Frame] = {}  # track id -> frame of the last detection, without pixels
 
@@ -157,5 +157,5 @@ def event_writer(path: Path, live: bool) -> Iterator[EventWriter]:
     that other programs can follow it.
     """
     as_csv = path.suffix.lower() == ".csv"
-    with (growing_text if live else replaced_text)(path, newline="") as file:
+    with (streaming_text if live else atomic_text)(path, newline="") as file:
         yield EventWriter(file, as_csv)

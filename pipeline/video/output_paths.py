@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from common.paths import is_address, location
+from common.paths import canonical_path, is_address
 from pipeline.video.camera import LiveStream, Source
 from pipeline.video.options import VideoConfig
 from pipeline.video.reader import VideoFile
@@ -39,7 +39,7 @@ class OutputNamer:
         self._config = config
         # For an input that is a link, both the link and its target are kept.
         files = [path for path in config.paths if not is_address(path)]
-        self._used = {name.casefold() for path in files for name in (location(path), os.path.realpath(path))}
+        self._used = {name.casefold() for path in files for name in (canonical_path(path), os.path.realpath(path))}
 
     def paths_for(self, source: Source, path: str) -> OutputPaths:
         """Return the output files of `source`, which was opened from `path`."""
@@ -49,7 +49,7 @@ class OutputNamer:
         base, number = stem, 2
         while not self._is_free(paths := self._paths(base)):
             base, number = f"{stem}-{number}", number + 1
-        self._used |= {location(file).casefold() for file in paths}
+        self._used |= {canonical_path(file).casefold() for file in paths}
         return paths
 
     def _paths(self, base: str) -> OutputPaths:
@@ -60,7 +60,7 @@ class OutputNamer:
         )
 
     def _is_free(self, paths: OutputPaths) -> bool:
-        return not any(location(file).casefold() in self._used for file in paths)
+        return not any(canonical_path(file).casefold() in self._used for file in paths)
 
 
 def _stem(source: Source) -> str:

@@ -12,9 +12,9 @@ from typing import Any, TextIO
 from rich.console import Console
 
 from common.boxes import Boxes
-from common.display import as_text
+from common.display import path_text
 from common.errors import MediaError
-from common.files import growing_text, replaced_text
+from common.files import atomic_text, streaming_text
 from common.images import Pixels
 from common.paths import FoundImage
 from pipeline.inference.blur import blur_faces
@@ -71,7 +71,7 @@ class VideoOutputs:
         if paths.video:
             writer = (growing_video if live else video_writer)(paths.video, _output_rate(source, config))
             self._video = stack.enter_context(writer)
-        self._lines: TextIO = stack.enter_context((growing_text if live else replaced_text)(paths.lines, newline=""))
+        self._lines: TextIO = stack.enter_context((streaming_text if live else atomic_text)(paths.lines, newline=""))
         self._events: EventWriter = stack.enter_context(event_writer(paths.events, live))
         self._window = stack.enter_context(Window(source.name)) if config.options.show else None
 
@@ -103,7 +103,7 @@ class VideoOutputs:
 
     def add_error(self, error: MediaError) -> None:
         """Write an error among the JSON lines, for readers of that file alone."""
-        self._write({"file": as_text(self._name), "error": error.what})
+        self._write({"file": path_text(self._name), "error": error.reason})
 
     def _write(self, line: dict[str, Any]) -> None:
         self._lines.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
@@ -115,7 +115,7 @@ class VideoOutputs:
         height, width = frame.pixels.shape[:2]
         faces = image_result(FoundImage(self._name, self._name), (width, height), result.faces).faces
         return {
-            "file": as_text(self._name),
+            "file": path_text(self._name),
             "frame": frame.index,
             "time": round(frame.time, 3),
             **({"clock": frame.clock.isoformat(timespec="milliseconds")} if frame.clock else {}),

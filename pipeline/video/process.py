@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from rich.console import Console
 
 from common.cli import console, progress
-from common.display import shown
+from common.display import display_name
 from common.errors import MediaError
 from common.parallel import map_ordered
-from pipeline.inference.blur import LEAST_SCORE
+from pipeline.inference.blur import MIN_BLUR_SCORE
 from pipeline.inference.detections import Detections
 from pipeline.inference.predictor import Predictor
 from pipeline.video.camera import LiveStream, Source, open_source
@@ -123,7 +123,7 @@ class FrameAnalyzer:
         self._predictor, self._min_face = predictor, config.min_face
         self._tracker = Tracker(meta.score_threshold if config.min_score is None else config.min_score)
         low = self._tracker.low_threshold
-        self._detection_threshold = min(low, LEAST_SCORE) if config.blur else low
+        self._detection_threshold = min(low, MIN_BLUR_SCORE) if config.blur else low
         self._event_detector = EventDetector(name)
         self._no_detections = Detections.empty(meta.class_names)
         self.summary = VideoSummary()
@@ -173,10 +173,10 @@ def _progress_bar(stack: ExitStack, source: Source, seconds: float | None) -> Ca
 def _show_summary(screen: Console, name: str, summary: VideoSummary, paths: OutputPaths) -> None:
     faces = ", ".join(f"{count} {label}" for label, count in summary.faces.most_common())
     lines = [
-        f"{shown(name)}: {summary.frames} frames, {clock(summary.seconds)}",
+        f"{display_name(name)}: {summary.frames} frames, {clock(summary.seconds)}",
         f"{summary.faces.total()} faces entered{': ' + faces if faces else ''}",
     ]
     files = {"video": paths.video, "json": paths.lines, "events": paths.events}
-    lines += [f"{kind + ':':<12}{shown(path)}" for kind, path in files.items() if path is not None]
+    lines += [f"{kind + ':':<12}{display_name(path)}" for kind, path in files.items() if path is not None]
     for line in lines:
         screen.print(line, markup=False, highlight=False)

@@ -13,7 +13,7 @@ import numpy as np
 
 from common.cli import requires_extra
 from common.errors import MediaError
-from common.files import growing_bytes, replacing
+from common.files import atomic_replace, streaming_bytes
 from common.images import Pixels
 
 TIME_BASE = Fraction(1, 90000)  # seconds; MPEG's unit of time
@@ -83,7 +83,7 @@ class VideoWriter:
     def _start(self, width: int, height: int, time: float) -> None:
         options = FRAGMENT_OPTIONS if self._growing else FILE_OPTIONS
         # A growing file is a Python file: FFmpeg does not report that the last fragment did not fit on the disk.
-        target = self._files.enter_context(growing_bytes(self._path)) if self._growing else str(self._path)
+        target = self._files.enter_context(streaming_bytes(self._path)) if self._growing else str(self._path)
         self._container = self._av.open(target, "w", format="mp4", options=options)
         self._stream = stream = self._container.add_stream("libx264", rate=self._rate)
         # Browsers play 4:2:0 only, which needs even sides.
@@ -113,7 +113,7 @@ def video_writer(path: Path, rate: Fraction) -> Iterator[VideoWriter]:
     """
     with (
         _named_errors(path),
-        replacing(path) as temporary,
+        atomic_replace(path) as temporary,
         closing(VideoWriter(temporary, rate, growing=False)) as writer,
     ):
         yield writer

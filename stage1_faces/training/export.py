@@ -111,7 +111,7 @@ def export_net(name: str, net: nn.Module, spec: ExportSpec) -> bytes:
     for n in (1, 5):
         sides = (64, 48) if 2 in spec.dynamic else spec.shape[2:]
         pixels = rng.uniform(0, 255, (n, 3, *sides)).astype(np.float32)
-        difference = parity(graph, net, pixels)
+        difference = max_difference(graph, net, pixels)
         if not difference <= TOLERANCE:
             raise UserError(
                 f"{name}: the exported graph differs from torch by {difference:.2g}; "
@@ -154,7 +154,7 @@ def to_onnx(net: nn.Module, shape: tuple[int, ...], dynamic: Mapping[int, int], 
     return graph.SerializeToString()
 
 
-def runtime(graph: bytes, threads: int = 1) -> Net:
+def onnx_function(graph: bytes, threads: int = 1) -> Net:
     """Return a graph as a plain function on ONNX Runtime's CPU provider, for training-time search and checks."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -164,12 +164,12 @@ def runtime(graph: bytes, threads: int = 1) -> Net:
     return lambda pixels: session.run(None, {name: pixels})
 
 
-def parity(graph: bytes, net: nn.Module, pixels: NDArray[np.float32]) -> float:
+def max_difference(graph: bytes, net: nn.Module, pixels: NDArray[np.float32]) -> float:
     """Return the largest absolute difference between a graph's outputs and its torch net's; nan counts as infinite."""
     with torch.no_grad():
         expected = net(torch.from_numpy(pixels))
     expected = (expected,) if isinstance(expected, Tensor) else expected
-    actual = runtime(graph)(pixels)
+    actual = onnx_function(graph)(pixels)
     differences = [np.abs(a - e.numpy()).max() for a, e in zip(actual, expected, strict=True)]
     worst = float(np.max(differences))
     return worst if np.isfinite(worst) else float("inf")

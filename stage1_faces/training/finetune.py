@@ -10,7 +10,6 @@ A run that was stopped resumes with the same command. All training photos are in
 
 from __future__ import annotations
 
-import ctypes
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,16 +19,16 @@ import torch
 import tyro
 
 from common.annotations import read_dataset
+from common.annotations.types import fingerprint
 from common.cli import console, program_name, progress, run_cli
 from common.errors import UserError
+from common.memory import keep_freed_memory
 from common.splits import read_splits
 from stage1_faces.training.finetune_config import FinetuneConfig
 from stage1_faces.training.finetune_run import FinetuneRun
 from stage1_faces.training.photos import load_photos
-from stage1_faces.training.run_folder import FinetuneFolder, fingerprint
+from stage1_faces.training.run_folder import FinetuneFolder
 from stage1_faces.training.samples import TrainingPhoto
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's mallopt options
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def finetune(
     recipe = recipe or FinetuneConfig()
     if out.resolve().is_relative_to(data.resolve()):
         raise UserError(f"{out}: is in {data} and would be read as data; use another --out")
-    keep_memory()
+    keep_freed_memory()
     if threads < 0:
         raise UserError(f"--threads is {threads}, must be 0 or more")
     if threads:
@@ -106,16 +105,6 @@ def _read_photos(data: Path, splits: Path) -> tuple[list[TrainingPhoto], list[Tr
         raise UserError(f"{data}: no training photo with a face can be read; copy the photos again")
     data_print = fingerprint([image for image in sets[0] if image.image_id in train])
     return list(train.values()), list(val.values()), data_print
-
-
-def keep_memory() -> None:
-    """Make the C library keep freed memory for the next step: returning it takes a third of O-Net's time."""
-    try:
-        libc = ctypes.CDLL(None)
-        for option in M_MMAP_THRESHOLD, M_TRIM_THRESHOLD:
-            libc.mallopt(option, 1 << 30)
-    except (OSError, AttributeError):
-        pass  # no glibc here
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,13 +23,13 @@ from stage1_faces.faces import Net
 from stage1_faces.stock.landmarks import TEACHER_CONFIG, stock_landmarks
 from stage1_faces.stock.mtcnn import MtcnnDetector
 from stage1_faces.training.batches import Batches, PatchBatches, WindowBatches
-from stage1_faces.training.export import FINE_TUNED, STOCK, export_cascade, export_net, runtime, stock_nets
+from stage1_faces.training.export import FINE_TUNED, STOCK, export_cascade, export_net, onnx_function, stock_nets
 from stage1_faces.training.finetune_config import FinetuneConfig
 from stage1_faces.training.mining import MinedWindows, mine, read_npz
 from stage1_faces.training.nets import ExportWrapper, build_net
 from stage1_faces.training.run_folder import NETS, FinetuneFolder, load_net
 from stage1_faces.training.samples import TrainingPhoto
-from stage1_faces.training.trainer import AVERAGE_DECAY, AVERAGE_POWER, train_epoch
+from stage1_faces.training.trainer import EMA_DECAY, EMA_POWER, train_epoch
 
 RECALL_COUNTS = (5, 10, 20, 50, 100, 200)  # boxes per photo at which recall is reported
 MATCH_IOU = 0.5
@@ -58,7 +58,7 @@ class FinetuneRun:
             if not (self.folder.path / f"{name}.safetensors").is_file():
                 self._train(name)
             net = ExportWrapper(load_net(self.folder.path, name)).eval()
-            self.nets[name] = runtime(export_net(name, net, FINE_TUNED[name]), self.threads)
+            self.nets[name] = onnx_function(export_net(name, net, FINE_TUNED[name]), self.threads)
             if not any(row["net"] == name and "recall" in row for row in self.folder.rows()):
                 self._report(name)
         self.folder.tidy()
@@ -69,7 +69,7 @@ class FinetuneRun:
         batches = self._batches(name)
         torch.manual_seed(self.recipe.seed)
         net = build_net(name).to(memory_format=torch.channels_last)
-        ema = ModelEmaV3(net, decay=AVERAGE_DECAY, use_warmup=True, warmup_power=AVERAGE_POWER)
+        ema = ModelEmaV3(net, decay=EMA_DECAY, use_warmup=True, warmup_power=EMA_POWER)
         optimizer = torch.optim.AdamW(net.parameters(), schedule.rate, weight_decay=self.recipe.weight_decay)
         rows = [row for row in self.folder.rows() if row["net"] != name]
         epoch, history = self._resume(name, net, ema, optimizer, batches)
@@ -157,7 +157,7 @@ class FinetuneRun:
 
     def _landmarks(self) -> bytes:
         """Return the stock cascade's landmarks on the training photos, as bytes of a .npz file."""
-        nets = {name: runtime(graph, self.threads) for name, graph in export_cascade(stock_nets(), STOCK).items()}
+        nets = {name: onnx_function(graph, self.threads) for name, graph in export_cascade(stock_nets(), STOCK).items()}
         stock = MtcnnDetector(**nets, config=TEACHER_CONFIG)
         with progress() as bar:
             photos = bar.track(self.photos, description="landmarks by the stock cascade")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from common.annotations import AnnotatedImage
 from common.errors import UserError
 from common.run_folder import ROWS_NAME, RunFolder
 from stage1_faces.training.nets import build_net
@@ -125,12 +123,3 @@ def run_facts(folder: Path | str) -> dict[str, Any]:
         raise UserError(f"{file}: not found; name a run of stage1_faces.finetune") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: damaged ({error}); train the run again") from error
-
-
-def fingerprint(train: Sequence[AnnotatedImage]) -> str:
-    """Return a hash that tells the training photos and the faces in them from others."""
-    digest = hashlib.sha256()
-    for image in train:
-        digest.update(f"{image.image_id} {image.size} {image.labels}".encode())
-        digest.update(image.boxes.tobytes())
-    return digest.hexdigest()

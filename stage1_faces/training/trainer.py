@@ -18,7 +18,7 @@ WARMUP_STEPS = 200  # steps over which the learning rate rises
 FINAL_RATE_SHARE = 0.005  # share of the largest learning rate that is left at the end
 CLIP_NORM = 5.0
 # timm's warm-up of the weights' moving average: 1 - (1 + step) ** -power, up to the decay.
-AVERAGE_DECAY, AVERAGE_POWER = 0.998, 0.75
+EMA_DECAY, EMA_POWER = 0.998, 0.75
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
-from common.files import replaced_text, write_text
+from common.files import atomic_text, write_text
 
 SPLITS = ("train", "val", "test")
 BACKGROUND = "not_a_face"  # the label of hard negatives: stage 1's false alarms
@@ -90,7 +90,7 @@ def write_crop_set(crops: CropSet) -> None:
 
 def _write_table(table: Path, records: Iterable[CropRecord]) -> None:
     """Write one table of the manifest."""
-    with replaced_text(table, newline="") as f:
+    with atomic_text(table, newline="") as f:
         writer = csv.writer(f)
         writer.writerow((*COLUMNS, LANDMARKS))
         for r in records:

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
-from common.files import replacing
+from common.files import atomic_replace
 from stage2_classifier.reports.contact_sheet import Cell, contact_sheet
 from stage2_classifier.reports.evaluation import CropEvaluation
 
@@ -17,7 +17,7 @@ from stage2_classifier.reports.evaluation import CropEvaluation
 def _save(figure: Figure, path: Path) -> None:
     """Write a figure as a picture."""
     FigureCanvasAgg(figure)  # pyplot would keep every figure alive and set a backend for the whole process
-    with replacing(path) as temporary:
+    with atomic_replace(path) as temporary:
         figure.savefig(temporary, dpi=110)
 
 
@@ -82,6 +82,6 @@ def save_mistakes(evaluation: CropEvaluation, path: Path, count: int = 24, colum
         for i in worst
     ]
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
-    with replacing(path) as temporary:
+    with atomic_replace(path) as temporary:
         contact_sheet(rows, side=168, caption_lines=3).save(temporary)
     return len(worst)

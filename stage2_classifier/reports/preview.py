@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from common.errors import UserError
-from common.files import replacing
+from common.files import atomic_replace
 from stage2_classifier.config import TrainConfig
 from stage2_classifier.data.crop_dataset import CropDataset, CropTransform
 from stage2_classifier.data.crop_manifest import BACKGROUND, CropSet
@@ -150,7 +150,7 @@ def _save(path: Path, rows: Sequence[Sequence[Cell]], labels: Sequence[str], sid
     """Write a contact sheet; raise UserError when `path` does not end in an image suffix."""
     if path.suffix.lower() not in Image.registered_extensions():
         raise UserError(f"{path}: not an image name; end it with .png")
-    with replacing(path) as temporary:
+    with atomic_replace(path) as temporary:
         contact_sheet(rows, side, labels, caption_lines).save(temporary)
 
 

@@ -24,7 +24,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from common.cli import console, program_name, progress, run_cli
 from common.errors import UserError
-from common.files import check_folder, replaced_text, write_bytes, write_text
+from common.files import atomic_text, check_writable_folder, write_bytes, write_text
 from stage2_classifier.data.crop_manifest import CropSet, read_crop_set
 from stage2_classifier.reports.evaluation import CropEvaluation, check_fits, evaluate, macro_f1_interval, scores
 from stage2_classifier.reports.figures import save_confusion_matrix, save_mistakes, save_pr_curves
@@ -86,7 +86,7 @@ def run(args: ReportArgs) -> int:
         raise UserError("no run given; name at least one run folder")
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"{args.out}: is a file; name a folder with --out")
-    check_folder(args.out)
+    check_writable_folder(args.out)
     runs = [read_run(folder) for folder in args.runs]
     names = [trained.name for trained in runs]
     if len(set(names)) < len(names):
@@ -147,7 +147,7 @@ def save_augmentation(run: TrainedRun, meta: ModelMeta, crops: CropSet, path: Pa
 def write_predictions(evaluation: CropEvaluation, path: Path) -> None:
     """Write one row per crop: path, true and predicted label, confidence, and each class's probability."""
     names = evaluation.class_names
-    with replaced_text(path, newline="") as f:
+    with atomic_text(path, newline="") as f:
         writer = csv.writer(f)
         writer.writerow(("path", "label", "predicted", "confidence", *(f"p_{name}" for name in names)))
         rows = zip(evaluation.dataset.records, evaluation.predicted, evaluation.probs, strict=True)

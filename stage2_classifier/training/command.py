@@ -54,7 +54,7 @@ class TrainArgs:
     config: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
 
 
-def _parse(argv: Sequence[str] | None) -> TrainArgs:
+def parse_args(argv: Sequence[str] | None) -> TrainArgs:
     """Parse the flags; the experiment comes first, because its values are the defaults of the others."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--experiment", default="baseline")
@@ -74,7 +74,7 @@ def _list_experiments() -> None:
 def run(argv: Sequence[str] | None) -> int:
     """Parse, train and print the run's folder."""
     refuse_renamed(argv, RENAMED_FLAGS)
-    args = _parse(argv)
+    args = parse_args(argv)
     if args.list:
         _list_experiments()
         return 0

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from common.files import replacing
+from common.files import atomic_replace
 
 # Panels from left to right: title and series, each (key in a metrics.jsonl row, legend).
 PANELS = (
@@ -40,5 +40,5 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: Path | str, title: s
         axes.set(title=name, xlabel="epoch")
         axes.grid(alpha=0.3)
         axes.legend()
-    with replacing(path) as temporary:
+    with atomic_replace(path) as temporary:
         figure.savefig(temporary, dpi=90)

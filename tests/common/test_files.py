@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from common import files
-from common.files import replacing, write_text
+from common.files import atomic_replace, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_new_file_replaces_the_old_file(tmp_path: Path) -> None:
     file = tmp_path / "deep" / "down" / "a.txt"
     write_text(file, "old")
-    with replacing(file) as temporary:
+    with atomic_replace(file) as temporary:
         assert temporary.parent == file.parent and temporary.suffix == ".txt" and temporary != file
         temporary.write_text("new ä", encoding="utf-8")
         assert file.read_text() == "old"
@@ -32,7 +32,7 @@ def test_the_new_file_replaces_the_old_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_a_failure_keeps_the_old_file_only(tmp_path: Path, error: type[BaseException]) -> None:
     write_text(tmp_path / "a.txt", "old")
-    with pytest.raises(error), replacing(tmp_path / "a.txt") as temporary:
+    with pytest.raises(error), atomic_replace(tmp_path / "a.txt") as temporary:
         temporary.write_text("half")
         raise error
     assert (tmp_path / "a.txt").read_text() == "old"
@@ -54,7 +54,7 @@ def test_permissions_are_those_of_a_plain_open(tmp_path: Path) -> None:
 def test_errors_name_the_requested_file(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError, match=f"'{tmp_path}'"):
         write_text(tmp_path, "x")
-    with pytest.raises(OSError, match=r"full\.txt") as raised, replacing(tmp_path / "full.txt"):
+    with pytest.raises(OSError, match=r"full\.txt") as raised, atomic_replace(tmp_path / "full.txt"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert raised.value.errno == errno.ENOSPC
     assert list(tmp_path.iterdir()) == []
@@ -64,8 +64,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from common import files
-from common.files import replacing
-with replacing(Path(sys.argv[1])) as temporary:
+from common.files import atomic_replace
+with atomic_replace(Path(sys.argv[1])) as temporary:
     temporary.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -84,7 +84,7 @@ def test_the_next_process_removes_the_files_of_a_killed_process(
     hidden = tmp_path / ".hidden.tmp.txt"
     for path in (similar, other_machine, hidden):
         path.touch()
-    with replacing(tmp_path / "c.txt") as temporary:
+    with atomic_replace(tmp_path / "c.txt") as temporary:
         temporary.touch()
         write_text(tmp_path / "deep" / "d.txt", "x")
     assert not stale.exists()
@@ -98,7 +98,7 @@ def test_the_next_process_removes_the_files_of_a_killed_process(
 
 
 def test_the_files_of_a_running_process_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with replacing(tmp_path / "a.txt") as temporary:
+    with atomic_replace(tmp_path / "a.txt") as temporary:
         temporary.write_text("half")
         monkeypatch.setattr(files, "_CLEANED_FOLDERS", set())
         write_text(tmp_path / "b.txt", "x")
@@ -122,8 +122,8 @@ def test_an_error_names_the_right_one_of_several_open_files(tmp_path: Path) -> N
         pytest.skip("needs a device that is always full")
     with (
         pytest.raises(OSError, match="No space left") as raised,
-        files.growing_text(full) as outer,
-        files.replaced_text(tmp_path / "inner.txt"),
+        files.streaming_text(full) as outer,
+        files.atomic_text(tmp_path / "inner.txt"),
     ):
         outer.write("x")
         outer.flush()
@@ -132,7 +132,7 @@ def test_an_error_names_the_right_one_of_several_open_files(tmp_path: Path) -> N
 
 
 def test_text_is_written_unchanged(tmp_path: Path) -> None:
-    with files.replaced_text(tmp_path / "a.csv", newline="") as file:
+    with files.atomic_text(tmp_path / "a.csv", newline="") as file:
         file.write("ä\r\n" * 10_000)
         assert not (tmp_path / "a.csv").exists()
     assert (tmp_path / "a.csv").read_bytes() == "ä\r\n".encode() * 10_000
@@ -140,12 +140,12 @@ def test_text_is_written_unchanged(tmp_path: Path) -> None:
 
 def test_paths_are_checked_before_work_without_a_trace(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    files.check_file(tmp_path / "not" / "yet" / "a.txt")
-    files.check_file(tmp_path / "file")
-    files.check_folder(tmp_path / "deep" / "down")
+    files.check_writable_file(tmp_path / "not" / "yet" / "a.txt")
+    files.check_writable_file(tmp_path / "file")
+    files.check_writable_folder(tmp_path / "deep" / "down")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     with pytest.raises(IsADirectoryError):
-        files.check_file(tmp_path)
+        files.check_writable_file(tmp_path)
     with pytest.raises(NotADirectoryError) as raised:
-        files.check_file(tmp_path / "file" / "a.txt")
+        files.check_writable_file(tmp_path / "file" / "a.txt")
     assert raised.value.filename == str(tmp_path / "file" / "a.txt")

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from common import images
-from common.display import shown
+from common.display import display_name
 from common.errors import MediaError
 from common.images import decode_photo, read_image, read_photo
 from tests.helpers import unprivileged
@@ -195,7 +195,7 @@ def test_an_unusable_file_is_reported_with_the_fix(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(MediaError) as caught:
             read_image(tmp_path / name)
-        assert str(caught.value) == f"{shown(tmp_path / name)}: {what}"
+        assert str(caught.value) == f"{display_name(tmp_path / name)}: {what}"
 
 
 def test_a_file_without_permission(tmp_path: Path) -> None:
@@ -233,8 +233,8 @@ def test_an_unreadable_photo_is_refused_in_one_line(tmp_path: Path, name: str) -
 
 
 def test_shown_is_one_line() -> None:
-    assert shown("a\nb\x1b[31m.jpg") == "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}[31m.jpg"
-    assert shown("口罩.jpg") == "口罩.jpg"
+    assert display_name("a\nb\x1b[31m.jpg") == "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}[31m.jpg"
+    assert display_name("口罩.jpg") == "口罩.jpg"
 
 
 def test_an_upload_is_decoded_like_a_file() -> None:

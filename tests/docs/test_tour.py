@@ -221,7 +221,7 @@ def sentences_follow_the_numbers(place: Path, monkeypatch: pytest.MonkeyPatch) -
         (["--out", "{here}/my photos"], "would be read as data; give another --out"),
         (["--out", "{here}/file"], "file: is a file; name a folder with --out"),
         (["--work-dir", "{here}/file"], "file: is a file; name a folder with --work-dir"),
-        (["--work-dir", "{here}/crops"], "crops: holds other files; give another --work-dir"),
+        (["--work-dir", "{here}/crops"], "crops: holds other files and no tour; give another --work-dir"),
     ],
 )
 def test_refusals_come_before_the_work(

@@ -20,7 +20,7 @@ from pipeline.batch.chunk import Chunk, PhotoRef
 from pipeline.batch.photo_source import ParquetColumns
 from pipeline.batch.storage import LOCAL
 from pipeline.batch.table import BatchRecipe
-from pipeline.batch.work import ChunkResult, Job, process_chunk
+from pipeline.batch.work import BatchJob, ChunkResult, process_chunk
 from tests.helpers.fake_predictor import CLASSES, FakeBundle, FakeDetections, FakePredictor
 
 DEADLY = (1, 2, 3)  # RGB of the first pixel of a photo that kills its worker process
@@ -95,14 +95,14 @@ def fake_job(
     load: Callable[[Path | None], Any] = load_fake,
     columns: ParquetColumns = ParquetColumns(),  # noqa: B008
     **options: Any,
-) -> Job:
+) -> BatchJob:
     recipe = BatchRecipe(
         NamedBundle().describe(), {"min_score": None, "min_face": None, "id_column": columns.id, **options}
     )
-    return Job(recipe, columns=columns, load=load)
+    return BatchJob(recipe, columns=columns, load=load)
 
 
-def run_here(job: Job, chunks: Iterable[Chunk], workers: int) -> Iterator[ChunkResult]:
+def run_here(job: BatchJob, chunks: Iterable[Chunk], workers: int) -> Iterator[ChunkResult]:
     """Process the chunks in this process; replaces the process pool."""
     predictor = job.load(None)
     return (process_chunk(chunk, job, predictor) for chunk in chunks)

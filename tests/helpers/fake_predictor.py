@@ -47,7 +47,7 @@ class FakeDetections:
         return best[:, -1] - best[:, -2] < self.unsure_margin
 
 
-def detections(boxes: Any, probs: Any = None, face_scores: Any = None, unsure_margin: float = 0) -> FakeDetections:
+def fake_detections(boxes: Any, probs: Any = None, face_scores: Any = None, unsure_margin: float = 0) -> FakeDetections:
     """Return detections with these boxes, and with landmarks at fixed places in each box."""
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
     n = len(boxes)
@@ -97,10 +97,10 @@ class FakePredictor:
         red = (image[..., 0] > 200) & (image[..., 1] < 60) & (image[..., 2] < 60)
         _, _, stats, _ = cv2.connectedComponentsWithStats(red.astype(np.uint8))
         boxes = [(x, y, x + w, y + h) for x, y, w, h, _ in stats[1:]]
-        return detections(boxes, unsure_margin=self.unsure_margin)
+        return fake_detections(boxes, unsure_margin=self.unsure_margin)
 
 
-def picture(path: Path, boxes: Any = ((8, 6, 20, 24),), size: tuple[int, int] = (48, 32)) -> Path:
+def write_picture(path: Path, boxes: Any = ((8, 6, 20, 24),), size: tuple[int, int] = (48, 32)) -> Path:
     """Write a grey picture of `size` (width, height) with a red blob in each box."""
     image = np.full((size[1], size[0], 3), 128, np.uint8)
     for x1, y1, x2, y2 in boxes:
@@ -110,7 +110,7 @@ def picture(path: Path, boxes: Any = ((8, 6, 20, 24),), size: tuple[int, int] = 
     return path
 
 
-class Told:
+class ScriptedDetector:
     """A detector that returns the given faces, one item per photo."""
 
     def __init__(self, *found: Faces) -> None:

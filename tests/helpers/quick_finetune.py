@@ -17,7 +17,7 @@ from torch import nn
 
 from stage1_faces.faces import Net
 from stage1_faces.training import finetune, finetune_run
-from stage1_faces.training.export import runtime
+from stage1_faces.training.export import onnx_function
 from tests.helpers.drawn_photos import landmarks_of
 
 # Rates are high because the warm-up takes longer than these few steps.
@@ -30,7 +30,7 @@ RECIPE = finetune.FinetuneConfig(
 def as_function(graph: nn.Module | bytes | None, threads: int) -> Net:
     """Return a net as a function, as `runtime` does, but without an export."""
     if not isinstance(graph, nn.Module):
-        return runtime(graph, threads) if graph else lambda pixels: []
+        return onnx_function(graph, threads) if graph else lambda pixels: []
     net = graph
 
     def run(pixels: np.ndarray) -> list[np.ndarray]:
@@ -44,7 +44,7 @@ def make_quick(replace: Callable[[Any, str, Any], None] = setattr) -> None:
     """Replace the exports, and the stock cascade that provides landmarks."""
     replace(finetune_run, "export_net", lambda name, net, spec: net)
     replace(finetune_run, "export_cascade", lambda nets, specs: dict.fromkeys(specs))
-    replace(finetune_run, "runtime", as_function)
+    replace(finetune_run, "onnx_function", as_function)
     replace(finetune_run, "stock_landmarks", lambda stock, image, boxes: landmarks_of(boxes))
 
 

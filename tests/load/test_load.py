@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from common.errors import UserError
-from tests.helpers.fake_predictor import FakePredictor, picture
+from tests.helpers.fake_predictor import FakePredictor, write_picture
 from tests.helpers.served import served
 from tests.load import command as load
 from tests.load.clients import LoadResult
@@ -143,7 +143,7 @@ def test_errors_under_load_fail(capsys: pytest.CaptureFixture[str], tmp_path: Pa
                 raise RuntimeError("fails")
             return found if len(self.calls) % 7 else found[:0]  # type: ignore[index]
 
-    photo = picture(tmp_path / "a.png")
+    photo = write_picture(tmp_path / "a.png")
     with served(SometimesFailing()) as target:
         url = f"http://{HERE}:{target.port}"
         assert load.main(["--url", url, "--clients", "2", "--seconds", "0.5", "--photo", str(photo)]) == 1

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from common.display import as_text
+from common.display import path_text
 from pipeline.batch import command as batch
 from pipeline.batch import pool as batch_pool
-from pipeline.batch.work import Job
+from pipeline.batch.work import BatchJob
 from pipeline.data import build_crops
 from pipeline.detect import command as detect
 from stage2_classifier.cropping import cut_crop
@@ -30,7 +30,7 @@ from tests.helpers.unusual_photos import BOX, PHOTO, READABLE, UNREADABLE
 def work_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the working folder of commands, whose predictors are fakes."""
 
-    def make_job(args: batch.BatchArgs) -> Job:
+    def make_job(args: batch.BatchArgs) -> BatchJob:
         return fake_job()
 
     monkeypatch.chdir(tmp_path)
@@ -66,7 +66,7 @@ def test_detect_finds_the_face_of_every_readable_photo(work_dir: Path, capsys: p
     assert detect.main(["p", "--no-pictures"]) == 0
     assert capsys.readouterr().err == ""
     images = json.loads((work_dir / "detections/detections.json").read_text(encoding="utf-8"))["images"]
-    assert sorted(image["file"] for image in images) == sorted(f"p/{as_text(name)}" for name in READABLE)
+    assert sorted(image["file"] for image in images) == sorted(f"p/{path_text(name)}" for name in READABLE)
     assert len(images) == len(names)
     for image in images:
         assert (image["width"], image["height"]) == (48, 32)

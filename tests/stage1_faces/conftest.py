@@ -55,7 +55,7 @@ def stock_graphs() -> dict[str, bytes]:
 @pytest.fixture(scope="session")
 def stock_nets(stock_graphs: dict[str, bytes]) -> dict[str, Net]:
     """Return the stock cascade as functions."""
-    return {name: export.runtime(graph) for name, graph in stock_graphs.items()}
+    return {name: export.onnx_function(graph) for name, graph in stock_graphs.items()}
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +68,7 @@ def torch_nets() -> dict[str, nn.Module]:
 def untrained_nets(torch_nets: dict[str, nn.Module]) -> dict[str, Net]:
     """Return the nets of `torch_nets`, exported."""
     graphs = export.export_cascade(torch_nets, export.FINE_TUNED)
-    return {name: export.runtime(graph) for name, graph in graphs.items()}
+    return {name: export.onnx_function(graph) for name, graph in graphs.items()}
 
 
 @pytest.fixture(scope="session")

@@ -52,7 +52,7 @@ def test_coco_file_given_directly(tmp_path: Path) -> None:
     np.testing.assert_array_equal(a.boxes, [[10.5, 20, 40.5, 60]])
     assert b.boxes.shape == (0, 4)
     assert read.class_names == ("with_mask", "without_mask", "mask_weared_incorrect")
-    assert [p.file.name for p in read.problems] == ["c.png"] and "not listed" in read.problems[0].what
+    assert [p.file.name for p in read.problems] == ["c.png"] and "not listed" in read.problems[0].reason
 
 
 def test_roboflow_coco_folders_and_dummy_category(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_coco_annotations_folder(tmp_path: Path) -> None:
     write_coco(tmp_path / "annotations/val.json", ["b.png", "b.png"], [coco_face(), coco_face(image_id=2)])
     read = read_dataset(tmp_path)
     assert [(i.image_id, i.split) for i in read.images] == [("a", "train"), ("b", "val")]
-    assert len(read.problems) == 1 and "twice" in read.problems[0].what
+    assert len(read.problems) == 1 and "twice" in read.problems[0].reason
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "\udce9"])
@@ -103,8 +103,8 @@ def test_roboflow_yolo(tmp_path: Path) -> None:
         ("empty", "val", ()),
     ]
     np.testing.assert_allclose(read.images[0].boxes, [[40, 20, 60, 60], [10, 20, 30, 40]], atol=1e-4)
-    assert read.clipped == 1
-    problems = [(p.file.name, p.what.split(";")[0]) for p in read.problems]
+    assert read.clipped_boxes == 1
+    problems = [(p.file.name, p.reason.split(";")[0]) for p in read.problems]
     assert problems == [
         ("data.yaml", "test: ../test/images does not exist"),
         ("b.txt", "line 2 has the unknown class 7"),
@@ -121,7 +121,7 @@ def test_yolo_names_as_table_and_image_lists(tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text("path: /elsewhere\ntrain: train.txt\nval: [images]\nnames: {3: with_mask}\n")
     read = read_yolo(tmp_path / "data.yaml")
     assert [(i.image_id, i.split) for i in read.images] == [("a", "train"), ("b", "val")]
-    assert any("gone.jpg" in p.what for p in read.problems)
+    assert any("gone.jpg" in p.reason for p in read.problems)
 
 
 def test_bare_yolo_folders_need_class_names(tmp_path: Path) -> None:
@@ -140,4 +140,4 @@ def test_rounding_of_normalised_boxes_does_not_count_as_clipping(tmp_path: Path)
     write_yolo(tmp_path, ".", "a", "0 0.833333 0.5 0.333335 1.000001")
     (tmp_path / "data.yaml").write_text("train: images\nnames: [with_mask]\n")
     read = read_dataset(tmp_path)
-    assert read.clipped == 0 and read.images[0].boxes[0, 2] == 100
+    assert read.clipped_boxes == 0 and read.images[0].boxes[0, 2] == 100

@@ -169,7 +169,7 @@ def test_an_invalid_face_is_left_out_and_reported(tmp_path: Path, fault: str) ->
     read = read_dataset(tmp_path / "set")
     assert [str(problem) for problem in read.problems] == [f"{file}: {line}"]
     assert (boxes_of(read, "a"), boxes_of(read, "b")) == ([GOOD], [])
-    assert read.class_names == MASK_CLASSES and read.clipped == 0
+    assert read.class_names == MASK_CLASSES and read.clipped_boxes == 0
 
 
 DUPLICATES: dict[str, tuple[DatasetWriter, Any, Any, str]] = {
@@ -208,7 +208,7 @@ def test_the_first_of_two_equal_boxes_is_used(tmp_path: Path, kind: str) -> None
 def test_a_negative_edge_is_clipped_and_counted(tmp_path: Path, write: DatasetWriter, content: Any) -> None:
     write(tmp_path / "set", content)
     read = read_dataset(tmp_path / "set")
-    assert not read.problems and read.clipped == 1
+    assert not read.problems and read.clipped_boxes == 1
     assert boxes_of(read, "b") == [[0, 20, 30, 50]]
 
 

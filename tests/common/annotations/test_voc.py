@@ -54,7 +54,7 @@ def test_voc_boxes_become_zero_based_and_exclusive(tmp_path: Path) -> None:
     np.testing.assert_array_equal(image.boxes, [[0, 0, 100, 80], [10, 20, 30, 50]])
     assert image.boxes.dtype == np.float32
     assert image.labels == ("with_mask", "without_mask")
-    assert read.class_names == MASK_CLASSES and not read.problems and read.clipped == 0
+    assert read.class_names == MASK_CLASSES and not read.problems and read.clipped_boxes == 0
 
 
 def test_one_zero_edge_makes_the_whole_dataset_zero_based(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_one_zero_edge_makes_the_whole_dataset_zero_based(tmp_path: Path) -> Non
 
 def test_boxes_beyond_the_image_are_clipped_and_counted(tmp_path: Path) -> None:
     read = read_dataset(write_kaggle_set(tmp_path, ("with_mask", 90, 1, 101, 20), ("with_mask", 1, 1, 100, 80)))
-    assert read.clipped == 1 and not read.problems
+    assert read.clipped_boxes == 1 and not read.problems
     assert read.images[0].boxes[0].tolist() == [89, 0, 100, 20]
 
 
@@ -78,8 +78,8 @@ def test_one_pixel_box_and_duplicates(tmp_path: Path) -> None:
     )
     assert read.images[0].boxes.tolist() == [[10, 20, 30, 50], [4, 4, 5, 5]]
     same, other = read.problems
-    assert "object 3" in same.what and "annotated as" not in same.what
-    assert "object 4" in other.what and "annotated as with_mask" in other.what
+    assert "object 3" in same.reason and "annotated as" not in same.reason
+    assert "object 4" in other.reason and "annotated as with_mask" in other.reason
 
 
 def test_images_are_found_by_stem_or_reported(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_images_are_found_by_stem_or_reported(tmp_path: Path) -> None:
     save_photo(tmp_path / "images/unannotated.png")
     read = read_dataset(tmp_path)
     assert [image.path.name for image in read.images] == ["a.JPG", "new.png"]
-    assert {p.file.name: p.what.split(";")[0].split(" in ")[0] for p in read.problems} == {
+    assert {p.file.name: p.reason.split(";")[0].split(" in ")[0] for p in read.problems} == {
         "gone.xml": "no image gone.*",
         "unannotated.png": "no annotation",
     }
@@ -130,7 +130,7 @@ def test_an_unreadable_image_is_reported(tmp_path: Path) -> None:
 def test_resized_image_scales_its_boxes(tmp_path: Path) -> None:
     read = read_dataset(write_kaggle_set(tmp_path, ("with_mask", 21, 41, 60, 100), size=(200, 160)))
     np.testing.assert_array_equal(read.images[0].boxes, [[10, 20, 30, 50]])
-    assert "200x160" in read.problems[0].what and "scaled" in read.problems[0].what
+    assert "200x160" in read.problems[0].reason and "scaled" in read.problems[0].reason
 
 
 def test_wrong_image_size(tmp_path: Path) -> None:
@@ -140,8 +140,8 @@ def test_wrong_image_size(tmp_path: Path) -> None:
     read = read_dataset(tmp_path)
     (image,) = read.images
     assert image.size == (100, 80) and image.boxes.tolist() == [[10, 20, 30, 50]]
-    assert ["not changed" in p.what for p in read.problems] == [True, False]
-    assert "do not fit" in read.problems[1].what
+    assert ["not changed" in p.reason for p in read.problems] == [True, False]
+    assert "do not fit" in read.problems[1].reason
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
@@ -177,7 +177,7 @@ def test_annotated_image_checks_its_values() -> None:
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the photos are not at {REAL}")
 def test_real_set() -> None:
     read = read_dataset(REAL)
-    assert len(read.images) == 674 and not read.problems and read.clipped == 11
+    assert len(read.images) == 674 and not read.problems and read.clipped_boxes == 11
     assert Counter(label for image in read.images for label in image.labels) == {
         "with_mask": 2546,
         "without_mask": 591,

@@ -24,13 +24,13 @@ import pytest
 from pipeline.batch import command as batch
 from pipeline.batch import pool as batch_pool
 from pipeline.batch.photo_source import ParquetColumns
-from pipeline.batch.work import Job
+from pipeline.batch.work import BatchJob
 from pipeline.detect import command as detect
 from pipeline.detect.demo import portrait
 from pipeline.inference.image_writer import write_image
 from tests.helpers.batch_fakes import deadly, fake_job, load_once, run_here, table
 from tests.helpers.commands import INTERRUPTED
-from tests.helpers.fake_predictor import CLASSES, picture
+from tests.helpers.fake_predictor import CLASSES, write_picture
 
 ROOT = Path(__file__).resolve().parents[3]
 FIX = "use the same, or name another place"
@@ -41,7 +41,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Run in this process, with the fake predictor."""
     monkeypatch.chdir(tmp_path)
 
-    def make_job(args: batch.BatchArgs) -> Job:
+    def make_job(args: batch.BatchArgs) -> BatchJob:
         return fake_job(columns=ParquetColumns(args.column, args.id_column), min_score=args.min_score)
 
     monkeypatch.setattr(batch, "make_job", make_job)
@@ -71,8 +71,8 @@ def lines(capsys: pytest.CaptureFixture[str]) -> tuple[list[str], list[str]]:
 
 
 def test_photos_become_a_table(fake: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    picture(Path("p/a.png"), [(8, 6, 20, 24), (30, 10, 40, 20)])
-    picture(Path("p/x/none.png"), [])
+    write_picture(Path("p/a.png"), [(8, 6, 20, 24), (30, 10, 40, 20)])
+    write_picture(Path("p/x/none.png"), [])
     assert run("p", "out/faces.parquet") == 0
     frame = pd.read_parquet("out/faces.parquet")
     assert sorted(frame["file"]) == [f"{fake}/p/a.png"] * 2 + [f"{fake}/p/x/none.png"]
@@ -89,11 +89,11 @@ def test_photos_become_a_table(fake: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_the_same_command_processes_only_new_photos(fake: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    picture(Path("p/a.png"))
+    write_picture(Path("p/a.png"))
     assert run("p", "faces.parquet") == 0
     (part,) = Path("faces.parquet").iterdir()
     before = part.stat()
-    picture(Path("p/b.png"), [])
+    write_picture(Path("p/b.png"), [])
     assert run("p/", "faces.parquet/") == 0
     assert [row["file"] for row in table("faces.parquet")] == [f"{fake}/p/a.png", f"{fake}/p/b.png"]
     assert part.stat() == before
@@ -108,7 +108,7 @@ def test_the_same_command_processes_only_new_photos(fake: Path, capsys: pytest.C
 
 
 def test_errors_are_written_to_a_file_and_tried_again(fake: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    good = picture(Path("p/a.png")).read_bytes()
+    good = write_picture(Path("p/a.png")).read_bytes()
     for i in range(7):
         Path(f"p/bad{i}.png").write_bytes(b"no picture")
     assert run("p", "missing", "faces.parquet") == 1
@@ -133,7 +133,7 @@ def test_errors_are_written_to_a_file_and_tried_again(fake: Path, capsys: pytest
 
 
 def test_parquet_sources(fake: Path) -> None:
-    photo = picture(Path("a.png")).read_bytes()
+    photo = write_picture(Path("a.png")).read_bytes()
     image = pa.array([{"bytes": photo, "path": f"{i}.png"} for i in range(40)])
     pq.write_table(pa.table({"image": image}), "photos.parquet", row_group_size=10)
     assert run("photos.parquet", "faces.parquet", "--id-column", "image.path", "--chunk", "7") == 0
@@ -147,7 +147,7 @@ def test_parquet_sources(fake: Path) -> None:
 
 def test_from_address_to_address(fake: Path, capsys: pytest.CaptureFixture[str]) -> None:
     memory = fsspec.filesystem("memory")
-    memory.pipe("/photos/x/a.png", picture(Path("a.png")).read_bytes())
+    memory.pipe("/photos/x/a.png", write_picture(Path("a.png")).read_bytes())
     memory.pipe("/photos/b.png", b"")
     try:
         assert run("memory://photos", f"file://{fake}/a.png", "memory://results/faces.parquet") == 1
@@ -183,7 +183,7 @@ def test_from_address_to_address(fake: Path, capsys: pytest.CaptureFixture[str])
 def test_bad_input_is_one_line(
     fake: Path, capsys: pytest.CaptureFixture[str], args: tuple[str, ...], message: str
 ) -> None:
-    picture(Path("p/a.png"))
+    write_picture(Path("p/a.png"))
     Path("p/a.parquet").touch()
     assert run(*args) == 1
     assert lines(capsys) == ([], [f"error: {message}"])
@@ -191,7 +191,7 @@ def test_bad_input_is_one_line(
 
 
 def test_another_option_is_refused(fake: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    picture(Path("p/a.png"))
+    write_picture(Path("p/a.png"))
     assert run("p", "faces.parquet", "--min-score", "0.25") == 0
     capsys.readouterr()
     assert run("p", "faces.parquet") == 1
@@ -208,7 +208,7 @@ def test_a_missing_bundle_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_full_disk_is_one_line(
     fake: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    picture(Path("p/a.png"))
+    write_picture(Path("p/a.png"))
 
     def full(path: Path, data: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -225,7 +225,7 @@ def test_a_full_disk_is_one_line(
 def test_two_runs_at_a_time_are_refused(fake: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from pipeline.batch.results import BatchResults
 
-    picture(Path("p/a.png"))
+    write_picture(Path("p/a.png"))
     with BatchResults("faces.parquet", fake_job().recipe).open():
         assert run("p", "faces.parquet") == 1
     (line,) = lines(capsys)[1]
@@ -236,7 +236,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for i in range(8):
-        picture(tmp_path / f"p/{i}.png")
+        write_picture(tmp_path / f"p/{i}.png")
     deadly(tmp_path / "p/3.png")
     monkeypatch.setattr(batch, "make_job", lambda args: fake_job(load_once(tmp_path / "flag")))
     out = tmp_path / "faces.parquet"
@@ -247,7 +247,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(
 
 @pytest.mark.parametrize("package", ["pyarrow", "fsspec", "ray"])
 def test_a_missing_extra_is_one_line(package: str, tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
+    write_picture(tmp_path / "a.png")
     source = "memory://p" if package == "fsspec" else tmp_path / "a.png"
     (tmp_path / "without").mkdir()
     (tmp_path / "without" / package).mkdir()

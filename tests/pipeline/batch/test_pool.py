@@ -10,12 +10,12 @@ from common.errors import UserError
 from pipeline.batch.chunk import Chunk
 from pipeline.batch.pool import run_pool
 from tests.helpers.batch_fakes import fake_job, files, load_refused
-from tests.helpers.fake_predictor import picture
+from tests.helpers.fake_predictor import write_picture
 
 
 @pytest.fixture
 def chunk(tmp_path: Path) -> Chunk:
-    return files(picture(tmp_path / "a.png"))
+    return files(write_picture(tmp_path / "a.png"))
 
 
 def test_every_chunk_is_processed_once_and_few_are_taken_ahead(tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_every_chunk_is_processed_once_and_few_are_taken_ahead(tmp_path: Path) -
     def source() -> Iterator[Chunk]:
         for i in range(20):
             taken.append(i)
-            yield files(picture(tmp_path / f"{i}.png"))
+            yield files(write_picture(tmp_path / f"{i}.png"))
 
     keys = []
     for result in run_pool(fake_job(), source(), 2):

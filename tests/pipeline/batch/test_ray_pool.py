@@ -16,7 +16,7 @@ from common.errors import UserError
 from pipeline.batch import command as batch
 from pipeline.batch.ray_pool import WorkerActor, run_ray
 from tests.helpers.batch_fakes import KILLS_PARENT, deadly, fake_job, files, load_parent_killer, load_refused, table
-from tests.helpers.fake_predictor import picture
+from tests.helpers.fake_predictor import write_picture
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -30,7 +30,7 @@ def test_killed_workers_and_actors_lose_and_double_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for i in range(12):
-        picture(tmp_path / f"p/{i:02}.png")
+        write_picture(tmp_path / f"p/{i:02}.png")
     deadly(tmp_path / "p/03.png", KILLS_PARENT)  # kills its actor, once
     deadly(tmp_path / "p/07.png")  # kills its worker process, always
     monkeypatch.setattr(batch, "make_job", lambda args: fake_job(load_parent_killer(tmp_path / "flag")))
@@ -67,7 +67,7 @@ def children(pid: int) -> list[int]:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
 def test_ray_ends_when_the_command_is_killed_and_the_run_resumes(tmp_path: Path) -> None:
     for i in range(60):
-        picture(tmp_path / f"p/{i:03}.png")
+        write_picture(tmp_path / f"p/{i:03}.png")
     out = tmp_path / "faces.parquet"
     args = ["-m", "pipeline.batch", tmp_path / "p", out, "--chunk", "1"]
     with subprocess.Popen([sys.executable, *args, "--engine", "ray", "--workers", "1"], cwd=ROOT) as process:
@@ -90,7 +90,7 @@ def test_ray_ends_when_the_command_is_killed_and_the_run_resumes(tmp_path: Path)
 def test_no_cluster_at_the_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    photo = picture(tmp_path / "a.png")
+    photo = write_picture(tmp_path / "a.png")
     monkeypatch.setattr(batch, "make_job", lambda args: fake_job())
     with socket.socket() as taken:  # a port where nothing listens
         taken.bind(("127.0.0.1", 0))
@@ -108,6 +108,6 @@ def test_invalid_addresses(address: str) -> None:
 
 
 def test_an_actor_returns_why_its_worker_does_not_start(tmp_path: Path) -> None:
-    chunk = files(picture(tmp_path / "a.png"))
+    chunk = files(write_picture(tmp_path / "a.png"))
     row = WorkerActor(fake_job(load_refused))({"chunk": pickle.dumps(chunk)})
     assert row == {"result": b"", "refused": "bundle: is broken; pack it again"}

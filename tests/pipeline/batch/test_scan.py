@@ -8,14 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from common.paths import find_images, location
+from common.paths import canonical_path, find_images
 from pipeline.batch.chunk import Chunk, PhotoRef
 from pipeline.batch.photo_source import ParquetColumns
 from pipeline.batch.results import DigestSet
 from pipeline.batch.scan import MIN_CHUNK, ScanConfig, find_chunks
 from pipeline.batch.storage import LOCAL
 from pipeline.batch.table import METADATA_KEY
-from tests.helpers.fake_predictor import picture
+from tests.helpers.fake_predictor import write_picture
 
 
 def touch(*names: str) -> None:
@@ -57,7 +57,7 @@ def test_the_same_photos_as_detect_finds(sources: list[str]) -> None:
     found, problems = find_images(sources)
     assert problems == [] and found
     scanned = names(*sources)
-    assert sorted(scanned) == sorted(location(image.path) for image in found)
+    assert sorted(scanned) == sorted(canonical_path(image.path) for image in found)
 
 
 def test_links_are_followed_once(here: Path) -> None:
@@ -197,7 +197,7 @@ def test_file_addresses_are_paths(here: Path) -> None:
 
 def test_addresses(here: Path) -> None:
     memory = fsspec.filesystem("memory")
-    photo = picture(Path("photo.png")).read_bytes()
+    photo = write_picture(Path("photo.png")).read_bytes()
     for name in ("a.png", "x/b.png", "x/.h.png", "x/z/c.jpg", "note.txt"):
         memory.pipe(f"/photos/{name}", photo)
     try:

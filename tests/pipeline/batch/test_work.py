@@ -17,14 +17,14 @@ from pipeline.batch.chunk import Chunk, PhotoContent, PhotoRef
 from pipeline.batch.photo_source import ParquetColumns
 from pipeline.batch.storage import LOCAL, resolve_storage
 from pipeline.batch.table import METADATA_KEY, BatchRecipe
-from pipeline.batch.work import ChunkResult, Job, process_chunk, process_peak_megabytes
+from pipeline.batch.work import BatchJob, ChunkResult, process_chunk, process_peak_megabytes
 from tests.helpers.batch_fakes import fake_job, files, load_failing, load_fake
-from tests.helpers.fake_predictor import CLASSES, picture
+from tests.helpers.fake_predictor import CLASSES, write_picture
 
 BOX = (8, 6, 20, 24)
 
 
-def process(chunk: Chunk, job: Job | None = None) -> ChunkResult:
+def process(chunk: Chunk, job: BatchJob | None = None) -> ChunkResult:
     job = job or fake_job()
     return process_chunk(chunk, job, job.make_predictor())
 
@@ -38,8 +38,8 @@ def float32(value: float) -> float:
 
 
 def test_one_row_per_face(tmp_path: Path) -> None:
-    photo = picture(tmp_path / "a.png", [BOX, (30, 10, 40, 20)])
-    none = picture(tmp_path / "none.png", [])
+    photo = write_picture(tmp_path / "a.png", [BOX, (30, 10, 40, 20)])
+    none = write_picture(tmp_path / "none.png", [])
     result = process(files(photo, none))
     first, second, third = rows(result)
     assert first == {
@@ -64,14 +64,14 @@ def test_one_row_per_face(tmp_path: Path) -> None:
 
 def test_the_metadata_holds_the_recipe(tmp_path: Path) -> None:
     job = fake_job()
-    schema = pq.read_schema(io.BytesIO(process(files(picture(tmp_path / "a.png")), job).part))
+    schema = pq.read_schema(io.BytesIO(process(files(write_picture(tmp_path / "a.png")), job).part))
     assert json.loads(schema.metadata[METADATA_KEY]) == {"bundle": job.recipe.bundle, "options": job.recipe.options}
     assert schema.field("landmarks").type == pa.list_(pa.float32()) and schema.field("x1").type == pa.float32()
     assert schema.field("face").type == pa.int32() and not schema.field("file").nullable
 
 
 def test_a_bad_photo_is_an_error_and_the_rest_is_processed(tmp_path: Path) -> None:
-    good, wide = picture(tmp_path / "a.png"), picture(tmp_path / "wide.png", size=(50, 32))
+    good, wide = write_picture(tmp_path / "a.png"), write_picture(tmp_path / "wide.png", size=(50, 32))
     bad, empty = tmp_path / "bad.jpg", tmp_path / "empty.jpg"
     bad.write_bytes(good.read_bytes()[:50])
     empty.touch()
@@ -87,8 +87,8 @@ def test_a_bad_photo_is_an_error_and_the_rest_is_processed(tmp_path: Path) -> No
 
 
 def test_options_reach_the_predictor(tmp_path: Path) -> None:
-    photo = picture(tmp_path / "a.png")
-    job = Job(BatchRecipe({"class_names": list(CLASSES)}, {}), min_score=0.2, min_face=12.5, load=load_fake)
+    photo = write_picture(tmp_path / "a.png")
+    job = BatchJob(BatchRecipe({"class_names": list(CLASSES)}, {}), min_score=0.2, min_face=12.5, load=load_fake)
     predictor = load_fake(None)
     process_chunk(files(photo), job, predictor)
     assert predictor.calls == [(0.2, 12.5)]
@@ -96,7 +96,7 @@ def test_options_reach_the_predictor(tmp_path: Path) -> None:
 
 def test_photos_at_an_address_and_in_the_chunk(tmp_path: Path) -> None:
     memory = fsspec.filesystem("memory")
-    memory.pipe("/w/a.png", picture(tmp_path / "a.png").read_bytes())
+    memory.pipe("/w/a.png", write_picture(tmp_path / "a.png").read_bytes())
     memory.pipe("/w/empty.png", b"")
     memory.pipe("/w/bad.png", b"no picture")
     storage, _ = resolve_storage("memory://w")
@@ -122,7 +122,7 @@ def parquet(path: Path, **columns: pa.Array) -> Chunk:
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()])
 def test_rows_with_bytes(tmp_path: Path, kind: pa.DataType) -> None:
-    photo = picture(tmp_path / "a.png").read_bytes()
+    photo = write_picture(tmp_path / "a.png").read_bytes()
     chunk = parquet(
         tmp_path / "t.parquet",
         picture=pa.array([photo, None, b"", photo, b"x", photo, photo, photo, photo, photo], kind),
@@ -144,7 +144,7 @@ def test_rows_with_bytes(tmp_path: Path, kind: pa.DataType) -> None:
 
 
 def test_rows_of_a_hugging_face_dataset(tmp_path: Path) -> None:
-    photo = picture(tmp_path / "a.png").read_bytes()
+    photo = write_picture(tmp_path / "a.png").read_bytes()
     image = pa.array([{"bytes": photo, "path": "a.png"}, None, {"bytes": None, "path": "b.png"}])
     chunk = parquet(tmp_path / "t.parquet", image=image, label=pa.array([0, 1, 2]))
     result = process(chunk, fake_job(columns=ParquetColumns(None, "image.path")))
@@ -160,7 +160,7 @@ def test_a_missing_table_is_an_error_for_each_row(tmp_path: Path) -> None:
 
 
 def test_another_bundle_on_the_workers_machine_is_refused() -> None:
-    job = Job(BatchRecipe({"class_names": ["other"]}, {}), load=load_fake)
+    job = BatchJob(BatchRecipe({"class_names": ["other"]}, {}), load=load_fake)
     with pytest.raises(UserError) as raised:
         job.make_predictor()
     assert str(raised.value) == (

@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 
 from common.errors import UserError
-from pipeline.batch.work import Job
+from pipeline.batch.work import BatchJob
 from pipeline.batch.worker import Worker, WorkerStoppedError
 from tests.helpers.batch_fakes import deadly, fake_job, files, load_dying, load_once, load_refused
-from tests.helpers.fake_predictor import picture
+from tests.helpers.fake_predictor import write_picture
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[[Job], Worker]]:
+def start() -> Iterator[Callable[[BatchJob], Worker]]:
     """Return a function that makes workers, which are stopped after the test."""
     workers: list[Worker] = []
 
-    def make(job: Job) -> Worker:
+    def make(job: BatchJob) -> Worker:
         workers.append(Worker(job))
         return workers[-1]
 
@@ -38,7 +38,7 @@ def pid(worker: Worker) -> int:
 
 def test_a_killed_worker_is_replaced_and_its_chunk_processed_again(start: Any, tmp_path: Path) -> None:
     worker = start(fake_job(load_once(tmp_path / "flag")))
-    chunk = files(picture(tmp_path / "a.png"), deadly(tmp_path / "b.png"), picture(tmp_path / "c.png"))
+    chunk = files(write_picture(tmp_path / "a.png"), deadly(tmp_path / "b.png"), write_picture(tmp_path / "c.png"))
     result = worker.process(chunk)
     assert (tmp_path / "flag").exists() and result.photos == 3 and result.errors == () and result.key == chunk.key
     first = pid(worker)
@@ -49,7 +49,7 @@ def test_a_killed_worker_is_replaced_and_its_chunk_processed_again(start: Any, t
 
 def test_a_photo_that_kills_the_worker_is_an_error_and_the_rest_is_one_part(start: Any, tmp_path: Path) -> None:
     worker = start(fake_job(load_deadly))
-    chunk = files(picture(tmp_path / "a.png"), deadly(tmp_path / "b.png"), picture(tmp_path / "c.png"))
+    chunk = files(write_picture(tmp_path / "a.png"), deadly(tmp_path / "b.png"), write_picture(tmp_path / "c.png"))
     result = worker.process(chunk)
     assert result.errors == (
         (str(tmp_path / "b.png"), "kills the worker (SIGKILL); make it smaller, convert it, or leave it out"),
@@ -64,7 +64,7 @@ def load_deadly(bundle: Path | None) -> Any:
 
 
 def test_a_worker_that_cannot_start(start: Any, tmp_path: Path) -> None:
-    chunk = files(picture(tmp_path / "a.png"))
+    chunk = files(write_picture(tmp_path / "a.png"))
     with pytest.raises(UserError, match=r"^bundle: is broken; pack it again$"):
         start(fake_job(load_refused)).process(chunk)
     with pytest.raises(UserError) as raised:
@@ -74,7 +74,7 @@ def test_a_worker_that_cannot_start(start: Any, tmp_path: Path) -> None:
 
 def test_a_stopped_worker_does_nothing_more(start: Any, tmp_path: Path) -> None:
     worker = start(fake_job())
-    worker.process(files(picture(tmp_path / "a.png")))
+    worker.process(files(write_picture(tmp_path / "a.png")))
     process_id = pid(worker)
     worker.stop()
     with pytest.raises(WorkerStoppedError):
@@ -88,7 +88,7 @@ def test_stopping_interrupts_a_chunk(start: Any, tmp_path: Path) -> None:
 
     def process() -> None:
         try:
-            worker.process(files(picture(tmp_path / "a.png")))
+            worker.process(files(write_picture(tmp_path / "a.png")))
         except WorkerStoppedError as error:
             raised.append(error)
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.bench import batch_scaling as batch_bench
-from tests.helpers.fake_predictor import picture
+from tests.helpers.fake_predictor import write_picture
 
 
 def test_all_parts_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for i in range(6):
-        picture(tmp_path / f"{i}.png")
+        write_picture(tmp_path / f"{i}.png")
     args = ["--photos", "4", "--engines", "pool", "--workers", "1", "2", "--chunk", "2", "--names", "700"]
     assert batch_bench.main([str(tmp_path), *args]) == 0
     *text, last = capsys.readouterr().out.splitlines()

@@ -24,7 +24,7 @@ from stage1_faces.training import export
 from stage1_faces.training.export import FINE_TUNED
 from stage1_faces.training.nets import build_net
 from stage1_faces.training.run_folder import FinetuneFolder
-from tests.helpers.fake_predictor import Told, picture
+from tests.helpers.fake_predictor import ScriptedDetector, write_picture
 
 SIZE = (64, 48)
 BOX = (10.0, 10.0, 20.0, 20.0)
@@ -39,11 +39,11 @@ def faces(*boxes: tuple[float, ...]) -> Faces:
 
 def annotated(folder: Path, name: str, *boxes: tuple[float, ...]) -> AnnotatedImage:
     array = np.float32(boxes).reshape(-1, 4)
-    return AnnotatedImage(picture(folder / f"{name}.png", (), SIZE), name, SIZE, array, ("face",) * len(array))
+    return AnnotatedImage(write_picture(folder / f"{name}.png", (), SIZE), name, SIZE, array, ("face",) * len(array))
 
 
 def mined(folder: Path, found: Faces, *boxes: tuple[float, ...]) -> MinedFaces:
-    return mine_faces(Told(found), [annotated(folder, "one", *boxes)])["one"]  # type: ignore[arg-type]
+    return mine_faces(ScriptedDetector(found), [annotated(folder, "one", *boxes)])["one"]  # type: ignore[arg-type]
 
 
 def points(k: int) -> tuple[float, ...]:
@@ -80,7 +80,7 @@ def test_photos_without_faces_or_without_candidates(tmp_path: Path) -> None:
 def test_photos_are_mined_by_name_without_unreadable_ones(tmp_path: Path) -> None:
     images = [annotated(tmp_path, name, BOX) for name in ("a", "b", "c")]
     images[1].path.write_bytes(b"no picture")
-    detector = Told(faces(BOX), faces((40.0, 30.0, 50.0, 40.0)))
+    detector = ScriptedDetector(faces(BOX), faces((40.0, 30.0, 50.0, 40.0)))
     steps: list[int] = []
     found = mine_faces(detector, images, lambda: steps.append(1))  # type: ignore[arg-type]
     assert list(found) == ["a", "c"]
@@ -105,7 +105,7 @@ def test_the_cascade_of_a_run_is_loaded(tmp_path: Path, monkeypatch: pytest.Monk
         return {name: name.encode() for name in given}
 
     monkeypatch.setattr(export, "export_cascade", exported)
-    monkeypatch.setattr(export, "runtime", lambda graph: graph)
+    monkeypatch.setattr(export, "onnx_function", lambda graph: graph)
     detector = load_detector(folder.path)
     assert (detector._pnet, detector._rnet, detector._onet) == (b"pnet", b"rnet", b"onet")
     assert detector.config == CascadeConfig()

@@ -14,14 +14,14 @@ from PIL import Image
 
 from common.images import read_image
 from pipeline.detect import command as detect
-from tests.helpers.fake_predictor import CLASSES, FakePredictor, picture
+from tests.helpers.fake_predictor import CLASSES, FakePredictor, write_picture
 from tests.helpers.run_detect import read_json, read_rows, run_detect
 
 BOX = (8, 6, 20, 24)
 
 
 def test_one_photo(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> None:
-    picture(Path("photo.png"))
+    write_picture(Path("photo.png"))
     assert run_detect("photo.png") == 0
     assert read_json() == {
         "bundle": fake.bundle.describe(),
@@ -58,13 +58,13 @@ def test_one_photo(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> N
 def test_options_reach_the_predictor(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Any, ...]] = []
     monkeypatch.setattr(detect, "load_predictor", lambda *asked_for: asked.append(asked_for) or fake)
-    picture(Path("a.png"))
+    write_picture(Path("a.png"))
     assert run_detect("a.png", "--bundle", "b", "--threads", "3", "--min-score", "0", "--min-face", "12.5") == 0
     assert asked == [(Path("b"), 3, "cpu")] and fake.calls == [(0.0, 12.5)]
 
 
 def test_boxes_are_in_the_upright_photo(fake: FakePredictor) -> None:
-    stored = np.rot90(read_image(picture(Path("upright.png"))), 1)  # as stored with orientation 6
+    stored = np.rot90(read_image(write_picture(Path("upright.png"))), 1)  # as stored with orientation 6
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(np.ascontiguousarray(stored)).save("turned.png", exif=exif)
@@ -74,10 +74,10 @@ def test_boxes_are_in_the_upright_photo(fake: FakePredictor) -> None:
 
 
 def test_csv_and_submission(fake: FakePredictor) -> None:
-    picture(Path("in/a.png"), [BOX, (30, 10, 40, 20)])
-    picture(Path("in/none.png"), [])
-    picture(Path("in/x/same.png"))
-    picture(Path("in/y/same.png"), [])
+    write_picture(Path("in/a.png"), [BOX, (30, 10, 40, 20)])
+    write_picture(Path("in/none.png"), [])
+    write_picture(Path("in/x/same.png"))
+    write_picture(Path("in/y/same.png"), [])
     Path("in/broken.png").write_bytes(b"no picture")
     args = ("--csv", "t/faces.csv", "--submission", "t/sub.csv", "--json", "t/all.json", "--no-pictures")
     assert run_detect("in", *args) == 1
@@ -106,9 +106,9 @@ def test_csv_and_submission(fake: FakePredictor) -> None:
 def test_bad_files_are_reported_and_the_others_are_processed(
     fake: FakePredictor, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture(Path("a.png"))
+    write_picture(Path("a.png"))
     Path("b.jpg").write_bytes(Path("a.png").read_bytes()[:-40])
-    picture(Path("c.png"))
+    write_picture(Path("c.png"))
     assert run_detect("a.png", "b.jpg", "missing.jpg", "c.png") == 1
     out, err = capsys.readouterr()
     assert [line.split(": ")[:2] for line in err.splitlines()] == [["error", "missing.jpg"], ["error", "b.jpg"]]
@@ -157,8 +157,8 @@ def test_bad_files_alone_leave_a_complete_json(fake: FakePredictor) -> None:
 def test_bad_input_is_one_line_and_writes_nothing(
     fake: FakePredictor, capsys: pytest.CaptureFixture[str], args: list[str], words: tuple[str, ...]
 ) -> None:
-    picture(Path("a.png"))
-    picture(Path("photos/b.png"))
+    write_picture(Path("a.png"))
+    write_picture(Path("photos/b.png"))
     Path("empty").mkdir()
     assert run_detect(*args) == 1
     err = capsys.readouterr().err
@@ -171,7 +171,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
 def test_pictures_keep_their_folders_and_never_collide(fake: FakePredictor) -> None:
     sources = ["in/a.png", "in/a.jpg", "in/A.JPG", "in/a.tif", "in/a.tif.jpg", "in/deep/a.png", "other/a.png"]
     for source in sources:
-        picture(Path(source))
+        write_picture(Path(source))
     assert run_detect("in", "other") == 0
     files = [path for path in Path("detections").rglob("*") if path.is_file() and path.suffix != ".json"]
     assert len(files) == len({str(path).lower() for path in files}) == len(sources)
@@ -180,10 +180,10 @@ def test_pictures_keep_their_folders_and_never_collide(fake: FakePredictor) -> N
 
 
 def test_no_input_is_overwritten_and_outputs_are_not_read_again(fake: FakePredictor) -> None:
-    original = picture(Path("photo.png")).read_bytes()
+    original = write_picture(Path("photo.png")).read_bytes()
     assert run_detect("photo.png", "--out", ".") == 0
     assert Path("photo.png").read_bytes() == original and Path("photo-2.png").exists()
-    picture(Path("set/photo.png"))
+    write_picture(Path("set/photo.png"))
     for _ in range(2):  # the second run finds the pictures of the first one below the folder
         assert run_detect("set", "--out", "set/out") == 0
         assert [image["file"] for image in read_json("set/out/detections.json")["images"]] == ["set/photo.png"]
@@ -191,7 +191,7 @@ def test_no_input_is_overwritten_and_outputs_are_not_read_again(fake: FakePredic
 
 def test_many_files_give_a_summary(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> None:
     for i in range(6):
-        picture(Path(f"in/{i}.png"), [BOX] if i else [])
+        write_picture(Path(f"in/{i}.png"), [BOX] if i else [])
     assert run_detect("in", "--no-pictures") == 0
     out = capsys.readouterr().out
     assert "images: 6, faces: 5, images without a face: 1" in out and "0.630" in out and "without_mask" in out
@@ -202,7 +202,7 @@ def test_an_unsure_face_is_marked_in_every_output(
     fake: FakePredictor, capsys: pytest.CaptureFixture[str], margin: float, unsure: bool
 ) -> None:
     fake.unsure_margin = margin
-    picture(Path("a.png"))
+    write_picture(Path("a.png"))
     assert run_detect("a.png", "--csv", "t.csv", "--submission", "s.csv") == 0
     (face,) = read_json()["images"][0]["faces"]
     assert face["unsure"] is unsure and face["label"] == "with_mask"
@@ -214,7 +214,7 @@ def test_an_unsure_face_is_marked_in_every_output(
 def test_many_files_give_the_number_of_unsure_faces(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> None:
     fake.unsure_margin = 0.6
     for i in range(6):
-        picture(Path(f"in/{i}.png"), [BOX, (30, 10, 40, 20)] if i < 2 else [])
+        write_picture(Path(f"in/{i}.png"), [BOX, (30, 10, 40, 20)] if i < 2 else [])
     assert run_detect("in", "--no-pictures") == 0
     lines = capsys.readouterr().out.splitlines()
     cells = next(line for line in lines if "with_mask" in line).replace("│", " ").split()
@@ -223,7 +223,7 @@ def test_many_files_give_the_number_of_unsure_faces(fake: FakePredictor, capsys:
 
 def test_odd_file_names(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> None:
     names = ["[red]a.png", "口罩.png", "line\nbreak.png", os.fsdecode(b"caf\xe9.png"), 'a,b".png']
-    data = picture(Path("in.png")).read_bytes()
+    data = write_picture(Path("in.png")).read_bytes()
     for name in names:
         Path(name).write_bytes(data)
     assert run_detect(*names, "--csv", "t.csv", "--submission", "s.csv") == 0
@@ -235,7 +235,7 @@ def test_odd_file_names(fake: FakePredictor, capsys: pytest.CaptureFixture[str])
 
 
 def test_a_terminal_without_unicode(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture(Path("a.png")).rename("口罩.png")
+    write_picture(Path("a.png")).rename("口罩.png")
     screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", screen)
     assert run_detect("口罩.png") == 0
@@ -244,13 +244,13 @@ def test_a_terminal_without_unicode(fake: FakePredictor, monkeypatch: pytest.Mon
 
 
 def test_scores_agree_with_the_written_factors(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.helpers.fake_predictor import detections
+    from tests.helpers.fake_predictor import fake_detections
 
     rng = np.random.default_rng(0)
     probs = rng.dirichlet([1, 1, 1], 50)
-    found = detections(rng.uniform(0, 30, (50, 4)), probs, rng.uniform(0, 1, 50))
+    found = fake_detections(rng.uniform(0, 30, (50, 4)), probs, rng.uniform(0, 1, 50))
     monkeypatch.setattr(fake, "detect", lambda *_: found)
-    picture(Path("a.png"))
+    write_picture(Path("a.png"))
     assert run_detect("a.png", "--no-pictures") == 0
     for i, face in enumerate(read_json()["images"][0]["faces"]):
         assert face["score"] == round(face["face_score"] * face["probs"][face["label"]], 6)
@@ -264,14 +264,14 @@ def test_a_class_with_a_space_cannot_go_into_a_submission(
     from tests.helpers.fake_predictor import FakeMeta
 
     monkeypatch.setattr(fake.bundle, "meta", FakeMeta(("with mask", "b", "c")), raising=False)
-    picture(Path("a.png"))
+    write_picture(Path("a.png"))
     assert run_detect("a.png", "--submission", "s.csv", "--no-pictures") == 1
     assert "a submission cannot hold class 'with mask'" in capsys.readouterr().err
     assert not Path("s.csv").exists() and not list(Path("detections").iterdir())
 
 
 def test_no_boxes_writes_the_photo_unchanged(fake: FakePredictor) -> None:
-    picture(Path("photo.png"))
+    write_picture(Path("photo.png"))
     assert run_detect("photo.png", "--no-boxes") == 0
     np.testing.assert_array_equal(read_image("detections/photo.png"), read_image("photo.png"))
     assert len(read_json()["images"][0]["faces"]) == 1

@@ -23,14 +23,14 @@ from pipeline.detect.args import DetectArgs
 from pipeline.detect.demo import portrait
 from pipeline.detect.summary import MAX_FACE_TABLES
 from pipeline.inference.predictor import Predictor
-from tests.helpers.fake_predictor import FakePredictor, picture
+from tests.helpers.fake_predictor import FakePredictor, write_picture
 from tests.helpers.run_detect import read_json, run_detect
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_an_interrupted_run_leaves_the_old_results(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture(Path("a.png"))
+    write_picture(Path("a.png"))
     assert run_detect("a.png", "--no-pictures") == 0
     before = Path("detections/detections.json").read_bytes()
 
@@ -45,7 +45,7 @@ def test_an_interrupted_run_leaves_the_old_results(fake: FakePredictor, monkeypa
 
 def test_an_interrupt_among_workers_ends_the_run(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(20):
-        picture(Path(f"in/{i}.png"))
+        write_picture(Path(f"in/{i}.png"))
 
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -59,9 +59,9 @@ def test_several_workers_write_the_same_as_one(
     fake: FakePredictor, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for i in range(12):
-        picture(Path(f"in/{i}.png"), boxes=[(4 + i, 6, 20 + i, 24)])
+        write_picture(Path(f"in/{i}.png"), boxes=[(4 + i, 6, 20 + i, 24)])
     Path("in/5.png").write_bytes(b"broken")
-    picture(Path("in/deep/3.png"))
+    write_picture(Path("in/deep/3.png"))
     original, first = fake.read, threading.Event()
 
     def late_first(path: str, min_face: float | None) -> Any:
@@ -91,7 +91,7 @@ def test_default_workers_are_the_cores_and_share_malloc_arenas(
     fake: FakePredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for i in range(9):
-        picture(Path(f"in/{i}.png"))
+        write_picture(Path(f"in/{i}.png"))
     asked: list[Any] = []
     original = photos.map_ordered
     monkeypatch.setattr(detect, "limit_malloc_arenas", lambda: asked.append("heap"))
@@ -99,14 +99,14 @@ def test_default_workers_are_the_cores_and_share_malloc_arenas(
         photos, "map_ordered", lambda f, jobs, threads: asked.append(threads) or original(f, jobs, threads)
     )
     for cores, options in ((3, []), (99, []), (3, ["--workers", "5"]), (3, ["--device", "cuda"])):
-        monkeypatch.setattr("pipeline.detect.args.usable_cores", lambda cores=cores: cores)
+        monkeypatch.setattr("pipeline.inference.device.usable_cores", lambda cores=cores: cores)
         assert run_detect("in", "--no-pictures", *options) == 0
     assert run_detect("in/1.png", "--no-pictures") == 0
     assert asked == ["heap", 3, "heap", 8, "heap", 5, "heap", 1, "heap", 1]
 
 
 def test_a_photo_read_at_a_reduced_size_is_drawn_in_full(fake: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture(Path("a.jpg"), size=(96, 64))
+    write_picture(Path("a.jpg"), size=(96, 64))
     monkeypatch.setattr(fake, "read", lambda path, min_face: read_photo(path, lambda size: 2))
     assert run_detect("a.jpg") == 0
     assert read_image("detections/a.jpg").shape == (64, 96, 3)
@@ -127,7 +127,7 @@ def test_results_of_images_are_not_held_in_memory(fake: FakePredictor, monkeypat
 
     monkeypatch.setattr(photos, "image_result", recorded)
     for i in range(30):
-        picture(Path(f"in/{i}.png"))
+        write_picture(Path(f"in/{i}.png"))
     summary = photos.detect_images(
         DetectArgs(("in",), csv=Path("t.csv"), submission=Path("s.csv"), pictures=False),
         find_images(["in"])[0],
@@ -140,7 +140,7 @@ def test_results_of_images_are_not_held_in_memory(fake: FakePredictor, monkeypat
 
 
 def test_nothing_of_the_training_extra_is_imported(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
+    write_picture(tmp_path / "a.png")
     script = f"""
 import sys
 from tests.helpers.fake_predictor import FakePredictor

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.evaluate.bootstrap import ONE_LABEL, best_score, bootstrap, match, mean_ap
+from pipeline.evaluate.bootstrap import ONE_LABEL, best_f1_threshold, bootstrap, match, mean_ap
 from pipeline.evaluate.metrics import (
     SIZES,
     Sample,
@@ -198,10 +198,10 @@ def test_average_precision_without_one_kind_of_error() -> None:
 
 def test_best_score_is_that_of_the_best_f1() -> None:
     # F1 after each: 2/3 (1 of 1, 2 faces), 1/2. D1 hit, D2 false, D3 hit: 2/3, 2/4, 4/5.
-    assert best_score([OVERLAPPING], 3, 0.5) == 0.7
-    assert best_score([OVERLAPPING], 3, 0.85) == 0.7
-    assert best_score([sample([T1], [0], [D2, D3], [0.9, 0.8], [0, 0])], 3, 0.5) == 0.9
-    assert best_score([sample([T1], [0])], 3, 0.5) == 0
+    assert best_f1_threshold([OVERLAPPING], 3, 0.5) == 0.7
+    assert best_f1_threshold([OVERLAPPING], 3, 0.85) == 0.7
+    assert best_f1_threshold([sample([T1], [0], [D2, D3], [0.9, 0.8], [0, 0])], 3, 0.5) == 0.9
+    assert best_f1_threshold([sample([T1], [0])], 3, 0.5) == 0
 
 
 box = st.tuples(*[st.integers(0, 30)] * 2, *[st.integers(8, 60)] * 2).map(

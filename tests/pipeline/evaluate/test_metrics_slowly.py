@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.evaluate.bootstrap import best_score, match, mean_ap
+from pipeline.evaluate.bootstrap import best_f1_threshold, match, mean_ap
 from pipeline.evaluate.metrics import COCO_IOUS, Sample, every_class, one_label, score_samples
 from pipeline.evaluate.tide_errors import BACKGROUND_IOU, assign_errors, confusion_matrix
 
@@ -138,7 +138,7 @@ def test_the_best_score_equals_slow_version(samples: list[Sample], iou: float) -
 
     candidates = sorted({float(score) for s in samples for score in s.scores}, reverse=True)
     best = max(candidates, key=f1, default=0.0)  # of equal ones the highest
-    chosen = best_score(samples, 3, iou)
+    chosen = best_f1_threshold(samples, 3, iou)
     if not candidates or f1(best) == 0:
         assert chosen == 0
     else:

@@ -6,13 +6,19 @@ import numpy as np
 import pytest
 
 from pipeline.evaluate.metrics import Sample
-from pipeline.evaluate.reliability import Bin, Reliability, expected_calibration_error, reliability, scores_and_correct
+from pipeline.evaluate.reliability import (
+    Bin,
+    Reliability,
+    expected_calibration_error,
+    reliability_bins,
+    scores_and_correct,
+)
 
 
 def test_bins_and_error_by_hand() -> None:
     scores = np.array([0.1, 0.15, 0.3, 0.95, 1.0])
     correct = np.array([False, True, False, True, True])
-    bins = reliability(scores, correct)
+    bins = reliability_bins(scores, correct)
     assert [(b.low, b.high, b.count, b.right) for b in bins] == [
         (0.1, 0.2, 2, 0.5),
         (0.3, 0.4, 1, 0),  # an edge belongs to the bin above it
@@ -21,12 +27,12 @@ def test_bins_and_error_by_hand() -> None:
     assert [b.score for b in bins] == pytest.approx([0.125, 0.3, 0.975])
     # (2 * 0.375 + 1 * 0.3 + 2 * 0.025) / 5
     assert expected_calibration_error(bins) == pytest.approx(0.22)
-    assert expected_calibration_error(reliability(scores, correct, bins=1)) == pytest.approx(0.1)  # |0.5 - 0.6|
+    assert expected_calibration_error(reliability_bins(scores, correct, bins=1)) == pytest.approx(0.1)  # |0.5 - 0.6|
 
 
 @pytest.mark.parametrize("k", range(10))
 def test_each_tenth_opens_its_bin(k: int) -> None:
-    (b,) = reliability(np.array([k / 10]), np.array([True]))
+    (b,) = reliability_bins(np.array([k / 10]), np.array([True]))
     assert b.low == k / 10
 
 

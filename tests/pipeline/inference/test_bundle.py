@@ -155,16 +155,18 @@ def test_graph_bytes_are_the_files():
 
 
 def test_pack_searches_with_the_settings_of_the_given_cascade(tmp_path):
-    assert PackArgs(tmp_path, tmp_path).search() == MtcnnConfig(min_face=12, pnet_threshold=0.6, rnet_threshold=0.3)
-    assert PackArgs(tmp_path, tmp_path, rnet_threshold=0.4).search() == MtcnnConfig(
+    assert PackArgs(tmp_path, tmp_path).cascade_config() == MtcnnConfig(
+        min_face=12, pnet_threshold=0.6, rnet_threshold=0.3
+    )
+    assert PackArgs(tmp_path, tmp_path, rnet_threshold=0.4).cascade_config() == MtcnnConfig(
         min_face=12, pnet_threshold=0.6, rnet_threshold=0.4
     )
-    assert PackArgs(tmp_path, tmp_path, cascade=tmp_path).search() == CascadeConfig()
-    given = PackArgs(tmp_path, tmp_path, cascade=tmp_path, min_face=9, pnet_threshold=0.05).search()
+    assert PackArgs(tmp_path, tmp_path, cascade=tmp_path).cascade_config() == CascadeConfig()
+    given = PackArgs(tmp_path, tmp_path, cascade=tmp_path, min_face=9, pnet_threshold=0.05).cascade_config()
     assert given == replace(CascadeConfig(), min_face=9, pnet_threshold=0.05)
     for cascade in (None, tmp_path):
         with pytest.raises(UserError, match="min_face is 0"):
-            PackArgs(tmp_path, tmp_path, cascade=cascade, min_face=0).search()
+            PackArgs(tmp_path, tmp_path, cascade=cascade, min_face=0).cascade_config()
 
 
 def test_write_refuses_another_folder_and_a_missing_graph(tmp_path):
@@ -172,7 +174,7 @@ def test_write_refuses_another_folder_and_a_missing_graph(tmp_path):
     graphs = {name: (DEFAULT / f"{name}.onnx").read_bytes() for name in GRAPHS}
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "me.jpg").touch()
-    with pytest.raises(BundleError, match="is no bundle"):
+    with pytest.raises(BundleError, match="is not a bundle"):
         write_bundle(tmp_path / "photos", meta, graphs)
     with pytest.raises(BundleError, match="needs the graphs"):
         write_bundle(tmp_path / "new", meta, {k: v for k, v in graphs.items() if k != "rnet"})

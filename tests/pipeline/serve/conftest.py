@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 
 from pipeline.serve.app import create_app
 from tests.helpers.app_client import LIMITS
-from tests.helpers.fake_predictor import FakePredictor, picture
+from tests.helpers.fake_predictor import FakePredictor, write_picture
 
 
 @pytest.fixture
@@ -26,4 +26,4 @@ def client(fake: FakePredictor) -> Iterator[TestClient]:
 
 @pytest.fixture
 def photo(tmp_path: Path) -> bytes:
-    return picture(tmp_path / "photo.png").read_bytes()
+    return write_picture(tmp_path / "photo.png").read_bytes()

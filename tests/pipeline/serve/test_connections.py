@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.serve.limits import Limits
-from tests.helpers.fake_predictor import FakePredictor, picture
+from tests.helpers.fake_predictor import FakePredictor, write_picture
 from tests.helpers.served import SlowPredictor, received, served, until
 from tests.load.server_process import Target
 
@@ -161,7 +161,7 @@ def test_a_client_that_asks_before_sending_too_much_is_answered_at_once(target: 
 
 
 def test_a_client_that_asks_before_sending_gets_100_continue(target: Target, tmp_path: Path) -> None:
-    photo = picture(tmp_path / "a.png").read_bytes()
+    photo = write_picture(tmp_path / "a.png").read_bytes()
     with connect(target) as connection:
         connection.sendall(POST + f"Expect: 100-continue\r\nContent-Length: {len(photo)}\r\n\r\n".encode())
         assert connection.recv(9999).startswith(b"HTTP/1.1 100 ")
@@ -211,7 +211,7 @@ def test_a_client_that_receives_nothing_is_cut_off(target: Target) -> None:
 
 def test_work_of_a_disconnected_client_is_dropped(tmp_path: Path) -> None:
     slow = SlowPredictor()
-    photo = picture(tmp_path / "a.png").read_bytes()
+    photo = write_picture(tmp_path / "a.png").read_bytes()
     whole = POST + f"Content-Length: {len(photo)}\r\n\r\n".encode() + photo
     with served(slow) as target:
         first, second = connect(target), connect(target)

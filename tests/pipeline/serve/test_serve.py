@@ -20,7 +20,7 @@ from matplotlib import cbook
 from pipeline.detect import command as detect
 from pipeline.serve import command as serve
 from pipeline.serve import http_server
-from tests.helpers.fake_predictor import picture
+from tests.helpers.fake_predictor import write_picture
 from tests.load.server_process import HERE, Target, is_idle_within, running_server
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -128,7 +128,7 @@ def test_it_ends_soon_while_a_photo_never_ends(tmp_path: Path) -> None:
     go = tmp_path / "go"
     server = start_server("-c", SLOW.replace("GO", repr(str(go))), "--workers", "1")
     target = target_of(server)
-    photo = picture(tmp_path / "a.png").read_bytes()
+    photo = write_picture(tmp_path / "a.png").read_bytes()
     answers: list[tuple[int, bytes]] = []
     posts = [
         threading.Thread(target=lambda: answers.append(target.ask("POST", "/v1/detect", photo, "image/png")))
@@ -158,7 +158,7 @@ def test_a_photo_in_progress_is_finished(tmp_path: Path) -> None:
     go = tmp_path / "go"
     server = start_server("-c", SLOW.replace("GO", repr(str(go))))
     target = target_of(server)
-    photo = picture(tmp_path / "a.png").read_bytes()
+    photo = write_picture(tmp_path / "a.png").read_bytes()
     answers: list[tuple[int, bytes]] = []
     post = threading.Thread(target=lambda: answers.append(target.ask("POST", "/v1/detect", photo, "image/png")))
     post.start()

@@ -15,7 +15,7 @@ from pipeline.detect.demo import portrait
 from pipeline.inference.bundle import GRAPHS, Bundle
 from pipeline.training import classifier_source, pack
 from stage1_faces.stock.mtcnn import MtcnnDetector
-from stage1_faces.training.export import FINE_TUNED, STOCK, export_cascade, runtime, stock_nets
+from stage1_faces.training.export import FINE_TUNED, STOCK, export_cascade, onnx_function, stock_nets
 from stage1_faces.training.nets import build_net
 from stage1_faces.training.run_folder import FinetuneFolder
 from stage2_classifier.heads import Heads
@@ -64,7 +64,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, cascade: dict[str, bytes]) ->
     root = tmp_path_factory.mktemp("data")
     tile = Image.fromarray(portrait()).resize((128, 105))
     # The stock cascade's box, extended on top by a quarter of its height.
-    detector = MtcnnDetector(**{name: runtime(graph) for name, graph in cascade.items()})
+    detector = MtcnnDetector(**{name: onnx_function(graph) for name, graph in cascade.items()})
     box = detector.detect(np.asarray(tile.resize((512, 420)))).boxes[0] / 4
     box[1] -= (box[3] - box[1]) / 4
     pixels = np.tile(np.asarray(tile), (TILES, TILES, 1))

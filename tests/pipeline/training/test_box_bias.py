@@ -11,7 +11,7 @@ from common.annotations import AnnotatedImage
 from common.errors import UserError
 from pipeline.training.box_bias import MIN_FACES, MIN_SCORE, measure_box_bias
 from stage1_faces.faces import Faces
-from tests.helpers.fake_predictor import picture
+from tests.helpers.fake_predictor import write_picture
 
 SIZE = (400, 300)
 
@@ -38,7 +38,9 @@ def grid(count: int) -> np.ndarray:
 
 
 def annotated(folder: Path, name: str, boxes: np.ndarray) -> AnnotatedImage:
-    return AnnotatedImage(picture(folder / f"{name}.png", (), SIZE), name, SIZE, boxes, ("with_mask",) * len(boxes))
+    return AnnotatedImage(
+        write_picture(folder / f"{name}.png", (), SIZE), name, SIZE, boxes, ("with_mask",) * len(boxes)
+    )
 
 
 def test_the_median_move_as_fractions_of_the_found_box(tmp_path: Path) -> None:

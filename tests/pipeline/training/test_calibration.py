@@ -27,7 +27,7 @@ from pipeline.training.calibration import (
 from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.face_logits import log_odds
 from stage1_faces.faces import Faces
-from tests.helpers.fake_predictor import Told, picture
+from tests.helpers.fake_predictor import ScriptedDetector, write_picture
 
 SIZE = (640, 480)
 
@@ -63,10 +63,12 @@ def test_true_positives_without_boxes_or_faces() -> None:
 
 
 def photo(folder: Path, name: str, boxes: np.ndarray) -> AnnotatedImage:
-    return AnnotatedImage(picture(folder / f"{name}.png", (), SIZE), name, SIZE, boxes, ("face",) * len(boxes))
+    return AnnotatedImage(write_picture(folder / f"{name}.png", (), SIZE), name, SIZE, boxes, ("face",) * len(boxes))
 
 
-def simulated(folder: Path, photos: int, slope: float, intercept: float) -> tuple[Told, list[AnnotatedImage]]:
+def simulated(
+    folder: Path, photos: int, slope: float, intercept: float
+) -> tuple[ScriptedDetector, list[AnnotatedImage]]:
     """Return detections of uniform log odds x, right with log odds slope * x + intercept."""
     rng = np.random.default_rng(0)
     low = np.stack(np.meshgrid(np.arange(0, 640, 32), np.arange(0, 480, 32)), axis=2).reshape(-1, 2)
@@ -78,7 +80,7 @@ def simulated(folder: Path, photos: int, slope: float, intercept: float) -> tupl
         images.append(photo(folder, f"p{i}", grid[true]))
         scores = (1 / (1 + np.exp(-odds))).astype(np.float32)
         found.append(Faces(grid, scores, np.zeros((len(grid), 5, 2), np.float32)))
-    return Told(*found), images
+    return ScriptedDetector(*found), images
 
 
 @pytest.mark.parametrize(("slope", "intercept"), [(1.0, 0.0), (0.5, -1.0), (2.0, 0.75)])
@@ -117,11 +119,11 @@ def test_calibrated_scores_are_the_share_of_right_detections(tmp_path: Path) -> 
         assert is_right[some].mean() == pytest.approx(chance[some].mean(), abs=0.06)
 
 
-def few(folder: Path, hit: int, missed: int) -> tuple[Told, list[AnnotatedImage]]:
+def few(folder: Path, hit: int, missed: int) -> tuple[ScriptedDetector, list[AnnotatedImage]]:
     n = hit + missed
     boxes = np.float32([[20 * i, 0, 20 * i + 10, 10] for i in range(n)]).reshape(-1, 4)
     scores = np.linspace(0.9, 0.1, n).astype(np.float32)
-    detector = Told(Faces(boxes, scores, np.zeros((n, 5, 2), np.float32)))
+    detector = ScriptedDetector(Faces(boxes, scores, np.zeros((n, 5, 2), np.float32)))
     return detector, [photo(folder, "one", boxes[:hit])]
 
 
@@ -133,14 +135,14 @@ def test_too_few_detections(tmp_path: Path, hit: int, missed: int, capsys: pytes
 
 
 def test_no_photos(capsys: pytest.CaptureFixture[str]) -> None:
-    assert calibrate_cascade(Told(), CascadeConfig(), []) == CascadeConfig()  # type: ignore[arg-type]
+    assert calibrate_cascade(ScriptedDetector(), CascadeConfig(), []) == CascadeConfig()  # type: ignore[arg-type]
     assert "only 0 right and 0 wrong" in capsys.readouterr().err
 
 
 def test_inverted_scores_are_refused(tmp_path: Path) -> None:
     detector, images = few(tmp_path, MIN_SAMPLES, MIN_SAMPLES)
     (faces,) = detector.left
-    inverted = Told(Faces(faces.boxes, faces.scores[::-1].copy(), faces.landmarks))
+    inverted = ScriptedDetector(Faces(faces.boxes, faces.scores[::-1].copy(), faces.landmarks))
     with pytest.raises(UserError, match="wrong detections score higher than right ones"):
         calibrate_cascade(inverted, CascadeConfig(), images)  # type: ignore[arg-type]
 
@@ -332,7 +334,7 @@ class FusedPredictor:
 def test_outputs_of_both_stages_are_collected_per_photo(tmp_path: Path) -> None:
     gt_boxes = np.float32([[10, 0, 20, 10], [50, 0, 60, 10]])
     first = Faces(np.float32([[10, 0, 20, 10]]), np.float32([0.8]), np.zeros((1, 5, 2), np.float32))
-    detector = Told(first, Faces.empty())
+    detector = ScriptedDetector(first, Faces.empty())
     images = [
         replace(photo(tmp_path, "one", gt_boxes), labels=("mask", "face")),
         photo(tmp_path, "two", np.zeros((0, 4), np.float32)),

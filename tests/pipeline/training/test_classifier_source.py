@@ -70,7 +70,7 @@ def test_outputs_of_several_models_are_averaged_by_hand() -> None:
 
 def test_a_classifier_graph_that_differs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classifier_source, "to_onnx", lambda *_: b"")
-    monkeypatch.setattr(classifier_source, "parity", lambda *_: 2e-4)
+    monkeypatch.setattr(classifier_source, "max_difference", lambda *_: 2e-4)
     with pytest.raises(BundleError, match=r"classifier: the exported graph differs from torch by 0\.0002"):
         export_classifier([build_model("small_cnn_half", 3)], 32, Heads(3))
 

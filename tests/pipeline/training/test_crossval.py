@@ -30,7 +30,7 @@ from pipeline.training.fold_tables import fold_table, pooled_table, summarize_fo
 from pipeline.training.plan import TrainingPlan
 from pipeline.training.steps import TrainingStep
 from stage1_faces.faces import Faces
-from tests.helpers.fake_predictor import detections
+from tests.helpers.fake_predictor import fake_detections
 
 FACE = (20, 20, 50, 60)
 
@@ -148,7 +148,7 @@ class FoldPredictor:
 
     def detect(self, image, min_score=None):
         found = FoldDetector().detect(image, min_score=min_score)
-        return detections(found.boxes, face_scores=found.scores)
+        return fake_detections(found.boxes, face_scores=found.scores)
 
     def classify(self, image, boxes):
         return np.tile(np.float32([0.2, 0.7, 0.1]), (len(boxes), 1))
@@ -278,7 +278,7 @@ def test_results_are_not_written_among_the_data(data, tmp_path, capsys):
         (["--jobs", "0"], "--jobs 0: use 1 or more"),
         (["--external-iou", "1.5"], "--external-iou is 1.5, must be between 0.1 and 1"),
         (["--experiments"], "--experiments: name at least one"),
-        (["--experiments", "final"], "experiment: no 'final'; did you mean"),
+        (["--experiments", "final"], "experiment: 'final' is unknown; did you mean"),
         (["--external-merge", "a=b"], "--external-merge: needs --external-data"),
     ],
 )

@@ -250,11 +250,11 @@ def test_refusals_come_before_the_work(
     assert pack_it(tmp_path / "nowhere", tmp_path / "made") == 1
     assert "best.safetensors: no such file; train a model" in capsys.readouterr().err
     assert pack_it(run, run) == 1
-    assert "exists and is no bundle" in capsys.readouterr().err
+    assert "exists and is not a bundle" in capsys.readouterr().err
     assert pack_it(run, tmp_path / "made", "--pnet-threshold", "2") == 1
-    assert "pnet_threshold is 2.0, must lie in 0..1" in capsys.readouterr().err
+    assert "pnet_threshold is 2.0, must be in 0..1" in capsys.readouterr().err
     assert pack_it(run, tmp_path / "made", "--cascade", str(tmp_path / "nowhere"), "--pnet-threshold", "2") == 1
-    assert "pnet_threshold is 2.0, must lie in 0..1" in capsys.readouterr().err
+    assert "pnet_threshold is 2.0, must be in 0..1" in capsys.readouterr().err
     assert pack_it(run, tmp_path / "made", "--cascade", str(tmp_path / "nowhere")) == 1
     assert "nowhere/pnet.safetensors: not found; train it with" in capsys.readouterr().err
     with pytest.raises(UserError, match="a fine-tuned cascade needs its run; name it with --cascade"):

@@ -43,7 +43,7 @@ def test_the_steps_and_what_each_reads() -> None:
     cut = tyro.cli(build_crops.BuildCropsArgs, args=arguments(learning[1]))
     assert (cut.data, cut.splits, cut.out) == (Path("my data"), Path("w/splits.csv"), Path("w/part/crops"))
     assert (cut.cascade, cut.workers) == (Path("w/part/cascade"), 1)
-    trunk, cnn = (train._parse(arguments(step)) for step in learning[2:])
+    trunk, cnn = (train.parse_args(arguments(step)) for step in learning[2:])
     for args in (trunk, cnn):
         assert (args.crops, args.runs, args.threads) == (Path("w/part/crops"), Path("w/part/runs"), 1)
         assert args.resume and not args.overwrite
@@ -73,7 +73,7 @@ def test_quick_is_a_few_steps_of_each(name: str) -> None:
     cascade, _, classifier, _ = quick.steps
     recipe = tyro.cli(finetune.FinetuneArgs, args=arguments(cascade)).recipe
     assert recipe.pnet_steps + recipe.rnet_steps + recipe.onet_steps < 200
-    config = train._parse(arguments(classifier)).config
+    config = train.parse_args(arguments(classifier)).config
     assert config.epochs == 2
     assert tyro.cli(pack_command.PackArgs, args=arguments(quick.bundle_step())).note == QUICK_NOTE
 
@@ -107,7 +107,7 @@ def test_no_mask_transfer_without_landmarks(tmp_path: Path) -> None:
 def test_without_hard_negatives_a_classifier_trains_on_faces_alone(tmp_path: Path) -> None:
     found = args_for_crops("final_cnn", [crops(tmp_path / "c", KAGGLE, LANDMARKS, hard_negatives=False)])
     assert "stage 1 has no false alarms" in found.reasons[0]
-    config = train._parse(["--experiment", "final_cnn", *found.options]).config
+    config = train.parse_args(["--experiment", "final_cnn", *found.options]).config
     assert (config.hard_negatives, config.box_head) == (0, False)
     assert args_for_crops("baseline", [tmp_path / "c"]) == ExtraArgs()
     # A sibling run trains without them, too: both bundles must have the same outputs.

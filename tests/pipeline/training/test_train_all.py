@@ -171,7 +171,8 @@ def test_a_folder_of_another_training_is_refused(
         (("--quick", "--experiments", "final_cnn"), "experiments"),
     ):
         assert main(flags(data, *more)) == 1
-        assert f"work: holds a training with another {what}; give another --work-dir" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert f"work: holds a training with another {what} " in error and "give another --work-dir" in error
     shutil.copy(data / "p0.png", data / "p1.png")
     assert main(flags(data, "--quick")) == 0  # same annotations
     file = data / "_annotations.coco.json"
@@ -188,9 +189,9 @@ def test_a_folder_of_another_training_is_refused(
         (["--seed", "-1"], "--seed -1: use 0 or more"),
         (["--experiments"], "--experiments: name at least one"),
         (["--experiments", "final_cnn", "final_cnn"], "and each once"),
-        (["--experiments", "final"], "experiment: no 'final'; did you mean"),
+        (["--experiments", "final"], "experiment: 'final' is unknown; did you mean"),
         (["--out", "{here}/splits.csv"], "splits.csv: is a file"),
-        (["--out", "{here}/my data"], "exists and is no bundle"),
+        (["--out", "{here}/my data"], "exists and is not a bundle"),
         (["--out", "{here}/work"], "is reserved for files in --work-dir"),
         (["--out", "{work}/part/bundle"], "is reserved for files in --work-dir"),
         (["--work-dir", "{here}/my data/work"], "would be read as data; give another --work-dir"),

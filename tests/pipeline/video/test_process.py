@@ -22,7 +22,7 @@ from pipeline.detect.demo import portrait, tiled_photo
 from pipeline.inference.predictor import Predictor
 from pipeline.video.outputs import clock
 from pipeline.video.writer import video_writer
-from tests.helpers.fake_predictor import FakePredictor, picture
+from tests.helpers.fake_predictor import FakePredictor, write_picture
 from tests.helpers.made_videos import blob_frame, blob_video
 from tests.helpers.run_detect import run_detect, use_fake_predictor
 
@@ -187,7 +187,7 @@ def test_bad_input_is_one_line(
     fake: FakePredictor, capsys: pytest.CaptureFixture[str], args: list[str], words: tuple[str, ...]
 ) -> None:
     blob_video(Path("a.mp4"), passing_blob, frames=5)
-    picture(Path("photo.png"))
+    write_picture(Path("photo.png"))
     Path("empty.mp4").touch()
     Path("folder.csv").mkdir()
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}

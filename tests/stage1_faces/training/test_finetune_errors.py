@@ -90,7 +90,7 @@ def test_another_recipe_in_the_same_folder(
 ) -> None:
     before = result(unbroken)
     line = failed(capsys, "--data", data, "--splits", data / "splits.csv", "--out", unbroken, "--seed", "3")
-    assert f"{unbroken}: holds a run with another recipe" in line and "--overwrite" in line
+    assert f"{unbroken}: holds a fine-tuning with another recipe" in line and "--overwrite" in line
     # Another split is other data.
     (tmp_path / "splits.csv").write_text("image_id,split\np0,train\np1,val\np2,val\np3,test\n")
     with pytest.raises(UserError, match="another data"):
@@ -101,7 +101,7 @@ def test_another_recipe_in_the_same_folder(
 def test_a_folder_of_something_else(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     line = failed(capsys, "--data", data, "--splits", data / "splits.csv", "--out", tmp_path)
-    assert "is not empty and holds no fine-tuning" in line
+    assert "holds other files and no fine-tuning" in line
     line = failed(capsys, "--data", data, "--splits", data / "splits.csv", "--out", tmp_path / "notes.txt")
     assert "notes.txt" in line
 

@@ -14,7 +14,7 @@ from stage1_faces.detector import O_SIZE, R_SIZE, STRIDE
 from stage1_faces.faces import Net
 from stage1_faces.pyramid import PNET_MULTIPLE
 from stage1_faces.roi_crop import GREY
-from stage1_faces.training.export import FINE_TUNED, STOCK, TOLERANCE, parity
+from stage1_faces.training.export import FINE_TUNED, STOCK, TOLERANCE, max_difference
 from stage1_faces.training.nets import ExportWrapper, OutputNet, build_net, mean_leaky_relu, normalize_pixels
 
 
@@ -116,11 +116,11 @@ def test_a_difference_of_nan_counts_as_infinite(monkeypatch: pytest.MonkeyPatch)
     def graph(values: np.ndarray) -> Callable[[np.ndarray], list[np.ndarray]]:
         return lambda _: [values]
 
-    monkeypatch.setattr(export, "runtime", graph)
+    monkeypatch.setattr(export, "onnx_function", graph)
     net = nn.Identity()
     inputs = np.ones((2, 3), np.float32)
-    assert parity(inputs + 0.25, net, inputs) == 0.25  # type: ignore[arg-type]
-    assert parity(inputs * np.nan, net, inputs) == np.inf  # type: ignore[arg-type]
+    assert max_difference(inputs + 0.25, net, inputs) == 0.25  # type: ignore[arg-type]
+    assert max_difference(inputs * np.nan, net, inputs) == np.inf  # type: ignore[arg-type]
 
 
 def test_the_cell_next_to_a_spot_changes_most() -> None:

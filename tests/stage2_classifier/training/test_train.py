@@ -216,7 +216,9 @@ def test_a_finished_run_is_kept(unbroken: Path, tiny_crops: CropSet) -> None:
     with pytest.raises(UserError) as raised:
         fit(replace(QUICK, dropout=0.5), tiny_crops.root, runs, resume=True)
     message = str(raised.value)
-    assert message.startswith(f"{unbroken}: dropout was 0.2, now 0.5") and "--overwrite" in message
+    assert (
+        message.startswith(f"{unbroken}: holds a run with another dropout (0.2, now 0.5)") and "--overwrite" in message
+    )
     assert (unbroken / "last.pt").stat().st_mtime_ns == before
 
 

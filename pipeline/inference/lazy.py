@@ -1,0 +1,24 @@
+"""Loads a predictor late: ONNX Runtime is imported after bad input was reported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.inference.device import Device
+
+if TYPE_CHECKING:
+    from pipeline.inference.predictor import Predictor
+
+
+def load_predictor(bundle: Path | None, threads: int, device: Device) -> Predictor:
+    """Load the predictor of a bundle; the import is late, so that bad input is reported fast.
+
+    Args:
+        bundle: the bundle directory; None is the project's own bundle.
+        threads: threads of each network.
+        device: "cpu" or "cuda".
+    """
+    from pipeline.inference.predictor import Predictor
+
+    return Predictor.load(bundle, threads, device)
