@@ -56,7 +56,9 @@ class CsvWriter:
         self._csv.writerow((*columns, *(f"p_{name}" for name in class_names), "unsure"))
 
     def add(self, image: FoundImage, result: ImageResult | None) -> None:
-        for face in result.faces if result else ():
+        if result is None:
+            return  # the table has rows for faces only
+        for face in result.faces:
             place = (path_text(image.path), result.width, result.height, *face["box"])
             scores = (face["label"], face["score"], face["face_score"], *face["probs"].values())
             self._csv.writerow((*place, *scores, json.dumps(face["unsure"])))  # true or false, as in the JSON
