@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import fields
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import tyro
@@ -18,13 +16,10 @@ from common.memory import limit_malloc_arenas
 from common.paths import FoundImage, find_images, is_address, is_video
 from pipeline.detect.args import DetectArgs
 from pipeline.detect.photos import detect_images, warn
-from pipeline.detect.summary import DetectSummary, show_summary
+from pipeline.detect.summary import show_summary
 from pipeline.inference.device import default_workers
 from pipeline.inference.lazy import load_predictor
 from pipeline.video.options import VideoConfig, VideoOptions
-
-if TYPE_CHECKING:
-    pass
 
 RENAMED_FLAGS = {"--every": "--frame-stride"}  # the earlier flag -> the present one
 
@@ -52,17 +47,12 @@ def _run_photos(args: DetectArgs) -> int:
     summary = detect_images(args, images, errors, predictor)
     screen = console()
     show_summary(screen, summary, predictor.bundle.meta.class_names)
-    for name, path in _written(args, summary).items():
-        screen.print(f"{name + ':':<12}{display_name(path)}", markup=False, highlight=False)
-    return 1 if summary.failed else 0
-
-
-def _written(args: DetectArgs, summary: DetectSummary) -> dict[str, Path]:
-    """Return the paths to print at the end, by kind."""
     files = {flag.removeprefix("--"): path for flag, path in args.output_files().items()}
     if summary.last_picture:
         files = {"pictures": summary.last_picture if summary.pictures == 1 else args.out} | files
-    return files
+    for name, path in files.items():
+        screen.print(f"{name + ':':<12}{display_name(path)}", markup=False, highlight=False)
+    return 1 if summary.failed else 0
 
 
 def _run_videos(args: DetectArgs) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from common.cli import program_name, run_cli
+from common.cli import program_name, requires_extra, run_cli
 from common.errors import UserError
 from common.images import read_image
 from pipeline.detect import command as detect
@@ -36,12 +36,9 @@ def portrait() -> NDArray[np.uint8]:
     Raises:
         UserError: matplotlib is not installed.
     """
-    from common.cli import requires_extra
-
     with requires_extra("demo"):
         from matplotlib import cbook
-    path = Path(str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)))
-    return read_image(path)[:420]
+    return read_image(Path(str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))))[:420]
 
 
 def tiled_photo(predictor: Predictor, face: NDArray[np.uint8]) -> NDArray[np.uint8]:

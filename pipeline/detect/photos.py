@@ -20,14 +20,7 @@ from common.parallel import map_ordered
 from common.paths import FoundImage
 from pipeline.detect.args import DetectArgs
 from pipeline.detect.summary import MAX_FACE_TABLES, DetectSummary
-from pipeline.detect.writers import (
-    DetectionWriter,
-    JsonWriter,
-    PictureNames,
-    csv_writer,
-    json_writer,
-    submission_writer,
-)
+from pipeline.detect.writers import JsonWriter, PictureNames, TableWriter, csv_writer, json_writer, submission_writer
 from pipeline.inference.blur import MIN_BLUR_SCORE, blur_faces
 from pipeline.inference.draw import draw
 from pipeline.inference.image_writer import write_image
@@ -78,7 +71,7 @@ def _picture_names(args: DetectArgs, images: Sequence[FoundImage]) -> PictureNam
 
 def _open_writers(
     stack: ExitStack, args: DetectArgs, images: Sequence[FoundImage], predictor: Predictor
-) -> tuple[JsonWriter, list[DetectionWriter]]:
+) -> tuple[JsonWriter, list[TableWriter]]:
     """Return the writer of the JSON and the writers of the tables; `stack` closes their files."""
     class_names = predictor.bundle.meta.class_names
     if args.pictures:
@@ -86,7 +79,7 @@ def _open_writers(
             check_writable_folder(args.out)
     with _naming_flag("--json", args.json_file):
         to_json = stack.enter_context(json_writer(args.json_file, predictor.bundle.describe()))
-    tables: list[DetectionWriter] = []
+    tables: list[TableWriter] = []
     if args.csv:
         with _naming_flag("--csv", args.csv):
             tables.append(stack.enter_context(csv_writer(args.csv, class_names)))
@@ -102,28 +95,18 @@ def _naming_flag(flag: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"{display_name(path)}: cannot be written ({error.strerror}); name another place with {flag}"
-        ) from error
+        reason = f"cannot be written ({error.strerror}); name another place with {flag}"
+        raise UserError(f"{display_name(path)}: {reason}") from error
 
 
 @dataclass(frozen=True)
 class PhotoResult:
-    """Result of one photo.
-
-    Attributes:
-        image: the photo.
-        result: its faces; None where it cannot be read.
-        read_error: why it cannot be read.
-        picture: the annotated picture, where one was written.
-        write_error: why no annotated picture could be written.
-    """
+    """Result of one photo."""
 
     image: FoundImage
-    result: ImageResult | None = None
-    read_error: MediaError | None = None
-    picture: Path | None = None
-    write_error: MediaError | None = None
+    result: ImageResult | None  # None where the photo cannot be read
+    picture: Path | None = None  # the annotated picture, where one was written
+    error: MediaError | None = None  # why the photo cannot be read, or its annotated picture cannot be written
 
 
 def _detect_photo(args: DetectArgs, predictor: Predictor, image: FoundImage, picture: Path | None) -> PhotoResult:
@@ -131,7 +114,7 @@ def _detect_photo(args: DetectArgs, predictor: Predictor, image: FoundImage, pic
     try:
         photo = predictor.read(image.path, args.min_face)
     except MediaError as error:
-        return PhotoResult(image, read_error=error)
+        return PhotoResult(image, None, error=error)
     detections, blur_boxes = _detect_faces(args, predictor, photo)
     result = image_result(image, photo.size, detections)
     if picture is None:
@@ -143,8 +126,8 @@ def _detect_photo(args: DetectArgs, predictor: Predictor, image: FoundImage, pic
             pixels = blur_faces(pixels, blur_boxes)
         write_image(picture, draw(pixels, detections, landmarks=not args.blur) if args.boxes else pixels)
     except MediaError as error:
-        return PhotoResult(image, result, write_error=error)
-    return PhotoResult(image, result, picture=picture)
+        return PhotoResult(image, result, error=error)
+    return PhotoResult(image, result, picture)
 
 
 def _detect_faces(args: DetectArgs, predictor: Predictor, photo: Photo) -> tuple[Detections, Boxes]:
@@ -157,23 +140,18 @@ def _detect_faces(args: DetectArgs, predictor: Predictor, photo: Photo) -> tuple
     return detections[detections.scores >= min_score], detections.boxes
 
 
-def _record(photo: PhotoResult, summary: DetectSummary, to_json: JsonWriter, tables: Sequence[DetectionWriter]) -> None:
+def _record(photo: PhotoResult, summary: DetectSummary, to_json: JsonWriter, tables: Sequence[TableWriter]) -> None:
     """Count one photo and write its rows."""
-    if photo.result is None:
-        assert photo.read_error is not None
-        warn(photo.read_error)
+    if photo.error is not None:
+        warn(photo.error)
         summary.failed += 1
-        for writer in (to_json, *tables):
-            writer.add_failure(photo.image, photo.read_error)
-        return
-    summary.add(photo.result)
-    for writer in (to_json, *tables):
-        writer.add(photo.result)
-    if photo.write_error is not None:
-        warn(photo.write_error)
-        summary.failed += 1
-        to_json.add_error(photo.write_error)
-    elif photo.picture is not None:
+        to_json.add_error(photo.error)
+    if photo.result is not None:
+        summary.add(photo.result)
+        to_json.add(photo.result)
+    for table in tables:
+        table.add(photo.image, photo.result)
+    if photo.picture is not None:
         summary.last_picture = photo.picture
         summary.pictures += 1
 

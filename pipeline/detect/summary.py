@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from common.display import display_name
@@ -19,31 +19,18 @@ MAX_FACE_TABLES = 5  # images; for more, one table of the classes is printed
 
 @dataclass
 class DetectSummary:
-    """Counts of a run.
+    """Counts of a run."""
 
-    Attributes:
-        images: number of images read.
-        without_faces: number of images without a face.
-        failed: number of files that could not be read or drawn.
-        faces: number of faces by label.
-        unsure: number of unsure faces by label.
-        images_by_label: number of images by label.
-        score_sums: sum of the faces' scores by label.
-        first_results: results of the first MAX_FACE_TABLES images only.
-        last_picture: the annotated picture written last.
-        pictures: number of annotated pictures written.
-    """
-
-    images: int = 0
-    without_faces: int = 0
-    failed: int = 0
-    faces: Counter[str] = field(default_factory=Counter)
-    unsure: Counter[str] = field(default_factory=Counter)
-    images_by_label: Counter[str] = field(default_factory=Counter)
-    score_sums: dict[str, float] = field(default_factory=dict)
-    first_results: list[ImageResult] = field(default_factory=list)
-    last_picture: Path | None = None
-    pictures: int = 0
+    images: int = 0  # images read
+    without_faces: int = 0  # images without a face
+    failed: int = 0  # files that could not be read or drawn
+    faces: Counter[str] = field(default_factory=Counter)  # number of faces by label
+    unsure: Counter[str] = field(default_factory=Counter)  # number of unsure faces by label
+    images_by_label: Counter[str] = field(default_factory=Counter)  # number of images by label
+    score_sums: dict[str, float] = field(default_factory=dict)  # sum of the faces' scores by label
+    first_results: list[ImageResult] = field(default_factory=list)  # of the first MAX_FACE_TABLES images only
+    last_picture: Path | None = None  # the annotated picture written last
+    pictures: int = 0  # annotated pictures written
 
     def add(self, result: ImageResult) -> None:
         """Count one image."""
@@ -65,10 +52,8 @@ def show_summary(screen: Console, summary: DetectSummary, class_names: Sequence[
             _show_image(screen, result)
     else:
         _show_classes(screen, summary, class_names)
-        line = (
-            f"images: {summary.images}, faces: {summary.faces.total()}, images without a face: {summary.without_faces}"
-        )
-        screen.print(line, markup=False, highlight=False)
+        counts = f"images: {summary.images}, faces: {summary.faces.total()}"
+        screen.print(f"{counts}, images without a face: {summary.without_faces}", markup=False, highlight=False)
     if summary.failed:
         screen.print(f"failed: {summary.failed} (named above and in the JSON)", markup=False, highlight=False)
 
@@ -78,9 +63,8 @@ def _show_image(screen: Console, result: ImageResult) -> None:
     if not result.faces:
         screen.print(title + Text(": no face found", style="not bold"))
         return
-    table = Table("#", "label", title=title, title_justify="left")
-    for name in ("score", "face score", "x1", "y1", "x2", "y2"):
-        table.add_column(name, justify="right")
+    numbers = (Column(name, justify="right") for name in ("score", "face score", "x1", "y1", "x2", "y2"))
+    table = Table("#", "label", *numbers, title=title, title_justify="left")
     for number, face in enumerate(result.faces, start=1):
         scores = (f"{face['score']:.3f}", f"{face['face_score']:.3f}")
         label = Text(face["label"] + ("?" if face["unsure"] else ""))
@@ -89,9 +73,8 @@ def _show_image(screen: Console, result: ImageResult) -> None:
 
 
 def _show_classes(screen: Console, summary: DetectSummary, class_names: Sequence[str]) -> None:
-    table = Table("label")
-    for name in ("faces", "unsure", "images", "mean score"):
-        table.add_column(name, justify="right")
+    numbers = (Column(name, justify="right") for name in ("faces", "unsure", "images", "mean score"))
+    table = Table("label", *numbers)
     for name in class_names:
         count = summary.faces[name]
         mean = f"{summary.score_sums[name] / count:.3f}" if count else "-"

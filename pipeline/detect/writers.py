@@ -17,14 +17,11 @@ from common.paths import FoundImage, canonical_path
 from pipeline.inference.results import ImageResult
 
 
-class DetectionWriter(Protocol):
+class TableWriter(Protocol):
     """Writes one image after another."""
 
-    def add(self, result: ImageResult) -> None:
-        """Write the faces of an image."""
-
-    def add_failure(self, image: FoundImage, error: MediaError) -> None:
-        """Write an image that could not be read."""
+    def add(self, image: FoundImage, result: ImageResult | None) -> None:
+        """Write the faces of an image; None: it could not be read."""
 
 
 class JsonWriter:
@@ -37,11 +34,9 @@ class JsonWriter:
         file.write(f'{{"bundle": {_json(bundle)},\n"images": [')
 
     def add(self, result: ImageResult) -> None:
+        """Write the faces of an image."""
         self._file.write(self._separator + _json(result.record()))
         self._separator = ",\n"
-
-    def add_failure(self, image: FoundImage, error: MediaError) -> None:
-        self.add_error(error)
 
     def add_error(self, error: MediaError) -> None:
         """Record an error of an image or of a path without an image."""
@@ -57,21 +52,16 @@ class CsvWriter:
 
     def __init__(self, file: TextIO, class_names: Sequence[str]) -> None:
         self._csv = csv.writer(file)
-        self._csv.writerow(
-            ["file", "width", "height", "x1", "y1", "x2", "y2", "label", "score", "face_score"]
-            + [f"p_{name}" for name in class_names]
-            + ["unsure"]
-        )
+        columns = ("file", "width", "height", "x1", "y1", "x2", "y2", "label", "score", "face_score")
+        self._csv.writerow((*columns, *(f"p_{name}" for name in class_names), "unsure"))
 
-    def add(self, result: ImageResult) -> None:
-        file = path_text(result.image.path)
+    def add(self, image: FoundImage, result: ImageResult | None) -> None:
+        if result is None:
+            return  # the table has rows for faces only
         for face in result.faces:
+            place = (path_text(image.path), result.width, result.height, *face["box"])
             scores = (face["label"], face["score"], face["face_score"], *face["probs"].values())
-            unsure = json.dumps(face["unsure"])  # as in the JSON
-            self._csv.writerow((file, result.width, result.height, *face["box"], *scores, unsure))
-
-    def add_failure(self, image: FoundImage, error: MediaError) -> None:
-        pass  # the table has rows for faces only
+            self._csv.writerow((*place, *scores, json.dumps(face["unsure"])))  # true or false, as in the JSON
 
 
 class SubmissionWriter:
@@ -84,19 +74,14 @@ class SubmissionWriter:
     def __init__(self, file: TextIO, images: Sequence[FoundImage]) -> None:
         self._csv = csv.writer(file)
         self._csv.writerow(("image_id", "PredictionString"))
-        self._stems = Counter(_stem(image) for image in images)
+        self._stems = Counter(Path(image.relative).stem for image in images)
         self._names = Counter(image.relative for image in images)
 
-    def add(self, result: ImageResult) -> None:
-        self._row(result.image, ((face["label"], face["score"], *face["box"]) for face in result.faces))
-
-    def add_failure(self, image: FoundImage, error: MediaError) -> None:
-        self._row(image, ())
-
-    def _row(self, image: FoundImage, faces: Any) -> None:
-        name = _stem(image)
+    def add(self, image: FoundImage, result: ImageResult | None) -> None:
+        name = Path(image.relative).stem
         if self._stems[name] > 1:
             name = image.relative if self._names[image.relative] == 1 else image.path
+        faces = [(face["label"], face["score"], *face["box"]) for face in result.faces] if result else []
         self._csv.writerow((path_text(name), " ".join(str(value) for face in faces for value in face)))
 
 
@@ -117,15 +102,9 @@ def csv_writer(path: Path, class_names: Sequence[str]) -> Iterator[CsvWriter]:
 
 
 @contextmanager
-def submission_writer(
-    path: Path, images: Sequence[FoundImage], class_names: Sequence[str]
-) -> Iterator[SubmissionWriter]:
-    """Open a SubmissionWriter; its file is put in place when the block ends without an error.
-
-    Raises:
-        UserError: a class name holds a space, which the format cannot hold.
-    """
-    spaced = [name for name in class_names if len(name.split()) != 1]
+def submission_writer(path: Path, images: Sequence[FoundImage], names: Sequence[str]) -> Iterator[SubmissionWriter]:
+    """Open a SubmissionWriter as `csv_writer`; raise UserError for a class name with a space, the separator."""
+    spaced = [name for name in names if len(name.split()) != 1]
     if spaced:
         raise UserError(f"{path}: a submission cannot hold class {spaced[0]!r}; use --json or --csv")
     with atomic_text(path, newline="") as file:
@@ -157,7 +136,3 @@ class PictureNames:
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
-
-
-def _stem(image: FoundImage) -> str:
-    return Path(image.relative).stem

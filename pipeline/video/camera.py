@@ -12,6 +12,8 @@ from datetime import datetime
 from fractions import Fraction
 from typing import Any
 
+import cv2
+
 from common.errors import MediaError
 from common.images import Pixels
 from common.paths import is_address
@@ -127,8 +129,6 @@ def redact_address(address: str) -> str:
 
 def _open_camera(number: int, name: str) -> Generator[Pixels]:
     """Open a camera by OpenCV, which knows Video4Linux, AVFoundation and Media Foundation."""
-    import cv2
-
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # we report the error ourselves, once
     capture = cv2.VideoCapture(number)
     if not capture.isOpened():
@@ -139,8 +139,6 @@ def _open_camera(number: int, name: str) -> Generator[Pixels]:
 
 
 def _read_camera(capture: Any) -> Generator[Pixels]:
-    import cv2
-
     try:
         while True:
             good, pixels = capture.read()

@@ -20,43 +20,26 @@ from pipeline.video.reader import Frame
 from pipeline.video.tracker import Track
 
 EventKind = Literal["entered", "changed", "left", "stayed"]
-SUFFIXES = (".csv", ".jsonl")
 _NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 
 
 @dataclass(frozen=True)
 class Event:
-    """One event, JSON-ready.
+    """One event, JSON-ready."""
 
-    Attributes:
-        event: the kind; "stayed" is reported at the end of a video, for faces that are still in sight.
-        text: the event in words.
-        source: name of the video or camera.
-        time: seconds from the start.
-        clock: date and time in ISO 8601; None for a file.
-        frame: number of the frame.
-        track: number of the face's track.
-        label: the class, smoothed over time, as are unsure and score.
-        unsure: whether another class is nearly as probable.
-        score: from 0 to 1.
-        previous: the label before a change; None for other events.
-        seconds: time in sight so far.
-        x1, y1, x2, y2: the box in pixels.
-    """
-
-    event: EventKind
-    text: str
-    source: str
-    time: float
-    clock: str | None
-    frame: int
-    track: int
-    label: str
-    unsure: bool
-    score: float
-    previous: str | None
-    seconds: float
-    x1: float
+    event: EventKind  # "stayed" is reported at the end of a video, for faces that are still in sight
+    text: str  # the event in words
+    source: str  # name of the video or camera
+    time: float  # seconds from the start
+    clock: str | None  # date and time in ISO 8601; None for a file
+    frame: int  # number of the frame
+    track: int  # number of the face's track
+    label: str  # the class, smoothed over time, as are unsure and score
+    unsure: bool  # whether another class is nearly as probable
+    score: float  # from 0 to 1
+    previous: str | None  # the label before a change; None for other events
+    seconds: float  # time in sight so far
+    x1: float  # the box in pixels
     y1: float
     x2: float
     y2: float
@@ -98,15 +81,10 @@ class EventDetector:
         label = faces.labels[i]
         previous = self._reported_labels[track.track_id] if kind == "changed" else None
         at = self._last_frames[track.track_id] if kind == "left" else frame  # "left" is known later
-        words = {
-            "entered": f"entered {class_words(label)}",
-            "changed": f"changed from {class_words(previous or '')} to {class_words(label)}",
-            "left": f"left {class_words(label)}",
-            "stayed": f"still there {class_words(label)}",
-        }
+        words = {"changed": f"changed from {_class_words(previous or '')} to", "stayed": "still there"}.get(kind, kind)
         return Event(
             event=kind,
-            text=words[kind],
+            text=f"{words} {_class_words(label)}",
             source=self._source,
             time=round(at.time, 3),
             clock=at.clock.isoformat(timespec="milliseconds") if at.clock else None,
@@ -121,8 +99,7 @@ class EventDetector:
         )
 
 
-def class_words(label: str) -> str:
-    """Return the name of a class as words."""
+def _class_words(label: str) -> str:
     return label.replace("_", " ")
 
 
@@ -145,7 +122,7 @@ class EventWriter:
 
 def check_event_file(path: Path) -> None:
     """Raise UserError when the file's suffix is neither .csv nor .jsonl."""
-    if path.suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in (".csv", ".jsonl"):
         raise UserError(f"{path}: has no suffix for events; use a name that ends with .csv or .jsonl")
 
 
@@ -156,6 +133,5 @@ def event_writer(path: Path, live: bool) -> Iterator[EventWriter]:
     The file is put in place when the block ends without an error. A live one is written in place from the start, so
     that other programs can follow it.
     """
-    as_csv = path.suffix.lower() == ".csv"
     with (streaming_text if live else atomic_text)(path, newline="") as file:
-        yield EventWriter(file, as_csv)
+        yield EventWriter(file, as_csv=path.suffix.lower() == ".csv")

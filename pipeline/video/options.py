@@ -32,28 +32,15 @@ class VideoOptions:
 
 @dataclass(frozen=True)
 class VideoConfig:
-    """Settings of one run over videos.
+    """Settings of one run over videos."""
 
-    Attributes:
-        paths: names of video files and addresses of streams; empty for a camera.
-        options: the flags for videos.
-        out: folder of the results.
-        json: file of one video's JSON lines; None is NAME.jsonl in `out`.
-        pictures: whether annotated videos are written.
-        boxes: whether boxes and labels are drawn.
-        blur: whether faces are made unrecognisable.
-        min_score: smallest score reported, 0 to 1; None is the bundle's.
-        min_face: smallest face to detect in pixels; None is the bundle's.
-        workers: number of frames processed at a time.
-    """
-
-    paths: tuple[str | Path, ...]
+    paths: tuple[str | Path, ...]  # names of video files and addresses of streams; empty for a camera
     options: VideoOptions
-    out: Path
-    json: Path | None
-    pictures: bool
-    boxes: bool
-    blur: bool
-    min_score: float | None
-    min_face: float | None
-    workers: int
+    out: Path  # folder of the results
+    json: Path | None  # file of one video's JSON lines; None is NAME.jsonl in `out`
+    pictures: bool  # whether annotated videos are written
+    boxes: bool  # whether boxes and labels are drawn
+    blur: bool  # whether faces are made unrecognisable
+    min_score: float | None  # smallest score reported, 0 to 1; None is the bundle's
+    min_face: float | None  # smallest face to detect in pixels; None is the bundle's
+    workers: int  # number of frames processed at a time

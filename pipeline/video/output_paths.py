@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,20 +15,15 @@ from pipeline.video.reader import VideoFile
 
 @dataclass(frozen=True)
 class OutputPaths:
-    """Output files of one video.
+    """Output files of one video."""
 
-    Attributes:
-        video: the annotated video; None where no video is written.
-        lines: one JSON object per frame and line.
-        events: the events, CSV or JSON lines.
-    """
+    video: Path | None  # the annotated video; None where no video is written
+    lines: Path  # one JSON object per frame and line
+    events: Path  # CSV or JSON lines
 
-    video: Path | None
-    lines: Path
-    events: Path
-
-    def __iter__(self) -> Iterator[Path]:
-        return (path for path in (self.video, self.lines, self.events) if path is not None)
+    def names(self) -> set[str]:
+        """Return the files' names as they are compared; many file systems ignore case."""
+        return {canonical_path(file).casefold() for file in (self.video, self.lines, self.events) if file is not None}
 
 
 class OutputNamer:
@@ -47,25 +41,19 @@ class OutputNamer:
         if isinstance(source, LiveStream):  # a camera that is started again keeps the earlier results
             stem += datetime.now().strftime("-%Y%m%d-%H%M%S")
         base, number = stem, 2
-        while not self._is_free(paths := self._paths(base)):
+        while self._used & (paths := self._paths(base)).names():
             base, number = f"{stem}-{number}", number + 1
-        self._used |= {canonical_path(file).casefold() for file in paths}
+        self._used |= paths.names()
         return paths
 
     def _paths(self, base: str) -> OutputPaths:
-        config, out = self._config, self._config.out
+        config, out, events = self._config, self._config.out, self._config.options.events
         video = out / f"{base}.mp4" if config.pictures else None
-        return OutputPaths(
-            video, config.json or out / f"{base}.jsonl", config.options.events or out / f"{base}.events.csv"
-        )
-
-    def _is_free(self, paths: OutputPaths) -> bool:
-        return not any(canonical_path(file).casefold() in self._used for file in paths)
+        return OutputPaths(video, config.json or out / f"{base}.jsonl", events or out / f"{base}.events.csv")
 
 
 def _stem(source: Source) -> str:
     """Return a file name for a camera or address: letters, digits and dots, without a video's suffix."""
     name = source.name.split("://")[-1]
     name = name.removesuffix(Path(name).suffix) if isinstance(source, VideoFile) else name
-    kept = "".join(c if c.isalnum() or c in ".-" else "-" for c in name)
-    return kept.strip("-.")[:80] or "stream"
+    return "".join(c if c.isalnum() or c in ".-" else "-" for c in name).strip("-.")[:80] or "stream"

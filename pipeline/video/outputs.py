@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, TextIO
 
-from rich.console import Console
-
 from common.boxes import Boxes
+from common.cli import console
 from common.display import path_text
 from common.errors import MediaError
 from common.files import atomic_text, streaming_text
@@ -34,22 +33,13 @@ from pipeline.video.writer import VideoWriter, growing_video, video_writer
 
 @dataclass(frozen=True)
 class FrameResult:
-    """Results of one frame.
-
-    Attributes:
-        frame: the frame.
-        detections: all detections, weak ones included.
-        tracks: the tracks seen in the frame, N.
-        faces: the N tracks as detections with smoothed scores, in the same order.
-        lost_boxes: (M, 4) boxes where confirmed faces that were not seen are expected.
-        events: the events of the frame.
-    """
+    """Results of one frame."""
 
     frame: Frame
-    detections: Detections
-    tracks: Sequence[Track]
-    faces: Detections
-    lost_boxes: Boxes
+    detections: Detections  # all, weak ones included
+    tracks: Sequence[Track]  # the N tracks seen in the frame
+    faces: Detections  # the N tracks as detections with smoothed scores, in the same order
+    lost_boxes: Boxes  # (M, 4): where confirmed faces that were not seen are expected
     events: Sequence[Event]
 
 
@@ -57,16 +47,10 @@ class VideoOutputs:
     """All outputs of one video; `stack` closes each file."""
 
     def __init__(
-        self,
-        stack: ExitStack,
-        source: Source,
-        paths: OutputPaths,
-        config: VideoConfig,
-        webhook: Webhook | None,
-        screen: Console,
+        self, stack: ExitStack, source: Source, paths: OutputPaths, config: VideoConfig, webhook: Webhook | None
     ) -> None:
         live = isinstance(source, LiveStream)
-        self._config, self._webhook, self._screen, self._name = config, webhook, screen, source.name
+        self._config, self._webhook, self._screen, self._name = config, webhook, console(), source.name
         self._video: VideoWriter | None = None
         if paths.video:
             writer = (growing_video if live else video_writer)(paths.video, _output_rate(source, config))
@@ -97,9 +81,8 @@ class VideoOutputs:
             self._events.add(event)
             if self._webhook:
                 self._webhook.add(event)
-            mark = "?" if event.unsure else ""
-            line = f"{clock(event.time)}  face {event.track} {event.text}{mark} ({event.score:.2f})"
-            self._screen.print(line, markup=False, highlight=False)
+            what = f"face {event.track} {event.text}{'?' if event.unsure else ''} ({event.score:.2f})"
+            self._screen.print(f"{clock(event.time)}  {what}", markup=False, highlight=False)
 
     def add_error(self, error: MediaError) -> None:
         """Write an error among the JSON lines, for readers of that file alone."""

@@ -30,19 +30,12 @@ from pipeline.video.webhook import Webhook
 
 @dataclass
 class VideoSummary:
-    """Counts of one video.
+    """Counts of one video."""
 
-    Attributes:
-        frames: number of frames processed.
-        seconds: time of the last one, from the start of the video.
-        faces: number of faces that entered, by the label at that time.
-        damage: the error of a damaged file, or None.
-    """
-
-    frames: int = 0
-    seconds: float = 0.0
-    faces: Counter[str] = field(default_factory=Counter)
-    damage: MediaError | None = None
+    frames: int = 0  # frames processed
+    seconds: float = 0.0  # time of the last one, from the start of the video
+    faces: Counter[str] = field(default_factory=Counter)  # faces that entered, by the label at that time
+    damage: MediaError | None = None  # the error of a damaged file
 
 
 def process_videos(config: VideoConfig, predictor: Predictor) -> int:
@@ -64,7 +57,7 @@ def process_videos(config: VideoConfig, predictor: Predictor) -> int:
             try:
                 source = open_source(str(path), options.camera)
                 paths = namer.paths_for(source, str(path))
-                summary = process_video(source, paths, config, predictor, screen, webhook)
+                summary = _process_video(source, paths, config, predictor, webhook)
             except MediaError as error:
                 print(f"error: {error}", file=sys.stderr)
                 failed += 1
@@ -76,21 +69,13 @@ def process_videos(config: VideoConfig, predictor: Predictor) -> int:
     return 1 if failed else 0
 
 
-def process_video(
-    source: Source,
-    paths: OutputPaths,
-    config: VideoConfig,
-    predictor: Predictor,
-    screen: Console,
-    webhook: Webhook | None = None,
+def _process_video(
+    source: Source, paths: OutputPaths, config: VideoConfig, predictor: Predictor, webhook: Webhook | None
 ) -> VideoSummary:
     """Process one video and write its outputs; memory does not grow with its length.
 
     The files of a video are put in place after its last frame. The files of a live source are written in place, and
-    Ctrl-C or SIGTERM ends them well.
-
-    Raises:
-        MediaError: not one frame can be read.
+    Ctrl-C or SIGTERM ends them well. Raise MediaError when not one frame can be read.
     """
     live = isinstance(source, LiveStream)
     analyzer, signals = FrameAnalyzer(source.name, config, predictor), StopSignals()
@@ -98,7 +83,7 @@ def process_video(
     with ExitStack() as stack:
         stack.enter_context(closing(frames))
         detected = stack.enter_context(closing(map_ordered(analyzer.detect, frames, config.workers)))
-        outputs = VideoOutputs(stack, source, paths, config, webhook, screen)
+        outputs = VideoOutputs(stack, source, paths, config, webhook)
         show_progress = _progress_bar(stack, source, config.options.seconds)
         try:
             with signals.installed() if live else nullcontext():

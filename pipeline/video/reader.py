@@ -35,19 +35,12 @@ DURATION_TOLERANCE = 0.5  # seconds by which a header may exceed the packets: he
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of a video.
+    """One picture of a video."""
 
-    Attributes:
-        index: number of the frame from 0; skipped frames count.
-        time: seconds from the start.
-        pixels: uint8 (H, W, 3) RGB, upright.
-        clock: date and time of a live frame; None for a file.
-    """
-
-    index: int
-    time: float
-    pixels: Pixels
-    clock: datetime | None = None
+    index: int  # number of the frame from 0; skipped frames count
+    time: float  # seconds from the start
+    pixels: Pixels  # uint8 (H, W, 3) RGB, upright
+    clock: datetime | None = None  # date and time of a live frame; None for a file
 
 
 class FrameSampler:
@@ -77,11 +70,6 @@ class VideoFile:
         name: name in errors and results; None is `path`.
         timeout: seconds to wait for the next bytes of an address.
 
-    Attributes:
-        rate: frames per second.
-        seconds: duration in the header; None for a stream without an end.
-        damage: the error of a damaged file, once `frames` has ended; else None.
-
     Raises:
         MediaError: it cannot be opened or holds no video.
         UserError: the video extra is not installed.
@@ -90,12 +78,18 @@ class VideoFile:
     def __init__(self, path: str, name: str | None = None, timeout: float = READ_TIMEOUT) -> None:
         self.name = name or path
         self._container = _open(path, self.name, timeout)
-        self._stream = _video_stream(self._container, self.name)
+        try:
+            self._stream = _video_stream(self._container, self.name)
+        except MediaError:
+            self._container.close()
+            raise
+        # Frames per second.
         self.rate: Fraction = self._stream.average_rate or self._stream.guessed_rate or DEFAULT_RATE
         total, duration, base = self._container.duration, self._stream.duration, self._stream.time_base
         self._container_seconds = total / 1e6 if total is not None else None
+        # The duration in the header; None for a stream without an end.
         self.seconds = float(duration * base) if duration is not None and base is not None else self._container_seconds
-        self.damage: MediaError | None = None
+        self.damage: MediaError | None = None  # the error of a damaged file, once `frames` has ended
         self._autorotate = Autorotator()
         self._count, self._last_time = 0, 0.0  # number of frames read, and the time of the last one
         self._damaged, self._damage_reason = False, ""
@@ -281,15 +275,7 @@ def _reason(error: Exception) -> str:
 
 
 def _video_stream(container: InputContainer, name: str) -> VideoStream:
-    """Return the first video stream with an open decoder; close the container where there is no such stream."""
-    try:
-        return _decodable(container, name)
-    except MediaError:
-        container.close()
-        raise
-
-
-def _decodable(container: InputContainer, name: str) -> VideoStream:
+    """Return the first video stream with an open decoder."""
     import av
 
     kind = container.format.name

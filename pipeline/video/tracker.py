@@ -27,31 +27,18 @@ CONFIRM_SECONDS, CONFIRM_HITS = 0.5, 5  # time in sight, or detections, after wh
 
 @dataclass
 class Track:
-    """One face over time.
+    """One face over time."""
 
-    Attributes:
-        track_id: number of the track, from 1.
-        box: (4,) xyxy pixels at the last detection.
-        landmarks: (5, 2) xy pixels at the last detection.
-        face_score: smoothed score of the face.
-        probs: (C,) smoothed class probabilities.
-        first_time: seconds of the first detection.
-        last_time: seconds of the last detection.
-        velocity: (2,) xy pixels per second.
-        hits: number of detections.
-        confirmed: whether the face is real, not one frame's false alarm.
-    """
-
-    track_id: int
-    box: NDArray[np.float32]
-    landmarks: NDArray[np.float32]
-    face_score: float
-    probs: NDArray[np.float32]
-    first_time: float
-    last_time: float
-    velocity: NDArray[np.float32]
-    hits: int = 1
-    confirmed: bool = False
+    track_id: int  # number of the track, from 1
+    box: NDArray[np.float32]  # (4,) xyxy pixels at the last detection
+    landmarks: NDArray[np.float32]  # (5, 2) xy pixels at the last detection
+    face_score: float  # smoothed score of the face
+    probs: NDArray[np.float32]  # (C,) smoothed class probabilities
+    first_time: float  # seconds of the first detection
+    last_time: float  # seconds of the last detection
+    velocity: NDArray[np.float32]  # (2,) xy pixels per second
+    hits: int = 1  # number of detections
+    confirmed: bool = False  # whether the face is real, not one frame's false alarm
 
     def predict(self, time: float) -> NDArray[np.float32]:
         """Return the box (4,) expected at `time` seconds, moved by the velocity."""

@@ -9,6 +9,7 @@ import threading
 import urllib.error
 import urllib.request
 from base64 import b64encode
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from http.client import HTTPException
 from urllib.parse import unquote, urlsplit
@@ -32,7 +33,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-class Webhook:
+class Webhook(AbstractContextManager["Webhook"]):
     """Posts each event as JSON, in order, and retries with growing waits. A context manager, closed at its end.
 
     A user and password in the address are sent as basic authentication. A bad address raises UserError. `sent` counts
@@ -58,9 +59,6 @@ class Webhook:
             self._queue.put(event)
         else:
             self._warn_once("too many wait to be sent")
-
-    def __enter__(self) -> Webhook:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import TracebackType
+from contextlib import AbstractContextManager
 from typing import Any
 
 from PIL import Image
@@ -11,7 +11,7 @@ from common.errors import UserError
 from common.images import Pixels
 
 
-class Window:
+class Window(AbstractContextManager["Window"]):
     """Shows frames, scaled to fit the screen, in one thread; the close button, Esc or q closes it. A context manager.
 
     Raises:
@@ -55,11 +55,6 @@ class Window:
     def _close(self) -> None:
         self.open = False
 
-    def __enter__(self) -> Window:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._photo = None
         self._root.destroy()

@@ -111,11 +111,7 @@ def video_writer(path: Path, rate: Fraction) -> Iterator[VideoWriter]:
         MediaError: no frame was added, or H.264 does not allow its size.
         OSError: the file cannot be written.
     """
-    with (
-        _named_errors(path),
-        atomic_replace(path) as temporary,
-        closing(VideoWriter(temporary, rate, growing=False)) as writer,
-    ):
+    with _named_errors(path), atomic_replace(path) as file, closing(VideoWriter(file, rate, growing=False)) as writer:
         yield writer
         if not writer.started:
             raise MediaError(path, "no frame was added, so no video is written")
@@ -148,13 +144,12 @@ def _fit(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     right, bottom = size[0] - width, size[1] - height
     if (right, bottom) == (0, 0):
         return np.ascontiguousarray(pixels)
-    if not (right in (0, 1) and bottom in (0, 1)):
-        scale = min(size[0] / width, size[1] / height)
-        width, height = (max(1, round(side * scale)) for side in (width, height))
-        width, height = min(width, size[0]), min(height, size[1])
-        small = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
-        canvas = np.zeros((size[1], size[0], 3), np.uint8)
-        top, left = (size[1] - height) // 2, (size[0] - width) // 2
-        canvas[top : top + height, left : left + width] = small
-        return canvas
-    return np.pad(pixels, ((0, bottom), (0, right), (0, 0)), mode="edge")
+    if right in (0, 1) and bottom in (0, 1):
+        return np.pad(pixels, ((0, bottom), (0, right), (0, 0)), mode="edge")
+    scale = min(size[0] / width, size[1] / height)
+    width, height = (min(max(1, round(side * scale)), most) for side, most in zip((width, height), size, strict=True))
+    canvas = np.zeros((size[1], size[0], 3), np.uint8)
+    top, left = (size[1] - height) // 2, (size[0] - width) // 2
+    small = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    canvas[top : top + height, left : left + width] = small
+    return canvas

@@ -219,7 +219,7 @@ def test_a_full_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ):
         out.add(blob_frame([]), 0)
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "/dev/full")
-    monkeypatch.setattr(video_out, "replacing", lambda path: nullcontext(Path("/dev/full")))
+    monkeypatch.setattr(video_out, "atomic_replace", lambda path: nullcontext(Path("/dev/full")))
     with (
         pytest.raises(OSError, match="No space left on device") as caught,
         video_writer(tmp_path / "a.mp4", RATE) as out,
