@@ -25,7 +25,7 @@ from common.files import with_file_name
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 UNBUFFERED = {"PYTHONUNBUFFERED": "1"}  # so a log ends with the last line printed
 POLL_INTERVAL = 0.2  # s between checks for a stop
-RESUMABLE = "interrupted; the same command goes on"  # the message of a command in steps at Ctrl-C
+RESUMABLE = "interrupted; run the same command to resume"  # the message of a command in steps at Ctrl-C
 
 Log = Callable[[str], None]  # reports one line to the user
 
