@@ -63,20 +63,13 @@ def export_classifier(models: Sequence[nn.Module], input_size: int, heads: Heads
 class ClassifierSource:
     """What a bundle needs of a classifier."""
 
-    meta: ModelMeta | BundleMeta
-    """Class names and preprocessing."""
-    metrics: Mapping[str, Any]
-    """Metrics on validation crops."""
-    origin: Mapping[str, Any]
-    """The training runs, for the bundle's provenance."""
-    class_counts: Mapping[str, Any] | None
-    """Number of crops per class and split, if known."""
-    export: Callable[[], bytes]
-    """Makes the ONNX graph."""
-    has_objectness: bool
-    """Whether the graph gives log odds of being a face."""
-    fusion: ScoreFusion = field(default_factory=ScoreFusion)
-    """The fusion with stage 1, unless it is fitted."""
+    meta: ModelMeta | BundleMeta  # class names and preprocessing
+    metrics: Mapping[str, Any]  # metrics on validation crops
+    origin: Mapping[str, Any]  # the training runs, for the bundle's provenance
+    class_counts: Mapping[str, Any] | None  # number of crops per class and split, if known
+    export: Callable[[], bytes]  # makes the ONNX graph
+    has_objectness: bool  # whether the graph gives log odds of being a face
+    fusion: ScoreFusion = field(default_factory=ScoreFusion)  # the fusion with stage 1, unless it is fitted
 
 
 def classifier_source(runs: Sequence[Path]) -> ClassifierSource:

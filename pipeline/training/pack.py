@@ -51,14 +51,10 @@ SETTINGS_FROM_NOTE = (
 class FitPhotos:
     """Annotated photos that a bundle's settings are fitted on."""
 
-    train: tuple[AnnotatedImage, ...]
-    """For the box bias of the stock cascade."""
-    val: tuple[AnnotatedImage, ...]
-    """For calibration and score threshold."""
-    problems: tuple[Problem, ...] = ()
-    """What was refused in the dataset."""
-    splits_sha256: str = ""
-    """Digest of the split file."""
+    train: tuple[AnnotatedImage, ...]  # for the box bias of the stock cascade
+    val: tuple[AnnotatedImage, ...]  # for calibration and score threshold
+    problems: tuple[Problem, ...] = ()  # what was refused in the dataset
+    splits_sha256: str = ""  # digest of the split file
 
 
 def read_fit_photos(data: Path, splits: Path) -> FitPhotos:

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import tyro
@@ -88,11 +89,7 @@ def run(args: TrainAllArgs) -> int:
         "experiments": list(args.experiments),
         "quick": args.quick,
     }
-    out = console()
-
-    def log(line: str) -> None:
-        out.print(line, markup=False, highlight=False)
-
+    log = partial(console().print, markup=False, highlight=False)
     with RunFolder(args.work_dir, "training", "--work-dir", "train_all.json").held(record) as resumed:
         if resumed:
             log(f"{args.work_dir}: resumed")
