@@ -175,7 +175,7 @@ def _take_folder(out: Path) -> None:
 
 
 def _make_class_folders(out: Path, class_names: Sequence[str]) -> None:
-    """Make every class's folder in every split, so that torchvision's ImageFolder (allow_empty=True) numbers alike."""
+    """Make every class's folder in every split: torchvision's ImageFolder (allow_empty=True) numbers them alike."""
     for split in SPLITS:
         for name in class_names:
             (out / split / name).mkdir(parents=True, exist_ok=True)

@@ -110,9 +110,9 @@ def uncalibrated(config: CascadeConfig) -> ScoreFusion:
 def calibration_error(
     fusion: ScoreFusion, outputs: Sequence[StageOutputs], min_score: float = MIN_DETECTOR_SCORE
 ) -> float | None:
-    """Return the expected calibration error of `score` from `min_score` on, each candidate with its best class.
+    """Return the expected calibration error of `score`, each candidate with its best class; None without candidates.
 
-    None without candidates.
+    Scores below `min_score` do not count.
     """
     scores, right = [np.zeros(0)], [np.zeros(0, bool)]
     for o in outputs:

@@ -56,10 +56,10 @@ class ExternalData:
 def score_fold(
     plan: TrainingPlan, images: Sequence[AnnotatedImage], external: ExternalData
 ) -> tuple[list[DetectorScore], list[Sample]]:
-    """Score both cascades and the whole pipeline on the test photos, among all images, of a finished training.
+    """Return the scores of both cascades and the whole pipeline on a fold's test photos, and the pipeline's detections.
 
-    External photos are scored by the fine-tuned cascade and the whole pipeline, too. The detections that are returned
-    are the whole pipeline's on the test photos.
+    The training `plan` is finished. `images` are all photos of the dataset. External photos are scored by the
+    fine-tuned cascade and the whole pipeline, too.
     """
     splits = read_splits(plan.splits)
     val, test = ([i for i in images if splits.get(i.image_id) == split] for split in ("val", "test"))

@@ -114,7 +114,7 @@ def check_experiments(names: Sequence[str]) -> None:
 
 
 def args_for_crops(name: str, crops: Sequence[Path]) -> ExtraArgs:
-    """Return the options that turn off what some of the crop sets, given by folder, do not allow to experiment `name`.
+    """Return the options of experiment `name` that turn off what some of the crop sets (folders) do not allow.
 
     Data of other classes may not allow mask transfer. On a small dataset, stage 1 may have no false alarms.
     """
