@@ -61,14 +61,10 @@ class BuildCropsArgs:
 class CropSummary:
     """Result of `build_crops`."""
 
-    crops: CropSet
-    """The crop set, as written."""
-    cut: int
-    """Number of crops cut in this run."""
-    unreadable: tuple[str, ...]
-    """One message per photo that could not be read."""
-    without_split: tuple[str, ...]
-    """Ids of the images that are in no split."""
+    crops: CropSet  # the crop set, as written
+    cut: int  # number of crops cut in this run
+    unreadable: tuple[str, ...]  # one message per photo that could not be read
+    without_split: tuple[str, ...]  # ids of the images that are in no split
 
 
 @dataclass(frozen=True)
@@ -139,7 +135,8 @@ def build_crops(
         raise UserError("no image of the dataset is in the splits file; make the file again with pipeline.split")
     _take_folder(out)
     _make_class_folders(out, annotations.class_names)
-    results = _cut_photos(jobs, workers)
+    with progress() as bar:
+        results = list(bar.track(map_jobs(_cut_photo, jobs, workers), len(jobs), description="cutting faces"))
     records = tuple(record for result in results for record in result.records)
     if not records:
         raise UserError(f"{out}: no face could be cut; the first photo says: {results[0].error or 'no boxes'}")
@@ -178,24 +175,10 @@ def _take_folder(out: Path) -> None:
 
 
 def _make_class_folders(out: Path, class_names: Sequence[str]) -> None:
-    """Make the folder of every class in every split.
-
-    With empty folders, too, torchvision's ImageFolder numbers the classes alike in every split (allow_empty=True).
-    """
+    """Make every class's folder in every split: torchvision's ImageFolder (allow_empty=True) numbers them alike."""
     for split in SPLITS:
         for name in class_names:
             (out / split / name).mkdir(parents=True, exist_ok=True)
-
-
-def _cut_photos(jobs: Sequence[_PhotoJob], workers: int) -> list[_PhotoCrops]:
-    """Cut the faces of all photos, with a progress bar."""
-    results = []
-    with progress() as bar:
-        task = bar.add_task("cutting faces", total=len(jobs))
-        for result in map_jobs(_cut_photo, jobs, workers):
-            results.append(result)
-            bar.advance(task)
-    return results
 
 
 def _cut_photo(job: _PhotoJob) -> _PhotoCrops:
@@ -206,8 +189,7 @@ def _cut_photo(job: _PhotoJob) -> _PhotoCrops:
     except OSError as error:
         return _PhotoCrops(error=f"{image.path}: {error.strerror or error}")
     digest.update(repr(job.margin).encode())
-    pixels = None
-    records, cut = [], 0
+    pixels, records, cut = None, [], 0
     for number, (folder, label, box, landmarks) in enumerate(job.crops()):
         crop_digest = digest.copy()
         crop_digest.update(box.tobytes())
@@ -220,7 +202,7 @@ def _cut_photo(job: _PhotoJob) -> _PhotoCrops:
             with atomic_replace(job.root / path) as temporary:
                 Image.fromarray(cut_crop(pixels, box, job.margin)).save(temporary)
             cut += 1
-        x1, y1, x2, y2 = (float(v) for v in box)
+        x1, y1, x2, y2 = map(float, box)
         records.append(CropRecord(path, label, job.split, image.image_id, (x1, y1, x2, y2), landmarks))
     faces = len(image.boxes)
     return _PhotoCrops(tuple(records[:faces]), tuple(records[faces:]), cut)
@@ -251,9 +233,9 @@ def _write_contact_sheet(crops: CropSet, label: str) -> None:
     """Write contact_<label>.png: crops of one class, picked evenly by size, to show small and large ones."""
     records = sorted((r for r in crops.records if r.label == label), key=lambda r: r.box[2] - r.box[0])
     count = min(len(records), CONTACT_COLUMNS * CONTACT_ROWS)
-    picked = [records[i] for i in np.linspace(0, len(records) - 1, count).round().astype(int)] if count else []
     cells = []
-    for record in picked:
+    for i in np.linspace(0, len(records) - 1, count).round().astype(int):
+        record = records[i]
         with Image.open(crops.root / record.path) as image:
             pixels = np.array(image.convert("RGB"))
         cells.append(Cell(pixels, f"{record.box[2] - record.box[0]:.0f} px {record.split}"))
@@ -268,25 +250,18 @@ def run(args: BuildCropsArgs) -> int:
     annotations = read_dataset(args.data)
     if not args.splits.exists():
         print(f"{args.splits}: not found; making it with pipeline.split's defaults")
-        code = split_command(["--data", str(args.data), "--out", str(args.splits)])
-        if code:
+        if code := split_command(["--data", str(args.data), "--out", str(args.splits)]):
             return code
     splits = read_splits(args.splits)
     mined = None
     if args.cascade is not None:
         check_writable_folder(args.out)
-        mined = _mine_training_photos(args.cascade, annotations, splits)
+        train = [image for image in annotations.images if splits.get(image.image_id) == "train"]
+        with progress() as bar:
+            mined = mine_faces(load_detector(args.cascade), bar.track(train, description="finding false alarms"))
     summary = build_crops(annotations, splits, args.out, args.margin, args.workers, mined)
     _print_summary(summary, annotations)
     return 1 if summary.unreadable else 0
-
-
-def _mine_training_photos(run: Path, annotations: Annotations, splits: Mapping[str, str]) -> dict[str, MinedFaces]:
-    """Run the fine-tuned cascade on the training photos, with a progress bar."""
-    train = [image for image in annotations.images if splits.get(image.image_id) == "train"]
-    with progress() as bar:
-        task = bar.add_task("finding false alarms", total=len(train))
-        return mine_faces(load_detector(run), train, lambda: bar.advance(task))
 
 
 def _print_summary(summary: CropSummary, annotations: Annotations) -> None:
@@ -301,11 +276,10 @@ def _print_summary(summary: CropSummary, annotations: Annotations) -> None:
         table.add_column(name, justify="right")
     for name in SPLITS:
         row = [counts[name, label] for label in crops.class_names]
-        table.add_row(name, *(str(n) for n in (*row, sum(row))))
+        table.add_row(name, *map(str, (*row, sum(row))))
     console().print(table)
-    if crops.hard_negatives:
-        folder = crops.root / HARD_NEGATIVE_FOLDER
-        print(f"{len(crops.hard_negatives)} false alarms of stage 1 in {folder}, of training photos")
+    if mined := len(crops.hard_negatives):
+        print(f"{mined} false alarms of stage 1 in {crops.root / HARD_NEGATIVE_FOLDER}, of training photos")
     for problem in (*map(str, annotations.problems), *summary.unreadable):
         print(f"warning: {problem}", file=sys.stderr)
     if summary.without_split:

@@ -35,8 +35,8 @@ def check_dataset(data: Path, annotations: Annotations, log: Callable[[str], Non
     """
     for problem in annotations.problems[:MAX_SHOWN]:
         log(f"warning: {problem}")
-    if len(annotations.problems) > MAX_SHOWN:
-        log(f"warning: and {len(annotations.problems) - MAX_SHOWN} more problems in the data")
+    if (more := len(annotations.problems) - MAX_SHOWN) > 0:
+        log(f"warning: and {more} more problems in the data")
     images = readable_images(annotations.images, log)
     if not images:
         raise UserError(f"{data}: none of its {len(annotations.images)} photos can be used; check the warnings above")
@@ -61,15 +61,9 @@ def readable_images(images: Iterable[AnnotatedImage], log: Callable[[str], None]
 
 
 def size_mismatch(pixels: NDArray[np.uint8], size: tuple[int, int]) -> str:
-    """Return how a decoded photo's size differs from its header's; empty when it does not.
+    """Return how pixels, uint8 (H, W, 3), differ from the size (width, height) in their header; empty if they do not.
 
     A PNG may have its rotation after its pixels, where a reader of headers does not look.
-
-    Args:
-        pixels: uint8 (H, W, 3).
-        size: width and height in the header.
     """
     height, width = pixels.shape[:2]
-    if (width, height) == size:
-        return ""
-    return f"{width}x{height} when decoded, {size[0]}x{size[1]} by its header"
+    return "" if (width, height) == size else f"{width}x{height} when decoded, {size[0]}x{size[1]} by its header"

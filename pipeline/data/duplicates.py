@@ -44,7 +44,6 @@ NEIGHBOURS = 8  # in a table's order; longer runs are common texture
 MIN_COLLISIONS = 3
 
 ROBOFLOW = re.compile(r"(.+)\.rf\.[0-9A-Za-z]{16,}")  # a picture's name in Roboflow's exports
-
 PARALLEL_FROM = 64  # photos; with fewer, starting processes takes longer than the work
 
 
@@ -52,22 +51,17 @@ PARALLEL_FROM = 64  # photos; with fewer, starting processes takes longer than t
 class PhotoFingerprint:
     """What photos are compared by."""
 
-    hash: NDArray[np.bool_]
-    """(64,) perceptual hash of the whole photo."""
-    descriptors: NDArray[np.uint8]
-    """(N, 32) ORB descriptors."""
-    points: NDArray[np.float32]
-    """(N, 2) where they are, in pixels of the photo at SIDE."""
+    hash: NDArray[np.bool_]  # (64,) perceptual hash of the whole photo
+    descriptors: NDArray[np.uint8]  # (N, 32) ORB descriptors
+    points: NDArray[np.float32]  # (N, 2) where they are, in pixels of the photo at SIDE
 
 
 @dataclass(frozen=True)
 class Duplicates:
     """Result of `near_duplicate_groups`."""
 
-    groups: list[int]
-    """One number per photo, equal where photos show the same; counted from 0 in order of appearance."""
-    unreadable: list[tuple[int, str]]
-    """(index of the photo, why it cannot be read); such a photo is alone in its group."""
+    groups: list[int]  # one number per photo, equal where photos show the same; counted from 0 in order of appearance
+    unreadable: list[tuple[int, str]]  # (index of the photo, why it cannot be read); such a photo is alone in its group
 
 
 def near_duplicate_groups(photos: Sequence[Path], workers: int = 2) -> Duplicates:
@@ -84,18 +78,15 @@ def near_duplicate_groups(photos: Sequence[Path], workers: int = 2) -> Duplicate
     """
     with requires_extra("train"):
         import imagehash  # noqa: F401 (missing: one line here, no traceback from a process)
-    fingerprints: list[PhotoFingerprint | None] = []
-    unreadable = []
+    workers = workers if len(photos) >= PARALLEL_FROM else 1
     with progress() as bar:
-        for i, found in enumerate(
-            bar.track(_fingerprints(photos, workers), len(photos), description="comparing photos")
-        ):
-            if isinstance(found, str):
-                unreadable.append((i, found))
-            fingerprints.append(None if isinstance(found, str) else found)
-    usable = [i for i, found in enumerate(fingerprints) if found is not None]
-    readable = [found for found in fingerprints if found is not None]
-    joined = [(usable[a], usable[b]) for a, b in same_scene_pairs(readable)] + same_source_pairs(photos)
+        work = map_jobs(fingerprint_photo, photos, workers, chunksize=8)
+        results = list(enumerate(bar.track(work, len(photos), description="comparing photos")))
+    unreadable = [(i, found) for i, found in results if isinstance(found, str)]
+    readable = {i: found for i, found in results if not isinstance(found, str)}
+    usable = list(readable)
+    scenes = same_scene_pairs(list(readable.values()))
+    joined = [(usable[a], usable[b]) for a, b in scenes] + same_source_pairs(photos)
     return Duplicates(connected_components(len(photos), joined), unreadable)
 
 
@@ -142,8 +133,7 @@ def count_inliers(a: PhotoFingerprint, b: PhotoFingerprint) -> int:
     good = [m for m, second in matches if m.distance < MATCH_BITS and m.distance < MATCH_RATIO * second.distance]
     if len(good) < MIN_INLIERS:
         return 0
-    source = a.points[[m.queryIdx for m in good]]
-    target = b.points[[m.trainIdx for m in good]]
+    source, target = a.points[[m.queryIdx for m in good]], b.points[[m.trainIdx for m in good]]
     transform, mask = cv2.estimateAffinePartial2D(source, target, ransacReprojThreshold=FIT_PIXELS)
     if transform is None:
         return 0
@@ -153,10 +143,6 @@ def count_inliers(a: PhotoFingerprint, b: PhotoFingerprint) -> int:
     # ORB finds one corner on several levels of its pyramid; each place counts once.
     fits = mask.ravel().astype(bool)
     return min(len(np.unique(np.round(points[fits] / FIT_PIXELS), axis=0)) for points in (source, target))
-
-
-def _fingerprints(photos: Sequence[Path], workers: int) -> Iterator[PhotoFingerprint | str]:
-    yield from map_jobs(fingerprint_photo, photos, workers if len(photos) >= PARALLEL_FROM else 1, chunksize=8)
 
 
 def fingerprint_photo(photo: Path) -> PhotoFingerprint | str:
@@ -177,9 +163,8 @@ def fingerprint_photo(photo: Path) -> PhotoFingerprint | str:
     points, descriptors = cv2.ORB.create(FEATURES).detectAndCompute(grey, None)
     if descriptors is None:
         return PhotoFingerprint(bits, np.zeros((0, 32), np.uint8), np.zeros((0, 2), np.float32))
-    return PhotoFingerprint(
-        bits, descriptors.astype(np.uint8, copy=False), np.array([p.pt for p in points], np.float32)
-    )
+    places = np.array([p.pt for p in points], np.float32)
+    return PhotoFingerprint(bits, descriptors.astype(np.uint8, copy=False), places)
 
 
 def _close_hashes(fingerprints: Sequence[PhotoFingerprint], bits: int) -> Iterator[tuple[int, int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +21,7 @@ MAX_BACKGROUND_IOU = 0.3  # a candidate with more overlap may be that face in a 
 
 
 def load_detector(run: Path) -> FaceDetector:
-    """Return the cascade of a run of stage1_faces.finetune at its default settings.
-
-    Raises:
-        UserError: the run cannot be read, or PyTorch is not installed.
-    """
+    """Return the cascade of a run of stage1_faces.finetune at its default settings; UserError if it cannot be read."""
     with requires_extra("train"):
         from stage1_faces.training.export import FINE_TUNED, export_cascade, onnx_function
         from stage1_faces.training.nets import ExportWrapper
@@ -39,22 +35,12 @@ def load_detector(run: Path) -> FaceDetector:
 class MinedFaces:
     """What the cascade finds in one photo."""
 
-    hard_negatives: Boxes
-    """float32 (N, 4), the false alarms, best first."""
-    landmarks: tuple[tuple[float, ...], ...]
-    """Per annotated face its five points (x1, y1, x2, y2 and so on), empty where the cascade misses the face."""
+    hard_negatives: Boxes  # float32 (N, 4), the false alarms, best first
+    landmarks: tuple[tuple[float, ...], ...]  # per annotated face its five points (x1, y1, x2, ...), empty if missed
 
 
-def mine_faces(
-    detector: Detector, images: Iterable[AnnotatedImage], advance: Callable[[], None] = lambda: None
-) -> dict[str, MinedFaces]:
-    """Return {image_id: hard negatives and landmarks}, without the photos that cannot be read.
-
-    Args:
-        detector: finds candidates.
-        images: annotated photos.
-        advance: called after each photo.
-    """
+def mine_faces(detector: Detector, images: Iterable[AnnotatedImage]) -> dict[str, MinedFaces]:
+    """Return {image_id: hard negatives and landmarks}, without the photos that cannot be read."""
     mined = {}
     for image in images:
         try:
@@ -62,7 +48,6 @@ def mine_faces(
             mined[image.image_id] = _compare(faces, image.boxes)
         except MediaError:
             pass  # build_crops reports the photo
-        advance()
     return mined
 
 

@@ -9,7 +9,9 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tyro
@@ -21,11 +23,10 @@ from common.errors import UserError
 from common.files import atomic_text, check_writable_file
 from common.paths import DATASET_IMAGE_SUFFIXES
 from common.splits import SPLITS
+from pipeline.data.checks import MAX_SHOWN
 from pipeline.data.duplicates import near_duplicate_groups
 from pipeline.data.stratify import stratify_groups
 
-COLUMNS = ("image_id", "split", "group")
-PROBLEMS_SHOWN = 5
 DATA_SUFFIXES = DATASET_IMAGE_SUFFIXES | {".json", ".names", ".txt", ".xml", ".yaml", ".yml"}
 
 
@@ -53,15 +54,12 @@ class SplitArgs:
     """Processes that compare photos."""
 
 
-@dataclass(frozen=True)
-class SplitRow:
+class SplitRow(NamedTuple):
     """A row of splits.csv."""
 
     image_id: str
-    split: str
-    """train, val or test."""
-    group: int
-    """A number that photos of the same scene share."""
+    split: str  # train, val or test
+    group: int  # a number that photos of the same scene share
 
 
 def make_split(
@@ -84,9 +82,7 @@ def make_split(
     if not all(math.isfinite(r) and r > 0 for r in ratios) or abs(sum(ratios) - 1) > 1e-6:
         raise UserError(f"--ratios {' '.join(map(str, ratios))}: give three positive numbers whose sum is 1")
     parts = _stratify_images(images, groups, ratios, seed)
-    return [
-        SplitRow(image.image_id, SPLITS[part], group) for image, part, group in zip(images, parts, groups, strict=True)
-    ]
+    return _rows(images, [SPLITS[part] for part in parts], groups)
 
 
 def make_folds(
@@ -94,42 +90,36 @@ def make_folds(
 ) -> list[list[SplitRow]]:
     """Return one split per fold: in split k, fold k is test and fold k + 1 (cyclic) is val.
 
-    Raises:
-        UserError: `folds` is under 3, or there are fewer groups than folds.
+    Raises UserError when `folds` is under 3, or there are fewer groups than folds.
     """
     if folds < len(SPLITS):
         raise UserError(f"--folds {folds}: give 3 or more (one to test, one to validate, the rest to train)")
     parts = _stratify_images(images, groups, [1 / folds] * folds, seed)
-
-    def split(part: int, k: int) -> str:
-        return "test" if part == k else "val" if part == (k + 1) % folds else "train"
-
-    return [
-        [
-            SplitRow(image.image_id, split(part, k), group)
-            for image, part, group in zip(images, parts, groups, strict=True)
-        ]
-        for k in range(folds)
-    ]
+    names = [{k: "test", (k + 1) % folds: "val"} for k in range(folds)]
+    return [_rows(images, [own.get(part, "train") for part in parts], groups) for own in names]
 
 
 def split_by_folder(images: Sequence[AnnotatedImage], groups: Sequence[int]) -> list[SplitRow]:
     """Return the split by the dataset's own folders. Raise UserError when an image is in none of them."""
-    rows = []
-    for image, group in zip(images, groups, strict=True):
+    splits = []
+    for image in images:
         if image.split is None:
             raise UserError(f"{image.path}: in no train, valid or test folder; leave out --keep-folders")
-        rows.append(SplitRow(image.image_id, image.split, group))
-    return rows
+        splits.append(image.split)
+    return _rows(images, splits, groups)
+
+
+def _rows(images: Sequence[AnnotatedImage], splits: Sequence[str], groups: Sequence[int]) -> list[SplitRow]:
+    """Return one row per image."""
+    return [SplitRow(image.image_id, split, group) for image, split, group in zip(images, splits, groups, strict=True)]
 
 
 def write_splits(path: Path, rows: Iterable[SplitRow]) -> None:
     """Write splits.csv, sorted by image_id, in one step."""
     with atomic_text(path, newline="") as f:
         writer = csv.writer(f)
-        writer.writerow(COLUMNS)
-        for row in sorted(rows, key=lambda row: row.image_id):
-            writer.writerow((row.image_id, row.split, row.group))
+        writer.writerow(SplitRow._fields)
+        writer.writerows(sorted(rows, key=attrgetter("image_id")))
 
 
 def _stratify_images(
@@ -138,14 +128,11 @@ def _stratify_images(
     """Return the part of each image, the same within a group."""
     numbers = sorted(set(groups))
     if len(numbers) < len(shares):
-        raise UserError(
-            f"{len(images)} photos make {len(numbers)} groups of different ones, too few for {len(shares)} parts; "
-            "use more photos"
-        )
-    classes = sorted({label for image in images for label in image.labels})
-    column = {label: i for i, label in enumerate(classes)}
+        different = f"{len(images)} photos make {len(numbers)} groups of different ones"
+        raise UserError(f"{different}, too few for {len(shares)} parts; use more photos")
+    column = {label: i for i, label in enumerate(sorted({label for image in images for label in image.labels}))}
     row = {number: i for i, number in enumerate(numbers)}
-    counts = np.zeros((len(numbers), len(classes) + 1))
+    counts = np.zeros((len(numbers), len(column) + 1))
     for image, group in zip(images, groups, strict=True):
         counts[row[group], -1] += 1
         for label in image.labels:
@@ -163,9 +150,8 @@ def run(args: SplitArgs) -> int:
     _protect_data(names, _files_in(args.data))
     annotations = read_dataset(args.data)
     # The files of photos outside the dataset's folder, too.
-    _protect_data(
-        names, (file for image in annotations.images for file in (image.path, label_file(image.path)) if file)
-    )
+    used = ((image.path, label_file(image.path)) for image in annotations.images)
+    _protect_data(names, (file for files in used for file in files if file))
     annotations, groups, unreadable = _group_readable(args, annotations)
     images = annotations.images
     if args.folds is not None:
@@ -199,10 +185,7 @@ def _output_files(args: SplitArgs) -> list[Path]:
 
 
 def _group_readable(args: SplitArgs, annotations: Annotations) -> tuple[Annotations, list[int], bool]:
-    """Return the annotations of the readable photos, the photos' groups, and whether any photo is unreadable.
-
-    An unreadable photo becomes a problem of the annotations.
-    """
+    """Return the annotations of readable photos, their groups, and whether any is unreadable (a problem then)."""
     found = near_duplicate_groups([image.path for image in annotations.images], args.workers)
     unreadable = dict(found.unreadable)
     usable = [i for i in range(len(annotations.images)) if i not in unreadable]
@@ -220,8 +203,7 @@ def _protect_data(names: Sequence[Path], files: Iterable[Path]) -> None:
     if not existing:
         return
     for file in files:
-        name = existing.get(os.path.realpath(file))
-        if name is not None:
+        if name := existing.get(os.path.realpath(file)):
             raise UserError(f"{name}: is one of the data's files; name another file with --out")
 
 
@@ -275,10 +257,9 @@ def _print_notes(rows: Sequence[SplitRow], annotations: Annotations) -> None:
             "scores will look better than they are. Remove --keep-folders for a clean split",
             file=sys.stderr,
         )
-    for problem in annotations.problems[:PROBLEMS_SHOWN]:
+    for problem in annotations.problems[:MAX_SHOWN]:
         print(f"warning: {problem}", file=sys.stderr)
-    if len(annotations.problems) > PROBLEMS_SHOWN:
-        more = len(annotations.problems) - PROBLEMS_SHOWN
+    if (more := len(annotations.problems) - MAX_SHOWN) > 0:
         print(f"warning: and {more} more problems, {len(annotations.problems)} in all", file=sys.stderr)
 
 

@@ -24,23 +24,15 @@ MIN_FACES = 20
 class BoxBias:
     """Result of `measure_box_bias`, kept in bundle.json as `box_shift`."""
 
-    edges: tuple[float, float, float, float]
-    """Moves of the left, top, right and bottom edge, as fractions of the found box's width or height."""
-    faces: int
-    """Number of matched faces."""
-    iou: tuple[float, float]
-    """Their mean IoU with the annotated boxes, before and after the move."""
+    edges: tuple[float, float, float, float]  # moves of x1, y1, x2, y2 as fractions of the found box's width or height
+    faces: int  # number of matched faces
+    iou: tuple[float, float]  # their mean IoU with the annotated boxes, before and after the move
 
 
 def measure_box_bias(detector: Detector, images: Iterable[AnnotatedImage]) -> BoxBias:
-    """Return the median move from found boxes to annotated boxes.
+    """Return the median move from boxes found in training images, from MIN_SCORE on, to annotated boxes.
 
-    Args:
-        detector: its detections from MIN_SCORE on are compared.
-        images: training images only.
-
-    Raises:
-        UserError: fewer than MIN_FACES faces match.
+    Raises UserError when fewer than MIN_FACES faces match.
     """
     found_boxes, true_boxes = [], []
     for image in images:
@@ -54,9 +46,8 @@ def measure_box_bias(detector: Detector, images: Iterable[AnnotatedImage]) -> Bo
     none = [np.zeros((0, 4))]
     boxes, gt_boxes = np.concatenate(found_boxes or none), np.concatenate(true_boxes or none)
     if len(boxes) < MIN_FACES:
-        raise UserError(
-            f"only {len(boxes)} annotated faces were found, too few to measure the box bias; use more photos"
-        )
+        count = f"only {len(boxes)} annotated faces were found"
+        raise UserError(f"{count}, too few to measure the box bias; use more photos")
     sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
     edges = np.median((gt_boxes - boxes) / sides, axis=0)
     moved = (boxes + edges * sides).astype(np.float32)

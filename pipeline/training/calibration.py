@@ -32,36 +32,23 @@ BOX_BLENDS = (0.0, 0.25, 0.5, 0.75)
 class StageOutputs:
     """Both stages' outputs for the N candidates of one validation photo, and its M annotated faces."""
 
-    boxes: Boxes
-    """(N, 4) stage 1's boxes, best first."""
-    scores: NDArray[np.float32]
-    """(N,) stage 1's scores."""
-    probs: NDArray[np.float32]
-    """(N, C) stage 2's class probabilities."""
-    face_logits: NDArray[np.float32] | None
-    """(N,) stage 2's log odds of a face; None where the classifier gives none."""
-    box_deltas: NDArray[np.float32] | None
-    """(N, 4) stage 2's box deltas; None where the classifier gives none."""
-    gt_boxes: Boxes
-    """(M, 4) annotated boxes."""
-    labels: NDArray[np.intp]
-    """(M,) annotated classes."""
-    size: tuple[int, int]
-    """The photo's width and height."""
+    boxes: Boxes  # (N, 4) stage 1's boxes, best first
+    scores: NDArray[np.float32]  # (N,) stage 1's scores
+    probs: NDArray[np.float32]  # (N, C) stage 2's class probabilities
+    face_logits: NDArray[np.float32] | None  # (N,) stage 2's log odds of a face; None where the classifier gives none
+    box_deltas: NDArray[np.float32] | None  # (N, 4) stage 2's box deltas; None where the classifier gives none
+    gt_boxes: Boxes  # (M, 4) annotated boxes
+    labels: NDArray[np.intp]  # (M,) annotated classes
+    size: tuple[int, int]  # the photo's width and height
 
 
 def calibrate_cascade(detector: Detector, config: CascadeConfig, images: Iterable[AnnotatedImage]) -> CascadeConfig:
-    """Return the settings with slope and intercept fitted by Platt scaling (Platt 1999).
+    """Return the settings with slope and intercept fitted on validation images by Platt scaling (Platt 1999).
 
-    With fewer than MIN_SAMPLES right or wrong detections, a warning is printed and the settings stay.
+    With fewer than MIN_SAMPLES right or wrong detections, a warning is printed and the settings stay. The detector
+    works by `config`, slope and intercept included.
 
-    Args:
-        detector: works by `config`, slope and intercept included.
-        config: the cascade's settings.
-        images: validation images only.
-
-    Raises:
-        UserError: wrong detections score higher than right ones.
+    Raises UserError when wrong detections score higher than right ones.
     """
     scores, right = [np.zeros(0, np.float32)], [np.zeros(0, bool)]
     for image in images:
@@ -72,9 +59,8 @@ def calibrate_cascade(detector: Detector, config: CascadeConfig, images: Iterabl
     if _too_few(hit, "detections", "calibrate scores; they stay as they are"):
         return config
     (slope,), intercept = fit_platt(odds[:, None], hit)
-    return replace(
-        config, slope=round(config.slope * slope, 4), intercept=round(config.intercept * slope + intercept, 4)
-    )
+    intercept += config.intercept * slope
+    return replace(config, slope=round(config.slope * slope, 4), intercept=round(intercept, 4))
 
 
 def collect_outputs(predictor: Predictor, detector: Detector, images: Iterable[AnnotatedImage]) -> list[StageOutputs]:
@@ -86,10 +72,8 @@ def collect_outputs(predictor: Predictor, detector: Detector, images: Iterable[A
         faces = detector.detect(pixels, min_score=MIN_DETECTOR_SCORE)
         probs, face_logits, box_deltas = predictor.run_classifier([pixels], [faces.boxes])[0]
         labels = np.array([names.index(label) for label in image.labels], np.intp)
-        size = (pixels.shape[1], pixels.shape[0])
-        outputs.append(
-            StageOutputs(faces.boxes, faces.scores, probs, face_logits, box_deltas, image.boxes, labels, size)
-        )
+        found = (faces.boxes, faces.scores, probs, face_logits, box_deltas)
+        outputs.append(StageOutputs(*found, image.boxes, labels, size=(pixels.shape[1], pixels.shape[0])))
     return outputs
 
 
@@ -112,8 +96,10 @@ def fit_fusion(outputs: Sequence[StageOutputs], margin: float, flip_tta: bool) -
     right = np.concatenate([np.zeros(0, bool), *(is_true_positive(o.boxes, o.gt_boxes) for o in outputs)])
     if _too_few(right, "candidates", "fit stage 2's weight; stage 1's scores stay"):
         return fusion
-    fusion = _fit_temperature(_fit_platt_scaling(fusion, outputs, right), outputs)
-    return _fit_unsure_margin(_fit_box_blend(fusion, outputs, margin), outputs)
+    probs, labels = _matched_classes(outputs)
+    fusion = _fit_temperature(_fit_platt_scaling(fusion, outputs, right), probs, labels)
+    fusion = _fit_box_blend(fusion, outputs, margin)
+    return replace(fusion, unsure_margin=choose_unsure_margin(fusion.class_probs(probs), labels))
 
 
 def uncalibrated(config: CascadeConfig) -> ScoreFusion:
@@ -124,15 +110,9 @@ def uncalibrated(config: CascadeConfig) -> ScoreFusion:
 def calibration_error(
     fusion: ScoreFusion, outputs: Sequence[StageOutputs], min_score: float = MIN_DETECTOR_SCORE
 ) -> float | None:
-    """Return the expected calibration error of `score`, each candidate with its best class.
+    """Return the expected calibration error of `score`, each candidate with its best class; None without candidates.
 
-    Args:
-        fusion: makes the scores.
-        outputs: of the photos.
-        min_score: lower scores do not count.
-
-    Returns:
-        The error, or None without candidates.
+    Scores below `min_score` do not count.
     """
     scores, right = [np.zeros(0)], [np.zeros(0, bool)]
     for o in outputs:
@@ -148,12 +128,9 @@ def calibration_error(
 def fit_platt(odds: NDArray[np.float32], right: NDArray[np.bool_]) -> tuple[list[float], float]:
     """Return the weights and the intercept of a logistic regression (Platt scaling).
 
-    Args:
-        odds: (N, K) log odds; stage 1's are the first column.
-        right: (N,) whether a detection is right.
+    `odds` (N, K) are log odds, stage 1's in the first column; `right` (N,) says which detections are right.
 
-    Raises:
-        UserError: stage 1's weight is not positive.
+    Raises UserError when stage 1's weight is not positive.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -192,9 +169,8 @@ def _fit_platt_scaling(fusion: ScoreFusion, outputs: Sequence[StageOutputs], rig
     )
 
 
-def _fit_temperature(fusion: ScoreFusion, outputs: Sequence[StageOutputs]) -> ScoreFusion:
+def _fit_temperature(fusion: ScoreFusion, probs: NDArray[np.float32], labels: NDArray[np.intp]) -> ScoreFusion:
     """Fit the temperature of the class probabilities (temperature scaling)."""
-    probs, labels = _matched_classes(outputs)
     if len(labels) < MIN_SAMPLES:
         return fusion
     rows = np.arange(len(labels))
@@ -213,37 +189,21 @@ def _fit_box_blend(fusion: ScoreFusion, outputs: Sequence[StageOutputs], margin:
 
     def average_precision(box_blend: float) -> float:
         moved = replace(fusion, box_blend=box_blend)
-        samples = [
-            Sample(
-                str(i),
-                o.gt_boxes,
-                np.zeros(len(o.gt_boxes), np.intp),
-                moved.boxes(o.boxes, o.box_deltas, margin, o.size),
-                moved.face_scores(o.scores, o.face_logits).astype(np.float64),
-                np.zeros(len(o.boxes), np.intp),
-            )
-            for i, o in enumerate(outputs)
-        ]
+        samples = []
+        for i, o in enumerate(outputs):
+            boxes = moved.boxes(o.boxes, o.box_deltas, margin, o.size)
+            scores = moved.face_scores(o.scores, o.face_logits).astype(np.float64)
+            gt_labels, labels = np.zeros(len(o.gt_boxes), np.intp), np.zeros(len(boxes), np.intp)
+            samples.append(Sample(str(i), o.gt_boxes, gt_labels, boxes, scores, labels))
         return score_samples(samples, ["face"]).faces.overall.ap or 0.0
 
     return replace(fusion, box_blend=max(BOX_BLENDS, key=average_precision))
 
 
-def _fit_unsure_margin(fusion: ScoreFusion, outputs: Sequence[StageOutputs]) -> ScoreFusion:
-    """Fit the margin below which a label is unsure."""
-    probs, labels = _matched_classes(outputs)
-    return replace(fusion, unsure_margin=choose_unsure_margin(fusion.class_probs(probs), labels))
-
-
 def choose_unsure_margin(probs: NDArray[np.float32], labels: NDArray[np.intp]) -> float:
-    """Return the smallest margin between the two best classes that leaves half of the wrong labels.
+    """Return the smallest margin between the two best classes that leaves half of the wrong labels; 0 without such.
 
-    Args:
-        probs: (N, C) class probabilities of found faces.
-        labels: (N,) their true classes.
-
-    Returns:
-        The margin, 0 without wrong labels.
+    `probs` (N, C) are the class probabilities of found faces, `labels` (N,) their true classes.
     """
     if probs.shape[1] < 2:
         return 0.0

@@ -63,28 +63,19 @@ def export_classifier(models: Sequence[nn.Module], input_size: int, heads: Heads
 class ClassifierSource:
     """What a bundle needs of a classifier."""
 
-    meta: ModelMeta | BundleMeta
-    """Class names and preprocessing."""
-    metrics: Mapping[str, Any]
-    """Metrics on validation crops."""
-    origin: Mapping[str, Any]
-    """The training runs, for the bundle's provenance."""
-    class_counts: Mapping[str, Any] | None
-    """Number of crops per class and split, if known."""
-    export: Callable[[], bytes]
-    """Makes the ONNX graph."""
-    has_objectness: bool
-    """Whether the graph gives log odds of being a face."""
-    fusion: ScoreFusion = field(default_factory=ScoreFusion)
-    """The fusion with stage 1, unless it is fitted."""
+    meta: ModelMeta | BundleMeta  # class names and preprocessing
+    metrics: Mapping[str, Any]  # metrics on validation crops
+    origin: Mapping[str, Any]  # the training runs, for the bundle's provenance
+    class_counts: Mapping[str, Any] | None  # number of crops per class and split, if known
+    export: Callable[[], bytes]  # makes the ONNX graph
+    has_objectness: bool  # whether the graph gives log odds of being a face
+    fusion: ScoreFusion = field(default_factory=ScoreFusion)  # the fusion with stage 1, unless it is fitted
 
 
 def classifier_source(runs: Sequence[Path]) -> ClassifierSource:
     """Return the classifier of training runs, averaged, or of one bundle.
 
-    Raises:
-        UserError: a run is not finished, or its inputs or outputs differ from the first run's.
-        BundleError: the bundle cannot be read.
+    Raises UserError when a run is not finished or differs in inputs or outputs, BundleError for an unreadable bundle.
     """
     is_bundle = len(runs) == 1 and (runs[0] / "bundle.json").is_file()
     return _from_bundle(runs[0]) if is_bundle else _from_runs(runs)
@@ -100,16 +91,12 @@ def _from_runs(runs: Sequence[Path]) -> ClassifierSource:
         first = loaded[0][1] if loaded else meta
         for name in ("class_names", "input_size", "margin", "mean", "std", "heads"):
             if getattr(meta, name) != getattr(first, name):
-                raise UserError(
-                    f"{run}: its {name} {getattr(meta, name)} differs from {runs[0]}'s {getattr(first, name)}; "
-                    "average runs with the same inputs and outputs"
-                )
+                differs = f"its {name} {getattr(meta, name)} differs from {runs[0]}'s {getattr(first, name)}"
+                raise UserError(f"{run}: {differs}; average runs with the same inputs and outputs")
         loaded.append((model, meta))
     meta = loaded[0][1]
-    origins = [
-        {"run": run.resolve().name, "model": own.model, "epoch": own.epoch}
-        for run, (_, own) in zip(runs, loaded, strict=True)
-    ]
+    each = zip(runs, loaded, strict=True)
+    origins = [{"run": run.resolve().name, "model": own.model, "epoch": own.epoch} for run, (_, own) in each]
     return ClassifierSource(
         meta,
         meta.metrics if len(loaded) == 1 else {},

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import tyro
@@ -78,11 +79,7 @@ def run(args: CrossvalArgs) -> int:
     from common.annotations.types import fingerprint
 
     _check_args(args)
-    out = console()
-
-    def log(line: str) -> None:
-        out.print(line, markup=False, highlight=False)
-
+    log = partial(console().print, markup=False, highlight=False)
     annotations = read_dataset(args.data)
     images = check_dataset(args.data, annotations, log)
     external = _read_external(args, annotations.class_names, log)
@@ -96,8 +93,7 @@ def run(args: CrossvalArgs) -> int:
         "experiments": list(args.experiments),
     }
     with RunFolder(args.out, "cross-validation", "--out", "crossval_config.json").held(record):
-        text = _cross_validate(args, images, external, annotations.class_names, log)
-        out.print(text, markup=False, highlight=False)
+        log(_cross_validate(args, images, external, annotations.class_names, log))
     return 0
 
 
@@ -129,10 +125,8 @@ def _cross_validate(
     args: CrossvalArgs, images: Sequence[AnnotatedImage], external: ExternalData, names: Sequence[str], log: Log
 ) -> str:
     """Train and score the remaining folds, write both files, and return the text of crossval.md."""
-    plans = [
-        TrainingPlan(args.data, splits, args.out / f"fold{k}", args.experiments)
-        for k, splits in enumerate(_split_files(args))
-    ]
+    files = enumerate(_split_files(args))
+    plans = [TrainingPlan(args.data, splits, args.out / f"fold{k}", args.experiments) for k, splits in files]
     run_parallel([(plan.folder, plan.steps) for plan in plans], args.jobs, log)
     folds, samples, reported = [], [], []
     stock = stock_cross_dataset(args.out / "stock_elsewhere.json", external)
@@ -143,14 +137,9 @@ def _cross_validate(
         samples += found
         reported += filter_by_score(found, scores[-1].threshold)
     table = summarize_folds(folds)
-    parts = (
-        fold_table(table, args.folds),
-        fold_table(table, args.folds, (PIPELINE,)),
-        pooled_table(samples, names),
-        calibration_table([Bundle.load(plan.bundle) for plan in plans]),
-        unsure_table(reported),
-    )
-    text = "\n".join(parts)
+    tables = [fold_table(table, args.folds), fold_table(table, args.folds, (PIPELINE,)), pooled_table(samples, names)]
+    calibration = calibration_table([Bundle.load(plan.bundle) for plan in plans])
+    text = "\n".join([*tables, calibration, unsure_table(reported)])
     write_text(args.out / "crossval.md", text)
     record = {"folds": [[asdict(s) for s in fold] for fold in folds], "mean_and_spread": table}
     write_text(args.out / "crossval.json", json.dumps(record, indent=1) + "\n")

@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,12 +17,11 @@ from common.files import write_text
 from common.images import read_image
 from common.splits import read_splits
 from pipeline.evaluate.bootstrap import best_f1_threshold
-from pipeline.evaluate.command import merged_names
 from pipeline.evaluate.evaluation import detect_samples
 from pipeline.evaluate.face_free import face_free_part
 from pipeline.evaluate.metrics import Sample, score_every_class, score_samples
 from pipeline.evaluate.reliability import Reliability, scores_and_correct
-from pipeline.evaluate.selection import check_classes, merge_classes
+from pipeline.evaluate.selection import check_classes, merge_classes, merged_names
 from pipeline.inference.predictor import Predictor
 from pipeline.training.calibration import MATCH_IOU, MIN_DETECTOR_SCORE
 from pipeline.training.plan import TrainingPlan
@@ -41,38 +39,27 @@ FoldMetrics = dict[str, float | None]
 class DetectorScore:
     """One detector's metrics on one fold's test photos."""
 
-    detector: str
-    """One of CASCADES, or PIPELINE."""
-    threshold: float
-    """Score threshold, chosen on the fold's validation photos."""
-    figures: FoldMetrics
-    """Metrics by name, None where undefined."""
+    detector: str  # one of CASCADES, or PIPELINE
+    threshold: float  # score threshold, chosen on the fold's validation photos
+    figures: FoldMetrics  # metrics by name, None where undefined
 
 
 @dataclass(frozen=True)
 class ExternalData:
     """Photos of another dataset, which each fold is scored on, too."""
 
-    iou: float
-    """IoU from which a box matches a face."""
-    images: Sequence[AnnotatedImage] = ()
-    """The photos, possibly none."""
-    merge: dict[str, str] = field(default_factory=dict)
-    """{class: class that it counts as}."""
+    iou: float  # IoU from which a box matches a face
+    images: Sequence[AnnotatedImage] = ()  # the photos, possibly none
+    merge: dict[str, str] = field(default_factory=dict)  # {class: class that it counts as}
 
 
 def score_fold(
     plan: TrainingPlan, images: Sequence[AnnotatedImage], external: ExternalData
 ) -> tuple[list[DetectorScore], list[Sample]]:
-    """Score both cascades and the whole pipeline on a fold's test photos.
+    """Return the scores of both cascades and the whole pipeline on a fold's test photos, and the pipeline's detections.
 
-    Args:
-        plan: the fold's training, finished.
-        images: all photos of the dataset.
-        external: scored by the fine-tuned cascade and the whole pipeline, too.
-
-    Returns:
-        The scores, and the whole pipeline's detections on the test photos.
+    The training `plan` is finished. `images` are all photos of the dataset. External photos are scored by the
+    fine-tuned cascade and the whole pipeline, too.
     """
     splits = read_splits(plan.splits)
     val, test = ([i for i in images if splits.get(i.image_id) == split] for split in ("val", "test"))
@@ -116,8 +103,7 @@ def face_samples(
     samples = []
     for image in images:
         found = detector.detect(read_image(image.path), min_score=min_score)
-        gt_labels = np.zeros(len(image.boxes), np.intp)
-        labels = np.zeros(len(found), np.intp)
+        gt_labels, labels = np.zeros(len(image.boxes), np.intp), np.zeros(len(found), np.intp)
         scores = found.scores.astype(np.float64)
         samples.append(Sample(image.image_id, image.boxes, gt_labels, found.boxes, scores, labels))
         advance()
@@ -127,14 +113,13 @@ def face_samples(
 def face_metrics(samples: Sequence[Sample]) -> FoldMetrics:
     """Return average precision, recall, and recall by face size."""
     faces = score_samples(samples, ["face"]).faces
-    overall = faces.overall
-    figures: FoldMetrics = {
-        "face AP50": overall.ap50,
-        "face recall at IoU 0.5": overall.recall50,
-        "face AP, IoU 0.50-0.95": overall.ap,
-        "face AP75": overall.ap75,
+    return {
+        "face AP50": faces.overall.ap50,
+        "face recall at IoU 0.5": faces.overall.recall50,
+        "face AP, IoU 0.50-0.95": faces.overall.ap,
+        "face AP75": faces.overall.ap75,
+        **{f"faces {size} px found": part.recall50 for size, part in faces.by_size.items()},
     }
-    return figures | {f"faces {size} px found": part.recall50 for size, part in faces.by_size.items()}
 
 
 def false_alarms(detector: Detector, images: Iterable[AnnotatedImage], threshold: float) -> float | None:
@@ -208,7 +193,7 @@ def stock_cross_dataset(file: Path, external: ExternalData) -> FoldMetrics:
 
 def write_fold(scores_file: Path, samples_file: Path, scores: list[DetectorScore], samples: list[Sample]) -> None:
     """Write a fold's detections, then its scores, whose file says that the fold is finished."""
-    write_text(samples_file, json.dumps([_to_json(sample) for sample in samples]) + "\n")
+    write_text(samples_file, json.dumps([vars(sample) for sample in samples], default=np.ndarray.tolist) + "\n")
     write_text(scores_file, json.dumps([asdict(score) for score in scores], indent=1) + "\n")
 
 
@@ -234,8 +219,3 @@ def read_samples(file: Path, classes: int) -> list[Sample]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         fix = f"remove {file.name.replace('.samples', '')} to score this fold again"
         raise UserError(f"{file}: damaged or missing ({error}); {fix}") from error
-
-
-def _to_json(sample: Sample) -> dict[str, Any]:
-    """Return a sample's fields, with lists instead of arrays."""
-    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in vars(sample).items()}

@@ -17,7 +17,7 @@ from common.annotations.types import fingerprint
 from common.cli import progress
 from common.errors import UserError
 from common.splits import read_splits
-from pipeline.inference.bundle import GRAPHS, Bundle, check_destination, write_bundle
+from pipeline.inference.bundle import Bundle, check_destination, write_bundle
 from pipeline.inference.bundle_meta import BundleMeta, Search
 from pipeline.inference.fusion import ScoreFusion
 from pipeline.inference.graphs import load_graph
@@ -51,14 +51,10 @@ SETTINGS_FROM_NOTE = (
 class FitPhotos:
     """Annotated photos that a bundle's settings are fitted on."""
 
-    train: tuple[AnnotatedImage, ...]
-    """For the box bias of the stock cascade."""
-    val: tuple[AnnotatedImage, ...]
-    """For calibration and score threshold."""
-    problems: tuple[Problem, ...] = ()
-    """What was refused in the dataset."""
-    splits_sha256: str = ""
-    """Digest of the split file."""
+    train: tuple[AnnotatedImage, ...]  # for the box bias of the stock cascade
+    val: tuple[AnnotatedImage, ...]  # for calibration and score threshold
+    problems: tuple[Problem, ...] = ()  # what was refused in the dataset
+    splits_sha256: str = ""  # digest of the split file
 
 
 def read_fit_photos(data: Path, splits: Path) -> FitPhotos:
@@ -108,17 +104,15 @@ def pack_bundle(
         _check_labels(photos, classifier.meta.class_names)
     graphs, stage1 = _export_cascade(cascade_config, cascade_run, photos)
     graphs["classifier"] = classifier.export()
-    meta = _unfitted_meta(classifier, cascade_config, _provenance(classifier, stage1, photos, note))
+    meta = _unfitted_meta(classifier, cascade_config, stage1, photos, note)
     if score_threshold is not None:
         meta = replace(meta, score_threshold=score_threshold)
     if photos is not None:
-        meta = _fit(Bundle(out, meta, graphs), photos.val, choose_threshold=score_threshold is None)
+        meta = _fit(meta, graphs, out, photos.val, choose_threshold=score_threshold is None)
     if template is not None:
         if template.fusion.classifier_weight and not classifier.has_objectness:
-            raise UserError(
-                f"{settings_from}: its face scores need a classifier with objectness, which these runs do not have; "
-                "name another bundle"
-            )
+            need = "its face scores need a classifier with objectness, which these runs do not have"
+            raise UserError(f"{settings_from}: {need}; name another bundle")
         meta = _take_settings(meta, template, settings_from)
     return write_bundle(out, meta, graphs)
 
@@ -133,67 +127,55 @@ def _export_cascade(
         return _stock_cascade(config, photos)
     if run is None:
         raise UserError("a fine-tuned cascade needs its run; name it with --cascade")
-    graphs, facts = _fine_tuned_cascade(run)
+    nets = {name: ExportWrapper(load_net(run, name)) for name in FINE_TUNED}
+    facts: dict[str, Any] = {"weights": "fine-tuned", "run": run.resolve().name, **run_facts(run)}
+    graphs = export_cascade(nets, FINE_TUNED)
     if photos is not None and facts["data"] != fingerprint(photos.train):
         reason = "was trained on other photos than the split's training photos; its metrics may be too good"
         print(f"warning: {run}: {reason}", file=sys.stderr)
     return graphs, facts
 
 
-def _unfitted_meta(classifier: ClassifierSource, config: Search, provenance: Mapping[str, Any]) -> BundleMeta:
-    """Return the bundle's metadata before any setting is fitted."""
-    return BundleMeta(
-        class_names=classifier.meta.class_names,
-        input_size=classifier.meta.input_size,
-        mean=classifier.meta.mean,
-        std=classifier.meta.std,
-        margin=classifier.meta.margin,
-        search=config,
-        score_threshold=DEFAULT_SCORE,
-        fusion=classifier.fusion,
-        metrics={"val_crops": dict(classifier.metrics)},
-        provenance=provenance,
-    )
-
-
-def _provenance(
-    classifier: ClassifierSource, stage1: Mapping[str, Any], photos: FitPhotos | None, note: str
-) -> dict[str, Any]:
-    """Return where the bundle's parts come from."""
-    return {
+def _unfitted_meta(
+    classifier: ClassifierSource, config: Search, stage1: Mapping[str, Any], photos: FitPhotos | None, note: str
+) -> BundleMeta:
+    """Return the bundle's metadata, with the origin of its parts, before any setting is fitted."""
+    splits_sha256 = None if photos is None else photos.splits_sha256
+    provenance = {
         "stage1": stage1,
         "stage2": dict(classifier.origin),
-        "data": {
-            "class_counts": classifier.class_counts,
-            "splits_sha256": None if photos is None else photos.splits_sha256,
-        },
+        "data": {"class_counts": classifier.class_counts, "splits_sha256": splits_sha256},
         "commit": git_revision(),
         "torch": torch.__version__.split("+")[0],
         "python": platform.python_version(),
         "note": note,
     }
+    own, metrics = classifier.meta, {"val_crops": dict(classifier.metrics)}
+    preprocessing = (own.input_size, own.mean, own.std, own.margin)
+    return BundleMeta(own.class_names, *preprocessing, config, DEFAULT_SCORE, classifier.fusion, metrics, provenance)
 
 
-def _fit(bundle: Bundle, val: Sequence[AnnotatedImage], choose_threshold: bool) -> BundleMeta:
+def _fit(
+    meta: BundleMeta, graphs: Mapping[str, bytes], out: Path, val: Sequence[AnnotatedImage], choose_threshold: bool
+) -> BundleMeta:
     """Return the metadata with settings fitted and metrics measured on validation photos."""
-    meta, graphs = bundle.meta, {name: bundle.graph_bytes(name) for name in GRAPHS}
     if isinstance(meta.search, CascadeConfig):
         with progress() as bar:
             images = bar.track(val, description="calibrating scores")
-            meta = replace(meta, search=calibrate_cascade(bundle.detector(), meta.search, images))
-    meta = _fit_fusion(Bundle(bundle.path, meta, graphs), val)
-    metrics, threshold = validation_metrics(Predictor(Bundle(bundle.path, meta, graphs)), val)
+            meta = replace(meta, search=calibrate_cascade(Bundle(out, meta, graphs).detector(), meta.search, images))
+    meta = _fit_fusion(meta, graphs, out, val)
+    metrics, threshold = validation_metrics(Predictor(Bundle(out, meta, graphs)), val)
     meta = replace(meta, metrics={**meta.metrics, "val": metrics})
     return replace(meta, score_threshold=threshold) if choose_threshold else meta
 
 
-def _fit_fusion(bundle: Bundle, val: Sequence[AnnotatedImage]) -> BundleMeta:
+def _fit_fusion(meta: BundleMeta, graphs: Mapping[str, bytes], out: Path, val: Sequence[AnnotatedImage]) -> BundleMeta:
     """Return the metadata with the fusion fitted, and the calibration error before and after the fit."""
-    meta = replace(bundle.meta, fusion=ScoreFusion(flip_tta=True))
-    predictor = Predictor(Bundle(bundle.path, meta, {name: bundle.graph_bytes(name) for name in GRAPHS}))
+    meta = replace(meta, fusion=ScoreFusion(flip_tta=True))
+    bundle = Bundle(out, meta, graphs)
     with progress() as bar:
         images = bar.track(val, description="fitting the score fusion")
-        outputs = collect_outputs(predictor, bundle.detector(), images)
+        outputs = collect_outputs(Predictor(bundle), bundle.detector(), images)
     fusion = fit_fusion(outputs, meta.margin, flip_tta=True)
     before = uncalibrated(meta.search) if isinstance(meta.search, CascadeConfig) else meta.fusion
     error = {"before": calibration_error(before, outputs), "after": calibration_error(fusion, outputs)}
@@ -204,29 +186,14 @@ def _take_settings(meta: BundleMeta, other: BundleMeta, path: Path | None) -> Bu
     """Return `meta` with another bundle's settings and metrics. Raise UserError when the recipes differ."""
     for name in ("class_names", "input_size", "margin", "cascade"):
         if getattr(meta, name) != getattr(other, name):
-            raise UserError(
-                f"{path}: its {name} {getattr(other, name)} is not {getattr(meta, name)}; "
-                "name a bundle of the same recipe"
-            )
+            differs = f"its {name} {getattr(other, name)} is not {getattr(meta, name)}"
+            raise UserError(f"{path}: {differs}; name a bundle of the same recipe")
     origin = {
         "weights_and_metrics": SETTINGS_FROM_NOTE,
         "settings_and_metrics_from": {"sha256": dict(other.sha256), "data": other.provenance.get("data")},
     }
-    return replace(
-        meta,
-        search=other.search,
-        fusion=other.fusion,
-        score_threshold=other.score_threshold,
-        metrics=other.metrics,
-        provenance={**meta.provenance, **origin},
-    )
-
-
-def _fine_tuned_cascade(run: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """Return the graphs of a fine-tuning run, and their provenance."""
-    nets = {name: ExportWrapper(load_net(run, name)) for name in FINE_TUNED}
-    facts: dict[str, Any] = {"weights": "fine-tuned", "run": run.resolve().name, **run_facts(run)}
-    return export_cascade(nets, FINE_TUNED), facts
+    settings = {name: getattr(other, name) for name in ("search", "fusion", "score_threshold", "metrics")}
+    return replace(meta, **settings, provenance={**meta.provenance, **origin})
 
 
 def _stock_cascade(config: MtcnnConfig, photos: FitPhotos | None) -> tuple[dict[str, bytes], dict[str, Any]]:
@@ -246,9 +213,6 @@ def _stock_cascade(config: MtcnnConfig, photos: FitPhotos | None) -> tuple[dict[
 def _check_labels(photos: FitPhotos, class_names: Sequence[str]) -> None:
     """Raise UserError when a photo has a class that the classifier does not know."""
     for image in (*photos.train, *photos.val):
-        unknown = sorted(set(image.labels) - set(class_names))
-        if unknown:
-            raise UserError(
-                f"{image.path}: class {unknown[0]!r} is not a class of the run ({', '.join(class_names)}); "
-                "name the data that the run was trained on"
-            )
+        if unknown := sorted(set(image.labels) - set(class_names)):
+            known = f"class {unknown[0]!r} is not a class of the run ({', '.join(class_names)})"
+            raise UserError(f"{image.path}: {known}; name the data that the run was trained on")

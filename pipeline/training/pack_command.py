@@ -70,18 +70,16 @@ def run(args: PackArgs) -> int:
     if args.data is not None:
         check_apart(args.data, args.out, "--out")
     config = args.cascade_config()
-    cascade_flags = ("--min-face", "--pnet-threshold", "--rnet-threshold")
     if args.settings_from is not None and (args.min_face, args.pnet_threshold, args.rnet_threshold) != (None,) * 3:
-        raise UserError(f"--settings-from takes all settings from that bundle; leave out {', '.join(cascade_flags)}")
+        flags = "--min-face, --pnet-threshold, --rnet-threshold"
+        raise UserError(f"--settings-from takes all settings from that bundle; leave out {flags}")
     photos = None if args.data is None else read_fit_photos(args.data, args.splits)
     for problem in photos.problems if photos else ():
         print(f"warning: {problem}", file=sys.stderr)
     bundle = pack_bundle(args.run, args.out, config, args.cascade, photos, args.score, args.note, args.settings_from)
-    size = sum(file.stat().st_size for file in bundle.path.iterdir())
-    classes = ", ".join(bundle.meta.class_names)
-    console().print(
-        f"{bundle.path}: {size / 1e6:.2f} MB; classes {classes}; score from {bundle.meta.score_threshold:g}"
-    )
+    size = sum(file.stat().st_size for file in bundle.path.iterdir()) / 1e6
+    classes, threshold = ", ".join(bundle.meta.class_names), bundle.meta.score_threshold
+    console().print(f"{bundle.path}: {size:.2f} MB; classes {classes}; score from {threshold:g}")
     return 0
 
 

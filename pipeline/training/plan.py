@@ -30,20 +30,15 @@ QUICK_NOTE = "quick: a few steps of each training, as a check that everything fi
 class TrainingPlan:
     """One training of the whole pipeline on one split."""
 
-    data: Path
-    """Annotated photos."""
-    splits: Path
-    """splits.csv to follow."""
-    folder: Path
-    """Folder of all results."""
-    experiments: tuple[str, ...] = EXPERIMENTS
-    """Stage 2's experiments, whose networks are averaged."""
-    settings_from: Path | None = None
-    """Bundle whose settings and metrics are taken, when `splits` leaves no photos to fit them on."""
-    sibling_runs: tuple[Path, ...] = ()
-    """Folders of plans with the same classifiers: what their crops do not allow is left out here, too."""
-    quick: bool = False
-    """Whether to run only a few steps of each training, as a check that everything fits."""
+    data: Path  # annotated photos
+    splits: Path  # splits.csv to follow
+    folder: Path  # folder of all results
+    experiments: tuple[str, ...] = EXPERIMENTS  # stage 2's experiments, whose networks are averaged
+    settings_from: Path | None = None  # bundle whose settings and metrics are taken, if `splits` has no photos for them
+    sibling_runs: tuple[
+        Path, ...
+    ] = ()  # plans with the same classifiers: what their crops forbid is left out here, too
+    quick: bool = False  # whether to run only a few steps of each training, as a check that everything fits
 
     @property
     def cascade(self) -> Path:
@@ -92,22 +87,18 @@ class TrainingPlan:
                 options += ["--no-pretrained", "--weights", str(self.cascade / "onet.safetensors")]
             options += self._quick({"epochs": QUICK_EPOCHS, "warmup-epochs": min(config.warmup_epochs, 1)})
             command = ("stage2_classifier.train", "--crops", str(self.crops), *options)
-            steps.append(
-                TrainingStep(run.name, command, run / "summary.json", partial(args_for_crops, run.name, crops))
-            )
+            extra_args = partial(args_for_crops, run.name, crops)
+            steps.append(TrainingStep(run.name, command, run / "summary.json", extra_args))
         return steps
 
     def bundle_step(self) -> TrainingStep:
         """Return the step that packs the bundle."""
-        command = ["pipeline.pack", "--run", *map(str, self.runs), "--cascade", str(self.cascade)]
-        command += ["--out", str(self.bundle)]
-        if self.settings_from is None:
-            command += ["--data", str(self.data), "--splits", str(self.splits)]
-        else:
-            command += ["--settings-from", str(self.settings_from)]
-        if self.quick:
-            command += ["--note", QUICK_NOTE]
-        return TrainingStep("bundle", tuple(command), self.bundle / "bundle.json")
+        parts = ("--run", *map(str, self.runs), "--cascade", str(self.cascade), "--out", str(self.bundle))
+        settings = ["--data", str(self.data), "--splits", str(self.splits)]
+        if self.settings_from is not None:
+            settings = ["--settings-from", str(self.settings_from)]
+        note = ("--note", QUICK_NOTE) if self.quick else ()
+        return TrainingStep("bundle", ("pipeline.pack", *parts, *settings, *note), self.bundle / "bundle.json")
 
     def _quick(self, options: Mapping[str, float]) -> list[str]:
         """Return options as flags if this is a quick training."""
@@ -123,21 +114,15 @@ def check_experiments(names: Sequence[str]) -> None:
 
 
 def args_for_crops(name: str, crops: Sequence[Path]) -> ExtraArgs:
-    """Return the options that turn off what some of the crop sets do not allow.
+    """Return the options of experiment `name` that turn off what some of the crop sets (folders) do not allow.
 
     Data of other classes may not allow mask transfer. On a small dataset, stage 1 may have no false alarms.
-
-    Args:
-        name: the experiment.
-        crops: folders of crop sets.
     """
     config, crop_sets = experiment(name), [read_crop_set(folder) for folder in crops]
-    options: list[str] = []
-    reasons: list[str] = []
+    options, reasons = [], []
     if config.hard_negatives and not all(any(r.split == "train" for r in one.hard_negatives) for one in crop_sets):
         options += ["--hard-negatives", "0", "--no-box-head"]
-        flags = " ".join(options)
-        reasons.append(f"trains on faces alone ({flags}): stage 1 has no false alarms in training photos")
+        reasons.append(f"trains on faces alone ({' '.join(options)}): stage 1 has no false alarms in training photos")
     if config.mask_transfer_prob and (reason := next(filter(None, map(_why_no_mask_transfer, crop_sets)), "")):
         options += ["--mask-transfer-prob", "0"]
         reasons.append(f"trains without mask transfer (--mask-transfer-prob 0): {reason}")

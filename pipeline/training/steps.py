@@ -25,7 +25,7 @@ from common.files import with_file_name
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 UNBUFFERED = {"PYTHONUNBUFFERED": "1"}  # so a log ends with the last line printed
 POLL_INTERVAL = 0.2  # s between checks for a stop
-RESUMABLE = "interrupted; the same command goes on"  # the message of a command in steps at Ctrl-C
+RESUMABLE = "interrupted; run the same command to resume"  # the message of a command in steps at Ctrl-C
 
 Log = Callable[[str], None]  # reports one line to the user
 
@@ -34,24 +34,18 @@ Log = Callable[[str], None]  # reports one line to the user
 class ExtraArgs:
     """Further arguments of a step's command, which are known only when the step begins."""
 
-    options: tuple[str, ...] = ()
-    """Flags and values."""
-    reasons: tuple[str, ...] = ()
-    """One line for the user per reason."""
+    options: tuple[str, ...] = ()  # flags and values
+    reasons: tuple[str, ...] = ()  # one line for the user per reason
 
 
 @dataclass(frozen=True)
 class TrainingStep:
     """One command of a longer training."""
 
-    name: str
-    """Name for the user, and of the log file."""
-    command: tuple[str, ...]
-    """Module and arguments."""
-    result: Path | None = None
-    """The file that is written last: when it exists, the step is finished. None: the command itself checks that."""
-    extra_args: Callable[[], ExtraArgs] = ExtraArgs
-    """Called when the step begins, to use the results of earlier steps."""
+    name: str  # name for the user, and of the log file
+    command: tuple[str, ...]  # module and arguments
+    result: Path | None = None  # the file written last: if it exists, the step is finished; None: the command checks
+    extra_args: Callable[[], ExtraArgs] = ExtraArgs  # called when the step begins, to use the results of earlier steps
 
 
 def run_steps(
@@ -60,15 +54,9 @@ def run_steps(
     """Run the steps that are not finished, in order; their output goes to folder/<name>.log.
 
     A step that fails after its result was written counts as done: a photo was left out. `log` gets its last line.
+    When `stop` is set, the running process is ended and no step begins.
 
-    Args:
-        folder: folder of the log files.
-        steps: in order.
-        log: gets one line per finished step.
-        stop: when set, the running process is ended and no step begins.
-
-    Raises:
-        UserError: a step failed; the message has its last line.
+    Raises UserError when a step failed, with its last line.
     """
     stop = stop or threading.Event()
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,8 +87,7 @@ def run_parallel(works: Sequence[tuple[Path, Sequence[TrainingStep]]], jobs: int
 
     When one fails, and at Ctrl-C, the others are ended at once: all of them resume when they are started again.
 
-    Raises:
-        UserError: as `run_steps`.
+    Raises UserError as `run_steps` does.
     """
     stop = threading.Event()
 

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import tyro
@@ -88,11 +89,7 @@ def run(args: TrainAllArgs) -> int:
         "experiments": list(args.experiments),
         "quick": args.quick,
     }
-    out = console()
-
-    def log(line: str) -> None:
-        out.print(line, markup=False, highlight=False)
-
+    log = partial(console().print, markup=False, highlight=False)
     with RunFolder(args.work_dir, "training", "--work-dir", "train_all.json").held(record) as resumed:
         if resumed:
             log(f"{args.work_dir}: resumed")
@@ -132,8 +129,10 @@ def _train(args: TrainAllArgs, annotations: Annotations, log: Log) -> None:
     command = ("pipeline.evaluate", *scored, "--out", str(folder))
     run_steps(args.work_dir, [TrainingStep("report", command, record)], log)
     text = report.read_text(encoding="utf-8")
-    bundle = _copy_bundle(plans[-1].bundle, args.out, ALL_PHOTOS_REMARK + text if args.all_photos else text)
-    log(f"{args.out}: classes {', '.join(bundle.meta.class_names)}; report.md in it")
+    made = Bundle.load(plans[-1].bundle)
+    graphs = {name: made.graph_bytes(name) for name in GRAPHS}
+    write_bundle(args.out, made.meta, graphs, ALL_PHOTOS_REMARK + text if args.all_photos else text)
+    log(f"{args.out}: classes {', '.join(made.meta.class_names)}; report.md in it")
     for line in _main_metrics(record):
         log(line)
     log(f"{report}: the report, with pictures next to it; took {time.monotonic() - start:.0f} s now")
@@ -197,12 +196,6 @@ def _given_split(splits: Path, images: Mapping[str, AnnotatedImage], log: Log) -
 def _first_names(names: Sequence[str]) -> str:
     """Return the first names, as a list in text."""
     return ", ".join(names[:MAX_SHOWN]) + (", ..." if len(names) > MAX_SHOWN else "")
-
-
-def _copy_bundle(source: Path, out: Path, report: str) -> Bundle:
-    """Copy a bundle to `out`, with its report, in one step."""
-    bundle = Bundle.load(source)
-    return write_bundle(out, bundle.meta, {name: bundle.graph_bytes(name) for name in GRAPHS}, report)
 
 
 def _main_metrics(file: Path) -> list[str]:

@@ -116,4 +116,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         console().print(f"{out}: finished")
         return 0
 
-    return run_cli(command, interrupted="interrupted; the same command goes on")
+    return run_cli(command, interrupted="interrupted; run the same command to resume")

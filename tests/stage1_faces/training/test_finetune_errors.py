@@ -112,7 +112,7 @@ def test_interrupted_by_hand(data: Path, capsys: pytest.CaptureFixture[str], mon
 
     monkeypatch.setattr(finetune, "finetune", interrupted)
     assert main(["--data", str(data), "--out", "run"]) == 130
-    assert capsys.readouterr().err == "interrupted; the same command goes on\n"
+    assert capsys.readouterr().err == "interrupted; run the same command to resume\n"
 
 
 @pytest.mark.usefixtures("quick")
