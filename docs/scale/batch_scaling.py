@@ -1,7 +1,7 @@
 """Time `pipeline.batch`: one worker against several, pool against Ray; the figures of docs/scale.md. Tables and JSON.
 
-Examples: python -m pipeline.bench.batch DIR --photos 240
-          python -m pipeline.bench.batch --made 4000 3000 --photos 12 --engines pool
+Examples: python -m docs.scale DIR --photos 240
+          python -m docs.scale --made 4000 3000 --photos 12 --engines pool
 
 The last line is JSON. Every run starts without results. Photos per second count from the first photo's start to the
 last photo's end; `whole` includes the time around: the scan, and the start and end of the processes and of Ray.
@@ -288,11 +288,11 @@ def _costs_table(record: dict[str, Any]) -> Table:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line `python -m pipeline.bench.batch`; return the exit code."""
+    """Run the command line `python -m docs.scale`; return the exit code."""
 
     def command() -> int:
         refuse_renamed(argv, RENAMED_FLAGS)
-        name = program_name("pipeline.bench.batch")
+        name = program_name("docs.scale")
         return run(tyro.cli(BatchBenchArgs, args=argv, description=__doc__, prog=name))
 
     return run_cli(command)
