@@ -46,8 +46,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "pipeline.bench",
     ),
     "pipeline.bench": (
-        *("common", *STAGES, "pipeline.inference", "pipeline.evaluate", "pipeline.detect", "pipeline.video"),
-        "pipeline.batch",
+        *("common", *STAGES, "pipeline.inference", "pipeline.evaluate"),
+        *("pipeline.detect", "pipeline.video"),
     ),
 }
 HEAVY = ("torch", "torchvision", "timm", "albumentations", "facenet_pytorch", "sklearn", "scipy", "matplotlib")

@@ -125,8 +125,7 @@ def _show(args: BatchArgs, stats: BatchStats, job: BatchJob) -> None:
     """Print the run's statistics."""
     from pipeline.batch.results import errors_path
 
-    names = job.recipe.bundle["class_names"]
-    faces = ", ".join(f"{name} {stats.faces[name]}" for name in names)
+    faces = ", ".join(f"{name} {stats.faces[name]}" for name in job.recipe.bundle["class_names"])
     lines = {
         "photos": f"{stats.photos}" + (f" ({stats.processed_before} before)" if stats.processed_before else ""),
         "faces": f"{stats.faces.total()}: {faces}",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 import pyarrow as pa
@@ -70,46 +71,40 @@ def find_rows(storage: Storage, path: str, columns: ParquetColumns) -> Iterator[
             if METADATA_KEY in (metadata.metadata or {}):
                 return
             _column_paths(file.schema_arrow, columns, name)
-            counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+            ranges = _row_ranges(metadata)
     except OSError as error:  # pyarrow raises OSError, too
         raise MediaError(name, f"cannot be read ({error.strerror or first_line(error)}); check it") from error
     except pa.ArrowException as error:
         raise MediaError(name, f"is no Parquet file that can be read ({first_line(error)}); copy it again") from error
-    row = 0
-    for group, count in enumerate(counts):
-        for _ in range(count):
+    for group, rows in enumerate(ranges):
+        for row in rows:
             yield group, row
-            row += 1
+
+
+def _row_ranges(metadata: pq.FileMetaData) -> list[range]:
+    """Return the numbers of the rows in each row group."""
+    counts = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
+    return [range(start, end) for start, end in pairwise(accumulate(counts, initial=0))]
 
 
 def _read_rows(chunk: Chunk, columns: ParquetColumns) -> Iterator[PhotoContent]:
     """Yield the content of each row of a chunk. Raises OSError or a pyarrow error when the file cannot be read."""
     path = chunk.photos[0].path
     wanted = {photo.row for photo in chunk.photos}
-    with (
-        chunk.storage.open(path) as opened,
-        pq.ParquetFile(opened, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file,
-    ):
+    options = {"buffer_size": _BUFFER_BYTES, "pre_buffer": False}
+    with chunk.storage.open(path) as opened, pq.ParquetFile(opened, **options) as file:
         image, ids = _column_paths(file.schema_arrow, columns, path)
-        groups: list[int] = []
-        rows: list[int] = []
-        start = 0
-        for group in range(file.num_row_groups):
-            end = start + file.metadata.row_group(group).num_rows
-            if any(row in wanted for row in range(start, end)):
-                groups.append(group)
-                rows += range(start, end)
-            start = end
-        numbers = iter(rows)
+        groups = {k: rows for k, rows in enumerate(_row_ranges(file.metadata)) if not wanted.isdisjoint(rows)}
+        numbers = chain.from_iterable(groups.values())
         read = [column for column in (image, ids) if column is not None]
-        for batch in file.iter_batches(_ROWS_PER_READ, row_groups=groups, columns=read, use_threads=False):
+        for batch in file.iter_batches(_ROWS_PER_READ, row_groups=list(groups), columns=read, use_threads=False):
             images = _column_values(batch, image)
-            names = None if ids is None else _column_values(batch, ids)
-            for i in range(batch.num_rows):
-                if next(numbers) in wanted:
-                    photo_id = None if names is None or names[i].as_py() is None else str(names[i].as_py())
-                    data = images[i].as_py()
-                    yield PhotoContent(data, "" if data else "holds no picture (no bytes); leave the row out", photo_id)
+            names = pa.nulls(batch.num_rows) if ids is None else _column_values(batch, ids)
+            for image_value, name, number in zip(images, names, numbers, strict=False):
+                if number in wanted:
+                    data, photo_id = image_value.as_py(), name.as_py()
+                    error = "" if data else "holds no picture (no bytes); leave the row out"
+                    yield PhotoContent(data, error, None if photo_id is None else str(photo_id))
 
 
 def _column_paths(schema: pa.Schema, columns: ParquetColumns, name: str) -> tuple[str, str | None]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import Any
 
 from pipeline.batch.chunk import Chunk
 from pipeline.batch.work import BatchJob, ChunkResult
 from pipeline.batch.worker import Worker, WorkerStoppedError
 
 _POLL = 0.2  # s; a wait without a limit would delay Ctrl-C on some systems
+_JOIN = 1  # s; the longest wait for the threads at the end
 
 
 def run_pool(job: BatchJob, chunks: Iterable[Chunk], workers: int) -> Iterator[ChunkResult]:
@@ -58,12 +58,7 @@ def run_pool(job: BatchJob, chunks: Iterable[Chunk], workers: int) -> Iterator[C
     finally:
         for worker in pool:
             worker.stop()
-        _join(threads, results)
-
-
-def _join(threads: Sequence[threading.Thread], results: queue.Queue[Any]) -> None:
-    """Wait up to 1 s for the threads, and drop the results that they still want to hand over."""
-    until = time.monotonic() + 1
-    while any(thread.is_alive() for thread in threads) and time.monotonic() < until:
-        with suppress(queue.Empty):
-            results.get(timeout=0.01)
+        until = time.monotonic() + _JOIN
+        while any(thread.is_alive() for thread in threads) and time.monotonic() < until:
+            with suppress(queue.Empty):  # the threads may still want to hand over results
+                results.get(timeout=0.01)

@@ -44,32 +44,24 @@ def run_ray_subprocess(
                 process.terminate()
 
         threading.Thread(target=send_chunks, daemon=True).start()
-        ended = False
         try:
-            while True:
-                message = process.receive()
-                if message is None:
-                    break
+            while (message := process.receive()) is not None:
                 if isinstance(message, str):
                     raise UserError(message)
                 yield message
             process.wait()
-            ended = True
         except ProcessDiedError as error:
-            ended = True
             if failed:
                 raise failed[0] from None
             raise UserError(f"Ray ended unexpectedly ({error}){_last_line(log)}") from error
         finally:
-            if not ended:
-                process.terminate()
+            process.terminate()  # nothing, if it has ended
 
 
 def _last_line(log: IO[bytes]) -> str:
     """Return the last line that Ray printed, as the end of a message."""
     log.seek(max(log.seek(0, os.SEEK_END) - 10_000, 0))
-    lines = log.read().decode(errors="replace").split("\n")
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    last = log.read().decode(errors="replace").strip().split("\n")[-1].strip()
     return f": {last}" if last else ""
 
 

@@ -83,8 +83,7 @@ def _connected(address: str | None) -> Iterator[Any]:
     except Exception as error:  # ConnectionError, RuntimeError, ValueError, ...
         what = f"--address {address}" if address else "Ray"
         raise UserError(f"{what}: {first_line(error)}; check that the cluster runs") from error
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
+    ray.data.DataContext.get_current().enable_progress_bars = False
     try:
         yield ray
     finally:

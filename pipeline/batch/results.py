@@ -1,7 +1,6 @@
 """The results: a folder of Parquet parts that a later run can continue, and a file of errors next to it."""
 
 # os.path, not pathlib: an address is no path.
-# ruff: noqa: PTH119, PTH120
 
 from __future__ import annotations
 
@@ -9,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
@@ -62,10 +62,11 @@ class BatchResults:
     """
 
     def __init__(self, out: str, recipe: BatchRecipe) -> None:
-        self.out, self._recipe = out.rstrip("/"), recipe
-        if not self.out.endswith(SUFFIX):
+        self._recipe = recipe
+        if not out.rstrip("/").endswith(SUFFIX):
             raise UserError(f"{display_name(out)}: name the folder of results last, ending in {SUFFIX}")
-        self._storage, path = resolve_storage(self.out)
+        self._shown = display_name(out.rstrip("/"))
+        self._storage, path = resolve_storage(out.rstrip("/"))
         self._path = os.path.realpath(path) if self._storage.is_local else path
 
     @property
@@ -85,18 +86,16 @@ class BatchResults:
         with self._naming():
             kind_before = self._storage.kind(self._path)
             if kind_before == "file":
-                raise UserError(f"{display_name(self.out)}: is a file, results are a folder; name another place")
+                raise UserError(f"{self._shown}: is a file, results are a folder; name another place")
             self._storage.make_folder(self._path)
         try:
             with lock_folder(Path(self._path)) if self._storage.is_local else nullcontext():
                 with self._naming():
                     parts = self._parts()
-                processed = DigestSet(
-                    name for part in map_ordered(self._photo_names, parts, _READ_THREADS) for name in part
-                )
+                names = chain.from_iterable(map_ordered(self._photo_names, parts, _READ_THREADS))
                 with tempfile.TemporaryFile() as spool:
                     errors = ErrorFile(spool, self._recipe)
-                    yield processed, errors
+                    yield DigestSet(names), errors
                     with self._naming():
                         path = errors_path(self._path)
                         if errors.count:
@@ -115,40 +114,35 @@ class BatchResults:
 
     def _parts(self) -> list[str]:
         """Return the paths of the finished parts; remove the unfinished files of a killed run."""
-        parent = os.path.dirname(self._path)
-        unfinished_errors = f".{os.path.basename(errors_path(self._path)).removesuffix(SUFFIX)}."
+        parent, errors_name = os.path.split(errors_path(self._path))
         if self._storage.is_local:
-            siblings = self._storage.entries(parent)
-            self._remove_temporary([entry for entry in siblings if entry.name.startswith(unfinished_errors)])
-        entries = self._storage.entries(self._path)
-        self._remove_temporary([entry for entry in entries if entry.name.startswith(f".{PREFIX}")])
+            self._clean_entries(parent, f".{errors_name.removesuffix(SUFFIX)}.")
+        entries = self._clean_entries(self._path, f".{PREFIX}")
         visible = [entry for entry in entries if not entry.name.startswith((".", "_"))]
         for entry in visible:
             if not (entry.name.startswith(PREFIX) and entry.name.endswith(SUFFIX)):
-                raise UserError(
-                    f"{display_name(self.out)}: holds {entry.name!r}, which is no result; name another place"
-                )
+                raise UserError(f"{self._shown}: holds {entry.name!r}, which is no result; name another place")
         return [entry.path for entry in visible]
 
-    def _remove_temporary(self, entries: list[FolderEntry]) -> None:
+    def _clean_entries(self, folder: str, prefix: str) -> list[FolderEntry]:
+        """Return the entries of a folder; delete the temporary files whose names begin with `prefix`."""
+        entries = self._storage.entries(folder)
         for entry in entries:
-            if ".tmp" in entry.name:
+            if entry.name.startswith(prefix) and ".tmp" in entry.name:
                 self._storage.delete(entry.path)
+        return entries
 
     def _photo_names(self, path: str) -> list[str]:
         """Return the photos' names in a part. Raises UserError when the part cannot be read or has another recipe."""
-        file = path.rpartition("/")[2]
         try:
             with self._storage.open(path) as opened:
                 table = pq.read_table(opened, columns=["file"])
         except (OSError, pa.ArrowException) as error:
-            why = f"{file} cannot be read ({first_line(error)})"
-            raise UserError(f"{display_name(self.out)}: {why}; delete it to process its photos again") from error
+            why = f"{path.rpartition('/')[2]} cannot be read ({first_line(error)})"
+            raise UserError(f"{self._shown}: {why}; delete it to process its photos again") from error
         difference = self._recipe.difference(table.schema.metadata or {})
         if difference is not None:
-            raise UserError(
-                f"{display_name(self.out)}: was made with {difference}; use the same, or name another place"
-            )
+            raise UserError(f"{self._shown}: was made with {difference}; use the same, or name another place")
         return list(table["file"].unique().to_pylist())
 
     @contextmanager
@@ -159,9 +153,7 @@ class BatchResults:
         except OSError as error:
             if error.filename is not None:
                 raise
-            raise UserError(
-                f"{display_name(self.out)}: cannot be used ({first_line(error)}); check the place"
-            ) from error
+            raise UserError(f"{self._shown}: cannot be used ({first_line(error)}); check the place") from error
 
 
 class ErrorFile:
@@ -202,5 +194,4 @@ class ErrorFile:
 
 def errors_path(out: str) -> str:
     """Return the path of the file of errors, next to the folder of results `out`."""
-    out = out.rstrip("/")
-    return f"{out.removesuffix(SUFFIX)}.errors{SUFFIX}"
+    return f"{out.rstrip('/').removesuffix(SUFFIX)}.errors{SUFFIX}"

@@ -58,10 +58,7 @@ class BatchStats:
 
 
 def run_batch(
-    config: ScanConfig,
-    results: BatchResults,
-    engine: Engine,
-    on_progress: Callable[[BatchStats], None] = lambda stats: None,
+    config: ScanConfig, results: BatchResults, engine: Engine, on_progress: Callable[[BatchStats], None]
 ) -> BatchStats:
     """Process every photo of the sources that was not processed before.
 

@@ -45,11 +45,10 @@ class _FoundPhoto:
     photo: PhotoRef
     row_group: int | None = None
 
-    def fits_with(self, other: _FoundPhoto) -> bool:
-        """Return whether both may be in one chunk: files of one storage, or rows of one file."""
-        if self.storage != other.storage or (self.row_group is None) != (other.row_group is None):
-            return False
-        return self.row_group is None or self.photo.path == other.photo.path
+    @property
+    def place(self) -> tuple[Storage, str | None]:
+        """What all photos of a chunk share: the storage of files, or the Parquet file of rows."""
+        return self.storage, None if self.row_group is None else self.photo.path
 
 
 def find_chunks(config: ScanConfig, processed: Container[str], report: Report) -> Iterator[Chunk]:
@@ -77,7 +76,7 @@ def find_chunks(config: ScanConfig, processed: Container[str], report: Report) -
 
 def _is_complete(waiting: Sequence[_FoundPhoto], following: _FoundPhoto, size: int) -> bool:
     """Return whether a chunk ends before the following photo; rather with a row group, which is read as a whole."""
-    if len(waiting) >= size or not following.fits_with(waiting[-1]):
+    if len(waiting) >= size or following.place != waiting[-1].place:
         return True
     return following.row_group != waiting[-1].row_group and 2 * len(waiting) >= size
 
@@ -191,8 +190,8 @@ class _SourceScanner:
         try:
             return storage.entries(folder)
         except OSError as error:
-            why = error.strerror or first_line(error)
-            self._problem(MediaError(storage.name(folder), f"cannot be searched ({why})"))
+            what = f"cannot be searched ({error.strerror or first_line(error)})"
+            self._problem(MediaError(storage.name(folder), what))
             return []
 
     def _problem(self, error: MediaError) -> None:
@@ -228,6 +227,5 @@ def _real_path(storage: Storage, folder: str) -> str:
 def _has_photos(name: str) -> bool:
     """Return whether a file is a picture or a Parquet file by its name, and not hidden."""
     suffix = os.path.splitext(name)[1].lower()
-    return not name.startswith(".") and (
-        suffix in IMAGE_SUFFIXES or (suffix == TABLE_SUFFIX and not name.startswith("_"))
-    )
+    hidden = (".", "_") if suffix == TABLE_SUFFIX else "."
+    return (suffix == TABLE_SUFFIX or suffix in IMAGE_SUFFIXES) and not name.startswith(hidden)

@@ -74,9 +74,8 @@ class Storage:
             return "folder" if os.path.isdir(path) else "file" if os.path.lexists(path) else "none"
         with _as_os_error():
             found = self._fs.get_file_info([path])[0].type
-        if found == arrow_fs.FileType.NotFound:
-            return "none"
-        return "folder" if found == arrow_fs.FileType.Directory else "file"
+        kinds: dict[Any, PathKind] = {arrow_fs.FileType.NotFound: "none", arrow_fs.FileType.Directory: "folder"}
+        return kinds.get(found, "file")
 
     def entries(self, folder: str) -> list[FolderEntry]:
         """Return the entries of a folder, sorted by path; links to folders count as folders."""
@@ -119,9 +118,9 @@ class Storage:
         """Make a folder and its missing parents."""
         if self.address is None:
             Path(path).mkdir(parents=True, exist_ok=True)
-            return
-        with _as_os_error():
-            self._fs.create_dir(path, recursive=True)
+        else:
+            with _as_os_error():
+                self._fs.create_dir(path, recursive=True)
 
     def delete(self, path: str) -> None:
         """Remove a file, if it exists."""
@@ -173,10 +172,8 @@ def _file_system(address: str) -> tuple[Any, str]:
         raise OSError(first_line(error)) from error
     with requires_extra("batch"):
         import fsspec  # type: ignore[import-untyped]
-    try:
+    with _as_os_error():
         system, path = fsspec.core.url_to_fs(address)
-    except Exception as error:
-        raise OSError(first_line(error)) from error
     return arrow_fs.PyFileSystem(arrow_fs.FSSpecHandler(system)), cast(str, path)
 
 

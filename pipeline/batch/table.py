@@ -130,8 +130,3 @@ def to_parquet(table: pa.Table, metadata: Mapping[bytes, bytes]) -> bytes:
         writer.write_table(table)
         writer.add_key_value_metadata(dict(metadata))
     return sink.getvalue().to_pybytes()
-
-
-def from_parquet(parts: Sequence[bytes]) -> pa.Table:
-    """Return several such files as one table."""
-    return pa.concat_tables([pq.read_table(pa.BufferReader(part)) for part in parts])

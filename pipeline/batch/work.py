@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from common.errors import MediaError, UserError, first_line
 from common.images import Photo
 from common.paths import FoundImage
 from pipeline.batch.chunk import Chunk
 from pipeline.batch.photo_source import ParquetColumns, read_contents
-from pipeline.batch.table import BatchRecipe, from_parquet, photo_rows, table_schema, to_parquet
+from pipeline.batch.table import BatchRecipe, photo_rows, table_schema, to_parquet
 from pipeline.inference.results import image_result
 
 if TYPE_CHECKING:
@@ -69,10 +72,10 @@ class ChunkResult:
     @classmethod
     def merge(cls, key: str, results: Sequence[ChunkResult], metadata: dict[bytes, bytes]) -> ChunkResult:
         """Return one result of several, as if their photos had been in one chunk."""
-        parts = [each.part for each in results if each.part]
+        tables = [pq.read_table(pa.BufferReader(each.part)) for each in results if each.part]
         return cls(
             key,
-            to_parquet(from_parquet(parts), metadata) if parts else b"",
+            to_parquet(pa.concat_tables(tables), metadata) if tables else b"",
             sum(each.photos for each in results),
             sum((each.faces for each in results), Counter()),
             tuple(error for each in results for error in each.errors),
@@ -104,10 +107,8 @@ def process_chunk(chunk: Chunk, job: BatchJob, predictor: Predictor) -> ChunkRes
             faces.update(face["label"] for face in record["faces"])
             rows += photo_rows({**record, "file": name}, photo_id)
     schema = table_schema(predictor.bundle.meta.class_names, job.columns.id is not None)
-    table = pa.Table.from_pylist(rows, schema)
-    part = to_parquet(table, job.recipe.metadata()) if photos else b""
-    cpu = time.process_time() - cpu_start
-    peak = process_peak_megabytes()
+    part = to_parquet(pa.Table.from_pylist(rows, schema), job.recipe.metadata()) if photos else b""
+    cpu, peak = time.process_time() - cpu_start, process_peak_megabytes()
     return ChunkResult(chunk.key, part, photos, faces, tuple(errors), start, time.time(), cpu, peak)
 
 
@@ -117,7 +118,7 @@ def _readers(
     """Yield each photo's name, its id, and a function that reads it."""
     if chunk.storage.is_local and chunk.photos[0].row is None:
         for name, photo in zip(chunk.names, chunk.photos, strict=True):
-            yield name, None, lambda path=photo.path: predictor.read(path, job.min_face)  # type: ignore[misc]
+            yield name, None, partial(predictor.read, photo.path, job.min_face)
         return
     for name, content in zip(chunk.names, read_contents(chunk, job.columns), strict=True):
 
@@ -132,10 +133,8 @@ def _readers(
 def process_peak_megabytes() -> float:
     """Return the most memory (resident set) that this process has held since it started."""
     status = Path("/proc/self/status")  # getrusage's value includes the peak of the parent process
-    if status.is_file():
-        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024 / 1e6
+    if status.is_file() and (peak := re.search(rb"^VmHWM:\s*(\d+) kB", status.read_bytes(), re.MULTILINE)):
+        return int(peak[1]) * 1024 / 1e6
     import resource  # not on Windows
 
     unit = 1 if sys.platform == "darwin" else 1024

@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from common.errors import UserError
 from pipeline.batch.child_process import ChildProcess, ParentPipe, ProcessDiedError
@@ -58,22 +58,18 @@ class Worker:
         """Return the process's result. Raises ProcessDiedError when the chunk kills the process."""
         if self._process is None:
             self._start()
-        result = self._exchange(chunk)
-        assert isinstance(result, ChunkResult)
-        return result
+        return cast(ChunkResult, self._exchange(chunk))
 
     def _start(self) -> None:
         """Start the process and wait until it loaded its predictor. Raises UserError when it cannot."""
         how = ""
         for _ in range(MAX_ATTEMPTS):
             try:
-                refused = self._exchange(self._job)
+                if refused := self._exchange(self._job):
+                    raise UserError(refused)
+                return
             except ProcessDiedError as error:
                 how = str(error)
-                continue
-            if refused:
-                raise UserError(refused)
-            return
         raise UserError(f"a worker ends as it starts ({how}); try again with fewer workers")
 
     def _exchange(self, message: Any) -> Any:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,27 +135,21 @@ def _measure(
     options = ["--threads", str(args.threads), "--device", args.device]
     options += [] if args.bundle is None else ["--bundle", str(args.bundle)]
     options += [] if args.min_face is None else ["--min-face", str(args.min_face)]
+    folder = (setup.ours.predictor, setup.naive, names, args.rounds, usable_cores(), args.min_face)
+    parts: dict[Part, tuple[Callable[[], Any], Callable[[Any], list[Table]]]] = {
+        "photos": (lambda: bench_photos.time_photos(setup, photos), bench_photos.photos_tables),
+        "sizes": (lambda: bench_photos.time_sizes(setup), bench_photos.sizes_tables),
+        "folder": (lambda: bench_runs.time_folder(*folder), bench_runs.folder_tables),
+        "command": (lambda: bench_runs.time_command(names[0], options, args.rounds), bench_runs.command_tables),
+        "memory": (lambda: bench_runs.measure_memory(names, args.memory_photos, options), bench_runs.memory_tables),
+        "video": (lambda: bench_runs.measure_video(args.hours * 3600, options), bench_runs.video_tables),
+    }
     tables = []
-    if "photos" in args.parts:
-        record["photos"] = bench_photos.time_photos(setup, photos)
-        tables += bench_photos.photos_tables(record["photos"])
-    if "sizes" in args.parts:
-        record["sizes"] = bench_photos.time_sizes(setup, bench_photos.SIZES, bench_photos.FACES)
-        record["notes"] += [one["failing"] for one in record["sizes"] if one["failing"]]
-        tables.append(bench_photos.sizes_table(record["sizes"]))
-    if "folder" in args.parts:
-        predictor, cores = setup.ours.predictor, usable_cores()
-        record["folder"] = bench_runs.time_folder(predictor, setup.naive, names, args.rounds, cores, args.min_face)
-        tables.append(bench_runs.folder_table(record["folder"]))
-    if "command" in args.parts:
-        record["command"] = bench_runs.time_command(names[0], options, args.rounds)
-        tables.append(bench_runs.command_table(record["command"]))
-    if "memory" in args.parts:
-        record["memory"] = bench_runs.measure_memory(names, args.memory_photos, options)
-        tables.append(bench_runs.memory_table(record["memory"]))
-    if "video" in args.parts:
-        record["video"] = bench_runs.measure_video(args.hours * 3600, options)
-        tables.append(bench_runs.video_table(record["video"]))
+    for part, (measure, make_tables) in parts.items():
+        if part in args.parts:
+            record[part] = measure()
+            tables += make_tables(record[part])
+    record["notes"] += [one["failing"] for one in record.get("sizes", ()) if one["failing"]]
     return tables
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -147,38 +148,33 @@ def time_photos(setup: BenchSetup, photos: Sequence[BenchPhoto]) -> dict[str, An
 
 def photos_tables(record: dict[str, Any]) -> list[Table]:
     """Return the table of milliseconds per photo and the table of ratios."""
-    rows = []
-    for row in record["detectors"]:
-        ms = Quartiles(**row["ms"])
-        times = (f"{ms.median:.1f}", format_quartiles(ms, 1), f"{row['mean_ms']:.1f}")
-        rows.append((row["name"], *times, f"{row['faces_per_photo']:.2f}"))
+    rows = tuple(
+        (row["name"], *quartile_cells(row["ms"], 1), f"{row['mean_ms']:.1f}", f"{row['faces_per_photo']:.2f}")
+        for row in record["detectors"]
+    )
     header = ("", "median", "quartiles", "mean", "faces")
     note = (
         "Over photos; a batch counts once for each of its photos: compare it by the mean. faces: found; for stage 2\n"
         "alone, its crops; a one-stage detector's outputs are not decoded."
     )
-    pairs = []
-    for pair in record["ratios"]:
-        ratio = Quartiles(pair["q1"], pair["median"], pair["q3"])
-        pairs.append((f"{pair['slow']} / {pair['quick']}", f"{ratio.median:.2f}", format_quartiles(ratio, 2)))
-    ratios = Table("Times as long, on the same photo", ("", "median", "quartiles"), tuple(pairs))
-    return [Table("ms per photo", header, tuple(rows), note), ratios]
+    pairs = tuple((f"{pair['slow']} / {pair['quick']}", *quartile_cells(pair, 2)) for pair in record["ratios"])
+    ratios = Table("Times as long, on the same photo", ("", "median", "quartiles"), pairs)
+    return [Table("ms per photo", header, rows, note), ratios]
 
 
-def format_quartiles(quartiles: Quartiles, digits: int) -> str:
-    """Return the first and third quartile as text."""
-    return f"{quartiles.q1:.{digits}f}-{quartiles.q3:.{digits}f}"
+def quartile_cells(record: Mapping[str, float], digits: int) -> tuple[str, str]:
+    """Return the median, and the first and third quartile, of a record of `Quartiles` as text."""
+    return f"{record['median']:.{digits}f}", f"{record['q1']:.{digits}f}-{record['q3']:.{digits}f}"
 
 
-def time_sizes(setup: BenchSetup, sizes: Sequence[tuple[int, int]], faces: Sequence[int]) -> list[dict[str, Any]]:
+def time_sizes(setup: BenchSetup) -> list[dict[str, Any]]:
     """Return a record of all detectors' times for each size and number of faces of a synthetic photo."""
     records = []
     with progress() as bar:
-        task = bar.add_task("timing sizes", total=len(sizes) * len(faces))
-        for width, height in sizes:
-            for count in faces:
-                records.append(_time_size(setup, width, height, count))
-                bar.advance(task)
+        task = bar.add_task("timing sizes", total=len(SIZES) * len(FACES))
+        for (width, height), faces in product(SIZES, FACES):
+            records.append(_time_size(setup, width, height, faces))
+            bar.advance(task)
     return records
 
 
@@ -189,25 +185,20 @@ def _time_size(setup: BenchSetup, width: int, height: int, faces: int) -> dict[s
     # Where MTCNN itself fails, the others are timed.
     detectors = [row for row in detectors if failing is None or row.name not in MTCNN_BASED]
     timings = time_interleaved(detectors, [photo.read], setup.rounds, setup.rest)
-    found = {
-        row.name: {
-            "ms": asdict(Quartiles.of(timing.seconds[0] * 1000)),  # over rounds, since there is one photo
-            "faces": int(timing.faces[0]),
-        }
+    found = {  # quartiles over rounds, since there is one photo
+        row.name: {"ms": asdict(Quartiles.of(timing.seconds[0] * 1000)), "faces": int(timing.faces[0])}
         for row, timing in zip(detectors, timings, strict=True)
     }
     return {"width": width, "height": height, "faces": faces, "ms": found, "failing": failing}
 
 
-def sizes_table(records: Sequence[dict[str, Any]]) -> Table:
-    """Return the table with one row per synthetic photo: each detector's median milliseconds and faces found."""
+def sizes_tables(records: Sequence[dict[str, Any]]) -> list[Table]:
+    """Return a table with one row per synthetic photo: each detector's median milliseconds and faces found."""
     names = list(dict.fromkeys(name for record in records for name in record["ms"]))
     rows = []
     for record in records:
-        cells = []
-        for name in names:
-            one = record["ms"].get(name)
-            cells.append("-" if one is None else f"{one['ms']['median']:.1f} ({one['faces']})")
+        found = [record["ms"].get(name) for name in names]
+        cells = ["-" if one is None else f"{one['ms']['median']:.1f} ({one['faces']})" for one in found]
         rows.append((f"{record['width']}x{record['height']}", str(record["faces"]), *cells))
     note = "ms, median over rounds (faces found). All look for the same smallest face, which grows with large photos."
-    return Table("By size and number of faces", ("photo", "faces", *names), tuple(rows), note)
+    return [Table("By size and number of faces", ("photo", "faces", *names), tuple(rows), note)]

@@ -10,10 +10,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from common.errors import UserError
 from common.images import read_image
 from common.paths import IMAGE_SUFFIXES, FoundImage, find_images
 from pipeline.bench.competitors import NAIVE, PIPELINE, NaivePipeline
-from pipeline.bench.photos import format_quartiles
+from pipeline.bench.photos import quartile_cells
 from pipeline.bench.synthetic_photos import synthetic_photo
 from pipeline.bench.timing import Quartiles
 from pipeline.detect.command import DetectArgs, detect_images
@@ -33,17 +33,10 @@ ROOT = Path(__file__).resolve().parents[2]
 VIDEO_SIZE, VIDEO_RATE = (320, 240), 25  # pixels; frames per second
 
 
-@dataclass(frozen=True)
-class ProcessRun:
-    """The wall time of a process, in seconds, and the most memory (resident set) that it held, in megabytes."""
-
-    seconds: float
-    megabytes: float
-
-
-def run_detect(arguments: Sequence[str | Path | int]) -> ProcessRun:
+def run_detect(arguments: Sequence[str | Path | int]) -> dict[str, float]:
     """Run `python -m pipeline.detect` with the arguments, and --out a temporary folder.
 
+    Returns the process's wall time, "seconds", and the most memory (resident set) that it held, "megabytes".
     Raises UserError with the command's last line when it fails.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -59,18 +52,15 @@ def run_detect(arguments: Sequence[str | Path | int]) -> ProcessRun:
         if done.returncode != 0:
             lines = done.stderr.decode(errors="replace").strip().splitlines()
             raise UserError(f"pipeline.detect failed: {lines[-1] if lines else f'code {done.returncode}'}")
-        return ProcessRun(**json.loads(report.read_text(encoding="utf-8")))
+        return cast(dict[str, float], json.loads(report.read_text(encoding="utf-8")))
 
 
 def time_command(photo: str | Path, options: Sequence[str], rounds: int) -> dict[str, Any]:
     """Run the command on one photo, first once for the file cache; return the quartiles of its time and memory."""
     run_detect([photo, *options])
     runs = [run_detect([photo, *options]) for _ in range(rounds)]
-    return {
-        "photo": Path(photo).name,
-        "seconds": asdict(Quartiles.of(np.array([run.seconds for run in runs]))),
-        "megabytes": asdict(Quartiles.of(np.array([run.megabytes for run in runs]))),
-    }
+    figures = {key: asdict(Quartiles.of([run[key] for run in runs])) for key in ("seconds", "megabytes")}
+    return {"photo": Path(photo).name, **figures}
 
 
 def time_folder(
@@ -100,10 +90,8 @@ def time_folder(
         for name in ways
     ]
     others = [NAIVE] if workers == 1 else [NAIVE, f"{PIPELINE}, 1 worker"]
-    ratios = {
-        f"{best} / {other}": asdict(Quartiles.of(np.array(seconds[other]) / np.array(seconds[best])))
-        for other in others
-    }
+    times = {name: np.array(values) for name, values in seconds.items()}
+    ratios = {f"{best} / {other}": asdict(Quartiles.of(times[other] / times[best])) for other in others}
     return {"photos": len(images), "ways": rows, "ratios": ratios}
 
 
@@ -136,15 +124,14 @@ def measure_memory(photos: Sequence[str], count: int, options: Sequence[str]) ->
     """Return the peak memory of `pipeline.detect --no-pictures` over the photos, and over `count`, repeated."""
     numbers = [len(photos), count]
     with tempfile.TemporaryDirectory() as root:
-        runs: list[ProcessRun] = []
+        runs: list[dict[str, float]] = []
         for number in numbers:
             folder = Path(root) / str(len(runs))
             folder.mkdir()
             for k in range(number):
                 photo = Path(photos[k % len(photos)])
-                suffix = (
-                    photo.suffix if photo.suffix.lower() in IMAGE_SUFFIXES else ".jpg"
-                )  # the reader looks at the content
+                # The reader looks at the content, not at the suffix.
+                suffix = photo.suffix if photo.suffix.lower() in IMAGE_SUFFIXES else ".jpg"
                 (folder / f"{k}{suffix}").symlink_to(photo.resolve())
             runs.append(run_detect([folder, "--no-pictures", *options]))
     return {"photos": numbers, **_memory_record(runs)}
@@ -157,7 +144,7 @@ def measure_video(seconds: float, options: Sequence[str]) -> dict[str, Any]:
     """
     scene = synthetic_photo(2 * VIDEO_SIZE[0], VIDEO_SIZE[1], 2)
     lengths = [min(10.0, seconds), seconds]
-    runs: list[ProcessRun] = []
+    runs: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         for length in lengths:
             file = Path(folder) / "made.mp4"
@@ -169,43 +156,40 @@ def measure_video(seconds: float, options: Sequence[str]) -> dict[str, Any]:
     return {"video_seconds": lengths, **_memory_record(runs)}
 
 
-def _memory_record(runs: Sequence[ProcessRun]) -> dict[str, list[float]]:
-    return {"megabytes": [run.megabytes for run in runs], "seconds": [run.seconds for run in runs]}
+def _memory_record(runs: Sequence[dict[str, float]]) -> dict[str, list[float]]:
+    return {key: [run[key] for run in runs] for key in ("megabytes", "seconds")}
 
 
-def command_table(record: dict[str, Any]) -> Table:
+def command_tables(record: dict[str, Any]) -> list[Table]:
     """Return the table of the whole command."""
-    seconds, memory = Quartiles(**record["seconds"]), Quartiles(**record["megabytes"])
-    row = (record["photo"], f"{seconds.median:.2f}", format_quartiles(seconds, 2), f"{memory.median:.0f}")
+    row = (record["photo"], *quartile_cells(record["seconds"], 2), f"{record['megabytes']['median']:.0f}")
     title = "The whole command on one photo, from start to written results"
-    return Table(title, ("photo", "s", "quartiles", "MB at the peak"), (row,))
+    return [Table(title, ("photo", "s", "quartiles", "MB at the peak"), (row,))]
 
 
-def folder_table(record: dict[str, Any]) -> Table:
+def folder_tables(record: dict[str, Any]) -> list[Table]:
     """Return the table of photos per second, and the ratios."""
-    rows = []
-    for way in record["ways"]:
-        rate = Quartiles(**way["photos_per_second"])
-        rows.append((way["name"], f"{rate.median:.1f}", format_quartiles(rate, 1), f"{way['faces_per_photo']:.2f}"))
-    for name, values in record["ratios"].items():
-        ratio = Quartiles(**values)
-        rows.append((name, f"{ratio.median:.2f}", format_quartiles(ratio, 2), ""))
+    rows = [
+        (way["name"], *quartile_cells(way["photos_per_second"], 1), f"{way['faces_per_photo']:.2f}")
+        for way in record["ways"]
+    ]
+    rows += [(name, *quartile_cells(ratio, 2), "") for name, ratio in record["ratios"].items()]
     header = ("", "photos/s", "quartiles", "faces per photo")
-    return Table(f"Over a folder of {record['photos']} photos, from file to result", header, tuple(rows))
+    return [Table(f"Over a folder of {record['photos']} photos, from file to result", header, tuple(rows))]
 
 
-def memory_table(record: dict[str, Any]) -> Table:
+def memory_tables(record: dict[str, Any]) -> list[Table]:
     """Return the table of memory over few and many photos."""
-    rows = _memory_rows(record, [str(photos) for photos in record["photos"]])
-    return Table("Memory over many photos", ("photos", "MB at the peak", "s"), rows)
+    return _memory_tables("Memory over many photos", "photos", record["photos"], record)
 
 
-def video_table(record: dict[str, Any]) -> Table:
+def video_tables(record: dict[str, Any]) -> list[Table]:
     """Return the table of memory over a short and a long video."""
-    rows = _memory_rows(record, [f"{length:.0f}" for length in record["video_seconds"]])
-    return Table("Memory over a video, one frame per second searched", ("video, s", "MB at the peak", "s"), rows)
+    title = "Memory over a video, one frame per second searched"
+    return _memory_tables(title, "video, s", record["video_seconds"], record)
 
 
-def _memory_rows(record: dict[str, Any], names: Sequence[str]) -> tuple[tuple[str, str, str], ...]:
-    runs = zip(names, record["megabytes"], record["seconds"], strict=True)
-    return tuple((name, f"{megabytes:.0f}", f"{seconds:.1f}") for name, megabytes, seconds in runs)
+def _memory_tables(title: str, unit: str, amounts: Sequence[float], record: dict[str, Any]) -> list[Table]:
+    runs = zip(amounts, record["megabytes"], record["seconds"], strict=True)
+    rows = tuple((f"{amount:.0f}", f"{megabytes:.0f}", f"{seconds:.1f}") for amount, megabytes, seconds in runs)
+    return [Table(title, (unit, "MB at the peak", "s"), rows)]

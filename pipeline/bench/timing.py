@@ -23,18 +23,11 @@ class TimedDetector:
 
 @dataclass(frozen=True)
 class Timings:
-    """The times of one detector. Raises ValueError on wrong shapes, and on a call without a photo or without time."""
+    """The times of one detector."""
 
     seconds: NDArray[np.float64]  # (calls, rounds)
     photos: NDArray[np.intp]  # (calls,) number in each call
     faces: NDArray[np.intp]  # (calls,) number found in each call
-
-    def __post_init__(self) -> None:
-        calls = len(self.photos)
-        if self.seconds.ndim != 2 or len(self.seconds) != calls or self.faces.shape != (calls,) or not calls:
-            raise ValueError(f"seconds {self.seconds.shape} and faces {self.faces.shape} do not fit {calls} calls")
-        if self.seconds.size == 0 or not (self.seconds > 0).all() or not (self.photos > 0).all():
-            raise ValueError("every call must have a photo and take time")
 
     @property
     def median_seconds(self) -> NDArray[np.float64]:
@@ -51,7 +44,7 @@ class Quartiles:
     q3: float
 
     @classmethod
-    def of(cls, values: NDArray[np.float64]) -> Quartiles:
+    def of(cls, values: Sequence[float] | NDArray[np.float64]) -> Quartiles:
         """Return the quartiles of one number or more."""
         return cls(*(float(v) for v in np.percentile(values, (25, 50, 75))))
 
@@ -79,18 +72,12 @@ def time_interleaved(
     turn; a detector with a larger batch is called when its batch is full or the group ends.
 
     Args:
-        photos: functions that read a photo each; reading is not timed.
+        detectors, photos: one or more; a photo is a function that reads it, which is not timed.
+        rounds: 1 or more.
         rest: seconds before each call.
         on_progress: called with the number of photos finished since its last call.
-
-    Raises:
-        ValueError: there is no detector, photo or round.
     """
-    seconds: list[list[NDArray[np.float64]]] = [[] for _ in detectors]
-    sizes: list[list[int]] = [[] for _ in detectors]
-    faces: list[list[int]] = [[] for _ in detectors]
-    if not (detectors and photos and rounds >= 1):
-        raise ValueError(f"{len(detectors)} detectors, {len(photos)} photos, {rounds} rounds: nothing to time")
+    rows: list[list[tuple[NDArray[np.float64], int, int]]] = [[] for _ in detectors]  # seconds, photos, faces of calls
     largest = max(detector.batch for detector in detectors)
     for start in range(0, len(photos), largest):
         group = [read() for read in photos[start : start + largest]]
@@ -105,14 +92,10 @@ def time_interleaved(
                 took[k, r] = time.perf_counter() - start_time
                 found[k] = sum(counts)
         for k, (d, part) in enumerate(calls):
-            seconds[d].append(took[k])
-            sizes[d].append(part.stop - part.start)
-            faces[d].append(found[k])
+            rows[d].append((took[k], part.stop - part.start, found[k]))
         on_progress(len(group))
-    return [
-        Timings(np.stack(s), np.array(n, np.intp), np.array(f, np.intp))
-        for s, n, f in zip(seconds, sizes, faces, strict=True)
-    ]
+    columns = (zip(*calls, strict=True) for calls in rows)
+    return [Timings(np.stack(s), np.array(n, np.intp), np.array(f, np.intp)) for s, n, f in columns]
 
 
 def _call_order(detectors: Sequence[TimedDetector], count: int) -> Iterator[tuple[int, slice]]:
@@ -127,12 +110,8 @@ def timing_stats(timings: Timings) -> TimingStats:
     """Return the figures of one detector."""
     typical, photos = timings.median_seconds, timings.photos
     total = int(photos.sum())
-    return TimingStats(
-        photos=total,
-        ms=Quartiles.of(np.repeat(typical / photos, photos) * 1000),
-        mean_ms=float(typical.sum() / total * 1000),
-        faces_per_photo=float(timings.faces.sum() / total),
-    )
+    ms = Quartiles.of(np.repeat(typical / photos, photos) * 1000)
+    return TimingStats(total, ms, float(typical.sum() / total * 1000), float(timings.faces.sum() / total))
 
 
 def time_ratio(slow: Timings, quick: Timings) -> Quartiles:

@@ -69,25 +69,6 @@ class Yolo11nSizedNet(nn.Module):
         return torch.cat(outputs, dim=2)
 
 
-def multiply_adds(net: nn.Module, shape: tuple[int, ...]) -> int:
-    """Return the multiply-adds of a net's convolutions for one input of `shape` (1, 3, H, W)."""
-    total = 0
-
-    def count(module: nn.Module, _inputs: object, output: Tensor) -> None:
-        nonlocal total
-        assert isinstance(module, nn.Conv2d)
-        total += output.numel() * module.weight[0].numel()
-
-    hooks = [m.register_forward_hook(count) for m in net.modules() if isinstance(m, nn.Conv2d)]
-    try:
-        with torch.no_grad():
-            net(torch.zeros(shape))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return total
-
-
 def yolo11n_sized_graph() -> bytes:
     """Return the net as an ONNX graph for one picture of 640x640."""
     with torch.random.fork_rng():

@@ -21,7 +21,7 @@ from pipeline.bench.competitors import (
     OwnPipeline,
     letterbox,
 )
-from pipeline.bench.yolo11n_sized import Yolo11nSizedNet, multiply_adds
+from pipeline.bench.yolo11n_sized import Yolo11nSizedNet
 from pipeline.detect.demo import portrait
 from pipeline.inference.bundle import Bundle
 from pipeline.inference.predictor import Predictor
@@ -143,6 +143,25 @@ def test_a_graph_of_another_kind_is_refused(tmp_path: Path, side: int, channels:
         OneStageDetector(file, threads=1)
     fix = "copy it again or use another graph"
     assert re.fullmatch(rf"{re.escape(str(file))}: ONNX Runtime cannot load it \(.+\); {fix}", str(raised.value))
+
+
+def multiply_adds(net: nn.Module, shape: tuple[int, ...]) -> int:
+    """Return the multiply-adds of a net's convolutions for one input of `shape` (1, 3, H, W)."""
+    total = 0
+
+    def count(module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        nonlocal total
+        assert isinstance(module, nn.Conv2d)
+        total += output.numel() * module.weight[0].numel()
+
+    hooks = [m.register_forward_hook(count) for m in net.modules() if isinstance(m, nn.Conv2d)]
+    try:
+        with torch.no_grad():
+            net(torch.zeros(shape))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total
 
 
 def test_the_yolo11n_sized_net_is_as_large_as_yolo11n() -> None:

@@ -58,15 +58,6 @@ def test_a_ratio_to_other_photos_is_refused(slow: Timings) -> None:
         time_ratio(slow, OURS)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "photos", "faces"),
-    [([[0.1]], [1, 1], [0, 0]), ([[0.1]], [1], [0, 0]), ([[0.0]], [1], [0]), ([[0.1]], [0], [0]), ([[]], [1], [0])],
-)
-def test_invalid_times_are_refused(seconds: list[list[float]], photos: list[int], faces: list[int]) -> None:
-    with pytest.raises(ValueError, match=r"do not fit|must have a photo"):
-        timings(seconds, photos, faces)
-
-
 def numbered(count: int) -> list[Callable[[], Pixels]]:
     """Return readers of photos whose first pixel is the photo's number."""
     return [lambda k=k: np.full((2, 2, 3), k, np.uint8) for k in range(count)]  # type: ignore[misc]
@@ -106,8 +97,3 @@ def test_reading_a_photo_is_not_timed() -> None:
 
     (found,) = time_interleaved([TimedDetector("a", lambda photos: [0])], [read], 1)
     assert found.seconds.max() < 0.2
-
-
-def test_nothing_to_time_is_refused() -> None:
-    with pytest.raises(ValueError, match="nothing to time"):
-        time_interleaved([TimedDetector("a", lambda photos: [0])], [], 1)

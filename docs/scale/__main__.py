@@ -3,4 +3,4 @@
 from common.launcher import start
 
 if __name__ == "__main__":
-    start("pipeline.bench.batch_scaling:main")
+    start("docs.scale.batch_scaling:main")

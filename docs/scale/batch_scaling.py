@@ -1,7 +1,7 @@
 """Time `pipeline.batch`: one worker against several, pool against Ray; the figures of docs/scale.md. Tables and JSON.
 
-Examples: python -m pipeline.bench.batch DIR --photos 240
-          python -m pipeline.bench.batch --made 4000 3000 --photos 12 --engines pool
+Examples: python -m docs.scale DIR --photos 240
+          python -m docs.scale --made 4000 3000 --photos 12 --engines pool
 
 The last line is JSON. Every run starts without results. Photos per second count from the first photo's start to the
 last photo's end; `whole` includes the time around: the scan, and the start and end of the processes and of Ray.
@@ -14,8 +14,8 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Optional
@@ -35,11 +35,13 @@ from pipeline.evaluate.report import Table
 from pipeline.inference.image_writer import write_image
 
 if TYPE_CHECKING:
+    from pipeline.batch.results import BatchResults
     from pipeline.batch.work import BatchJob
 
 FACES = 4  # in a synthetic photo
 FILES_PER_FOLDER = 1000  # where the scan is timed
 PHOTOS_PER_PART = 256  # where reading results back is timed
+Engine = Literal["pool", "ray"]
 RENAMED_FLAGS = {"--many": "--names"}  # the present flag by its name in earlier versions
 
 
@@ -55,7 +57,7 @@ class BatchBenchArgs:
     """Make synthetic photos of this width and height, with four faces each, instead of using a folder."""
     photos: int = 240
     """Number of photos, evenly spaced in the folder."""
-    engines: tuple[Literal["pool", "ray"], ...] = ("pool", "ray")
+    engines: tuple[Engine, ...] = ("pool", "ray")
     """Engines to time."""
     workers: tuple[int, ...] = (1, 2)
     """Numbers of workers; the others are compared with the first."""
@@ -131,21 +133,14 @@ def time_runs(args: BatchBenchArgs, photos: Sequence[str]) -> list[dict[str, Any
     runs = []
     for engine, workers in settings:
         own, first = rounds[engine, workers], rounds[engine, args.workers[0]]
-        rates = [(a["photos_per_second"], b["photos_per_second"]) for a, b in zip(own, first, strict=True)]
-        runs.append(
-            {
-                "engine": engine,
-                "workers": workers,
-                **{key: asdict(Quartiles.of(np.array([each[key] for each in own]))) for key in own[0]},
-                "ratio": asdict(Quartiles.of(np.array([rate / base for rate, base in rates]))),
-            }
-        )
+        values = {key: [each[key] for each in own] for key in own[0]}
+        values["ratio"] = [a["photos_per_second"] / b["photos_per_second"] for a, b in zip(own, first, strict=True)]
+        figures = {key: asdict(Quartiles.of(each)) for key, each in values.items()}
+        runs.append({"engine": engine, "workers": workers, **figures})
     return runs
 
 
-def _time_run(
-    args: BatchBenchArgs, photos: Sequence[str], engine: Literal["pool", "ray"], workers: int
-) -> dict[str, float]:
+def _time_run(args: BatchBenchArgs, photos: Sequence[str], engine: Engine, workers: int) -> dict[str, float]:
     """Run one batch; return photos per second, CPU time, memory and bytes of the results."""
     with tempfile.TemporaryDirectory() as folder:
         paths = (*photos, str(Path(folder) / "faces.parquet"))
@@ -196,10 +191,8 @@ def time_reading(photos: Sequence[str]) -> dict[str, float]:
     for path in photos:
         predictor.read(path)
     seconds = time.process_time() - start
-    return {
-        "bytes": float(np.mean([Path(path).stat().st_size for path in photos])),
-        "decode_ms": 1000 * seconds / len(photos),
-    }
+    size = np.mean([Path(path).stat().st_size for path in photos])
+    return {"bytes": float(size), "decode_ms": 1000 * seconds / len(photos)}
 
 
 def time_names(count: int) -> dict[str, float]:
@@ -211,7 +204,8 @@ def time_names(count: int) -> dict[str, float]:
         start = time.perf_counter()
         scanned = sum(len(chunk) for chunk in find_chunks(ScanConfig([folder], PHOTOS_PER_PART, 1), (), print))
         scan_seconds = time.perf_counter() - start
-    with _results_of(count) as results:
+    with tempfile.TemporaryDirectory() as folder:
+        results = _write_results(Path(folder), count)
         start = time.perf_counter()
         with results.open() as (processed, _):
             read_seconds = time.perf_counter() - start
@@ -227,9 +221,8 @@ def _write_empty_files(root: Path, count: int) -> None:
             (folder / f"{i:09}.jpg").touch()
 
 
-@contextmanager
-def _results_of(count: int) -> Iterator[Any]:
-    """Yield results with `count` photos, each with four faces."""
+def _write_results(folder: Path, count: int) -> BatchResults:
+    """Write results with `count` photos, each with four faces."""
     import pyarrow as pa
 
     from pipeline.batch.results import BatchResults
@@ -237,18 +230,17 @@ def _results_of(count: int) -> Iterator[Any]:
 
     recipe = BatchRecipe({"class_names": ["with_mask"], "name": "made"}, {})
     schema = table_schema(["with_mask"], with_id=False)
-    with tempfile.TemporaryDirectory() as folder:
-        results = BatchResults(str(Path(folder) / "faces.parquet"), recipe)
-        with results.open():
-            for start in range(0, count, PHOTOS_PER_PART):
-                rows = [
-                    {"file": f"/photos/{start // FILES_PER_FOLDER:06}/{i:09}.jpg", "width": 1, "height": 1, "face": k}
-                    for i in range(start, min(start + PHOTOS_PER_PART, count))
-                    for k in range(FACES)
-                ]
-                part = to_parquet(pa.Table.from_pylist(rows, schema), recipe.metadata())
-                results.add(f"{start:016x}", part)
-        yield results
+    results = BatchResults(str(folder / "faces.parquet"), recipe)
+    with results.open():
+        for start in range(0, count, PHOTOS_PER_PART):
+            rows = [
+                {"file": f"/photos/{start // FILES_PER_FOLDER:06}/{i:09}.jpg", "width": 1, "height": 1, "face": k}
+                for i in range(start, min(start + PHOTOS_PER_PART, count))
+                for k in range(FACES)
+            ]
+            part = to_parquet(pa.Table.from_pylist(rows, schema), recipe.metadata())
+            results.add(f"{start:016x}", part)
+    return results
 
 
 # The table's columns: header, key in a run, digits.
@@ -288,11 +280,11 @@ def _costs_table(record: dict[str, Any]) -> Table:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line `python -m pipeline.bench.batch`; return the exit code."""
+    """Run the command line `python -m docs.scale`; return the exit code."""
 
     def command() -> int:
         refuse_renamed(argv, RENAMED_FLAGS)
-        name = program_name("pipeline.bench.batch")
+        name = program_name("docs.scale")
         return run(tyro.cli(BatchBenchArgs, args=argv, description=__doc__, prog=name))
 
     return run_cli(command)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.bench import batch_scaling as batch_bench
+from docs.scale import batch_scaling as batch_bench
 from tests.helpers.fake_predictor import write_picture
 
 

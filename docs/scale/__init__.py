@@ -1,0 +1,1 @@
+"""Measures what docs/scale.md calculates with."""
