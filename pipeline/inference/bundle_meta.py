@@ -51,30 +51,18 @@ class BundleMeta:
         BundleError: a value is out of range.
     """
 
-    class_names: tuple[str, ...]
-    """The classes, in the order of the classifier's outputs."""
-    input_size: int
-    """Side of the classifier's input, in pixels."""
-    mean: tuple[float, float, float]
-    """Mean of each RGB channel, of pixels scaled to 0..1."""
-    std: tuple[float, float, float]
-    """Standard deviation of each RGB channel, of pixels scaled to 0..1."""
-    margin: float
-    """Context around a face box on each side, as a fraction of the box's longer side."""
-    search: Search
-    """Settings of the cascade; their type shows which cascade the graphs are."""
-    score_threshold: float
-    """Smallest `score` that is reported by default."""
-    fusion: ScoreFusion = field(default_factory=ScoreFusion)
-    """How the outputs of both stages are joined."""
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-    """Figures measured when the bundle was made."""
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    """Data, runs and versions that the bundle was made from."""
-    sha256: Mapping[str, str] = field(default_factory=dict)
-    """SHA-256 of each graph file, by graph."""
-    format_version: int = FORMAT_VERSION
-    """Version of bundle.json's format."""
+    class_names: tuple[str, ...]  # the classes, in the order of the classifier's outputs
+    input_size: int  # side of the classifier's input, in pixels
+    mean: tuple[float, float, float]  # mean of each RGB channel, of pixels scaled to 0..1
+    std: tuple[float, float, float]  # standard deviation of each RGB channel, of pixels scaled to 0..1
+    margin: float  # context around a face box on each side, as a fraction of the box's longer side
+    search: Search  # settings of the cascade; their type shows which cascade the graphs are
+    score_threshold: float  # smallest `score` that is reported by default
+    fusion: ScoreFusion = field(default_factory=ScoreFusion)  # how the outputs of both stages are joined
+    metrics: Mapping[str, Any] = field(default_factory=dict)  # figures measured when the bundle was made
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # data, runs and versions that the bundle was made from
+    sha256: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of each graph file, by graph
+    format_version: int = FORMAT_VERSION  # version of bundle.json's format
 
     def __post_init__(self) -> None:
         if not self.class_names or len(set(self.class_names)) != len(self.class_names):

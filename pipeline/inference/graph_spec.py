@@ -18,12 +18,9 @@ PROBE_SIDE = 48  # px: a small input that the P-Net of either cascade takes
 class GraphSpec:
     """The shapes of one net of a cascade."""
 
-    cascade: str
-    """The cascade's name, as bundle.json has it."""
-    input_shape: Shape
-    """Shape of the input."""
-    output_shapes: tuple[Shape, ...]
-    """Shape of each output."""
+    cascade: str  # the cascade's name, as bundle.json has it
+    input_shape: Shape  # shape of the input
+    output_shapes: tuple[Shape, ...]  # shape of each output
     cells: int | None = None
     """P-Net only: cells per side of its output for a square of PROBE_SIDE pixels; the shapes do not show it."""
 

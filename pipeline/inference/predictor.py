@@ -29,12 +29,10 @@ TTA_SKIP_PROB = 0.97
 class ClassifierOutput(NamedTuple):
     """The outputs of the classifier's graph for N crops, before calibration."""
 
-    class_probs: NDArray[np.float32]
-    """(N, C): the probability of each class."""
-    face_logits: NDArray[np.float32] | None
-    """(N,): log odds of being a face; None when the graph has no such output."""
+    class_probs: NDArray[np.float32]  # (N, C): the probability of each class
+    face_logits: NDArray[np.float32] | None  # (N,): log odds of being a face; None when the graph has no such output
+    # (N, 4): shift in x, y and log width, height, relative to the crop's side without margin; or None.
     box_deltas: NDArray[np.float32] | None
-    """(N, 4): shift in x, y and log width, height, relative to the crop's side without margin; or None."""
 
 
 class Predictor:
@@ -237,10 +235,11 @@ class Predictor:
         if not len(uncertain):
             return outputs
         mirrored = self._classifier(np.ascontiguousarray(pixels[uncertain][..., ::-1]))
-        results = []
-        for values, mean in zip(outputs, _averaged([values[uncertain] for values in outputs], mirrored), strict=True):
-            results.append(values.copy())
-            results[-1][uncertain] = mean
+        # In a mirror image, the horizontal box delta has the other sign.
+        unmirrored = [*mirrored[:2], *(deltas * np.array([-1, 1, 1, 1], np.float32) for deltas in mirrored[2:])]
+        results = [values.copy() for values in outputs]
+        for values, other in zip(results, unmirrored, strict=True):
+            values[uncertain] = (values[uncertain] + other) / 2
         return results
 
 
@@ -249,11 +248,3 @@ def _check_range(min_score: float | None, min_face: float | None) -> None:
         raise UserError(f"min_score is {min_score}; give a number from 0 to 1")
     if min_face is not None and not min_face >= 1:
         raise UserError(f"min_face is {min_face}; give 1 pixel or more")
-
-
-def _averaged(
-    outputs: Sequence[NDArray[np.float32]], mirrored: Sequence[NDArray[np.float32]]
-) -> list[NDArray[np.float32]]:
-    """Return outputs averaged over crops and their mirror images, whose horizontal box delta changes sign."""
-    unmirrored = [*mirrored[:2], *(values * np.array([-1, 1, 1, 1], np.float32) for values in mirrored[2:])]
-    return [np.asarray((a + b) / 2, np.float32) for a, b in zip(outputs, unmirrored, strict=True)]

@@ -22,10 +22,8 @@ _BOUNDARY = re.compile(rb"[ -~]{1,70}")  # RFC 2046: at most 70 characters
 class Upload:
     """A photo file as sent."""
 
-    name: str
-    """The file's name without folders; NAMELESS when the client sends none."""
-    data: bytes
-    """The file."""
+    name: str  # the file's name without folders; NAMELESS when the client sends none
+    data: bytes  # the file
 
 
 def body_parser(content_type: str) -> Callable[[bytes], Upload]:
