@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +22,14 @@ Search = CascadeConfig | MtcnnConfig
 CASCADES: dict[str, type[CascadeConfig] | type[MtcnnConfig]] = {"fine-tuned": CascadeConfig, "stock": MtcnnConfig}
 # Fields of bundle.json that formats 1 to 3 recorded under another name.
 _RENAMED_SEARCH = {
-    "pnet": "pnet_threshold",
-    "rnet": "rnet_threshold",
-    "again": "onet2_threshold",
-    "onet": "score_threshold",
-    "most_pnet": "max_pnet",
-    "most_rnet": "max_rnet",
-    "most_again": "max_onet2",
-    "soft": "soft_nms_sigma",
-    "vote": "box_voting_iou",
-}
+    "pnet": "pnet_threshold", "rnet": "rnet_threshold", "again": "onet2_threshold", "onet": "score_threshold",
+    "most_pnet": "max_pnet", "most_rnet": "max_rnet", "most_again": "max_onet2",
+    "soft": "soft_nms_sigma", "vote": "box_voting_iou",
+}  # fmt: skip
 _RENAMED_FUSION = {
-    "stage1": "detector_weight",
-    "stage2": "classifier_weight",
-    "box_share": "box_blend",
-    "floor": "min_detector_score",
-    "most": "max_face_logit",
-    "unsure": "unsure_margin",
-    "mirrored": "flip_tta",
-}
+    "stage1": "detector_weight", "stage2": "classifier_weight", "floor": "min_detector_score",
+    "most": "max_face_logit", "box_share": "box_blend", "unsure": "unsure_margin", "mirrored": "flip_tta",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -93,6 +82,15 @@ def meta_to_json(meta: BundleMeta) -> dict[str, Any]:
     return json.loads(json.dumps({"format_version": record.pop("format_version"), **record}))
 
 
+def upgrade_description(description: dict[str, Any]) -> dict[str, Any]:
+    """Return a bundle's description that was recorded in format 3 as format 4 has it; any other as it is."""
+    if description.get("format_version") != 3:
+        return description
+    parts = {key: value for key, value in description.items() if key != "judge"}
+    search, fusion = _renamed(description["search"], _RENAMED_SEARCH), _renamed(description["judge"], _RENAMED_FUSION)
+    return {**parts, "format_version": 4, "search": search, "fusion": fusion}
+
+
 def read_meta(root: Path) -> BundleMeta:
     """Read the bundle.json of a bundle directory.
 
@@ -142,9 +140,8 @@ def _search(record: Mapping[str, Any]) -> Search:
     if name not in CASCADES:
         raise ValueError(f"the cascade {name!r} is unknown; known are {', '.join(CASCADES)}")
     kind = CASCADES[name]
-    default = kind()
     values = {"soft_nms_sigma": 0.0, **_renamed(record, _RENAMED_SEARCH)}  # format 2 had hard suppression only
-    return kind(**{f.name: type(getattr(default, f.name))(values[f.name]) for f in fields(kind)})
+    return kind(**{name: type(default)(values[name]) for name, default in asdict(kind()).items()})
 
 
 def _fusion(record: Mapping[str, Any]) -> ScoreFusion:

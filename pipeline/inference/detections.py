@@ -27,7 +27,7 @@ class Detections:
     boxes: Boxes  # float32 (N, 4): x1, y1, x2, y2 in pixels of the image; right and bottom edge exclusive
     face_scores: NDArray[np.float32]  # float32 (N,): the probability, 0 to 1, that the box holds a face
     class_probs: NDArray[np.float32]  # float32 (N, C): the probability of each class; each row sums to 1
-    landmarks: NDArray[np.float32]  # float32 (N, 5, 2): x, y in pixels of both eyes, the nose, both corners of the mouth
+    landmarks: NDArray[np.float32]  # float32 (N, 5, 2): x, y in pixels of both eyes, nose, both mouth corners
     class_names: tuple[str, ...]  # the names of the C classes
     unsure_margin: float = 0.0  # a face is `unsure` when its two best class probabilities differ by less than this
 
@@ -89,12 +89,9 @@ class Detections:
         """
         with requires_package("supervision"):
             import supervision as sv
-        return sv.Detections(
-            xyxy=self.boxes.copy(),
-            confidence=self.scores,
-            class_id=self.label_ids.astype(int),
-            data={"class_name": np.array(self.labels, str), "face_score": self.face_scores.copy(), "unsure": self.unsure},
-        )
+        data = {"class_name": np.array(self.labels, str), "face_score": self.face_scores.copy(), "unsure": self.unsure}
+        ids = self.label_ids.astype(int)
+        return sv.Detections(xyxy=self.boxes.copy(), confidence=self.scores, class_id=ids, data=data)
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a table with one row per face: x1, y1, x2, y2, label, score, face_score, p_<class>, unsure.

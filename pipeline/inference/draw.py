@@ -19,15 +19,7 @@ Area = tuple[int, int, int, int]  # x1, y1, x2, y2; right and bottom exclusive
 
 # Okabe and Ito's palette, distinct to colour-blind eyes (jfly.uni-koeln.de/color); with the default classes
 # green is with_mask, vermillion without_mask, yellow mask_weared_incorrect.
-PALETTE: tuple[Colour, ...] = (
-    (0, 158, 115),
-    (213, 94, 0),
-    (240, 228, 66),
-    (86, 180, 233),
-    (204, 121, 167),
-    (230, 159, 0),
-    (0, 114, 178),
-)
+PALETTE = ((0, 158, 115), (213, 94, 0), (240, 228, 66), (86, 180, 233), (204, 121, 167), (230, 159, 0), (0, 114, 178))
 MIN_FONT = 10  # px; the built-in typeface is hard to read below this size
 CROWD_SIZE = 30  # faces; in a larger crowd only scores and a legend are drawn: class names would cover the picture
 MAX_TEXTS = 300  # best first; nobody reads more, and finding room for each would take seconds
