@@ -89,8 +89,8 @@ class Detections:
         """
         with requires_package("supervision"):
             import supervision as sv
-        data = {"class_name": np.array(self.labels, str), "face_score": self.face_scores.copy(), "unsure": self.unsure}
-        ids = self.label_ids.astype(int)
+        names, ids = np.array(self.labels, str), self.label_ids.astype(int)
+        data: dict[str, Any] = {"class_name": names, "face_score": self.face_scores.copy(), "unsure": self.unsure}
         return sv.Detections(xyxy=self.boxes.copy(), confidence=self.scores, class_id=ids, data=data)
 
     def to_pandas(self) -> pd.DataFrame:

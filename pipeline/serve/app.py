@@ -236,13 +236,9 @@ def _answer_errors(app: FastAPI) -> None:
         hint = VALUE_HINTS.get(name, first["msg"])
         return error_response(422, f"{name} is {display_name(str(first['input']))[:40]!r}; {hint}")
 
-    @app.exception_handler(TooManyPixelsError)
-    async def too_many_pixels(_: Request, error: TooManyPixelsError) -> Response:
-        return error_response(413, str(error))
-
     @app.exception_handler(MediaError)
     async def unreadable(_: Request, error: MediaError) -> Response:
-        return error_response(422, str(error))
+        return error_response(413 if isinstance(error, TooManyPixelsError) else 422, str(error))
 
     @app.exception_handler(ClientDisconnectedError)
     @app.exception_handler(ClientDisconnect)

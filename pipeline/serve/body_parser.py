@@ -96,16 +96,16 @@ def _parts(body: bytes, boundary: bytes) -> list[_Part]:
 
 
 def _from_form(body: bytes, boundary: bytes) -> Upload:
-    found: list[tuple[str, _Part]] = []
+    found: list[Upload] = []
     for part in _parts(body, boundary):
         _, options = parse_options_header(part.headers.get(b"content-disposition"))
         if options.get(b"name") == FIELD.encode():
-            found.append((_safe_name(options.get(b"filename", b"")), part))
+            data = b"".join(body[start:stop] for start, stop in part.data_spans)
+            found.append(Upload(_safe_name(options.get(b"filename", b"")), data))
     if len(found) != 1:
         count = "no field" if not found else "several fields"
         raise HTTPException(422, f"the form has {count} {FIELD!r}; send one photo in it")
-    name, part = found[0]
-    return Upload(name, b"".join(body[start:stop] for start, stop in part.data_spans))
+    return found[0]
 
 
 def _safe_name(raw: bytes) -> str:
