@@ -98,11 +98,10 @@ class Predictor:
             return self.detect_batch([image], min_score, min_face)[0]
         photo = image if isinstance(image, Photo) else self.read(image, min_face)
         sx, sy = photo.scale
-        min_face_read = min_face
         if (sx, sy) != (1, 1):  # only photos for the fine-tuned cascade are read smaller
             assert isinstance(self._search, CascadeConfig)
-            min_face_read = max(self._search.min_face_for(photo.size, min_face) / max(sx, sy), 1.0)
-        return self.detect_batch([photo.pixels], min_score, min_face_read)[0].rescale(sx, sy)
+            min_face = max(self._search.min_face_for(photo.size, min_face) / max(sx, sy), 1.0)
+        return self.detect_batch([photo.pixels], min_score, min_face)[0].rescale(sx, sy)
 
     def read(self, path: Path | str, min_face: float | None = None) -> Photo:
         """Read a photo with as many pixels as its detection uses: a huge JPEG at a half, quarter or eighth.
@@ -168,15 +167,10 @@ class Predictor:
         outputs = self.run_classifier(images, [faces.boxes for faces in found])
         results = []
         for image, faces, output in zip(images, found, outputs, strict=True):
-            size = (image.shape[1], image.shape[0])
-            detections = Detections(
-                fusion.boxes(faces.boxes, output.box_deltas, meta.margin, size),
-                fusion.face_scores(faces.scores, output.face_logits),
-                fusion.class_probs(output.class_probs),
-                faces.landmarks,
-                meta.class_names,
-                fusion.unsure_margin,
-            )
+            moved = fusion.boxes(faces.boxes, output.box_deltas, meta.margin, (image.shape[1], image.shape[0]))
+            face_scores = fusion.face_scores(faces.scores, output.face_logits)
+            probs = fusion.class_probs(output.class_probs)
+            detections = Detections(moved, face_scores, probs, faces.landmarks, meta.class_names, fusion.unsure_margin)
             scores = detections.scores
             order = np.argsort(-scores, kind="stable")
             results.append(detections[order[scores[order] >= threshold]])

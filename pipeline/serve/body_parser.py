@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
 from starlette.exceptions import HTTPException
 
 FIELD = "image"
@@ -59,7 +59,7 @@ class _Part:
 def _parts(body: bytes, boundary: bytes) -> list[_Part]:
     """Return the parts of a form; raise HTTPException 400 on a broken form or more than MAX_PARTS parts."""
     parts: list[_Part] = []
-    name, value, complete = bytearray(), bytearray(), False
+    name, value = bytearray(), bytearray()
 
     def begin_part() -> None:
         if len(parts) == MAX_PARTS:
@@ -71,10 +71,6 @@ def _parts(body: bytes, boundary: bytes) -> list[_Part]:
         name.clear()
         value.clear()
 
-    def end_form() -> None:
-        nonlocal complete
-        complete = True
-
     parser = MultipartParser(
         boundary,
         {
@@ -83,14 +79,13 @@ def _parts(body: bytes, boundary: bytes) -> list[_Part]:
             "on_header_value": lambda data, start, stop: value.extend(data[start:stop]),
             "on_header_end": end_header,
             "on_part_data": lambda data, start, stop: parts[-1].data_spans.append((start, stop)),
-            "on_end": end_form,
         },
     )
     try:
         parser.write(body)  # in one piece, so that the spans are positions in the body
     except FormParserError as error:
         raise HTTPException(400, "the multipart body is broken; send it as a browser or curl -F does") from error
-    if not complete:
+    if parser.state != MultipartState.END:
         raise HTTPException(400, "the multipart body is cut off; send it whole")
     return parts
 
