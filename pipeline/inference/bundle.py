@@ -83,10 +83,9 @@ class Bundle:
             square = f"{PROBE_SIDE}x{PROBE_SIDE} pixels"
             height, width = _run_once(graph, file, PROBE_SIDE, square)[0].shape[1:]
             if (height, width) != (spec.cells, spec.cells):
-                what = (
-                    f"makes {height}x{width} cells of {square}, the {spec.cascade} cascade's {spec.cells}x{spec.cells}"
-                )
-                raise BundleError(f"{file}: {what}; pack the bundle again")
+                what = f"makes {height}x{width} cells of {square}"
+                expected = f"the {spec.cascade} cascade's {spec.cells}x{spec.cells}"
+                raise BundleError(f"{file}: {what}, {expected}; pack the bundle again")
         return graph
 
     def detector(self, threads: int = 1, device: Device = "cpu") -> Detector:
