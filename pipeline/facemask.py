@@ -30,14 +30,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that the first argument names, or list the commands.
-
-    Args:
-        argv: the arguments; those of the process when None.
-
-    Returns:
-        The exit code: 2 for an unknown command.
-    """
+    """Run the command that the first argument names, or list the commands; return the exit code (unknown: 2)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())

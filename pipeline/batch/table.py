@@ -11,21 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.inference.bundle_meta import upgrade_description
+
 METADATA_KEY = b"face_mask_batch"
 HASH_KEY = b"face_mask_batch_hash"
 _NOT_HASHED = ("name", "metrics", "provenance")  # parts of a bundle's description that change no result
 # Columns whose text repeats; a dictionary of the other columns would be larger than their values.
 _REPEATING = ("file", "id", "label", "width", "height")
-# The names of format 4 by those of format 3, in a bundle's description. Earlier versions recorded format 3.
-_FORMAT_3_SEARCH = {
-    "pnet": "pnet_threshold", "rnet": "rnet_threshold", "again": "onet2_threshold", "onet": "score_threshold",
-    "most_pnet": "max_pnet", "most_rnet": "max_rnet", "most_again": "max_onet2",
-    "soft": "soft_nms_sigma", "vote": "box_voting_iou",
-}  # fmt: skip
-_FORMAT_3_FUSION = {
-    "stage1": "detector_weight", "stage2": "classifier_weight", "floor": "min_detector_score",
-    "most": "max_face_logit", "box_share": "box_blend", "unsure": "unsure_margin", "mirrored": "flip_tta",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,7 +45,7 @@ class BatchRecipe:
         try:
             recorded = json.loads(metadata[METADATA_KEY])
             bundle, options = recorded["bundle"], recorded["options"]
-            if BatchRecipe(_to_format_4(bundle), options).hash == self.hash:
+            if BatchRecipe(upgrade_description(bundle), options).hash == self.hash:
                 return None
             for name, value in self.options.items():
                 old = options.get(name)
@@ -64,16 +56,6 @@ class BatchRecipe:
             return f"another bundle ({bundle['name']!r}), this is {self.bundle['name']!r}"
         except (KeyError, ValueError, TypeError, AttributeError):
             return "a version that this one cannot read"
-
-
-def _to_format_4(bundle: dict[str, Any]) -> dict[str, Any]:
-    """Return a bundle's description as the present version writes it."""
-    if bundle.get("format_version") != 3:
-        return bundle
-    upgraded = {key: value for key, value in bundle.items() if key != "judge"}
-    search = {_FORMAT_3_SEARCH.get(key, key): value for key, value in bundle["search"].items()}
-    fusion = {_FORMAT_3_FUSION.get(key, key): value for key, value in bundle["judge"].items()}
-    return {**upgraded, "format_version": 4, "search": search, "fusion": fusion}
 
 
 def table_schema(class_names: Sequence[str], with_id: bool) -> pa.Schema:

@@ -17,8 +17,7 @@ from common.errors import BundleError, first_line
 from common.files import check_writable_folder, with_file_name
 from pipeline.inference.bundle_meta import BundleMeta, meta_to_json, read_meta
 from pipeline.inference.device import Device
-from pipeline.inference.graph_spec import PROBE_SIDE, graph_specs
-from pipeline.inference.graphs import Graph, load_graph
+from pipeline.inference.graphs import PROBE_SIDE, Graph, graph_specs, load_graph
 from stage1_faces.detector import FaceDetector
 from stage1_faces.faces import Detector
 from stage1_faces.stock.mtcnn import MtcnnConfig, MtcnnDetector
@@ -81,9 +80,10 @@ class Bundle:
         spec = graph_specs(self.meta.cascade)[name]
         graph = load_graph(self._graphs[name], file, threads, device, spec=spec)
         if spec.cells is not None:
-            shape = _run_once(graph, file, PROBE_SIDE, f"{PROBE_SIDE}x{PROBE_SIDE} pixels")[0].shape[1:]
-            if shape != (spec.cells, spec.cells):
-                what = f"makes {shape[0]}x{shape[1]} cells of {PROBE_SIDE}x{PROBE_SIDE} pixels"
+            square = f"{PROBE_SIDE}x{PROBE_SIDE} pixels"
+            height, width = _run_once(graph, file, PROBE_SIDE, square)[0].shape[1:]
+            if (height, width) != (spec.cells, spec.cells):
+                what = f"makes {height}x{width} cells of {square}"
                 expected = f"the {spec.cascade} cascade's {spec.cells}x{spec.cells}"
                 raise BundleError(f"{file}: {what}, {expected}; pack the bundle again")
         return graph
@@ -110,7 +110,7 @@ def _run_once(graph: Graph, file: str, size: int, what: str) -> list[NDArray[np.
 
 
 def write_bundle(out: Path | str, meta: BundleMeta, graphs: Mapping[str, bytes], report: str | None = None) -> Bundle:
-    """Write a bundle directory in one step, and load it to verify it. A bundle at `out` is replaced as a whole.
+    """Write a bundle directory in one step, and return it as loaded and verified; a bundle at `out` is replaced.
 
     Args:
         out: the directory.
@@ -118,18 +118,14 @@ def write_bundle(out: Path | str, meta: BundleMeta, graphs: Mapping[str, bytes],
         graphs: the file of each graph of GRAPHS.
         report: the text of report.md; the bundle has no such file when None.
 
-    Returns:
-        The bundle as loaded.
-
     Raises:
-        BundleError: a graph is missing or cannot be used, or `check_place` refuses `out`.
+        BundleError: a graph is missing or cannot be used, or `check_destination` refuses `out`.
     """
     out = Path(out).resolve()  # a link to a bundle stays a link
     if set(graphs) != set(GRAPHS):
         raise BundleError(f"{out}: a bundle needs the graphs {', '.join(GRAPHS)}, got {', '.join(sorted(graphs))}")
     check_destination(out)
-    sha256 = {name: hashlib.sha256(graphs[name]).hexdigest() for name in GRAPHS}
-    record = {**meta_to_json(meta), "sha256": sha256}
+    record = {**meta_to_json(meta), "sha256": {name: hashlib.sha256(graphs[name]).hexdigest() for name in GRAPHS}}
     out.parent.mkdir(parents=True, exist_ok=True)
     with with_file_name(out):
         temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +22,14 @@ Search = CascadeConfig | MtcnnConfig
 CASCADES: dict[str, type[CascadeConfig] | type[MtcnnConfig]] = {"fine-tuned": CascadeConfig, "stock": MtcnnConfig}
 # Fields of bundle.json that formats 1 to 3 recorded under another name.
 _RENAMED_SEARCH = {
-    "pnet": "pnet_threshold",
-    "rnet": "rnet_threshold",
-    "again": "onet2_threshold",
-    "onet": "score_threshold",
-    "most_pnet": "max_pnet",
-    "most_rnet": "max_rnet",
-    "most_again": "max_onet2",
-    "soft": "soft_nms_sigma",
-    "vote": "box_voting_iou",
-}
+    "pnet": "pnet_threshold", "rnet": "rnet_threshold", "again": "onet2_threshold", "onet": "score_threshold",
+    "most_pnet": "max_pnet", "most_rnet": "max_rnet", "most_again": "max_onet2",
+    "soft": "soft_nms_sigma", "vote": "box_voting_iou",
+}  # fmt: skip
 _RENAMED_FUSION = {
-    "stage1": "detector_weight",
-    "stage2": "classifier_weight",
-    "box_share": "box_blend",
-    "floor": "min_detector_score",
-    "most": "max_face_logit",
-    "unsure": "unsure_margin",
-    "mirrored": "flip_tta",
-}
+    "stage1": "detector_weight", "stage2": "classifier_weight", "floor": "min_detector_score",
+    "most": "max_face_logit", "box_share": "box_blend", "unsure": "unsure_margin", "mirrored": "flip_tta",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,30 +40,18 @@ class BundleMeta:
         BundleError: a value is out of range.
     """
 
-    class_names: tuple[str, ...]
-    """The classes, in the order of the classifier's outputs."""
-    input_size: int
-    """Side of the classifier's input, in pixels."""
-    mean: tuple[float, float, float]
-    """Mean of each RGB channel, of pixels scaled to 0..1."""
-    std: tuple[float, float, float]
-    """Standard deviation of each RGB channel, of pixels scaled to 0..1."""
-    margin: float
-    """Context around a face box on each side, as a fraction of the box's longer side."""
-    search: Search
-    """Settings of the cascade; their type shows which cascade the graphs are."""
-    score_threshold: float
-    """Smallest `score` that is reported by default."""
-    fusion: ScoreFusion = field(default_factory=ScoreFusion)
-    """How the outputs of both stages are joined."""
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-    """Figures measured when the bundle was made."""
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    """Data, runs and versions that the bundle was made from."""
-    sha256: Mapping[str, str] = field(default_factory=dict)
-    """SHA-256 of each graph file, by graph."""
-    format_version: int = FORMAT_VERSION
-    """Version of bundle.json's format."""
+    class_names: tuple[str, ...]  # the classes, in the order of the classifier's outputs
+    input_size: int  # side of the classifier's input, in pixels
+    mean: tuple[float, float, float]  # mean of each RGB channel, of pixels scaled to 0..1
+    std: tuple[float, float, float]  # standard deviation of each RGB channel, of pixels scaled to 0..1
+    margin: float  # context around a face box on each side, as a fraction of the box's longer side
+    search: Search  # settings of the cascade; their type shows which cascade the graphs are
+    score_threshold: float  # smallest `score` that is reported by default
+    fusion: ScoreFusion = field(default_factory=ScoreFusion)  # how the outputs of both stages are joined
+    metrics: Mapping[str, Any] = field(default_factory=dict)  # figures measured when the bundle was made
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # data, runs and versions that the bundle was made from
+    sha256: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of each graph file, by graph
+    format_version: int = FORMAT_VERSION  # version of bundle.json's format
 
     def __post_init__(self) -> None:
         if not self.class_names or len(set(self.class_names)) != len(self.class_names):
@@ -103,6 +80,15 @@ def meta_to_json(meta: BundleMeta) -> dict[str, Any]:
     record["search"] = {"cascade": meta.cascade, **record["search"]}
     record["thresholds"] = meta.thresholds
     return json.loads(json.dumps({"format_version": record.pop("format_version"), **record}))
+
+
+def upgrade_description(description: dict[str, Any]) -> dict[str, Any]:
+    """Return a bundle's description that was recorded in format 3 as format 4 has it; any other as it is."""
+    if description.get("format_version") != 3:
+        return description
+    parts = {key: value for key, value in description.items() if key != "judge"}
+    search, fusion = _renamed(description["search"], _RENAMED_SEARCH), _renamed(description["judge"], _RENAMED_FUSION)
+    return {**parts, "format_version": 4, "search": search, "fusion": fusion}
 
 
 def read_meta(root: Path) -> BundleMeta:
@@ -154,9 +140,8 @@ def _search(record: Mapping[str, Any]) -> Search:
     if name not in CASCADES:
         raise ValueError(f"the cascade {name!r} is unknown; known are {', '.join(CASCADES)}")
     kind = CASCADES[name]
-    default = kind()
     values = {"soft_nms_sigma": 0.0, **_renamed(record, _RENAMED_SEARCH)}  # format 2 had hard suppression only
-    return kind(**{f.name: type(getattr(default, f.name))(values[f.name]) for f in fields(kind)})
+    return kind(**{name: type(default)(values[name]) for name, default in asdict(kind()).items()})
 
 
 def _fusion(record: Mapping[str, Any]) -> ScoreFusion:

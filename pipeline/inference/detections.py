@@ -24,18 +24,12 @@ class Detections:
         ValueError: the shapes do not match, or the probabilities of a face do not sum to 1.
     """
 
-    boxes: Boxes
-    """float32 (N, 4): x1, y1, x2, y2 in pixels of the image; right and bottom edge exclusive."""
-    face_scores: NDArray[np.float32]
-    """float32 (N,): the probability, 0 to 1, that the box holds a face."""
-    class_probs: NDArray[np.float32]
-    """float32 (N, C): the probability of each class; each row sums to 1."""
-    landmarks: NDArray[np.float32]
-    """float32 (N, 5, 2): x, y in pixels of both eyes, the nose and both corners of the mouth."""
-    class_names: tuple[str, ...]
-    """The names of the C classes."""
-    unsure_margin: float = 0.0
-    """A face is `unsure` when its two best class probabilities differ by less than this."""
+    boxes: Boxes  # float32 (N, 4): x1, y1, x2, y2 in pixels of the image; right and bottom edge exclusive
+    face_scores: NDArray[np.float32]  # float32 (N,): the probability, 0 to 1, that the box holds a face
+    class_probs: NDArray[np.float32]  # float32 (N, C): the probability of each class; each row sums to 1
+    landmarks: NDArray[np.float32]  # float32 (N, 5, 2): x, y in pixels of both eyes, nose, both mouth corners
+    class_names: tuple[str, ...]  # the names of the C classes
+    unsure_margin: float = 0.0  # a face is `unsure` when its two best class probabilities differ by less than this
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "boxes", as_boxes(self.boxes))
@@ -81,12 +75,7 @@ class Detections:
         return best[:, -1] - best[:, -2] < self.unsure_margin
 
     def rescale(self, sx: float, sy: float) -> Detections:
-        """Return the same faces in a resized image.
-
-        Args:
-            sx: new width / old width.
-            sy: new height / old height.
-        """
+        """Return the same faces in a resized image; sx is new width / old width, sy the same of the heights."""
         if sx == 1 and sy == 1:
             return self
         factors = np.array([sx, sy], np.float32)
@@ -100,12 +89,9 @@ class Detections:
         """
         with requires_package("supervision"):
             import supervision as sv
-        return sv.Detections(
-            xyxy=self.boxes.copy(),
-            confidence=self.scores,
-            class_id=self.label_ids.astype(int),
-            data={"class_name": self._label_array(), "face_score": self.face_scores.copy(), "unsure": self.unsure},
-        )
+        names, ids = np.array(self.labels, str), self.label_ids.astype(int)
+        data: dict[str, Any] = {"class_name": names, "face_score": self.face_scores.copy(), "unsure": self.unsure}
+        return sv.Detections(xyxy=self.boxes.copy(), confidence=self.scores, class_id=ids, data=data)
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a table with one row per face: x1, y1, x2, y2, label, score, face_score, p_<class>, unsure.
@@ -116,7 +102,7 @@ class Detections:
         with requires_package("pandas"):
             import pandas as pd
         columns: dict[str, Any] = dict(zip(("x1", "y1", "x2", "y2"), self.boxes.T.copy(), strict=True))
-        columns |= {"label": self._label_array(), "score": self.scores, "face_score": self.face_scores.copy()}
+        columns |= {"label": np.array(self.labels, str), "score": self.scores, "face_score": self.face_scores.copy()}
         columns |= {f"p_{name}": self.class_probs[:, k].copy() for k, name in enumerate(self.class_names)}
         return pd.DataFrame(columns | {"unsure": self.unsure})
 
@@ -141,13 +127,5 @@ class Detections:
         return results
 
     def __getitem__(self, index: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Detections:
-        return replace(
-            self,
-            boxes=self.boxes[index],
-            face_scores=self.face_scores[index],
-            class_probs=self.class_probs[index],
-            landmarks=self.landmarks[index],
-        )
-
-    def _label_array(self) -> NDArray[np.str_]:
-        return np.array(self.labels, dtype=str)
+        arrays = ("boxes", "face_scores", "class_probs", "landmarks")
+        return replace(self, **{name: getattr(self, name)[index] for name in arrays})

@@ -9,6 +9,7 @@ from common.parallel import usable_cores
 
 Device = Literal["cpu", "cuda"]
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+MAX_WORKERS = 8  # without --workers: each may hold a photo of 89 million pixels
 
 
 def providers(device: Device) -> list[Any]:
@@ -22,10 +23,8 @@ def providers(device: Device) -> list[Any]:
     if device == "cpu":
         return [_CPU]
     if _CUDA not in onnxruntime.get_available_providers():
-        raise UserError(
-            "device cuda: this ONNX Runtime runs on the CPU only; "
-            "`pip uninstall onnxruntime`, then `pip install onnxruntime-gpu`, or use device cpu"
-        )
+        fix = "`pip uninstall onnxruntime`, then `pip install onnxruntime-gpu`, or use device cpu"
+        raise UserError(f"device cuda: this ONNX Runtime runs on the CPU only; {fix}")
     # Photos differ in size: an exhaustive search for the quickest algorithm would start again for each size.
     return [(_CUDA, {"cudnn_conv_algo_search": "HEURISTIC"}), _CPU]
 
@@ -33,12 +32,8 @@ def providers(device: Device) -> list[Any]:
 def check_running(session: Any, device: Device) -> None:
     """Raise UserError when a session for a GPU fell back to the CPU, which ONNX Runtime does without an error."""
     if device == "cuda" and _CUDA not in session.get_providers():
-        raise UserError(
-            "device cuda: ONNX Runtime found no usable GPU; check the driver and the CUDA libraries, or use device cpu"
-        )
-
-
-MAX_WORKERS = 8  # without --workers: each may hold a photo of 89 million pixels
+        fix = "check the driver and the CUDA libraries, or use device cpu"
+        raise UserError(f"device cuda: ONNX Runtime found no usable GPU; {fix}")
 
 
 def default_workers(device: Device) -> int:

@@ -19,15 +19,7 @@ Area = tuple[int, int, int, int]  # x1, y1, x2, y2; right and bottom exclusive
 
 # Okabe and Ito's palette, distinct to colour-blind eyes (jfly.uni-koeln.de/color); with the default classes
 # green is with_mask, vermillion without_mask, yellow mask_weared_incorrect.
-PALETTE: tuple[Colour, ...] = (
-    (0, 158, 115),
-    (213, 94, 0),
-    (240, 228, 66),
-    (86, 180, 233),
-    (204, 121, 167),
-    (230, 159, 0),
-    (0, 114, 178),
-)
+PALETTE = ((0, 158, 115), (213, 94, 0), (240, 228, 66), (86, 180, 233), (204, 121, 167), (230, 159, 0), (0, 114, 178))
 MIN_FONT = 10  # px; the built-in typeface is hard to read below this size
 CROWD_SIZE = 30  # faces; in a larger crowd only scores and a legend are drawn: class names would cover the picture
 MAX_TEXTS = 300  # best first; nobody reads more, and finding room for each would take seconds
@@ -127,8 +119,7 @@ def _font(size: int) -> Font:
 def _text_size(text: str, font: Font) -> tuple[int, int]:
     """Return width and height, in pixels, of a line with its background; all texts in a font have the same height."""
     padding = _padding(font)
-    bottom = font.getbbox("Ayg_")[3]
-    return int(np.ceil(font.getlength(text))) + 2 * padding, int(np.ceil(bottom)) + padding
+    return int(np.ceil(font.getlength(text))) + 2 * padding, int(np.ceil(font.getbbox("Ayg_")[3])) + padding
 
 
 def _padding(font: Font) -> int:
@@ -141,8 +132,7 @@ def _find_place(
     """Return an area for a text of (width, height) next to or in its box, inside the picture and free; or None."""
     for x, y in _candidate_corners(box, text, size):
         area = (x, y, x + text[0], y + text[1])
-        inside = x >= 0 and y >= 0 and area[2] <= size[0] and area[3] <= size[1]
-        if inside and not _overlaps(area, taken):
+        if min(x, y) >= 0 and area[2] <= size[0] and area[3] <= size[1] and not _overlaps(area, taken):
             return area
     return None
 
@@ -162,9 +152,8 @@ def _candidate_corners(
 
 
 def _overlaps(area: Area, taken: NDArray[np.float32]) -> bool:
-    low = np.maximum(taken[:, :2], area[:2])
-    high = np.minimum(taken[:, 2:], area[2:])
-    return bool((low < high).all(axis=1).any())
+    overlaps = np.maximum(taken[:, :2], area[:2]) < np.minimum(taken[:, 2:], area[2:])  # in x, in y
+    return bool(overlaps.all(axis=1).any())
 
 
 def _draw_text(pen: ImageDraw.ImageDraw, area: Area, text: str, font: Font, colour: Colour) -> None:

@@ -23,24 +23,16 @@ class ScoreFusion:
         UserError: a value is out of range.
     """
 
-    detector_weight: float = 1.0
-    """Weight of the detector's log odds; above 0."""
-    classifier_weight: float = 0.0
-    """Weight of the classifier's log odds; 0 or more."""
-    intercept: float = 0.0
-    """Added to the weighted log odds."""
-    temperature: float = 1.0
-    """Divides the class logits (Guo et al. 2017); above 0."""
-    box_blend: float = 0.0
-    """How far a box moves towards the classifier's box: 0 not at all, 1 all the way."""
-    min_detector_score: float = 0.0
-    """Smallest detector score, 0 to 1, for which the classifier runs."""
+    detector_weight: float = 1.0  # weight of the detector's log odds; above 0
+    classifier_weight: float = 0.0  # weight of the classifier's log odds; 0 or more
+    intercept: float = 0.0  # added to the weighted log odds
+    temperature: float = 1.0  # divides the class logits (Guo et al. 2017); above 0
+    box_blend: float = 0.0  # how far a box moves towards the classifier's box: 0 not at all, 1 all the way
+    min_detector_score: float = 0.0  # smallest detector score, 0 to 1, for which the classifier runs
+    # Upper bound of the classifier's log odds; a face that cannot reach a score with it is not classified.
     max_face_logit: float = 50.0
-    """Upper bound of the classifier's log odds; a face that cannot reach a score with it is not classified."""
-    unsure_margin: float = 0.0
-    """A face is unsure when its two best class probabilities differ by less than this, 0 to 1."""
-    flip_tta: bool = False
-    """Whether an uncertain crop is also classified mirrored, and the outputs averaged."""
+    unsure_margin: float = 0.0  # 0 to 1: a face is unsure when its two best class probabilities differ by less
+    flip_tta: bool = False  # whether an uncertain crop is also classified mirrored, and the outputs averaged
 
     def __post_init__(self) -> None:
         if not all(np.isfinite(getattr(self, f.name)) for f in fields(self)):

@@ -23,11 +23,10 @@ def write_image(path: str | Path, image: Pixels) -> None:
         MediaError: the suffix is another one, or the format cannot hold the image's size.
     """
     suffix = Path(path).suffix.lower()
-    options: dict[str, Any]
     if suffix in (".jpg", ".jpeg"):
         if max(image.shape[:2]) > 65500:
             raise MediaError(path, "is too large for JPEG (65500 pixels a side); write a PNG instead")
-        options = {"format": "JPEG", "quality": 92, "subsampling": 0}  # thin coloured lines stay sharp
+        options: dict[str, Any] = {"format": "JPEG", "quality": 92, "subsampling": 0}  # thin coloured lines stay sharp
     elif suffix == ".png":
         options = {"format": "PNG", "compress_level": 3}
     else:

@@ -12,13 +12,7 @@ if TYPE_CHECKING:
 
 
 def load_predictor(bundle: Path | None, threads: int, device: Device) -> Predictor:
-    """Load the predictor of a bundle; the import is late, so that bad input is reported fast.
-
-    Args:
-        bundle: the bundle directory; None is the project's own bundle.
-        threads: threads of each network.
-        device: "cpu" or "cuda".
-    """
+    """Load the predictor of a bundle directory (None: the project's own bundle), with `threads` for each network."""
     from pipeline.inference.predictor import Predictor
 
     return Predictor.load(bundle, threads, device)

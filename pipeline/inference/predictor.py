@@ -29,12 +29,10 @@ TTA_SKIP_PROB = 0.97
 class ClassifierOutput(NamedTuple):
     """The outputs of the classifier's graph for N crops, before calibration."""
 
-    class_probs: NDArray[np.float32]
-    """(N, C): the probability of each class."""
-    face_logits: NDArray[np.float32] | None
-    """(N,): log odds of being a face; None when the graph has no such output."""
+    class_probs: NDArray[np.float32]  # (N, C): the probability of each class
+    face_logits: NDArray[np.float32] | None  # (N,): log odds of being a face; None when the graph has no such output
+    # (N, 4): shift in x, y and log width, height, relative to the crop's side without margin; or None.
     box_deltas: NDArray[np.float32] | None
-    """(N, 4): shift in x, y and log width, height, relative to the crop's side without margin; or None."""
 
 
 class Predictor:
@@ -100,11 +98,10 @@ class Predictor:
             return self.detect_batch([image], min_score, min_face)[0]
         photo = image if isinstance(image, Photo) else self.read(image, min_face)
         sx, sy = photo.scale
-        min_face_read = min_face
         if (sx, sy) != (1, 1):  # only photos for the fine-tuned cascade are read smaller
             assert isinstance(self._search, CascadeConfig)
-            min_face_read = max(self._search.min_face_for(photo.size, min_face) / max(sx, sy), 1.0)
-        return self.detect_batch([photo.pixels], min_score, min_face_read)[0].rescale(sx, sy)
+            min_face = max(self._search.min_face_for(photo.size, min_face) / max(sx, sy), 1.0)
+        return self.detect_batch([photo.pixels], min_score, min_face)[0].rescale(sx, sy)
 
     def read(self, path: Path | str, min_face: float | None = None) -> Photo:
         """Read a photo with as many pixels as its detection uses: a huge JPEG at a half, quarter or eighth.
@@ -170,15 +167,10 @@ class Predictor:
         outputs = self.run_classifier(images, [faces.boxes for faces in found])
         results = []
         for image, faces, output in zip(images, found, outputs, strict=True):
-            size = (image.shape[1], image.shape[0])
-            detections = Detections(
-                fusion.boxes(faces.boxes, output.box_deltas, meta.margin, size),
-                fusion.face_scores(faces.scores, output.face_logits),
-                fusion.class_probs(output.class_probs),
-                faces.landmarks,
-                meta.class_names,
-                fusion.unsure_margin,
-            )
+            moved = fusion.boxes(faces.boxes, output.box_deltas, meta.margin, (image.shape[1], image.shape[0]))
+            face_scores = fusion.face_scores(faces.scores, output.face_logits)
+            probs = fusion.class_probs(output.class_probs)
+            detections = Detections(moved, face_scores, probs, faces.landmarks, meta.class_names, fusion.unsure_margin)
             scores = detections.scores
             order = np.argsort(-scores, kind="stable")
             results.append(detections[order[scores[order] >= threshold]])
@@ -237,10 +229,11 @@ class Predictor:
         if not len(uncertain):
             return outputs
         mirrored = self._classifier(np.ascontiguousarray(pixels[uncertain][..., ::-1]))
-        results = []
-        for values, mean in zip(outputs, _averaged([values[uncertain] for values in outputs], mirrored), strict=True):
-            results.append(values.copy())
-            results[-1][uncertain] = mean
+        # In a mirror image, the horizontal box delta has the other sign.
+        unmirrored = [*mirrored[:2], *(deltas * np.array([-1, 1, 1, 1], np.float32) for deltas in mirrored[2:])]
+        results = [values.copy() for values in outputs]
+        for values, other in zip(results, unmirrored, strict=True):
+            values[uncertain] = (values[uncertain] + other) / 2
         return results
 
 
@@ -249,11 +242,3 @@ def _check_range(min_score: float | None, min_face: float | None) -> None:
         raise UserError(f"min_score is {min_score}; give a number from 0 to 1")
     if min_face is not None and not min_face >= 1:
         raise UserError(f"min_face is {min_face}; give 1 pixel or more")
-
-
-def _averaged(
-    outputs: Sequence[NDArray[np.float32]], mirrored: Sequence[NDArray[np.float32]]
-) -> list[NDArray[np.float32]]:
-    """Return outputs averaged over crops and their mirror images, whose horizontal box delta changes sign."""
-    unmirrored = [*mirrored[:2], *(values * np.array([-1, 1, 1, 1], np.float32) for values in mirrored[2:])]
-    return [np.asarray((a + b) / 2, np.float32) for a, b in zip(outputs, unmirrored, strict=True)]

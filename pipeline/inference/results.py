@@ -14,14 +14,10 @@ from pipeline.inference.detections import Detections
 class ImageResult:
     """The faces of one image as plain numbers."""
 
-    image: FoundImage
-    """The image's file."""
-    width: int
-    """Width of the upright image, in pixels."""
-    height: int
-    """Height of the upright image, in pixels."""
-    faces: list[dict[str, Any]]
-    """One JSON-ready dict per face, best score first."""
+    image: FoundImage  # the image's file
+    width: int  # width of the upright image, in pixels
+    height: int  # height of the upright image, in pixels
+    faces: list[dict[str, Any]]  # one JSON-ready dict per face, best score first
 
     def record(self) -> dict[str, Any]:
         """Return the image's entry in JSON."""

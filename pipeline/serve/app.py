@@ -85,20 +85,16 @@ def create_app(
     _answer_errors(app)
     _add_page(app)
     _add_docs(app)
-    _add_detection(app, predictor, limiter, limits, metrics, dependencies)
+    _add_detection(app, predictor, limits, metrics, dependencies)
     _add_information(app, predictor, metrics, dependencies)
     return app
 
 
 def _add_detection(
-    app: FastAPI,
-    predictor: Predictor,
-    limiter: RequestLimiter,
-    limits: Limits,
-    metrics: ServeMetrics,
-    dependencies: Sequence[Any],
+    app: FastAPI, predictor: Predictor, limits: Limits, metrics: ServeMetrics, dependencies: Sequence[Any]
 ) -> None:
     """Add POST /v1/detect."""
+    limiter: RequestLimiter = app.state.limiter
 
     @app.post(
         "/v1/detect",
@@ -136,9 +132,9 @@ def _add_detection(
 
 def _add_information(app: FastAPI, predictor: Predictor, metrics: ServeMetrics, dependencies: Sequence[Any]) -> None:
     """Add /v1/model, /v1/health and /metrics."""
-    refusals = error_responses(401, 403)
+    protected: dict[str, Any] = {"dependencies": dependencies, "responses": error_responses(401, 403)}
 
-    @app.get("/v1/model", dependencies=dependencies, summary="The bundle's metadata", responses=refusals)
+    @app.get("/v1/model", summary="The bundle's metadata", **protected)
     async def model() -> dict[str, Any]:
         return predictor.bundle.describe()
 
@@ -146,13 +142,7 @@ def _add_information(app: FastAPI, predictor: Predictor, metrics: ServeMetrics, 
     async def health() -> Health:
         return Health(status="ok", version=VERSION)
 
-    @app.get(
-        "/metrics",
-        dependencies=dependencies,
-        summary="Metrics for Prometheus",
-        response_class=PlainTextResponse,
-        responses=refusals,
-    )
+    @app.get("/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse, **protected)
     async def figures() -> Response:
         return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
@@ -236,13 +226,9 @@ def _answer_errors(app: FastAPI) -> None:
         hint = VALUE_HINTS.get(name, first["msg"])
         return error_response(422, f"{name} is {display_name(str(first['input']))[:40]!r}; {hint}")
 
-    @app.exception_handler(TooManyPixelsError)
-    async def too_many_pixels(_: Request, error: TooManyPixelsError) -> Response:
-        return error_response(413, str(error))
-
     @app.exception_handler(MediaError)
     async def unreadable(_: Request, error: MediaError) -> Response:
-        return error_response(422, str(error))
+        return error_response(413 if isinstance(error, TooManyPixelsError) else 422, str(error))
 
     @app.exception_handler(ClientDisconnectedError)
     @app.exception_handler(ClientDisconnect)

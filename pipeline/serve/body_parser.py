@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
 from starlette.exceptions import HTTPException
 
 FIELD = "image"
@@ -22,10 +22,8 @@ _BOUNDARY = re.compile(rb"[ -~]{1,70}")  # RFC 2046: at most 70 characters
 class Upload:
     """A photo file as sent."""
 
-    name: str
-    """The file's name without folders; NAMELESS when the client sends none."""
-    data: bytes
-    """The file."""
+    name: str  # the file's name without folders; NAMELESS when the client sends none
+    data: bytes  # the file
 
 
 def body_parser(content_type: str) -> Callable[[bytes], Upload]:
@@ -61,7 +59,7 @@ class _Part:
 def _parts(body: bytes, boundary: bytes) -> list[_Part]:
     """Return the parts of a form; raise HTTPException 400 on a broken form or more than MAX_PARTS parts."""
     parts: list[_Part] = []
-    name, value, complete = bytearray(), bytearray(), False
+    name, value = bytearray(), bytearray()
 
     def begin_part() -> None:
         if len(parts) == MAX_PARTS:
@@ -73,10 +71,6 @@ def _parts(body: bytes, boundary: bytes) -> list[_Part]:
         name.clear()
         value.clear()
 
-    def end_form() -> None:
-        nonlocal complete
-        complete = True
-
     parser = MultipartParser(
         boundary,
         {
@@ -85,29 +79,28 @@ def _parts(body: bytes, boundary: bytes) -> list[_Part]:
             "on_header_value": lambda data, start, stop: value.extend(data[start:stop]),
             "on_header_end": end_header,
             "on_part_data": lambda data, start, stop: parts[-1].data_spans.append((start, stop)),
-            "on_end": end_form,
         },
     )
     try:
         parser.write(body)  # in one piece, so that the spans are positions in the body
     except FormParserError as error:
         raise HTTPException(400, "the multipart body is broken; send it as a browser or curl -F does") from error
-    if not complete:
+    if parser.state != MultipartState.END:
         raise HTTPException(400, "the multipart body is cut off; send it whole")
     return parts
 
 
 def _from_form(body: bytes, boundary: bytes) -> Upload:
-    found: list[tuple[str, _Part]] = []
+    found: list[Upload] = []
     for part in _parts(body, boundary):
         _, options = parse_options_header(part.headers.get(b"content-disposition"))
         if options.get(b"name") == FIELD.encode():
-            found.append((_safe_name(options.get(b"filename", b"")), part))
+            data = b"".join(body[start:stop] for start, stop in part.data_spans)
+            found.append(Upload(_safe_name(options.get(b"filename", b"")), data))
     if len(found) != 1:
         count = "no field" if not found else "several fields"
         raise HTTPException(422, f"the form has {count} {FIELD!r}; send one photo in it")
-    name, part = found[0]
-    return Upload(name, b"".join(body[start:stop] for start, stop in part.data_spans))
+    return found[0]
 
 
 def _safe_name(raw: bytes) -> str:

@@ -48,28 +48,24 @@ class ServeArgs:
     """The token. MASK_TOKEN is safer: other users of the machine can read a command line."""
     limits: Annotated[Limits, tyro.conf.arg(name="")] = field(default_factory=Limits)
 
-    @property
-    def worker_count(self) -> int:
-        """Photos processed at the same time."""
-        return self.workers or default_workers(self.device)
-
 
 def run(args: ServeArgs) -> int:
     """Serve until a signal ends the server; return the exit code."""
     token = _checked_token(args)
+    workers = args.workers or default_workers(args.device)
     with requires_extra("serve"):
         from pipeline.serve.app import create_app
         from pipeline.serve.http_server import address_of, is_loopback, listen, make_server
     with listen(args.host, args.port) as listener:
         limit_malloc_arenas()
-        if args.worker_count > 1:
+        if workers > 1:
             cv2.setNumThreads(1)  # the workers use all cores
         predictor = load_predictor(args.bundle, args.threads, args.device)
         hosts = {*LOOPBACK_NAMES, args.host.lower()} if is_loopback(listener) else None
         if hosts is None and token is None:
             who = f"everyone who reaches {address_of(listener)} can use it"
             print(f"warning: {who}; set {TOKEN_VARIABLE} to require a token", file=sys.stderr)
-        app = create_app(predictor, args.limits, token, args.worker_count, hosts)
+        app = create_app(predictor, args.limits, token, workers, hosts)
         logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each broken body
         asyncio.run(make_server(app, args.limits).serve([listener]))
         if app.state.limiter.is_busy:  # a normal exit would wait for the threads
@@ -85,13 +81,12 @@ def _checked_token(args: ServeArgs) -> str | None:
     for flag, value in (("--threads", args.threads), ("--workers", args.workers)):
         if value is not None and not 1 <= value <= 1024:
             raise UserError(f"{flag} is {value}; give 1 to 1024")
-    name, token = (
-        ("--token", args.token) if args.token is not None else (TOKEN_VARIABLE, os.environ.get(TOKEN_VARIABLE))
-    )
+    name, token = "--token", args.token
+    if token is None:
+        name, token = TOKEN_VARIABLE, os.environ.get(TOKEN_VARIABLE)
     if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token != ""):
-        raise UserError(
-            f"{name} is not a valid token; give ASCII letters, digits and signs, without spaces around them"
-        )
+        fix = "give ASCII letters, digits and signs, without spaces around them"
+        raise UserError(f"{name} is not a valid token; {fix}")
     return token
 
 

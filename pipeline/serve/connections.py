@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from typing import ClassVar
 
 import h11
@@ -16,12 +17,9 @@ FLUSH_SECONDS = 5.0  # time for the client of a closed connection to receive the
 
 
 class BoundedConnection(H11Protocol):
-    """uvicorn's HTTP/1.1 connection, closed when its client is slow to send a head or to receive an answer.
+    """uvicorn's HTTP/1.1 connection, closed when its client is slow to send a head or to receive an answer."""
 
-    `connection_class` makes a subclass with other limits.
-    """
-
-    limits: ClassVar[Limits] = Limits()
+    limits: ClassVar[Limits] = Limits()  # a subclass may have others
     _refused = False
     _head_timer: asyncio.TimerHandle | None = None  # runs while a head is awaited
     _write_timer: asyncio.TimerHandle | None = None  # runs while the client receives nothing
@@ -88,16 +86,10 @@ class BoundedConnection(H11Protocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         body = json.dumps({"error": message}).encode()
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            (b"connection", b"close"),
-        ]
-        try:
+        headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
+        with suppress(h11.ProtocolError):  # an answer has begun already
             for event in (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
-        except h11.ProtocolError:  # an answer has begun already
-            pass
         self.transport.close()
         self._limit_flush()
 
@@ -121,8 +113,3 @@ class BoundedConnection(H11Protocol):
             if self._write_timer is not None:
                 self._write_timer.cancel()
             self._write_timer = self.loop.call_later(FLUSH_SECONDS, self.transport.abort)
-
-
-def connection_class(limits: Limits) -> type[BoundedConnection]:
-    """Return a connection class with these limits."""
-    return type("LimitedConnection", (BoundedConnection,), {"limits": limits})

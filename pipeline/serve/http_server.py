@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from common.errors import UserError
-from pipeline.serve.connections import connection_class
+from pipeline.serve.connections import BoundedConnection
 from pipeline.serve.limiter import RequestLimiter
 from pipeline.serve.limits import Limits
 from pipeline.serve.middleware import MAX_HEAD_BYTES
@@ -97,17 +97,13 @@ class GracefulServer(uvicorn.Server):
 
 
 def make_server(app: FastAPI, limits: Limits) -> GracefulServer:
-    """Return a server for the application, to be run with a listening socket.
+    """Return a server for an application of `create_app`, to be run with a listening socket.
 
     On Ctrl-C or SIGTERM it ends within 2 seconds: requests in flight are finished or refused.
-
-    Args:
-        app: the application, from `create_app`.
-        limits: the limits of its connections.
     """
     config = uvicorn.Config(
         app,
-        http=connection_class(limits),
+        http=type("LimitedConnection", (BoundedConnection,), {"limits": limits}),
         loop="asyncio",
         ws="none",
         lifespan="off",

@@ -23,12 +23,7 @@ class ClientDisconnectedError(Exception):
 
 
 class RequestLimiter:
-    """Admits requests and runs their work in threads. All but the work itself happens in one event loop.
-
-    Attributes:
-        in_flight: requests admitted and not yet done.
-        shutting_down: whether the server shuts down.
-    """
+    """Admits requests and runs their work in threads. All but the work itself happens in one event loop."""
 
     def __init__(self, workers: int, limits: Limits) -> None:
         """Make a limiter.
@@ -42,7 +37,7 @@ class RequestLimiter:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="detect")
         self._deadlines: set[asyncio.Timeout] = set()
         self._work: set[Future[Any]] = set()
-        self.in_flight = 0
+        self.in_flight = 0  # requests admitted and not yet done
         self.shutting_down = False
 
     @property
@@ -145,9 +140,8 @@ async def _result_while_connected(
 ) -> Result:
     """Return the result of work in a thread; raise ClientDisconnectedError when the client disconnects before."""
     answer, watch = asyncio.wrap_future(work), asyncio.create_task(disconnected())
-    either: set[asyncio.Future[Any]] = {answer, watch}
     try:
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((answer, watch), return_when=asyncio.FIRST_COMPLETED)
         if answer.done():
             return answer.result()
         raise ClientDisconnectedError

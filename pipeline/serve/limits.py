@@ -45,5 +45,4 @@ class Limits:
         ):
             value = getattr(self, name)
             if not least <= value <= most:
-                flag = "--" + name.replace("_", "-")
-                raise UserError(f"{flag} is {value:g}; give {least:g} to {most:.12g}")
+                raise UserError(f"--{name.replace('_', '-')} is {value:g}; give {least:g} to {most:.12g}")

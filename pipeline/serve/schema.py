@@ -43,21 +43,16 @@ class ErrorResponse(BaseModel):
     error: str
 
 
-_PICTURE = {"schema": {"type": "string", "format": "binary"}}
+_PICTURE = {"type": "string", "format": "binary"}
+_FORM = {"type": "object", "required": [FIELD], "properties": {FIELD: _PICTURE}}
 # The body of POST /v1/detect, which the server reads itself: FastAPI would put a body of any size on disk.
 DETECT_BODY: dict[str, Any] = {
     "required": True,
     "description": "A photo: JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000, PPM or QOI.",
     "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": [FIELD],
-                "properties": {FIELD: {"type": "string", "format": "binary"}},
-            }
-        },
-        "image/*": _PICTURE,
-        "application/octet-stream": _PICTURE,
+        "multipart/form-data": {"schema": _FORM},
+        "image/*": {"schema": _PICTURE},
+        "application/octet-stream": {"schema": _PICTURE},
     },
 }
 _ERRORS = {
