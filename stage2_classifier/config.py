@@ -65,80 +65,52 @@ RENAMED_EXPERIMENTS = {"judge": "objectness_box"}
 class TrainConfig:
     """The settings of one training run. The defaults are the baseline experiment."""
 
-    name: str = "baseline"
-    """Folder of the run under --runs."""
+    name: str = "baseline"  # Folder of the run under --runs.
+    # The question that this run answers.
     description: str = "The reference: every other experiment changes one thing of it."
-    """The question that this run answers."""
+    # small_cnn, small_cnn_half (ours), face_trunk (O-Net's layers, 48 px) or any timm model name.
     model: str = "small_cnn"
-    """small_cnn, small_cnn_half (ours), face_trunk (O-Net's layers, 48 px) or any timm model name."""
+    # Start from trained weights: a timm model's come from the hub, face_trunk's with facenet-pytorch.
     pretrained: bool = False
-    """Start from trained weights: a timm model's come from the hub, face_trunk's with facenet-pytorch."""
-    weights: str = ""
-    """Start from a local file of weights: .safetensors, .pth, .pt or .bin."""
-    margin: float = 0.2
-    """Context on each side of a face box, as a share of the longer side; at most the crops' margin."""
-    input_size: int = 64
-    """Side of the square input in pixels."""
-    augment: str = "opencv"
-    """none, torchvision, albumentations or opencv."""
-    jitter: float = 0.0
-    """Random shift and scale of training views, as a multiple of stage 1's box error; 0 is off."""
+    weights: str = ""  # Start from a local file of weights: .safetensors, .pth, .pt or .bin.
+    margin: float = 0.2  # Context on each side of a face box, as a share of the longer side; at most the crops' margin.
+    input_size: int = 64  # Side of the square input in pixels.
+    augment: str = "opencv"  # none, torchvision, albumentations or opencv.
+    jitter: float = 0.0  # Random shift and scale of training views, as a multiple of stage 1's box error; 0 is off.
+    # Share of the rare class's draws that show a bare face with another face's mask, worn wrongly.
     mask_transfer_prob: float = 0.0
-    """Share of the rare class's draws that show a bare face with another face's mask, worn wrongly."""
+    # Share of all draws that are false alarms of stage 1, so that the network learns to reject them; 0 is off.
     hard_negatives: float = 0.0
-    """Share of all draws that are false alarms of stage 1, so that the network learns to reject them; 0 is off."""
-    box_head: bool = False
-    """Also learn to correct the face box."""
-    batch_size: int = 64
-    """Crops per update, over all processes together."""
-    epochs: int = 30
-    """Most passes over the training crops; early stopping may end sooner."""
-    optimizer: str = "adamw"
-    """Any timm optimizer name; timm's "sgd" has Nesterov momentum, "momentum" has not."""
-    lr: float = 2e-3
-    """Highest learning rate (of the head)."""
-    weight_decay: float = 0.05
-    """Weight decay of matrices and kernels; biases and norms have none."""
-    momentum: float = 0.9
-    """Momentum of optimizers that have one."""
-    backbone_lr_scale: float = 1.0
-    """Learning rate of the backbone as a share of the head's."""
-    freeze_epochs: int = 0
-    """Number of first epochs that train the head alone (only with pretrained or weights)."""
+    box_head: bool = False  # Also learn to correct the face box.
+    batch_size: int = 64  # Crops per update, over all processes together.
+    epochs: int = 30  # Most passes over the training crops; early stopping may end sooner.
+    optimizer: str = "adamw"  # Any timm optimizer name; timm's "sgd" has Nesterov momentum, "momentum" has not.
+    lr: float = 2e-3  # Highest learning rate (of the head).
+    weight_decay: float = 0.05  # Weight decay of matrices and kernels; biases and norms have none.
+    momentum: float = 0.9  # Momentum of optimizers that have one.
+    backbone_lr_scale: float = 1.0  # Learning rate of the backbone as a share of the head's.
+    freeze_epochs: int = 0  # Number of first epochs that train the head alone (only with pretrained or weights).
+    # constant, cosine, poly, step (x0.1 after each third), plateau (x0.1 after patience/3 epochs) or onecycle.
     scheduler: str = "cosine"
-    """constant, cosine, poly, step (x0.1 after each third), plateau (x0.1 after patience/3 epochs) or onecycle."""
+    # Epochs of linear warm-up of the learning rate, update by update; 0 with plateau and onecycle.
     warmup_epochs: int = 2
-    """Epochs of linear warm-up of the learning rate, update by update; 0 with plateau and onecycle."""
-    loss: str = "cross_entropy"
-    """cross_entropy or focal (Lin et al. 2017)."""
-    label_smoothing: float = 0.1
-    """Share of the target spread over all classes (cross entropy only)."""
-    focal_gamma: float = 2.0
-    """How strongly focal loss weighs down easy crops; 0 is cross entropy."""
-    class_weights: str = "none"
-    """Loss weights: none, inverse (1 / count) or effective (Cui et al. 2019)."""
+    loss: str = "cross_entropy"  # cross_entropy or focal (Lin et al. 2017).
+    label_smoothing: float = 0.1  # Share of the target spread over all classes (cross entropy only).
+    focal_gamma: float = 2.0  # How strongly focal loss weighs down easy crops; 0 is cross entropy.
+    class_weights: str = "none"  # Loss weights: none, inverse (1 / count) or effective (Cui et al. 2019).
+    # 1 draws the classes equally often, 0 as often as they occur, 0.5 by the square root of their counts.
     sampler_power: float = 0.5
-    """1 draws the classes equally often, 0 as often as they occur, 0.5 by the square root of their counts."""
-    dropout: float = 0.2
-    """Dropout before the last layer."""
-    mixup: float = 0.0
-    """Alpha of mixup's Beta distribution (Zhang et al. 2018); 0 is off."""
-    ema_decay: float = 0.99
-    """Decay of the weights' moving average, which is validated and kept; 0 is off."""
-    patience: int = 10
-    """Stop after this many epochs without a better validation macro-F1; 0 never stops early."""
-    min_delta: float = 0.0
-    """Least gain of macro-F1 that patience counts as better."""
-    mixed_precision: str = "auto"
-    """auto (bf16 or fp16 on a GPU that has it), no, bf16 or fp16."""
-    grad_clip: float = 1.0
-    """Highest norm of the gradient; 0 is off."""
+    dropout: float = 0.2  # Dropout before the last layer.
+    mixup: float = 0.0  # Alpha of mixup's Beta distribution (Zhang et al. 2018); 0 is off.
+    ema_decay: float = 0.99  # Decay of the weights' moving average, which is validated and kept; 0 is off.
+    patience: int = 10  # Stop after this many epochs without a better validation macro-F1; 0 never stops early.
+    min_delta: float = 0.0  # Least gain of macro-F1 that patience counts as better.
+    mixed_precision: str = "auto"  # auto (bf16 or fp16 on a GPU that has it), no, bf16 or fp16.
+    grad_clip: float = 1.0  # Highest norm of the gradient; 0 is off.
+    # The epoch whose weights are kept: best (by validation macro-F1) or last (needs no validation crops).
     checkpoint_epoch: str = "best"
-    """The epoch whose weights are kept: best (by validation macro-F1) or last (needs no validation crops)."""
-    seed: int = 0
-    """Seed of the first weights, the draws and the augmentation."""
-    workers: int = 0
-    """Processes that read crops; the result does not depend on them."""
+    seed: int = 0  # Seed of the first weights, the draws and the augmentation.
+    workers: int = 0  # Processes that read crops; the result does not depend on them.
 
     def __post_init__(self) -> None:
         """Raise UserError with the field and the fix when a value or a combination makes no sense."""

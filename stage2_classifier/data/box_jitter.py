@@ -18,18 +18,12 @@ Box = tuple[float, float, float, float]
 class BoxJitter:
     """Random errors of a training view's box, as large as those of stage 1's boxes."""
 
-    shift: float = 0.06
-    """Standard deviation of the centre, as a share of the box's longer side."""
-    scale: float = 0.1
-    """Standard deviation of the logarithm of the side."""
-    degrees: float = 12.0
-    """Largest rotation."""
-    degrees_p: float = 0.5
-    """Probability of a rotation."""
-    flip_p: float = 0.5
-    """Probability of a mirrored view."""
-    min_side: int = 64
-    """Least side of the view in pixels: the network's input, so that a small face is enlarged only once."""
+    shift: float = 0.06  # standard deviation of the centre, as a share of the box's longer side
+    scale: float = 0.1  # standard deviation of the logarithm of the side
+    degrees: float = 12.0  # largest rotation
+    degrees_p: float = 0.5  # probability of a rotation
+    flip_p: float = 0.5  # probability of a mirrored view
+    min_side: int = 64  # px, least side of the view: the network's input, so that a small face is enlarged only once
 
     def scaled(self, factor: float, min_side: int) -> BoxJitter:
         """Return the jitter with `factor` times the shift and scale, for a network of `min_side` pixels."""

@@ -26,18 +26,12 @@ class CropRecord:
         UserError: the split is unknown, the label or the box is empty, or the landmarks are not ten numbers.
     """
 
-    path: str
-    """Crop image, relative to the folder of crops.csv, with forward slashes."""
-    label: str
-    """Class, or BACKGROUND."""
-    split: str
-    """One of SPLITS."""
-    image_id: str
-    """The photo that the crop is from."""
-    box: tuple[float, float, float, float]
-    """The face in pixels of the photo: xyxy, 0-based, right and bottom edge exclusive."""
-    landmarks: tuple[float, ...] = ()
-    """x and y of five points (eyes, nose, mouth corners) in pixels of the photo, or empty."""
+    path: str  # crop image, relative to the folder of crops.csv, with forward slashes
+    label: str  # class, or BACKGROUND
+    split: str  # one of SPLITS
+    image_id: str  # the photo that the crop is from
+    box: tuple[float, float, float, float]  # the face in pixels of the photo: xyxy, 0-based, exclusive ends
+    landmarks: tuple[float, ...] = ()  # x, y of eyes, nose and mouth corners (5) in pixels of the photo, or empty
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -55,16 +49,11 @@ class CropRecord:
 class CropSet:
     """A folder of crops."""
 
-    root: Path
-    """The folder of crops.csv."""
-    records: tuple[CropRecord, ...]
-    """The faces."""
-    class_names: tuple[str, ...]
-    """The classes in their fixed order."""
-    margin: float
-    """Context of the crops on each side, as a share of a box's longer side."""
-    hard_negatives: tuple[CropRecord, ...] = ()
-    """False alarms of stage 1, all with the label BACKGROUND, outside the classes."""
+    root: Path  # the folder of crops.csv
+    records: tuple[CropRecord, ...]  # the faces
+    class_names: tuple[str, ...]  # the classes in their fixed order
+    margin: float  # context of the crops on each side, as a share of a box's longer side
+    hard_negatives: tuple[CropRecord, ...] = ()  # false alarms of stage 1, labelled BACKGROUND, outside the classes
 
     def split(self, name: str) -> tuple[CropRecord, ...]:
         """Return the faces of one split; raise UserError when there are none."""

@@ -25,10 +25,8 @@ class CropEvaluation:
 
     split: str
     dataset: CropDataset
-    probs: NDArray[np.float32]
-    """(N, C)."""
-    targets: NDArray[np.int64]
-    """(N,) class indices."""
+    probs: NDArray[np.float32]  # (N, C)
+    targets: NDArray[np.int64]  # (N,) class indices
 
     @property
     def class_names(self) -> tuple[str, ...]:

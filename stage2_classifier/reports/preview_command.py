@@ -26,22 +26,17 @@ from stage2_classifier.reports.preview import HALVES, save_preview, save_trainin
 class PreviewArgs:
     """Draw crops before and after augmentation."""
 
-    crops: Path
-    """Folder of crops made by pipeline.build_crops."""
-    preview: Path
-    """The picture to write (.png)."""
+    crops: Path  # Folder of crops made by pipeline.build_crops.
+    preview: Path  # The picture to write (.png).
+    # Show the training views of this named experiment; without it, the implementations side by side.
     experiment: Annotated[str, tyro.conf.arg(metavar="NAME")] = ""
-    """Show the training views of this named experiment; without it, the implementations side by side."""
+    # Implementation to show; not with --experiment.
     augment: Literal["all", "torchvision", "albumentations", "opencv"] = "all"
-    """Implementation to show; not with --experiment."""
+    # Side of the network's input, default 64; not with --experiment.
     input_size: Annotated[int | None, tyro.conf.arg(metavar="PX")] = None
-    """Side of the network's input, default 64; not with --experiment."""
-    seed: int = 0
-    """Seed of the choice of crops and, without an experiment, of the augmentation."""
-    per_class: int = 3
-    """Crops shown of each class."""
-    versions: int = 4
-    """Augmented versions shown by each implementation, or by the experiment."""
+    seed: int = 0  # Seed of the choice of crops and, without an experiment, of the augmentation.
+    per_class: int = 3  # Crops shown of each class.
+    versions: int = 4  # Augmented versions shown by each implementation, or by the experiment.
 
 
 def run(args: PreviewArgs) -> int:

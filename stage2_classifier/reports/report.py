@@ -47,16 +47,12 @@ PICTURES = {
 class ReportArgs:
     """Score trained runs and compare them in a report."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Run folders made by stage2_classifier.train."""
-    crops: Path
-    """Folder of crops made by pipeline.build_crops."""
-    split: Literal["val", "test"] = "test"
-    """The crops to score on."""
-    out: Path = Path("reports")
-    """Folder of the report."""
+    runs: tyro.conf.Positional[tuple[Path, ...]]  # Run folders made by stage2_classifier.train.
+    crops: Path  # Folder of crops made by pipeline.build_crops.
+    split: Literal["val", "test"] = "test"  # The crops to score on.
+    out: Path = Path("reports")  # Folder of the report.
+    # --no-faces leaves out pictures of people (worst mistakes, training crops), so that the report can be shared.
     faces: bool = True
-    """--no-faces leaves out pictures of people (worst mistakes, training crops), so that the report can be shared."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +61,7 @@ class PagePicture:
 
     file: str
     title: str
-    data_uri: str
-    """The file's content, so that the HTML page needs no other file."""
+    data_uri: str  # the file's content, so that the HTML page needs no other file
 
 
 @dataclass(frozen=True)
@@ -74,8 +69,7 @@ class RunPage:
     """One run's part of the report."""
 
     name: str
-    link: str
-    """The run's folder, quoted for a link."""
+    link: str  # the run's folder, quoted for a link
     scores: dict[str, Any]
     pictures: tuple[PagePicture, ...]
 

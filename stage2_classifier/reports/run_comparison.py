@@ -17,16 +17,11 @@ class ScoredRun:
 
     run: TrainedRun
     accuracy: float
-    f1: float
-    """Macro-F1."""
-    low: float
-    """Lower end of the 95% interval of macro-F1."""
-    high: float
-    """Upper end of that interval."""
-    train_f1: float | None
-    """Macro-F1 on training crops without augmentation; None without training crops."""
-    val_interval: tuple[float, float] | None = None
-    """The 95% interval on validation crops; None without validation crops."""
+    f1: float  # macro-F1
+    low: float  # lower end of the 95% interval of macro-F1
+    high: float  # upper end of that interval
+    train_f1: float | None  # macro-F1 on training crops without augmentation; None without training crops
+    val_interval: tuple[float, float] | None = None  # 95% interval on validation crops; None without these
 
     @property
     def val_f1(self) -> float:
@@ -44,10 +39,8 @@ class RunRow:
     """One run compared with the baseline."""
 
     scored: ScoredRun
-    changes: tuple[str, ...]
-    """One "field a → b" per changed field; empty for the baseline."""
-    delta: float
-    """Validation macro-F1 minus the baseline's."""
+    changes: tuple[str, ...]  # one "field a → b" per changed field; empty for the baseline
+    delta: float  # validation macro-F1 minus the baseline's
 
 
 @dataclass(frozen=True)
@@ -63,10 +56,8 @@ class TopicAnswer:
     """The answer to a topic's question."""
 
     topic: Topic
-    settings: tuple[tuple[str, str], ...]
-    """(field, value) of the baseline."""
-    text: tuple[str, ...]
-    """Sentences."""
+    settings: tuple[tuple[str, str], ...]  # (field, value) of the baseline
+    text: tuple[str, ...]  # sentences
     comparisons: tuple[RunComparison, ...]
 
 

@@ -23,19 +23,14 @@ class TrainedRun:
     """One finished run."""
 
     folder: Path
-    config: dict[str, Any]
-    """The recorded fields of TrainConfig."""
-    best: dict[str, Any]
-    """The row of metrics.jsonl of the epoch whose weights were kept."""
+    config: dict[str, Any]  # the recorded fields of TrainConfig
+    best: dict[str, Any]  # the row of metrics.jsonl of the epoch whose weights were kept
     best_epoch: int
     epochs_run: int
     stopped_early: bool
-    seconds: float
-    """Time of the whole training."""
-    parameters: int
-    """Number of the network's weights."""
-    finished: datetime | None = None
-    """Time with zone; None in runs of earlier versions."""
+    seconds: float  # time of the whole training
+    parameters: int  # number of the network's weights
+    finished: datetime | None = None  # time with zone; None in runs of earlier versions
 
     @property
     def name(self) -> str:

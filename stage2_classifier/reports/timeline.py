@@ -15,21 +15,17 @@ class NoiseLevel:
     """The difference in validation macro-F1 that chance explains."""
 
     size: float
-    name: str
-    """The source of the size in a few words."""
-    text: str
-    """A sentence with size and source."""
+    name: str  # the source of the size in a few words
+    text: str  # A sentence with size and source
 
 
 @dataclass(frozen=True)
 class TimelineEntry:
     """One run in the order of training."""
 
-    number: int
-    """Place in the order, from 1."""
+    number: int  # place in the order, from 1
     row: RunRow
-    verdict: str
-    """A sentence about the run's result."""
+    verdict: str  # A sentence about the run's result
 
 
 @dataclass(frozen=True)

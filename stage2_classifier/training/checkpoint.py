@@ -35,30 +35,18 @@ class ModelMeta:
         ValueError: a value does not fit.
     """
 
-    model: str
-    """Name, as models.build_model takes it."""
-    class_names: tuple[str, ...]
-    """The classes in their fixed order."""
-    input_size: int
-    """Side of the square input in pixels."""
-    mean: tuple[float, float, float]
-    """Mean per channel of pixels scaled to 0..1."""
-    std: tuple[float, float, float]
-    """Standard deviation per channel of pixels scaled to 0..1."""
-    margin: float
-    """Context of the training crops on each side, as a share of the box's longer side."""
-    dropout: float
-    """Dropout before the last layer."""
-    experiment: str
-    """Name of the run."""
-    epoch: int
-    """Epoch of the weights, from 1."""
-    metrics: dict[str, float] = field(default_factory=dict)
-    """Validation scores at that epoch."""
-    has_objectness: bool = False
-    """As Heads.has_objectness."""
-    has_box: bool = False
-    """As Heads.has_box."""
+    model: str  # name, as models.build_model takes it
+    class_names: tuple[str, ...]  # the classes in their fixed order
+    input_size: int  # side of the square input in pixels
+    mean: tuple[float, float, float]  # mean per channel of pixels scaled to 0..1
+    std: tuple[float, float, float]  # standard deviation per channel of pixels scaled to 0..1
+    margin: float  # context of the training crops on each side, as a share of the box's longer side
+    dropout: float  # dropout before the last layer
+    experiment: str  # name of the run
+    epoch: int  # epoch of the weights, from 1
+    metrics: dict[str, float] = field(default_factory=dict)  # validation scores at that epoch
+    has_objectness: bool = False  # as Heads.has_objectness
+    has_box: bool = False  # as Heads.has_box
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or not all(isinstance(name, str) for name in self.class_names):

@@ -33,24 +33,15 @@ RENAMED_FLAGS = {f"--{old}": f"--{new.replace('_', '-')}" for old, new in RENAME
 class TrainArgs:
     """Train a classifier on face crops. The flags below --tensorboard override the experiment's values."""
 
-    crops: Path = Path("crops")
-    """Folder that pipeline.build_crops made."""
-    experiment: str = "baseline"
-    """Named experiment to start from; --list shows all."""
-    list: bool = False
-    """Show the named experiments and stop."""
-    runs: Path = Path("runs")
-    """Folder of all runs; the subfolder --name is this run's."""
-    resume: bool = False
-    """Continue a broken run."""
-    overwrite: bool = False
-    """Start again even if the run exists."""
-    threads: int = 0
-    """CPU threads of torch; 0: torch chooses."""
-    cpu: bool = False
-    """Do not use a GPU."""
-    tensorboard: bool = False
-    """Also log to runs/<name>/tensorboard."""
+    crops: Path = Path("crops")  # Folder that pipeline.build_crops made.
+    experiment: str = "baseline"  # Named experiment to start from; --list shows all.
+    list: bool = False  # Show the named experiments and stop.
+    runs: Path = Path("runs")  # Folder of all runs; the subfolder --name is this run's.
+    resume: bool = False  # Continue a broken run.
+    overwrite: bool = False  # Start again even if the run exists.
+    threads: int = 0  # CPU threads of torch; 0: torch chooses.
+    cpu: bool = False  # Do not use a GPU.
+    tensorboard: bool = False  # Also log to runs/<name>/tensorboard.
     config: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
 
 

@@ -30,14 +30,11 @@ class TrainState:
 
     config: TrainConfig
     accelerator: Accelerator
-    model: nn.Module
-    """As `accelerator.prepare` returned it."""
+    model: nn.Module  # as `accelerator.prepare` returned it
     criterion: JointLoss
-    optimizer: torch.optim.Optimizer
-    """As `accelerator.prepare` returned it."""
+    optimizer: torch.optim.Optimizer  # as `accelerator.prepare` returned it
     schedule: LRSchedule
-    ema: ModelEmaV3 | None
-    """Moving average of the inner model's weights."""
+    ema: ModelEmaV3 | None  # moving average of the inner model's weights
 
     @property
     def inner(self) -> nn.Module:
