@@ -131,24 +131,19 @@ class TrainConfig:
     def _check_combinations(self) -> None:
         """Raise UserError when two fields contradict each other."""
         ours, starts_trained = self.model.startswith("small_cnn"), self.pretrained or bool(self.weights)
+        freeze, warmup, epochs, scheduler = self.freeze_epochs, self.warmup_epochs, self.epochs, self.scheduler
         rules = (
             (self.pretrained and ours, f"pretrained: {self.model} has no weights on the hub; use weights"),
             (self.pretrained and self.weights != "", "weights: contradicts pretrained; use one of the two"),
             (
-                self.freeze_epochs > 0 and not starts_trained,
+                freeze > 0 and not starts_trained,
                 "freeze_epochs: would freeze random weights; set 0, or use pretrained or weights",
             ),
+            (freeze > epochs, f"freeze_epochs: {freeze} exceeds epochs {epochs}; lower it"),
+            (0 < epochs <= warmup, f"warmup_epochs: {warmup} must be below epochs {epochs}; lower it"),
             (
-                self.freeze_epochs > self.epochs,
-                f"freeze_epochs: {self.freeze_epochs} exceeds epochs {self.epochs}; lower it",
-            ),
-            (
-                0 < self.epochs <= self.warmup_epochs,
-                f"warmup_epochs: {self.warmup_epochs} must be below epochs {self.epochs}; lower it",
-            ),
-            (
-                self.warmup_epochs > 0 and self.scheduler in ("plateau", "onecycle"),
-                f"warmup_epochs: must be 0 with scheduler {self.scheduler}",
+                warmup > 0 and scheduler in ("plateau", "onecycle"),
+                f"warmup_epochs: must be 0 with scheduler {scheduler}",
             ),
             (self.box_head and not self.hard_negatives, "box_head: needs hard negatives; set hard_negatives above 0"),
             (self.loss == "focal" and self.label_smoothing > 0, "label_smoothing: must be 0 with loss focal"),
@@ -173,22 +168,12 @@ def _vary(name: str, description: str, **changes: object) -> TrainConfig:
 # Each experiment changes one thing of the baseline, and what that change requires. So SGD has another learning rate.
 # Some schedulers have their own warm-up. Pretrained weights are fine-tuned at lower rates.
 _FINE_TUNE = {"pretrained": True, "lr": 1e-3, "backbone_lr_scale": 0.2, "freeze_epochs": 2, "input_size": 112}
+_OBJECTNESS: dict[str, object] = {"jitter": 1.0, "hard_negatives": 0.25, "box_head": True}
+_TRUNK: dict[str, object] = {"model": FACE_TRUNK, "input_size": 48}
+_LONG = {"epochs": 80, "warmup_epochs": 5, "ema_decay": 0.998, "patience": 0, "checkpoint_epoch": "last"}
+_INPUT = {"margin": 0.1, "input_size": 48, "batch_size": 128}
 # Settings of the default bundle's networks; EXPERIMENTS.md has the effect of each.
-_FINAL: dict[str, object] = {
-    "margin": 0.1,
-    "input_size": 48,
-    "jitter": 1.0,
-    "hard_negatives": 0.25,
-    "box_head": True,
-    "batch_size": 128,
-    "epochs": 80,
-    "sampler_power": 0.7,
-    "warmup_epochs": 5,
-    "ema_decay": 0.998,
-    "patience": 0,
-    "checkpoint_epoch": "last",
-    "label_smoothing": 0.0,
-}
+_FINAL = _OBJECTNESS | _LONG | _INPUT | {"sampler_power": 0.7, "label_smoothing": 0.0}
 EXPERIMENTS: dict[str, TrainConfig] = {
     config.name: config
     for config in (
@@ -225,13 +210,7 @@ EXPERIMENTS: dict[str, TrainConfig] = {
         _vary("seed_1", "Chance: how much does another seed change?", seed=1),
         _vary("view_jitter", "Views: stray as stage 1's boxes do, into the photo's own surroundings?", jitter=1.0),
         _vary("view_margin_35", "Views: more context around the face?", margin=0.35),
-        _vary(
-            "objectness_box",
-            "Objectness: learn stage 1's false alarms and the face's box, too?",
-            jitter=1.0,
-            hard_negatives=0.25,
-            box_head=True,
-        ),
+        _vary("objectness_box", "Objectness: learn stage 1's false alarms and the face's box, too?", **_OBJECTNESS),
         _vary("input_48", "Input: are 48 pixels enough?", input_size=48),
         _vary("input_96", "Input: do 96 pixels help?", input_size=96),
         _vary("arch_small_cnn_half", "Architecture: is half the width enough?", model="small_cnn_half"),
@@ -241,13 +220,10 @@ EXPERIMENTS: dict[str, TrainConfig] = {
         _vary(
             "arch_face_trunk",
             "Next network: O-Net's layers, which know faces and landmarks already?",
-            model="face_trunk",
             pretrained=True,
-            input_size=48,
+            **_TRUNK,
         ),
-        _vary(
-            "arch_face_trunk_scratch", "Next network: O-Net's layers from scratch?", model="face_trunk", input_size=48
-        ),
+        _vary("arch_face_trunk_scratch", "Next network: O-Net's layers from scratch?", **_TRUNK),
         _vary(
             "arch_mobilenetv3_pretrained",
             "Next network: MobileNetV3 with ImageNet weights?",
@@ -266,10 +242,9 @@ EXPERIMENTS: dict[str, TrainConfig] = {
         _vary(
             "final_trunk",
             "The default bundle's recipe, with O-Net's layers?",
-            model="face_trunk",
             pretrained=True,
             mask_transfer_prob=0.25,
-            **_FINAL,
+            **_FINAL | _TRUNK,
         ),
         _vary("final_cnn", "The default bundle's recipe, with our own network?", **_FINAL),
     )
@@ -293,7 +268,7 @@ def experiment(name: str) -> TrainConfig:
     if name in RENAMED_EXPERIMENTS:
         raise UserError(f"experiment: {name!r} has a new name; use {RENAMED_EXPERIMENTS[name]}")
     if name not in EXPERIMENTS:
-        close = difflib.get_close_matches(name, EXPERIMENTS, n=3) or list(EXPERIMENTS)[:3]
-        meant = f"did you mean {', '.join(close)}?"
-        raise UserError(f"experiment: {name!r} is unknown; {meant} stage2_classifier.train --list shows all")
+        close = ", ".join(difflib.get_close_matches(name, EXPERIMENTS, n=3) or list(EXPERIMENTS)[:3])
+        hint = f"did you mean {close}? stage2_classifier.train --list shows all"
+        raise UserError(f"experiment: {name!r} is unknown; {hint}")
     return EXPERIMENTS[name]

@@ -37,7 +37,7 @@ class AugmentPolicy:
     jpeg_quality: tuple[int, int] = (30, 90)
     noise_p: float = 0.2
     noise_std: tuple[float, float] = (2.0, 10.0)  # of 255 levels
-    erase_p: float = 0.2  # zhong et al. 2020, "Random Erasing Data Augmentation"
+    erase_p: float = 0.2  # Zhong et al. 2020, "Random Erasing Data Augmentation"
     erase_area: tuple[float, float] = (0.02, 0.08)  # of the crop
     erase_ratio: tuple[float, float] = (0.5, 2.0)  # height / width
 

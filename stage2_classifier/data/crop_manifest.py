@@ -105,10 +105,8 @@ def read_crop_set(root: Path | str) -> CropSet:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{meta_file}: malformed ({error}); build the crops again") from error
     records = _read_table(table)
-    unknown = sorted({r.label for r in records} - set(class_names))
-    if unknown:
-        what = f"labels {unknown} are not among the classes of {meta_file}"
-        raise UserError(f"{table}: {what}; build the crops again")
+    if unknown := sorted({r.label for r in records} - set(class_names)):
+        raise UserError(f"{table}: labels {unknown} are not among the classes of {meta_file}; build the crops again")
     negatives_table = root / "rejects.csv"
     hard_negatives = _read_table(negatives_table) if negatives_table.is_file() else ()
     if any(r.label != BACKGROUND for r in hard_negatives):
@@ -133,11 +131,8 @@ def _records(rows: csv.DictReader[str], table: Path) -> Iterable[CropRecord]:
         try:
             box = (float(row["x1"]), float(row["y1"]), float(row["x2"]), float(row["y2"]))
             landmarks = tuple(float(v) for v in (row.get(LANDMARKS) or "").split())
-        except (TypeError, ValueError) as error:
-            what = "a box edge or landmark is not a number"
-            raise UserError(f"{table}, line {rows.line_num}: {what}; build the crops again") from error
-        try:
             record = CropRecord(row["path"], row["label"], row["split"], row["image_id"], box, landmarks)
-        except UserError as error:
-            raise UserError(f"{table}, line {rows.line_num}: {error}; build the crops again") from error
+        except (UserError, TypeError, ValueError) as error:
+            what = error if isinstance(error, UserError) else "a box edge or landmark is not a number"
+            raise UserError(f"{table}, line {rows.line_num}: {what}; build the crops again") from error
         yield record

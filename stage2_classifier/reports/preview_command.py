@@ -17,7 +17,7 @@ from common.cli import program_name, run_cli
 from common.errors import UserError
 from stage2_classifier.augment.transforms import AUGMENTATIONS, train_transform
 from stage2_classifier.config import experiment
-from stage2_classifier.data.crop_manifest import CropSet, read_crop_set
+from stage2_classifier.data.crop_manifest import read_crop_set
 from stage2_classifier.models import build_model, input_stats
 from stage2_classifier.reports.preview import HALVES, save_preview, save_training_views
 
@@ -51,28 +51,17 @@ def run(args: PreviewArgs) -> int:
     if args.preview.resolve().is_relative_to(args.crops.resolve()):
         raise UserError(f"{args.preview}: is in the crops' folder {args.crops}; use another --preview")
     crops = read_crop_set(args.crops)
+    shown = {"per_class": args.per_class, "versions": args.versions, "seed": args.seed}
     if args.experiment:
-        _show_training(args, crops)
+        config = experiment(args.experiment)
+        stats = input_stats(build_model(config.model, len(crops.class_names)))
+        save_training_views(args.preview, config, crops, stats, **shown)
     else:
-        _compare_implementations(args, crops, input_size)
+        kinds = [kind for kind in AUGMENTATIONS if kind != "none"] if args.augment == "all" else [args.augment]
+        transforms = {kind: train_transform(kind, input_size, HALVES, HALVES) for kind in kinds}
+        save_preview(args.preview, crops, transforms, **shown)
     print(f"wrote {args.preview}")
     return 0
-
-
-def _compare_implementations(args: PreviewArgs, crops: CropSet, input_size: int) -> None:
-    """Write the picture of the implementations side by side."""
-    kinds = [kind for kind in AUGMENTATIONS if kind != "none"] if args.augment == "all" else [args.augment]
-    transforms = {kind: train_transform(kind, input_size, HALVES, HALVES) for kind in kinds}
-    save_preview(args.preview, crops, transforms, per_class=args.per_class, versions=args.versions, seed=args.seed)
-
-
-def _show_training(args: PreviewArgs, crops: CropSet) -> None:
-    """Write the picture of an experiment's training views."""
-    config = experiment(args.experiment)
-    stats = input_stats(build_model(config.model, len(crops.class_names)))
-    save_training_views(
-        args.preview, config, crops, stats, per_class=args.per_class, versions=args.versions, seed=args.seed
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

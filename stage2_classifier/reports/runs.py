@@ -112,8 +112,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def _require(file: Path, values: dict[str, Any], names: tuple[str, ...]) -> None:
     """Raise UserError when names are missing."""
-    missing = [name for name in names if name not in values]
-    if missing:
+    if missing := [name for name in names if name not in values]:
         raise UserError(f"{file}: lacks {', '.join(missing)}; train the run again")
 
 
@@ -132,9 +131,7 @@ def _epoch(file: Path, epoch: int) -> dict[str, Any]:
     if not found:
         raise UserError(f"{file}: has no epoch {epoch}, which summary.json calls the best; train the run again")
     if not any(name.startswith("val_") for name in found):
-        raise UserError(
-            f"{file}: epoch {epoch} has no validation scores to compare; leave the run out, or train it with crops "
-            "that have a val split"
-        )
+        fix = "leave the run out, or train it with crops that have a val split"
+        raise UserError(f"{file}: epoch {epoch} has no validation scores to compare; {fix}")
     _require(file, found, _EPOCH_FIELDS)
     return found

@@ -24,9 +24,8 @@ from stage2_classifier.training.fit import fit
 from stage2_classifier.training.torchrun import end_with_launcher, exit_now, rank, report_errors_once
 
 # The present name of each flag that earlier versions had under another name.
-RENAMED_FLAGS = {f"--{old}": f"--{new.replace('_', '-')}" for old, new in RENAMED_FIELDS.items()} | {
-    "--no-boxes": "--no-box-head"
-}
+RENAMED_FLAGS = {f"--{old}": f"--{new.replace('_', '-')}" for old, new in RENAMED_FIELDS.items()}
+RENAMED_FLAGS["--no-boxes"] = "--no-box-head"
 
 
 @dataclass(frozen=True)
@@ -54,34 +53,22 @@ def parse_args(argv: Sequence[str] | None) -> TrainArgs:
     return tyro.cli(TrainArgs, args=argv, default=default, prog=program_name("stage2_classifier.train"))
 
 
-def _list_experiments() -> None:
-    """Print the table of experiments."""
-    table = Table("experiment", "model", "description", title="Experiments (--experiment NAME)")
-    for config in EXPERIMENTS.values():
-        table.add_row(config.name, config.model, config.description)
-    console().print(table)
-
-
 def run(argv: Sequence[str] | None) -> int:
     """Parse, train and print the run's folder."""
     refuse_renamed(argv, RENAMED_FLAGS)
     args = parse_args(argv)
     if args.list:
-        _list_experiments()
+        table = Table("experiment", "model", "description", title="Experiments (--experiment NAME)")
+        for config in EXPERIMENTS.values():
+            table.add_row(config.name, config.model, config.description)
+        console().print(table)
         return 0
     if args.threads > 0:
         torch.set_num_threads(args.threads)
     folder = args.runs / args.config.name
     finished_before = args.resume and (folder / "summary.json").is_file()
-    summary = fit(
-        args.config,
-        args.crops,
-        args.runs,
-        resume=args.resume,
-        overwrite=args.overwrite,
-        cpu=args.cpu,
-        tensorboard=args.tensorboard,
-    )
+    options = {"resume": args.resume, "overwrite": args.overwrite, "cpu": args.cpu, "tensorboard": args.tensorboard}
+    summary = fit(args.config, args.crops, args.runs, **options)
     if rank() == 0:
         state = "was finished already" if finished_before else "finished"
         f1, epoch = summary["best"].get("val_macro_f1"), summary["best_epoch"]
