@@ -130,21 +130,19 @@ class TrainConfig:
 
     def _check_combinations(self) -> None:
         """Raise UserError when two fields contradict each other."""
-        ours, starts_trained = self.model.startswith("small_cnn"), self.pretrained or bool(self.weights)
-        freeze, warmup, epochs, scheduler = self.freeze_epochs, self.warmup_epochs, self.epochs, self.scheduler
+        ours, trained = self.model.startswith("small_cnn"), self.pretrained or bool(self.weights)
+        freeze, warmup, epochs = self.freeze_epochs, self.warmup_epochs, self.epochs
+        no_warmup = self.scheduler in ("plateau", "onecycle")
         rules = (
             (self.pretrained and ours, f"pretrained: {self.model} has no weights on the hub; use weights"),
             (self.pretrained and self.weights != "", "weights: contradicts pretrained; use one of the two"),
             (
-                freeze > 0 and not starts_trained,
+                freeze > 0 and not trained,
                 "freeze_epochs: would freeze random weights; set 0, or use pretrained or weights",
             ),
             (freeze > epochs, f"freeze_epochs: {freeze} exceeds epochs {epochs}; lower it"),
             (0 < epochs <= warmup, f"warmup_epochs: {warmup} must be below epochs {epochs}; lower it"),
-            (
-                warmup > 0 and scheduler in ("plateau", "onecycle"),
-                f"warmup_epochs: must be 0 with scheduler {scheduler}",
-            ),
+            (warmup > 0 and no_warmup, f"warmup_epochs: must be 0 with scheduler {self.scheduler}"),
             (self.box_head and not self.hard_negatives, "box_head: needs hard negatives; set hard_negatives above 0"),
             (self.loss == "focal" and self.label_smoothing > 0, "label_smoothing: must be 0 with loss focal"),
             (
