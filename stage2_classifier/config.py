@@ -65,80 +65,52 @@ RENAMED_EXPERIMENTS = {"judge": "objectness_box"}
 class TrainConfig:
     """The settings of one training run. The defaults are the baseline experiment."""
 
-    name: str = "baseline"
-    """Folder of the run under --runs."""
+    name: str = "baseline"  # Folder of the run under --runs.
+    # The question that this run answers.
     description: str = "The reference: every other experiment changes one thing of it."
-    """The question that this run answers."""
+    # small_cnn, small_cnn_half (ours), face_trunk (O-Net's layers, 48 px) or any timm model name.
     model: str = "small_cnn"
-    """small_cnn, small_cnn_half (ours), face_trunk (O-Net's layers, 48 px) or any timm model name."""
+    # Start from trained weights: a timm model's come from the hub, face_trunk's with facenet-pytorch.
     pretrained: bool = False
-    """Start from trained weights: a timm model's come from the hub, face_trunk's with facenet-pytorch."""
-    weights: str = ""
-    """Start from a local file of weights: .safetensors, .pth, .pt or .bin."""
-    margin: float = 0.2
-    """Context on each side of a face box, as a share of the longer side; at most the crops' margin."""
-    input_size: int = 64
-    """Side of the square input in pixels."""
-    augment: str = "opencv"
-    """none, torchvision, albumentations or opencv."""
-    jitter: float = 0.0
-    """Random shift and scale of training views, as a multiple of stage 1's box error; 0 is off."""
+    weights: str = ""  # Start from a local file of weights: .safetensors, .pth, .pt or .bin.
+    margin: float = 0.2  # Context on each side of a face box, as a share of the longer side; at most the crops' margin.
+    input_size: int = 64  # Side of the square input in pixels.
+    augment: str = "opencv"  # none, torchvision, albumentations or opencv.
+    jitter: float = 0.0  # Random shift and scale of training views, as a multiple of stage 1's box error; 0 is off.
+    # Share of the rare class's draws that show a bare face with another face's mask, worn wrongly.
     mask_transfer_prob: float = 0.0
-    """Share of the rare class's draws that show a bare face with another face's mask, worn wrongly."""
+    # Share of all draws that are false alarms of stage 1, so that the network learns to reject them; 0 is off.
     hard_negatives: float = 0.0
-    """Share of all draws that are false alarms of stage 1, so that the network learns to reject them; 0 is off."""
-    box_head: bool = False
-    """Also learn to correct the face box."""
-    batch_size: int = 64
-    """Crops per update, over all processes together."""
-    epochs: int = 30
-    """Most passes over the training crops; early stopping may end sooner."""
-    optimizer: str = "adamw"
-    """Any timm optimizer name; timm's "sgd" has Nesterov momentum, "momentum" has not."""
-    lr: float = 2e-3
-    """Highest learning rate (of the head)."""
-    weight_decay: float = 0.05
-    """Weight decay of matrices and kernels; biases and norms have none."""
-    momentum: float = 0.9
-    """Momentum of optimizers that have one."""
-    backbone_lr_scale: float = 1.0
-    """Learning rate of the backbone as a share of the head's."""
-    freeze_epochs: int = 0
-    """Number of first epochs that train the head alone (only with pretrained or weights)."""
+    box_head: bool = False  # Also learn to correct the face box.
+    batch_size: int = 64  # Crops per update, over all processes together.
+    epochs: int = 30  # Most passes over the training crops; early stopping may end sooner.
+    optimizer: str = "adamw"  # Any timm optimizer name; timm's "sgd" has Nesterov momentum, "momentum" has not.
+    lr: float = 2e-3  # Highest learning rate (of the head).
+    weight_decay: float = 0.05  # Weight decay of matrices and kernels; biases and norms have none.
+    momentum: float = 0.9  # Momentum of optimizers that have one.
+    backbone_lr_scale: float = 1.0  # Learning rate of the backbone as a share of the head's.
+    freeze_epochs: int = 0  # Number of first epochs that train the head alone (only with pretrained or weights).
+    # constant, cosine, poly, step (x0.1 after each third), plateau (x0.1 after patience/3 epochs) or onecycle.
     scheduler: str = "cosine"
-    """constant, cosine, poly, step (x0.1 after each third), plateau (x0.1 after patience/3 epochs) or onecycle."""
+    # Epochs of linear warm-up of the learning rate, update by update; 0 with plateau and onecycle.
     warmup_epochs: int = 2
-    """Epochs of linear warm-up of the learning rate, update by update; 0 with plateau and onecycle."""
-    loss: str = "cross_entropy"
-    """cross_entropy or focal (Lin et al. 2017)."""
-    label_smoothing: float = 0.1
-    """Share of the target spread over all classes (cross entropy only)."""
-    focal_gamma: float = 2.0
-    """How strongly focal loss weighs down easy crops; 0 is cross entropy."""
-    class_weights: str = "none"
-    """Loss weights: none, inverse (1 / count) or effective (Cui et al. 2019)."""
+    loss: str = "cross_entropy"  # cross_entropy or focal (Lin et al. 2017).
+    label_smoothing: float = 0.1  # Share of the target spread over all classes (cross entropy only).
+    focal_gamma: float = 2.0  # How strongly focal loss weighs down easy crops; 0 is cross entropy.
+    class_weights: str = "none"  # Loss weights: none, inverse (1 / count) or effective (Cui et al. 2019).
+    # 1 draws the classes equally often, 0 as often as they occur, 0.5 by the square root of their counts.
     sampler_power: float = 0.5
-    """1 draws the classes equally often, 0 as often as they occur, 0.5 by the square root of their counts."""
-    dropout: float = 0.2
-    """Dropout before the last layer."""
-    mixup: float = 0.0
-    """Alpha of mixup's Beta distribution (Zhang et al. 2018); 0 is off."""
-    ema_decay: float = 0.99
-    """Decay of the weights' moving average, which is validated and kept; 0 is off."""
-    patience: int = 10
-    """Stop after this many epochs without a better validation macro-F1; 0 never stops early."""
-    min_delta: float = 0.0
-    """Least gain of macro-F1 that patience counts as better."""
-    mixed_precision: str = "auto"
-    """auto (bf16 or fp16 on a GPU that has it), no, bf16 or fp16."""
-    grad_clip: float = 1.0
-    """Highest norm of the gradient; 0 is off."""
+    dropout: float = 0.2  # Dropout before the last layer.
+    mixup: float = 0.0  # Alpha of mixup's Beta distribution (Zhang et al. 2018); 0 is off.
+    ema_decay: float = 0.99  # Decay of the weights' moving average, which is validated and kept; 0 is off.
+    patience: int = 10  # Stop after this many epochs without a better validation macro-F1; 0 never stops early.
+    min_delta: float = 0.0  # Least gain of macro-F1 that patience counts as better.
+    mixed_precision: str = "auto"  # auto (bf16 or fp16 on a GPU that has it), no, bf16 or fp16.
+    grad_clip: float = 1.0  # Highest norm of the gradient; 0 is off.
+    # The epoch whose weights are kept: best (by validation macro-F1) or last (needs no validation crops).
     checkpoint_epoch: str = "best"
-    """The epoch whose weights are kept: best (by validation macro-F1) or last (needs no validation crops)."""
-    seed: int = 0
-    """Seed of the first weights, the draws and the augmentation."""
-    workers: int = 0
-    """Processes that read crops; the result does not depend on them."""
+    seed: int = 0  # Seed of the first weights, the draws and the augmentation.
+    workers: int = 0  # Processes that read crops; the result does not depend on them.
 
     def __post_init__(self) -> None:
         """Raise UserError with the field and the fix when a value or a combination makes no sense."""
@@ -158,26 +130,19 @@ class TrainConfig:
 
     def _check_combinations(self) -> None:
         """Raise UserError when two fields contradict each other."""
-        ours, starts_trained = self.model.startswith("small_cnn"), self.pretrained or bool(self.weights)
+        ours, trained = self.model.startswith("small_cnn"), self.pretrained or bool(self.weights)
+        freeze, warmup, epochs = self.freeze_epochs, self.warmup_epochs, self.epochs
+        no_warmup = self.scheduler in ("plateau", "onecycle")
         rules = (
             (self.pretrained and ours, f"pretrained: {self.model} has no weights on the hub; use weights"),
             (self.pretrained and self.weights != "", "weights: contradicts pretrained; use one of the two"),
             (
-                self.freeze_epochs > 0 and not starts_trained,
+                freeze > 0 and not trained,
                 "freeze_epochs: would freeze random weights; set 0, or use pretrained or weights",
             ),
-            (
-                self.freeze_epochs > self.epochs,
-                f"freeze_epochs: {self.freeze_epochs} exceeds epochs {self.epochs}; lower it",
-            ),
-            (
-                0 < self.epochs <= self.warmup_epochs,
-                f"warmup_epochs: {self.warmup_epochs} must be below epochs {self.epochs}; lower it",
-            ),
-            (
-                self.warmup_epochs > 0 and self.scheduler in ("plateau", "onecycle"),
-                f"warmup_epochs: must be 0 with scheduler {self.scheduler}",
-            ),
+            (freeze > epochs, f"freeze_epochs: {freeze} exceeds epochs {epochs}; lower it"),
+            (0 < epochs <= warmup, f"warmup_epochs: {warmup} must be below epochs {epochs}; lower it"),
+            (warmup > 0 and no_warmup, f"warmup_epochs: must be 0 with scheduler {self.scheduler}"),
             (self.box_head and not self.hard_negatives, "box_head: needs hard negatives; set hard_negatives above 0"),
             (self.loss == "focal" and self.label_smoothing > 0, "label_smoothing: must be 0 with loss focal"),
             (
@@ -201,22 +166,12 @@ def _vary(name: str, description: str, **changes: object) -> TrainConfig:
 # Each experiment changes one thing of the baseline, and what that change requires. So SGD has another learning rate.
 # Some schedulers have their own warm-up. Pretrained weights are fine-tuned at lower rates.
 _FINE_TUNE = {"pretrained": True, "lr": 1e-3, "backbone_lr_scale": 0.2, "freeze_epochs": 2, "input_size": 112}
+_OBJECTNESS: dict[str, object] = {"jitter": 1.0, "hard_negatives": 0.25, "box_head": True}
+_TRUNK: dict[str, object] = {"model": FACE_TRUNK, "input_size": 48}
+_LONG = {"epochs": 80, "warmup_epochs": 5, "ema_decay": 0.998, "patience": 0, "checkpoint_epoch": "last"}
+_INPUT = {"margin": 0.1, "input_size": 48, "batch_size": 128}
 # Settings of the default bundle's networks; EXPERIMENTS.md has the effect of each.
-_FINAL: dict[str, object] = {
-    "margin": 0.1,
-    "input_size": 48,
-    "jitter": 1.0,
-    "hard_negatives": 0.25,
-    "box_head": True,
-    "batch_size": 128,
-    "epochs": 80,
-    "sampler_power": 0.7,
-    "warmup_epochs": 5,
-    "ema_decay": 0.998,
-    "patience": 0,
-    "checkpoint_epoch": "last",
-    "label_smoothing": 0.0,
-}
+_FINAL = _OBJECTNESS | _LONG | _INPUT | {"sampler_power": 0.7, "label_smoothing": 0.0}
 EXPERIMENTS: dict[str, TrainConfig] = {
     config.name: config
     for config in (
@@ -253,13 +208,7 @@ EXPERIMENTS: dict[str, TrainConfig] = {
         _vary("seed_1", "Chance: how much does another seed change?", seed=1),
         _vary("view_jitter", "Views: stray as stage 1's boxes do, into the photo's own surroundings?", jitter=1.0),
         _vary("view_margin_35", "Views: more context around the face?", margin=0.35),
-        _vary(
-            "objectness_box",
-            "Objectness: learn stage 1's false alarms and the face's box, too?",
-            jitter=1.0,
-            hard_negatives=0.25,
-            box_head=True,
-        ),
+        _vary("objectness_box", "Objectness: learn stage 1's false alarms and the face's box, too?", **_OBJECTNESS),
         _vary("input_48", "Input: are 48 pixels enough?", input_size=48),
         _vary("input_96", "Input: do 96 pixels help?", input_size=96),
         _vary("arch_small_cnn_half", "Architecture: is half the width enough?", model="small_cnn_half"),
@@ -269,13 +218,10 @@ EXPERIMENTS: dict[str, TrainConfig] = {
         _vary(
             "arch_face_trunk",
             "Next network: O-Net's layers, which know faces and landmarks already?",
-            model="face_trunk",
             pretrained=True,
-            input_size=48,
+            **_TRUNK,
         ),
-        _vary(
-            "arch_face_trunk_scratch", "Next network: O-Net's layers from scratch?", model="face_trunk", input_size=48
-        ),
+        _vary("arch_face_trunk_scratch", "Next network: O-Net's layers from scratch?", **_TRUNK),
         _vary(
             "arch_mobilenetv3_pretrained",
             "Next network: MobileNetV3 with ImageNet weights?",
@@ -294,10 +240,9 @@ EXPERIMENTS: dict[str, TrainConfig] = {
         _vary(
             "final_trunk",
             "The default bundle's recipe, with O-Net's layers?",
-            model="face_trunk",
             pretrained=True,
             mask_transfer_prob=0.25,
-            **_FINAL,
+            **_FINAL | _TRUNK,
         ),
         _vary("final_cnn", "The default bundle's recipe, with our own network?", **_FINAL),
     )
@@ -321,7 +266,7 @@ def experiment(name: str) -> TrainConfig:
     if name in RENAMED_EXPERIMENTS:
         raise UserError(f"experiment: {name!r} has a new name; use {RENAMED_EXPERIMENTS[name]}")
     if name not in EXPERIMENTS:
-        close = difflib.get_close_matches(name, EXPERIMENTS, n=3) or list(EXPERIMENTS)[:3]
-        meant = f"did you mean {', '.join(close)}?"
-        raise UserError(f"experiment: {name!r} is unknown; {meant} stage2_classifier.train --list shows all")
+        close = ", ".join(difflib.get_close_matches(name, EXPERIMENTS, n=3) or list(EXPERIMENTS)[:3])
+        hint = f"did you mean {close}? stage2_classifier.train --list shows all"
+        raise UserError(f"experiment: {name!r} is unknown; {hint}")
     return EXPERIMENTS[name]

@@ -17,8 +17,7 @@ def crop_window(box: Sequence[float] | NDArray[np.floating], margin: float) -> t
     """
     x1, y1, x2, y2 = (float(v) for v in box)
     side = max(round(max(x2 - x1, y2 - y1) * (1 + 2 * margin)), 1)
-    left = round((x1 + x2 - side) / 2)
-    top = round((y1 + y2 - side) / 2)
+    left, top = round((x1 + x2 - side) / 2), round((y1 + y2 - side) / 2)
     return left, top, left + side, top + side
 
 
@@ -48,8 +47,7 @@ def cut_crop(
 def cut_window(image: NDArray[np.uint8], window: tuple[int, int, int, int]) -> NDArray[np.uint8]:
     """Return the pixels of a window (x1, y1, x2, y2; exclusive ends) of `image` (H, W, 3), with repeated edges.
 
-    Raises:
-        ValueError: the window does not touch the image.
+    Raises ValueError when the window does not touch the image.
     """
     height, width = image.shape[:2]
     x1, y1, x2, y2 = window
@@ -67,9 +65,8 @@ def resize_crop(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Resize a crop (H, W, 3) to (size, size, 3): area averaging when shrinking, bilinear when enlarging."""
     if crop.shape[:2] == (size, size):
         return np.ascontiguousarray(crop)
-    shrinks = crop.shape[0] > size
-    resized = cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return np.asarray(resized, dtype=np.uint8)
+    method = cv2.INTER_AREA if crop.shape[0] > size else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(crop, (size, size), interpolation=method), dtype=np.uint8)
 
 
 def to_input(crops: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:

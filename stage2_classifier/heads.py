@@ -19,12 +19,9 @@ BOX_WEIGHT = 4.0
 class Heads:
     """The outputs of a network."""
 
-    classes: int
-    """Number of classes; each has a logit."""
-    has_objectness: bool = False
-    """Whether one more output is the logit of being a face."""
-    has_box: bool = False
-    """Whether four more outputs are box deltas."""
+    classes: int  # number of classes; each has a logit
+    has_objectness: bool = False  # whether one more output is the logit of being a face
+    has_box: bool = False  # whether four more outputs are box deltas
 
     @property
     def outputs(self) -> int:

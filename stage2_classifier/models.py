@@ -158,10 +158,8 @@ def _timm_model(name: str, num_classes: int, pretrained: bool, dropout: float) -
         reason = first_line(error)
         if not pretrained:
             raise UserError(f"model: timm cannot build {name} ({reason})") from error
-        raise UserError(
-            f"pretrained: no weights for {name} ({reason}); download them where the hub can be reached, "
-            "then use --no-pretrained --weights FILE"
-        ) from error
+        fix = "download them where the hub can be reached, then use --no-pretrained --weights FILE"
+        raise UserError(f"pretrained: no weights for {name} ({reason}); {fix}") from error
 
 
 def _head_modules(model: nn.Module) -> tuple[nn.Module, ...]:
@@ -210,26 +208,20 @@ def check_input_size(model: nn.Module, input_size: int) -> None:
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Load a local file of weights into `model`; a head of another class count is skipped, with a printed line.
 
-    Pickles are read with weights_only, which runs no code.
-
-    Raises:
-        UserError: the file is missing, damaged, or has other tensors than the model.
+    Pickles are read with weights_only, which runs no code. Raises UserError when the file is missing or damaged, or
+    has other tensors than the model.
     """
     path = Path(path)
     found = read_tensors(path)
     own = model.state_dict()
     head_ids = {id(p) for p in split_parameters(model)[1]}
     heads = {name for name, p in model.named_parameters() if id(p) in head_ids}
-    dropped = sorted(n for n in heads if n not in found or found[n].shape != own[n].shape)
-    if dropped:
+    if dropped := sorted(n for n in heads if n not in found or found[n].shape != own[n].shape):
         console().print(f"{path}: its head does not fit {len(own[dropped[0]])} outputs; a fresh one is trained")
         found = {name: t for name, t in found.items() if name not in dropped}
-    wrong = mismatched_tensors({name: t for name, t in own.items() if name not in dropped}, found)
-    if wrong:
-        shown = ", ".join(wrong[:3])
-        raise UserError(
-            f"{path}: weights of another model ({len(wrong)} tensors differ, such as {shown}); use this model's weights"
-        )
+    if wrong := mismatched_tensors({name: t for name, t in own.items() if name not in dropped}, found):
+        shown = f"{len(wrong)} tensors differ, such as {', '.join(wrong[:3])}"
+        raise UserError(f"{path}: weights of another model ({shown}); use this model's weights")
     check_finite(path, found)
     model.load_state_dict(found, strict=False)
 
@@ -252,11 +244,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"{path}: no such file of weights; check the name")
     try:
-        loaded: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        safe = path.suffix == ".safetensors"
+        loaded: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise many kinds: SafetensorError, UnpicklingError, zip errors
         raise UserError(f"{path}: not readable as weights; it may be cut short, download it again") from error
     for key in ("state_dict", "model"):  # the usual wrappers around a state dict

@@ -6,7 +6,6 @@ import math
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from stage2_classifier.augment.policy import DEFAULT_POLICY, AugmentPolicy, Image
 
@@ -43,7 +42,8 @@ class OpencvAugment:
             image = _jpeg(image, int(rng.integers(*policy.jpeg_quality, endpoint=True)))
         if rng.random() < policy.noise_p:
             std = np.float32(rng.uniform(*policy.noise_std))
-            image = _to_uint8(image + std * rng.standard_normal(image.shape, dtype=np.float32))
+            noisy = image + std * rng.standard_normal(image.shape, dtype=np.float32)
+            image = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
         if rng.random() < policy.erase_p:
             image = _erase(image, rng, policy, self.fill)
         return image
@@ -61,11 +61,8 @@ def _affine(image: Image, rng: np.random.Generator, policy: AugmentPolicy) -> Im
 
 def _color_jitter(image: Image, rng: np.random.Generator, policy: AugmentPolicy) -> Image:
     """Change brightness, contrast, saturation and hue by one affine map of RGB, so that values are clipped once."""
-    brightness, contrast, saturation = 1 + rng.uniform(-1, 1, 3) * (
-        policy.brightness,
-        policy.contrast,
-        policy.saturation,
-    )
+    spread = (policy.brightness, policy.contrast, policy.saturation)
+    brightness, contrast, saturation = 1 + rng.uniform(-1, 1, 3) * spread
     # Hue: a rotation about the grey axis (Rodrigues' formula), close to HSV's for small angles, and cheaper.
     angle = 2 * math.pi * rng.uniform(-policy.hue, policy.hue)
     axis = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], dtype=np.float32) / math.sqrt(3)
@@ -97,7 +94,3 @@ def _erase(image: Image, rng: np.random.Generator, policy: AugmentPolicy, fill: 
     erased = image.copy()
     erased[top : top + height, left : left + width] = np.round(fill)
     return erased
-
-
-def _to_uint8(values: NDArray[np.float32]) -> Image:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)

@@ -18,18 +18,12 @@ Box = tuple[float, float, float, float]
 class BoxJitter:
     """Random errors of a training view's box, as large as those of stage 1's boxes."""
 
-    shift: float = 0.06
-    """Standard deviation of the centre, as a share of the box's longer side."""
-    scale: float = 0.1
-    """Standard deviation of the logarithm of the side."""
-    degrees: float = 12.0
-    """Largest rotation."""
-    degrees_p: float = 0.5
-    """Probability of a rotation."""
-    flip_p: float = 0.5
-    """Probability of a mirrored view."""
-    min_side: int = 64
-    """Least side of the view in pixels: the network's input, so that a small face is enlarged only once."""
+    shift: float = 0.06  # standard deviation of the centre, as a share of the box's longer side
+    scale: float = 0.1  # standard deviation of the logarithm of the side
+    degrees: float = 12.0  # largest rotation
+    degrees_p: float = 0.5  # probability of a rotation
+    flip_p: float = 0.5  # probability of a mirrored view
+    min_side: int = 64  # px, least side of the view: the network's input, so that a small face is enlarged only once
 
     def scaled(self, factor: float, min_side: int) -> BoxJitter:
         """Return the jitter with `factor` times the shift and scale, for a network of `min_side` pixels."""
@@ -51,13 +45,7 @@ def jittered_view(
 
     S is the side of the jittered window in pixels of the crop, but at least jitter.min_side. Pixels outside the crop
     repeat the crop's edge. Rotation does not change the deltas: the annotators' boxes are upright, and faces are round.
-
-    Args:
-        crop: uint8 (H, W, 3).
-        box: the face in pixels of the crop, xyxy.
-        margin: context of the view, as a share of the box's longer side.
-        seed: decides the jitter.
-        jitter: size of the errors.
+    `crop` is uint8 (H, W, 3), `box` xyxy in its pixels, `margin` the view's context as a share of the longer side.
     """
     rng = np.random.default_rng((seed, 1))  # the augmentation draws from the seed alone
     side = max(box[2] - box[0], box[3] - box[1], 1.0)
@@ -70,8 +58,7 @@ def jittered_view(
     whole = unit * (1 + 2 * margin)
     size = max(round(whole), jitter.min_side)
     step = whole / size  # crop pixels per view pixel
-    cosine, sine = step * math.cos(turn), step * math.sin(turn)
-    sign = -1 if mirrored else 1
+    cosine, sine, sign = step * math.cos(turn), step * math.sin(turn), -1 if mirrored else 1
     matrix = np.array([[sign * cosine, -sine, 0.0], [sign * sine, cosine, 0.0]])
     # OpenCV counts from pixel centres, our boxes from pixel corners.
     middle = (size - 1) / 2

@@ -69,16 +69,12 @@ class CropDataset(Dataset[tuple[torch.Tensor, int, torch.Tensor]]):
         index = {name: i for i, name in enumerate(crop_set.class_names)}
         index[BACKGROUND] = len(index)
         self.labels: NDArray[np.int64] = np.array([index[r.label] for r in self.records], dtype=np.int64)
-        self.transform = transform
-        self.seed = seed
-        self.epoch = 0
+        self.transform, self.seed, self.epoch = transform, seed, 0
         self.margin = crop_set.margin if margin is None else margin
         check_margin(crop_set, self.margin)
-        self._jitter = jitter
-        self._mask_transfer_prob = mask_transfer_prob
+        self._jitter, self._mask_transfer_prob = jitter, mask_transfer_prob
         self._donors = _find_donors(crop_set, self.records) if mask_transfer_prob else {}
-        self._cut_margin = crop_set.margin
-        self._root = crop_set.root
+        self._cut_margin, self._root = crop_set.margin, crop_set.root
         self._pixels: list[NDArray[np.uint8] | None] = [None] * len(self.records)
 
     def set_epoch(self, epoch: int) -> None:
@@ -107,8 +103,7 @@ class CropDataset(Dataset[tuple[torch.Tensor, int, torch.Tensor]]):
     def _transfer_mask(self, i: int, seed: int) -> tuple[int, NDArray[np.uint8]] | None:
         """Return the bare face that replaces the i-th crop: index, and crop with a mask. None keeps the i-th crop."""
         rng = np.random.default_rng((seed, 2))
-        position = self._draw_mask_position(self.records[i].label, rng)
-        if position is None:
+        if (position := self._draw_mask_position(self.records[i].label, rng)) is None:
             return None
         bare, masked = (int(rng.choice(self._donors[label])) for label in (BARE, MASKED))
         bare_face, masked_face = ((self._stored_crop(k), self._landmarks(k)) for k in (bare, masked))
@@ -147,8 +142,7 @@ class CropDataset(Dataset[tuple[torch.Tensor, int, torch.Tensor]]):
 
     def _stored_crop(self, i: int) -> NDArray[np.uint8]:
         """Return the i-th crop as its file holds it, uint8 (H, W, 3) RGB, read-only."""
-        pixels = self._pixels[i]
-        if pixels is None:
+        if (pixels := self._pixels[i]) is None:
             file = self._root / self.records[i].path
             try:
                 with Image.open(file) as image:
@@ -172,8 +166,7 @@ def _find_donors(crop_set: CropSet, records: Sequence[CropRecord]) -> dict[str, 
 
     Raises UserError when the classes have other names, or a class has no such face.
     """
-    missing = [name for name in (MASKED, BARE, INCORRECT) if name not in crop_set.class_names]
-    if missing:
+    if missing := [name for name in (MASKED, BARE, INCORRECT) if name not in crop_set.class_names]:
         raise UserError(f"mask_transfer_prob: the crops have no class {missing[0]!r}; set it to 0")
     donors: dict[str, list[int]] = {MASKED: [], BARE: []}
     for i, r in enumerate(records):
@@ -181,19 +174,15 @@ def _find_donors(crop_set: CropSet, records: Sequence[CropRecord]) -> dict[str, 
         large = r.label in donors and r.landmarks and max(x2 - x1, y2 - y1) >= MIN_DONOR_SIDE
         if large and transfer_axes(np.array(r.landmarks).reshape(5, 2)) is not None:
             donors[r.label].append(i)
-    empty = [name for name, indices in donors.items() if not indices]
-    if empty:
-        raise UserError(
-            f"mask_transfer_prob: {crop_set.root} has no {empty[0]} faces of {MIN_DONOR_SIDE} px with landmarks; build "
-            "crops with `pipeline.build_crops --cascade RUN`, or set it to 0"
-        )
+    if empty := [name for name, indices in donors.items() if not indices]:
+        what = f"{crop_set.root} has no {empty[0]} faces of {MIN_DONOR_SIDE} px with landmarks"
+        fix = "build crops with `pipeline.build_crops --cascade RUN`, or set it to 0"
+        raise UserError(f"mask_transfer_prob: {what}; {fix}")
     return donors
 
 
 def check_margin(crop_set: CropSet, margin: float) -> None:
     """Raise UserError when crops were cut with less context than `margin`."""
     if margin > crop_set.margin:
-        raise UserError(
-            f"margin: {margin:g} is more than the {crop_set.margin:g} that {crop_set.root} was cut with; "
-            f"lower it, or build crops with `pipeline.build_crops --margin {margin:g}`"
-        )
+        what = f"{margin:g} is more than the {crop_set.margin:g} that {crop_set.root} was cut with"
+        raise UserError(f"margin: {what}; lower it, or build crops with `pipeline.build_crops --margin {margin:g}`")

@@ -26,18 +26,12 @@ class CropRecord:
         UserError: the split is unknown, the label or the box is empty, or the landmarks are not ten numbers.
     """
 
-    path: str
-    """Crop image, relative to the folder of crops.csv, with forward slashes."""
-    label: str
-    """Class, or BACKGROUND."""
-    split: str
-    """One of SPLITS."""
-    image_id: str
-    """The photo that the crop is from."""
-    box: tuple[float, float, float, float]
-    """The face in pixels of the photo: xyxy, 0-based, right and bottom edge exclusive."""
-    landmarks: tuple[float, ...] = ()
-    """x and y of five points (eyes, nose, mouth corners) in pixels of the photo, or empty."""
+    path: str  # crop image, relative to the folder of crops.csv, with forward slashes
+    label: str  # class, or BACKGROUND
+    split: str  # one of SPLITS
+    image_id: str  # the photo that the crop is from
+    box: tuple[float, float, float, float]  # the face in pixels of the photo: xyxy, 0-based, exclusive ends
+    landmarks: tuple[float, ...] = ()  # x, y of eyes, nose and mouth corners (5) in pixels of the photo, or empty
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -55,16 +49,11 @@ class CropRecord:
 class CropSet:
     """A folder of crops."""
 
-    root: Path
-    """The folder of crops.csv."""
-    records: tuple[CropRecord, ...]
-    """The faces."""
-    class_names: tuple[str, ...]
-    """The classes in their fixed order."""
-    margin: float
-    """Context of the crops on each side, as a share of a box's longer side."""
-    hard_negatives: tuple[CropRecord, ...] = ()
-    """False alarms of stage 1, all with the label BACKGROUND, outside the classes."""
+    root: Path  # the folder of crops.csv
+    records: tuple[CropRecord, ...]  # the faces
+    class_names: tuple[str, ...]  # the classes in their fixed order
+    margin: float  # context of the crops on each side, as a share of a box's longer side
+    hard_negatives: tuple[CropRecord, ...] = ()  # false alarms of stage 1, labelled BACKGROUND, outside the classes
 
     def split(self, name: str) -> tuple[CropRecord, ...]:
         """Return the faces of one split; raise UserError when there are none."""
@@ -116,10 +105,8 @@ def read_crop_set(root: Path | str) -> CropSet:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{meta_file}: malformed ({error}); build the crops again") from error
     records = _read_table(table)
-    unknown = sorted({r.label for r in records} - set(class_names))
-    if unknown:
-        what = f"labels {unknown} are not among the classes of {meta_file}"
-        raise UserError(f"{table}: {what}; build the crops again")
+    if unknown := sorted({r.label for r in records} - set(class_names)):
+        raise UserError(f"{table}: labels {unknown} are not among the classes of {meta_file}; build the crops again")
     negatives_table = root / "rejects.csv"
     hard_negatives = _read_table(negatives_table) if negatives_table.is_file() else ()
     if any(r.label != BACKGROUND for r in hard_negatives):
@@ -144,11 +131,8 @@ def _records(rows: csv.DictReader[str], table: Path) -> Iterable[CropRecord]:
         try:
             box = (float(row["x1"]), float(row["y1"]), float(row["x2"]), float(row["y2"]))
             landmarks = tuple(float(v) for v in (row.get(LANDMARKS) or "").split())
-        except (TypeError, ValueError) as error:
-            what = "a box edge or landmark is not a number"
-            raise UserError(f"{table}, line {rows.line_num}: {what}; build the crops again") from error
-        try:
             record = CropRecord(row["path"], row["label"], row["split"], row["image_id"], box, landmarks)
-        except UserError as error:
-            raise UserError(f"{table}, line {rows.line_num}: {error}; build the crops again") from error
+        except (UserError, TypeError, ValueError) as error:
+            what = error if isinstance(error, UserError) else "a box edge or landmark is not a number"
+            raise UserError(f"{table}, line {rows.line_num}: {what}; build the crops again") from error
         yield record

@@ -16,12 +16,8 @@ def face_axes(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """Return the midpoint of the eyes (2,) and the face's axes (2, 2): columns half a face right, and down.
 
-    Args:
-        landmarks: (5, 2) pixels: the eye left in the picture, the other eye, nose tip, left and right mouth corner.
-        min_height: least distance from eyes to mouth in pixels.
-
-    Returns:
-        None when eyes and mouth, or both eyes, are too close together.
+    None when the eyes are too close together, or less than `min_height` pixels from the mouth. `landmarks` (5, 2) are
+    pixels: the eye left in the picture, the other eye, nose tip, left and right mouth corner.
     """
     points = np.asarray(landmarks, dtype=np.float64)
     eyes, mouth = points[:2].mean(axis=0), points[3:].mean(axis=0)

@@ -48,8 +48,7 @@ class BalancedSampler(Sampler[tuple[int, int]]):
             raise ValueError("nothing to sample: labels are empty or num_samples is not positive")
         if not 0 <= power <= 1:
             raise ValueError(f"power {power} is outside 0..1")
-        self.seed = seed
-        self.epoch = 0
+        self.seed, self.epoch = seed, 0
         present = np.unique(labels)
         self._members = [np.flatnonzero(labels == label) for label in present]
         weights = np.array([len(members) for members in self._members], dtype=np.float64) ** (1 - power)
@@ -71,11 +70,9 @@ class BalancedSampler(Sampler[tuple[int, int]]):
         rng = np.random.default_rng((self.seed, self.epoch))
         drawn = []
         for members, quota in zip(self._members, self._quotas, strict=True):
-            rounds = -(-int(quota) // len(members))
-            cycled = [rng.permutation(members) for _ in range(rounds)]
+            cycled = [rng.permutation(members) for _ in range(-(-int(quota) // len(members)))]
             drawn.append(np.concatenate([members[:0], *cycled])[:quota])
-        order = rng.permutation(np.concatenate(drawn))
-        for draw, index in enumerate(order):
+        for draw, index in enumerate(rng.permutation(np.concatenate(drawn))):
             yield draw, int(index)
 
 

@@ -50,8 +50,7 @@ def draw_mask(
     Raises:
         ValueError: the landmarks do not span a face (eyes and mouth on one spot).
     """
-    found = face_axes(landmarks, _MIN_HEIGHT)
-    if found is None:
+    if (found := face_axes(landmarks, _MIN_HEIGHT)) is None:
         raise ValueError("the landmarks do not span a face")
     eyes, axes = found
     curves = _mask_curves(eyes, axes, position)
@@ -79,17 +78,16 @@ def _mask_curves(eyes: NDArray[np.float64], axes: NDArray[np.float64], position:
     top = place(across * 0.98, side + (middle - side) * (1 - across**2) ** 2)
     # From cheek to cheek below the chin, narrower than the upper edge, as a jaw is.
     turn = np.linspace(0, np.pi, 33)
-    low = side + (_BOTTOM - side) * np.sin(turn) ** 0.6
-    bottom = place(np.cos(turn) * (0.98 - 0.22 * np.sin(turn)), low)
+    bottom = place(np.cos(turn) * (0.98 - 0.22 * np.sin(turn)), side + (_BOTTOM - side) * np.sin(turn) ** 0.6)
     straps = [
         place(np.array([u * 0.95, u * 1.12]), np.array([start, end]))
         for u in (-1.0, 1.0)
         for start, end in ((side, 0.15), (side + 0.6 * (_BOTTOM - side), 0.55))
     ]
-    pleats = []
-    for share in (0.3, 0.5, 0.7):
-        level = side + share * (_BOTTOM - side)
-        pleats.append(place(across * (0.9 - 0.2 * share), level + 0.06 * (1 - across**2)))
+    pleats = [
+        place(across * (0.9 - 0.2 * share), side + share * (_BOTTOM - side) + 0.06 * (1 - across**2))
+        for share in (0.3, 0.5, 0.7)
+    ]
     return _MaskCurves(np.concatenate([top, bottom]), straps, pleats)
 
 

@@ -37,18 +37,10 @@ def transfer_mask(
     position: MaskPosition,
     rng: np.random.Generator,
 ) -> NDArray[np.uint8]:
-    """Return a copy of `bare` with the mask of `masked`.
+    """Return a copy of `bare`, uint8 (H, W, 3), with the mask of `masked`, uint8 (h, w, 3), worn as `position` says.
 
-    Args:
-        bare: the face without a mask, uint8 (H, W, 3).
-        bare_landmarks: (5, 2) in pixels of `bare`.
-        masked: the face with a mask, uint8 (h, w, 3).
-        masked_landmarks: (5, 2) in pixels of `masked`.
-        position: how the mask is worn on the bare face.
-        rng: decides the exact place, the softness of the edge, and how far the light follows the bare face's.
-
-    Raises:
-        ValueError: landmarks do not span a face.
+    Landmarks are (5, 2) in pixels of their picture; ValueError says that they do not span a face. `rng` decides the
+    exact place, the softness of the edge, and how far the light follows the bare face's.
     """
     target, source = transfer_axes(bare_landmarks), transfer_axes(masked_landmarks)
     if target is None or source is None:
@@ -63,9 +55,9 @@ def transfer_mask(
     matrix = np.zeros((2, 3))
     matrix[:, :2] = source_axes @ np.diag([1, stretch]) @ inverse
     matrix[:, 2] = source_eyes + source_axes @ (0, source_top - top * stretch) - matrix[:, :2] @ eyes
-    height, width = bare.shape[:2]
-    cloth = _warp(masked, matrix, (width, height))
-    alpha = _mask_alpha(height, width, eyes, inverse, top, rng)
+    size = (bare.shape[1], bare.shape[0])
+    cloth = _warp(masked, matrix, size)
+    alpha = _mask_alpha(size, eyes, inverse, top, rng)
     if rng.random() < 0.6:
         light = (bare * alpha).sum() / max(float((cloth * alpha).sum()), 1.0)
         cloth = np.clip(cloth * float(np.clip(light, 0.6, 1.6)) ** rng.uniform(0.3, 1), 0, 255)
@@ -88,15 +80,10 @@ def _warp(image: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[int
 
 
 def _mask_alpha(
-    height: int,
-    width: int,
-    eyes: NDArray[np.float64],
-    inverse: NDArray[np.float64],
-    top: float,
-    rng: np.random.Generator,
+    size: tuple[int, int], eyes: NDArray[np.float64], inverse: NDArray[np.float64], top: float, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Return the opacity (H, W, 1) of the cloth: 1 inside the mask, falling to 0 over a soft edge."""
-    y, x = np.mgrid[:height, :width] + 0.5
+    """Return the opacity (H, W, 1) of the cloth: 1 inside the mask, falling to 0 over a soft edge; `size` is W, H."""
+    y, x = np.mgrid[: size[1], : size[0]] + 0.5
     u = inverse[0, 0] * (x - eyes[0]) + inverse[0, 1] * (y - eyes[1])
     v = inverse[1, 0] * (x - eyes[0]) + inverse[1, 1] * (y - eyes[1])
     softness = rng.uniform(0.02, 0.06)

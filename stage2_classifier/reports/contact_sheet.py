@@ -17,8 +17,7 @@ _GAP = 6
 class Cell:
     """One place of a contact sheet."""
 
-    image: NDArray[np.uint8] | None
-    """uint8 (H, W, 3) RGB; None leaves the place empty."""
+    image: NDArray[np.uint8] | None  # uint8 (H, W, 3) RGB; None leaves the place empty
     caption: str = ""
 
 

@@ -25,10 +25,8 @@ class CropEvaluation:
 
     split: str
     dataset: CropDataset
-    probs: NDArray[np.float32]
-    """(N, C)."""
-    targets: NDArray[np.int64]
-    """(N,) class indices."""
+    probs: NDArray[np.float32]  # (N, C)
+    targets: NDArray[np.int64]  # (N,) class indices
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -73,24 +71,23 @@ def scores(evaluation: CropEvaluation) -> dict[str, Any]:
     precision, recall, f1, support = precision_recall_fscore_support(
         evaluation.targets, evaluation.predicted, labels=range(len(names)), zero_division=0
     )
-    low, high = macro_f1_interval(evaluation)
+
+    def average_precision(c: int) -> float:
+        return float(average_precision_score(evaluation.targets == c, evaluation.probs[:, c]))
+
     return {
         "split": evaluation.split,
         "crops": len(evaluation.targets),
         "accuracy": float((evaluation.predicted == evaluation.targets).mean()),
         "macro_f1": float(f1[support > 0].mean()),
-        "macro_f1_interval_95": [low, high],
+        "macro_f1_interval_95": list(macro_f1_interval(evaluation)),
         "classes": {
             name: {
                 "precision": float(precision[c]),
                 "recall": float(recall[c]),
                 "f1": float(f1[c]),
                 "support": int(support[c]),
-                "average_precision": (
-                    float(average_precision_score(evaluation.targets == c, evaluation.probs[:, c]))
-                    if support[c]
-                    else None
-                ),
+                "average_precision": average_precision(c) if support[c] else None,
             }
             for c, name in enumerate(names)
         },
@@ -104,8 +101,8 @@ def macro_f1_interval(evaluation: CropEvaluation, draws: int = 1000, seed: int =
     The mean of a draw is over the classes that have crops in the draw.
     """
     classes = len(evaluation.class_names)
-    _, photo = np.unique([r.image_id for r in evaluation.dataset.records], return_inverse=True)
-    photos = int(photo.max()) + 1
+    ids, photo = np.unique([r.image_id for r in evaluation.dataset.records], return_inverse=True)
+    photos = len(ids)
     counts = np.zeros((photos, classes, classes))
     np.add.at(counts, (photo, evaluation.targets, evaluation.predicted), 1)
     rng = np.random.default_rng(seed)

@@ -74,13 +74,10 @@ def save_mistakes(evaluation: CropEvaluation, path: Path, count: int = 24, colum
         path.unlink(missing_ok=True)
         return 0
     names, predicted = evaluation.class_names, evaluation.predicted
-    cells = [
-        Cell(
-            evaluation.dataset.pixels(i),
-            f"true {names[evaluation.targets[i]]}\npredicted {names[predicted[i]]}\n{evaluation.probs[i].max():.2f}",
-        )
-        for i in worst
-    ]
+    cells = []
+    for i in worst:
+        caption = f"true {names[evaluation.targets[i]]}\npredicted {names[predicted[i]]}"
+        cells.append(Cell(evaluation.dataset.pixels(i), f"{caption}\n{evaluation.probs[i].max():.2f}"))
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     with atomic_replace(path) as temporary:
         contact_sheet(rows, side=168, caption_lines=3).save(temporary)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -30,14 +31,11 @@ def save_preview(
 ) -> None:
     """Write a grid with one row per training crop: the crop as cut, then `versions` times by each transform.
 
-    The crops have the baseline's margin, or their own if that is less. Transforms have mean = std = 0.5.
-
-    Raises:
-        UserError: a crop cannot be read, or `path` does not end in an image suffix.
+    The crops have the baseline's margin, or their own if that is less. Transforms have mean = std = 0.5. Raises
+    UserError when a crop cannot be read, or `path` does not end in an image suffix.
     """
     rng = np.random.default_rng(seed)
-    rows: list[list[Cell]] = []
-    labels: list[str] = []
+    rows: list[tuple[str, list[Cell]]] = []
     first = next(iter(transforms.values()))
     dataset = CropDataset(crops, "train", first, margin=min(TrainConfig.margin, crops.margin))
     for name, members in _classes(dataset):
@@ -47,9 +45,8 @@ def save_preview(
             for kind, transform in transforms.items():
                 seeds = rng.integers(2**32, size=versions)
                 row += [Cell(_pixels(transform(before, int(s)), HALVES, HALVES), kind) for s in seeds]
-            rows.append(row)
-            labels.append(name)
-    _save(path, rows, labels, SIDE, caption_lines=1)
+            rows.append((name, row))
+    _save(path, rows, SIDE, caption_lines=1)
 
 
 def save_training_views(
@@ -66,38 +63,31 @@ def save_training_views(
 
     The views come from the training's own code, seed and order, pixel for pixel (mixup comes later and is not shown).
     A row has `versions` views, fewer where the epochs draw the crop less often. With mask transfer, each class has one
-    more row of faces with a transferred mask. Hard negatives are last. `stats` are the network's mean and std.
-
-    Raises:
-        UserError: `config` and crops do not fit, or `path` does not end in an image suffix.
+    more row of faces with a transferred mask. Hard negatives are last. `stats` are the network's mean and std. Raises
+    UserError when `config` and crops do not fit, or `path` does not end in an image suffix.
     """
     views = _TrainingViews(config, crops, stats)
     rng = np.random.default_rng(seed)
-    rows: list[list[Cell]] = []
-    labels: list[str] = []
+    rows: list[tuple[str, list[Cell]]] = []
     for name, members in _classes(views.dataset):
         for i in rng.permutation(members)[:per_class]:
             before = views.dataset.pixels(int(i))
-            rows.append([Cell(before, f"inference, {before.shape[1]} px"), *views.of_crop(int(i), versions)])
-            labels.append(name)
+            rows.append((name, [Cell(before, f"inference, {before.shape[1]} px"), *views.of_crop(int(i), versions)]))
         if transferred := views.with_transferred_mask(members, versions):
-            rows.append([Cell(None), *transferred])
-            labels.append(f"{name}, mask transfer")
+            rows.append((f"{name}, mask transfer", [Cell(None), *transferred]))
     shown = min(config.input_size, 2 * SIDE)
     side = shown * max(round(SIDE / shown), 1)  # whole pixels of a small input
-    _save(path, rows, labels, side, caption_lines=2 if config.mask_transfer_prob else 1)
+    _save(path, rows, side, caption_lines=2 if config.mask_transfer_prob else 1)
 
 
 class _TrainingViews:
     """The views that a training draws, by epoch and draw."""
 
     def __init__(self, config: TrainConfig, crops: CropSet, stats: tuple[Stats, Stats]) -> None:
-        self.dataset = training_crops(config, crops, stats)
+        self.dataset, self._stats = training_crops(config, crops, stats), stats
         # The same draws without mask transfer: a view that differs has a transferred mask.
-        self._plain = (
-            training_crops(replace(config, mask_transfer_prob=0.0), crops, stats) if config.mask_transfer_prob else None
-        )
-        self._stats = stats
+        plain = replace(config, mask_transfer_prob=0.0)
+        self._plain = training_crops(plain, crops, stats) if config.mask_transfer_prob else None
         sampler = build_sampler(config, self.dataset)
         order = []
         for epoch in range(min(config.epochs, MAX_EPOCHS)):
@@ -107,37 +97,26 @@ class _TrainingViews:
 
     def of_crop(self, i: int, count: int) -> list[Cell]:
         """Return the first `count` views of the i-th crop, fewer if it is drawn less often."""
-        cells = []
-        for epoch, draw in np.argwhere(self._order == i)[:count]:
-            view, transferred = self._view(int(epoch), int(draw))
-            cells.append(self._cell(view, int(epoch), "\nmask transfer" if transferred else ""))
-        return cells
+        places = np.argwhere(self._order == i)[:count].tolist()
+        return [self._view(epoch, draw, "\nmask transfer")[0] for epoch, draw in places]
 
     def with_transferred_mask(self, members: NDArray[np.int64], count: int) -> list[Cell]:
         """Return the first `count` views of `members` that show a transferred mask."""
-        cells: list[Cell] = []
         if self._plain is None:
-            return cells
-        for epoch, draw in np.argwhere(np.isin(self._order, members))[:MAX_SEARCHED_DRAWS]:
-            view, transferred = self._view(int(epoch), int(draw))
-            if transferred:
-                cells.append(self._cell(view, int(epoch)))
-            if len(cells) == count:
-                break
-        return cells
+            return []
+        places = np.argwhere(np.isin(self._order, members))[:MAX_SEARCHED_DRAWS].tolist()
+        views = (self._view(epoch, draw) for epoch, draw in places)
+        return list(islice((cell for cell, transferred in views if transferred), count))
 
-    def _view(self, epoch: int, draw: int) -> tuple[torch.Tensor, bool]:
-        """Return the network's input, float32 (3, S, S), and whether it shows a transferred mask."""
+    def _view(self, epoch: int, draw: int, note: str = "") -> tuple[Cell, bool]:
+        """Return a view, with a note if it shows a transferred mask, and whether it does."""
         i = int(self._order[epoch, draw])
         self.dataset.set_epoch(epoch)
-        view = self.dataset[draw, i][0]
-        if self._plain is None:
-            return view, False
-        self._plain.set_epoch(epoch)
-        return view, not torch.equal(view, self._plain[draw, i][0])
-
-    def _cell(self, view: torch.Tensor, epoch: int, note: str = "") -> Cell:
-        return Cell(_pixels(view, *self._stats), f"epoch {epoch + 1}{note}")
+        view, transferred = self.dataset[draw, i][0], False
+        if self._plain is not None:
+            self._plain.set_epoch(epoch)
+            transferred = not torch.equal(view, self._plain[draw, i][0])
+        return Cell(_pixels(view, *self._stats), f"epoch {epoch + 1}{note if transferred else ''}"), transferred
 
 
 def _classes(dataset: CropDataset) -> Iterator[tuple[str, NDArray[np.int64]]]:
@@ -146,12 +125,13 @@ def _classes(dataset: CropDataset) -> Iterator[tuple[str, NDArray[np.int64]]]:
         yield name, np.flatnonzero(dataset.labels == label)
 
 
-def _save(path: Path, rows: Sequence[Sequence[Cell]], labels: Sequence[str], side: int, caption_lines: int) -> None:
-    """Write a contact sheet; raise UserError when `path` does not end in an image suffix."""
+def _save(path: Path, rows: Sequence[tuple[str, list[Cell]]], side: int, caption_lines: int) -> None:
+    """Write labelled rows as a contact sheet; raise UserError when `path` does not end in an image suffix."""
     if path.suffix.lower() not in Image.registered_extensions():
         raise UserError(f"{path}: not an image name; end it with .png")
+    labels, cells = [label for label, _ in rows], [row for _, row in rows]
     with atomic_replace(path) as temporary:
-        contact_sheet(rows, side, labels, caption_lines).save(temporary)
+        contact_sheet(cells, side, labels, caption_lines).save(temporary)
 
 
 def _pixels(tensor: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:

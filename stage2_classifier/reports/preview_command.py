@@ -17,7 +17,7 @@ from common.cli import program_name, run_cli
 from common.errors import UserError
 from stage2_classifier.augment.transforms import AUGMENTATIONS, train_transform
 from stage2_classifier.config import experiment
-from stage2_classifier.data.crop_manifest import CropSet, read_crop_set
+from stage2_classifier.data.crop_manifest import read_crop_set
 from stage2_classifier.models import build_model, input_stats
 from stage2_classifier.reports.preview import HALVES, save_preview, save_training_views
 
@@ -26,22 +26,17 @@ from stage2_classifier.reports.preview import HALVES, save_preview, save_trainin
 class PreviewArgs:
     """Draw crops before and after augmentation."""
 
-    crops: Path
-    """Folder of crops made by pipeline.build_crops."""
-    preview: Path
-    """The picture to write (.png)."""
+    crops: Path  # Folder of crops made by pipeline.build_crops.
+    preview: Path  # The picture to write (.png).
+    # Show the training views of this named experiment; without it, the implementations side by side.
     experiment: Annotated[str, tyro.conf.arg(metavar="NAME")] = ""
-    """Show the training views of this named experiment; without it, the implementations side by side."""
+    # Implementation to show; not with --experiment.
     augment: Literal["all", "torchvision", "albumentations", "opencv"] = "all"
-    """Implementation to show; not with --experiment."""
+    # Side of the network's input, default 64; not with --experiment.
     input_size: Annotated[int | None, tyro.conf.arg(metavar="PX")] = None
-    """Side of the network's input, default 64; not with --experiment."""
-    seed: int = 0
-    """Seed of the choice of crops and, without an experiment, of the augmentation."""
-    per_class: int = 3
-    """Crops shown of each class."""
-    versions: int = 4
-    """Augmented versions shown by each implementation, or by the experiment."""
+    seed: int = 0  # Seed of the choice of crops and, without an experiment, of the augmentation.
+    per_class: int = 3  # Crops shown of each class.
+    versions: int = 4  # Augmented versions shown by each implementation, or by the experiment.
 
 
 def run(args: PreviewArgs) -> int:
@@ -56,28 +51,17 @@ def run(args: PreviewArgs) -> int:
     if args.preview.resolve().is_relative_to(args.crops.resolve()):
         raise UserError(f"{args.preview}: is in the crops' folder {args.crops}; use another --preview")
     crops = read_crop_set(args.crops)
+    shown = {"per_class": args.per_class, "versions": args.versions, "seed": args.seed}
     if args.experiment:
-        _show_training(args, crops)
+        config = experiment(args.experiment)
+        stats = input_stats(build_model(config.model, len(crops.class_names)))
+        save_training_views(args.preview, config, crops, stats, **shown)
     else:
-        _compare_implementations(args, crops, input_size)
+        kinds = [kind for kind in AUGMENTATIONS if kind != "none"] if args.augment == "all" else [args.augment]
+        transforms = {kind: train_transform(kind, input_size, HALVES, HALVES) for kind in kinds}
+        save_preview(args.preview, crops, transforms, **shown)
     print(f"wrote {args.preview}")
     return 0
-
-
-def _compare_implementations(args: PreviewArgs, crops: CropSet, input_size: int) -> None:
-    """Write the picture of the implementations side by side."""
-    kinds = [kind for kind in AUGMENTATIONS if kind != "none"] if args.augment == "all" else [args.augment]
-    transforms = {kind: train_transform(kind, input_size, HALVES, HALVES) for kind in kinds}
-    save_preview(args.preview, crops, transforms, per_class=args.per_class, versions=args.versions, seed=args.seed)
-
-
-def _show_training(args: PreviewArgs, crops: CropSet) -> None:
-    """Write the picture of an experiment's training views."""
-    config = experiment(args.experiment)
-    stats = input_stats(build_model(config.model, len(crops.class_names)))
-    save_training_views(
-        args.preview, config, crops, stats, per_class=args.per_class, versions=args.versions, seed=args.seed
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -32,7 +32,7 @@ from stage2_classifier.reports.preview import save_training_views
 from stage2_classifier.reports.run_comparison import ScoredRun, answer_topics, find_baseline
 from stage2_classifier.reports.runs import TrainedRun, read_run
 from stage2_classifier.reports.timeline import build_timeline
-from stage2_classifier.training.checkpoint import ModelMeta, load_model
+from stage2_classifier.training.checkpoint import load_model
 
 PICTURES = {
     "confusion_matrix.png": "Confusion matrix: crops, and shares of each true class",
@@ -47,16 +47,12 @@ PICTURES = {
 class ReportArgs:
     """Score trained runs and compare them in a report."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Run folders made by stage2_classifier.train."""
-    crops: Path
-    """Folder of crops made by pipeline.build_crops."""
-    split: Literal["val", "test"] = "test"
-    """The crops to score on."""
-    out: Path = Path("reports")
-    """Folder of the report."""
+    runs: tyro.conf.Positional[tuple[Path, ...]]  # Run folders made by stage2_classifier.train.
+    crops: Path  # Folder of crops made by pipeline.build_crops.
+    split: Literal["val", "test"] = "test"  # The crops to score on.
+    out: Path = Path("reports")  # Folder of the report.
+    # --no-faces leaves out pictures of people (worst mistakes, training crops), so that the report can be shared.
     faces: bool = True
-    """--no-faces leaves out pictures of people (worst mistakes, training crops), so that the report can be shared."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +61,7 @@ class PagePicture:
 
     file: str
     title: str
-    data_uri: str
-    """The file's content, so that the HTML page needs no other file."""
+    data_uri: str  # the file's content, so that the HTML page needs no other file
 
 
 @dataclass(frozen=True)
@@ -74,8 +69,7 @@ class RunPage:
     """One run's part of the report."""
 
     name: str
-    link: str
-    """The run's folder, quoted for a link."""
+    link: str  # the run's folder, quoted for a link
     scores: dict[str, Any]
     pictures: tuple[PagePicture, ...]
 
@@ -127,21 +121,20 @@ def score_run(run: TrainedRun, crops: CropSet, split: str, out: Path, faces: boo
         (out / name).unlink(missing_ok=True)
     if faces:
         save_mistakes(evaluation, out / "mistakes.png")
-        save_augmentation(run, meta, crops, out / "augmentation.png")
-    _copy_curves(run, out / "curves.png")
+        views = out / "augmentation.png"
+        try:  # the crops may lack what the training used
+            save_training_views(views, run.train_config, crops, (meta.mean, meta.std), per_class=2, versions=6)
+        except UserError as error:
+            print(f"warning: {run.name}: no picture of its training crops ({error})", file=sys.stderr)
+    curves = run.folder / "curves.png"
+    if curves.is_file():
+        write_bytes(out / "curves.png", curves.read_bytes())
+    else:
+        (out / "curves.png").unlink(missing_ok=True)  # of an earlier report
     scored = ScoredRun(run, found["accuracy"], found["macro_f1"], low, high, train_f1, val_interval)
-    pictures = tuple(
-        PagePicture(file, title, _data_uri(out / file)) for file, title in PICTURES.items() if (out / file).is_file()
-    )
+    drawn = {file: title for file, title in PICTURES.items() if (out / file).is_file()}
+    pictures = tuple(PagePicture(file, title, _data_uri(out / file)) for file, title in drawn.items())
     return scored, RunPage(run.name, quote(run.name), found, pictures)
-
-
-def save_augmentation(run: TrainedRun, meta: ModelMeta, crops: CropSet, path: Path) -> None:
-    """Draw the run's training views; print a warning instead when the crops lack what the training used."""
-    try:
-        save_training_views(path, run.train_config, crops, (meta.mean, meta.std), per_class=2, versions=6)
-    except UserError as error:
-        print(f"warning: {run.name}: no picture of its training crops ({error})", file=sys.stderr)
 
 
 def write_predictions(evaluation: CropEvaluation, path: Path) -> None:
@@ -182,22 +175,12 @@ def write_report(out: Path, scored_runs: Sequence[ScoredRun], pages: Sequence[Ru
 
 def _cell(text: object) -> str:
     """Escape text for a cell of a Markdown table, without HTML."""
-    one_line = " ".join(str(text).split())
-    return one_line.replace("|", "\\|").replace("<", "&lt;")
+    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _when(time: datetime | None) -> str:
     """Return a time to the minute in UTC."""
     return "—" if time is None else f"{time.astimezone(UTC):%Y-%m-%d %H:%M}"
-
-
-def _copy_curves(run: TrainedRun, path: Path) -> None:
-    """Copy the run's picture of training curves; without one, remove the copy of an earlier report."""
-    source = run.folder / "curves.png"
-    if source.is_file():
-        write_bytes(path, source.read_bytes())
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _data_uri(file: Path) -> str:

@@ -17,16 +17,11 @@ class ScoredRun:
 
     run: TrainedRun
     accuracy: float
-    f1: float
-    """Macro-F1."""
-    low: float
-    """Lower end of the 95% interval of macro-F1."""
-    high: float
-    """Upper end of that interval."""
-    train_f1: float | None
-    """Macro-F1 on training crops without augmentation; None without training crops."""
-    val_interval: tuple[float, float] | None = None
-    """The 95% interval on validation crops; None without validation crops."""
+    f1: float  # macro-F1
+    low: float  # lower end of the 95% interval of macro-F1
+    high: float  # upper end of that interval
+    train_f1: float | None  # macro-F1 on training crops without augmentation; None without training crops
+    val_interval: tuple[float, float] | None = None  # 95% interval on validation crops; None without these
 
     @property
     def val_f1(self) -> float:
@@ -44,10 +39,8 @@ class RunRow:
     """One run compared with the baseline."""
 
     scored: ScoredRun
-    changes: tuple[str, ...]
-    """One "field a → b" per changed field; empty for the baseline."""
-    delta: float
-    """Validation macro-F1 minus the baseline's."""
+    changes: tuple[str, ...]  # one "field a → b" per changed field; empty for the baseline
+    delta: float  # validation macro-F1 minus the baseline's
 
 
 @dataclass(frozen=True)
@@ -63,10 +56,8 @@ class TopicAnswer:
     """The answer to a topic's question."""
 
     topic: Topic
-    settings: tuple[tuple[str, str], ...]
-    """(field, value) of the baseline."""
-    text: tuple[str, ...]
-    """Sentences."""
+    settings: tuple[tuple[str, str], ...]  # (field, value) of the baseline
+    text: tuple[str, ...]  # sentences
     comparisons: tuple[RunComparison, ...]
 
 
@@ -77,10 +68,8 @@ def changed_fields(run: TrainedRun, baseline: TrainedRun) -> list[str]:
 
 def find_baseline(runs: Sequence[TrainedRun]) -> TrainedRun:
     """Return the run called "baseline", or else the run that differs least from all others (the first of equals)."""
-    for run in runs:
-        if run.name == "baseline":
-            return run
-    return min(runs, key=lambda run: sum(len(changed_fields(other, run)) for other in runs))
+    closest = min(runs, key=lambda run: sum(len(changed_fields(other, run)) for other in runs))
+    return next((run for run in runs if run.name == "baseline"), closest)
 
 
 def format_value(field: str, value: Any) -> str:
@@ -98,8 +87,7 @@ def answer_topics(scored_runs: Sequence[ScoredRun], baseline: ScoredRun) -> list
     """Return one answer for each topic, in the order of TOPICS."""
     groups: dict[str, dict[str, list[RunRow]]] = {topic.key: {} for topic in TOPICS}
     for scored in scored_runs:
-        changed = changed_fields(scored.run, baseline.run)
-        if changed:
+        if changed := changed_fields(scored.run, baseline.run):
             groups[TOPIC_OF_FIELD[changed[0]]].setdefault(changed[0], []).append(compare_run(scored, baseline))
     return [_answer(topic, groups[topic.key], baseline) for topic in TOPICS]
 
@@ -129,7 +117,9 @@ def _answer(topic: Topic, groups: dict[str, list[RunRow]], baseline: ScoredRun) 
     if topic.key == "architecture" and others:
         text.append(_next_networks(others))
     if topic.key == "noise" and others:
-        text = [_spread(others, baseline)]
+        values = [baseline.val_f1, *(row.scored.val_f1 for row in others)]
+        span = f"from {min(values):.3f} to {max(values):.3f}: smaller differences between other runs may be chance."
+        text = [f"{len(values)} runs of the same settings reach validation macro-F1 {span}"]
     return TopicAnswer(topic, settings, tuple(text), comparisons)
 
 
@@ -168,19 +158,9 @@ def _gaps(others: list[RunRow], baseline: ScoredRun) -> list[str]:
 
 def _next_networks(others: list[RunRow]) -> str:
     """Return a sentence with the scores and sizes of the other networks."""
-    ordered = sorted(others, key=lambda row: -row.delta)
-    listed = ", ".join(
-        f"{row.scored.run.config['model']}{' (pretrained)' if row.scored.run.config['pretrained'] else ''} "
-        f"{row.scored.val_f1:.3f} with {row.scored.run.parameters / 1e6:.2f} M parameters"
-        for row in ordered
-    )
-    return f"Networks tried next, best first: {listed}."
-
-
-def _spread(others: list[RunRow], baseline: ScoredRun) -> str:
-    """Return a sentence on the scores of runs with the same settings."""
-    values = [baseline.val_f1, *(row.scored.val_f1 for row in others)]
-    return (
-        f"{len(values)} runs of the same settings reach validation macro-F1 from {min(values):.3f} to "
-        f"{max(values):.3f}: smaller differences between other runs may be chance."
-    )
+    listed = []
+    for scored in (row.scored for row in sorted(others, key=lambda row: -row.delta)):
+        config, millions = scored.run.config, scored.run.parameters / 1e6
+        name = f"{config['model']}{' (pretrained)' if config['pretrained'] else ''}"
+        listed.append(f"{name} {scored.val_f1:.3f} with {millions:.2f} M parameters")
+    return f"Networks tried next, best first: {', '.join(listed)}."

@@ -23,19 +23,14 @@ class TrainedRun:
     """One finished run."""
 
     folder: Path
-    config: dict[str, Any]
-    """The recorded fields of TrainConfig."""
-    best: dict[str, Any]
-    """The row of metrics.jsonl of the epoch whose weights were kept."""
+    config: dict[str, Any]  # the recorded fields of TrainConfig
+    best: dict[str, Any]  # the row of metrics.jsonl of the epoch whose weights were kept
     best_epoch: int
     epochs_run: int
     stopped_early: bool
-    seconds: float
-    """Time of the whole training."""
-    parameters: int
-    """Number of the network's weights."""
-    finished: datetime | None = None
-    """Time with zone; None in runs of earlier versions."""
+    seconds: float  # time of the whole training
+    parameters: int  # number of the network's weights
+    finished: datetime | None = None  # time with zone; None in runs of earlier versions
 
     @property
     def name(self) -> str:
@@ -117,8 +112,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def _require(file: Path, values: dict[str, Any], names: tuple[str, ...]) -> None:
     """Raise UserError when names are missing."""
-    missing = [name for name in names if name not in values]
-    if missing:
+    if missing := [name for name in names if name not in values]:
         raise UserError(f"{file}: lacks {', '.join(missing)}; train the run again")
 
 
@@ -137,9 +131,7 @@ def _epoch(file: Path, epoch: int) -> dict[str, Any]:
     if not found:
         raise UserError(f"{file}: has no epoch {epoch}, which summary.json calls the best; train the run again")
     if not any(name.startswith("val_") for name in found):
-        raise UserError(
-            f"{file}: epoch {epoch} has no validation scores to compare; leave the run out, or train it with crops "
-            "that have a val split"
-        )
+        fix = "leave the run out, or train it with crops that have a val split"
+        raise UserError(f"{file}: epoch {epoch} has no validation scores to compare; {fix}")
     _require(file, found, _EPOCH_FIELDS)
     return found

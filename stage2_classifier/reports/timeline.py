@@ -15,21 +15,17 @@ class NoiseLevel:
     """The difference in validation macro-F1 that chance explains."""
 
     size: float
-    name: str
-    """The source of the size in a few words."""
-    text: str
-    """A sentence with size and source."""
+    name: str  # the source of the size in a few words
+    text: str  # A sentence with size and source
 
 
 @dataclass(frozen=True)
 class TimelineEntry:
     """One run in the order of training."""
 
-    number: int
-    """Place in the order, from 1."""
+    number: int  # place in the order, from 1
     row: RunRow
-    verdict: str
-    """A sentence about the run's result."""
+    verdict: str  # A sentence about the run's result
 
 
 @dataclass(frozen=True)
@@ -57,11 +53,11 @@ def measure_noise(scored_runs: Sequence[ScoredRun], baseline: ScoredRun) -> Nois
     """Return the widest spread between runs that differ in their seed alone, or half the baseline's interval."""
     groups: list[list[ScoredRun]] = []
     for scored in scored_runs:
-        same = next((group for group in groups if _differ_by_seed(scored.run, group[0].run)), None)
-        if same is None:
+        same = (group for group in groups if _differ_by_seed(scored.run, group[0].run))
+        if (group := next(same, None)) is None:
             groups.append([scored])
         else:
-            same.append(scored)
+            group.append(scored)
     repeated = [group for group in groups if len({scored.run.config["seed"] for scored in group}) > 1]
     if repeated:
         spreads = [max(s.val_f1 for s in group) - min(s.val_f1 for s in group) for group in repeated]
@@ -72,11 +68,10 @@ def measure_noise(scored_runs: Sequence[ScoredRun], baseline: ScoredRun) -> Nois
         return NoiseLevel(size, "the spread between seeds", f"Chance is taken to be {size:.3f}: {source}.")
     low, high = baseline.val_interval or (baseline.low, baseline.high)
     where = "validation crops" if baseline.val_interval else "the crops scored here"
-    text = (
-        f"Chance is taken to be {(high - low) / 2:.3f}: half the width of {baseline.run.name}'s 95% bootstrap interval "
-        f"of macro-F1 on {where}, as no two runs differ in their seed alone."
-    )
-    return NoiseLevel((high - low) / 2, f"half of {baseline.run.name}'s bootstrap interval", text)
+    size, name = (high - low) / 2, baseline.run.name
+    source = f"half the width of {name}'s 95% bootstrap interval of macro-F1 on {where}"
+    text = f"Chance is taken to be {size:.3f}: {source}, as no two runs differ in their seed alone."
+    return NoiseLevel(size, f"half of {name}'s bootstrap interval", text)
 
 
 def _differ_by_seed(run: TrainedRun, other: TrainedRun) -> bool:

@@ -32,10 +32,8 @@ class Topic:
 
     key: str
     question: str
-    settings: tuple[str, ...]
-    """Config fields of the baseline that are shown."""
-    missing: str
-    """The answer when no run is about this question."""
+    settings: tuple[str, ...]  # config fields of the baseline that are shown
+    missing: str  # the answer when no run is about this question
 
 
 TOPICS = (

@@ -35,30 +35,18 @@ class ModelMeta:
         ValueError: a value does not fit.
     """
 
-    model: str
-    """Name, as models.build_model takes it."""
-    class_names: tuple[str, ...]
-    """The classes in their fixed order."""
-    input_size: int
-    """Side of the square input in pixels."""
-    mean: tuple[float, float, float]
-    """Mean per channel of pixels scaled to 0..1."""
-    std: tuple[float, float, float]
-    """Standard deviation per channel of pixels scaled to 0..1."""
-    margin: float
-    """Context of the training crops on each side, as a share of the box's longer side."""
-    dropout: float
-    """Dropout before the last layer."""
-    experiment: str
-    """Name of the run."""
-    epoch: int
-    """Epoch of the weights, from 1."""
-    metrics: dict[str, float] = field(default_factory=dict)
-    """Validation scores at that epoch."""
-    has_objectness: bool = False
-    """As Heads.has_objectness."""
-    has_box: bool = False
-    """As Heads.has_box."""
+    model: str  # name, as models.build_model takes it
+    class_names: tuple[str, ...]  # the classes in their fixed order
+    input_size: int  # side of the square input in pixels
+    mean: tuple[float, float, float]  # mean per channel of pixels scaled to 0..1
+    std: tuple[float, float, float]  # standard deviation per channel of pixels scaled to 0..1
+    margin: float  # context of the training crops on each side, as a share of the box's longer side
+    dropout: float  # dropout before the last layer
+    experiment: str  # name of the run
+    epoch: int  # epoch of the weights, from 1
+    metrics: dict[str, float] = field(default_factory=dict)  # validation scores at that epoch
+    has_objectness: bool = False  # as Heads.has_objectness
+    has_box: bool = False  # as Heads.has_box
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or not all(isinstance(name, str) for name in self.class_names):
@@ -68,7 +56,8 @@ class ModelMeta:
         if not isinstance(self.input_size, int) or not MIN_INPUT <= self.input_size <= MAX_INPUT:
             raise ValueError(f"input size {self.input_size!r} is not within {MIN_INPUT} to {MAX_INPUT} pixels")
         numbers = (*self.mean, *self.std, self.margin, self.dropout)
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(_is_number(v) for v in numbers):
+        finite = all(isinstance(v, int | float) and math.isfinite(v) for v in numbers)
+        if len(self.mean) != 3 or len(self.std) != 3 or not finite:
             raise ValueError("mean and std must be three numbers each, margin and dropout one")
 
     @property
@@ -80,8 +69,7 @@ class ModelMeta:
 def save_model(path: Path | str, state_dict: Mapping[str, Tensor], meta: ModelMeta) -> None:
     """Write weights and header into one .safetensors file, atomically."""
     # safetensors refuses tensors that share memory; clones do not.
-    copied = torch.contiguous_format
-    tensors = {name: t.detach().cpu().clone(memory_format=copied) for name, t in state_dict.items()}
+    tensors = {n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in state_dict.items()}
     write_bytes(path, save(tensors, {HEADER: json.dumps(asdict(meta))}))
 
 
@@ -112,8 +100,7 @@ def load_model(path: Path | str) -> tuple[nn.Module, ModelMeta]:
     except UserError as error:  # the error's own advice is for a size that a user chose
         what = f"its header says {meta.input_size} pixels, which {meta.model} does not take"
         raise UserError(f"{path}: {what}; train or copy it again") from error
-    wrong = mismatched_tensors(model.state_dict(), tensors)
-    if wrong:
+    if wrong := mismatched_tensors(model.state_dict(), tensors):
         what = f"its weights do not fit {meta.model} with {meta.heads.outputs} outputs ({wrong[0]} differs)"
         raise UserError(f"{path}: {what}; train or copy it again")
     check_finite(path, tensors)
@@ -125,8 +112,7 @@ def _read_header(path: Path, header: str) -> ModelMeta:
     """Parse the JSON header, also of earlier versions; raise UserError with the file when it is malformed."""
     try:
         record = {_RENAMED_FIELDS.get(name, name): value for name, value in json.loads(header).items()}
-        unknown = sorted(record.keys() - {field.name for field in fields(ModelMeta)})
-        if unknown:
+        if unknown := sorted(record.keys() - {field.name for field in fields(ModelMeta)}):
             raise UserError(f"{path}: its header has the unknown field {unknown[0]!r}; update the program")
         for name in ("class_names", "mean", "std"):
             if not isinstance(record[name], list):
@@ -135,10 +121,6 @@ def _read_header(path: Path, header: str) -> ModelMeta:
         return ModelMeta(**record)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: its header is malformed ({error}); train or copy it again") from error
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def save_state(path: Path | str, state: Mapping[str, Any]) -> None:

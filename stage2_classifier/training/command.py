@@ -24,33 +24,23 @@ from stage2_classifier.training.fit import fit
 from stage2_classifier.training.torchrun import end_with_launcher, exit_now, rank, report_errors_once
 
 # The present name of each flag that earlier versions had under another name.
-RENAMED_FLAGS = {f"--{old}": f"--{new.replace('_', '-')}" for old, new in RENAMED_FIELDS.items()} | {
-    "--no-boxes": "--no-box-head"
-}
+RENAMED_FLAGS = {f"--{old}": f"--{new.replace('_', '-')}" for old, new in RENAMED_FIELDS.items()}
+RENAMED_FLAGS["--no-boxes"] = "--no-box-head"
 
 
 @dataclass(frozen=True)
 class TrainArgs:
     """Train a classifier on face crops. The flags below --tensorboard override the experiment's values."""
 
-    crops: Path = Path("crops")
-    """Folder that pipeline.build_crops made."""
-    experiment: str = "baseline"
-    """Named experiment to start from; --list shows all."""
-    list: bool = False
-    """Show the named experiments and stop."""
-    runs: Path = Path("runs")
-    """Folder of all runs; the subfolder --name is this run's."""
-    resume: bool = False
-    """Continue a broken run."""
-    overwrite: bool = False
-    """Start again even if the run exists."""
-    threads: int = 0
-    """CPU threads of torch; 0: torch chooses."""
-    cpu: bool = False
-    """Do not use a GPU."""
-    tensorboard: bool = False
-    """Also log to runs/<name>/tensorboard."""
+    crops: Path = Path("crops")  # Folder that pipeline.build_crops made.
+    experiment: str = "baseline"  # Named experiment to start from; --list shows all.
+    list: bool = False  # Show the named experiments and stop.
+    runs: Path = Path("runs")  # Folder of all runs; the subfolder --name is this run's.
+    resume: bool = False  # Continue a broken run.
+    overwrite: bool = False  # Start again even if the run exists.
+    threads: int = 0  # CPU threads of torch; 0: torch chooses.
+    cpu: bool = False  # Do not use a GPU.
+    tensorboard: bool = False  # Also log to runs/<name>/tensorboard.
     config: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
 
 
@@ -63,34 +53,22 @@ def parse_args(argv: Sequence[str] | None) -> TrainArgs:
     return tyro.cli(TrainArgs, args=argv, default=default, prog=program_name("stage2_classifier.train"))
 
 
-def _list_experiments() -> None:
-    """Print the table of experiments."""
-    table = Table("experiment", "model", "description", title="Experiments (--experiment NAME)")
-    for config in EXPERIMENTS.values():
-        table.add_row(config.name, config.model, config.description)
-    console().print(table)
-
-
 def run(argv: Sequence[str] | None) -> int:
     """Parse, train and print the run's folder."""
     refuse_renamed(argv, RENAMED_FLAGS)
     args = parse_args(argv)
     if args.list:
-        _list_experiments()
+        table = Table("experiment", "model", "description", title="Experiments (--experiment NAME)")
+        for config in EXPERIMENTS.values():
+            table.add_row(config.name, config.model, config.description)
+        console().print(table)
         return 0
     if args.threads > 0:
         torch.set_num_threads(args.threads)
     folder = args.runs / args.config.name
     finished_before = args.resume and (folder / "summary.json").is_file()
-    summary = fit(
-        args.config,
-        args.crops,
-        args.runs,
-        resume=args.resume,
-        overwrite=args.overwrite,
-        cpu=args.cpu,
-        tensorboard=args.tensorboard,
-    )
+    options = {"resume": args.resume, "overwrite": args.overwrite, "cpu": args.cpu, "tensorboard": args.tensorboard}
+    summary = fit(args.config, args.crops, args.runs, **options)
     if rank() == 0:
         state = "was finished already" if finished_before else "finished"
         f1, epoch = summary["best"].get("val_macro_f1"), summary["best_epoch"]

@@ -30,14 +30,11 @@ class TrainState:
 
     config: TrainConfig
     accelerator: Accelerator
-    model: nn.Module
-    """As `accelerator.prepare` returned it."""
+    model: nn.Module  # as `accelerator.prepare` returned it
     criterion: JointLoss
-    optimizer: torch.optim.Optimizer
-    """As `accelerator.prepare` returned it."""
+    optimizer: torch.optim.Optimizer  # as `accelerator.prepare` returned it
     schedule: LRSchedule
-    ema: ModelEmaV3 | None
-    """Moving average of the inner model's weights."""
+    ema: ModelEmaV3 | None  # moving average of the inner model's weights
 
     @property
     def inner(self) -> nn.Module:
@@ -73,22 +70,19 @@ def set_training_mode(model: nn.Module, freeze_backbone: bool) -> None:
 def train_one_epoch(
     state: TrainState, loader: DataLoader[Any], epoch: int, advance: Callable[[], None] = lambda: None
 ) -> dict[str, float]:
-    """Train one epoch (0-based); `advance` is called after each update.
+    """Train one epoch (0-based), call `advance` after each update; raise UserError when the loss is no longer finite.
 
     Returns:
         train_loss (the criterion's), train_accuracy (over faces; with mixup against the label of the larger share) and
         lr (the head's, at the last update).
-
-    Raises:
-        UserError: the loss is no longer finite.
     """
     config, accelerator = state.config, state.accelerator
     rng = seed_epoch(config.seed, epoch, accelerator.process_index)
     state.model.train()
     set_training_mode(state.inner, freeze_backbone=epoch < config.freeze_epochs)
     updates = epoch * len(loader)
-    sums = torch.zeros(4, dtype=torch.float64 if accelerator.device.type != "mps" else torch.float32)
-    sums = sums.to(accelerator.device)  # loss, correct, faces, crops: stay on the device, read once
+    dtype = torch.float64 if accelerator.device.type != "mps" else torch.float32
+    sums = torch.zeros(4, dtype=dtype, device=accelerator.device)  # loss, correct, faces, crops: read once
     heads = state.criterion.heads
     lr = 0.0
     for images, targets, box_deltas in loader:
@@ -160,13 +154,11 @@ def validate(state: TrainState, loader: DataLoader[Any], class_names: Sequence[s
 
     val_loss is plain cross entropy whatever the training loss, so that experiments can be compared.
     """
-    model = state.eval_model
     if state.accelerator.num_processes > 1:
         # Each process saw other crops, so their batch norm statistics differ; the main process's are saved.
-        for buffer in model.buffers():
+        for buffer in state.eval_model.buffers():
             buffer.copy_(broadcast(buffer))
-    probs, targets = predict(model, loader, state.criterion.heads, state.accelerator)
-    return score(probs, targets, class_names)
+    return score(*predict(state.eval_model, loader, state.criterion.heads, state.accelerator), class_names)
 
 
 def score(probs: NDArray[np.float32], targets: NDArray[np.int64], class_names: Sequence[str]) -> dict[str, Any]:

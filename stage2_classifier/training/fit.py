@@ -16,18 +16,19 @@ from common.cli import console, progress
 from common.files import write_text
 from stage2_classifier.config import TrainConfig
 from stage2_classifier.data.crop_manifest import CropSet, read_crop_set
-from stage2_classifier.training.curves import plot_curves
+from stage2_classifier.training.checkpoint import load_state
 from stage2_classifier.training.engine import TrainState, train_one_epoch, validate
 from stage2_classifier.training.run_folder import (
     OUTPUTS,
     best_row,
     check_folder,
     patience_over,
+    plot_curves,
     run_record,
     write_epoch,
     write_metrics,
 )
-from stage2_classifier.training.setup import build_accelerator, build_training, read_saved_state
+from stage2_classifier.training.setup import SavedState, build_accelerator, build_training
 
 
 def fit(
@@ -51,12 +52,12 @@ def fit(
     crop_set = read_crop_set(crops)
     folder = Path(runs) / config.name
     record = run_record(config, crop_set, crops)
-    finished = check_folder(folder, record, resume, overwrite)
-    if finished is not None:
+    if (finished := check_folder(folder, record, resume, overwrite)) is not None:
         return finished
     accelerator = build_accelerator(config, folder, cpu, tensorboard)
     resumes = resume and (folder / "config.json").is_file()  # without config.json nothing says that the rest fits
-    saved = read_saved_state(folder / "last.pt") if resumes else None
+    state_file = folder / "last.pt"
+    saved = SavedState(state_file, load_state(state_file)) if resumes and state_file.is_file() else None
     state, train_loader, val_loader = build_training(config, crop_set, accelerator, saved)
     history: list[dict[str, Any]] = [] if saved is None else saved.content["history"]
     accelerator.wait_for_everyone()  # every process has read the folder before one changes it
@@ -90,9 +91,8 @@ def _run_epochs(
     bar = progress()
     bar.disable = bar.disable or not accelerator.is_main_process
     with bar:
-        task = bar.add_task(
-            config.name, total=config.epochs * len(train_loader), completed=len(history) * len(train_loader)
-        )
+        updates = len(train_loader)
+        task = bar.add_task(config.name, total=config.epochs * updates, completed=len(history) * updates)
         while len(history) < config.epochs and not patience_over(history, config.patience, config.min_delta):
             epoch = len(history)
             start = time.perf_counter()

@@ -43,10 +43,9 @@ class FocalLoss(nn.Module):
 def class_weights(kind: str, counts: Sequence[int]) -> Tensor | None:
     """Return float32 (C,) loss weights with mean 1 over the classes that occur; an absent class has weight 0.
 
-    Args:
-        kind: none (the result is None), inverse (1 / n), or effective: (1 - beta) / (1 - beta^n), the inverse effective
-            number of samples (Cui et al. 2019, "Class-Balanced Loss Based on Effective Number of Samples").
-        counts: n, the training crops of each class.
+    `kind` is none (the result is None), inverse (1 / n), or effective: (1 - beta) / (1 - beta^n), the inverse effective
+    number of samples (Cui et al. 2019, "Class-Balanced Loss Based on Effective Number of Samples"). `counts` are n, the
+    training crops of each class.
     """
     if kind == "none":
         return None
@@ -58,17 +57,13 @@ def class_weights(kind: str, counts: Sequence[int]) -> Tensor | None:
 
 def build_loss(config: TrainConfig, class_counts: Sequence[int]) -> JointLoss:
     """Return the loss that `config` names; class_counts are the training crops of each class, in class order."""
-    return JointLoss(_class_loss(config, class_counts), heads_of(config, len(class_counts)))
+    weight = class_weights(config.class_weights, class_counts)
+    class_loss: nn.Module = nn.CrossEntropyLoss(weight, label_smoothing=config.label_smoothing)
+    if config.loss == "focal":
+        class_loss = FocalLoss(config.focal_gamma, weight)
+    return JointLoss(class_loss, heads_of(config, len(class_counts)))
 
 
 def heads_of(config: TrainConfig, classes: int) -> Heads:
     """Return the outputs that `config` wants of a network of `classes` classes."""
     return Heads(classes, has_objectness=config.hard_negatives > 0, has_box=config.box_head)
-
-
-def _class_loss(config: TrainConfig, class_counts: Sequence[int]) -> nn.Module:
-    """Return the loss of the class logits."""
-    weight = class_weights(config.class_weights, class_counts)
-    if config.loss == "focal":
-        return FocalLoss(config.focal_gamma, weight)
-    return nn.CrossEntropyLoss(weight, label_smoothing=config.label_smoothing)

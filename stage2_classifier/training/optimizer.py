@@ -59,17 +59,16 @@ class LRSchedule:
 
     def __init__(self, optimizer: Optimizer, config: TrainConfig, updates_per_epoch: int) -> None:
         self._timm: Scheduler | None = None
-        self._cycle: OneCycleLR | None = None
-        self._plateau: ReduceLROnPlateau | None = None
+        self._torch: OneCycleLR | ReduceLROnPlateau | None = None
         if config.scheduler == "onecycle":
-            self._cycle = OneCycleLR(
+            self._torch = OneCycleLR(
                 optimizer,
                 max_lr=[group["lr"] for group in optimizer.param_groups],
                 total_steps=config.epochs * updates_per_epoch + 1,  # one step after each update, one at the start
                 cycle_momentum=False,
             )
         elif config.scheduler == "plateau":
-            self._plateau = ReduceLROnPlateau(optimizer, mode="max", factor=0.1, patience=max(config.patience // 3, 2))
+            self._torch = ReduceLROnPlateau(optimizer, mode="max", factor=0.1, patience=max(config.patience // 3, 2))
         else:
             self._timm, _ = create_scheduler_v2(
                 optimizer,
@@ -87,24 +86,22 @@ class LRSchedule:
         """Set the rate of the next update; `updates` were made since the run began."""
         if self._timm is not None:
             self._timm.step_update(updates)
-        elif self._cycle is not None:
-            self._cycle.step()
+        elif isinstance(self._torch, OneCycleLR):
+            self._torch.step()
 
     def after_epoch(self, score: float) -> None:
         """Pass the validation score (higher is better) to the plateau schedule."""
-        if self._plateau is not None:
-            self._plateau.step(score)
+        if isinstance(self._torch, ReduceLROnPlateau):
+            self._torch.step(score)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state from which a resumed run continues."""
-        inner = self._cycle or self._plateau
-        return {} if inner is None else inner.state_dict()
+        return {} if self._torch is None else self._torch.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load a saved state."""
-        inner = self._cycle or self._plateau
-        if inner is not None:
-            inner.load_state_dict(state)
+        if self._torch is not None:
+            self._torch.load_state_dict(state)
 
 
 def build_ema(model: nn.Module, config: TrainConfig) -> ModelEmaV3 | None:

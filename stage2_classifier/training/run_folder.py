@@ -1,4 +1,4 @@
-"""The folder of one run: the record of the run, and the files written after each epoch."""
+"""The folder of one run: the record of the run, the files written after each epoch, and the plot of its curves."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from common.errors import UserError
-from common.files import write_text
+from common.files import atomic_replace, write_text
 from common.run_folder import RunFolder
 from stage2_classifier.config import TrainConfig, with_new_names
 from stage2_classifier.data.crop_manifest import CropSet
@@ -23,6 +25,17 @@ OUTPUTS = ("summary.json", "config.json", "metrics.jsonl", "curves.png", "best.s
 PACKAGES = ("torch", "timm", "accelerate", "numpy", "torchvision", "albumentations")
 # A resumed run may differ in these: they do not change the result.
 FREE_KEYS = ("description", "workers", "crops", "packages")
+_SCORES = (
+    ("train_accuracy", "training accuracy"),
+    ("val_accuracy", "validation accuracy"),
+    ("val_macro_f1", "validation macro-F1"),
+)
+# Panels of the curves from left to right: title and series, each (key in a metrics.jsonl row, legend).
+PANELS = (
+    ("Loss", (("train_loss", "training (criterion)"), ("val_loss", "validation (cross entropy)"))),
+    ("Accuracy and macro-F1", _SCORES),
+    ("Learning rate", (("lr", "head"),)),
+)
 
 
 def run_record(config: TrainConfig, crop_set: CropSet, crops: Path | str) -> dict[str, Any]:
@@ -45,14 +58,8 @@ def run_record(config: TrainConfig, crop_set: CropSet, crops: Path | str) -> dic
 def check_folder(folder: Path, record: Mapping[str, Any], resume: bool, overwrite: bool) -> dict[str, Any] | None:
     """Return the summary of a finished run that is not to be trained again; None where training is needed.
 
-    Args:
-        folder: the run's folder.
-        record: what config.json will hold.
-        resume: continue an unfinished run, and leave a finished one as it is.
-        overwrite: train again, whatever the folder holds.
-
-    Raises:
-        UserError: the folder holds a run and neither flag is given, or the run's record is not `record`.
+    `record` is what config.json will hold. Raises UserError when the folder holds a run and neither flag is given, or
+    when the run's record is not `record`.
     """
     if resume and overwrite:
         raise UserError("resume: contradicts overwrite; give one of the two")
@@ -79,6 +86,7 @@ def write_epoch(learner: TrainState, history: list[dict[str, Any]], crop_set: Cr
     row = history[-1]
     if best_row(history, learner.config.checkpoint_epoch) is row:
         mean, std = input_stats(learner.inner)
+        heads = learner.criterion.heads
         meta = ModelMeta(
             model=learner.config.model,
             class_names=crop_set.class_names,
@@ -90,8 +98,8 @@ def write_epoch(learner: TrainState, history: list[dict[str, Any]], crop_set: Cr
             experiment=learner.config.name,
             epoch=row["epoch"],
             metrics={k: v for k, v in row.items() if k.startswith("val_") and isinstance(v, float)},
-            has_objectness=learner.criterion.heads.has_objectness,
-            has_box=learner.criterion.heads.has_box,
+            has_objectness=heads.has_objectness,
+            has_box=heads.has_box,
         )
         save_model(folder / "best.safetensors", learner.eval_model.state_dict(), meta)
     scaler = learner.accelerator.scaler
@@ -115,9 +123,7 @@ def write_metrics(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
 def best_row(history: Sequence[dict[str, Any]], keep: str = "best") -> dict[str, Any]:
     """Return the row of the epoch whose weights are saved.
 
-    Args:
-        history: one row per epoch.
-        keep: "last", or "best": the highest validation macro-F1; among equals the lowest loss, then the earliest.
+    `keep` is "last", or "best": the highest validation macro-F1; among equals the lowest loss, then the earliest.
     """
     if keep == "last":
         return history[-1]
@@ -134,3 +140,21 @@ def patience_over(history: Sequence[Mapping[str, Any]], patience: int, min_delta
         else:
             waited += 1
     return 0 < patience <= waited
+
+
+def plot_curves(history: Sequence[dict[str, Any]], path: Path | str, title: str = "") -> None:
+    """Plot the rows of metrics.jsonl as a PNG of three panels; a line marks the epoch of the best score."""
+    figure = Figure(figsize=(14, 4), layout="constrained")
+    figure.suptitle(title)
+    epochs = [row["epoch"] for row in history]
+    for axes, (name, series) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
+        for key, label in series:
+            if all(key in row for row in history):
+                axes.plot(epochs, [row[key] for row in history], marker=".", label=label)
+        if history and "val_macro_f1" in history[0]:
+            axes.axvline(best_row(history)["epoch"], color="grey", linestyle=":", label="best epoch")
+        axes.set(title=name, xlabel="epoch")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    with atomic_replace(path) as temporary:
+        figure.savefig(temporary, dpi=90)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -27,7 +27,6 @@ from stage2_classifier.data.crop_dataset import CropDataset
 from stage2_classifier.data.crop_manifest import CropSet
 from stage2_classifier.data.loaders import BalancedSampler, build_loader
 from stage2_classifier.models import build_model, check_finite, check_input_size, input_stats
-from stage2_classifier.training.checkpoint import load_state
 from stage2_classifier.training.engine import TrainState
 from stage2_classifier.training.losses import build_loss, heads_of
 from stage2_classifier.training.optimizer import LRSchedule, build_ema, build_optimizer
@@ -57,10 +56,8 @@ def build_accelerator(config: TrainConfig, folder: Path, cpu: bool, tensorboard:
         dataloader_config=DataLoaderConfiguration(split_batches=True),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.freeze_epochs > 0)],
     )
-    if config.batch_size % accelerator.num_processes:
-        raise UserError(
-            f"batch_size: {config.batch_size} must be a multiple of the {accelerator.num_processes} processes"
-        )
+    if config.batch_size % (processes := accelerator.num_processes):
+        raise UserError(f"batch_size: {config.batch_size} must be a multiple of the {processes} processes")
     # Autotuned kernels differ from run to run.
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
@@ -99,11 +96,6 @@ class SavedState:
                 accelerator.scaler.load_state_dict(self.content["scaler"])
 
 
-def read_saved_state(file: Path) -> SavedState | None:
-    """Return the saved state; None when there is no such file."""
-    return SavedState(file, load_state(file)) if file.is_file() else None
-
-
 def build_training(
     config: TrainConfig, crop_set: CropSet, accelerator: Accelerator, saved: SavedState | None
 ) -> tuple[TrainState, DataLoader[Any], DataLoader[Any] | None]:
@@ -112,15 +104,13 @@ def build_training(
     stats = input_stats(model)
     train_set = training_crops(config, crop_set, stats)
     sampler = build_sampler(config, train_set)
-    # A last batch of one crop would upset batch norm.
-    train_loader = build_loader(
-        train_set, config.batch_size, sampler, config.workers, drop_last=len(sampler) >= config.batch_size
-    )
+    drop_last = len(sampler) >= config.batch_size  # a last batch of one crop would upset batch norm
+    train_loader = build_loader(train_set, config.batch_size, sampler, config.workers, drop_last)
     val_loader = _build_val_loader(config, crop_set, stats)
     class_counts = [int((train_set.labels == i).sum()) for i in range(len(crop_set.class_names))]
-    if accelerator.is_main_process:
-        _warn_of_absent_classes(crop_set.class_names, class_counts)
-
+    for name, count in zip(crop_set.class_names, class_counts, strict=True):
+        if not count and accelerator.is_main_process:
+            print(f"warning: no training crops of class {name!r}; it cannot be learned", file=sys.stderr)
     model.to(accelerator.device)
     model.to(memory_format=torch.channels_last)  # a fifth faster on CPUs, more on GPUs
     optimizer = build_optimizer(model, config)
@@ -158,10 +148,8 @@ def training_crops(config: TrainConfig, crop_set: CropSet, stats: tuple[Stats, S
     Raises UserError when `config` wants hard negatives and the crops have none.
     """
     if config.hard_negatives and not any(r.split == "train" for r in crop_set.hard_negatives):
-        raise UserError(
-            f"hard_negatives: {crop_set.root} has none for training; "
-            "build crops with `pipeline.build_crops --cascade RUN`"
-        )
+        build = "build crops with `pipeline.build_crops --cascade RUN`"
+        raise UserError(f"hard_negatives: {crop_set.root} has none for training; {build}")
     jitter, policy = None, DEFAULT_POLICY
     if config.jitter:
         # The jittered view already shifts and mirrors the face, with the photo's own surroundings.
@@ -195,13 +183,5 @@ def _build_val_loader(config: TrainConfig, crop_set: CropSet, stats: tuple[Stats
         raise UserError("scheduler: plateau needs validation crops, and there are none; use another scheduler")
     if config.checkpoint_epoch == "last" and not has_crops:
         return None
-    transform = eval_transform(config.input_size, *stats)
-    val_set = CropDataset(crop_set, "val", transform, config.seed, margin=config.margin)
+    val_set = CropDataset(crop_set, "val", eval_transform(config.input_size, *stats), config.seed, margin=config.margin)
     return build_loader(val_set, 2 * config.batch_size, workers=config.workers)
-
-
-def _warn_of_absent_classes(class_names: Sequence[str], class_counts: Sequence[int]) -> None:
-    """Print a warning for each class without training crops."""
-    for name, count in zip(class_names, class_counts, strict=True):
-        if not count:
-            print(f"warning: no training crops of class {name!r}; it cannot be learned", file=sys.stderr)
