@@ -25,7 +25,7 @@ class MediaError(UserError):
 
     Attributes:
         file: its path.
-        what: what is wrong and what to do, as one line without the path.
+        reason: what is wrong and what to do, as one line without the path.
     """
 
     def __init__(self, file: str | Path, what: str) -> None:

@@ -169,8 +169,6 @@ def _is_running(pid: int) -> bool:
         return True
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):  # another user's process
-        return True
+    except (OSError, OverflowError) as error:  # another error: another user's process
+        return not isinstance(error, ProcessLookupError)
     return True

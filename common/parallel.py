@@ -104,15 +104,11 @@ def _run_unless_stopped(function: Callable[[T], R], job: T) -> R | None:
 
 
 def _init_worker(stop: Event) -> None:
-    """Prepare a worker process: `stop` ends its work, and the end of its parent ends the process.
-
-    Otherwise a worker whose parent was killed would wait forever.
-    """
+    """Prepare a worker process: `stop` ends its work; a killed parent ends the process, which would wait forever."""
     _STOP.append(stop)
-    parent = parent_process()
 
     def wait() -> None:
-        if parent is not None:
+        if (parent := parent_process()) is not None:
             parent.join()
             os._exit(1)
 

@@ -78,15 +78,14 @@ class RunFolder:
         """
         self._refuse_other_files()
         if self.record_file.is_file():
-            if overwrite:
-                if self.marker is not None:
-                    self.read_record()
-                self._remove_outputs()
-            elif self._begun():
+            if not overwrite and self._begun():
                 self.check_same(record)
                 return True
-            else:
-                self.read_record()
+            if not overwrite or self.marker is not None:
+                self.read_record()  # refuses a damaged one, and one of another kind
+            if overwrite:
+                for name in (*self.outputs, self.record_file.name):  # a kill on the way leaves a folder known as a run
+                    (self.path / name).unlink(missing_ok=True)
         self.write_json(self.record_file.name, record)
         return False
 
@@ -146,13 +145,8 @@ class RunFolder:
 
     def _begun(self) -> bool:
         """Whether there are files besides the record. Hidden ones are the lock, and what a killed process left."""
-        if not self.path.is_dir():
-            return False
-        return any(file != self.record_file and not file.name.startswith(".") for file in self.path.iterdir())
-
-    def _remove_outputs(self) -> None:
-        for name in (*self.outputs, self.record_file.name):  # a kill on the way leaves a folder known as a run
-            (self.path / name).unlink(missing_ok=True)
+        found = self.path.iterdir() if self.path.is_dir() else ()
+        return any(file != self.record_file and not file.name.startswith(".") for file in found)
 
     def _ways_out(self) -> str:
         return f"--overwrite or another {self.flag}" if self.outputs else f"another {self.flag}"
