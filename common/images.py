@@ -25,7 +25,6 @@ MAX_PIXELS = 89_478_485
 # Photo formats only: other formats of Pillow run programs (EPS) or hold no photo.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "JPEG2000", "PPM", "QOI")
 _TRANSPOSED = (5, 6, 7, 8)  # the EXIF orientations that swap width and height
-_JPEG_FACTORS = (2, 4, 8)  # a JPEG's decoder can make a picture smaller by these factors
 _STRIP_ROWS = 256  # rows converted at a time: Pillow's conversion would hold the whole picture three times
 
 
@@ -103,7 +102,7 @@ def decode_photo(file: BinaryIO, name: str | Path, shrink: Shrink | None = None,
     with open_undecoded(file, name, max_pixels) as image:
         width, height = image.size
         allowed = 1 if shrink is None or image.format not in ("JPEG", "MPO") else shrink((width, height))
-        factor = max((each for each in _JPEG_FACTORS if each <= allowed), default=1)
+        factor = max((each for each in (2, 4, 8) if each <= allowed), default=1)  # those of a JPEG's decoder
         if factor > 1:
             image.draft(None, (max(width // factor, 1), max(height // factor, 1)))
         image.load()

@@ -35,9 +35,7 @@ def keep_freed_memory() -> None:
 
 @lru_cache(maxsize=1)
 def register_shared_allocator() -> None:
-    """Register, once per process, the arena that sessions with "session.use_env_allocators" share.
-
-    The arena keeps its memory between photos, so that malloc cannot fragment it.
-    """
+    """Register, once per process, the arena that sessions with "session.use_env_allocators" share."""
+    # The arena keeps its memory between photos, so that malloc cannot fragment it.
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"arena_extend_strategy": EXTEND_BY_DOUBLING}))

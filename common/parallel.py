@@ -81,13 +81,11 @@ def map_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int, chunks
 
 @contextmanager
 def _sigint_blocked() -> Iterator[None]:
-    """Let processes that start in the block never receive Ctrl-C, which a terminal sends to all processes.
-
-    This process receives a Ctrl-C of this time after the block: the signal is blocked, not ignored.
-    """
+    """Let processes that start in the block never receive Ctrl-C, which a terminal sends to all processes."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    # Blocked, not ignored: this process receives a Ctrl-C of this time after the block.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +110,8 @@ class RunFolder:
         now = json.loads(json.dumps(record))
         for name in sorted(now.keys() - self.free_keys):
             if before.get(name) != now[name]:
-                raise UserError(
-                    f"{self.path}: holds a {self.kind} with another {name} ({before.get(name)!r}, now {now[name]!r}); "
-                    f"use the same, or give {self._ways_out()}"
-                )
+                what = f"holds a {self.kind} with another {name} ({before.get(name)!r}, now {now[name]!r})"
+                raise UserError(f"{self.path}: {what}; use the same, or give {self._ways_out()}")
 
     def write(self, name: str, data: bytes) -> None:
         """Replace a file of the run in one step."""
@@ -145,8 +143,7 @@ class RunFolder:
 
     def _begun(self) -> bool:
         """Whether there are files besides the record. Hidden ones are the lock, and what a killed process left."""
-        found = self.path.iterdir() if self.path.is_dir() else ()
-        return any(file != self.record_file and not file.name.startswith(".") for file in found)
+        return self.path.is_dir() and any(f != self.record_file and f.name[0] != "." for f in self.path.iterdir())
 
     def _ways_out(self) -> str:
         return f"--overwrite or another {self.flag}" if self.outputs else f"another {self.flag}"
@@ -175,13 +172,11 @@ def lock_folder(folder: Path) -> Iterator[None]:
             except OSError as error:
                 file.seek(0)
                 holder = file.read().strip() or "unknown"
-                raise UserError(
-                    f"{display_name(folder)}: process {holder} works here; wait for it or end it, or use another folder"
-                ) from error
-            try:
+                what = f"process {holder} works here; wait for it or end it, or use another folder"
+                raise UserError(f"{display_name(folder)}: {what}") from error
+            same = False
+            with suppress(FileNotFoundError):
                 same = path.stat().st_ino == os.fstat(file.fileno()).st_ino
-            except FileNotFoundError:
-                same = False
             if not same:  # the holder removed the file at this moment
                 continue
             try:

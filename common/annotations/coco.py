@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,7 @@ def read_coco(path: Path | str) -> Annotations:
 
 def _split_of_name(stem: str) -> str | None:
     """Return the split in a file name such as instances_train2017."""
-    words = re.findall(r"[a-z]+", stem.lower())
-    return next((SPLIT_FOLDERS[word] for word in words if word in SPLIT_FOLDERS), None)
+    return next((SPLIT_FOLDERS[word] for word in re.findall("[a-z]+", stem.lower()) if word in SPLIT_FOLDERS), None)
 
 
 def _load_json(file: Path, collector: Collector) -> Tables | None:
@@ -123,11 +122,8 @@ class _PhotoFinder:
         folder = file.parent
         self._bases = (folder, folder / "images", folder.parent / "images", folder.parent)
         self._index = cache(lambda folder: PhotoIndex(photos_in(folder)))
-
-    @cached_property
-    def _subfolders(self) -> PhotoIndex:
-        """The index of COCO's layout: images/train2017/, a folder that the names do not contain."""
-        return PhotoIndex(photo for base in self._bases[1:3] for photo in photos_in(base, recursive=True))
+        # COCO's layout: images/train2017/, a folder that the names do not contain.
+        self._subfolders = cache(lambda: PhotoIndex(p for base in self._bases[1:3] for p in photos_in(base, True)))
 
     def find(self, name: str) -> Path | None:
         """Return the image with this name, else with its stem, or None."""
@@ -135,4 +131,4 @@ class _PhotoFinder:
         if not wanted.name:
             return None
         found = (self._index((base / wanted).parent).find(wanted.name) for base in self._bases)
-        return next(filter(None, found), None) or self._subfolders.find(wanted.name)
+        return next(filter(None, found), None) or self._subfolders().find(wanted.name)

@@ -16,7 +16,7 @@ from common.annotations.types import AnnotatedImage, Annotations, Problem, order
 from common.boxes import as_boxes, clip
 from common.errors import MediaError, UserError
 
-Size = tuple[int, int]
+Size = tuple[int, int]  # (width, height)
 
 ROUNDING_PX = 0.01  # normalised boxes with six decimals can be this much outside the image
 MAX_ASPECT_DIFFERENCE = 0.01  # relative; up to here, an image with another size is a resized copy
@@ -152,10 +152,9 @@ def image_ids(photos: Sequence[Path]) -> list[str]:
     If two stems are equal, all ids get the folder below the common parent ("train/a"). If two of those are equal
     (a.jpg and a.png), all ids get the extension, too. Bytes that are not UTF-8 are written as in "caf\\xe9".
     """
-    base = os.path.commonpath([photo.absolute().parent for photo in photos]) if photos else ""
-    relative = [
-        Path(os.fsencode(photo.absolute().relative_to(base)).decode("utf-8", "backslashreplace")) for photo in photos
-    ]
+    absolute = [photo.absolute() for photo in photos]
+    base = os.path.commonpath([photo.parent for photo in absolute]) if photos else ""
+    relative = [Path(os.fsencode(p.relative_to(base)).decode("utf-8", "backslashreplace")) for p in absolute]
     for ids in ([p.stem for p in relative], [p.with_suffix("").as_posix() for p in relative]):
         if len(set(ids)) == len(ids):
             return ids
