@@ -39,8 +39,7 @@ def iou(a: Boxes, b: Boxes, overlap: Overlap = "union") -> NDArray[np.float32]:
 
     With overlap "min", the denominator is the smaller of the two areas.
     """
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
     sides = np.maximum(high - low, 0)
     intersection = sides[..., 0] * sides[..., 1]
     area_a, area_b = area(a)[:, None], area(b)[None, :]

@@ -16,8 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from common.errors import UserError
-from common.interrupts import install_sigint_exit, restore_sigint
-from common.launcher import missing_package
+from common.launcher import install_sigint_exit, missing_package, restore_sigint
 
 
 def console() -> Console:

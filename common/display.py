@@ -12,5 +12,5 @@ def path_text(path: str | Path) -> str:
 
 
 def display_name(path: str | Path) -> str:
-    """Return a path as one line for a terminal: as `as_text`, with U+FFFD for line breaks and control characters."""
+    """Return a path as one line for a terminal: as `path_text`, with U+FFFD for line breaks and control characters."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in path_text(path))

@@ -21,15 +21,11 @@ class BundleError(UserError):
 
 
 class MediaError(UserError):
-    """A picture or video that cannot be read or written.
-
-    Attributes:
-        file: its path.
-        what: what is wrong and what to do, as one line without the path.
-    """
+    """A picture or video that cannot be read or written."""
 
     def __init__(self, file: str | Path, what: str) -> None:
-        self.file, self.reason = str(file), " ".join(what.split())
+        self.file = str(file)
+        self.reason = " ".join(what.split())  # what is wrong and what to do, as one line without the path
         super().__init__(f"{display_name(file)}: {self.reason}")
 
 

@@ -78,23 +78,19 @@ def write_bytes(path: Path | str, data: bytes) -> None:
 @contextmanager
 def atomic_text(path: Path | str, newline: str | None = None) -> Iterator[TextIO]:
     """Open a text file (UTF-8) that replaces `path` when the block ends without an error; its errors name `path`."""
-    with atomic_replace(path) as temporary, _NamedFile(temporary, path) as raw, _as_text(raw, newline) as file:
+    with atomic_replace(path) as temporary, _as_text(_NamedFile(temporary, path), newline) as file:
         yield file
 
 
-@contextmanager
-def streaming_text(path: Path | str, newline: str | None = None) -> Iterator[TextIO]:
+def streaming_text(path: Path | str, newline: str | None = None) -> TextIO:
     """Open `path` as a text file (UTF-8) that is written in place, as for a live stream; its errors name `path`."""
-    with streaming_bytes(path) as raw, _as_text(raw, newline) as file:
-        yield file
+    return _as_text(streaming_bytes(path), newline)
 
 
-@contextmanager
-def streaming_bytes(path: Path | str) -> Iterator[io.RawIOBase]:
+def streaming_bytes(path: Path | str) -> io.RawIOBase:
     """Open `path` as an unbuffered file that is written in place; its errors name `path`."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with _NamedFile(path, path) as file:
-        yield file
+    return _NamedFile(path, path)
 
 
 def check_writable_file(path: Path | str) -> None:
@@ -169,8 +165,6 @@ def _is_running(pid: int) -> bool:
         return True
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):  # another user's process
-        return True
+    except (OSError, OverflowError) as error:  # another error: another user's process
+        return not isinstance(error, ProcessLookupError)
     return True

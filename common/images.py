@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from common.errors import MediaError, TooManyPixelsError
 
@@ -24,23 +24,16 @@ Shrink = Callable[[tuple[int, int]], float]
 MAX_PIXELS = 89_478_485
 # Photo formats only: other formats of Pillow run programs (EPS) or hold no photo.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "JPEG2000", "PPM", "QOI")
-_ORIENTATION = 0x0112  # the EXIF tag
 _TRANSPOSED = (5, 6, 7, 8)  # the EXIF orientations that swap width and height
-_JPEG_FACTORS = (2, 4, 8)  # a JPEG's decoder can make a picture smaller by these factors
 _STRIP_ROWS = 256  # rows converted at a time: Pillow's conversion would hold the whole picture three times
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A picture file as read.
+    """A picture file as read."""
 
-    Attributes:
-        pixels: uint8 (H, W, 3) RGB, upright; smaller than the file's by `scale`.
-        size: the file's (width, height), upright.
-    """
-
-    pixels: Pixels
-    size: tuple[int, int]
+    pixels: Pixels  # uint8 (H, W, 3) RGB, upright; smaller than the file's by `scale`
+    size: tuple[int, int]  # the file's (width, height), upright
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -109,7 +102,7 @@ def decode_photo(file: BinaryIO, name: str | Path, shrink: Shrink | None = None,
     with open_undecoded(file, name, max_pixels) as image:
         width, height = image.size
         allowed = 1 if shrink is None or image.format not in ("JPEG", "MPO") else shrink((width, height))
-        factor = max((each for each in _JPEG_FACTORS if each <= allowed), default=1)
+        factor = max((each for each in (2, 4, 8) if each <= allowed), default=1)  # those of a JPEG's decoder
         if factor > 1:
             image.draft(None, (max(width // factor, 1), max(height // factor, 1)))
         image.load()
@@ -207,7 +200,7 @@ def _scale_to_8_bits(values: NDArray[np.float32]) -> Pixels:
 def orientation_of(image: Image.Image) -> int:
     """Return a picture's EXIF orientation, 1 to 8; 1 where the EXIF block is damaged: the pixels can still be good."""
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # any damage
         return 1
 

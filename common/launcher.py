@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from importlib import import_module
 from importlib.util import find_spec
-
-from common.interrupts import install_sigint_exit
 
 
 def start(target: str, package: str | None = None) -> None:
@@ -26,3 +26,29 @@ def start(target: str, package: str | None = None) -> None:
 def missing_package(package: str | None, extra: str) -> str:
     """Return the message for a missing package, with the command that installs the extra."""
     return f"this needs the package {package!r}; install it with `pip install -e '.[{extra}]'`"
+
+
+def install_sigint_exit() -> None:
+    """Make Ctrl-C end the process at once, with one line and exit code 130.
+
+    KeyboardInterrupt would unwind through half-imported packages, and some packages catch it.
+    Nothing changes where Ctrl-C is already ignored, as in a shell's background processes.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _exit)
+
+
+def restore_sigint() -> bool:
+    """Let Ctrl-C raise KeyboardInterrupt again; return whether `install_sigint_exit` was active."""
+    installed = signal.getsignal(signal.SIGINT) is _exit
+    if installed:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    return installed
+
+
+def _exit(*_: object) -> None:
+    """End the process, as a signal handler."""
+    try:
+        os.write(2, b"interrupted\n")
+    finally:
+        os._exit(130)

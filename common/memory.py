@@ -8,13 +8,13 @@ two workers grew by 50 %. One malloc arena keeps it constant; one ONNX Runtime a
 from __future__ import annotations
 
 import ctypes
+from contextlib import suppress
 from functools import lru_cache
 
 import onnxruntime as ort
 
 # Of glibc's malloc.h.
-M_ARENA_MAX = -8
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 EXTEND_BY_DOUBLING = 0  # ONNX Runtime's arena_extend_strategy; 1, as requested, takes as much (EXPERIMENTS.md)
 
 
@@ -28,19 +28,14 @@ def limit_malloc_arenas() -> bool:
 
 def keep_freed_memory() -> None:
     """Make glibc keep freed memory for the next step of a training: returning it takes a third of O-Net's time."""
-    try:
-        libc = ctypes.CDLL(None)
+    with suppress(OSError, AttributeError):  # not glibc
         for option in M_MMAP_THRESHOLD, M_TRIM_THRESHOLD:
-            libc.mallopt(option, 1 << 30)
-    except (OSError, AttributeError):
-        pass  # not glibc
+            ctypes.CDLL(None).mallopt(option, 1 << 30)
 
 
 @lru_cache(maxsize=1)
 def register_shared_allocator() -> None:
-    """Register, once per process, the arena that sessions with "session.use_env_allocators" share.
-
-    The arena keeps its memory between photos, so that malloc cannot fragment it.
-    """
+    """Register, once per process, the arena that sessions with "session.use_env_allocators" share."""
+    # The arena keeps its memory between photos, so that malloc cannot fragment it.
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"arena_extend_strategy": EXTEND_BY_DOUBLING}))

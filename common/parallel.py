@@ -81,13 +81,11 @@ def map_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int, chunks
 
 @contextmanager
 def _sigint_blocked() -> Iterator[None]:
-    """Let processes that start in the block never receive Ctrl-C, which a terminal sends to all processes.
-
-    This process receives a Ctrl-C of this time after the block: the signal is blocked, not ignored.
-    """
+    """Let processes that start in the block never receive Ctrl-C, which a terminal sends to all processes."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    # Blocked, not ignored: this process receives a Ctrl-C of this time after the block.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -104,15 +102,11 @@ def _run_unless_stopped(function: Callable[[T], R], job: T) -> R | None:
 
 
 def _init_worker(stop: Event) -> None:
-    """Prepare a worker process: `stop` ends its work, and the end of its parent ends the process.
-
-    Otherwise a worker whose parent was killed would wait forever.
-    """
+    """Prepare a worker process: `stop` ends its work; a killed parent ends the process, which would wait forever."""
     _STOP.append(stop)
-    parent = parent_process()
 
     def wait() -> None:
-        if parent is not None:
+        if (parent := parent_process()) is not None:
             parent.join()
             os._exit(1)
 

@@ -39,15 +39,10 @@ def is_video(path: str | Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class FoundImage:
-    """A picture file.
+    """A picture file."""
 
-    Attributes:
-        path: as given or found.
-        relative: the path below the searched folder, with "/".
-    """
-
-    path: str
-    relative: str
+    path: str  # as given or found
+    relative: str  # the path below the searched folder, with "/"
 
 
 def find_images(
@@ -105,9 +100,7 @@ def _walk(root: str, skipped: str | None, errors: list[MediaError]) -> Iterator[
             continue
         seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if _is_picture(name):
-                yield os.path.relpath(os.path.join(folder, name), root)
+        yield from (os.path.relpath(os.path.join(folder, name), root) for name in files if _is_picture(name))
 
 
 def _expand(pattern: str, skipped: str | None, errors: list[MediaError]) -> list[FoundImage]:
@@ -117,7 +110,7 @@ def _expand(pattern: str, skipped: str | None, errors: list[MediaError]) -> list
         base = os.path.dirname(base)
     paths: list[str] = []
     for match in glob.glob(pattern, recursive=True):
-        if _is_inside(match, skipped):
+        if skipped is not None and f"{os.path.realpath(match)}{os.sep}".startswith(f"{skipped}{os.sep}"):
             continue
         if os.path.isdir(match):
             paths += [os.path.join(match, name) for name in _walk(match, skipped, errors)]
@@ -125,12 +118,6 @@ def _expand(pattern: str, skipped: str | None, errors: list[MediaError]) -> list
             paths.append(match)
     names = {path: os.path.relpath(path, base or os.curdir) for path in paths}
     return [FoundImage(path, names[path].replace(os.sep, "/")) for path in sorted(names, key=_natural)]
-
-
-def _is_inside(path: str, folder: str | None) -> bool:
-    """Return whether a path is the folder or below it, links resolved."""
-    real = os.path.realpath(path)
-    return folder is not None and (real == folder or real.startswith(folder + os.sep))
 
 
 def _is_picture(name: str) -> bool:

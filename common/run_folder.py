@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +78,14 @@ class RunFolder:
         """
         self._refuse_other_files()
         if self.record_file.is_file():
-            if overwrite:
-                if self.marker is not None:
-                    self.read_record()
-                self._remove_outputs()
-            elif self._begun():
+            if not overwrite and self._begun():
                 self.check_same(record)
                 return True
-            else:
-                self.read_record()
+            if not overwrite or self.marker is not None:
+                self.read_record()  # refuses a damaged one, and one of another kind
+            if overwrite:
+                for name in (*self.outputs, self.record_file.name):  # a kill on the way leaves a folder known as a run
+                    (self.path / name).unlink(missing_ok=True)
         self.write_json(self.record_file.name, record)
         return False
 
@@ -111,10 +110,8 @@ class RunFolder:
         now = json.loads(json.dumps(record))
         for name in sorted(now.keys() - self.free_keys):
             if before.get(name) != now[name]:
-                raise UserError(
-                    f"{self.path}: holds a {self.kind} with another {name} ({before.get(name)!r}, now {now[name]!r}); "
-                    f"use the same, or give {self._ways_out()}"
-                )
+                what = f"holds a {self.kind} with another {name} ({before.get(name)!r}, now {now[name]!r})"
+                raise UserError(f"{self.path}: {what}; use the same, or give {self._ways_out()}")
 
     def write(self, name: str, data: bytes) -> None:
         """Replace a file of the run in one step."""
@@ -146,13 +143,7 @@ class RunFolder:
 
     def _begun(self) -> bool:
         """Whether there are files besides the record. Hidden ones are the lock, and what a killed process left."""
-        if not self.path.is_dir():
-            return False
-        return any(file != self.record_file and not file.name.startswith(".") for file in self.path.iterdir())
-
-    def _remove_outputs(self) -> None:
-        for name in (*self.outputs, self.record_file.name):  # a kill on the way leaves a folder known as a run
-            (self.path / name).unlink(missing_ok=True)
+        return self.path.is_dir() and any(f != self.record_file and f.name[0] != "." for f in self.path.iterdir())
 
     def _ways_out(self) -> str:
         return f"--overwrite or another {self.flag}" if self.outputs else f"another {self.flag}"
@@ -181,13 +172,11 @@ def lock_folder(folder: Path) -> Iterator[None]:
             except OSError as error:
                 file.seek(0)
                 holder = file.read().strip() or "unknown"
-                raise UserError(
-                    f"{display_name(folder)}: process {holder} works here; wait for it or end it, or use another folder"
-                ) from error
-            try:
+                what = f"process {holder} works here; wait for it or end it, or use another folder"
+                raise UserError(f"{display_name(folder)}: {what}") from error
+            same = False
+            with suppress(FileNotFoundError):
                 same = path.stat().st_ino == os.fstat(file.fileno()).st_ino
-            except FileNotFoundError:
-                same = False
             if not same:  # the holder removed the file at this moment
                 continue
             try:

@@ -17,21 +17,17 @@ def read_splits(path: Path | str) -> dict[str, str]:
         raise UserError(f"{path}: not found; make it with `python -m pipeline.split --data DIR --out {path}`")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a byte order mark
-            return _parse_splits(csv.DictReader(file), path)
+            reader = csv.DictReader(file)
+            if reader.fieldnames is None or {"image_id", "split"} - set(reader.fieldnames):
+                raise UserError(f"{path}: needs the columns image_id and split; make it again with pipeline.split")
+            splits: dict[str, str] = {}
+            for line, row in enumerate(reader, start=2):
+                image_id, split = row["image_id"], row["split"]
+                if split not in SPLITS:
+                    raise UserError(f"{path}, line {line}: split {split!r} is not in {', '.join(SPLITS)}; correct it")
+                if image_id in splits:
+                    raise UserError(f"{path}, line {line}: image {image_id!r} is listed twice; remove one line")
+                splits[image_id] = split
+            return splits
     except (ValueError, csv.Error) as error:
         raise UserError(f"{path}: is no CSV text ({error}); make it again with pipeline.split") from error
-
-
-def _parse_splits(reader: csv.DictReader[str], path: Path) -> dict[str, str]:
-    """Return {image_id: split} of a CSV file's rows."""
-    if reader.fieldnames is None or {"image_id", "split"} - set(reader.fieldnames):
-        raise UserError(f"{path}: needs the columns image_id and split; make it again with pipeline.split")
-    splits: dict[str, str] = {}
-    for line, row in enumerate(reader, start=2):
-        image_id, split = row["image_id"], row["split"]
-        if split not in SPLITS:
-            raise UserError(f"{path}, line {line}: split {split!r} is not in {', '.join(SPLITS)}; correct it")
-        if image_id in splits:
-            raise UserError(f"{path}, line {line}: image {image_id!r} is listed twice; remove one line")
-        splits[image_id] = split
-    return splits

@@ -3,10 +3,4 @@
 from common.annotations.reader import read_dataset
 from common.annotations.types import MASK_CLASSES, AnnotatedImage, Annotations, Problem
 
-__all__ = [
-    "MASK_CLASSES",
-    "AnnotatedImage",
-    "Annotations",
-    "Problem",
-    "read_dataset",
-]
+__all__ = ["MASK_CLASSES", "AnnotatedImage", "Annotations", "Problem", "read_dataset"]

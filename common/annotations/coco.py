@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from common.annotations.collect import Collector, RawFace, parse_number, parse_size
-from common.annotations.photos import SPLIT_FOLDERS, PhotoIndex, photos_in, split_folders
+from common.annotations.photos import SPLIT_FOLDERS, PhotoIndex, annotated_folders, photos_in
 from common.annotations.types import Annotations
 from common.errors import UserError
 
 ROBOFLOW_NAME = "_annotations.coco.json"
+Tables = dict[str, list[dict[str, Any]]]  # the images, annotations and categories of a COCO file
 
 
 def coco_files(root: Path) -> list[tuple[Path, str | None]]:
     """Return (JSON file, split) for each part of a COCO dataset; empty for other datasets."""
     if root.is_file():
         return [(root, None)]
-    files: list[tuple[Path, str | None]] = [
-        (folder / ROBOFLOW_NAME, split) for folder, split in split_folders(root) if (folder / ROBOFLOW_NAME).is_file()
-    ]
-    if not files and (root / ROBOFLOW_NAME).is_file():
-        files = [(root / ROBOFLOW_NAME, None)]
-    if not files and (root / "images").is_dir():
-        files = [(file, _split_of_name(file.stem)) for file in sorted((root / "annotations").glob("*.json"))]
-    return files
+    folders = annotated_folders(root, lambda folder: (folder / ROBOFLOW_NAME).is_file())
+    if folders or not (root / "images").is_dir():
+        return [(folder / ROBOFLOW_NAME, split) for folder, split in folders]
+    return [(file, _split_of_name(file.stem)) for file in sorted((root / "annotations").glob("*.json"))]
 
 
 def read_coco(path: Path | str) -> Annotations:
@@ -57,11 +54,10 @@ def read_coco(path: Path | str) -> Annotations:
 
 def _split_of_name(stem: str) -> str | None:
     """Return the split in a file name such as instances_train2017."""
-    words = re.findall(r"[a-z]+", stem.lower())
-    return next((SPLIT_FOLDERS[word] for word in words if word in SPLIT_FOLDERS), None)
+    return next((SPLIT_FOLDERS[word] for word in re.findall("[a-z]+", stem.lower()) if word in SPLIT_FOLDERS), None)
 
 
-def _load_json(file: Path, collector: Collector) -> dict[str, list[dict[str, Any]]] | None:
+def _load_json(file: Path, collector: Collector) -> Tables | None:
     """Return the three tables of a COCO file, or None after a problem."""
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
@@ -82,9 +78,7 @@ def _load_json(file: Path, collector: Collector) -> dict[str, list[dict[str, Any
     return tables
 
 
-def _add_images(
-    file: Path, content: dict[str, list[dict[str, Any]]], split: str | None, collector: Collector
-) -> set[Path]:
+def _add_images(file: Path, content: Tables, split: str | None, collector: Collector) -> set[Path]:
     """Add the images of one file, and return those that were found."""
     names = {str(row.get("id")): str(row.get("name", "")) for row in content["categories"]}
     faces: dict[str, list[RawFace]] = {str(row.get("id")): [] for row in content["images"]}
@@ -102,26 +96,22 @@ def _add_images(
 
     finder = _PhotoFinder(file)
     found = set()
-    seen = set()
     for row in content["images"]:
         image_id, name = str(row.get("id")), str(row.get("file_name", ""))
-        if image_id in seen:
+        own_faces = faces.pop(image_id, None)
+        if own_faces is None:
             collector.add_problem(file, f"image id {image_id} is listed twice; {name} not used")
-            continue
-        seen.add(image_id)
-        photo = finder.find(name)
-        if photo is None:
+        elif (photo := finder.find(name)) is None:
             collector.add_problem(file, f"image {name!r} is missing; not used")
-            continue
-        found.add(photo)
-        collector.add(photo, file, faces[image_id], parse_size(row.get("width"), row.get("height")), split)
+        else:
+            found.add(photo)
+            collector.add(photo, file, own_faces, parse_size(row.get("width"), row.get("height")), split)
     return found
 
 
 def _to_xyxy(bbox: Any) -> tuple[float, float, float, float]:
     """Return an xywh list as xyxy; NaN for a missing or malformed list."""
-    values = [parse_number(v) for v in bbox] if isinstance(bbox, list) and len(bbox) == 4 else [parse_number(None)] * 4
-    x, y, width, height = values
+    x, y, width, height = map(parse_number, bbox if isinstance(bbox, list) and len(bbox) == 4 else [None] * 4)
     return x, y, x + width, y + height
 
 
@@ -132,19 +122,13 @@ class _PhotoFinder:
         folder = file.parent
         self._bases = (folder, folder / "images", folder.parent / "images", folder.parent)
         self._index = cache(lambda folder: PhotoIndex(photos_in(folder)))
-
-    @cached_property
-    def _subfolders(self) -> PhotoIndex:
-        """The index of COCO's layout: images/train2017/, a folder that the names do not contain."""
-        return PhotoIndex(photo for base in self._bases[1:3] for photo in photos_in(base, recursive=True))
+        # COCO's layout: images/train2017/, a folder that the names do not contain.
+        self._subfolders = cache(lambda: PhotoIndex(p for base in self._bases[1:3] for p in photos_in(base, True)))
 
     def find(self, name: str) -> Path | None:
         """Return the image with this name, else with its stem, or None."""
         wanted = Path(name.replace("\\", "/"))
         if not wanted.name:
             return None
-        for base in self._bases:
-            photo = self._index((base / wanted).parent).find(wanted.name)
-            if photo is not None:
-                return photo
-        return self._subfolders.find(wanted.name)
+        found = (self._index((base / wanted).parent).find(wanted.name) for base in self._bases)
+        return next(filter(None, found), None) or self._subfolders().find(wanted.name)

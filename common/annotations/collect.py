@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from common.annotations.types import AnnotatedImage, Annotations, Problem, order
 from common.boxes import as_boxes, clip
 from common.errors import MediaError, UserError
 
-Size = tuple[int, int]
+Size = tuple[int, int]  # (width, height)
 
 ROUNDING_PX = 0.01  # normalised boxes with six decimals can be this much outside the image
 MAX_ASPECT_DIFFERENCE = 0.01  # relative; up to here, an image with another size is a resized copy
@@ -68,12 +67,9 @@ class Collector:
             return None
 
     def add(
-        self, photo: Path, annotation: Path, faces: Iterable[RawFace], annotated_size: Size | None, split: str | None
+        self, photo: Path, annotation: Path, faces: list[RawFace], annotated_size: Size | None, split: str | None
     ) -> None:
-        """Add an image with its faces; record what is wrong with the image or a face as a problem of `annotation`.
-
-        The size is that of the photo's header; `_fit_size` handles a different `annotated_size`.
-        """
+        """Add an image, of its header's size, and its faces; what is wrong with them is a problem of `annotation`."""
         sizes = self.photo_sizes(photo)
         if sizes is None:
             return
@@ -81,44 +77,34 @@ class Collector:
             self.add_problem(annotation, f"{photo.name} is annotated twice; the first annotation was used")
             return
         stored, size = sizes
-        faces = list(faces)
         scale = self._fit_size(annotation, faces, annotated_size or size, stored, size)
         if scale is None:
             return
-        boxes: list[np.ndarray] = []
-        labels: list[str] = []
-        seen: dict[bytes, str] = {}  # box -> label of its first face
+        kept: dict[bytes, tuple[np.ndarray, RawFace]] = {}  # box and first face, by the box's bytes
         for face in faces:
             box = self._check_box(annotation, face, size, scale)
             if box is None:
                 continue
-            first = seen.get(box.tobytes())
-            if first is not None:
-                other = "" if first == face.label else f", annotated as {first} there"
+            _, first = kept.setdefault(box.tobytes(), (box, face))
+            if first is not face:
+                other = "" if first.label == face.label else f", annotated as {first.label} there"
                 self.add_problem(annotation, f"{face.location} ({face.label}) repeats an earlier box{other}; left out")
-                continue
-            seen[box.tobytes()] = face.label
-            boxes.append(box)
-            labels.append(face.label)
-        self._images[photo] = (size, as_boxes(boxes), tuple(labels), split)
+        boxes = as_boxes([box for box, _ in kept.values()])
+        self._images[photo] = (size, boxes, tuple(face.label for _, face in kept.values()), split)
 
     def _fit_size(
         self, annotation: Path, faces: list[RawFace], annotated: Size, stored: Size, size: Size
     ) -> tuple[float, float] | None:
-        """Return the (x, y) scale of boxes annotated for another size, or None if the image is refused.
-
-        An image with the same aspect ratio was resized later, so its boxes are scaled. The stored size of a photo that
-        EXIF turns is refused: its boxes are of the unturned picture. Other boxes are unchanged if all are inside.
-        """
+        """Return the (x, y) scale of boxes annotated for another size, or None if the image is refused."""
         if annotated == size:
             return (1.0, 1.0)
         differ = f"is for a {annotated[0]}x{annotated[1]} image, but the image is {size[0]}x{size[1]}"
-        if annotated == stored:
+        if annotated == stored:  # the boxes are of the unturned picture
             fix = "rotate the image and annotate it again"
             self.add_problem(annotation, f"{differ} after its EXIF rotation; not used, {fix}")
             return None
         scale = (size[0] / annotated[0], size[1] / annotated[1])
-        if abs(scale[0] / scale[1] - 1) <= MAX_ASPECT_DIFFERENCE:
+        if abs(scale[0] / scale[1] - 1) <= MAX_ASPECT_DIFFERENCE:  # the image was resized later
             self.add_problem(annotation, f"{differ}; boxes were scaled")
             return scale
         # Annotation tools end boxes up to one pixel past the edge.
@@ -130,8 +116,9 @@ class Collector:
 
     def _check_box(self, annotation: Path, face: RawFace, size: Size, scale: tuple[float, float]) -> np.ndarray | None:
         """Return the face's box (4,) clipped to the image, or None after a problem."""
-        fault = None
         box = np.array(face.box, np.float64) * (*scale, *scale)
+        with np.errstate(over="ignore"):  # infinity is outside the image, too
+            clipped = clip(box[None].astype(np.float32), size)[0]
         values = ", ".join(f"{v:g}" for v in box)
         if not face.label:
             fault = "has no class name"
@@ -139,13 +126,11 @@ class Collector:
             fault = "has a box edge that is missing or not a number"
         elif box[2] <= box[0] or box[3] <= box[1]:
             fault = f"has an empty or inverted box ({values})"
-        if fault is None:
-            with np.errstate(over="ignore"):  # infinity is outside the image, too
-                clipped = clip(box[None].astype(np.float32), size)[0]
-            if clipped[2] > clipped[0] and clipped[3] > clipped[1]:
-                self._clipped += bool(np.abs(clipped - box).max() > ROUNDING_PX)
-                return clipped
+        elif clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
             fault = f"has a box outside the {size[0]}x{size[1]} image ({values})"
+        else:
+            self._clipped += bool(np.abs(clipped - box).max() > ROUNDING_PX)
+            return clipped
         self.add_problem(annotation, f"{face.location} {fault}; left out")
         return None
 
@@ -154,12 +139,8 @@ class Collector:
         if not self._images:
             first = f"first problem: {self._problems[0]}" if self._problems else "it lists no image, export it again"
             raise UserError(f"{self._root}: no annotated image could be used; {first}")
-        images = [
-            AnnotatedImage(path, image_id, size, boxes, labels, split)
-            for (path, (size, boxes, labels, split)), image_id in zip(
-                self._images.items(), image_ids(list(self._images)), strict=True
-            )
-        ]
+        named = zip(image_ids(list(self._images)), self._images.items(), strict=True)
+        images = [AnnotatedImage(photo, image_id, *rest) for image_id, (photo, rest) in named]
         images.sort(key=lambda image: image.image_id)
         classes = ordered_classes(label for image in images for label in image.labels)
         return Annotations(tuple(images), classes, tuple(self._problems), self._clipped)
@@ -171,14 +152,10 @@ def image_ids(photos: Sequence[Path]) -> list[str]:
     If two stems are equal, all ids get the folder below the common parent ("train/a"). If two of those are equal
     (a.jpg and a.png), all ids get the extension, too. Bytes that are not UTF-8 are written as in "caf\\xe9".
     """
-    base = os.path.commonpath([photo.absolute().parent for photo in photos]) if photos else ""
-    relative = [Path(_escaped_text(photo.absolute().relative_to(base))) for photo in photos]
+    absolute = [photo.absolute() for photo in photos]
+    base = os.path.commonpath([photo.parent for photo in absolute]) if photos else ""
+    relative = [Path(os.fsencode(p.relative_to(base)).decode("utf-8", "backslashreplace")) for p in absolute]
     for ids in ([p.stem for p in relative], [p.with_suffix("").as_posix() for p in relative]):
-        if max(Counter(ids).values(), default=0) <= 1:
+        if len(set(ids)) == len(ids):
             return ids
     return [p.as_posix() for p in relative]
-
-
-def _escaped_text(path: Path) -> str:
-    """Return a path as text that a UTF-8 file can hold."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from common.errors import MediaError
@@ -21,12 +21,11 @@ def photos_in(folder: Path, recursive: bool = False) -> list[Path]:
     return sorted(p for p in entries if p.suffix.lower() in DATASET_IMAGE_SUFFIXES and p.name[0] != "." and p.is_file())
 
 
-def split_folders(root: Path) -> list[tuple[Path, str]]:
-    """Return (folder, split) for each subfolder of `root` that has the name of a split."""
-    found = [
-        (p, SPLIT_FOLDERS[p.name.lower()]) for p in root.iterdir() if p.is_dir() and p.name.lower() in SPLIT_FOLDERS
-    ]
-    return sorted(found)
+def annotated_folders(root: Path, is_annotated: Callable[[Path], bool]) -> list[tuple[Path, str | None]]:
+    """Return (folder, split) for each annotated folder with the name of a split; without any, `root` if annotated."""
+    named = [(p, SPLIT_FOLDERS.get(p.name.lower())) for p in sorted(root.iterdir()) if p.is_dir()]
+    found: list[tuple[Path, str | None]] = [(p, split) for p, split in named if split and is_annotated(p)]
+    return found or ([(root, None)] if is_annotated(root) else [])
 
 
 class PhotoIndex:
@@ -41,10 +40,7 @@ class PhotoIndex:
         """Return the image with this name, else the first image (by name) with its stem, else None."""
         wanted = Path(name.replace("\\", "/"))
         same_stem = self._by_stem.get(wanted.stem, [])
-        for photo in same_stem:
-            if photo.name == wanted.name:
-                return photo
-        return same_stem[0] if same_stem else None
+        return next((photo for photo in same_stem if photo.name == wanted.name), next(iter(same_stem), None))
 
 
 def header_size(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -56,8 +52,7 @@ def header_size(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
         stored = image.size
         # Pillow gives TIFF sizes upright, and would decode a PNG to find a late tag.
         tagged = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
-        orientation = orientation_of(image) if tagged else 1
+        turned = tagged and orientation_of(image) in (5, 6, 7, 8)
     if min(stored) < 1:
         raise MediaError(path, f"has the size {stored[0]}x{stored[1]}; copy or download it again")
-    turned = orientation in (5, 6, 7, 8)
     return stored, (stored[1], stored[0]) if turned else stored

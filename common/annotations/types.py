@@ -18,23 +18,14 @@ MASK_CLASSES = ("with_mask", "without_mask", "mask_weared_incorrect")
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """One image and its labelled faces; raises ValueError when shapes, counts or values do not fit.
+    """One image and its labelled faces; raises ValueError when shapes, counts or values do not fit."""
 
-    Attributes:
-        path: the image file.
-        image_id: unique in the dataset; the key in splits.csv and crops.csv.
-        size: (width, height) in pixels, upright.
-        boxes: float32 (N, 4), xyxy pixels, 0-based, right and bottom edge exclusive, inside the image.
-        labels: N class names.
-        split: "train", "val" or "test" where the dataset's folders give the split.
-    """
-
-    path: Path
-    image_id: str
-    size: tuple[int, int]
-    boxes: Boxes
-    labels: tuple[str, ...]
-    split: str | None = None
+    path: Path  # the image file
+    image_id: str  # unique in the dataset; the key in splits.csv and crops.csv
+    size: tuple[int, int]  # (width, height) in pixels, upright
+    boxes: Boxes  # float32 (N, 4), xyxy pixels, 0-based, right and bottom edge exclusive, inside the image
+    labels: tuple[str, ...]  # N class names
+    split: str | None = None  # "train", "val" or "test" where the dataset's folders give the split
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "boxes", as_boxes(self.boxes))
@@ -64,19 +55,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class Annotations:
-    """A dataset as read.
+    """A dataset as read."""
 
-    Attributes:
-        images: sorted by image_id.
-        class_names: the classes in a fixed order.
-        problems: what was refused or changed.
-        clipped: the number of boxes that were clipped to their image.
-    """
-
-    images: tuple[AnnotatedImage, ...]
-    class_names: tuple[str, ...]
-    problems: tuple[Problem, ...] = ()
-    clipped_boxes: int = 0
+    images: tuple[AnnotatedImage, ...]  # sorted by image_id
+    class_names: tuple[str, ...]  # in a fixed order
+    problems: tuple[Problem, ...] = ()  # what was refused or changed
+    clipped_boxes: int = 0  # the number of boxes that were clipped to their image
 
 
 def ordered_classes(labels: Iterable[str]) -> tuple[str, ...]:
@@ -87,9 +71,7 @@ def ordered_classes(labels: Iterable[str]) -> tuple[str, ...]:
     """
     present = set(labels)
     others = tuple(sorted(present - set(MASK_CLASSES)))
-    if not others:
-        return MASK_CLASSES
-    return tuple(name for name in MASK_CLASSES if name in present) + others
+    return tuple(name for name in MASK_CLASSES if name in present or not others) + others
 
 
 def fingerprint(train: Sequence[AnnotatedImage]) -> str:

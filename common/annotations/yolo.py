@@ -108,8 +108,7 @@ def _photos(base: Path, config: Path, content: dict[str, Any], collector: Collec
     keys = [key for key in SPLIT_KEYS if content.get(key)]
     found: dict[Path, str | None] = {}
     for key in keys:
-        values = content[key] if isinstance(content[key], list) else [content[key]]
-        for value in values:
+        for value in content[key] if isinstance(content[key], list) else [content[key]]:
             try:
                 source = _resolve_path(base, _scalar_text(content.get("path") or ""), _scalar_text(value))
             except TypeError as error:

@@ -41,7 +41,7 @@ RANDOM_DELAYS = 3
 SEED = int(os.environ.get("CTRL_C_SEED", time.time_ns() % 1_000_000))
 LINE = re.compile(rb"interrupted(; [^\n]+)?\n")
 # The files that run before Ctrl-C is handled.
-FIRST_FILES = ("__main__.py", "__init__.py", "launcher.py", "interrupts.py")
+FIRST_FILES = ("__main__.py", "__init__.py", "launcher.py")
 MAX_STARTUP_SECONDS = 0.15  # CPU time of the start of Python; loading the packages takes several times that
 TIMEOUT = 60  # s
 ENTRY_FILES = {name: f"pipeline/{name}/__main__.py" for name in ("detect", "batch")} | {"split": "pipeline/split.py"}
@@ -138,7 +138,7 @@ def cpu_seconds(process: int) -> float:
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
-    code = "import signal; from common.cli import run_cli; from common.interrupts import install_sigint_exit;"
+    code = "import signal; from common.cli import run_cli; from common.launcher import install_sigint_exit;"
     run = "install_sigint_exit(); run_cli(lambda: print(signal.getsignal(signal.SIGINT)) or 0)"
     ignored = "signal.signal(signal.SIGINT, signal.SIG_IGN);"
     for before, expected in (("", "default_int_handler"), (ignored, "SIG_IGN")):
