@@ -22,8 +22,9 @@ import torch
 import tyro
 
 from common.annotations import AnnotatedImage, Annotations, read_dataset
+from common.annotations.types import fingerprint
 from common.cli import program_name, requires_extra, run_cli
-from common.errors import UserError
+from common.errors import UserError, first_line
 from common.images import read_image
 from common.memory import keep_freed_memory
 from common.splits import SPLITS, read_splits
@@ -31,7 +32,7 @@ from pipeline.baseline.config import BaselineConfig
 from pipeline.baseline.fit import fit
 from pipeline.baseline.model import check_model_name
 from pipeline.baseline.report import write_report
-from pipeline.baseline.run_folder import BaselineFolder
+from pipeline.baseline.run_folder import HEADER, BaselineFolder
 from pipeline.data.checks import check_apart, readable_images
 from pipeline.evaluate.evaluation import EvaluationSettings
 from pipeline.evaluate.selection import select_images
@@ -118,9 +119,8 @@ def _check(args: BaselineArgs) -> None:
 def _check_faces(args: BaselineArgs, train: Sequence[AnnotatedImage], val: Sequence[AnnotatedImage]) -> None:
     for side, images in (("train", train), ("val", val)):
         if not any(len(image.boxes) for image in images):
-            raise UserError(
-                f"{args.splits}: no photo of {args.data} in split {side!r} has a face; make the split again"
-            )
+            missing = f"no photo of {args.data} in split {side!r} has a face"
+            raise UserError(f"{args.splits}: {missing}; make the split again")
     if len(train) < 2:
         raise UserError(f"{args.splits}: only one training photo; make a split with 2 or more")
 
@@ -133,7 +133,7 @@ def _device(name: str) -> torch.device:
             raise ValueError("neither cpu nor cuda")
         torch.zeros(1, device=device)
     except (RuntimeError, ValueError, AssertionError) as error:  # AssertionError: torch built without CUDA
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"--device {name}: cannot be used ({reason}); give cpu, or leave it out") from error
     return device
 
@@ -142,9 +142,8 @@ def _record(
     args: BaselineArgs, dataset: Annotations, train: Sequence[AnnotatedImage], val: Sequence[AnnotatedImage]
 ) -> dict[str, Any]:
     """Return the content of config.json."""
-    from common.annotations.types import fingerprint
-
     return {
+        HEADER: 1,
         **args.config.record(),
         "class_names": list(dataset.class_names),
         "train_photos": fingerprint(train),

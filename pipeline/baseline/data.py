@@ -20,20 +20,19 @@ FILL_COLOUR = (123, 117, 104)  # ImageNet's mean colour, around a shrunk photo
 DetectionTarget = dict[str, Tensor]  # boxes float32 (N, 4) xyxy in the photo's pixels, labels int64 (N,) from 1 on
 
 
-def train_transform() -> v2.Transform:
-    """Return SSD's augmentation (Liu et al. 2016): colours, shrinking, crops around faces that magnify, mirroring."""
-    return v2.Compose(
-        [
-            v2.RandomPhotometricDistort(p=0.5),
-            # SSD shrinks up to 4 times. That would lose faces that are already small.
-            v2.RandomZoomOut(fill={tv_tensors.Image: FILL_COLOUR, "others": 0}, side_range=(1.0, 1.5), p=0.3),
-            v2.RandomIoUCrop(min_scale=0.3),
-            v2.RandomHorizontalFlip(),
-            v2.SanitizeBoundingBoxes(),
-            v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
-            v2.ToPureTensor(),
-        ]
-    )
+# SSD's augmentation (Liu et al. 2016): colours, shrinking, crops around faces that magnify, mirroring.
+TRAIN_TRANSFORM = v2.Compose(
+    [
+        v2.RandomPhotometricDistort(p=0.5),
+        # SSD shrinks up to 4 times. That would lose faces that are already small.
+        v2.RandomZoomOut(fill={tv_tensors.Image: FILL_COLOUR, "others": 0}, side_range=(1.0, 1.5), p=0.3),
+        v2.RandomIoUCrop(min_scale=0.3),
+        v2.RandomHorizontalFlip(),
+        v2.SanitizeBoundingBoxes(),
+        v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
+        v2.ToPureTensor(),
+    ]
+)
 
 
 def image_to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
@@ -51,7 +50,6 @@ class TrainPhotos(Dataset[tuple[Tensor, DetectionTarget]]):
     def __init__(self, images: Sequence[AnnotatedImage], class_names: Sequence[str], seed: int, epoch: int) -> None:
         self.images, self.seed, self.epoch = images, seed, epoch
         self._labels = {name: k for k, name in enumerate(class_names, start=1)}
-        self._transform = train_transform()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -61,10 +59,10 @@ class TrainPhotos(Dataset[tuple[Tensor, DetectionTarget]]):
         photo = tv_tensors.Image(image_to_tensor(read_image(image.path)))
         boxes = tv_tensors.BoundingBoxes(image.boxes.copy(), format="XYXY", canvas_size=photo.shape[-2:])
         target = {"boxes": boxes, "labels": torch.tensor([self._labels[n] for n in image.labels], dtype=torch.int64)}
-        state = np.random.SeedSequence((self.seed, self.epoch, index)).generate_state(1)
+        seed = int(np.random.SeedSequence((self.seed, self.epoch, index)).generate_state(1)[0])
         with torch.random.fork_rng(devices=[]):  # the draws here do not change the network's draws
-            torch.manual_seed(int(state[0]))
-            photo, target = self._transform(photo, target)
+            torch.manual_seed(seed)
+            photo, target = TRAIN_TRANSFORM(photo, target)
         return photo, target
 
 
@@ -75,12 +73,11 @@ def train_loader(photos: TrainPhotos, batch_size: int, order: NDArray[np.intp], 
         batch_size=batch_size,
         sampler=order.tolist(),
         num_workers=workers,
-        collate_fn=_to_lists,
+        collate_fn=_photos_and_targets,
         drop_last=len(order) >= batch_size,  # a batch of one photo would spoil batch norm
         pin_memory=torch.cuda.is_available(),
     )
 
 
-def _to_lists(items: Sequence[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
-    photos, targets = zip(*items, strict=True)
-    return list(photos), list(targets)
+def _photos_and_targets(items: Sequence[tuple[Any, Any]]) -> tuple[Any, ...]:
+    return tuple(zip(*items, strict=True))

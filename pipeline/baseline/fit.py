@@ -117,9 +117,7 @@ def start_state(config: BaselineConfig, classes: int, device: torch.device, fres
     if fresh and config.weights is not None:
         load_weights(model, config.weights)
     model.to(device)
-    ema = None
-    if config.ema:
-        ema = ModelEmaV3(model, decay=EMA_DECAY, use_warmup=True, warmup_power=EMA_POWER)
+    ema = ModelEmaV3(model, decay=EMA_DECAY, use_warmup=True, warmup_power=EMA_POWER) if config.ema else None
     # timm leaves biases and norms out of the weight decay.
     optimizer = create_optimizer_v2(model, "adamw", lr=config.lr, weight_decay=config.weight_decay)
     return BaselineTrainState(model, ema, optimizer)
@@ -167,9 +165,8 @@ def detect(model: nn.Module, pixels: NDArray[np.uint8]) -> tuple[Boxes, NDArray[
     """
     device = next(model.parameters()).device
     output = model([image_to_tensor(pixels).to(device).float() / 255])[0]
-    boxes, scores, labels = (output[name].cpu().numpy() for name in ("boxes", "scores", "labels"))
-    is_face = labels > 0  # heads with one sigmoid per class also have one for background
-    boxes, scores, labels = boxes[is_face], scores[is_face], labels[is_face]
+    is_face = output["labels"] > 0  # heads with one sigmoid per class also have one for background
+    boxes, scores, labels = (output[name][is_face].cpu().numpy() for name in ("boxes", "scores", "labels"))
     return boxes, scores.astype(np.float64), labels.astype(np.intp) - 1
 
 

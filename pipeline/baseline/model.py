@@ -23,7 +23,7 @@ from common.cli import console
 from common.errors import UserError, first_line
 from stage2_classifier.models import read_tensors
 
-MIN_SCORE, MAX_DETECTIONS = 0.01, 300  # detections have a score above FLOOR, and a photo has at most MOST
+MIN_SCORE, MAX_DETECTIONS = 0.01, 300  # of a detection's score, above; of detections in a photo, at most
 # RetinaNet's anchors begin at 32 px, at cells of 8 px; half of the Kaggle set's faces are under 22 px. A quarter of
 # that size is the smallest that cells of 8 px can separate.
 ANCHOR_SCALE = 0.25
@@ -68,12 +68,9 @@ def build_detector(name: str, classes: int, size: int | None = None, small_ancho
     check_model_name(name)
     options: dict[str, Any] = {"weights": None, "weights_backbone": None, "num_classes": classes + 1}
     if name.startswith("fasterrcnn"):
-        options |= {
-            "box_score_thresh": MIN_SCORE,
-            "box_detections_per_img": MAX_DETECTIONS,
-            "rpn_score_thresh": MIN_SCORE,
-        }
-        options |= {"rpn_pre_nms_top_n_test": 1000, "rpn_post_nms_top_n_test": MAX_DETECTIONS}
+        options |= dict.fromkeys(("box_score_thresh", "rpn_score_thresh"), MIN_SCORE)
+        options |= dict.fromkeys(("box_detections_per_img", "rpn_post_nms_top_n_test"), MAX_DETECTIONS)
+        options["rpn_pre_nms_top_n_test"] = 1000
     model = get_model(name, **options)
     if not isinstance(model, FasterRCNN):
         model.score_thresh, model.detections_per_img = MIN_SCORE, MAX_DETECTIONS
@@ -120,9 +117,8 @@ def _check_size(model: nn.Module, name: str, size: int) -> None:
         with torch.no_grad():
             model.eval()([torch.zeros(3, size, size)])
     except (AssertionError, RuntimeError, ValueError, IndexError) as error:
-        raise UserError(
-            f"--size is {size}: {name} does not take it; give a larger size, or leave out --size"
-        ) from error
+        text = f"{name} does not take it; give a larger size, or leave out --size"
+        raise UserError(f"--size is {size}: {text}") from error
     finally:
         model.train()
 
@@ -136,11 +132,8 @@ def load_pretrained(model: nn.Module, name: str) -> None:
     try:
         tensors = weights.get_state_dict(progress=False, check_hash=True)
     except Exception as error:  # the hub's client raises many types
-        reason = first_line(error)
-        raise UserError(
-            f"--pretrained: no weights for {name} ({reason}); download {weights.url} where it can be reached "
-            "and give --weights FILE"
-        ) from error
+        fix = f"download {weights.url} where it can be reached and give --weights FILE"
+        raise UserError(f"--pretrained: no weights for {name} ({first_line(error)}); {fix}") from error
     _load_detector(model, tensors, "--pretrained")
 
 
@@ -163,9 +156,8 @@ def _load_detector(model: nn.Module, tensors: Mapping[str, Tensor], source: str)
     missing = sorted(own.keys() - fitting.keys())
     wrong = [name for name in missing if name.startswith("backbone.")]
     if wrong:
-        raise UserError(
-            f"{source}: holds another model's weights ({len(wrong)} tensors of the backbone differ: {wrong[0]}, ...)"
-        )
+        difference = f"{len(wrong)} tensors of the backbone differ: {wrong[0]}, ..."
+        raise UserError(f"{source}: holds another model's weights ({difference})")
     model.load_state_dict(fitting, strict=False)
     if missing:
         console().print(f"{source}: the head does not fit these classes; a new head is trained", markup=False)
@@ -174,9 +166,9 @@ def _load_detector(model: nn.Module, tensors: Mapping[str, Tensor], source: str)
 def _load_backbone(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Load an image classifier's tensors by their order: torchvision's detectors rename them, but keep the order."""
     given = [(n, t) for n, t in _without_counters(tensors).items() if not re.match(r"(fc|classifier|head)\.", n)]
-    # In SSD's VGG, this tensor is before the classifier's tensors.
-    own = [(n, t) for n, t in _without_counters(model.state_dict()).items() if n.startswith("backbone.")]
-    own = [(n, t) for n, t in own if n != "backbone.scale_weight"]
+    own_state = _without_counters(model.state_dict())
+    own_state.pop("backbone.scale_weight", None)  # in SSD's VGG, before the classifier's tensors
+    own = [(n, t) for n, t in own_state.items() if n.startswith("backbone.")]
     loaded: dict[str, Tensor] = {}
     for (name, tensor), (own_name, own_tensor) in zip(given, own, strict=False):
         if tensor.shape != own_tensor.shape or name.rpartition(".")[2] != own_name.rpartition(".")[2]:

@@ -22,7 +22,7 @@ from pipeline.bench.environment import machine_info
 from pipeline.evaluate.coco_results import write_results
 from pipeline.evaluate.evaluation import DetectionEvaluation, EvaluationSettings, evaluate_samples
 from pipeline.evaluate.metrics import Sample
-from pipeline.evaluate.report import Table, tables, to_json
+from pipeline.evaluate.report import Table, markdown, number, show, tables, to_json
 from pipeline.evaluate.slices import FaceAttributes, face_attributes
 
 
@@ -73,9 +73,9 @@ def write_report(
     write_results(out / "predictions.coco.json", samples, images, best.class_names)
     write_text(out / "baseline.json", json.dumps({**record, "notes": notes}, indent=1) + "\n")
     shown = [summary(evaluation, record), *tables([evaluation])]
-    lines = [f"# One stage: {best.model}\n", "\n".join(f"- {note}" for note in notes) + "\n"]
-    write_text(out / "baseline.md", "\n".join([*lines, *(table.markdown() for table in shown)]))
-    _print(shown, notes, out / "baseline.md")
+    write_text(out / "baseline.md", markdown(f"One stage: {best.model}", notes, shown))
+    show(shown, notes)
+    console().print(f"report: {out / 'baseline.md'}", markup=False, highlight=False)
 
 
 def _detect(
@@ -93,21 +93,8 @@ def _detect(
     return samples, attributes
 
 
-def _print(shown: Sequence[Table], notes: Sequence[str], report: Path) -> None:
-    screen = console()
-    for table in shown:
-        screen.print(table.rich())
-    for note in notes:
-        screen.print(f"- {note}", markup=False, highlight=False)
-    screen.print(f"report: {report}", markup=False, highlight=False)
-
-
 def summary(evaluation: DetectionEvaluation, record: dict[str, Any]) -> Table:
     """Return the table of accuracy, size and time; `record` is the content of baseline.json."""
-
-    def number(value: float | None) -> str:
-        return "-" if value is None else f"{value:.3f}"
-
     # As in COCO's protocol for one-stage detectors: a box counts once for each class that has a score.
     scores, threads = evaluation.each_class, record["threads"]
     mean = scores.mean.overall

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from common.errors import UserError
+from common.errors import UserError, first_line
 from common.run_folder import RunFolder
 from pipeline.baseline.model import build_detector
 from stage2_classifier.training.checkpoint import load_state, save_state
@@ -24,25 +24,15 @@ OUTPUTS = ("baseline.json", "baseline.md", "predictions.coco.json", "last.pt", "
 
 @dataclass(frozen=True)
 class Best:
-    """What the weights of the best epoch need to be built and used again.
+    """What the weights of the best epoch need to be built and used again."""
 
-    Attributes:
-        model: name of torchvision's detector.
-        class_names: the C classes.
-        size: the shorter side of the input in pixels; None: the model's own.
-        small_anchors: whether the anchors are a quarter of the usual size.
-        epoch: 1-based.
-        map50: mAP50 on validation photos.
-        threshold: score of the best F1 on validation photos.
-    """
-
-    model: str
+    model: str  # name of torchvision's detector
     class_names: tuple[str, ...]
-    size: int | None
-    small_anchors: bool
-    epoch: int
-    map50: float
-    threshold: float
+    size: int | None  # the shorter side of the input in pixels; None: the model's own
+    small_anchors: bool  # whether the anchors are a quarter of the usual size
+    epoch: int  # 1-based
+    map50: float  # mAP50 on validation photos
+    threshold: float  # score of the best F1 on validation photos
 
 
 class BaselineFolder(RunFolder):
@@ -50,10 +40,6 @@ class BaselineFolder(RunFolder):
 
     def __init__(self, path: Path | str) -> None:
         super().__init__(path, "baseline", outputs=OUTPUTS, free_keys=FREE_KEYS, marker=HEADER)
-
-    def claim(self, record: Mapping[str, Any], overwrite: bool = False) -> bool:
-        """Take the folder for the baseline that `record` describes, or resume that baseline."""
-        return super().claim({HEADER: 1, **record}, overwrite)
 
     def finished(self, epochs: int) -> bool:
         """Return whether all epochs are done: the state is removed last."""
@@ -90,6 +76,6 @@ def load_best(file: Path) -> tuple[nn.Module, Best]:
         model = build_detector(best.model, len(best.class_names), best.size, best.small_anchors)
         model.load_state_dict(tensors)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"{file}: not a baseline's weights ({reason}); train it again with --overwrite") from error
     return model.eval(), best

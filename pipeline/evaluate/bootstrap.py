@@ -23,7 +23,7 @@ from pipeline.evaluate.metrics import (
     iou_thresholds,
     one_label,
 )
-from pipeline.evaluate.tide_errors import iou_matrix
+from pipeline.evaluate.tide_errors import iou_matrix, match_greedily
 
 ONE_LABEL = ", one label"  # ends the name of a score that counts each face with its best label alone
 
@@ -39,15 +39,12 @@ class Interval:
 
 @dataclass(frozen=True)
 class Matches:
-    """One category's detections (M) over all images (I), best score first, and their matches at T IoUs.
+    """One category's detections (M) over all images (I), best score first, and their matches at T IoUs."""
 
-    image_index and score are (M,), is_hit is (T, M), gt_count holds the annotated faces of each image (I,).
-    """
-
-    image_index: NDArray[np.intp]
-    score: NDArray[np.float64]
-    is_hit: NDArray[np.bool_]
-    gt_count: NDArray[np.intp]
+    image_index: NDArray[np.intp]  # (M,)
+    score: NDArray[np.float64]  # (M,)
+    is_hit: NDArray[np.bool_]  # (T, M)
+    gt_count: NDArray[np.intp]  # (I,) annotated faces of each image
 
     def average_precision(self, weights: NDArray[np.intp]) -> NDArray[np.float64]:
         """Return average precision (T,) when image i counts weights[i] times; NaN when no face is left."""
@@ -67,9 +64,7 @@ class Matches:
 
 
 def match(samples: Sequence[Sample], ious: NDArray[np.float64], label: int | None = None) -> Matches:
-    """Match detections to faces as COCO does.
-
-    Best score first, each detection takes the free face that it overlaps most, if at least at the threshold.
+    """Match detections to faces as COCO does (see `match_greedily`).
 
     Args:
         samples: one per image.
@@ -86,7 +81,11 @@ def match(samples: Sequence[Sample], ious: NDArray[np.float64], label: int | Non
         gt_count[i] = len(gt_boxes)
         images.append(np.full(len(boxes), i))
         scores.append(image_scores)
-        hits.append(_hits(iou_matrix(boxes, gt_boxes), ious))
+        overlap = iou_matrix(boxes, gt_boxes)
+        is_hit = np.zeros((len(ious), len(boxes)), bool)
+        for t, iou in enumerate(ious):
+            is_hit[t, [d for _, d in match_greedily(overlap, iou)]] = True
+        hits.append(is_hit)
     score = np.concatenate(scores)
     order = np.argsort(-score, kind="stable")
     return Matches(np.concatenate(images)[order], score[order], np.concatenate(hits, axis=1)[:, order], gt_count)
@@ -130,12 +129,12 @@ def bootstrap(
     by_view = {end: {n: match(view, ious, k) for k, n in enumerate(class_names)} for end, view in views.items()}
     faces = match(views[ONE_LABEL], ious)
     generator = np.random.default_rng(seed)
-    once = np.ones(len(samples), np.intp)
-    values = _weighted_scores(by_view, faces, iou, once)
-    resampled = []
-    for _ in range(rounds):
-        picked = generator.integers(len(samples), size=len(samples))
-        resampled.append(_weighted_scores(by_view, faces, iou, np.bincount(picked, minlength=len(samples))))
+    count = len(samples)
+    values = _weighted_scores(by_view, faces, iou, np.ones(count, np.intp))
+    resampled = [
+        _weighted_scores(by_view, faces, iou, np.bincount(generator.integers(count, size=count), minlength=count))
+        for _ in range(rounds)
+    ]
     intervals = {}
     for name, value in values.items():
         spread = np.array([scores[name] for scores in resampled])
@@ -168,37 +167,20 @@ def _weighted_scores(
     by_view: dict[str, dict[str, Matches]], faces: Matches, iou: float, weights: NDArray[np.intp]
 ) -> dict[str, float]:
     """Return every score by its name when image i counts weights[i] times."""
-    index, other_iou = iou_index(iou), iou != 0.5
+    index = iou_index(iou)
     scores: dict[str, float] = {}
     for end, by_class in by_view.items():
         ap = {name: matches.average_precision(weights) for name, matches in by_class.items()}
         scores[f"mAP50{end}"] = _mean([float(v[0]) for v in ap.values()])
         scores[f"mAP50-95{end}"] = _mean([float(v[: len(COCO_IOUS)].mean()) for v in ap.values()])
         scores |= {f"AP50/{name}{end}": float(v[0]) for name, v in ap.items()}
-        if other_iou:
+        if iou != 0.5:
             scores[f"mAP@{iou:g}{end}"] = _mean([float(v[index]) for v in ap.values()])
     face_ap = faces.average_precision(weights)
     scores["face_AP50"] = float(face_ap[0])
-    if other_iou:
+    if iou != 0.5:
         scores[f"face_AP@{iou:g}"] = float(face_ap[index])
     return scores
-
-
-def _hits(overlap: NDArray[np.float64], ious: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return hits (T, M) from `overlap` (M, N), whose detections come best score first."""
-    count, gt_count = overlap.shape
-    hits = np.zeros((len(ious), count), bool)
-    if not gt_count:
-        return hits
-    free = np.ones((len(ious), gt_count), bool)
-    rows = np.arange(len(ious))
-    for d in np.flatnonzero(overlap.max(axis=1) >= ious.min()):
-        candidates = np.where(free, overlap[d], -1.0)
-        # Of equal overlaps the scoring library takes the last.
-        best = gt_count - 1 - np.argmax(candidates[:, ::-1], axis=1)
-        hits[:, d] = candidates[rows, best] >= ious
-        free[rows[hits[:, d]], best[hits[:, d]]] = False
-    return hits
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -18,23 +18,19 @@ import numpy as np
 from common.annotations.types import AnnotatedImage
 from common.errors import UserError
 from common.files import write_text
-from pipeline.evaluate.metrics import Sample
+from pipeline.evaluate.metrics import Sample, coco_detections
+
+Corners = tuple[float, ...]  # of a box, xyxy
 
 
 @dataclass(frozen=True)
 class CocoNames:
-    """The meaning of the ids in a results file, where the file itself does not give it.
+    """The meaning of the ids in a results file, where the file itself does not give it."""
 
-    Attributes:
-        gt_file: COCO ground truth whose "images" and "categories" name the ids.
-        categories: class names in the order of the ids.
-        first_category: id of the first of `categories`, 0 or 1; None derives it from the ids in the file.
-        rename: {name in the file: class name}. Where several names of one box become one class, their scores are added.
-    """
-
-    gt_file: Path | None = None
-    categories: tuple[str, ...] = ()
-    first_category: int | None = None
+    gt_file: Path | None = None  # COCO ground truth whose "images" and "categories" name the ids
+    categories: tuple[str, ...] = ()  # class names in the order of the ids
+    first_category: int | None = None  # id of the first of `categories`, 0 or 1; None derives it from the ids
+    # {name in the file: class name}. Where several names of one box become one class, their scores are added.
     rename: Mapping[str, str] | None = None
 
 
@@ -42,29 +38,19 @@ class CocoNames:
 class CocoResults:
     """Detections of one file."""
 
-    by_image: dict[str, list[tuple[tuple[float, ...], float, int]]]
-    """{image_id: [(box xyxy, score, class index), ...]}; images without detections are absent."""
+    # {image_id: [(box xyxy, score, class index), ...]}; images without detections are absent.
+    by_image: dict[str, list[tuple[Corners, float, int]]]
 
     def sample(self, image: AnnotatedImage, class_names: Sequence[str]) -> Sample:
         """Return one image's faces and the file's detections; `class_names` are those that the file was read with."""
         rows = self.by_image.get(image.image_id, [])
         boxes, scores, labels = zip(*rows, strict=True) if rows else ((), (), ())
-        gt_labels = [class_names.index(label) for label in image.labels]
-        return Sample(
-            image.image_id,
-            image.boxes,
-            np.array(gt_labels, np.intp),
-            np.array(boxes, np.float32),
-            np.array(scores, np.float64),
-            np.array(labels, np.intp),
-        )
+        gt_labels = np.array([class_names.index(label) for label in image.labels], np.intp)
+        return Sample(image.image_id, image.boxes, gt_labels, *map(np.array, (boxes, scores, labels)))
 
 
 def read_results(
-    path: Path | str,
-    images: Sequence[AnnotatedImage],
-    class_names: Sequence[str],
-    names: CocoNames | None = None,
+    path: Path, images: Sequence[AnnotatedImage], class_names: Sequence[str], names: CocoNames | None = None
 ) -> CocoResults:
     """Read a results file.
 
@@ -80,8 +66,7 @@ def read_results(
     Raises:
         UserError: an image or class is unknown, or an entry is not a detection; names the file and the entry.
     """
-    path, names = Path(path), names or CocoNames()
-    data = _load(path)
+    names, data = names or CocoNames(), _load(path)
     entries = data.get("annotations", data.get("predictions")) if isinstance(data, dict) else data
     if not isinstance(entries, list):
         raise UserError(f'{path}: not COCO results; use a list, or a dictionary with one under "annotations"')
@@ -95,19 +80,24 @@ def read_results(
         categories = _numbered(entries, names, path)
     image_keys = _image_keys(images)
     rename, index_of = names.rename or {}, {name: k for k, name in enumerate(class_names)}
-    by_image: dict[str, list[_Row]] = {}
+    by_image: dict[str, dict[tuple[Corners, int], list[tuple[float, str]]]] = {}
     for position, entry in enumerate(entries):
         where = f"{path}, detection {position + 1}"
         box, score = _box_and_score(entry, where)
-        image_id = _image_id(entry.get("image_id"), files, image_keys, where)
+        found = by_image.setdefault(_image_id(entry.get("image_id"), files, image_keys, where), {})
         name = _category(entry.get("category_id"), categories, where)
         label = rename.get(name, name)
         if label not in index_of:
             raise UserError(
                 f"{where}: class {label!r} is not one of {', '.join(class_names)}; map it with --merge {label}=NAME"
             )
-        by_image.setdefault(image_id, []).append(_Row(box, score, index_of[label], name))
-    return CocoResults({image_id: _merged(rows) for image_id, rows in by_image.items()})
+        found.setdefault((box, index_of[label]), []).append((score, name))
+    return CocoResults(
+        {
+            image_id: [(box, score, label) for (box, label), rows in found.items() for score in _merged(rows)]
+            for image_id, found in by_image.items()
+        }
+    )
 
 
 def write_results(
@@ -121,54 +111,22 @@ def write_results(
         images: the annotated images, in the order of the samples.
         class_names: in the order of the label indices.
     """
-    annotations: list[dict[str, Any]] = []
-    for i, s in enumerate(samples, start=1):
-        for box, score, label in zip(s.boxes.astype(np.float64).tolist(), s.scores, s.labels, strict=True):
-            x1, y1, x2, y2 = box
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": i,
-                    "category_id": int(label) + 1,
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": (x2 - x1) * (y2 - y1),
-                    "score": float(score),
-                }
-            )
     coco = {
         "images": [
             {"id": i, "file_name": _file_name(image), "width": image.size[0], "height": image.size[1]}
             for i, image in enumerate(images, start=1)
         ],
         "categories": [{"id": k, "name": name} for k, name in enumerate(class_names, start=1)],
-        "annotations": annotations,
+        "annotations": coco_detections(samples),
     }
     write_text(path, json.dumps(coco) + "\n")
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A detection of the file; `name` is the file's name of the class."""
-
-    box: tuple[float, ...]
-    score: float
-    label: int
-    name: str
-
-
-def _merged(rows: Sequence[_Row]) -> list[tuple[tuple[float, ...], float, int]]:
-    """Add the scores where a box has several names of one class; keep the other rows unchanged."""
-    groups: dict[tuple[tuple[float, ...], int], list[_Row]] = {}
-    for row in rows:
-        groups.setdefault((row.box, row.label), []).append(row)
-    merged = []
-    for (box, label), group in groups.items():
-        scores = [row.score for row in group]
-        best = {row.name: row.score for row in sorted(group, key=lambda row: row.score)}
-        if len(best) > 1:
-            scores = [min(sum(best.values()), 1.0)]  # the sum of one sigmoid per class may exceed 1
-        merged += [(box, score, label) for score in scores]
-    return merged
+def _merged(rows: Sequence[tuple[float, str]]) -> list[float]:
+    """Return the scores of one class of a box, from scores and the file's names of the class; add up those of names."""
+    best = {name: score for score, name in sorted(rows, key=lambda row: row[0])}
+    # The sum of one sigmoid per class may exceed 1.
+    return [min(sum(best.values()), 1.0)] if len(best) > 1 else [score for score, _ in rows]
 
 
 def _file_name(image: AnnotatedImage) -> str:

@@ -29,9 +29,9 @@ from pipeline.data.checks import check_apart
 from pipeline.evaluate.coco_results import CocoNames, write_results
 from pipeline.evaluate.detectors import BUNDLE_NAME, DetectorRun, free_name, read_run, run_bundle
 from pipeline.evaluate.evaluation import DetectionEvaluation, EvaluationSettings, evaluate_samples
-from pipeline.evaluate.metrics import MIN_CLASS_SCORE, Sample, every_class, one_label
+from pipeline.evaluate.metrics import MIN_CLASS_SCORE, every_class, one_label
 from pipeline.evaluate.pictures import draw_confusion, draw_curves, draw_reliability, draw_worst
-from pipeline.evaluate.report import markdown, tables, to_json
+from pipeline.evaluate.report import markdown, show, tables, to_json
 from pipeline.evaluate.selection import check_classes, merge_classes, merged_names, parse_merge, select_images
 from pipeline.evaluate.slices import FaceAttributes, face_attributes
 from pipeline.evaluate.tide_errors import filter_by_score, list_errors
@@ -107,11 +107,8 @@ def run(args: EvaluateArgs) -> int:
     runs, attributes = _run_detectors(args, predictor, dataset.images, images, class_names, merge)
     evaluations = [_evaluate_run(args, name, run, class_names, settings, attributes) for name, run in runs.items()]
     notes += _notes(args, images, evaluations)
-    screen = console()
-    for table in tables(evaluations):
-        screen.print(table.rich())
-    for note in notes:
-        screen.print(f"- {note}", markup=False, highlight=False)
+    shown = tables(evaluations)
+    show(shown, notes)
     record = {
         "data": str(args.data),
         "splits": None if args.splits is None else str(args.splits),
@@ -126,10 +123,12 @@ def run(args: EvaluateArgs) -> int:
     }
     _draw(args, evaluations, runs, images)
     if BUNDLE_NAME in runs:
-        _write_predictions(args.out, runs[BUNDLE_NAME].samples, images, evaluations[0])
-    write_text(args.out / "evaluation.md", markdown(evaluations, notes))
+        # One row per class of a box, so that any COCO tool computes the same average precision.
+        rows = every_class(runs[BUNDLE_NAME].samples, settings.class_floor)
+        write_results(args.out / "predictions.coco.json", rows, images, class_names)
+    write_text(args.out / "evaluation.md", markdown("Evaluation", notes, shown))
     write_text(args.out / "evaluation.json", json.dumps(record, indent=1) + "\n")
-    screen.print(f"report: {args.out / 'evaluation.md'}", markup=False, highlight=False)
+    console().print(f"report: {args.out / 'evaluation.md'}", markup=False, highlight=False)
     return 0
 
 
@@ -188,17 +187,11 @@ def _evaluate_run(
     settings: EvaluationSettings,
     attributes: Sequence[FaceAttributes],
 ) -> DetectionEvaluation:
-    given = args.score_threshold is not None
+    threshold, source = args.score_threshold, "given"
+    if threshold is None:
+        threshold, source = run.threshold, "the bundle's"
     return evaluate_samples(
-        run.samples,
-        class_names,
-        settings,
-        name,
-        args.score_threshold if given else run.threshold,
-        "given" if given else "the bundle's",
-        run.seconds,
-        attributes,
-        run.unsure_margin,
+        run.samples, class_names, settings, name, threshold, source, run.seconds, attributes, run.unsure_margin
     )
 
 
@@ -212,11 +205,8 @@ def _notes(
             notes.append(f"{e.name}: no detection in {e.silent_images} of {e.images} photos, counted as empty")
         absent = {c.name for c in e.scores.classes if not c.overall.gt_count}
         detected = {n: sum(row[k] for row in e.confusion) for k, n in enumerate(e.class_names) if n in absent}
-        notes += [
-            f"{e.name}: {count} detections of {name}, a class without truths here, count as faces but not in mAP"
-            for name, count in detected.items()
-            if count
-        ]
+        text = "a class without truths here, count as faces but not in mAP"
+        notes += [f"{e.name}: {count} detections of {name}, {text}" for name, count in detected.items() if count]
     if args.min_score > 0:
         notes.append(f"detections below score {args.min_score:g} were left out, which lowers average precision")
     return notes
@@ -240,14 +230,6 @@ def _draw(
         if args.pictures:
             reported = filter_by_score(one_label(runs[e.name].samples), e.threshold)
             draw_worst(folder, reported, list_errors(reported, e.settings.iou), e.class_names, read)
-
-
-def _write_predictions(
-    out: Path, samples: Sequence[Sample], images: Sequence[AnnotatedImage], evaluation: DetectionEvaluation
-) -> None:
-    """Write one row per class of a box, so that any COCO tool computes the same average precision."""
-    rows = every_class(samples, evaluation.settings.class_floor)
-    write_results(out / "predictions.coco.json", rows, images, evaluation.class_names)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -27,14 +27,10 @@ STOCK_NAME = "stock cascade"
 class DetectorRun:
     """Detections of one detector; None is a value that is not known."""
 
-    samples: list[Sample]
-    """One per image."""
-    seconds: float | None = None
-    """Median time per image."""
-    threshold: float | None = None
-    """The detector reports a face from this score on."""
-    unsure_margin: float | None = None
-    """The detector calls a face unsure below this margin."""
+    samples: list[Sample]  # one per image
+    seconds: float | None = None  # median time per image
+    threshold: float | None = None  # the detector reports a face from this score on
+    unsure_margin: float | None = None  # the detector calls a face unsure below this margin
 
 
 def run_bundle(
@@ -57,8 +53,9 @@ def run_bundle(
     with progress() as bar:
         task = bar.add_task("detecting", total=len(images) * len(predictors))
         for name, each in predictors.items():
-            advance = partial(bar.advance, task)
-            samples, seconds = detect_samples(each, images, class_names, merge, min_score, advance, on_image)
+            samples, seconds = detect_samples(
+                each, images, class_names, merge, min_score, partial(bar.advance, task), on_image
+            )
             # The bundle's threshold was chosen for the scores of the bundle's own cascade.
             threshold = meta.thresholds["score"] if name == BUNDLE_NAME else None
             runs[name] = DetectorRun(samples, seconds, threshold, meta.fusion.unsure_margin)

@@ -34,14 +34,10 @@ from pipeline.inference.predictor import Predictor
 class EvaluationSettings:
     """How to score. Raises UserError when a value is out of range."""
 
-    iou: float = 0.5
-    """IoU at which a box is on a face, in all scores but COCO's own."""
-    rounds: int = 200
-    """Bootstrap resamples; 0 for no intervals."""
-    seed: int = 0
-    """Seed of the resamples."""
-    class_floor: float = MIN_CLASS_SCORE
-    """Where every class is scored, a class of a face counts from this score on."""
+    iou: float = 0.5  # at which a box is on a face, in all scores but COCO's own
+    rounds: int = 200  # bootstrap resamples; 0 for no intervals
+    seed: int = 0  # of the resamples
+    class_floor: float = MIN_CLASS_SCORE  # where every class is scored, a class of a face counts from this score on
 
     def __post_init__(self) -> None:
         if not 0.1 < self.iou < 1:
@@ -57,40 +53,29 @@ class DetectionEvaluation:
     """How well one detector did on one set of images.
 
     Each face counts with its best label alone, except in `each_class` and its intervals.
-
-    Attributes:
-        images: number of images.
-        silent_images: images without any detection.
-        scores: each face counts with its best label alone.
-        each_class: every class of a face counts with its own score, as for one-stage detectors; `faces` as in `scores`.
-        intervals: by the names of bootstrap.bootstrap.
-        threshold: a detection counts in `confusion`, `errors`, `slices` and `unsure` from this score on.
-        threshold_from: who chose the threshold.
-        confusion: (C + 1, C + 1) rows: rows are true classes, columns predicted ones, background last.
-        oracle_fixed: for each kind of error the mean average precision at settings.iou without that kind, over the
-            detections of any score; None without annotated faces.
-        reliability: of the detections "found" (from reliability.FLOOR on) and "reported" (from the threshold on).
-        unsure: empty where only one score per detection is known.
-        seconds: median time to detect in one image.
     """
 
     name: str
     class_names: tuple[str, ...]
     settings: EvaluationSettings
     images: int
-    silent_images: int
+    silent_images: int  # without any detection
     scores: Scores
-    each_class: Scores
-    intervals: dict[str, Interval]
-    threshold: float
-    threshold_from: str
-    confusion: tuple[tuple[int, ...], ...]
+    each_class: Scores  # every class counts with its own score, as for one-stage detectors; `faces` as in `scores`
+    intervals: dict[str, Interval]  # by the names of bootstrap.bootstrap
+    threshold: float  # a detection counts in `confusion`, `errors`, `slices` and `unsure` from this score on
+    threshold_from: str  # who chose the threshold
+    confusion: tuple[tuple[int, ...], ...]  # (C + 1, C + 1): rows are true classes, columns predicted, background last
     errors: ErrorCounts
+    # For each kind of error the mean average precision at settings.iou without that kind, over the detections of any
+    # score; None without annotated faces.
     oracle_fixed: dict[ErrorKind, float | None]
-    reliability: dict[str, Reliability]
+    reliability: dict[
+        str, Reliability
+    ]  # "found" (from reliability.MIN_SCORE on) and "reported" (from the threshold on)
     slices: tuple[Slice, ...]
-    unsure: tuple[RiskCoveragePoint, ...]
-    seconds: float | None
+    unsure: tuple[RiskCoveragePoint, ...]  # empty where only one score per detection is known
+    seconds: float | None  # median time to detect in one image
 
 
 def detect_samples(

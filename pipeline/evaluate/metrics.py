@@ -11,8 +11,8 @@ validation (Ultralytics' `multi_label`, which keeps scores from 0.001 on).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -67,8 +67,7 @@ class Sample:
             raise ValueError(f"{self.image_id}: boxes, scores and labels differ in number")
         if not np.isfinite(scores).all():
             raise ValueError(f"{self.image_id}: a score is not a finite number")
-        order = np.argsort(-scores, kind="stable")
-        class_scores = self.class_scores
+        order, class_scores = np.argsort(-scores, kind="stable"), self.class_scores
         if class_scores is not None:
             class_scores = np.asarray(class_scores, dtype=np.float64)
             if class_scores.ndim != 2 or len(class_scores) != len(boxes):
@@ -76,15 +75,8 @@ class Sample:
             if not np.isfinite(class_scores).all():
                 raise ValueError(f"{self.image_id}: a class score is not a finite number")
             class_scores = class_scores[order]
-        for name, value in {
-            "gt_boxes": gt_boxes,
-            "gt_labels": gt_labels,
-            "boxes": boxes[order],
-            "scores": scores[order],
-            "labels": labels[order],
-            "class_scores": class_scores,
-        }.items():
-            object.__setattr__(self, name, value)
+        vars(self).update(gt_boxes=gt_boxes, gt_labels=gt_labels, class_scores=class_scores)
+        vars(self).update(boxes=boxes[order], scores=scores[order], labels=labels[order])
 
     def keeping(self, keep: NDArray[np.bool_]) -> Sample:
         """Return the sample with only the detections where `keep` (M,) is true."""
@@ -134,38 +126,25 @@ def _one_label(s: Sample) -> Sample:
 
 @dataclass(frozen=True)
 class APMetrics:
-    """Scores of one category in one size range; None where no face is annotated.
+    """Scores of one category in one size range; None where no face is annotated."""
 
-    Attributes:
-        gt_count: annotated faces.
-        ap: mean average precision over IoU 0.50 to 0.95; ap50 and ap75 are at one IoU.
-        recall50: share of the faces that any detection finds at IoU 0.5, whatever its score.
-        ap_at_iou: average precision at the IoU of the run; recall_at_iou is the recall there.
-    """
-
-    gt_count: int
-    ap: float | None
+    gt_count: int  # annotated faces
+    ap: float | None  # mean average precision over IoU 0.50 to 0.95
     ap50: float | None
     ap75: float | None
-    recall50: float | None
-    ap_at_iou: float | None
+    recall50: float | None  # share of the faces that any detection finds at IoU 0.5, whatever its score
+    ap_at_iou: float | None  # at the IoU of the run
     recall_at_iou: float | None
 
 
 @dataclass(frozen=True)
 class CategoryScores:
-    """Scores of one category.
+    """Scores of one category."""
 
-    Attributes:
-        name: a class, "mean" over the classes that have annotated faces, or "face" whatever its class.
-        by_size: for each key of SIZES.
-        precision: at the recalls RECALLS and the IoU of the run; None where no face is annotated.
-    """
-
-    name: str
+    name: str  # a class, "mean" over the classes that have annotated faces, or "face" whatever its class
     overall: APMetrics
-    by_size: dict[str, APMetrics]
-    precision: tuple[float, ...] | None
+    by_size: dict[str, APMetrics]  # for each key of SIZES
+    precision: tuple[float, ...] | None  # at RECALLS and the IoU of the run; None where no face is annotated
 
 
 @dataclass(frozen=True)
@@ -191,8 +170,8 @@ def score_samples(samples: Sequence[Sample], class_names: Sequence[str], iou: fl
     Raises:
         UserError: the scoring library is not installed.
     """
-    faces = _score(samples, ["face"], iou, agnostic=True)[0]
-    return _with_mean(_score(samples, list(class_names), iou, agnostic=False), faces, iou)
+    one_class = [replace(s, gt_labels=np.zeros_like(s.gt_labels), labels=np.zeros_like(s.labels)) for s in samples]
+    return _with_mean(_score(samples, class_names, iou), _score(one_class, ["face"], iou)[0], iou)
 
 
 def score_every_class(
@@ -210,7 +189,7 @@ def score_every_class(
     Raises:
         UserError: the scoring library is not installed.
     """
-    classes = _score(every_class(samples, min_score), list(class_names), best_label.iou, agnostic=False)
+    classes = _score(every_class(samples, min_score), class_names, best_label.iou)
     return _with_mean(classes, best_label.faces, best_label.iou)
 
 
@@ -232,54 +211,43 @@ def _with_mean(classes: Sequence[CategoryScores], faces: CategoryScores, iou: fl
     return Scores(iou, mean, faces, tuple(classes))
 
 
-def _score(samples: Sequence[Sample], names: list[str], iou: float, agnostic: bool) -> list[CategoryScores]:
-    """Return the scores of each category in `names`; `agnostic` counts every face as the first one."""
-    gt, results = _as_coco(samples, names, agnostic)
-    precision, recall = _run_library(gt, results, iou, max((len(s.boxes) for s in samples), default=1) or 1)
-    areas = [np.prod(np.array(_xywh(s.gt_boxes)).reshape(-1, 4)[:, 2:], axis=1) for s in samples]
-    area = np.concatenate([*areas, np.zeros(0)])
-    label = np.concatenate([*(s.gt_labels for s in samples), np.zeros(0, np.intp)])
+def _score(samples: Sequence[Sample], names: Sequence[str], iou: float) -> list[CategoryScores]:
+    """Return the scores of each category in `names`."""
+    annotations = [row | {"iscrowd": 0} for row in _coco_rows((s.gt_boxes, s.gt_labels) for s in samples)]
+    images = [{"id": i} for i in range(1, len(samples) + 1)]
+    categories = [{"id": k, "name": name} for k, name in enumerate(names, start=1)]
+    gt = {"images": images, "categories": categories, "annotations": annotations}
+    most = max((len(s.boxes) for s in samples), default=1) or 1
+    precision, recall = _run_library(gt, coco_detections(samples), iou, most)
     scores = []
     for k, name in enumerate(names):
-        category_area = area if agnostic else area[label == k]
-        counts = [int(((category_area >= low**2) & (category_area < high**2)).sum()) for low, high in SIZES.values()]
+        area = np.array([row["area"] for row in annotations if row["category_id"] == k + 1])
+        counts = [int(((area >= low**2) & (area < high**2)).sum()) for low, high in SIZES.values()]
         metrics = [
             _metrics(precision[:, :, k, a], recall[:, k, a], iou_index(iou), count)
-            for a, count in enumerate([len(category_area), *counts])
+            for a, count in enumerate([len(area), *counts])
         ]
-        curve = tuple(precision[iou_index(iou), :, k, 0].tolist()) if len(category_area) else None
+        curve = tuple(precision[iou_index(iou), :, k, 0].tolist()) if len(area) else None
         scores.append(CategoryScores(name, metrics[0], dict(zip(SIZES, metrics[1:], strict=True)), curve))
     return scores
 
 
-def _as_coco(
-    samples: Sequence[Sample], names: list[str], agnostic: bool
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return the annotated faces as a COCO dictionary, and the detections as a COCO results list."""
-    annotations: list[dict[str, Any]] = []
-    results: list[dict[str, Any]] = []
-    for i, s in enumerate(samples, start=1):
-        for box, label in zip(_xywh(s.gt_boxes), s.gt_labels, strict=True):
-            # The library takes the id 0 for "no match", so ids start at 1.
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": i,
-                    "category_id": 1 if agnostic else int(label) + 1,
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "iscrowd": 0,
-                }
-            )
-        for box, score, label in zip(_xywh(s.boxes), s.scores, s.labels, strict=True):
-            category = 1 if agnostic else int(label) + 1
-            results.append({"image_id": i, "category_id": category, "bbox": box, "score": float(score)})
-    gt = {
-        "images": [{"id": i + 1} for i in range(len(samples))],
-        "categories": [{"id": k + 1, "name": name} for k, name in enumerate(names)],
-        "annotations": annotations,
-    }
-    return gt, results
+def coco_detections(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """Return the detections as rows of COCO JSON; all ids start at 1."""
+    rows = _coco_rows((s.boxes, s.labels) for s in samples)
+    scores = [score for s in samples for score in s.scores.tolist()]
+    return [row | {"score": score} for row, score in zip(rows, scores, strict=True)]
+
+
+def _coco_rows(images: Iterable[tuple[Boxes, NDArray[np.intp]]]) -> list[dict[str, Any]]:
+    """Return a row per box from each image's boxes and labels. The scoring library takes the id 0 for "no match"."""
+    rows: list[dict[str, Any]] = []
+    for i, (boxes, labels) in enumerate(images, start=1):
+        for (x1, y1, x2, y2), label in zip(boxes.astype(np.float64).tolist(), labels.tolist(), strict=True):
+            width, height = x2 - x1, y2 - y1
+            row = {"id": len(rows) + 1, "image_id": i, "category_id": label + 1, "bbox": [x1, y1, width, height]}
+            rows.append(row | {"area": width * height})
+    return rows
 
 
 def _run_library(
@@ -305,25 +273,13 @@ def _metrics(precision: NDArray[np.float64], recall: NDArray[np.float64], index:
     if not gt_count:
         return APMetrics(0, None, None, None, None, None, None)
     ap = precision.mean(axis=1)
-    return APMetrics(
-        gt_count,
-        *(float(v) for v in (ap[: len(COCO_IOUS)].mean(), ap[0], ap[5], recall[0], ap[index], recall[index])),
-    )
+    values = (ap[: len(COCO_IOUS)].mean(), ap[0], ap[5], recall[0], ap[index], recall[index])
+    return APMetrics(gt_count, *(float(v) for v in values))
 
 
 def _mean(metrics: Sequence[APMetrics]) -> APMetrics:
     counted = [m for m in metrics if m.gt_count]
-
-    def mean(name: str) -> float | None:
-        return float(np.mean([getattr(m, name) for m in counted])) if counted else None
-
-    return APMetrics(
-        sum(m.gt_count for m in counted),
-        *(mean(n) for n in ("ap", "ap50", "ap75", "recall50", "ap_at_iou", "recall_at_iou")),
-    )
-
-
-def _xywh(boxes: Boxes) -> list[list[float]]:
-    wide = boxes.astype(np.float64)
-    rows: list[list[float]] = np.concatenate([wide[:, :2], wide[:, 2:] - wide[:, :2]], axis=1).tolist()
-    return rows
+    if not counted:
+        return APMetrics(0, None, None, None, None, None, None)
+    means = (float(np.mean([getattr(m, field.name) for m in counted])) for field in fields(APMetrics)[1:])
+    return APMetrics(sum(m.gt_count for m in counted), *means)

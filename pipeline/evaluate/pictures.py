@@ -20,7 +20,7 @@ from pipeline.evaluate.tide_errors import ERROR_KINDS, REPORT_KEYS, DetectionErr
 from stage2_classifier.cropping import crop_window, cut_crop, resize_crop
 
 GT_COLOUR, DETECTION_COLOUR = (0, 200, 60), (230, 40, 40)
-TILE = 160  # pixels
+TILE, MAX_TILES = 160, 24  # pixels, and tiles of one kind of error
 CONTEXT = 1.0  # of the box's longer side, on each side: enough to see the cause of the error
 
 
@@ -58,8 +58,7 @@ def draw_curves(evaluations: Sequence[DetectionEvaluation], path: Path) -> None:
         for e in evaluations:
             category = [*e.each_class.classes, e.each_class.faces][k]
             if category.precision is not None:
-                label = f"{e.name} ({category.overall.ap_at_iou:.3f})"
-                axes.plot(RECALLS, category.precision, label=label)
+                axes.plot(RECALLS, category.precision, label=f"{e.name} ({category.overall.ap_at_iou:.3f})")
         axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="recall", ylabel="precision", title=name)
         if axes.lines:
             axes.legend(loc="best", fontsize="small", title=f"AP@{e.settings.iou:g}")
@@ -81,9 +80,8 @@ def draw_reliability(evaluation: DetectionEvaluation, path: Path) -> None:
         share.plot([b.score for b in part.bins], [b.right for b in part.bins], "k.", label="at the mean score")
         share.plot([0, 1], [0, 1], "k--", linewidth=0.8)
         error = "-" if part.ece is None else f"{part.ece:.3f}"
-        title = f"{name}: score {part.floor:.3g} or more, calibration error {error}"
         share.set(xlim=(0, 1), ylim=(0, 1), ylabel="share right")
-        share.set_title(title, fontsize="medium")
+        share.set_title(f"{name}: score {part.floor:.3g} or more, calibration error {error}", fontsize="medium")
         share.legend(loc="upper left", fontsize="small")
         count.bar(lows, [b.count for b in part.bins], widths, align="edge", edgecolor="white", color="grey")
         count.set(xlabel="score", ylabel="detections", yscale="log", ylim=(0.5, None))
@@ -97,45 +95,34 @@ def draw_worst(
     errors: Sequence[DetectionError],
     class_names: Sequence[str],
     read: Callable[[int], NDArray[np.uint8]],
-    limit: int = 24,
-) -> list[Path]:
+) -> None:
     """Write worst_<kind>.png for each kind of error that occurs, and remove the files of the other kinds.
 
     The worst errors are the detections with the highest score, and the largest faces without a detection. The true box
-    is green, the detected one red. `read` returns the pixels (H, W, 3) RGB of the image of sample i. The result is the
-    list of the pictures' paths.
+    is green, the detected one red. `read` returns the pixels (H, W, 3) RGB of the image of sample i.
     """
-    written = []
     for kind in ERROR_KINDS:
         path = folder / f"worst_{REPORT_KEYS[kind]}.png"
         of_kind = [e for e in errors if e.kind == kind]
-        worst = sorted(of_kind, key=lambda e: _severity(samples[e.sample], e), reverse=True)[:limit]
-        tiles = [
-            (tile, _caption(samples[e.sample], e, class_names))
-            for e in worst
-            if (tile := _tile(samples, e, read)) is not None
-        ]
+        worst = sorted(of_kind, key=lambda e: _severity(samples[e.sample], e), reverse=True)[:MAX_TILES]
+        tiles = [(tile, e) for e in worst if (tile := _tile(samples, e, read)) is not None]
         if not tiles:
             path.unlink(missing_ok=True)
             continue
         columns = min(len(tiles), 6)
         rows = -(-len(tiles) // columns)
         figure = _figure(2 * columns, 2.5 * rows + 0.5)
-        for k, (tile, caption) in enumerate(tiles):
-            axes = figure.add_subplot(rows, columns, k + 1)
+        for k, (tile, e) in enumerate(tiles, start=1):
+            axes = figure.add_subplot(rows, columns, k)
             axes.imshow(tile)
             axes.set_axis_off()
-            axes.set_title(caption, fontsize=6)
+            axes.set_title(_caption(samples[e.sample], e, class_names), fontsize=6)
         figure.suptitle(f"{KIND_NAMES[REPORT_KEYS[kind]]}: the worst {len(tiles)} of {len(of_kind)}", fontsize=9)
         _save(figure, path)
-        written.append(path)
-    return written
 
 
 def _severity(s: Sample, e: DetectionError) -> float:
-    if e.detection is not None:
-        return float(s.scores[e.detection])
-    return float(area(s.gt_boxes)[e.gt])
+    return float(area(s.gt_boxes)[e.gt] if e.detection is None else s.scores[e.detection])
 
 
 def _caption(s: Sample, e: DetectionError, class_names: Sequence[str]) -> str:
@@ -154,9 +141,7 @@ def _tile(
     s, image = samples[e.sample], read(e.sample)
     gt = None if e.gt is None else s.gt_boxes[e.gt]
     detection = None if e.detection is None else s.boxes[e.detection]
-    centre = gt if gt is not None else detection
-    if centre is None:
-        return None
+    centre = s.boxes[e.detection] if gt is None else gt
     inside = clip(centre[None], (image.shape[1], image.shape[0]))
     if area(inside)[0] < 1:
         return None

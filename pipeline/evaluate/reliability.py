@@ -22,10 +22,8 @@ class Bin:
     low: float
     high: float
     count: int
-    score: float
-    """Mean score."""
-    right: float
-    """Share of correct detections."""
+    score: float  # mean score
+    right: float  # share of correct detections
 
 
 @dataclass(frozen=True)
@@ -34,10 +32,8 @@ class Reliability:
 
     floor: float
     count: int
-    ece: float | None
-    """Expected calibration error; None without detections."""
-    bins: tuple[Bin, ...]
-    """The bins with detections."""
+    ece: float | None  # expected calibration error; None without detections
+    bins: tuple[Bin, ...]  # those with detections
 
     @classmethod
     def above(cls, floor: float, scores: NDArray[np.floating], correct: NDArray[np.bool_]) -> Reliability:
@@ -80,9 +76,5 @@ def scores_and_correct(
     Returns:
         Scores (N,) and flags (N,). A detection is correct on a face of its class that no better detection has matched.
     """
-    scores, correct = [np.zeros(0)], [np.zeros(0, bool)]
-    for k in range(classes):
-        matches = match(samples, np.array([iou]), k)
-        scores.append(matches.score)
-        correct.append(matches.is_hit[0])
-    return np.concatenate(scores), np.concatenate(correct)
+    matches = [match(samples, np.array([iou]), k) for k in range(classes)]
+    return np.concatenate([m.score for m in matches]), np.concatenate([m.is_hit[0] for m in matches])

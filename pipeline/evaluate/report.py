@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.table import Table as RichTable
 
+from common.cli import console
 from pipeline.evaluate.bootstrap import ONE_LABEL
 from pipeline.evaluate.evaluation import DetectionEvaluation
 from pipeline.evaluate.metrics import SIZES, APMetrics, CategoryScores
@@ -68,10 +70,19 @@ def tables(evaluations: Sequence[DetectionEvaluation]) -> list[Table]:
     return [_headline(evaluations), *details]
 
 
-def markdown(evaluations: Sequence[DetectionEvaluation], notes: Sequence[str]) -> str:
-    """Return the whole report; it starts with the notes (what was scored and how)."""
-    parts = ["# Evaluation\n", "\n".join(f"- {note}" for note in notes) + "\n"]
-    return "\n".join([*parts, *(table.markdown() for table in tables(evaluations))])
+def markdown(title: str, notes: Sequence[str], shown: Sequence[Table]) -> str:
+    """Return a whole report; it starts with the notes (what was scored and how)."""
+    parts = [f"# {title}\n", "\n".join(f"- {note}" for note in notes) + "\n"]
+    return "\n".join([*parts, *(table.markdown() for table in shown)])
+
+
+def show(shown: Sequence[Table], notes: Sequence[str]) -> None:
+    """Print tables and notes."""
+    screen = console()
+    for table in shown:
+        screen.print(table.rich())
+    for note in notes:
+        screen.print(f"- {note}", markup=False, highlight=False)
 
 
 def to_json(evaluation: DetectionEvaluation) -> dict[str, Any]:
@@ -98,61 +109,52 @@ def _with_json_keys(value: Any) -> Any:
 
 def _headline(evaluations: Sequence[DetectionEvaluation]) -> Table:
     first = evaluations[0]
-    rows = [
-        ("mAP50", [_with_interval(e.each_class.mean.overall.ap50, e, "mAP50") for e in evaluations]),
-        ("mAP50-95", [_with_interval(e.each_class.mean.overall.ap, e, "mAP50-95") for e in evaluations]),
-    ]
+
+    def row(name: str, values: Iterable[float | None], interval: str = "") -> tuple[str, ...]:
+        return (name, *(_with_interval(v, e, interval) for v, e in zip(values, evaluations, strict=True)))
+
+    each, one = [e.each_class.mean.overall for e in evaluations], [e.scores.mean.overall for e in evaluations]
+    faces = [e.scores.faces.overall for e in evaluations]
+    rows = [row("mAP50", (m.ap50 for m in each), "mAP50"), row("mAP50-95", (m.ap for m in each), "mAP50-95")]
     for k, name in enumerate(first.class_names):
-        cells = [_with_interval(e.each_class.classes[k].overall.ap50, e, f"AP50/{name}") for e in evaluations]
-        rows.append((f"AP50 {name}", cells))
+        rows.append(row(f"AP50 {name}", [e.each_class.classes[k].overall.ap50 for e in evaluations], f"AP50/{name}"))
     rows += [
-        ("mAP50, one label", [_with_interval(e.scores.mean.overall.ap50, e, f"mAP50{ONE_LABEL}") for e in evaluations]),
-        ("face AP50", [_with_interval(e.scores.faces.overall.ap50, e, "face_AP50") for e in evaluations]),
-        ("face AP50-95", [_number(e.scores.faces.overall.ap) for e in evaluations]),
-        ("face recall50", [_number(e.scores.faces.overall.recall50) for e in evaluations]),
+        row("mAP50, one label", (m.ap50 for m in one), f"mAP50{ONE_LABEL}"),
+        row("face AP50", (m.ap50 for m in faces), "face_AP50"),
+        row("face AP50-95", (m.ap for m in faces)),
+        row("face recall50", (m.recall50 for m in faces)),
     ]
     if first.settings.iou != 0.5:
-        rows += _rows_at_iou(evaluations, f"AP@{first.settings.iou:g}")
+        ap = f"AP@{first.settings.iou:g}"
+        rows += [
+            row(f"m{ap}", (m.ap_at_iou for m in each), f"m{ap}"),
+            row(f"m{ap}, one label", (m.ap_at_iou for m in one), f"m{ap}{ONE_LABEL}"),
+            row(f"face {ap}", (m.ap_at_iou for m in faces), f"face_{ap}"),
+        ]
     rows += [
-        (f"calibration error, score >= {MIN_SCORE:g}", [_number(e.reliability["found"].ece) for e in evaluations]),
-        ("calibration error, reported", [_number(e.reliability["reported"].ece) for e in evaluations]),
-        ("ms/photo", ["-" if e.seconds is None else f"{e.seconds * 1000:.0f}" for e in evaluations]),
+        row(f"calibration error, score >= {MIN_SCORE:g}", (e.reliability["found"].ece for e in evaluations)),
+        row("calibration error, reported", (e.reliability["reported"].ece for e in evaluations)),
+        ("ms/photo", *("-" if e.seconds is None else f"{e.seconds * 1000:.0f}" for e in evaluations)),
     ]
     note = HEADLINE_NOTE
     if first.intervals:
         note += f"In brackets: 95% bootstrap intervals over images, {first.settings.rounds} resamples."
-    header = ("", *(e.name for e in evaluations))
-    return Table("Headline", header, tuple((name, *cells) for name, cells in rows), note.strip())
-
-
-def _rows_at_iou(evaluations: Sequence[DetectionEvaluation], ap: str) -> list[tuple[str, list[str]]]:
-    """Return the headline's rows at the IoU of the run; `ap` is the name of average precision there."""
-    mean, face = f"m{ap}", f"face_{ap}"
-    single = [_with_interval(e.scores.mean.overall.ap_at_iou, e, f"{mean}{ONE_LABEL}") for e in evaluations]
-    return [
-        (mean, [_with_interval(e.each_class.mean.overall.ap_at_iou, e, mean) for e in evaluations]),
-        (f"{mean}, one label", single),
-        (f"face {ap}", [_with_interval(e.scores.faces.overall.ap_at_iou, e, face) for e in evaluations]),
-    ]
+    return Table("Headline", ("", *(e.name for e in evaluations)), tuple(rows), note.strip())
 
 
 def _by_class(e: DetectionEvaluation) -> Table:
-    rows = []
-    for each, one in _categories(e):
-        key = f"AP50/{each.name}"
-        single = _with_interval(one.overall.ap50, e, key + ONE_LABEL)
-        rows.append((each.name, *_cells(each.overall, one.overall, _with_interval(each.overall.ap50, e, key), single)))
-    return Table(f"{e.name}: by class", ("class", *AP_COLUMNS), tuple(rows), AP_NOTE)
+    rows = tuple((c.name, *_cells(e, c.overall, one.overall, f"AP50/{c.name}")) for c, one in _categories(e))
+    return Table(f"{e.name}: by class", ("class", *AP_COLUMNS), rows, AP_NOTE)
 
 
 def _by_size(e: DetectionEvaluation) -> Table:
-    rows = []
-    for each, one in _categories(e):
-        for size in SIZES:
-            every, single = each.by_size[size], one.by_size[size]
-            rows.append((each.name, size, *_cells(every, single, _number(every.ap50), _number(single.ap50))))
+    rows = tuple(
+        (each.name, size, *_cells(e, each.by_size[size], one.by_size[size]))
+        for each, one in _categories(e)
+        for size in SIZES
+    )
     note = f"Size is the square root of the box's area. {AP_NOTE}"
-    return Table(f"{e.name}: by face size", ("class", "size (px)", *AP_COLUMNS), tuple(rows), note)
+    return Table(f"{e.name}: by face size", ("class", "size (px)", *AP_COLUMNS), rows, note)
 
 
 def _confusion(e: DetectionEvaluation) -> Table:
@@ -181,7 +183,7 @@ def _errors(e: DetectionEvaluation) -> Table:
 
 def _slices(e: DetectionEvaluation) -> Table:
     rows = [
-        (s.by, s.name, str(s.gt_count), str(s.found), _number(s.recall), _number(s.right_share), _number(s.ap50))
+        (s.by, s.name, str(s.gt_count), str(s.found), number(s.recall), number(s.right_share), number(s.ap50))
         for s in e.slices
     ]
     bounds = slice_bounds()
@@ -201,18 +203,13 @@ def _slices(e: DetectionEvaluation) -> Table:
 
 
 def _reliability(e: DetectionEvaluation) -> Table:
-    parts = {name: {b.low: b for b in r.bins} for name, r in e.reliability.items()}
-    lows = sorted({low for bins in parts.values() for low in bins})
+    parts = [{(b.low, b.high): b for b in r.bins} for r in e.reliability.values()]
     rows = []
-    for low in lows:
-        cells = []
-        for bins in parts.values():
-            b = bins.get(low)
-            cells += ["-"] * 3 if b is None else [str(b.count), f"{b.score:.3f}", f"{b.right:.3f}"]
-        high = next(bins[low].high for bins in parts.values() if low in bins)
-        rows.append((f"{low:.1f}-{high:.1f}", *cells))
-    total = [cell for r in e.reliability.values() for cell in (str(r.count), "-", f"ECE {_number(r.ece)}")]
-    rows.append(("all", *total))
+    for low, high in sorted({edges for bins in parts for edges in bins}):
+        found = [bins.get((low, high)) for bins in parts]
+        cells = [(str(b.count), f"{b.score:.3f}", f"{b.right:.3f}") if b else ("-",) * 3 for b in found]
+        rows.append((f"{low:.1f}-{high:.1f}", *itertools.chain(*cells)))
+    rows.append(("all", *(v for r in e.reliability.values() for v in (str(r.count), "-", f"ECE {number(r.ece)}"))))
     header = ("score", *(cell for name in e.reliability for cell in (name, "mean score", "right")))
     floors = "; ".join(f"{name}: score {r.floor:.3g} or more" for name, r in e.reliability.items())
     note = (
@@ -226,8 +223,8 @@ def _unsure(e: DetectionEvaluation) -> Table:
     rows = [
         (
             f"{point.margin:.3g}" + (" (the bundle's)" if point.own else ""),
-            f"{point.unsure} ({_number(point.unsure_share)})",
-            f"{point.wrong} ({_number(point.wrong_share)})",
+            f"{point.unsure} ({number(point.unsure_share)})",
+            f"{point.wrong} ({number(point.wrong_share)})",
         )
         for point in e.unsure
     ]
@@ -249,15 +246,17 @@ def _categories(e: DetectionEvaluation) -> list[tuple[CategoryScores, CategorySc
     return list(zip(each, (*e.scores.classes, e.scores.mean, e.scores.faces), strict=True))
 
 
-def _cells(each: APMetrics, one: APMetrics, ap50: str, one_ap50: str) -> tuple[str, ...]:
-    """Return the cells under AP_COLUMNS."""
-    return str(each.gt_count), _number(each.ap), ap50, _number(each.ap75), one_ap50, _number(one.recall50)
+def _cells(e: DetectionEvaluation, each: APMetrics, one: APMetrics, key: str = "") -> tuple[str, ...]:
+    """Return the cells under AP_COLUMNS; `key` names the interval of AP50."""
+    ap50, one_ap50 = _with_interval(each.ap50, e, key), _with_interval(one.ap50, e, key + ONE_LABEL)
+    return str(each.gt_count), number(each.ap), ap50, number(each.ap75), one_ap50, number(one.recall50)
 
 
 def _with_interval(value: float | None, e: DetectionEvaluation, key: str) -> str:
     interval = e.intervals.get(key)
-    return _number(value) + (f" [{interval.low:.3f}, {interval.high:.3f}]" if interval else "")
+    return number(value) + (f" [{interval.low:.3f}, {interval.high:.3f}]" if interval else "")
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Return a score with three digits; "-" where it is missing."""
     return "-" if value is None else f"{value:.3f}"

@@ -25,12 +25,10 @@ class RiskCoveragePoint:
     margin: float
     found: int
     unsure: int
-    wrong: int
-    """Wrong labels among the sure faces."""
+    wrong: int  # wrong labels among the sure faces
     unsure_share: float | None
     wrong_share: float | None
-    own: bool
-    """Whether the margin is the bundle's."""
+    own: bool  # whether the margin is the bundle's
 
 
 def risk_coverage(
@@ -74,12 +72,5 @@ def _point(
 ) -> RiskCoveragePoint:
     found, unsure = len(is_unsure), int(is_unsure.sum())
     wrong, sure = int((is_wrong & ~is_unsure).sum()), found - unsure
-    return RiskCoveragePoint(
-        margin,
-        found,
-        unsure,
-        wrong,
-        unsure / found if found else None,
-        wrong / sure if sure else None,
-        is_bundle_margin,
-    )
+    unsure_share, wrong_share = unsure / found if found else None, wrong / sure if sure else None
+    return RiskCoveragePoint(margin, found, unsure, wrong, unsure_share, wrong_share, is_bundle_margin)

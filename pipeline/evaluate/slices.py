@@ -28,33 +28,23 @@ BLUR_UNKNOWN = "too small to tell"
 class FaceAttributes:
     """Light and blur of the N faces of one photo."""
 
-    luma: NDArray[np.float64]
-    """(N,) mean luma, 0 to 255."""
-    detail: NDArray[np.float64]
-    """(N,) variance of the Laplacian; NaN where a face is too small."""
+    luma: NDArray[np.float64]  # (N,) mean, 0 to 255
+    detail: NDArray[np.float64]  # (N,) variance of the Laplacian; NaN where a face is too small
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Results on some of the faces, at the IoU and score threshold of the run.
-
-    Attributes:
-        gt_count: annotated faces.
-        found: faces with a box on them, whatever its label.
-        right: found faces with the right label.
-        recall: share of found faces; None without faces.
-        right_share: share of right labels among the found faces; None without found faces.
-        ap50: average precision at IoU 0.5: of a size whatever the class, of a class with every class scored. None for
-            light and blur, because a false alarm is on no face that could have either.
-    """
+    """Results on some of the faces, at the IoU and score threshold of the run."""
 
     by: SliceBy
     name: str
-    gt_count: int
-    found: int
-    right: int
-    recall: float | None
-    right_share: float | None
+    gt_count: int  # annotated faces
+    found: int  # faces with a box on them, whatever its label
+    right: int  # found faces with the right label
+    recall: float | None  # share of found faces; None without faces
+    right_share: float | None  # share of right labels among the found faces; None without found faces
+    # Average precision at IoU 0.5: of a size whatever the class, of a class with every class scored. None for light and
+    # blur, because a false alarm is on no face that could have either.
     ap50: float | None
 
 
@@ -99,12 +89,12 @@ def slice_faces(
         scores: with every class scored; `ap50` comes from there.
         attributes: one per sample (ValueError otherwise); None leaves out the slices by light and blur.
     """
-    found, correct = _found_and_correct(samples, iou)
+    is_found, is_correct = _found_and_correct(samples, iou)
     side = np.sqrt(np.concatenate([np.zeros(0), *(area(s.gt_boxes) for s in samples)]))
     label = np.concatenate([np.zeros(0, np.intp), *(s.gt_labels for s in samples)])
-    rows: list[tuple[SliceBy, str, NDArray[np.bool_], float | None]] = []
-    for name, bounds in SIZES.items():
-        rows.append(("size", name, _within(side, bounds), scores.faces.by_size[name].ap50))
+    rows: list[tuple[SliceBy, str, NDArray[np.bool_], float | None]] = [
+        ("size", name, _within(side, bounds), scores.faces.by_size[name].ap50) for name, bounds in SIZES.items()
+    ]
     if attributes is not None:
         luma = np.concatenate([np.zeros(0), *(a.luma for a in attributes)])
         detail = np.concatenate([np.zeros(0), *(a.detail for a in attributes)])
@@ -113,9 +103,13 @@ def slice_faces(
         rows += [("light", name, _within(luma, bounds), None) for name, bounds in LIGHT.items()]
         rows += [("blur", name, _within(detail, bounds), None) for name, bounds in BLUR.items()]
         rows.append(("blur", BLUR_UNKNOWN, np.isnan(detail), None))
-    for k, name in enumerate(class_names):
-        rows.append(("class", name, label == k, scores.classes[k].overall.ap50))
-    return tuple(_slice(by, name, found[members], correct[members], ap50) for by, name, members, ap50 in rows)
+    rows += [("class", name, label == k, scores.classes[k].overall.ap50) for k, name in enumerate(class_names)]
+    slices = []
+    for by, name, members, ap50 in rows:
+        faces, found, right = (int(mask.sum()) for mask in (members, is_found & members, is_correct & members))
+        recall, right_share = found / faces if faces else None, right / found if found else None
+        slices.append(Slice(by, name, faces, found, right, recall, right_share, ap50))
+    return tuple(slices)
 
 
 def slice_bounds() -> dict[str, list[float]]:
@@ -142,11 +136,3 @@ def _found_and_correct(samples: Sequence[Sample], iou: float) -> tuple[NDArray[n
 
 def _within(values: NDArray[np.floating], bounds: tuple[float, float]) -> NDArray[np.bool_]:
     return (values >= bounds[0]) & (values < bounds[1])
-
-
-def _slice(
-    by: SliceBy, name: str, is_found: NDArray[np.bool_], is_correct: NDArray[np.bool_], ap50: float | None
-) -> Slice:
-    faces, found, right = len(is_found), int(is_found.sum()), int(is_correct.sum())
-    recall, right_share = found / faces if faces else None, right / found if found else None
-    return Slice(by, name, faces, found, right, recall, right_share, ap50)

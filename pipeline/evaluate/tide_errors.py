@@ -21,13 +21,7 @@ from pipeline.evaluate.metrics import SIZES, Sample
 ErrorKind = Literal["miss", "loc", "cls", "bkg", "dupe"]
 ERROR_KINDS: tuple[ErrorKind, ...] = get_args(ErrorKind)
 # The name of each kind in evaluation.json and in the file names of the pictures.
-REPORT_KEYS: dict[str, str] = {
-    "miss": "missed",
-    "loc": "loose",
-    "cls": "wrong_class",
-    "bkg": "false_alarm",
-    "dupe": "duplicate",
-}
+REPORT_KEYS = {"miss": "missed", "loc": "loose", "cls": "wrong_class", "bkg": "false_alarm", "dupe": "duplicate"}
 # The stage that causes an error, by the values of REPORT_KEYS.
 STAGE = {"missed": 1, "loose": 1, "wrong_class": 2, "false_alarm": 1, "duplicate": 1}
 BACKGROUND_IOU = 0.1  # TIDE's: a box with less overlap has nothing to do with a face
@@ -38,20 +32,13 @@ class ErrorAssignment:
     """The place of each face and each detection of one image; each is in exactly one field.
 
     A pair is (index of the face, index of the detection).
-
-    Attributes:
-        matched: pairs that overlap by the IoU threshold or more, whatever their classes.
-        loc: pairs of a face and a detection without a match that overlap too little.
-        miss: faces in no pair.
-        dupe: detections in no pair that overlap a face.
-        bkg: detections on no face.
     """
 
-    matched: tuple[tuple[int, int], ...]
-    loc: tuple[tuple[int, int], ...]
-    miss: tuple[int, ...]
-    dupe: tuple[int, ...]
-    bkg: tuple[int, ...]
+    matched: tuple[tuple[int, int], ...]  # pairs that overlap by the IoU threshold or more, whatever their classes
+    loc: tuple[tuple[int, int], ...]  # pairs of a face and a detection without a match that overlap too little
+    miss: tuple[int, ...]  # faces in no pair
+    dupe: tuple[int, ...]  # detections in no pair that overlap a face
+    bkg: tuple[int, ...]  # detections on no face
 
 
 @dataclass(frozen=True)
@@ -60,10 +47,8 @@ class DetectionError:
 
     kind: ErrorKind
     sample: int
-    gt: int | None
-    """Index of the face in the sample; None for "dupe" and "bkg"."""
-    detection: int | None
-    """Index of the detection in the sample; None for "miss"."""
+    gt: int | None  # index of the face in the sample; None for "dupe" and "bkg"
+    detection: int | None  # index of the detection in the sample; None for "miss"
 
 
 @dataclass(frozen=True)
@@ -77,15 +62,13 @@ class ErrorCounts:
     detections: int
     correct: int
     kinds: dict[ErrorKind, int]
-    by_size: dict[str, dict[str, int]]
-    """For each face size (keys of SIZES) the counts "gt_count", "correct", "miss", "loc" and "cls"."""
+    by_size: dict[str, dict[str, int]]  # by face size (keys of SIZES): "gt_count", "correct", "miss", "loc", "cls"
 
 
 def iou_matrix(boxes: Boxes, gt_boxes: Boxes) -> NDArray[np.float64]:
     """Return the IoU (M, N) in double precision, as the scoring library does: both must agree on a threshold."""
-    wide: Any = boxes.astype(np.float64)
-    wide_gt: Any = gt_boxes.astype(np.float64)
-    return np.asarray(iou(wide, wide_gt), dtype=np.float64)
+    wide: tuple[Any, Any] = boxes.astype(np.float64), gt_boxes.astype(np.float64)
+    return np.asarray(iou(*wide), dtype=np.float64)
 
 
 def filter_by_score(samples: Sequence[Sample], score: float) -> list[Sample]:
@@ -100,21 +83,16 @@ def assign_errors(sample: Sample, match_iou: float = 0.5) -> ErrorAssignment:
     A second box on a matched face is a dupe, however small its overlap is. A match needs an IoU of `match_iou`.
     """
     overlap = iou_matrix(sample.boxes, sample.gt_boxes)
-    matched = _greedy(overlap, match_iou)
+    matched = match_greedily(overlap, match_iou)
     rest = overlap.copy()
     rest[[d for _, d in matched], :] = -1
     rest[:, [t for t, _ in matched]] = -1
-    loc = _greedy(rest, BACKGROUND_IOU)
-    paired_gt = {t for t, _ in matched + loc}
-    paired = {d for _, d in matched + loc}
+    loc = match_greedily(rest, BACKGROUND_IOU)
+    miss = sorted(set(range(len(sample.gt_boxes))) - {t for t, _ in matched + loc})
+    left = sorted(set(range(len(sample.boxes))) - {d for _, d in matched + loc})
     on_face = overlap.max(axis=1, initial=0) >= BACKGROUND_IOU
-    return ErrorAssignment(
-        tuple(matched),
-        tuple(loc),
-        tuple(t for t in range(len(sample.gt_boxes)) if t not in paired_gt),
-        tuple(d for d in range(len(sample.boxes)) if d not in paired and on_face[d]),
-        tuple(d for d in range(len(sample.boxes)) if d not in paired and not on_face[d]),
-    )
+    dupe, bkg = tuple(d for d in left if on_face[d]), tuple(d for d in left if not on_face[d])
+    return ErrorAssignment(tuple(matched), tuple(loc), tuple(miss), dupe, bkg)
 
 
 def confusion_matrix(samples: Sequence[Sample], classes: int, match_iou: float = 0.5) -> NDArray[np.int64]:
@@ -207,25 +185,20 @@ def _fix_miss(s: Sample, a: ErrorAssignment, _: float) -> Sample:
     return replace(s, gt_boxes=np.delete(s.gt_boxes, missed, axis=0), gt_labels=np.delete(s.gt_labels, missed, axis=0))
 
 
-def _fix_dupe(s: Sample, a: ErrorAssignment, _: float) -> Sample:
-    return s.keeping(~np.isin(np.arange(len(s.boxes)), a.dupe))
-
-
-def _fix_bkg(s: Sample, a: ErrorAssignment, _: float) -> Sample:
-    return s.keeping(~np.isin(np.arange(len(s.boxes)), a.bkg))
-
-
 _FIXES: dict[ErrorKind, Callable[[Sample, ErrorAssignment, float], Sample]] = {
     "miss": _fix_miss,
     "loc": _fix_loc,
     "cls": _fix_cls,
-    "bkg": _fix_bkg,
-    "dupe": _fix_dupe,
+    "bkg": lambda s, a, _: s.keeping(~np.isin(np.arange(len(s.boxes)), a.bkg)),
+    "dupe": lambda s, a, _: s.keeping(~np.isin(np.arange(len(s.boxes)), a.dupe)),
 }
 
 
-def _greedy(overlap: NDArray[np.float64], threshold: float) -> list[tuple[int, int]]:
-    """Return (face, detection) pairs from `overlap` (M, N), whose detections come best score first."""
+def match_greedily(overlap: NDArray[np.float64], threshold: float) -> list[tuple[int, int]]:
+    """Return (face, detection) pairs from `overlap` (M, N), whose detections come best score first.
+
+    Each detection takes the free face that it overlaps most, if at least at the threshold.
+    """
     pairs: list[tuple[int, int]] = []
     if not overlap.size:
         return pairs
