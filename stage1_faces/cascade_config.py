@@ -11,39 +11,25 @@ MIN_LEVEL_FACE = 8.0  # px: the smallest face, sqrt(area), that a pyramid level 
 
 @dataclass(frozen=True)
 class CascadeConfig:
-    """Settings of the cascade's search.
+    """Settings of the cascade's search. Raise ValueError where a value is out of range."""
 
-    Attributes:
-        min_face: smallest face that is searched for, sqrt(area) in pixels.
-        max_side: longer side of a photo's largest pyramid level, pixels. In a larger photo `min_face` grows with it.
-        pnet_threshold: smallest face probability that passes P-Net.
-        rnet_threshold: smallest face probability by P-Net and R-Net together.
-        onet2_threshold: smallest face probability by all three nets that O-Net's second pass takes.
-        score_threshold: smallest score of a face.
-        max_pnet, max_rnet, max_onet2: most boxes per photo that pass each step, best first.
-        nms_pnet, nms_rnet, nms_onet: IoU above which the weaker of two boxes is removed, after each net.
-        soft_nms_sigma: sigma of the soft NMS that ends the search (boxes.soft_nms); 0 is none.
-        box_voting_iou: IoU from which O-Net's other boxes vote on a face's box.
-        slope, intercept: map the weighted face logit to the score's logit (Platt 1999); fitted on validation photos.
-
-    Raises:
-        ValueError: a value is out of range.
-    """
-
-    min_face: float = 6.0
-    max_side: float = 800.0
-    pnet_threshold: float = 0.2
-    rnet_threshold: float = 0.15
-    onet2_threshold: float = 0.05
-    score_threshold: float = 0.5
+    min_face: float = 6.0  # smallest face that is searched for, sqrt(area) in pixels
+    max_side: float = 800.0  # px: longer side of a photo's largest level; in a larger photo `min_face` grows with it
+    pnet_threshold: float = 0.2  # smallest face probability that passes P-Net
+    rnet_threshold: float = 0.15  # smallest face probability by P-Net and R-Net together
+    onet2_threshold: float = 0.05  # smallest face probability by all three nets that O-Net's second pass takes
+    score_threshold: float = 0.5  # smallest score of a face
+    # Most boxes per photo that pass each step, best first.
     max_pnet: int = 500
     max_rnet: int = 300
     max_onet2: int = 300
+    # IoU above which the weaker of two boxes is removed, after each net.
     nms_pnet: float = 0.5
     nms_rnet: float = 0.5
     nms_onet: float = 0.65
-    soft_nms_sigma: float = 0.3
-    box_voting_iou: float = 0.6
+    soft_nms_sigma: float = 0.3  # of the soft NMS that ends the search (boxes.soft_nms); 0 is none
+    box_voting_iou: float = 0.6  # IoU from which O-Net's other boxes vote on a face's box
+    # Map the weighted face logit to the score's logit (Platt 1999); fitted on validation photos.
     slope: float = 1.0
     intercept: float = 0.0
 

@@ -9,16 +9,17 @@ reads the boxes of the first and their mirror images. The weighted face logits o
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.boxes import area, clip, nms, soft_nms
 from stage1_faces.anchors import box_anchors, decode, stack_anchors
+from stage1_faces.cascade import NetSpec, run_on_windows
 from stage1_faces.cascade_config import MIN_LEVEL_FACE, CascadeConfig
 from stage1_faces.face_logits import log_odds, min_logit, sigmoid
-from stage1_faces.faces import Faces, Net, Pixels, check_images
+from stage1_faces.faces import Detector, Faces, Net, Pixels
 from stage1_faces.proposals import Proposals, top_proposals, vote_boxes
 from stage1_faces.pyramid import PyramidLevel, build_pyramid
 from stage1_faces.roi_crop import Mipmaps
@@ -47,46 +48,18 @@ TILE_MARGIN = 40  # px: more than half of P-Net's receptive field (63 px), so th
 R_BATCH, O_BATCH = 64, 16  # 32 for O-Net: as quick, 10 MB more
 FLIPPED_LANDMARKS = [1, 0, 2, 4, 3]  # the landmark that each becomes in a mirror image
 
-
-@dataclass(frozen=True)
-class NetSpec:
-    """How R-Net or O-Net is called."""
-
-    size: int  # px, side of a window
-    context: float  # side of a window / longer side of its box
-    batch: int  # most windows per call
-    shapes: tuple[tuple[int, ...], ...]  # of each output, for one window
-
-
 RNET = NetSpec(R_SIZE, R_CONTEXT, R_BATCH, ((), (4,)))
 ONET = NetSpec(O_SIZE, O_CONTEXT, O_BATCH, ((), (4,), (5, 2)))
 
 
-class FaceDetector:
+class FaceDetector(Detector):
     """The cascade. Holds no runtime: the three nets are plain functions, so ONNX and torch both fit."""
 
     def __init__(self, pnet: Net, rnet: Net, onet: Net, config: CascadeConfig | None = None) -> None:
         self.config = config or CascadeConfig()
         self._pnet, self._rnet, self._onet = pnet, rnet, onet
 
-    def detect(self, image: Pixels, *, min_face: float | None = None, min_score: float | None = None) -> Faces:
-        """Return the faces in one image; see `detect_batch`."""
-        return self.detect_batch([image], min_face=min_face, min_score=min_score)[0]
-
-    def detect_batch(
-        self, images: Sequence[Pixels], *, min_face: float | None = None, min_score: float | None = None
-    ) -> list[Faces]:
-        """Return the faces in each image; one result does not depend on the other images, up to float rounding.
-
-        Args:
-            images: uint8 (H, W, 3) RGB of any sizes.
-            min_face: overrides the configured smallest face (pixels); `max_side` has no effect then.
-            min_score: overrides the configured smallest score; 0 keeps every box of O-Net's second pass.
-
-        Raises:
-            ValueError: an image is not uint8 (H, W, 3) with at least one pixel.
-        """
-        check_images(images)
+    def _search(self, images: Sequence[Pixels], min_face: float | None, min_score: float | None) -> list[Faces]:
         config = self.config
         if min_face is not None:
             config = replace(config, min_face=min_face, max_side=np.inf)
@@ -228,22 +201,11 @@ def with_flip_tta(net: Net) -> Net:
 
 def _run_on_boxes(
     net: Net, spec: NetSpec, maps: Sequence[Mipmaps], proposals: Sequence[Proposals]
-) -> list[list[NDArray[np.float32]]]:
-    """Return for each image the net's outputs on its boxes with their context; calls are batched over images."""
-    image_index = np.repeat(np.arange(len(maps)), [len(p.boxes) for p in proposals])
-    anchors = np.concatenate([np.zeros((0, 3), np.float32), *(box_anchors(p.boxes) for p in proposals)])
-    half = anchors[:, 2:] * (spec.context / 2)
-    squares = np.concatenate([anchors[:, :2] - half, anchors[:, :2] + half], axis=1)
-    outputs = [np.empty((len(image_index), *shape), np.float32) for shape in spec.shapes]
-    for start in range(0, len(image_index), spec.batch):
-        stop = min(start + spec.batch, len(image_index))
-        pixels = np.empty((stop - start, spec.size, spec.size, 3), np.uint8)
-        for image in range(image_index[start], image_index[stop - 1] + 1):
-            of_image = image_index[start:stop] == image
-            pixels[of_image] = maps[image].crop_boxes(squares[start:stop][of_image], spec.size)
-        results = net(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32))
-        for output, result in zip(outputs, results, strict=True):
-            output[start:stop] = result
-    ends = np.cumsum([len(p.boxes) for p in proposals])[:-1]
-    parts = [np.split(output, ends) for output in outputs]
-    return [[part[i] for part in parts] for i in range(len(maps))]
+) -> list[tuple[NDArray[np.float32], ...]]:
+    """Return for each image the net's outputs on its boxes with their context."""
+    squares = []
+    for before in proposals:
+        anchors = box_anchors(before.boxes)
+        half = anchors[:, 2:] * (spec.context / 2)
+        squares.append(np.concatenate([anchors[:, :2] - half, anchors[:, :2] + half], axis=1))
+    return run_on_windows(net, spec, squares, lambda image, some: maps[image].crop_boxes(some, spec.size))

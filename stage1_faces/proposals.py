@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.boxes import Boxes, area, clip, iou, nms
+from stage1_faces.cascade import BoxTable
 
 MAX_CELLS_PER_PROPOSAL = 8  # best cells per wanted proposal that NMS compares: its time grows with their square
 
 
 @dataclass(frozen=True)
-class Proposals:
+class Proposals(BoxTable):
     """Boxes of one image, inside it, best first."""
 
     boxes: Boxes  # (N, 4) xyxy, pixels
     scores: NDArray[np.float32]  # (N,) face probability by the nets so far
     face_logits: NDArray[np.float32]  # (N,) sum of the nets' face logits, each times its weight
-
-    def __getitem__(self, index: NDArray[np.intp] | NDArray[np.bool_]) -> Proposals:
-        return Proposals(self.boxes[index], self.scores[index], self.face_logits[index])
-
-    @classmethod
-    def concatenated(cls, parts: Sequence[Proposals]) -> Proposals:
-        """Return the proposals of all parts, in order."""
-        return cls(
-            np.concatenate([part.boxes for part in parts]),
-            np.concatenate([part.scores for part in parts]),
-            np.concatenate([part.face_logits for part in parts]),
-        )
 
 
 def top_proposals(proposals: Proposals, size: tuple[int, int], max_iou: float, count: int) -> Proposals:
@@ -40,7 +28,7 @@ def top_proposals(proposals: Proposals, size: tuple[int, int], max_iou: float, c
     order = np.argsort(-proposals.scores, kind="stable")
     order = order[area(boxes)[order] > 0][: count * MAX_CELLS_PER_PROPOSAL]
     kept = order[nms(boxes[order], proposals.scores[order], max_iou)[:count]]
-    return Proposals(boxes[kept], proposals.scores[kept], proposals.face_logits[kept])
+    return replace(proposals, boxes=boxes)[kept]
 
 
 def vote_boxes(boxes: Boxes, scores: NDArray[np.float32], kept: NDArray[np.intp], min_iou: float) -> Boxes:

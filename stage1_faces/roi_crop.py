@@ -25,13 +25,9 @@ class Mipmaps:
 
     def __init__(self, image: Pixels) -> None:
         self.image = image
+        self.size = (image.shape[1], image.shape[0])  # width, height
         self._levels = [image]
         self._finest = max(math.ceil(math.log2(max(image.shape[:2]) / MAX_WARP_SIDE)), 0)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Return the photo's width and height."""
-        return self.image.shape[1], self.image.shape[0]
 
     def level(self, k: int) -> Pixels:
         """Return the photo halved k times, or as often as both sides stay at least one pixel."""
@@ -48,11 +44,8 @@ class Mipmaps:
         photo are GREY.
         """
         step = math.sqrt(abs(matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0]))
-        k = max(math.floor(math.log2(max(step, 1e-6))), self._finest)
-        level = self.level(k)
-        whole = self.image
-        shrink = np.array([level.shape[1] / whole.shape[1], level.shape[0] / whole.shape[0]])[:, None]
-        scaled = matrix * shrink
+        level = self.level(max(math.floor(math.log2(max(step, 1e-6))), self._finest))
+        scaled = matrix * (np.array([level.shape[1], level.shape[0]]) / self.size)[:, None]
         # From corner-based places to the pixel indices that OpenCV counts in.
         scaled[:, 2] += scaled[:, :2].sum(axis=1) * 0.5 - 0.5
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.boxes import Boxes, area, clip, nms, square
-from stage1_faces.faces import Faces, Net, Pixels, check_images
+from stage1_faces.cascade import BoxTable, NetSpec, run_on_windows
+from stage1_faces.faces import Detector, Faces, Net, Pixels
 from stage1_faces.stock.resample import WindowSampler, area_resize
 
 # The nets, of float32 (N, 3, H, W) pixels of 0..255:
@@ -29,43 +29,28 @@ MAX_TILE = 512  # P-Net cells per side: 1034 px
 R_BATCH, O_BATCH = 64, 16
 
 
-class _StockNetSpec(NamedTuple):
-    """Side of a net's window (pixels), most windows per call, and the shape of each output for one window."""
-
-    size: int
-    batch: int
-    shapes: tuple[tuple[int, ...], ...]
-
-
-RNET = _StockNetSpec(R_SIZE, R_BATCH, ((), (4,)))
-ONET = _StockNetSpec(O_SIZE, O_BATCH, ((), (4,), (5, 2)))
+RNET = NetSpec(R_SIZE, 1.0, R_BATCH, ((), (4,)))
+ONET = NetSpec(O_SIZE, 1.0, O_BATCH, ((), (4,), (5, 2)))
 
 
 @dataclass(frozen=True)
 class MtcnnConfig:
-    """Settings of the cascade's search. The defaults are facenet-pytorch's, after Zhang et al. 2016.
+    """Settings of the cascade's search. Raise ValueError where a value is out of range.
 
-    Attributes:
-        min_face: smallest face that is searched for, pixels.
-        factor: size ratio of neighbouring pyramid levels.
-        pnet_threshold, rnet_threshold, score_threshold: smallest face probability that passes P-Net, R-Net, O-Net.
-        nms_level, nms_pnet, nms_rnet: IoU above which the weaker of two boxes is removed: within a pyramid level,
-            over all levels, after R-Net.
-        nms_onet: the same after O-Net, as intersection over the smaller box.
-
-    Raises:
-        ValueError: a value is out of range.
+    The defaults are facenet-pytorch's, after Zhang et al. 2016.
     """
 
-    min_face: float = 20.0
-    factor: float = 0.709
+    min_face: float = 20.0  # smallest face that is searched for, pixels
+    factor: float = 0.709  # size ratio of neighbouring pyramid levels
+    # Smallest face probability that passes P-Net, R-Net, O-Net.
     pnet_threshold: float = 0.6
     rnet_threshold: float = 0.7
     score_threshold: float = 0.7
-    nms_level: float = 0.5
-    nms_pnet: float = 0.7
+    # IoU above which the weaker of two boxes is removed.
+    nms_level: float = 0.5  # within a pyramid level
+    nms_pnet: float = 0.7  # over all levels
     nms_rnet: float = 0.7
-    nms_onet: float = 0.7
+    nms_onet: float = 0.7  # after O-Net: intersection over the smaller box
 
     def __post_init__(self) -> None:
         if not self.min_face >= 1:
@@ -79,7 +64,7 @@ class MtcnnConfig:
 
 
 @dataclass(frozen=True)
-class _Windows:
+class _Windows(BoxTable):
     """Windows of one image, 1-based with inclusive ends, as the stock weights were trained.
 
     `refined` and `_pnet_windows` keep facenet-pytorch's arithmetic (widths of x2-x1, or +1 after R-Net and O-Net),
@@ -90,67 +75,32 @@ class _Windows:
     scores: NDArray[np.float32]  # (N,)
     offsets: NDArray[np.float32]  # (N, 4), as fractions of the window's sides
 
-    def __getitem__(self, index: NDArray[np.intp] | NDArray[np.bool_]) -> _Windows:
-        return _Windows(self.boxes[index], self.scores[index], self.offsets[index])
-
     def refined(self, extra: float) -> Boxes:
         """Return the boxes moved by their offsets, which are fractions of the sides plus `extra`."""
         sides = self.boxes[:, 2:] - self.boxes[:, :2] + np.float32(extra)
         return self.boxes + self.offsets * np.tile(sides, 2)
 
-    @staticmethod
-    def concatenated(parts: Sequence[_Windows]) -> _Windows:
-        """Return the windows of all parts, in order."""
-        if not parts:
-            return _Windows(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 4), np.float32))
-        return _Windows(
-            np.concatenate([p.boxes for p in parts]),
-            np.concatenate([p.scores for p in parts]),
-            np.concatenate([p.offsets for p in parts]),
-        )
+
+NO_WINDOWS = _Windows(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 4), np.float32))
 
 
-class MtcnnDetector:
+class MtcnnDetector(Detector):
     """The cascade. Holds no runtime: the three nets are plain functions (see `Net`), so ONNX and torch both fit."""
 
     def __init__(self, pnet: Net, rnet: Net, onet: Net, config: MtcnnConfig | None = None) -> None:
         self.config = config or MtcnnConfig()
         self._pnet, self._rnet, self._onet = pnet, rnet, onet
 
-    def detect(self, image: Pixels, *, min_face: float | None = None, min_score: float | None = None) -> Faces:
-        """Return the faces in one image; see `detect_batch`."""
-        return self.detect_batch([image], min_face=min_face, min_score=min_score)[0]
-
-    def detect_batch(
-        self, images: Sequence[Pixels], *, min_face: float | None = None, min_score: float | None = None
-    ) -> list[Faces]:
-        """Return the faces in each image; one result does not depend on the other images.
-
-        Args:
-            images: uint8 (H, W, 3) RGB of any sizes.
-            min_face: overrides the configured smallest face, pixels.
-            min_score: overrides the configured score threshold; 0 keeps every window of O-Net that NMS leaves.
-
-        Raises:
-            ValueError: an image is not uint8 (H, W, 3) with at least one pixel.
-        """
-        check_images(images)
-        if not images:
-            return []
-        config = replace(
-            self.config,
-            min_face=self.config.min_face if min_face is None else min_face,
-            score_threshold=self.config.score_threshold if min_score is None else min_score,
-        )
+    def _search(self, images: Sequence[Pixels], min_face: float | None, min_score: float | None) -> list[Faces]:
+        given = {"min_face": min_face, "score_threshold": min_score}
+        config = replace(self.config, **{name: value for name, value in given.items() if value is not None})
         samplers = [WindowSampler(image) for image in images]
-        sizes = [(image.shape[1], image.shape[0]) for image in images]
-        squares = self._run_pnet(images, config)
-        squares = self._run_rnet(samplers, sizes, squares, config)
-        return self._run_onet(samplers, sizes, squares, config)
+        squares = self._run_rnet(samplers, self._run_pnet(images, config), config)
+        return self._run_onet(samplers, squares, config)
 
     def _run_pnet(self, images: Sequence[Pixels], config: MtcnnConfig) -> list[Boxes]:
         """Return P-Net's squares over each image's pyramid."""
-        found: list[list[_Windows]] = [[] for _ in images]
+        found = [[NO_WINDOWS] for _ in images]
         # Levels of equal shape, from any of the images, go through the net together.
         by_shape: dict[tuple[int, int], list[tuple[int, float]]] = {}
         for index, image in enumerate(images):
@@ -176,7 +126,7 @@ class MtcnnDetector:
         self, pixels: NDArray[np.float32], scales: Sequence[float], config: MtcnnConfig
     ) -> list[_Windows]:
         """Return P-Net's windows of each level (N, H, W, 3) of one shape, tile by tile."""
-        parts: list[list[_Windows]] = [[] for _ in scales]
+        parts = [[NO_WINDOWS] for _ in scales]
         for row, column, tile in _tiles(pixels.transpose(0, 3, 1, 2)):
             scores, offsets = self._pnet(tile)
             for k, scale in enumerate(scales):
@@ -184,39 +134,30 @@ class MtcnnDetector:
         return [_Windows.concatenated(part) for part in parts]
 
     def _run_rnet(
-        self,
-        samplers: Sequence[WindowSampler],
-        sizes: Sequence[tuple[int, int]],
-        squares: Sequence[Boxes],
-        config: MtcnnConfig,
+        self, samplers: Sequence[WindowSampler], squares: Sequence[Boxes], config: MtcnnConfig
     ) -> list[Boxes]:
         """Return what R-Net makes of the squares: fewer, better squares per image."""
-        kept, (scores, offsets) = _run_on_windows(self._rnet, samplers, sizes, squares, RNET)
         refined = []
-        for boxes, score, offset in zip(kept, scores, offsets, strict=True):
-            windows = _Windows(boxes, score, offset)
+        for outputs in _run_on_squares(self._rnet, RNET, samplers, squares):
+            windows = _Windows(*outputs)
             windows = windows[windows.scores > config.rnet_threshold]
             windows = windows[nms(windows.boxes, windows.scores, config.nms_rnet)]
             refined.append(square(windows.refined(1)))
         return refined
 
     def _run_onet(
-        self,
-        samplers: Sequence[WindowSampler],
-        sizes: Sequence[tuple[int, int]],
-        squares: Sequence[Boxes],
-        config: MtcnnConfig,
+        self, samplers: Sequence[WindowSampler], squares: Sequence[Boxes], config: MtcnnConfig
     ) -> list[Faces]:
         """Return each image's faces: O-Net on the squares of all images at once."""
-        kept, (scores, offsets, points) = _run_on_windows(self._onet, samplers, sizes, squares, ONET)
+        outputs = _run_on_squares(self._onet, ONET, samplers, squares)
         faces = []
-        for size, boxes, score, offset, point in zip(sizes, kept, scores, offsets, points, strict=True):
+        for sampler, (boxes, score, offset, point) in zip(samplers, outputs, strict=True):
             passed = score >= config.score_threshold
             windows = _Windows(boxes, score, offset)[passed]
             sides = windows.boxes[:, None, 2:] - windows.boxes[:, None, :2] + 1
             landmarks = windows.boxes[:, None, :2] + sides * point[passed] - 1
             # From 1-based inclusive to 0-based exclusive: the low edges move by one, the high ones stay.
-            found = clip(windows.refined(1) - np.array([1, 1, 0, 0], np.float32), size)
+            found = clip(windows.refined(1) - np.array([1, 1, 0, 0], np.float32), sampler.size)
             inside = area(found) > 0
             found, inside_scores, landmarks = found[inside], windows.scores[inside], landmarks[inside]
             pick = nms(found, inside_scores, config.nms_onet, "min")
@@ -242,10 +183,8 @@ def _tiles(pixels: NDArray[np.float32]) -> Iterable[tuple[int, int, NDArray[np.f
     Neighbours overlap by the receptive field less the stride; the last tile ends at the edge.
     """
     height, width = pixels.shape[2:]
-    span = MAX_TILE * STRIDE
-    overlap = CELL - STRIDE
-    rows = _tile_starts(height, span)
-    columns = _tile_starts(width, span)
+    span, overlap = MAX_TILE * STRIDE, CELL - STRIDE
+    rows, columns = _tile_starts(height, span), _tile_starts(width, span)
     for i, row in enumerate(rows):
         bottom = height if i == len(rows) - 1 else row + span + overlap
         for j, column in enumerate(columns):
@@ -260,11 +199,7 @@ def _tile_starts(length: int, span: int) -> list[int]:
 
 
 def _pnet_windows(
-    scores: NDArray[np.float32],
-    offsets: NDArray[np.float32],
-    first: tuple[int, int],
-    scale: float,
-    threshold: float,
+    scores: NDArray[np.float32], offsets: NDArray[np.float32], first: tuple[int, int], scale: float, threshold: float
 ) -> _Windows:
     """Return P-Net's cells (h, w) that reach the threshold as windows of the image; `first` is their row, column."""
     rows, columns = np.nonzero(scores >= threshold)
@@ -276,44 +211,21 @@ def _pnet_windows(
 
 def _pixel_windows(boxes: Boxes, size: tuple[int, int]) -> NDArray[np.intp]:
     """Return windows in whole pixels, 0-based with exclusive ends, clipped to an image of `size` (width, height)."""
-    width, height = size
     whole = np.clip(np.trunc(boxes), -(2**31), 2**31).astype(np.intp)
     low = np.maximum(whole[:, :2], 1) - 1
-    high = np.minimum(whole[:, 2:], np.array([width, height]))
+    high = np.minimum(whole[:, 2:], np.array(size))
     return np.concatenate([low, high], axis=1)
 
 
-def _run_on_windows(
-    net: Net,
-    samplers: Sequence[WindowSampler],
-    sizes: Sequence[tuple[int, int]],
-    squares: Sequence[Boxes],
-    spec: _StockNetSpec,
-) -> tuple[list[Boxes], list[list[NDArray[np.float32]]]]:
-    """Return the squares per image that touch it, and an array per output of the net and image.
-
-    A square outside its image has no pixels, and is left out. Calls are batched over images.
-    """
-    kept: list[Boxes] = []
-    windows: list[NDArray[np.intp]] = []
-    for boxes, image_size in zip(squares, sizes, strict=True):
-        whole = _pixel_windows(boxes, image_size)
+def _run_on_squares(
+    net: Net, spec: NetSpec, samplers: Sequence[WindowSampler], squares: Sequence[Boxes]
+) -> list[tuple[NDArray[np.float32], ...]]:
+    """Return for each image the squares that touch it, and the net's outputs on them; others have no pixels."""
+    kept, windows = [], []
+    for sampler, boxes in zip(samplers, squares, strict=True):
+        whole = _pixel_windows(boxes, sampler.size)
         touches = (whole[:, 2:] > whole[:, :2]).all(axis=1)
         kept.append(boxes[touches])
         windows.append(whole[touches])
-    image_index = np.repeat(np.arange(len(kept)), [len(boxes) for boxes in kept])
-    flat = np.concatenate(windows)
-    outputs = [np.empty((len(flat), *shape), np.float32) for shape in spec.shapes]
-    for start in range(0, len(flat), spec.batch):
-        stop = min(start + spec.batch, len(flat))
-        pixels = np.concatenate(
-            [
-                samplers[image].windows(flat[start:stop][image_index[start:stop] == image], spec.size)
-                for image in np.unique(image_index[start:stop])
-            ]
-        )
-        results = net(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
-        for output, result in zip(outputs, results, strict=True):
-            output[start:stop] = result
-    ends = np.cumsum([len(boxes) for boxes in kept])[:-1]
-    return kept, [np.split(output, ends) for output in outputs]
+    outputs = run_on_windows(net, spec, windows, lambda image, some: samplers[image].windows(some, spec.size))
+    return [(boxes, *arrays) for boxes, arrays in zip(kept, outputs, strict=True)]

@@ -7,6 +7,8 @@ it interpolates when it enlarges. On faces of 10 to 30 px that changes what the 
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +30,7 @@ def _integral(image: NDArray[np.uint8]) -> NDArray[np.int32]:
 
 
 def _means(
-    table: NDArray[np.int32],
-    rows: tuple[NDArray[np.intp], NDArray[np.intp]],
-    columns: tuple[NDArray[np.intp], ...],
+    table: NDArray[np.int32], rows: tuple[NDArray[np.intp], NDArray[np.intp]], columns: tuple[NDArray[np.intp], ...]
 ) -> NDArray[np.float32]:
     """Return the mean of every bin, from an integral image (H+1, W+1, 3); int32 differences survive overflow.
 
@@ -71,12 +71,12 @@ class WindowSampler:
 
     def __init__(self, image: NDArray[np.uint8]) -> None:
         self._image = image
+        self.size = (image.shape[1], image.shape[0])  # width, height
         self._table: NDArray[np.int32] | None = None
 
     def windows(self, boxes: NDArray[np.intp], size: int) -> NDArray[np.float32]:
         """Return float32 (N, size, size, 3) of windows (N, 4): xyxy in whole pixels, inside the image, not empty."""
-        height, width = self._image.shape[:2]
-        if height * width > MAX_PIXELS:
+        if math.prod(self.size) > MAX_PIXELS:
             parts = [area_resize(self._image[y1:y2, x1:x2], size, size) for x1, y1, x2, y2 in boxes]
             return np.stack(parts) if parts else np.zeros((0, size, size, 3), np.float32)
         if self._table is None:

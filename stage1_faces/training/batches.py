@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,27 +27,32 @@ MIN_HARD_WEIGHT = 0.01  # a window without a face is drawn with its face score a
 Arrays = tuple[NDArray[Any], ...]
 
 
-class Batches(Protocol):
+class Batches:
     """Source of a net's batches. A batch depends on seed, epoch, step, and `state` at the epoch's start."""
 
+    def __init__(self, photos: Sequence[TrainingPhoto], size: int, seed: int) -> None:
+        self._photos, self._size, self._seed = photos, size, seed
+        self._faces, self._weights = face_sampling_weights(photos)
+        self.state = torch.zeros(0)  # what a resumed run needs after an epoch
+
     def start_epoch(self, epoch: int, steps: int) -> None:
-        """Draw the samples of the epoch."""
+        """Draw the samples of the epoch, where `batch` does not."""
 
     def batch(self, epoch: int, step: int) -> Arrays:
         """Return one batch as arrays: pixels (N, H, W, 3), then the targets."""
+        raise NotImplementedError
 
     def loss(self, outputs: Tensor, targets: Sequence[Tensor]) -> dict[str, Tensor]:
         """Return the terms of the loss, by name."""
+        raise NotImplementedError
 
     def after_step(self, step: int, outputs: Tensor) -> None:
         """Take the net's outputs for the batch of a step."""
 
-    @property
-    def state(self) -> Tensor:
-        """Return what a resumed run needs after an epoch."""
-
-    @state.setter
-    def state(self, value: Tensor) -> None: ...
+    def _draw_face(self, rng: np.random.Generator) -> tuple[int, int]:
+        """Return the photo and face index of one face."""
+        photo, face = self._faces[rng.choice(len(self._faces), p=self._weights)]
+        return int(photo), int(face)
 
 
 def box_loss(box_deltas: Tensor, target: Tensor) -> Tensor:
@@ -78,16 +83,8 @@ def face_sampling_weights(photos: Sequence[TrainingPhoto]) -> tuple[NDArray[np.i
     return np.array(faces, np.intp), weights / weights.sum()
 
 
-class PatchBatches:
+class PatchBatches(Batches):
     """P-Net's batches: patches around faces drawn by `face_sampling_weights`, and a share from anywhere."""
-
-    def __init__(self, photos: Sequence[TrainingPhoto], size: int, seed: int) -> None:
-        self._photos, self._size, self._seed = photos, size, seed
-        self._faces, self._weights = face_sampling_weights(photos)
-        self.state = torch.zeros(0)
-
-    def start_epoch(self, epoch: int, steps: int) -> None:
-        """Do nothing: a batch draws its patches itself."""
 
     def batch(self, epoch: int, step: int) -> Arrays:
         """Return pixels (N, P, P, 3), objectness (N, h, w), box deltas (N, h, w, 4)."""
@@ -97,8 +94,8 @@ class PatchBatches:
             if rng.random() < BACKGROUND_SHARE:
                 samples.append(sample_patch(self._photos[int(rng.integers(len(self._photos)))], None, rng))
             else:
-                i, j = self._faces[rng.choice(len(self._faces), p=self._weights)]
-                samples.append(sample_patch(self._photos[i], int(j), rng))
+                i, j = self._draw_face(rng)
+                samples.append(sample_patch(self._photos[i], j, rng))
         pixels, objectness, box_deltas = zip(*samples, strict=True)
         return np.stack(pixels), np.stack(objectness), np.stack(box_deltas)
 
@@ -113,11 +110,8 @@ class PatchBatches:
         box = box_loss(cells[..., 1:][face], box_deltas[face]).sum() / face.sum().clamp(min=1)
         return {"face": focal, "box": box}
 
-    def after_step(self, step: int, outputs: Tensor) -> None:
-        """Do nothing: patches do not depend on the outputs."""
 
-
-class WindowBatches:
+class WindowBatches(Batches):
     """R-Net's or O-Net's batches: windows with a face, and mined ones without, mostly those that fool the net.
 
     `overlaps`: IoU of a mined box with a face below which it is background, and from which it shows that face.
@@ -132,10 +126,10 @@ class WindowBatches:
         seed: int,
         overlaps: tuple[float, float],
     ) -> None:
-        self._photos, self._mined, self._size, self._seed = photos, mined, size, seed
+        super().__init__(photos, size, seed)
+        self._mined = mined
         self._spec = RNET if net == "rnet" else ONET
         self._anchors = box_anchors(mined.boxes)
-        self._faces, self._weights = face_sampling_weights(photos)
         self._negatives = np.nonzero(mined.overlap < overlaps[0])[0]
         self._mined_by_face: dict[tuple[int, int], list[int]] = {}
         for k in np.nonzero(mined.overlap >= overlaps[1])[0]:
@@ -160,7 +154,7 @@ class WindowBatches:
         size, context = self._spec.size, self._spec.context
         samples = []
         for _ in range(self._positives):
-            i, j = (int(v) for v in self._faces[rng.choice(len(self._faces), p=self._weights)])
+            i, j = self._draw_face(rng)
             samples.append(sample_window(self._photos[i], self._draw_anchor(i, j, rng), j, context, size, rng))
         for k in self._negatives[self._drawn_negatives[step]]:
             photo = self._photos[self._mined.photo[k]]
@@ -191,8 +185,7 @@ class WindowBatches:
         if outputs.shape[1] > 5:
             known = ~torch.isnan(points)
             found = positives[:, 5:].reshape(-1, 5, 2)
-            zero = outputs.sum() * 0
-            loss = F.smooth_l1_loss(found[known], points[known], beta=0.05) if known.any() else zero
+            loss = F.smooth_l1_loss(found[known], points[known], beta=0.05) if known.any() else outputs.sum() * 0
             losses["landmarks"] = 2 * loss
         return losses
 

@@ -31,8 +31,12 @@ def _normalize_stock(pixels: Tensor) -> Tensor:
     return (pixels - 127.5) * 0.0078125
 
 
-class StockPNet(nn.Module):
-    """Stock P-Net with normalisation inside: (N, 3, H, W) of 0..255 -> probability (N, h, w), offsets (N, 4, h, w)."""
+class StockNet(nn.Module):
+    """Stock net with normalisation inside.
+
+    P-Net: (N, 3, H, W) of 0..255 -> probability (N, h, w), offsets (N, 4, h, w).
+    R-Net: (N, 3, 24, 24) -> probability (N,), offsets (N, 4).
+    """
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -43,11 +47,7 @@ class StockPNet(nn.Module):
         return probabilities[:, 1], offsets
 
 
-class StockRNet(StockPNet):
-    """Stock R-Net with normalisation inside: (N, 3, 24, 24) -> probability (N,), offsets (N, 4)."""
-
-
-class StockONet(StockPNet):
+class StockONet(StockNet):
     """Stock O-Net with normalisation inside: (N, 3, 48, 48) -> probability (N,), offsets (N, 4), landmarks (N, 5, 2).
 
     `shift` moves the box's left, top, right and bottom edge by fractions of its width or height. It fits the boxes
@@ -96,8 +96,7 @@ def stock_nets(box_shift: Sequence[float] = (0, 0, 0, 0)) -> dict[str, nn.Module
 
     `box_shift` is the shift of StockONet; zeros keep the stock boxes.
     """
-    onet = StockONet(ONet(), box_shift)
-    nets: dict[str, nn.Module] = {"pnet": StockPNet(PNet()), "rnet": StockRNet(RNet()), "onet": onet}
+    nets = {"pnet": StockNet(PNet()), "rnet": StockNet(RNet()), "onet": StockONet(ONet(), box_shift)}
     return {name: net.eval() for name, net in nets.items()}
 
 
@@ -170,6 +169,5 @@ def max_difference(graph: bytes, net: nn.Module, pixels: NDArray[np.float32]) ->
         expected = net(torch.from_numpy(pixels))
     expected = (expected,) if isinstance(expected, Tensor) else expected
     actual = onnx_function(graph)(pixels)
-    differences = [np.abs(a - e.numpy()).max() for a, e in zip(actual, expected, strict=True)]
-    worst = float(np.max(differences))
+    worst = float(np.max([np.abs(a - e.numpy()).max() for a, e in zip(actual, expected, strict=True)]))
     return worst if np.isfinite(worst) else float("inf")

@@ -11,40 +11,40 @@ A run that was stopped resumes with the same command. All training photos are in
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import cv2
+import numpy as np
 import torch
 import tyro
 
-from common.annotations import read_dataset
+from common.annotations import AnnotatedImage, read_dataset
 from common.annotations.types import fingerprint
 from common.cli import console, program_name, progress, run_cli
-from common.errors import UserError
+from common.errors import MediaError, UserError
+from common.images import read_image
 from common.memory import keep_freed_memory
 from common.splits import read_splits
+from stage1_faces.roi_crop import Mipmaps
 from stage1_faces.training.finetune_config import FinetuneConfig
 from stage1_faces.training.finetune_run import FinetuneRun
-from stage1_faces.training.photos import load_photos
 from stage1_faces.training.run_folder import FinetuneFolder
 from stage1_faces.training.samples import TrainingPhoto
+
+MAX_PHOTO_SIDE = 1600  # px: larger photos are shrunk to it for training, which bounds the memory for each
 
 
 @dataclass(frozen=True)
 class FinetuneArgs:
     """Fine-tune the cascade (P-Net, R-Net, O-Net) on annotated faces."""
 
-    data: Path
-    """Annotated photos: a Pascal VOC, COCO or YOLO folder."""
-    out: Path
-    """Folder of the run; a run that was stopped there resumes."""
-    splits: Path = Path("splits.csv")
-    """splits.csv of pipeline.split."""
-    overwrite: bool = False
-    """Start again even if the folder holds a run."""
-    threads: int = 0
-    """CPU threads of torch; 0 leaves it to torch."""
+    data: Path  # Annotated photos: a Pascal VOC, COCO or YOLO folder.
+    out: Path  # Folder of the run; a run that was stopped there resumes.
+    splits: Path = Path("splits.csv")  # splits.csv of pipeline.split.
+    overwrite: bool = False  # Start again even if the folder holds a run.
+    threads: int = 0  # CPU threads of torch; 0 leaves it to torch.
     recipe: tyro.conf.OmitArgPrefixes[FinetuneConfig] = field(default_factory=FinetuneConfig)
 
 
@@ -82,7 +82,7 @@ def finetune(
     folder = FinetuneFolder(out)
     with folder.held({"format": 1, "recipe": asdict(recipe), "data": data_print}, overwrite):
         if not folder.finished:
-            FinetuneRun(folder, recipe, train, val, torch.get_num_threads()).train_all()
+            FinetuneRun(folder, recipe, train, val).train_all()
     return folder.path
 
 
@@ -100,11 +100,34 @@ def _read_photos(data: Path, splits: Path) -> tuple[list[TrainingPhoto], list[Tr
         raise UserError(f"{splits}: no training photo of {data} has a face; make the split again")
     with progress() as bar:
         task = bar.add_task("reading photos", total=sum(map(len, sets)))
-        train, val = (load_photos(images, lambda: bar.advance(task)) for images in sets)
+        train, val = (_load_photos(images, lambda: bar.advance(task)) for images in sets)
     if not any(len(photo.boxes) for photo in train.values()):
         raise UserError(f"{data}: no training photo with a face can be read; copy the photos again")
     data_print = fingerprint([image for image in sets[0] if image.image_id in train])
     return list(train.values()), list(val.values()), data_print
+
+
+def _load_photos(images: Iterable[AnnotatedImage], on_photo: Callable[[], None]) -> dict[str, TrainingPhoto]:
+    """Return the photos that can be read, by image_id; print a warning for each of the others."""
+    photos = {}
+    for image in images:
+        try:
+            photos[image.image_id] = load_photo(image)
+        except MediaError as error:
+            print(f"warning: {error}; left out", file=sys.stderr)
+        on_photo()
+    return photos
+
+
+def load_photo(image: AnnotatedImage) -> TrainingPhoto:
+    """Return a photo with its boxes, shrunk to MAX_PHOTO_SIDE. Raise MediaError when it cannot be read."""
+    pixels, boxes = read_image(image.path), image.boxes
+    scale = MAX_PHOTO_SIDE / max(image.size)
+    if scale < 1:
+        size = (max(round(image.size[0] * scale), 1), max(round(image.size[1] * scale), 1))
+        pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+        boxes = boxes * np.tile(np.array(size) / image.size, 2).astype(np.float32)
+    return TrainingPhoto(Mipmaps(pixels), boxes, image.labels, np.full((len(boxes), 5, 2), np.nan, np.float32))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,32 +13,19 @@ from stage1_faces.training.trainer import StepSchedule
 class FinetuneConfig:
     """How long and how fast each net learns (EXPERIMENTS.md lists what was tried)."""
 
-    pnet_steps: int = 6000
-    """Batches that P-Net learns from."""
-    rnet_steps: int = 1250
-    """Batches that R-Net learns from."""
-    onet_steps: int = 1500
-    """Batches that O-Net learns from."""
-    epoch_steps: int = 250
-    """Batches per epoch; a stopped run resumes after its last whole epoch."""
-    pnet_batch: int = 16
-    """Patches per batch."""
-    rnet_batch: int = 192
-    """Windows per batch."""
-    onet_batch: int = 160
-    """Windows per batch."""
-    pnet_rate: float = 2e-3
-    """Largest learning rate (AdamW)."""
-    rnet_rate: float = 1.5e-3
-    """Largest learning rate."""
-    onet_rate: float = 1.5e-3
-    """Largest learning rate."""
-    weight_decay: float = 0.02
-    """AdamW's weight decay."""
-    passes: int = 3
-    """How often each photo is searched for windows, at various sizes and mirrored."""
-    seed: int = 0
-    """Seed of everything drawn."""
+    pnet_steps: int = 6000  # Batches that P-Net learns from.
+    rnet_steps: int = 1250  # Batches that R-Net learns from.
+    onet_steps: int = 1500  # Batches that O-Net learns from.
+    epoch_steps: int = 250  # Batches per epoch; a stopped run resumes after its last whole epoch.
+    pnet_batch: int = 16  # Patches per batch.
+    rnet_batch: int = 192  # Windows per batch.
+    onet_batch: int = 160  # Windows per batch.
+    pnet_rate: float = 2e-3  # Largest learning rate (AdamW).
+    rnet_rate: float = 1.5e-3  # Largest learning rate.
+    onet_rate: float = 1.5e-3  # Largest learning rate.
+    weight_decay: float = 0.02  # AdamW's weight decay.
+    passes: int = 3  # How often each photo is searched for windows, at various sizes and mirrored.
+    seed: int = 0  # Seed of everything drawn.
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from timm.utils import ModelEmaV3
-from torch import nn
 
 from common.boxes import Boxes, iou
 from common.cli import console, progress
@@ -20,12 +18,11 @@ from common.errors import UserError
 from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.detector import FaceDetector
 from stage1_faces.faces import Net
-from stage1_faces.stock.landmarks import TEACHER_CONFIG, stock_landmarks
-from stage1_faces.stock.mtcnn import MtcnnDetector
+from stage1_faces.stock.reference import TEACHER_CONFIG, stock_detector, stock_landmarks
 from stage1_faces.training.batches import Batches, PatchBatches, WindowBatches
-from stage1_faces.training.export import FINE_TUNED, STOCK, export_cascade, export_net, onnx_function, stock_nets
+from stage1_faces.training.export import FINE_TUNED, export_net, onnx_function
 from stage1_faces.training.finetune_config import FinetuneConfig
-from stage1_faces.training.mining import MinedWindows, mine, read_npz
+from stage1_faces.training.mining import MinedWindows, mine, npz_bytes, propose, read_npz
 from stage1_faces.training.nets import ExportWrapper, build_net
 from stage1_faces.training.run_folder import NETS, FinetuneFolder, load_net
 from stage1_faces.training.samples import TrainingPhoto
@@ -38,17 +35,12 @@ MINED_IOU = {"rnet": (0.3, 0.45), "onet": (0.25, 0.4)}
 
 
 class FinetuneRun:
-    """One fine-tuning in progress: its photos, and the finished nets as functions on `threads` CPU threads."""
+    """One fine-tuning in progress: its photos, and the finished nets as functions on torch's number of CPU threads."""
 
     def __init__(
-        self,
-        folder: FinetuneFolder,
-        recipe: FinetuneConfig,
-        train: Sequence[TrainingPhoto],
-        val: Sequence[TrainingPhoto],
-        threads: int,
+        self, folder: FinetuneFolder, recipe: FinetuneConfig, train: list[TrainingPhoto], val: list[TrainingPhoto]
     ) -> None:
-        self.folder, self.recipe, self.threads = folder, recipe, threads
+        self.folder, self.recipe, self.threads = folder, recipe, torch.get_num_threads()
         self.photos, self.val = train, val
         self.nets: dict[str, Net] = {}
 
@@ -72,7 +64,8 @@ class FinetuneRun:
         ema = ModelEmaV3(net, decay=EMA_DECAY, use_warmup=True, warmup_power=EMA_POWER)
         optimizer = torch.optim.AdamW(net.parameters(), schedule.rate, weight_decay=self.recipe.weight_decay)
         rows = [row for row in self.folder.rows() if row["net"] != name]
-        epoch, history = self._resume(name, net, ema, optimizer, batches)
+        parts = {"model": net, "average": ema.module, "optimizer": optimizer}
+        epoch, history = self._resume(name, parts, batches)
         with progress() as bar:
             task = bar.add_task(f"training {name}", total=schedule.steps, completed=epoch * schedule.per_epoch)
             while epoch < schedule.epochs:
@@ -86,30 +79,20 @@ class FinetuneRun:
                 history.append({"net": name, "epoch": epoch, "epochs": schedule.epochs, **rounded, "seconds": seconds})
                 self.folder.write_rows([*rows, *history])
                 shown = "  ".join(f"{term} {value:.4f}" for term, value in losses.items())
-                line = f"{name} epoch {epoch}/{schedule.epochs}  {shown}"
-                bar.console.print(line, highlight=False, soft_wrap=True)
-                state = {
-                    "model": net.state_dict(),
-                    "average": ema.module.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "batches": batches.state,
-                    "epoch": epoch,
-                    "history": history,
-                }
+                bar.console.print(f"{name} epoch {epoch}/{schedule.epochs}  {shown}", highlight=False, soft_wrap=True)
+                state = {key: part.state_dict() for key, part in parts.items()}
+                state |= {"batches": batches.state, "epoch": epoch, "history": history}
                 self.folder.save_state(name, state)
         self.folder.save_net(name, ema.module, {"steps": schedule.steps, "torch": torch.__version__.split("+")[0]})
 
-    def _resume(
-        self, name: str, net: nn.Module, ema: ModelEmaV3, optimizer: torch.optim.Optimizer, batches: Batches
-    ) -> tuple[int, list[dict[str, Any]]]:
+    def _resume(self, name: str, parts: Mapping[str, Any], batches: Batches) -> tuple[int, list[dict[str, Any]]]:
         """Load the saved state of a net, if there is one, and return its finished epochs and their log lines."""
         state = self.folder.load_state(name)
         if state is None:
             return 0, []
         try:
-            net.load_state_dict(state["model"])
-            ema.module.load_state_dict(state["average"])
-            optimizer.load_state_dict(state["optimizer"])
+            for key, part in parts.items():
+                part.load_state_dict(state[key])
             batches.state = state["batches"]
             return state["epoch"], state["history"]
         except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
@@ -157,14 +140,11 @@ class FinetuneRun:
 
     def _landmarks(self) -> bytes:
         """Return the stock cascade's landmarks on the training photos, as bytes of a .npz file."""
-        nets = {name: onnx_function(graph, self.threads) for name, graph in export_cascade(stock_nets(), STOCK).items()}
-        stock = MtcnnDetector(**nets, config=TEACHER_CONFIG)
+        stock = stock_detector(self.threads, TEACHER_CONFIG)
         with progress() as bar:
             photos = bar.track(self.photos, description="landmarks by the stock cascade")
             points = [stock_landmarks(stock, photo.maps.image, photo.boxes) for photo in photos]
-        buffer = io.BytesIO()
-        np.savez(buffer, points=np.concatenate(points), ends=np.cumsum([len(p) for p in points])[:-1])
-        return buffer.getvalue()
+        return npz_bytes(points=np.concatenate(points), ends=np.cumsum([len(p) for p in points])[:-1])
 
     def _report(self, name: str) -> None:
         """Log and print how many of the validation faces the net's best boxes find."""
@@ -186,13 +166,10 @@ class FinetuneRun:
 
 def _best_boxes(detector: FaceDetector, photo: TrainingPhoto, name: str) -> Boxes:
     """Return the boxes after the net `name`, best first."""
-    config = CascadeConfig()
-    proposals = detector.run_pnet([photo.maps], config)
-    if name != "pnet":
-        proposals = detector.run_rnet([photo.maps], proposals, config)
-    if name == "onet":
-        return detector.run_onet([photo.maps], proposals, CascadeConfig(score_threshold=0.01))[0].boxes
-    return proposals[0].boxes
+    if name != "onet":
+        return propose(detector, photo.maps, name, detector.config).boxes
+    proposals = propose(detector, photo.maps, "rnet", detector.config)
+    return detector.run_onet([photo.maps], [proposals], CascadeConfig(score_threshold=0.01))[0].boxes
 
 
 def recall_at_counts(

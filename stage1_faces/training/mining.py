@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.boxes import Boxes, iou
+from stage1_faces.cascade import BoxTable
 from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.detector import FaceDetector
-from stage1_faces.faces import Pixels
 from stage1_faces.proposals import Proposals
 from stage1_faces.roi_crop import Mipmaps
 from stage1_faces.training.samples import TrainingPhoto
@@ -28,7 +28,7 @@ MINING_CONFIG = CascadeConfig(
 
 
 @dataclass(frozen=True)
-class MinedWindows:
+class MinedWindows(BoxTable):
     """N proposals from all photos."""
 
     photo: NDArray[np.int64]  # (N,) index of the photo
@@ -39,15 +39,20 @@ class MinedWindows:
 
     def to_bytes(self) -> bytes:
         """Return the bytes of a .npz file that `from_bytes` reads."""
-        buffer = io.BytesIO()
-        np.savez(buffer, **{f.name: getattr(self, f.name) for f in fields(self)})
-        return buffer.getvalue()
+        return npz_bytes(**{f.name: getattr(self, f.name) for f in fields(self)})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> MinedWindows:
         """Return the windows of a file's bytes. Raise ValueError or KeyError when they are damaged."""
         arrays = read_npz(data)
         return cls(**{f.name: arrays[f.name] for f in fields(cls)})
+
+
+def npz_bytes(**arrays: NDArray[Any]) -> bytes:
+    """Return the bytes of a .npz file."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
 
 
 def read_npz(data: bytes) -> dict[str, NDArray[Any]]:
@@ -72,36 +77,32 @@ def mine(
     The first pass takes the photo unchanged. A pass depends on seed, photo index and pass index alone.
     `on_photo` is called after each photo.
     """
-    found: list[MinedWindows] = []
+    found = []
     for i, photo in enumerate(photos):
         for k in range(passes):
             rng = np.random.default_rng((seed, i, k))
             image, mirrored = photo.maps.image, k % 2 == 1
             if k:
-                image = _resize(image, 2 ** rng.uniform(*LOG2_SCALES))
+                scale = 2 ** rng.uniform(*LOG2_SCALES)
+                size = [max(round(side * scale), MIN_SIDE) for side in photo.maps.size]
+                interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+                image = np.asarray(cv2.resize(image, size, interpolation=interpolation), np.uint8)
             if mirrored:
                 image = np.ascontiguousarray(image[:, ::-1])
-            proposals = _propose(detector, Mipmaps(image), after)
+            proposals = propose(detector, Mipmaps(image), after, MINING_CONFIG)
             boxes = proposals.boxes.copy()
             if mirrored:
                 boxes[:, [0, 2]] = image.shape[1] - boxes[:, [2, 0]]
             boxes *= np.tile(np.array(photo.maps.size) / (image.shape[1], image.shape[0]), 2).astype(np.float32)
             found.append(_match_faces(i, boxes, proposals.scores, photo.boxes))
         on_photo()
-    return MinedWindows(*(np.concatenate([getattr(part, f.name) for part in found]) for f in fields(MinedWindows)))
+    return MinedWindows.concatenated(found)
 
 
-def _propose(detector: FaceDetector, maps: Mipmaps, after: str) -> Proposals:
-    """Return one image's proposals by the net `after`."""
-    proposals = detector.run_pnet([maps], MINING_CONFIG)
-    return proposals[0] if after == "pnet" else detector.run_rnet([maps], proposals, MINING_CONFIG)[0]
-
-
-def _resize(image: Pixels, scale: float) -> Pixels:
-    """Return the image scaled, with sides of MIN_SIDE or more."""
-    size = (max(round(image.shape[1] * scale), MIN_SIDE), max(round(image.shape[0] * scale), MIN_SIDE))
-    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, size, interpolation=interpolation), np.uint8)
+def propose(detector: FaceDetector, maps: Mipmaps, after: str, config: CascadeConfig) -> Proposals:
+    """Return one image's proposals by the net `after` ("pnet" or "rnet"), best first."""
+    proposals = detector.run_pnet([maps], config)
+    return proposals[0] if after == "pnet" else detector.run_rnet([maps], proposals, config)[0]
 
 
 def _match_faces(photo: int, boxes: Boxes, scores: NDArray[np.float32], gt_boxes: Boxes) -> MinedWindows:

@@ -27,6 +27,7 @@ Rng = np.random.Generator
 PATCH_SIZE = 160  # px, side of P-Net's patches
 CELLS = PATCH_SIZE // STRIDE  # per side of a patch
 CELL_PLACES = np.arange(CELLS) * STRIDE + 0.5  # px, centres of the cells along a side
+CELL_CENTRES = np.stack(np.meshgrid(CELL_PLACES, CELL_PLACES), axis=-1)  # (CELLS, CELLS, 2) x, y
 # Face sizes, sqrt(area) in px of a patch, that are P-Net's positives. Other sizes up to the last are ignored.
 POSITIVE_SIZES = (0.88 * MIN_LEVEL_FACE, 2.28 * MIN_LEVEL_FACE)
 MAX_IGNORED_SIZE = 3 * MIN_LEVEL_FACE
@@ -102,25 +103,18 @@ def cut_edges(image: Pixels, boxes: Boxes, face: NDArray[np.float32], rng: Rng) 
 
     An edge is near the box `face` (4,), and takes at most a tenth of that box's side.
     """
-    low, high = _draw_edges(image.shape[1], image.shape[0], face, rng)
-    out = np.full_like(image, GREY)
-    out[low[1] : high[1], low[0] : high[0]] = image[low[1] : high[1], low[0] : high[0]]
-    return out, np.concatenate([np.maximum(boxes[:, :2], low), np.minimum(boxes[:, 2:], high)], axis=1)
-
-
-def _draw_edges(
-    width: int, height: int, face: NDArray[np.float32], rng: Rng
-) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
-    """Return the low and high corner (x, y) of what stays visible."""
     grace = 0.1 * (face[2:] - face[:2])
     is_cut = rng.random(4) < 0.5
     reach = rng.random(4) ** 0.7
+    size = np.array([image.shape[1], image.shape[0]])
+    # The low and high corner (x, y) of what stays visible.
     low = np.where(is_cut[:2], reach[:2] * np.maximum(face[:2], 0) + grace * rng.random(2), 0)
     low = np.clip(np.minimum(low, face[:2] + grace), 0, None).astype(int)
-    size = np.array([width, height])
     high = np.where(is_cut[2:], size - reach[2:] * np.maximum(size - face[2:], 0) - grace * rng.random(2), size)
     high = np.ceil(np.clip(np.maximum(high, face[2:] - grace), None, size)).astype(int)
-    return low, high
+    out = np.full_like(image, GREY)
+    out[low[1] : high[1], low[0] : high[0]] = image[low[1] : high[1], low[0] : high[0]]
+    return out, np.concatenate([np.maximum(boxes[:, :2], low), np.minimum(boxes[:, 2:], high)], axis=1)
 
 
 def sample_patch(
@@ -162,32 +156,17 @@ def cell_targets(boxes: Boxes, whole: Boxes) -> tuple[NDArray[np.int8], NDArray[
         size = math.sqrt(areas[k])
         if not 0 < size <= MAX_IGNORED_SIZE:
             continue
-        width, height = boxes[k, 2:] - boxes[k, :2]
-        inside = _cells_around(boxes[k], width / 2 + 1, height / 2 + 1)
-        objectness[inside & (objectness != 1)] = -1
+        centre, sides = (boxes[k, :2] + boxes[k, 2:]) / 2, boxes[k, 2:] - boxes[k, :2]
+        distance = np.abs(CELL_CENTRES - centre)
+        objectness[(distance < sides / 2 + 1).all(axis=-1) & (objectness != 1)] = -1
         if POSITIVE_SIZES[0] <= size <= POSITIVE_SIZES[1] and visible[k] > MIN_VISIBLE_SHARE:
             # The face's middle: at least the cells that the middle is between.
-            near = STRIDE / 2 + 0.01
-            middle = _cells_around(boxes[k], max(0.3 * width, near), max(0.3 * height, near))
+            reach = np.maximum(0.3 * sides, STRIDE / 2 + 0.01, dtype=np.float64)
+            middle = (distance < reach).all(axis=-1)
             objectness[middle] = 1
-            box_deltas[middle] = _encode(boxes[k], *np.nonzero(middle))
+            box_deltas[middle, :2] = (centre - CELL_CENTRES[middle]) / PNET_ANCHOR
+            box_deltas[middle, 2:] = np.log(sides / PNET_ANCHOR)
     return objectness, box_deltas
-
-
-def _cells_around(box: NDArray[np.float32], reach_x: float, reach_y: float) -> NDArray[np.bool_]:
-    """Return which cells (h, w) are nearer to the box's centre than the reach, in pixels."""
-    x, y = (box[:2] + box[2:]) / 2
-    return (np.abs(CELL_PLACES - y) < reach_y)[:, None] & (np.abs(CELL_PLACES - x) < reach_x)
-
-
-def _encode(box: NDArray[np.float32], rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.float32]:
-    """Return the box deltas (N, 4) of a box from N cells."""
-    x, y = (box[:2] + box[2:]) / 2
-    box_deltas = np.empty((len(rows), 4), np.float32)
-    box_deltas[:, 0] = (x - CELL_PLACES[columns]) / PNET_ANCHOR
-    box_deltas[:, 1] = (y - CELL_PLACES[rows]) / PNET_ANCHOR
-    box_deltas[:, 2:] = np.log((box[2:] - box[:2]) / PNET_ANCHOR)
-    return box_deltas
 
 
 def sample_window(

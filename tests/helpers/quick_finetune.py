@@ -43,7 +43,7 @@ def as_function(graph: nn.Module | bytes | None, threads: int) -> Net:
 def make_quick(replace: Callable[[Any, str, Any], None] = setattr) -> None:
     """Replace the exports, and the stock cascade that provides landmarks."""
     replace(finetune_run, "export_net", lambda name, net, spec: net)
-    replace(finetune_run, "export_cascade", lambda nets, specs: dict.fromkeys(specs))
+    replace(finetune_run, "stock_detector", lambda threads, config: None)
     replace(finetune_run, "onnx_function", as_function)
     replace(finetune_run, "stock_landmarks", lambda stock, image, boxes: landmarks_of(boxes))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stage1_faces.faces import Faces
-from stage1_faces.stock.landmarks import MATCH_IOU, stock_landmarks
+from stage1_faces.stock.reference import MATCH_IOU, stock_landmarks
 
 IMAGE = np.zeros((100, 200, 3), np.uint8)
 
