@@ -150,9 +150,19 @@ def _unfitted_meta(
         "python": platform.python_version(),
         "note": note,
     }
-    own, metrics = classifier.meta, {"val_crops": dict(classifier.metrics)}
-    preprocessing = (own.input_size, own.mean, own.std, own.margin)
-    return BundleMeta(own.class_names, *preprocessing, config, DEFAULT_SCORE, classifier.fusion, metrics, provenance)
+    own = classifier.meta
+    return BundleMeta(
+        class_names=own.class_names,
+        input_size=own.input_size,
+        mean=own.mean,
+        std=own.std,
+        margin=own.margin,
+        search=config,
+        score_threshold=DEFAULT_SCORE,
+        fusion=classifier.fusion,
+        metrics={"val_crops": dict(classifier.metrics)},
+        provenance=provenance,
+    )
 
 
 def _fit(
