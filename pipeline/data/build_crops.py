@@ -20,7 +20,7 @@ from common.cli import console, program_name, progress, run_cli
 from common.errors import MediaError, UserError
 from common.files import atomic_replace, check_writable_folder
 from common.images import read_image
-from common.parallel import map_jobs
+from common.processes import map_jobs
 from common.splits import SPLITS, read_splits
 from pipeline.data.checks import check_apart, size_mismatch
 from pipeline.data.hard_negatives import MinedFaces, load_detector, mine_faces

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from common.cli import progress, requires_extra
 from common.errors import MediaError
 from common.images import read_image
-from common.parallel import map_jobs
+from common.processes import map_jobs
 
 HASH_BITS = 8  # of 64: hashes that differ in at most this many bits are of the same picture
 HASH_CANDIDATE_BITS = 14  # hashes that differ in at most this many bits are compared in full

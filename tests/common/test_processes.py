@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from common.parallel import map_jobs
+from common.processes import map_jobs
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,7 +43,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(
         "import os, time\n"
-        "from common.parallel import map_jobs\n"
+        "from common.processes import map_jobs\n"
         "def pid(_):\n    time.sleep(0.2)\n    return os.getpid()\n"
         "if __name__ == '__main__':\n"
         "    for one in map_jobs(pid, list(range(1000)), 2, chunksize=1):\n        print(one, flush=True)\n"
