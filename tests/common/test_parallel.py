@@ -8,8 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from common.parallel import map_ordered, usable_cores
-from common.processes import QUEUED_PER_THREAD
+from common.parallel import QUEUED_PER_THREAD, map_ordered, usable_cores
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
