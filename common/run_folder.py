@@ -78,7 +78,7 @@ class RunFolder:
         """
         self._refuse_other_files()
         if self.record_file.is_file():
-            if not overwrite and self._begun():
+            if not overwrite and self._has_files():
                 self.check_same(record)
                 return True
             if not overwrite or self.marker is not None:
@@ -94,7 +94,7 @@ class RunFolder:
         try:
             record = dict(json.loads(self.record_file.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
-            raise UserError(f"{self.record_file}: damaged ({error}); give {self._ways_out()}") from error
+            raise UserError(f"{self.record_file}: damaged ({error}); give {self._advice()}") from error
         if self.marker is not None and self.marker not in record:
             raise UserError(f"{self.path}: holds a run of another kind; give another {self.flag}")
         return record
@@ -111,7 +111,7 @@ class RunFolder:
         for name in sorted(now.keys() - self.free_keys):
             if before.get(name) != now[name]:
                 what = f"holds a {self.kind} with another {name} ({before.get(name)!r}, now {now[name]!r})"
-                raise UserError(f"{self.path}: {what}; use the same, or give {self._ways_out()}")
+                raise UserError(f"{self.path}: {what}; use the same, or give {self._advice()}")
 
     def write(self, name: str, data: bytes) -> None:
         """Replace a file of the run in one step."""
@@ -129,7 +129,7 @@ class RunFolder:
         try:
             return [dict(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
         except (ValueError, TypeError) as error:
-            raise UserError(f"{file}: damaged ({error}); give {self._ways_out()}") from error
+            raise UserError(f"{file}: damaged ({error}); give {self._advice()}") from error
 
     def write_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Replace log.jsonl: one JSON object per line."""
@@ -138,14 +138,14 @@ class RunFolder:
     def _refuse_other_files(self) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path}: is a file; give another {self.flag}")
-        if not self.record_file.is_file() and self._begun():
+        if not self.record_file.is_file() and self._has_files():
             raise UserError(f"{self.path}: holds other files and no {self.kind}; give another {self.flag}")
 
-    def _begun(self) -> bool:
+    def _has_files(self) -> bool:
         """Whether there are files besides the record. Hidden ones are the lock, and what a killed process left."""
         return self.path.is_dir() and any(f != self.record_file and f.name[0] != "." for f in self.path.iterdir())
 
-    def _ways_out(self) -> str:
+    def _advice(self) -> str:
         return f"--overwrite or another {self.flag}" if self.outputs else f"another {self.flag}"
 
 

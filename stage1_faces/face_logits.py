@@ -20,5 +20,5 @@ def sigmoid(logits: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def min_logit(score: float) -> float:
-    """Return the logit of a smallest score; minus infinity for 0, which every box reaches."""
+    """Return the logit of a score threshold; minus infinity for 0, so that every box passes."""
     return float(log_odds(np.array([score]))[0]) if score > 0 else -np.inf

@@ -1,4 +1,8 @@
-"""Cuts the classifier's input for a face box: the same code at training and inference (numpy and OpenCV only)."""
+"""From a face box to the classifier's input and back: numpy and OpenCV only.
+
+Inference and evaluation cut with `cut_crop`, bit for bit. Training views with jitter are cut from larger crops by
+`stage2_classifier.data.box_jitter`; resizing, normalisation and box deltas are the code of this module.
+"""
 
 from __future__ import annotations
 

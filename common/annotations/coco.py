@@ -30,8 +30,8 @@ def coco_files(root: Path) -> list[tuple[Path, str | None]]:
 def read_coco(path: Path | str) -> Annotations:
     """Read a JSON file, or a folder with _annotations.coco.json (also in train/, valid/, test/) or annotations/*.json.
 
-    Boxes are xywh in 0-based pixels. Crowd regions are skipped. The classes are those of faces, without the unused
-    category that Roboflow lists first. An image without annotations has no faces. An unlisted image in a folder of
+    Boxes are xywh in 0-based pixels. Crowd regions are skipped. Only categories that faces use become classes:
+    Roboflow lists an unused one first. An image without annotations has no faces. An unlisted image in a folder of
     listed images is reported and not used. Images are searched in the JSON's folder, its images/, and one folder up;
     the extension may differ. Raises UserError when there is no JSON or no usable image.
     """

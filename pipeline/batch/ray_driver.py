@@ -1,4 +1,4 @@
-"""Ray in a child process, so that the command ends on time and prints its own messages: Ray is slower and louder."""
+"""Runs Ray in a child process: Ray ends slower, and prints more, than the command should."""
 
 from __future__ import annotations
 

@@ -29,8 +29,8 @@ from common.processes import map_jobs
 HASH_BITS = 8  # of 64: hashes that differ in at most this many bits are of the same picture
 HASH_CANDIDATE_BITS = 14  # hashes that differ in at most this many bits are compared in full
 MIN_INLIERS = 5  # matches that one similarity transform must explain
-SIDE = 400  # pixels of the longer side at which features are taken
-FEATURES = 300  # per photo
+FEATURE_SIDE = 400  # pixels of the longer side at which features are taken
+ORB_FEATURES = 300  # per photo
 MATCH_BITS = 48  # of 256: two descriptors match below this distance
 MATCH_RATIO = 0.75  # best against second best match (Lowe 2004)
 FIT_PIXELS = 4.0  # largest distance of a match from the transform
@@ -38,8 +38,8 @@ MAX_SCALE = 4.0  # a re-crop enlarged more than this leaves too few pixels to co
 
 # Candidates by locality-sensitive hashing with sampled bits (Indyk & Motwani 1998): descriptors collide when all bits
 # of one table are equal. Photos with enough collisions are compared in full.
-TABLES = 40
-TABLE_BITS = 40
+LSH_TABLES = 40
+LSH_BITS = 40
 NEIGHBOURS = 8  # in a table's order; longer runs are common texture
 MIN_COLLISIONS = 3
 
@@ -157,10 +157,10 @@ def fingerprint_photo(photo: Path) -> PhotoFingerprint | str:
         return error.reason
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     bits = imagehash.phash(Image.fromarray(grey)).hash.ravel()
-    scale = SIDE / max(grey.shape)
+    scale = FEATURE_SIDE / max(grey.shape)
     size = (max(round(grey.shape[1] * scale), 1), max(round(grey.shape[0] * scale), 1))
     grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    points, descriptors = cv2.ORB.create(FEATURES).detectAndCompute(grey, None)
+    points, descriptors = cv2.ORB.create(ORB_FEATURES).detectAndCompute(grey, None)
     if descriptors is None:
         return PhotoFingerprint(bits, np.zeros((0, 32), np.uint8), np.zeros((0, 2), np.float32))
     places = np.array([p.pt for p in points], np.float32)
@@ -186,9 +186,9 @@ def _candidates(fingerprints: Sequence[PhotoFingerprint]) -> list[tuple[int, int
     descriptors = np.concatenate([p.descriptors for p in fingerprints])
     rng = np.random.default_rng(0)
     found = []
-    for _ in range(TABLES):
+    for _ in range(LSH_TABLES):
         keys = np.zeros(len(owners), np.int64)
-        for bit in rng.choice(8 * descriptors.shape[1], TABLE_BITS, replace=False):
+        for bit in rng.choice(8 * descriptors.shape[1], LSH_BITS, replace=False):
             keys = (keys << 1) | ((descriptors[:, bit // 8] >> (bit % 8)) & 1)
         order = np.argsort(keys, kind="stable")
         keys, owner = keys[order], owners[order]

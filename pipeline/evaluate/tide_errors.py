@@ -170,7 +170,7 @@ def _fix_cls(s: Sample, a: ErrorAssignment, match_iou: float) -> Sample:
         labels[near] = s.gt_labels[overlap.argmax(axis=1)[near]]
     for t, d in a.matched:
         labels[d] = s.gt_labels[t]
-    return replace(s, labels=labels, class_scores=None)  # the class scores no longer explain the label
+    return replace(s, labels=labels, class_scores=None)  # the class scores do not match the new label
 
 
 def _fix_loc(s: Sample, a: ErrorAssignment, _: float) -> Sample:

@@ -83,7 +83,7 @@ def meta_to_json(meta: BundleMeta) -> dict[str, Any]:
 
 
 def upgrade_description(description: dict[str, Any]) -> dict[str, Any]:
-    """Return a bundle's description that was recorded in format 3 as format 4 has it; any other as it is."""
+    """Return a description of format 3 in format 4's names; any other unchanged. Used for results of pipeline.batch."""
     if description.get("format_version") != 3:
         return description
     parts = {key: value for key, value in description.items() if key != "judge"}

@@ -81,7 +81,7 @@ class ScoreFusion:
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), np.float32)
 
-    def boxes(
+    def refine_boxes(
         self, boxes: Boxes, box_deltas: NDArray[np.float32] | None, margin: float, size: tuple[int, int]
     ) -> Boxes:
         """Return boxes (N, 4) moved towards the classifier's, in pixels.

@@ -167,7 +167,7 @@ class Predictor:
         outputs = self.run_classifier(images, [faces.boxes for faces in found])
         results = []
         for image, faces, output in zip(images, found, outputs, strict=True):
-            moved = fusion.boxes(faces.boxes, output.box_deltas, meta.margin, (image.shape[1], image.shape[0]))
+            moved = fusion.refine_boxes(faces.boxes, output.box_deltas, meta.margin, (image.shape[1], image.shape[0]))
             face_scores = fusion.face_scores(faces.scores, output.face_logits)
             probs = fusion.class_probs(output.class_probs)
             detections = Detections(moved, face_scores, probs, faces.landmarks, meta.class_names, fusion.unsure_margin)

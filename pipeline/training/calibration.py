@@ -82,8 +82,8 @@ def fit_fusion(outputs: Sequence[StageOutputs], margin: float, flip_tta: bool) -
 
     - Face score: Platt scaling, a logistic regression on both stages' log odds.
     - Class probabilities: temperature scaling by the lowest negative log-likelihood (Guo et al. 2017).
-    - Box: the blend with the highest average precision over IoU 0.50 to 0.95, classes aside.
-    - Margin of `unsure`: the smallest that leaves half of the wrong labels.
+    - Box: the blend with the highest average precision over IoU 0.50 to 0.95, ignoring classes.
+    - Margin of `unsure`: the smallest margin that marks half of the wrong labels as unsure.
 
     With fewer than MIN_SAMPLES right or wrong candidates, a warning is printed and stage 1's face score stays.
 
@@ -191,7 +191,7 @@ def _fit_box_blend(fusion: ScoreFusion, outputs: Sequence[StageOutputs], margin:
         moved = replace(fusion, box_blend=box_blend)
         samples = []
         for i, o in enumerate(outputs):
-            boxes = moved.boxes(o.boxes, o.box_deltas, margin, o.size)
+            boxes = moved.refine_boxes(o.boxes, o.box_deltas, margin, o.size)
             scores = moved.face_scores(o.scores, o.face_logits).astype(np.float64)
             gt_labels, labels = np.zeros(len(o.gt_boxes), np.intp), np.zeros(len(boxes), np.intp)
             samples.append(Sample(str(i), o.gt_boxes, gt_labels, boxes, scores, labels))
@@ -201,7 +201,7 @@ def _fit_box_blend(fusion: ScoreFusion, outputs: Sequence[StageOutputs], margin:
 
 
 def choose_unsure_margin(probs: NDArray[np.float32], labels: NDArray[np.intp]) -> float:
-    """Return the smallest margin between the two best classes that leaves half of the wrong labels; 0 without such.
+    """Return the smallest margin between the two best classes that marks half of the wrong labels; 0 without any.
 
     `probs` (N, C) are the class probabilities of found faces, `labels` (N,) their true classes.
     """

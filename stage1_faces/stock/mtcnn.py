@@ -76,7 +76,7 @@ class _Windows(BoxTable):
     offsets: NDArray[np.float32]  # (N, 4), as fractions of the window's sides
 
     def refined(self, extra: float) -> Boxes:
-        """Return the boxes moved by their offsets, which are fractions of the sides plus `extra`."""
+        """Return the boxes moved by their offsets, which are fractions of (side + `extra`)."""
         sides = self.boxes[:, 2:] - self.boxes[:, :2] + np.float32(extra)
         return self.boxes + self.offsets * np.tile(sides, 2)
 

@@ -19,7 +19,7 @@ from stage1_faces.proposals import Proposals
 from stage1_faces.roi_crop import Mipmaps
 from stage1_faces.training.samples import TrainingPhoto
 
-# A photo is also searched at other sizes and mirrored, for more and different mistakes.
+# A photo is also searched at other sizes and mirrored, to find more of the detector's mistakes.
 LOG2_SCALES = (-1.2, 0.5)  # range of log2 of the scale
 MIN_SIDE = 16  # px, side of a resized photo
 MINING_CONFIG = CascadeConfig(

@@ -46,7 +46,7 @@ class FinetuneFolder(RunFolder):
         """Return the lines of log.jsonl. Raises UserError when the file is damaged."""
         rows = super().rows()
         if not all("net" in row for row in rows):
-            raise UserError(f"{self.path / ROWS_NAME}: damaged (a line names no net); give {self._ways_out()}")
+            raise UserError(f"{self.path / ROWS_NAME}: damaged (a line names no net); give {self._advice()}")
         return rows
 
     def save_net(self, name: str, net: nn.Module, facts: Mapping[str, Any]) -> None:

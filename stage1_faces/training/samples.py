@@ -145,8 +145,8 @@ def sample_patch(
 def cell_targets(boxes: Boxes, whole: Boxes) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Return P-Net's targets: objectness (h, w), 1 face, 0 background, -1 ignore; and box deltas (h, w, 4) where 1.
 
-    `boxes` (N, 4) are faces in pixels of the patch, cut by its edges, `whole` the same faces uncut. Where faces
-    overlap, a cell belongs to the smaller one.
+    `boxes` (N, 4) are faces in patch pixels, clipped to the patch; `whole` (N, 4) are the same boxes before clipping.
+    Where faces overlap, a cell belongs to the smaller one.
     """
     objectness = np.zeros((CELLS, CELLS), np.int8)
     box_deltas = np.zeros((CELLS, CELLS, 4), np.float32)

@@ -1,4 +1,4 @@
-"""Jittered training views of a crop that was cut with more context than the network needs."""
+"""Training views of a crop, cut at a jittered box; without jitter, `cropping.cut_crop` gives the view."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ class CropDataset(Dataset[tuple[torch.Tensor, int, torch.Tensor]]):
         return self.transform(view, seed), int(self.labels[i]), torch.from_numpy(deltas)
 
     def _view(self, i: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Return a view (H, W, 3) for a draw of the i-th crop, and the box deltas (4,) in it."""
+        """Return one draw's view (H, W, 3) of crop i, and the face's box deltas (4,) in that view."""
         transferred = self._transfer_mask(i, seed) if self._mask_transfer_prob else None
         if transferred is not None:
             bare, crop = transferred

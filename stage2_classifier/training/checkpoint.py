@@ -97,7 +97,7 @@ def load_model(path: Path | str) -> tuple[nn.Module, ModelMeta]:
         raise UserError(f"{path}: its header is malformed ({error}); train or copy it again") from error
     try:
         check_input_size(model, meta.input_size)
-    except UserError as error:  # the error's own advice is for a size that a user chose
+    except UserError as error:  # its advice is for users who chose the size; here the header did
         what = f"its header says {meta.input_size} pixels, which {meta.model} does not take"
         raise UserError(f"{path}: {what}; train or copy it again") from error
     if wrong := mismatched_tensors(model.state_dict(), tensors):

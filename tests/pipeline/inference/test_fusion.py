@@ -37,7 +37,7 @@ def test_the_default_changes_nothing() -> None:
     assert fusion.face_scores(scores, float32(5, -5, 0)).tolist() == scores.tolist()
     assert fusion.face_scores(scores, None).tolist() == scores.tolist()
     assert fusion.class_probs(probs).tolist() == probs.tolist()
-    assert fusion.boxes(boxes, box_deltas, 0.2, SIZE).tolist() == boxes.tolist()
+    assert fusion.refine_boxes(boxes, box_deltas, 0.2, SIZE).tolist() == boxes.tolist()
     assert fusion.min_detector_score_for(0.4) == 0.4 and fusion.min_detector_score_for(0) == 0
 
 
@@ -103,32 +103,32 @@ def test_boxes_move_by_hand() -> None:
     # A box of 20 px and a window without margin: deltas are in units of 20 px from (50, 40).
     boxes = float32(40, 30, 60, 50, 40, 30, 60, 50).reshape(2, 4)
     box_deltas = float32(0.5, -0.25, math.log(2), 0, 0, 0, 0, 0).reshape(2, 4)
-    whole = ScoreFusion(box_blend=1).boxes(boxes, box_deltas, 0.0, SIZE)
+    whole = ScoreFusion(box_blend=1).refine_boxes(boxes, box_deltas, 0.0, SIZE)
     assert whole.dtype == np.float32
     assert whole == pytest.approx(float32(40, 25, 80, 45, 40, 30, 60, 50).reshape(2, 4), abs=1e-4)
-    part = ScoreFusion(box_blend=0.25).boxes(boxes, box_deltas, 0.0, SIZE)
+    part = ScoreFusion(box_blend=0.25).refine_boxes(boxes, box_deltas, 0.0, SIZE)
     assert part[0] == pytest.approx([40, 28.75, 65, 48.75], abs=1e-4)
     assert part[1] == pytest.approx(boxes[1])
     # The margin changes the window, not the unit.
-    assert ScoreFusion(box_blend=1).boxes(boxes, box_deltas, 0.5, SIZE) == pytest.approx(whole, abs=1e-4)
+    assert ScoreFusion(box_blend=1).refine_boxes(boxes, box_deltas, 0.5, SIZE) == pytest.approx(whole, abs=1e-4)
 
 
 def test_moved_boxes_stay_in_the_image() -> None:
     boxes = float32(80, 60, 100, 80, 0, 0, 20, 20).reshape(2, 4)
     box_deltas = float32(1, 1, 0, 0, -0.5, 0, 1, 1).reshape(2, 4)
-    moved = ScoreFusion(box_blend=1).boxes(boxes, box_deltas, 0.0, SIZE)
+    moved = ScoreFusion(box_blend=1).refine_boxes(boxes, box_deltas, 0.0, SIZE)
     assert moved[0] == pytest.approx([100, 80, 100, 80])
     assert moved[1] == pytest.approx([0, 0, 20 * math.e / 2, 10 + 20 * math.e / 2], abs=1e-3)
     assert boxes[0].tolist() == [80, 60, 100, 80]  # the caller's boxes do not change
-    half = ScoreFusion(box_blend=0.5).boxes(boxes, box_deltas, 0.0, SIZE)
+    half = ScoreFusion(box_blend=0.5).refine_boxes(boxes, box_deltas, 0.0, SIZE)
     assert half[0] == pytest.approx([90, 70, 100, 80])
 
 
 @pytest.mark.parametrize("fusion", [ScoreFusion(box_blend=0.5), ScoreFusion()])
 def test_boxes_stay_without_box_deltas(fusion: ScoreFusion) -> None:
     boxes = float32(40, 30, 60, 50).reshape(1, 4)
-    assert fusion.boxes(boxes, None, 0.2, SIZE).tolist() == boxes.tolist()
-    assert fusion.boxes(boxes[:0], np.zeros((0, 4), np.float32), 0.2, SIZE).shape == (0, 4)
+    assert fusion.refine_boxes(boxes, None, 0.2, SIZE).tolist() == boxes.tolist()
+    assert fusion.refine_boxes(boxes[:0], np.zeros((0, 4), np.float32), 0.2, SIZE).shape == (0, 4)
 
 
 FUSION = ScoreFusion(
