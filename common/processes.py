@@ -1,0 +1,83 @@
+"""Worker processes: a function over many jobs; the processes end with the process that started them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context, parent_process
+from multiprocessing.synchronize import Event
+from typing import TypeVar, cast
+
+from common.errors import UserError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def map_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int, chunksize: int = 4) -> Iterator[R]:
+    """Yield `function(job)` in the jobs' order, computed by worker processes; one worker is this process.
+
+    At Ctrl-C, and when the caller stops, each worker finishes its present job and starts no other.
+
+    Args:
+        function: a module's function, so that it can be sent to a process.
+        chunksize: jobs sent to a worker at a time.
+
+    Raises UserError when a worker process was killed.
+    """
+    if workers <= 1:
+        yield from map(function, jobs)
+        return
+    context = get_context("spawn")  # not fork: a progress bar's thread may be running
+    stop = context.Event()
+    try:
+        with ProcessPoolExecutor(workers, context, initializer=_init_worker, initargs=(stop,)) as pool:
+            try:
+                with _sigint_blocked():
+                    results = pool.map(partial(_run_unless_stopped, function), jobs, chunksize=chunksize)
+                for result in results:
+                    yield cast(R, result)  # None only after the caller stopped
+            finally:
+                stop.set()
+    except BrokenProcessPool as error:
+        raise UserError("a worker process was killed (out of memory?); try again with fewer workers") from error
+
+
+@contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    """Let processes that start in the block never receive Ctrl-C, which a terminal sends to all processes."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # Blocked, not ignored: this process receives a Ctrl-C of this time after the block.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_STOP: list[Event] = []  # in a worker process: one event, set when no further job may start
+
+
+def _run_unless_stopped(function: Callable[[T], R], job: T) -> R | None:
+    """Call the function in a worker process, unless the work was stopped."""
+    return None if _STOP[0].is_set() else function(job)
+
+
+def _init_worker(stop: Event) -> None:
+    """Prepare a worker process: `stop` ends its work; a killed parent ends the process, which would wait forever."""
+    _STOP.append(stop)
+
+    def wait() -> None:
+        if (parent := parent_process()) is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
