@@ -40,12 +40,14 @@ def refuse_renamed(argv: Sequence[str] | None, renamed: Mapping[str, str]) -> No
 
     Args:
         argv: the command's arguments; None for those of the process.
-        renamed: maps the old flag to the new flag, each with its dashes.
+        renamed: maps the old flag, or "flag value", to the new one, each with its dashes.
     """
-    for argument in sys.argv[1:] if argv is None else argv:
-        flag = argument.partition("=")[0]
-        if flag in renamed:
-            raise UserError(f"{flag}: has a new name; use {renamed[flag]}")
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        flag, _, value = argument.partition("=")
+        for old in (flag, f"{flag} {value or following}"):
+            if old in renamed:
+                raise UserError(f"{old}: has a new name; use {renamed[old]}")
 
 
 @contextmanager

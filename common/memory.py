@@ -11,8 +11,6 @@ import ctypes
 from contextlib import suppress
 from functools import lru_cache
 
-import onnxruntime as ort
-
 # Of glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 EXTEND_BY_DOUBLING = 0  # ONNX Runtime's arena_extend_strategy; 1, as requested, takes as much (EXPERIMENTS.md)
@@ -36,6 +34,8 @@ def keep_freed_memory() -> None:
 @lru_cache(maxsize=1)
 def register_shared_allocator() -> None:
     """Register, once per process, the arena that sessions with "session.use_env_allocators" share."""
+    import onnxruntime as ort  # here, because commands import this module before they need a graph
+
     # The arena keeps its memory between photos, so that malloc cannot fragment it.
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"arena_extend_strategy": EXTEND_BY_DOUBLING}))

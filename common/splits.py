@@ -30,4 +30,4 @@ def read_splits(path: Path | str) -> dict[str, str]:
                 splits[image_id] = split
             return splits
     except (ValueError, csv.Error) as error:
-        raise UserError(f"{path}: is no CSV text ({error}); make it again with pipeline.split") from error
+        raise UserError(f"{path}: is not CSV text ({error}); make it again with pipeline.split") from error

@@ -1,6 +1,6 @@
 """Joins the two stages: everything that a user runs.
 
-`import pipeline` loads nothing. `from pipeline import Predictor` loads ONNX Runtime.
+`import pipeline` loads nothing. `from pipeline import Predictor` does not load ONNX Runtime; making a predictor does.
 """
 
 from __future__ import annotations

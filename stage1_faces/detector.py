@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.boxes import area, clip, nms, soft_nms
+from common.images import Pixels
 from stage1_faces.anchors import box_anchors, decode, stack_anchors
 from stage1_faces.cascade import NetSpec, run_on_windows
 from stage1_faces.cascade_config import MIN_LEVEL_FACE, CascadeConfig
 from stage1_faces.face_logits import log_odds, min_logit, sigmoid
-from stage1_faces.faces import Detector, Faces, Net, Pixels
+from stage1_faces.faces import Detector, Faces, Net
 from stage1_faces.proposals import Proposals, top_proposals, vote_boxes
 from stage1_faces.pyramid import PyramidLevel, build_pyramid
 from stage1_faces.roi_crop import Mipmaps
@@ -53,9 +54,17 @@ ONET = NetSpec(O_SIZE, O_CONTEXT, O_BATCH, ((), (4,), (5, 2)))
 
 
 class FaceDetector(Detector):
-    """The cascade. Holds no runtime: the three nets are plain functions, so ONNX and torch both fit."""
+    """The cascade. It holds no runtime: the three nets are plain functions, so ONNX and torch both fit."""
 
     def __init__(self, pnet: Net, rnet: Net, onet: Net, config: CascadeConfig | None = None) -> None:
+        """Join three nets, each from float32 pixels (N, 3, h, w) in 0..255 to its outputs.
+
+        Args:
+            pnet: gives probabilities (N, rows, columns) and box deltas (N, 4, rows, columns), one cell per 4 px.
+            rnet: gives probabilities (N,) and box deltas (N, 4) for windows of R_SIZE px.
+            onet: gives probabilities (N,), box deltas (N, 4) and landmarks (N, 5, 2) for windows of O_SIZE px.
+            config: thresholds and limits of the search; the defaults when None.
+        """
         self.config = config or CascadeConfig()
         self._pnet, self._rnet, self._onet = pnet, rnet, onet
 
@@ -70,7 +79,7 @@ class FaceDetector(Detector):
         return self.run_onet(maps, proposals, config)
 
     def run_pnet(self, maps: Sequence[Mipmaps], config: CascadeConfig | None = None) -> list[Proposals]:
-        """Return P-Net's proposals over each image's pyramid."""
+        """Return P-Net's proposals over each image's pyramid: boxes in pixels of the image, best first."""
         config = config or self.config
         # Levels of equal shape, from any of the images, go through the net together.
         by_shape: dict[tuple[int, ...], list[PyramidLevel]] = {}

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.boxes import Boxes, as_boxes
+from common.images import Pixels
 
 # A net maps float32 (N, 3, H, W) pixels of 0..255 to a tuple of float32 arrays, on any runtime.
 Net = Callable[[NDArray[np.float32]], Sequence[NDArray[np.float32]]]
-Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from common.images import Pixels
 from stage1_faces.cascade_config import MIN_LEVEL_FACE, CascadeConfig
-from stage1_faces.faces import Pixels
 from stage1_faces.roi_crop import GREY
 
 PNET_MULTIPLE = 8  # px: the sides of P-Net's input are multiples of it

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.boxes import Boxes
-from stage1_faces.faces import Pixels
+from common.images import Pixels
 
 GREY = 127  # fills what is outside the photo; the nets' zero
 BORDER = (GREY, GREY, GREY)

@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.bench.synthetic_photos import synthetic_photo
 from pipeline.inference.image_writer import write_image
-from tests.helpers.made_videos import blob_video
+from tests.helpers.video.made_videos import blob_video
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (

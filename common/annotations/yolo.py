@@ -11,6 +11,7 @@ import numpy as np
 from common.annotations.collect import Collector, RawFace, Size, parse_number
 from common.annotations.photos import SPLIT_FOLDERS, photos_in
 from common.annotations.types import Annotations
+from common.cli import requires_extra
 from common.errors import UserError
 from common.paths import DATASET_IMAGE_SUFFIXES
 
@@ -67,10 +68,8 @@ def read_yolo(root: Path | str) -> Annotations:
 
 def _load_yaml(config: Path) -> dict[str, Any]:
     """Return the content of data.yaml."""
-    try:
+    with requires_extra("train"):
         import yaml
-    except ImportError as error:
-        raise UserError(f"{config}: reading it needs PyYAML; install it with `pip install -e '.[train]'`") from error
     try:
         content = yaml.safe_load(config.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:

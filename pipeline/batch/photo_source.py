@@ -75,7 +75,7 @@ def find_rows(storage: Storage, path: str, columns: ParquetColumns) -> Iterator[
     except OSError as error:  # pyarrow raises OSError, too
         raise MediaError(name, f"cannot be read ({error.strerror or first_line(error)}); check it") from error
     except pa.ArrowException as error:
-        raise MediaError(name, f"is no Parquet file that can be read ({first_line(error)}); copy it again") from error
+        raise MediaError(name, f"is not a readable Parquet file ({first_line(error)}); copy it again") from error
     for group, rows in enumerate(ranges):
         for row in rows:
             yield group, row

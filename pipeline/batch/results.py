@@ -1,6 +1,6 @@
 """The results: a folder of Parquet parts that a later run can continue, and a file of errors next to it."""
 
-# os.path, not pathlib: an address is no path.
+# os.path, not pathlib: an address is not a path.
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class BatchResults:
         """Lock the folder; yield the names of the photos processed before, and the file for this run's errors.
 
         The last run's errors are replaced when this run ends well, since their photos were tried again. A new folder
-        that stays empty is removed, since it is no table.
+        that stays empty is removed, since it is not a table.
 
         Raises UserError when another process holds the lock, and on other files or results of another recipe.
         """
@@ -121,7 +121,7 @@ class BatchResults:
         visible = [entry for entry in entries if not entry.name.startswith((".", "_"))]
         for entry in visible:
             if not (entry.name.startswith(PREFIX) and entry.name.endswith(SUFFIX)):
-                raise UserError(f"{self._shown}: holds {entry.name!r}, which is no result; name another place")
+                raise UserError(f"{self._shown}: holds {entry.name!r}, which is not a result; name another place")
         return [entry.path for entry in visible]
 
     def _clean_entries(self, folder: str, prefix: str) -> list[FolderEntry]:

@@ -38,7 +38,11 @@ from pipeline.evaluate.tide_errors import filter_by_score, list_errors
 from pipeline.inference.predictor import Predictor
 
 # The present flag by its name in earlier versions.
-RENAMED_FLAGS = {"--no-ours": "--skip-bundle", "--score": "--score-threshold"}
+RENAMED_FLAGS = {
+    "--ours": "no flag: the bundle is scored by default",
+    "--no-ours": "--skip-bundle",
+    "--score": "--score-threshold",
+}
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from common.annotations import AnnotatedImage
-from stage1_faces.faces import Pixels
+from common.images import Pixels
 
 MIN_CELL = 8  # px, the finest grid
 MAX_CELLS = 75  # along a photo's longer side

@@ -172,7 +172,7 @@ def _errors(e: DetectionEvaluation) -> Table:
         fixed_ap = e.oracle_fixed[kind]
         gain = "-" if fixed_ap is None or ap is None else f"{fixed_ap:.3f} ({fixed_ap - ap:+.3f})"
         rows.append((KIND_NAMES[key], str(STAGE[key]), str(counts.kinds[kind]), *sizes, gain))
-    fixed_column = f"mAP@{e.settings.iou:g}, one label, if mended"
+    fixed_column = f"mAP@{e.settings.iou:g}, one label, if fixed"
     header = ("error", "stage", "count", *(f"{size} px" for size in SIZES), fixed_column)
     note = (
         f"Of {counts.gt_count} faces and {counts.detections} detections with score {e.threshold:.3g} or more, "

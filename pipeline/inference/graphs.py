@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from common.errors import BundleError, first_line
@@ -14,6 +14,9 @@ from common.memory import register_shared_allocator
 from pipeline.inference.device import Device, check_running, providers
 from stage1_faces import detector
 from stage1_faces.stock import mtcnn
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 Graph = Callable[[NDArray[np.float32]], list[NDArray[np.float32]]]
 Shape = tuple[int | None, ...]  # None: an axis of any length
@@ -97,6 +100,8 @@ def load_graph(
         UserError: the graph cannot run on the device.
     """
     graph_providers = providers(device)
+    import onnxruntime as ort  # here, so that importing Predictor does not load it
+
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

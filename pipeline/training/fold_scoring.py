@@ -141,8 +141,8 @@ def cross_dataset(detector: Detector, external: ExternalData, min_score: float) 
         samples = face_samples(detector, external.images, min_score, lambda: bar.advance(task))
     overall = score_samples(samples, ["face"], external.iou).faces.overall
     return {
-        f"face AP at IoU {external.iou:g} elsewhere": overall.ap_at_iou,
-        f"face recall at IoU {external.iou:g} elsewhere": overall.recall_at_iou,
+        f"face AP at IoU {external.iou:g} on external photos": overall.ap_at_iou,
+        f"face recall at IoU {external.iou:g} on external photos": overall.recall_at_iou,
     }
 
 
@@ -155,10 +155,10 @@ def pipeline_metrics(samples: Sequence[Sample], class_names: Sequence[str]) -> F
         "mAP50": each.mean.overall.ap50,
         "mAP50-95": each.mean.overall.ap,
         **{f"AP50 {c.name}": c.overall.ap50 for c in each.classes},
-        "mAP50, one label a face": one.mean.overall.ap50,
-        "mAP50-95, one label a face": one.mean.overall.ap,
-        "face AP50 with stage 2's verdict": one.faces.overall.ap50,
-        "face AP, IoU 0.50-0.95, with stage 2's verdict": one.faces.overall.ap,
+        "mAP50, one label per face": one.mean.overall.ap50,
+        "mAP50-95, one label per face": one.mean.overall.ap,
+        "face AP50 with stage 2's face score": one.faces.overall.ap50,
+        "face AP, IoU 0.50-0.95, with stage 2's face score": one.faces.overall.ap,
         "expected calibration error": Reliability.above(MIN_DETECTOR_SCORE, probabilities, right).ece,
     }
 
@@ -176,9 +176,9 @@ def pipeline_cross_dataset(predictor: Predictor, external: ExternalData) -> Fold
     one = score_samples(samples, names, external.iou)
     each = score_every_class(samples, names, one)
     return {
-        f"mAP at IoU {external.iou:g} elsewhere": each.mean.overall.ap_at_iou,
-        f"mAP at IoU {external.iou:g} elsewhere, one label a face": one.mean.overall.ap_at_iou,
-        f"face AP at IoU {external.iou:g} elsewhere, with stage 2's verdict": one.faces.overall.ap_at_iou,
+        f"mAP at IoU {external.iou:g} on external photos": each.mean.overall.ap_at_iou,
+        f"mAP at IoU {external.iou:g} on external photos, one label per face": one.mean.overall.ap_at_iou,
+        f"face AP at IoU {external.iou:g} on external photos, with stage 2's face score": one.faces.overall.ap_at_iou,
     }
 
 

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.boxes import Boxes, area, clip, nms, square
+from common.images import Pixels
 from stage1_faces.cascade import BoxTable, NetSpec, run_on_windows
-from stage1_faces.faces import Detector, Faces, Net, Pixels
+from stage1_faces.faces import Detector, Faces, Net
 from stage1_faces.stock.resample import WindowSampler, area_resize
 
 # The nets, of float32 (N, 3, H, W) pixels of 0..255:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from common.boxes import Boxes, iou
 from common.cli import requires_extra
-from stage1_faces.faces import Pixels
+from common.images import Pixels
 from stage1_faces.stock.mtcnn import MtcnnConfig, MtcnnDetector
 
 # Chosen for the stock weights on training and validation photos, between recall and speed (EXPERIMENTS.md).

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.boxes import Boxes
+from common.images import Pixels
 from stage1_faces.cascade_config import MIN_LEVEL_FACE
 from stage1_faces.detector import FLIPPED_LANDMARKS, PNET_ANCHOR, STRIDE
-from stage1_faces.faces import Pixels
 from stage1_faces.roi_crop import GREY, Mipmaps
 
 Affine = NDArray[np.float64]  # (2, 3): from a sample's pixels to the photo's

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.files import atomic_text, write_text
+from common.splits import SPLITS
 
-SPLITS = ("train", "val", "test")
 BACKGROUND = "not_a_face"  # the label of hard negatives: stage 1's false alarms
 LANDMARKS = "landmarks"  # a column that older tables lack
 COLUMNS = ("path", "label", "split", "image_id", "x1", "y1", "x2", "y2")

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from common.cli import program_name, run_cli
+from common.cli import program_name, refuse_renamed, run_cli
 from common.errors import UserError
 from stage2_classifier.augment.transforms import AUGMENTATIONS, train_transform
 from stage2_classifier.config import experiment
@@ -66,4 +66,9 @@ def run(args: PreviewArgs) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    return run_cli(lambda: run(tyro.cli(PreviewArgs, args=argv, prog=program_name("stage2_classifier.transforms"))))
+
+    def command() -> int:
+        refuse_renamed(argv, {"--augment own": "--augment opencv"})
+        return run(tyro.cli(PreviewArgs, args=argv, prog=program_name("stage2_classifier.transforms")))
+
+    return run_cli(command)

@@ -25,7 +25,7 @@ class TimelineEntry:
 
     number: int  # place in the order, from 1
     row: RunRow
-    verdict: str  # A sentence about the run's result
+    conclusion: str  # A sentence about the run's result
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def build_timeline(scored_runs: Sequence[ScoredRun], baseline: ScoredRun) -> Tim
     ordered = sorted(scored_runs, key=lambda s: (s.run.finished is None, s.run.finished or first, s.run.name))
     noise = measure_noise(scored_runs, baseline)
     rows = [compare_run(scored, baseline) for scored in ordered]
-    entries = tuple(TimelineEntry(n, row, _verdict(row, baseline, noise)) for n, row in enumerate(rows, start=1))
+    entries = tuple(TimelineEntry(n, row, _conclusion(row, baseline, noise)) for n, row in enumerate(rows, start=1))
     text = [noise.text]
     if untimed := [scored.run.name for scored in ordered if scored.run.finished is None]:
         text.append(f"The time of the last runs was not recorded, so they are by name: {', '.join(untimed)}.")
@@ -79,7 +79,7 @@ def _differ_by_seed(run: TrainedRun, other: TrainedRun) -> bool:
     return set(changed_fields(run, other)) <= {"seed", "workers"}
 
 
-def _verdict(row: RunRow, baseline: ScoredRun, noise: NoiseLevel) -> str:
+def _conclusion(row: RunRow, baseline: ScoredRun, noise: NoiseLevel) -> str:
     """Return a sentence that compares a run's difference with the noise level."""
     if row.scored is baseline:
         return "The reference that all others are compared with."

@@ -24,8 +24,10 @@ from stage2_classifier.training.fit import fit
 from stage2_classifier.training.torchrun import end_with_launcher, exit_now, rank, report_errors_once
 
 # The present name of each flag that earlier versions had under another name.
-RENAMED_FLAGS = {f"--{old}": f"--{new.replace('_', '-')}" for old, new in RENAMED_FIELDS.items()}
-RENAMED_FLAGS["--no-boxes"] = "--no-box-head"
+RENAMED_FLAGS = {f"--{old}": f"--{new.replace('_', '-')}" for old, new in RENAMED_FIELDS.items()} | {
+    "--no-boxes": "--no-box-head",
+    "--augment own": "--augment opencv",
+}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from common.errors import UserError
+from common.launcher import missing_package
 from stage2_classifier.augment.policy import DEFAULT_POLICY
 from stage2_classifier.augment.transforms import eval_transform, train_transform
 from stage2_classifier.config import TrainConfig
@@ -46,7 +47,7 @@ def build_accelerator(config: TrainConfig, folder: Path, cpu: bool, tensorboard:
     if precision == "fp16" and not gpu:
         raise UserError("mixed_precision: fp16 needs a GPU; use auto, no or bf16")
     if tensorboard and find_spec("tensorboard") is None:
-        raise UserError("tensorboard: not installed; run `pip install tensorboard`")
+        raise UserError(missing_package("tensorboard", "train"))
     accelerator = Accelerator(
         cpu=cpu or (not gpu and "LOCAL_RANK" in os.environ),  # under torchrun without GPUs: gloo on the CPU
         mixed_precision=precision,

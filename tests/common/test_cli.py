@@ -68,6 +68,14 @@ def test_a_renamed_flag_is_refused(argument: str, monkeypatch: pytest.MonkeyPatc
         refuse_renamed(None, renamed)
 
 
+@pytest.mark.parametrize("given", [["--augment", "own"], ["--augment=own"]])
+def test_a_renamed_value_is_refused(given: list[str]) -> None:
+    renamed = {"--augment own": "--augment opencv"}
+    refuse_renamed(["--augment", "opencv", "--name", "own"], renamed)
+    with pytest.raises(UserError, match="--augment own: has a new name; use --augment opencv"):
+        refuse_renamed(given, renamed)
+
+
 def test_the_program_name_is_what_the_user_typed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["/project/pipeline/detect/__main__.py"])
     assert program_name("pipeline.detect") == "python -m pipeline.detect"

@@ -66,7 +66,7 @@ if sys.argv[1] == "malloc":
     class Options(onnxruntime.SessionOptions):
         def add_session_config_entry(self, *entry):
             self.enable_cpu_mem_arena = False
-    graphs.ort.SessionOptions = Options
+    onnxruntime.SessionOptions = Options
 limit_malloc_arenas()
 predictor = Predictor.default()
 sizes = [(300, 400), (400, 300), (366, 512), (156, 400), (500, 400)]

@@ -45,5 +45,5 @@ def test_a_missing_file_and_a_binary_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"splits\.csv: not found; make it with `python -m pipeline\.split"):
         read_splits(tmp_path / "splits.csv")
     (tmp_path / "splits.csv").write_bytes(b"image_id,split\n\xff\xfe,train\n")
-    with pytest.raises(UserError, match=r"is no CSV text .* make it again"):
+    with pytest.raises(UserError, match=r"is not CSV text .* make it again"):
         read_splits(tmp_path / "splits.csv")

@@ -26,7 +26,7 @@ from pipeline.inference.bundle import DEFAULT, Bundle
 from pipeline.serve.body_parser import body_parser
 from pipeline.serve.limits import Limits
 from tests.helpers.fake_predictor import FakePredictor
-from tests.helpers.served import received, served
+from tests.helpers.serve.served import received, served
 from tests.load.server_process import Target
 
 MAX_FUZZ_PIXELS = 1_000_000  # for speed

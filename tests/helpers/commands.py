@@ -175,7 +175,7 @@ def build_crops(data: Path, out: Path | str = "crops") -> Command:
 
 
 def finetune(data: Path, out: Path | str = "run") -> Command:
-    return ["-m", "tests.helpers.quick_finetune", data, out]
+    return ["-m", "tests.helpers.training.quick_finetune", data, out]
 
 
 def train(crops: Path, folder: Path, epochs: int = 12, runs: str = "runs") -> Command:

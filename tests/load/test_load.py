@@ -15,7 +15,7 @@ import pytest
 
 from common.errors import UserError
 from tests.helpers.fake_predictor import FakePredictor, write_picture
-from tests.helpers.served import served
+from tests.helpers.serve.served import served
 from tests.load import command as load
 from tests.load.clients import LoadResult
 from tests.load.http_fuzz import fuzz_server, send

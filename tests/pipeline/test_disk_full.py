@@ -33,9 +33,9 @@ from tests.helpers.commands import (
     write_drawn_photos,
     write_photos,
 )
-from tests.helpers.made_videos import blob_video
 from tests.helpers.small_disk import PAGE, CommandResult, disk_usage, run_on_disk
 from tests.helpers.unprivileged import can_drop_privileges, drop_root_privileges
+from tests.helpers.video.made_videos import blob_video
 
 LARGE_DISK = 1 << 28
 SPACE, READ_ONLY, DENIED = "No space left on device", "Read-only file system", "Permission denied"

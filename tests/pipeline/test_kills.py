@@ -47,8 +47,7 @@ def check_killed(
 ) -> None:
     """Run a command without kills, then one with KILLS kills, and compare the files in the folder `out`.
 
-    If a run ends before its kill, or has little left to do, its files are compared, too; the next run starts in an
-    empty folder.
+    A run that ends before its kill is compared, too; the next run starts in an empty folder.
 
     Args:
         command: returns the arguments for a working folder.

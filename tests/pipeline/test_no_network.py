@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from pipeline.bench.synthetic_photos import synthetic_photo
-from tests.helpers.made_videos import blob_video
+from tests.helpers.video.made_videos import blob_video
 
 ROOT = Path(__file__).resolve().parents[2]
 # Python imports a module with the name sitecustomize at its start, also in worker processes.

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from stage1_faces.faces import Net, Pixels
+from common.images import Pixels
+from stage1_faces.faces import Net
 from stage1_faces.roi_crop import GREY
 from stage1_faces.training import export
 from stage1_faces.training.nets import ExportWrapper, build_net

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from common.images import Pixels
 from stage1_faces.cascade_config import CascadeConfig
-from stage1_faces.faces import Net, Pixels
+from stage1_faces.faces import Net
 
 Cells = Callable[[int, int, int], np.ndarray]
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from common.boxes import area
+from common.images import Pixels
 from stage1_faces import detector
 from stage1_faces.detector import (
     ONET2_BOX_WEIGHT,
@@ -23,7 +24,7 @@ from stage1_faces.detector import (
     RNET_WEIGHT,
     FaceDetector,
 )
-from stage1_faces.faces import Faces, Net, Pixels
+from stage1_faces.faces import Faces, Net
 from stage1_faces.pyramid import PyramidLevel
 from stage1_faces.roi_crop import GREY, Mipmaps
 from stage1_faces.training.nets import ExportWrapper, build_net

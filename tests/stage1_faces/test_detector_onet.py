@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from common.boxes import iou
+from common.images import Pixels
 from stage1_faces import detector
 from stage1_faces.detector import (
     ONET2_WEIGHT,
@@ -21,7 +22,7 @@ from stage1_faces.detector import (
     FaceDetector,
 )
 from stage1_faces.face_logits import log_odds
-from stage1_faces.faces import Faces, Net, Pixels
+from stage1_faces.faces import Faces, Net
 from stage1_faces.proposals import vote_boxes
 from tests.stage1_faces.fake_nets import (
     CENTRED,

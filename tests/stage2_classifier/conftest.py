@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stage2_classifier.data.crop_manifest import CropSet
-from tests.helpers.crop_sets import cut_from_photos, make_crop_set
+from tests.helpers.training.crop_sets import cut_from_photos, make_crop_set
 
 
 @pytest.fixture(scope="session")

@@ -102,7 +102,7 @@ def test_places_that_cannot_take_results(tmp_path: Path) -> None:
     out.unlink()
     out.mkdir()
     (out / "train-0.parquet").touch()
-    assert refused(str(out)) == f"{out}: holds 'train-0.parquet', which is no result; name another place"
+    assert refused(str(out)) == f"{out}: holds 'train-0.parquet', which is not a result; name another place"
     (out / "train-0.parquet").rename(out / "part-0.parquet")
     message = refused(str(out))
     assert message.startswith(f"{out}: part-0.parquet cannot be read (") and "size is 0 bytes" in message

@@ -171,7 +171,7 @@ def test_parquet_files_without_photos(here: Path) -> None:
     found, problems = chunks("p")
     assert found == []
     assert problems == [
-        f"{here}/p/empty.parquet: is no Parquet file that can be read (Parquet file size is 0 bytes); copy it again",
+        f"{here}/p/empty.parquet: is not a readable Parquet file (Parquet file size is 0 bytes); copy it again",
         f"{here}/p/numbers.parquet: has no column of bytes, so no photos; leave it out or name another file",
         f"{here}/p/two.parquet: has several columns of bytes (a, b); name one with --column",
     ]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.fake_predictor import FakePredictor
-from tests.helpers.run_detect import use_fake_predictor
+from tests.helpers.video.run_detect import use_fake_predictor
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from PIL import Image
 from common.images import read_image
 from pipeline.detect import command as detect
 from tests.helpers.fake_predictor import CLASSES, FakePredictor, write_picture
-from tests.helpers.run_detect import read_json, read_rows, run_detect
+from tests.helpers.video.run_detect import read_json, read_rows, run_detect
 
 BOX = (8, 6, 20, 24)
 

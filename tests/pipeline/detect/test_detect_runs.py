@@ -24,7 +24,7 @@ from pipeline.detect.demo import portrait
 from pipeline.detect.summary import MAX_FACE_TABLES
 from pipeline.inference.predictor import Predictor
 from tests.helpers.fake_predictor import FakePredictor, write_picture
-from tests.helpers.run_detect import read_json, run_detect
+from tests.helpers.video.run_detect import read_json, run_detect
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.evaluation_data import write_data
+from tests.helpers.training.evaluation_data import write_data
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pipeline.evaluate.command import main
 from pipeline.evaluate.evaluation import EvaluationSettings, evaluate_samples
 from pipeline.evaluate.metrics import Sample
 from pipeline.evaluate.pictures import draw_reliability
-from tests.helpers.evaluation_data import CATEGORIES, RESULTS, detection, evaluate_results, read_report
+from tests.helpers.training.evaluation_data import CATEGORIES, RESULTS, detection, evaluate_results, read_report
 
 REAL = Path(__file__).resolve().parents[3].parent / "shared/data/face-mask-detection"
 

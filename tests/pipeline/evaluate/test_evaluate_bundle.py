@@ -14,7 +14,7 @@ import pytest
 from common.annotations import read_dataset
 from pipeline.evaluate.command import main
 from pipeline.evaluate.evaluation import detect_samples
-from tests.helpers.evaluation_data import CATEGORIES, RESULTS, read_report
+from tests.helpers.training.evaluation_data import CATEGORIES, RESULTS, read_report
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.detector import FaceDetector
 from stage1_faces.stock.mtcnn import MtcnnConfig, MtcnnDetector
 from tests.helpers.bundle_files import edit_meta
-from tests.helpers.stock_nets import STOCK_NETS
+from tests.helpers.training.stock_nets import STOCK_NETS
 
 STOCK = MtcnnConfig(min_face=15, factor=0.5, pnet_threshold=0.55, rnet_threshold=0.25)
 FINE_TUNED = CascadeConfig(min_face=7.5, max_side=900, max_pnet=33, slope=1.25, intercept=-0.5)

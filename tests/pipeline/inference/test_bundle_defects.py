@@ -15,7 +15,7 @@ from pipeline.inference.predictor import Predictor
 from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.stock.mtcnn import MtcnnConfig
 from tests.helpers.bundle_files import edit_meta, replace_graph
-from tests.helpers.stock_nets import STOCK_NETS
+from tests.helpers.training.stock_nets import STOCK_NETS
 
 STOCK = MtcnnConfig(min_face=15)
 FINE_TUNED = CascadeConfig(min_face=7.5, intercept=-0.5)

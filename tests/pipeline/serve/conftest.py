@@ -9,8 +9,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from pipeline.serve.app import create_app
-from tests.helpers.app_client import LIMITS
 from tests.helpers.fake_predictor import FakePredictor, write_picture
+from tests.helpers.serve.app_client import LIMITS
 
 
 @pytest.fixture

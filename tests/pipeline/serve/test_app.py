@@ -15,9 +15,9 @@ from PIL import Image
 
 from pipeline.serve.app import create_app
 from pipeline.serve.limits import Limits
-from tests.helpers.app_client import LIMITS, RAW, metric
 from tests.helpers.fake_predictor import FakePredictor
-from tests.helpers.served import SlowPredictor, until
+from tests.helpers.serve.app_client import LIMITS, RAW, metric
+from tests.helpers.serve.served import SlowPredictor, until
 from tests.load.request_fuzzer import png as claiming_png
 
 FACE = {

@@ -13,8 +13,8 @@ from fastapi.testclient import TestClient
 
 from pipeline.serve import app as api
 from pipeline.serve.app import create_app
-from tests.helpers.app_client import LIMITS, RAW, metric
 from tests.helpers.fake_predictor import FakePredictor
+from tests.helpers.serve.app_client import LIMITS, RAW, metric
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.serve.limits import Limits
 from tests.helpers.fake_predictor import FakePredictor, write_picture
-from tests.helpers.served import SlowPredictor, received, served, until
+from tests.helpers.serve.served import SlowPredictor, received, served, until
 from tests.load.server_process import Target
 
 LIMITS = Limits(head_seconds=0.5, body_seconds=0.5, max_bytes=3_000_000, connections=20)

@@ -21,7 +21,7 @@ from stage1_faces.training.run_folder import FinetuneFolder
 from stage2_classifier.heads import Heads
 from stage2_classifier.models import build_model
 from stage2_classifier.training.checkpoint import save_model
-from tests.helpers.packing import ALL, META, TILES, mean_colour_graph
+from tests.helpers.training.packing import ALL, META, TILES, mean_colour_graph
 
 
 @pytest.fixture(scope="module")

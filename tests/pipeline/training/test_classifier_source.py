@@ -21,7 +21,7 @@ from stage1_faces.training.run_folder import load_net
 from stage2_classifier.heads import Heads
 from stage2_classifier.models import build_model
 from stage2_classifier.training.checkpoint import load_model, save_model
-from tests.helpers.packing import ALL, pack_it
+from tests.helpers.training.packing import ALL, pack_it
 
 
 @pytest.mark.slow

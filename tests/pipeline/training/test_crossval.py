@@ -112,10 +112,10 @@ def test_metrics_of_the_whole_pipeline():
             "mAP50-95": 1,
             "AP50 a": 1,
             "AP50 b": 1,
-            "mAP50, one label a face": 0.5,
-            "mAP50-95, one label a face": 0.5,
-            "face AP50 with stage 2's verdict": 1,
-            "face AP, IoU 0.50-0.95, with stage 2's verdict": 1,
+            "mAP50, one label per face": 0.5,
+            "mAP50-95, one label per face": 0.5,
+            "face AP50 with stage 2's face score": 1,
+            "face AP, IoU 0.50-0.95, with stage 2's face score": 1,
             "expected calibration error": 0.45,  # 0.6 is right, 0.5 is wrong: (0.4 + 0.5) / 2
         }
     )
@@ -169,12 +169,16 @@ def test_a_fold_is_scored_by_both_cascades_and_the_whole_pipeline(data, tmp_path
     ]
     stock, tuned, whole = (s.figures for s in scores)
     assert (stock["face AP50"], stock["false alarms per face-free part"]) == (1, 1)
-    assert (tuned["face AP50"], tuned["face AP at IoU 0.35 elsewhere"]) == (1, 1)
-    assert "face AP at IoU 0.35 elsewhere" not in stock  # scored once for all folds
+    assert (tuned["face AP50"], tuned["face AP at IoU 0.35 on external photos"]) == (1, 1)
+    assert "face AP at IoU 0.35 on external photos" not in stock  # scored once for all folds
     assert (whole["mAP50"], whole["AP50 with_mask"], whole["AP50 without_mask"]) == (1, 1, None)
     assert whole["expected calibration error"] == pytest.approx(0.325)  # 0.63 is right, 0.28 wrong: (0.37 + 0.28) / 2
     assert (whole["crop accuracy"], whole["crop macro-F1"]) == (0, 0)  # every annotated box is called without_mask
-    assert whole["mAP at IoU 0.35 elsewhere"] == whole["mAP at IoU 0.35 elsewhere, one label a face"] == 1
+    assert (
+        whole["mAP at IoU 0.35 on external photos"]
+        == whole["mAP at IoU 0.35 on external photos, one label per face"]
+        == 1
+    )
     assert [s.image_id for s in samples] == ["p1"]
     assert samples[0].class_scores == pytest.approx(np.array([[0.63, 0.18, 0.09], [0.28, 0.08, 0.04]]))
 
@@ -224,7 +228,7 @@ def test_folds_that_are_scored_are_not_repeated(data, tmp_path, folds, capsys):
     assert main(argv) == 0
     text = (out / "crossval.md").read_text()
     # Each photo: the face at 0.9 is right, the corner at 0.4 wrong.
-    assert "| face AP at IoU 0.35 elsewhere | 1.000 ± 0.000 | - |" in text
+    assert "| face AP at IoU 0.35 on external photos | 1.000 ± 0.000 | - |" in text
     assert "| face AP50 | 0.500 ± 0.000 | 0.500 ± 0.000 |" in text
     assert "| AP50 with_mask | 1.000 ± 0.000 |\n| AP50 without_mask | - |" in text
     assert "| AP50/with_mask | 1.000 | 1.000-1.000 |" in text

@@ -28,7 +28,7 @@ from stage1_faces.stock.mtcnn import MtcnnConfig
 from stage1_faces.training.nets import ExportWrapper
 from stage1_faces.training.run_folder import load_net
 from stage2_classifier.training.checkpoint import load_model, save_model
-from tests.helpers.packing import CLASSES, FITTED, META, TILES, mean_colour_graph, pack_it
+from tests.helpers.training.packing import CLASSES, FITTED, META, TILES, mean_colour_graph, pack_it
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from pipeline.training.steps import TrainingStep
 from pipeline.training.train_all import main
 from tests.helpers.commands import write_data
 from tests.helpers.in_process import run_in_process
-from tests.helpers.quick_finetune import make_quick
+from tests.helpers.training.quick_finetune import make_quick
 
 CLASSES = ("head", "helmet")
 SPLIT_OF_PHOTO = ("train",) * 6 + ("val",) * 2 + ("test",) * 2
@@ -261,7 +261,7 @@ def test_errors_of_later_steps_are_found_before_the_work(
     strange = tmp_path / "strange.csv"
     strange.write_bytes(b"image_id,split\np\xff,train\n")
     assert main([*argv, "--splits", str(strange)]) == 1
-    assert "is no CSV text" in capsys.readouterr().err
+    assert "is not CSV text" in capsys.readouterr().err
     file = data / "_annotations.coco.json"
     file.write_text(file.read_text().replace('"helmet"', '"no/helmet"'))
     assert main(argv) == 1

@@ -21,7 +21,8 @@ from pipeline.video import camera
 from pipeline.video import reader as video
 from pipeline.video.camera import LiveStream, redact_address
 from pipeline.video.reader import Frame, FrameSampler, VideoFile
-from tests.helpers.fake_cameras import (
+from tests.helpers.fake_predictor import FakePredictor
+from tests.helpers.video.fake_cameras import (
     Conversation,
     answer_503,
     camera_server,
@@ -30,8 +31,7 @@ from tests.helpers.fake_cameras import (
     rtsp_camera,
     send_head,
 )
-from tests.helpers.fake_predictor import FakePredictor
-from tests.helpers.made_videos import blob_frame, blob_video, walk
+from tests.helpers.video.made_videos import blob_frame, blob_video, walk
 
 
 @pytest.fixture(autouse=True)

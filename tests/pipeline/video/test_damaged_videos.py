@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipeline.video import reader as video
 from pipeline.video.reader import VideoFile
-from tests.helpers.damaged_videos import (
+from tests.helpers.video.damaged_videos import (
     INDEX_FIRST,
     corrupt_frame,
     frame_numbers,
@@ -25,7 +25,7 @@ from tests.helpers.damaged_videos import (
     truncate_at,
     write_file,
 )
-from tests.helpers.made_videos import add_silence, blob_frame, blob_video, walk
+from tests.helpers.video.made_videos import add_silence, blob_frame, blob_video, walk
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.flv", "a.avi"])

@@ -15,7 +15,7 @@ from pipeline.inference.detections import Detections
 from pipeline.video.events import Event, EventDetector, check_event_file, event_writer
 from pipeline.video.reader import Frame
 from pipeline.video.tracker import Tracker, to_detections
-from tests.helpers.tracks import BARE, MASK, box_at, make_detections
+from tests.helpers.video.tracks import BARE, MASK, box_at, make_detections
 
 FPS = 10
 PIXELS = np.zeros((4, 4, 3), np.uint8)

@@ -23,8 +23,8 @@ from pipeline.inference.predictor import Predictor
 from pipeline.video.outputs import clock
 from pipeline.video.writer import video_writer
 from tests.helpers.fake_predictor import FakePredictor, write_picture
-from tests.helpers.made_videos import blob_frame, blob_video
-from tests.helpers.run_detect import run_detect, use_fake_predictor
+from tests.helpers.video.made_videos import blob_frame, blob_video
+from tests.helpers.video.run_detect import run_detect, use_fake_predictor
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from common.errors import MediaError, UserError
 from pipeline.video.reader import FrameSampler, VideoFile
-from tests.helpers.damaged_videos import (
+from tests.helpers.video.damaged_videos import (
     INDEX_FIRST,
     blob_boxes,
     frame_numbers,
@@ -26,7 +26,7 @@ from tests.helpers.damaged_videos import (
     truncate_at,
     write_file,
 )
-from tests.helpers.made_videos import SIZE, blob_frame, blob_video, walk
+from tests.helpers.video.made_videos import SIZE, blob_frame, blob_video, walk
 
 
 @pytest.mark.parametrize(

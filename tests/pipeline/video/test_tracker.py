@@ -21,7 +21,7 @@ from pipeline.video.tracker import (
     Tracker,
     to_detections,
 )
-from tests.helpers.tracks import BARE, MASK, box_at, make_detections
+from tests.helpers.video.tracks import BARE, MASK, box_at, make_detections
 
 
 def run_without_faces(tracker: Tracker, start: float, end: float) -> list[Track]:

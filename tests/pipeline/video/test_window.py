@@ -14,7 +14,7 @@ from PIL import ImageGrab, features
 
 from common.errors import UserError
 from pipeline.video.window import Window
-from tests.helpers.made_videos import blob_frame
+from tests.helpers.video.made_videos import blob_frame
 
 SCREEN = (400, 300)
 

@@ -22,8 +22,8 @@ from common.errors import MediaError, UserError
 from pipeline.video import writer as video_out
 from pipeline.video.reader import Frame, VideoFile
 from pipeline.video.writer import growing_video, video_writer
-from tests.helpers.damaged_videos import blob_boxes
-from tests.helpers.made_videos import blob_frame, walk
+from tests.helpers.video.damaged_videos import blob_boxes
+from tests.helpers.video.made_videos import blob_frame, walk
 
 ROOT = Path(__file__).resolve().parents[3]
 RATE = Fraction(25)
@@ -182,7 +182,7 @@ import sys
 from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
-from tests.helpers.made_videos import blob_frame, walk
+from tests.helpers.video.made_videos import blob_frame, walk
 from pipeline.video.writer import growing_video, video_writer
 name, kind = sys.argv[1:]
 with (growing_video if kind == "growing" else video_writer)(Path(name), Fraction(25)) as out:
@@ -257,7 +257,7 @@ def page() -> Iterator[Any]:
     pytest.importorskip("playwright", reason="playwright is not installed")
     from playwright.sync_api import sync_playwright
 
-    from tests.helpers.browser import CHROMIUM, FLAGS
+    from tests.helpers.serve.browser import CHROMIUM, FLAGS
 
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.drawn_photos import write_dataset
-from tests.helpers.quick_finetune import make_quick, run
+from tests.helpers.training.quick_finetune import make_quick, run
 
 
 @pytest.fixture

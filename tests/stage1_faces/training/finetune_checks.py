@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from stage1_faces.training.run_folder import NETS, FinetuneFolder
-from tests.helpers.quick_finetune import run
+from tests.helpers.training.quick_finetune import run
 
 ROOT = Path(__file__).resolve().parents[3]
 

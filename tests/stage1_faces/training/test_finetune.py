@@ -18,7 +18,7 @@ from stage1_faces.training.finetune_config import FinetuneConfig
 from stage1_faces.training.finetune_run import RECALL_COUNTS, recall_at_counts
 from stage1_faces.training.run_folder import NETS, FinetuneFolder, load_net
 from tests.helpers.drawn_photos import write_dataset
-from tests.helpers.quick_finetune import RECIPE, run
+from tests.helpers.training.quick_finetune import RECIPE, run
 from tests.stage1_faces.training.finetune_checks import EPOCHS, FINISHED, check_same
 
 

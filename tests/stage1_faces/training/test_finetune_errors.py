@@ -13,7 +13,7 @@ from stage1_faces.training import finetune
 from stage1_faces.training.finetune import main
 from stage1_faces.training.finetune_config import FinetuneConfig
 from tests.helpers.drawn_photos import write_dataset
-from tests.helpers.quick_finetune import RECIPE, run
+from tests.helpers.training.quick_finetune import RECIPE, run
 from tests.stage1_faces.training.finetune_checks import result
 
 

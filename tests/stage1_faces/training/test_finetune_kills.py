@@ -16,8 +16,8 @@ import pytest
 from common.errors import UserError
 from stage1_faces.training import finetune_run
 from stage1_faces.training.run_folder import NETS, FinetuneFolder
-from tests.helpers import quick_finetune
-from tests.helpers.quick_finetune import run
+from tests.helpers.training import quick_finetune
+from tests.helpers.training.quick_finetune import run
 from tests.stage1_faces.training.finetune_checks import EPOCHS, ROOT, Killed, check_same, until_done
 
 

@@ -12,7 +12,7 @@ from stage2_classifier.augment.transforms import eval_transform
 from stage2_classifier.data.crop_dataset import CropDataset
 from stage2_classifier.reports.evaluation import CropEvaluation, scores
 from stage2_classifier.reports.figures import save_mistakes, worst_mistakes
-from tests.helpers.scored_runs import CLASSES, HALF, make_crops
+from tests.helpers.training.scored_runs import CLASSES, HALF, make_crops
 
 
 def evaluation_of(

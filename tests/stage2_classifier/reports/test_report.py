@@ -27,7 +27,7 @@ from stage2_classifier.reports.runs import LATER_FIELDS, read_run
 from stage2_classifier.training.checkpoint import load_model
 from stage2_classifier.training.fit import fit
 from stage2_classifier.training.setup import build_sampler, training_crops
-from tests.helpers.scored_runs import CLASSES, HALF, make_crops, make_run
+from tests.helpers.training.scored_runs import CLASSES, HALF, make_crops, make_run
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from stage2_classifier.reports.run_comparison import ScoredRun, answer_topics, f
 from stage2_classifier.reports.runs import TrainedRun
 from stage2_classifier.reports.timeline import build_timeline, measure_noise
 from stage2_classifier.reports.topics import TOPIC_OF_FIELD, TOPICS
-from tests.helpers.scored_runs import NOON
+from tests.helpers.training.scored_runs import NOON
 
 
 def scored_run(

@@ -11,7 +11,7 @@ import pytest
 from common.errors import UserError
 from stage2_classifier.config import RENAMED_FIELDS, TrainConfig
 from stage2_classifier.reports.runs import LATER_FIELDS, read_run
-from tests.helpers.scored_runs import NOON, make_run
+from tests.helpers.training.scored_runs import NOON, make_run
 
 
 def test_the_best_epoch_is_read(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from stage2_classifier.heads import Heads
 from stage2_classifier.training.checkpoint import load_model
 from stage2_classifier.training.fit import fit
 from stage2_classifier.training.setup import build_sampler, training_crops
-from tests.helpers.quick_training import QUICK, break_after, rows
+from tests.helpers.training.quick_training import QUICK, break_after, rows
 
 # A network with dense layers, which learn places quickly.
 OBJECTNESS_BOX = replace(

@@ -25,8 +25,8 @@ from stage2_classifier.training import torchrun
 from stage2_classifier.training.checkpoint import load_model
 from stage2_classifier.training.engine import predict, score
 from stage2_classifier.training.torchrun import check_gpus, end_with_launcher, report_errors_once
-from tests.helpers.crop_sets import make_crop_set
-from tests.helpers.quick_training import rows
+from tests.helpers.training.crop_sets import make_crop_set
+from tests.helpers.training.quick_training import rows
 
 ROOT = Path(__file__).resolve().parents[3]
 EPOCHS = 4

@@ -27,7 +27,7 @@ from stage2_classifier.training.command import main
 from stage2_classifier.training.engine import predict, score, seed_epoch
 from stage2_classifier.training.fit import fit
 from stage2_classifier.training.run_folder import best_row, patience_over
-from tests.helpers.quick_training import QUICK, break_after, rows
+from tests.helpers.training.quick_training import QUICK, break_after, rows
 
 
 @pytest.fixture(scope="module")

@@ -16,13 +16,13 @@ from pipeline.inference.predictor import Predictor
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-    from tests.helpers.page_visits import Visits
+    from tests.helpers.serve.page_visits import Visits
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder: tiled.png with one face per class, the same as JPEG and tiny, a camera's video, a text file."""
-    from tests.helpers.browser import write_camera
+    from tests.helpers.serve.browser import write_camera
 
     folder = tmp_path_factory.mktemp("photos")
     tiled = tiled_photo(Predictor.default(), portrait())
@@ -36,7 +36,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    from tests.helpers.browser import serving
+    from tests.helpers.serve.browser import serving
 
     with serving() as address:
         yield address
@@ -46,7 +46,7 @@ def server() -> Iterator[str]:
 def browser(photos: Path) -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
-    from tests.helpers.browser import CHROMIUM, FLAGS
+    from tests.helpers.serve.browser import CHROMIUM, FLAGS
 
     video = f"--use-file-for-fake-video-capture={photos / 'camera.mjpeg'}"
     with sync_playwright() as playwright:
@@ -57,7 +57,7 @@ def browser(photos: Path) -> Iterator[Browser]:
 
 @pytest.fixture
 def visits(browser: Browser, server: str) -> Iterator[Visits]:
-    from tests.helpers.page_visits import REFUSED, Visits
+    from tests.helpers.serve.page_visits import REFUSED, Visits
 
     visits = Visits(browser, server)
     yield visits

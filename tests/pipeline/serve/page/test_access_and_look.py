@@ -13,14 +13,14 @@ pytest.importorskip("playwright", reason="needs the package playwright")
 
 from playwright.sync_api import expect
 
-from tests.helpers.browser import (
+from tests.helpers.serve.browser import (
     CHROMIUM,
     CONTRASTS,
     choose,
     pixels,
     wait_for_photos,
 )
-from tests.helpers.page_visits import DETECT, Visits, shown_score
+from tests.helpers.serve.page_visits import DETECT, Visits, shown_score
 
 pytestmark = [
     pytest.mark.slow,

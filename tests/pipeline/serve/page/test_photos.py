@@ -15,7 +15,7 @@ pytest.importorskip("playwright", reason="needs the package playwright")
 
 from playwright.sync_api import expect
 
-from tests.helpers.browser import (
+from tests.helpers.serve.browser import (
     CHROMIUM,
     COLOURS,
     ask,
@@ -26,7 +26,7 @@ from tests.helpers.browser import (
     turned,
     wait_for_photos,
 )
-from tests.helpers.page_visits import DETECT, Visits, count_of, counts, saved, shown, shown_score, threshold
+from tests.helpers.serve.page_visits import DETECT, Visits, count_of, counts, saved, shown, shown_score, threshold
 
 pytestmark = [
     pytest.mark.slow,

@@ -13,7 +13,7 @@ pytest.importorskip("playwright", reason="needs the package playwright")
 
 from playwright.sync_api import Browser, Route, expect
 
-from tests.helpers.browser import (
+from tests.helpers.serve.browser import (
     CHROMIUM,
     COLOURS,
     ask,
@@ -23,7 +23,7 @@ from tests.helpers.browser import (
     serving,
     wait_for_photos,
 )
-from tests.helpers.page_visits import DETECT, REFUSED, Visits, counts, shown_score
+from tests.helpers.serve.page_visits import DETECT, REFUSED, Visits, counts, shown_score
 
 pytestmark = [
     pytest.mark.slow,

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 import av
 import cv2
 
-from tests.helpers.made_videos import blob_frame, walk
+from tests.helpers.video.made_videos import blob_frame, walk
 
 Conversation = Callable[[socket.socket], None]  # the server's side of one connection
 

@@ -12,7 +12,7 @@ import pytest
 from common.errors import MediaError
 from pipeline.video.reader import Frame, FrameSampler, VideoFile
 from tests.helpers.fake_predictor import FakePredictor
-from tests.helpers.made_videos import walk
+from tests.helpers.video.made_videos import walk
 
 INDEX_FIRST = {"movflags": "faststart"}  # the index at the front of an MP4
 

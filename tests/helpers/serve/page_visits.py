@@ -11,7 +11,7 @@ from typing import Any
 from playwright.sync_api import Browser, Page, expect
 
 from pipeline.inference.predictor import Predictor
-from tests.helpers.browser import (
+from tests.helpers.serve.browser import (
     COLOURS,
     COUNTED,
 )

@@ -1,6 +1,6 @@
 """A fine-tuning of seconds: few small batches on drawn photos, detection in torch, landmarks as drawn.
 
-A test can start it as a process: `python -m tests.helpers.quick_finetune DATA OUT`.
+A test can start it as a process: `python -m tests.helpers.training.quick_finetune DATA OUT`.
 """
 
 from __future__ import annotations

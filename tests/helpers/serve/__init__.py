@@ -1,0 +1,1 @@
+"""Servers, clients and page visits for tests."""

@@ -1,0 +1,1 @@
+"""Videos, cameras and tracks for tests."""
