@@ -43,7 +43,7 @@ def refuse_renamed(argv: Sequence[str] | None, renamed: Mapping[str, str]) -> No
         renamed: maps the old flag, or "flag value", to the new one, each with its dashes.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         flag, _, value = argument.partition("=")
         for old in (flag, f"{flag} {value or following}"):
             if old in renamed:

@@ -111,7 +111,7 @@ def test_runs_are_in_the_order_in_which_they_finished() -> None:
     assert len(build_timeline([base, runs[1]], base).text) == 1  # all recorded
 
 
-def test_a_verdict_compares_the_difference_with_the_spread_between_seeds() -> None:
+def test_a_conclusion_compares_the_difference_with_the_spread_between_seeds() -> None:
     base = scored_run(0.75, "baseline")
     runs = [
         base,
@@ -125,15 +125,15 @@ def test_a_verdict_compares_the_difference_with_the_spread_between_seeds() -> No
     ]
     assert measure_noise(runs, base).size == pytest.approx(0.04)
     found = build_timeline(runs, base)
-    verdicts = {entry.row.scored.run.name: entry.verdict for entry in found.entries}
+    conclusions = {entry.row.scored.run.name: entry.conclusion for entry in found.entries}
     assert "the spread of validation macro-F1" in found.text[0]
     assert "0.040" in found.text[0] and "net, net_again, the widest of 2 such spreads" in found.text[0]
-    assert verdicts["baseline"] == "The reference that all others are compared with."
-    assert verdicts["again"] == "The same settings again: this difference (+0.020) is chance itself."
-    assert verdicts["as_far"] == "Within chance: +0.040 is no more than the spread between seeds (0.040)."
-    assert verdicts["further"] == "Better: +0.041 is more than the spread between seeds (0.040)."
-    assert verdicts["near"].startswith("Within chance: -0.030 ")
-    assert verdicts["bad"] == "Worse: -0.100 is more than the spread between seeds (0.040)."
+    assert conclusions["baseline"] == "The reference that all others are compared with."
+    assert conclusions["again"] == "The same settings again: this difference (+0.020) is chance itself."
+    assert conclusions["as_far"] == "Within chance: +0.040 is no more than the spread between seeds (0.040)."
+    assert conclusions["further"] == "Better: +0.041 is more than the spread between seeds (0.040)."
+    assert conclusions["near"].startswith("Within chance: -0.030 ")
+    assert conclusions["bad"] == "Worse: -0.100 is more than the spread between seeds (0.040)."
 
 
 def test_without_repeated_runs_the_noise_is_half_the_bootstrap_interval() -> None:
@@ -143,13 +143,13 @@ def test_without_repeated_runs_the_noise_is_half_the_bootstrap_interval() -> Non
     chance = measure_noise([base, other, copy], base)
     assert chance.size == pytest.approx(0.03)
     assert "half the width of baseline's 95% bootstrap interval of macro-F1 on validation crops" in chance.text
-    verdict = build_timeline([base, other], base).entries[1].verdict
-    assert verdict == "Better: +0.040 is more than half of baseline's bootstrap interval (0.030)."
+    conclusion = build_timeline([base, other], base).entries[1].conclusion
+    assert conclusion == "Better: +0.040 is more than half of baseline's bootstrap interval (0.030)."
     # Crops without a validation split leave the interval of the split that is scored.
     base = replace(base, val_interval=None)
     assert measure_noise([base, other], base).size == pytest.approx(0.15)
     assert "on the crops scored here" in measure_noise([base, other], base).text
-    assert build_timeline([base, other], base).entries[1].verdict.startswith("Within chance: +0.040 ")
+    assert build_timeline([base, other], base).entries[1].conclusion.startswith("Within chance: +0.040 ")
 
 
 def test_a_file_of_weights_is_named_without_its_folder() -> None:
