@@ -10,13 +10,15 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from common.errors import UserError
 from common.launcher import install_sigint_exit, missing_package, restore_sigint
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 def console() -> Console:
@@ -26,6 +28,9 @@ def console() -> Console:
 
 def progress() -> Progress:
     """Return a progress bar on standard error; it is shown only on a terminal, never in a log file."""
+    # Here, because a command that processes one photo shows no bar.
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
 
