@@ -27,7 +27,7 @@ class CascadeConfig:
     nms_pnet: float = 0.5
     nms_rnet: float = 0.5
     nms_onet: float = 0.65
-    soft_nms_sigma: float = 0.3  # of the soft NMS that ends the search (boxes.soft_nms); 0 is none
+    soft_nms_sigma: float = 0.3  # of the soft NMS that ends the search (boxes.soft_nms); 0: no soft NMS
     box_voting_iou: float = 0.6  # IoU from which O-Net's other boxes vote on a face's box
     # Map the weighted face logit to the score's logit (Platt 1999); fitted on validation photos.
     slope: float = 1.0

@@ -51,7 +51,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="n
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a COCO dataset of so many photos that each command takes longer than the longest delay."""
+    """Return a large COCO dataset: each command takes longer than the longest delay."""
     folder = tmp_path_factory.mktemp("many") / "photos"
     folder.mkdir()
     Image.fromarray(synthetic_photo(1600, 1200, 3, seed=1)).save(folder / "0.jpg")

@@ -25,7 +25,7 @@ class Teacher:
 
 
 def taught(teacher: Teacher, *boxes: tuple[float, float, float, float]) -> list[float]:
-    """Return the landmark value of each annotated face, nan where there is none."""
+    """Return the landmark value of each annotated face, nan without one."""
     points = stock_landmarks(teacher, IMAGE, np.float32(boxes).reshape(-1, 4))  # type: ignore[arg-type]
     assert points.shape == (len(boxes), 5, 2) and points.dtype == np.float32
     assert all(len(np.unique(p)) == 1 for p in points)

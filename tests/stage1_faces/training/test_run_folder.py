@@ -33,7 +33,7 @@ def names(folder: FinetuneFolder) -> list[str]:
     return sorted(path.name for path in folder.path.iterdir())
 
 
-# Python's own words of what is no JSON; "..." stands for the rest of them.
+# Python's messages for invalid JSON; "..." replaces their ends.
 NO_NAME, NO_TEXT = "Expecting property name enclosed in double quotes: ...", "'utf-8' codec can't decode byte 0xff..."
 
 
