@@ -1,6 +1,8 @@
 """Read annotated faces from Pascal VOC, COCO and YOLO datasets into one type."""
 
+from common.annotations.loading import load_dataset
+from common.annotations.options import ReadingArgs
 from common.annotations.reader import read_dataset
 from common.annotations.types import MASK_CLASSES, AnnotatedImage, Annotations, Problem
 
-__all__ = ["MASK_CLASSES", "AnnotatedImage", "Annotations", "Problem", "read_dataset"]
+__all__ = ["MASK_CLASSES", "AnnotatedImage", "Annotations", "Problem", "ReadingArgs", "load_dataset", "read_dataset"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from common.annotations.collect import Collector, RawFace, parse_number, parse_size
-from common.annotations.photos import SPLIT_FOLDERS, PhotoIndex, annotated_folders, photos_in
+from common.annotations.options import DEFAULT_READING, ReadingArgs
+from common.annotations.photos import PhotoIndex, annotated_folders, photos_in, split_of_name
 from common.annotations.types import Annotations
 from common.errors import UserError
 
@@ -24,10 +24,10 @@ def coco_files(root: Path) -> list[tuple[Path, str | None]]:
     folders = annotated_folders(root, lambda folder: (folder / ROBOFLOW_NAME).is_file())
     if folders or not (root / "images").is_dir():
         return [(folder / ROBOFLOW_NAME, split) for folder, split in folders]
-    return [(file, _split_of_name(file.stem)) for file in sorted((root / "annotations").glob("*.json"))]
+    return [(file, split_of_name(file.stem)) for file in sorted((root / "annotations").glob("*.json"))]
 
 
-def read_coco(path: Path | str) -> Annotations:
+def read_coco(path: Path | str, options: ReadingArgs = DEFAULT_READING) -> Annotations:
     """Read a JSON file, or a folder with _annotations.coco.json (also in train/, valid/, test/) or annotations/*.json.
 
     Boxes are xywh in 0-based pixels. Crowd regions are skipped. Only categories that faces use become classes:
@@ -39,7 +39,7 @@ def read_coco(path: Path | str) -> Annotations:
     files = coco_files(root) if root.exists() else []
     if not files:
         raise UserError(f"{root}: no COCO dataset (a .json file, {ROBOFLOW_NAME}, or annotations/*.json and images/)")
-    collector = Collector(root)
+    collector = Collector(root, options.rename)
     listed: set[Path] = set()
     for file, split in files:
         content = _load_json(file, collector)
@@ -49,12 +49,7 @@ def read_coco(path: Path | str) -> Annotations:
         for photo in photos_in(folder):
             if photo not in listed:
                 collector.add_problem(photo, "not listed in the COCO file; not used")
-    return collector.finish()
-
-
-def _split_of_name(stem: str) -> str | None:
-    """Return the split in a file name such as instances_train2017."""
-    return next((SPLIT_FOLDERS[word] for word in re.findall("[a-z]+", stem.lower()) if word in SPLIT_FOLDERS), None)
+    return collector.finish("COCO")
 
 
 def _load_json(file: Path, collector: Collector) -> Tables | None:
@@ -121,9 +116,11 @@ class _PhotoFinder:
     def __init__(self, file: Path) -> None:
         folder = file.parent
         self._bases = (folder, folder / "images", folder.parent / "images", folder.parent)
-        self._index = cache(lambda folder: PhotoIndex(photos_in(folder)))
+        self._index = cache(lambda folder: PhotoIndex(photos_in(folder), folder))
         # COCO's layout: images/train2017/, a folder that the names do not contain.
-        self._subfolders = cache(lambda: PhotoIndex(p for base in self._bases[1:3] for p in photos_in(base, True)))
+        self._subfolders = cache(
+            lambda: PhotoIndex((p for base in self._bases[1:3] for p in photos_in(base, True)), folder.parent)
+        )
 
     def find(self, name: str) -> Path | None:
         """Return the image with this name, else with its stem, or None."""

@@ -21,13 +21,13 @@ from common.annotations.yolo import label_file
 from common.cli import console, program_name, run_cli
 from common.errors import UserError
 from common.files import atomic_text, check_writable_file
-from common.paths import DATASET_IMAGE_SUFFIXES
+from common.paths import IMAGE_SUFFIXES
 from common.splits import SPLITS
 from pipeline.data.checks import MAX_SHOWN
 from pipeline.data.duplicates import near_duplicate_groups
 from pipeline.data.stratify import stratify_groups
 
-DATA_SUFFIXES = DATASET_IMAGE_SUFFIXES | {".json", ".names", ".txt", ".xml", ".yaml", ".yml"}
+DATA_SUFFIXES = IMAGE_SUFFIXES | {".json", ".names", ".txt", ".xml", ".yaml", ".yml"}
 
 
 @dataclass(frozen=True)
