@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from pathlib import Path
 
 # Longest first: the UTF-32 mark begins with that of UTF-16.
@@ -13,15 +14,19 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-# What Windows tools write where the system's language is not English. Each is the superset of its family.
+# What Windows tools write where the system's language is not English, and what such text looks like when it is decoded:
+# the letters of one language. Each codec is the superset of its family.
 _LEGACY = {
-    "cp949": "Korean",
-    "gb18030": "Chinese",
-    "cp932": "Japanese",
-    "big5": "traditional Chinese",
-    "cp1251": "Cyrillic",
-    "cp1252": "Western European",
+    "cp949": ("Korean", r"[\x00-\x7f\uac00-\ud7a3]+"),
+    "gb18030": ("Chinese", r"[\x00-\x7f\u3001-\u300f\u4e00-\u9fff\uff00-\uff1f]+"),
+    "cp932": ("Japanese", r"[\x00-\x7f\u4e00-\u9fff]*[\u3041-\u30ff][\x00-\x7f\u3001-\u30ff\u4e00-\u9fff]*"),
+    "big5": ("traditional Chinese", r"[\x00-\x7f\u3001-\u300f\u4e00-\u9fff\uff00-\uff1f]+"),
+    "cp1251": ("Cyrillic", r"([\x00-\x7f]|(?<![A-Za-z])[\u0401\u0410-\u044f\u0451]+(?![A-Za-z]))+"),
+    "cp1252": ("Western European", r"([\x00-\x7f]|(?<![\u00c0-\u00ff])[\u00c0-\u00ff](?![\u00c0-\u00ff]))+"),
 }
+
+
+BIG5_FREQUENT = 0xC6  # the last lead byte of the frequent characters (level 1 of Big5)
 
 
 class EncodingError(ValueError):
@@ -47,12 +52,14 @@ def decode_text(data: bytes) -> str:
     try:
         return data.decode(encoding or "utf-8")
     except UnicodeDecodeError as error:
-        fitting = [] if encoding else [name for name in _LEGACY if _decodes(data, name)]
+        fitting = [] if encoding else [name for name, (_, look) in _LEGACY.items() if _looks_like(data, name, look)]
+        if "gb18030" in fitting and "big5" in fitting:
+            fitting.remove("big5")  # the more frequent one of the two
         if not fitting:
-            raise EncodingError("is not UTF-8 text, nor of another known encoding; export it again as UTF-8") from error
-        names = " or ".join(f"{name} ({_LEGACY[name]})" for name in fitting)
-        fix = f"convert it: iconv -f {fitting[0]} -t utf-8"
-        raise EncodingError(f"is not UTF-8 text but may be {names}; {fix}") from error
+            raise EncodingError("is not UTF-8 text; save it or export it again as UTF-8") from error
+        names = " or ".join(f"{name.upper()} ({_LEGACY[name][0]})" for name in fitting)
+        fix = f"convert it: iconv -f {fitting[0].upper()} -t UTF-8"
+        raise EncodingError(f"is not UTF-8 text; it looks like {names}; {fix}") from error
 
 
 def _encoding_by_zeros(data: bytes) -> str | None:
@@ -66,10 +73,14 @@ def _encoding_by_zeros(data: bytes) -> str | None:
     return "utf-16-be" if even.count(0) == len(even) and odd.count(0) == 0 else None
 
 
-def _decodes(data: bytes, encoding: str) -> bool:
-    """Return whether bytes are text in an encoding."""
+def _looks_like(data: bytes, encoding: str, look: str) -> bool:
+    """Return whether bytes are text in an encoding, with the letters of its language only."""
     try:
-        data.decode(encoding)
-    except UnicodeDecodeError:
+        text = data.decode(encoding)
+        if encoding == "gb18030":
+            text.encode("gb2312")  # the characters in use; GB18030 has rare ones for almost all bytes
+    except UnicodeError:
         return False
-    return True
+    if encoding == "big5" and any(character.encode("big5")[0] > BIG5_FREQUENT for character in text):
+        return False
+    return re.fullmatch(look, text) is not None
