@@ -194,6 +194,10 @@ class Collector:
         self.add_problem(annotation, f"{face.location} {fault}; left out", objects=1)
         return None
 
+    def error(self, message: str) -> DatasetError:
+        """Return the error of a dataset that is refused as a whole, with the problems found so far."""
+        return DatasetError(message, self._problems)
+
     def finish(self, format_name: str = "") -> Annotations:
         """Return the dataset; raise DatasetError when no image could be used, or no image has a face."""
         if not self._images:

@@ -24,6 +24,10 @@ _Candidate = tuple[Path, tuple[str, ...]]  # an image, and the parts of its path
 class AmbiguousNameError(ValueError):
     """A name that fits several images; the message names them."""
 
+    def __init__(self, message: str, candidates: Sequence[Path] = ()) -> None:
+        super().__init__(message)
+        self.candidates = tuple(candidates)
+
 
 def split_of_name(name: str) -> str | None:
     """Return the split that a file or folder name means, such as "train2017" or "instances_val", or None."""
@@ -121,10 +125,11 @@ class PhotoIndex:
         split = split_of_folders(folders) or split
         found = [
             candidate
-            for candidate in self._same_name(wanted[-1])
+            for candidate in self._same_stem(wanted[-1])
             if _contains(candidate[1][:-1], known)
             and (split is None or split_of_folders(candidate[1][:-1]) in (None, split))
         ]
+        found = _best(found, lambda parts: parts[-1] == wanted[-1])
         found = _best(found, lambda parts: _equal_end(parts[:-1], folders))
         found = _best(found, lambda parts: split is not None and split_of_folders(parts[:-1]) == split)
         if near is not None:
@@ -132,13 +137,13 @@ class PhotoIndex:
             found = _best(found, lambda parts: _equal_start(parts[:-1], here))
         if len(found) > 1:
             names = ", ".join("/".join(parts[-2:]) for _, parts in found[:MAX_NAMED])
-            raise AmbiguousNameError(f"{name!r} fits {len(found)} images ({names}); give its folder in the annotation")
+            what = f"{name!r} fits {len(found)} images ({names}); give its folder in the annotation"
+            raise AmbiguousNameError(what, [photo for photo, _ in found])
         return found[0][0] if found else None
 
-    def _same_name(self, file_name: str) -> list[_Candidate]:
-        """Return the images with a file name; else those with its stem; else those whose stem is the whole name."""
-        same_stem = self._by_stem.get(Path(file_name).stem, [])
-        return [c for c in same_stem if c[1][-1] == file_name] or same_stem or self._by_stem.get(file_name, [])
+    def _same_stem(self, file_name: str) -> list[_Candidate]:
+        """Return the images with the stem of a file name; else those whose stem is the whole name."""
+        return self._by_stem.get(Path(file_name).stem, []) or self._by_stem.get(file_name, [])
 
     def _known_end(self, folders: tuple[str, ...]) -> tuple[str, ...]:
         """Return the longest end of `folders` that is the path of folders in the dataset, in any depth."""

@@ -71,12 +71,14 @@ def test_the_split_of_the_annotation_decides_between_folders() -> None:
     assert found(photos, "train/a.jpg", split="val") == "images/train/a.jpg"  # the name says more than the file
     assert found(photos, "b.jpg", split="train") is None
     assert found(photos, "b.jpg", split="val") == "images/val2017/b.jpg"
+    assert found(index("train/a.png", "val/a.jpg"), "a.jpg", split="train") == "train/a.png"
 
 
 def test_equal_candidates_are_ambiguous_unless_one_is_nearer() -> None:
     photos = index("x/images/a.jpg", "y/images/a.jpg")
-    with pytest.raises(AmbiguousNameError, match=r"'a\.jpg' fits 2 images \(images/a\.jpg, images/a\.jpg\)"):
+    with pytest.raises(AmbiguousNameError, match=r"'a\.jpg' fits 2 images \(images/a\.jpg, images/a\.jpg\)") as raised:
         photos.find("a.jpg")
+    assert raised.value.candidates == (ROOT / "x/images/a.jpg", ROOT / "y/images/a.jpg")
     assert found(photos, "a.jpg", near="y/annotations") == "y/images/a.jpg"
     with pytest.raises(AmbiguousNameError):
         index("images/a.jpg", "images/a.png").find("a.bmp")
