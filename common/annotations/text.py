@@ -63,14 +63,14 @@ def decode_text(data: bytes) -> str:
 
 
 def _encoding_by_zeros(data: bytes) -> str | None:
-    """Return "utf-16-le" or "utf-16-be" for ASCII text in UTF-16 without a mark: every second byte is 0."""
+    """Return "utf-16-le" or "utf-16-be" for text in UTF-16 without a mark: of ASCII characters, one byte is 0."""
     head = data[:200]
     if len(head) < 4 or len(data) % 2:
         return None
-    odd, even = head[1::2], head[::2]
-    if odd.count(0) == len(odd) and even.count(0) == 0:
-        return "utf-16-le"
-    return "utf-16-be" if even.count(0) == len(even) and odd.count(0) == 0 else None
+    odd, even = head[1::2].count(0), head[::2].count(0)  # names in other letters may be among the ASCII
+    if max(odd, even) * 4 < len(head) // 2 or min(odd, even) * 8 > max(odd, even):
+        return None
+    return "utf-16-le" if odd > even else "utf-16-be"
 
 
 def _looks_like(data: bytes, encoding: str, look: str) -> bool:

@@ -14,6 +14,8 @@ def test_unicode_is_read_with_and_without_a_mark(encoding: str, tmp_path: Path) 
     file = tmp_path / "a.txt"
     file.write_bytes("0 0.5 0.5 0.2 0.3\n".encode(encoding))
     assert read_text(file) == "0 0.5 0.5 0.2 0.3\n"
+    file.write_bytes('{"마스크": "Ā"}'.encode(encoding))
+    assert read_text(file) == '{"마스크": "Ā"}'
 
 
 NAMES = ("CP949", "GB18030", "CP932", "BIG5", "CP1251", "CP1252")
