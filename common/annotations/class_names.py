@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -23,8 +24,8 @@ _CLASS_OF_SPELLING = {key: name for name, keys in _USUAL_SPELLINGS.items() for k
 
 
 def clean_name(name: str) -> str:
-    """Return a class name without spaces around it, and with single spaces inside."""
-    return " ".join(name.split())
+    """Return a class name in Unicode's NFC, without spaces around it, and with single spaces inside."""
+    return " ".join(unicodedata.normalize("NFC", name).split())
 
 
 def class_key(name: str) -> str:
