@@ -91,12 +91,12 @@ def read_coco(path: Path | str, options: ReadingArgs = DEFAULT_READING) -> Annot
 
 
 def _key(value: Any) -> str:
-    """Return an id as text: 1, 1.0 and "1" are equal, as pandas writes them."""
+    """Return an id as text: 1, 1.0, "1" and "0001" are equal, because pandas changes one into the other."""
     if isinstance(value, bool):
         return str(value)
     if isinstance(value, str):
-        whole, dot, rest = value.strip().partition(".")
-        return whole if dot and whole.lstrip("-").isdecimal() and not rest.strip("0") else value.strip()
+        whole, _, rest = value.strip().partition(".")
+        return (whole.lstrip("0") or "0") if whole.isdecimal() and not rest.strip("0") else value.strip()
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:  # larger ones are not exact
         return str(int(value))
     return str(value)

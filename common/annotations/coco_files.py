@@ -25,6 +25,7 @@ from common.annotations.photos import (
     split_of_name,
 )
 from common.annotations.text import EncodingError, decode_text, read_text
+from common.paths import IMAGE_SUFFIXES
 
 Tables = dict[str, list[dict[str, Any]]]  # the images, annotations and categories of a COCO file
 XYXY = tuple[float, float, float, float]
@@ -33,8 +34,8 @@ Kind = Literal["coco", "broken", "unreadable", "other"]
 # The tasks of COCO, which Datumaro and CVAT write as TASK_SUBSET.json; the second ones have no boxes.
 _BOX_TASKS = re.compile(r"(instances|person_keypoints|stuff)_", re.IGNORECASE)
 _OTHER_TASKS = re.compile(r"(image_info|captions|labels|panoptic)_", re.IGNORECASE)
-_FOLDER = re.compile(r"annot|coco|label|json|^anns?$|^images?$", re.IGNORECASE)  # where COCO files are
-_ANNOTATION_FOLDER = re.compile(r"annotations?|anns?|jsons?|labels?", re.IGNORECASE)
+_ANNOTATION_FOLDER = re.compile(r"(coco_)?(annotations?|anns?|jsons?|labels?)(_coco)?", re.IGNORECASE)
+_IMAGE_FOLDER = re.compile(r"images?|imgs?", re.IGNORECASE)
 MAX_FOLDERS_DEEP = 3
 HEAD_BYTES = 4096
 
@@ -51,9 +52,9 @@ class CocoFile:
 def coco_files(root: Path) -> list[CocoFile]:
     """Return the COCO files of a dataset; empty for other datasets.
 
-    Searched are the dataset's folder, its split folders, and folders such as annotations/ or images/. A file with a
-    name that only COCO uses counts, whatever it contains; others count by their content. A broken file is returned
-    with the others, so that it is reported.
+    Searched are the dataset's folder, its split folders, folders such as annotations/ or images/, and folders of JSON
+    files without images. A file with a name that only COCO uses counts, whatever it contains; others count by their
+    content. A broken file is returned with the others, so that it is reported.
     """
     if root.is_file():
         return [_describe(root, root.parent.parent)]
@@ -78,9 +79,13 @@ def _folders(root: Path, depth: int = MAX_FOLDERS_DEEP) -> Iterator[Path]:
         return
     with os.scandir(root) as entries:
         inner = sorted(entry.name for entry in entries if entry.name[0] not in "._" and entry.is_dir())
-    for name in inner:
-        if _FOLDER.search(name) or split_of_folders((name,)):
-            yield from _folders(root / name, depth - 1)
+    for folder in (root / name for name in inner):
+        if any(pattern.fullmatch(folder.name) for pattern in (_ANNOTATION_FOLDER, _IMAGE_FOLDER)) or split_of_folders(
+            (folder.name,)
+        ):
+            yield from _folders(folder, depth - 1)
+        elif depth == MAX_FOLDERS_DEEP and any(folder.glob("*.json")) and not photos_in(folder, True):
+            yield folder  # of any name: only the annotations are in it
 
 
 def _describe(file: Path, root: Path) -> CocoFile:
@@ -271,7 +276,7 @@ class PhotoMatcher:
 
         First searched is the path from the file's own folder, then the folder named after the file's subset or split.
         """
-        beside = self._by_path.get((*self._parts(file.path.parent), *name_parts(name)))
+        beside = self._by_path.get((*self._parts(file.path.parent), *name_parts(name))) or self._outside(name, file)
         if beside is not None:
             return beside
         for spelling in self._spellings(name):
@@ -279,15 +284,40 @@ class PhotoMatcher:
                 return found
         return None
 
+    def _outside(self, name: str, file: CocoFile) -> Path | None:
+        """Return the image at a path that is absolute or has "..", as it is on this machine, or None."""
+        path = Path(os.path.normpath(file.path.parent / name.replace("\\", "/")))
+        if path.suffix.lower() not in IMAGE_SUFFIXES or not (name.startswith("/") or ".." in name):
+            return None
+        try:
+            return self._by_path.get(self._parts(path), path) if path.is_file() else None
+        except OSError:  # such as a name that is too long
+            return None
+
     def _find_spelling(self, name: str, file: CocoFile) -> Path | None:
         near = file.path.parent
+        if _ANNOTATION_FOLDER.fullmatch(near.name):  # its images are next to it, and masks may be in it
+            near = near.parent
         if file.subset in self._subsets and (found := self._index.find(f"{file.subset}/{name}", file.split, near)):
             return found
-        found = self._index.find(name, file.split, near)
+        try:
+            found = self._index.find(name, file.split, near)
+        except AmbiguousNameError as error:
+            # A mask, or a copy in another folder, may have the name of the image.
+            usual = [photo for photo in error.candidates if self._is_usual_place(photo, name)]
+            if len(usual) != 1:
+                raise
+            found = usual[0]
         if found is None:
             return None
         folders = set(self._parts(found)[:-1]) - set(name_parts(name))
         return None if folders & (self._subsets - {file.subset}) else found  # another file's image of this name
+
+    def _is_usual_place(self, photo: Path, name: str) -> bool:
+        """Return whether the folders above a name are those of images or of a split."""
+        parts = self._parts(photo)
+        above = parts[: len(parts) - _equal_end(parts, name_parts(name))]
+        return all(_IMAGE_FOLDER.fullmatch(folder) or split_of_folders((folder,)) for folder in above)
 
     def _spellings(self, name: str) -> list[str]:
         """Return the name as Label Studio and web addresses write it, the likeliest first."""
