@@ -309,17 +309,17 @@ def _look_like_corners(faces: list[tuple[ListedImage, RawFace]]) -> bool:
 def _add_photo(photo: Path, images: list[ListedImage], certain: bool, keep_split: bool, collector: Collector) -> None:
     """Add a photo with the faces of all files that list it."""
     first = images[0]
-    faces, size, split = list(first.faces), first.size, first.file.split
+    faces, split = list(first.faces), first.file.split
     complete = certain and all(image.complete for image in images)
     for image in images[1:]:
         file = image.file.path
-        if size and image.size and image.size != size:
-            differ = f"{image.size[0]}x{image.size[1]}, but with {size[0]}x{size[1]} in {first.file.path.name}"
+        own, size = image.pixel_size(), first.pixel_size()
+        if own and size and own != size:
+            differ = f"{own[0]}x{own[1]}, but with {size[0]}x{size[1]} in {first.file.path.name}"
             what = f"{image.name!r} is listed with the size {differ}; its faces here are not used"
             collector.add_problem(file, what, objects=len(image.faces))
             complete = complete and not image.faces
             continue
-        size = size or image.size
         if image.file is first.file:
             collector.add_problem(file, f"{image.name!r} is listed twice; the faces of both were taken", "changed")
             faces += image.faces
@@ -329,7 +329,7 @@ def _add_photo(photo: Path, images: list[ListedImage], certain: bool, keep_split
             what = f"{image.name!r} is listed for {image.file.split}, and for {split} in {first.file.path.name}"
             collector.add_problem(file, f"{what}; taken for {split}", "changed")
         split = split or image.file.split
-    collector.add(photo, first.file.path, faces, size, split if keep_split else None, complete)
+    collector.add(photo, first.file.path, faces, first.size, split if keep_split else None, complete)
 
 
 def _add_unused(

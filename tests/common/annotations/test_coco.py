@@ -110,6 +110,7 @@ def test_masks_have_a_box(tmp_path: Path) -> None:
         ([[]], None),
         ("text", None),
         (None, None),
+        ({"counts": [75, 10], "size": [80, 100]}, (0, 0, 2, 80)),  # from the end of a column to the start of the next
         ({"counts": [10, 5]}, None),
         ({"counts": [10, -5], "size": [8, 8]}, None),
         ({"counts": [10, 500], "size": [8, 8]}, None),
@@ -293,3 +294,6 @@ def test_merged_files_that_differ(tmp_path: Path) -> None:
     assert read.images[0].boxes.tolist() == [BOX] and not read.images[0].complete
     assert "the size 50x40, but with 100x80 in instances_train.json; its faces here are not used" in reasons(read)[0]
     check_objects(read, 2)
+    content["images"][0] |= {"width": None}  # then the boxes are for the photo as it is
+    file.write_text(json.dumps(content))
+    assert read_dataset(tmp_path).images[0].boxes.tolist() == [BOX, [1, 2, 10, 11]]

@@ -104,6 +104,14 @@ def test_masks_of_the_images_names_are_not_taken_for_images(tmp_path: Path) -> N
     assert found(read_dataset(tmp_path), tmp_path) == [("images/val/a.png", None, 1)]
 
 
+def test_names_with_percent_signs(tmp_path: Path) -> None:
+    for name in ("a%20b.jpg", "a b.jpg"):
+        save_photo(tmp_path / "images" / name)
+    write_coco(tmp_path / "x.json", ["a b.jpg", "a%20b.jpg"], [face(), face(2, bbox=[1, 2, 9, 9])])
+    boxes = {image.path.name: image.boxes[0, 0] for image in read_dataset(tmp_path).images}
+    assert boxes == {"a b.jpg": 10, "a%20b.jpg": 1}
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [

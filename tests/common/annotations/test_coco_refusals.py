@@ -48,6 +48,13 @@ def test_single_boxes_that_look_normalised_are_refused_by_name(tmp_path: Path) -
     assert (read.face_count, read.refused_count) == (1, 1)
 
 
+def test_boxes_before_the_image_are_outside_and_not_normalised(tmp_path: Path) -> None:
+    write_faces(tmp_path, [[-50, -50, 20, 20], [10, 10, 20, 20]])
+    assert reasons(read_dataset(tmp_path)) == [
+        "annotation 1 has a box outside the 100x80 image (-50, -50, -30, -30); left out"
+    ]
+
+
 def test_small_images_may_have_small_boxes(tmp_path: Path) -> None:
     save_photo(tmp_path / "a.png", (4, 4))
     (tmp_path / "x.json").write_text(
