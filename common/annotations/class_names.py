@@ -24,8 +24,12 @@ _CLASS_OF_SPELLING = {key: name for name, keys in _USUAL_SPELLINGS.items() for k
 
 
 def clean_name(name: str) -> str:
-    """Return a class name in Unicode's NFC, without spaces around it, and with single spaces inside."""
-    return " ".join(unicodedata.normalize("NFC", name).split())
+    """Return a class name in Unicode's NFC, without spaces around it, and with single spaces inside.
+
+    Halves of characters (surrogates), which no file can hold, become U+FFFD.
+    """
+    shown = "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) == "Cs" else c for c in name)
+    return " ".join(unicodedata.normalize("NFC", shown).split())
 
 
 def class_key(name: str) -> str:

@@ -59,8 +59,14 @@ class Problem:
     kind: ProblemKind = "refused"
     objects: int = 0  # annotated faces that were lost by it
 
+    def __post_init__(self) -> None:
+        # It may quote the file: control characters and halves of characters do not go to a terminal or a page.
+        line = " ".join(self.reason.split())
+        shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
+        object.__setattr__(self, "reason", shown)
+
     def __str__(self) -> str:
-        return f"{display_name(self.file)}: {' '.join(self.reason.split())}"
+        return f"{display_name(self.file)}: {self.reason}"
 
 
 @dataclass(frozen=True)

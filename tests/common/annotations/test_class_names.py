@@ -10,6 +10,7 @@ from common.errors import UserError
 
 def test_spaces_and_separators() -> None:
     assert clean_name("  no \t mask\n") == "no mask"
+    assert clean_name("u\u0308 \ud800") == "ü \N{REPLACEMENT CHARACTER}"
     assert len({class_key(name) for name in ("No-Mask", "no_mask", " no mask ", "NOMASK", "no.mask")}) == 1
 
 

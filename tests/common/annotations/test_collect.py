@@ -11,7 +11,7 @@ from PIL import Image
 
 from common.annotations.collect import Collector, DatasetError, RawFace, image_ids
 from common.annotations.loading import MAX_SHOWN, load_dataset, require_faces, summary_lines
-from common.annotations.types import MASK_CLASSES, AnnotatedImage, fingerprint
+from common.annotations.types import MASK_CLASSES, AnnotatedImage, Problem, fingerprint
 from common.errors import UserError
 
 GOOD = (10.0, 20.0, 30.0, 50.0)
@@ -26,6 +26,10 @@ def photo(folder: Path, name: str = "a.png") -> Path:
 
 def face(label: str = "with_mask", box: tuple[float, ...] = GOOD, location: str = "object 1") -> RawFace:
     return RawFace(location, label, box)
+
+
+def test_a_reason_is_one_line_that_can_be_shown() -> None:
+    assert str(Problem(Path("a.json"), "has\n the id \ud800\x1b[31m")) == "a.json: has the id \ufffd\ufffd[31m"
 
 
 def test_a_refused_face_makes_its_photo_incomplete_and_is_counted(tmp_path: Path) -> None:
