@@ -36,6 +36,8 @@ _BOX_TASKS = re.compile(r"(instances|person_keypoints|stuff)_", re.IGNORECASE)
 _OTHER_TASKS = re.compile(r"(image_info|captions|labels|panoptic)_", re.IGNORECASE)
 _ANNOTATION_FOLDER = re.compile(r"(coco_)?(annotations?|anns?|jsons?|labels?)(_coco)?", re.IGNORECASE)
 _IMAGE_FOLDER = re.compile(r"images?|imgs?", re.IGNORECASE)
+TABLE_NAMES = ("images", "annotations", "categories")
+MIN_TABLES = 2  # of a COCO file; a missing one is reported
 MAX_FOLDERS_DEEP = 3
 HEAD_BYTES = 4096
 
@@ -124,7 +126,7 @@ def _kind(file: Path, _modified: int, _size: int) -> Kind:
         content = json.loads(decode_text(data))
     except (ValueError, RecursionError):
         return "broken"
-    return "coco" if all(isinstance(content.get(key), list) for key in ("images", "annotations")) else "other"
+    return "coco" if sum(isinstance(content.get(key), list) for key in TABLE_NAMES) >= MIN_TABLES else "other"
 
 
 def load_tables(files: list[CocoFile], collector: Collector) -> dict[CocoFile, Tables]:
@@ -170,7 +172,7 @@ def _has_boxes(file: Path, content: Any) -> bool:
 def _check_tables(file: Path, content: Any, collector: Collector) -> Tables | None:
     """Return the three tables of a COCO file, or None after a problem."""
     tables = {}
-    for key in ("images", "annotations", "categories"):
+    for key in TABLE_NAMES:
         rows = content.get(key) if isinstance(content, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             faces = content.get("annotations") if isinstance(content, dict) else None
