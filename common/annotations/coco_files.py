@@ -271,6 +271,7 @@ class PhotoMatcher:
         self._escaped = any("%" in part for parts in self._by_path for part in parts)
 
     def _parts(self, path: Path) -> tuple[str, ...]:
+        path = Path(os.path.normpath(path.absolute())) if self._base.is_absolute() else path
         return name_parts(path.relative_to(self._base)) if path.is_relative_to(self._base) else name_parts(path)
 
     def find(self, name: str, file: CocoFile) -> Path | None:
@@ -298,8 +299,8 @@ class PhotoMatcher:
 
     def _find_spelling(self, name: str, file: CocoFile) -> Path | None:
         near = file.path.parent
-        if _ANNOTATION_FOLDER.fullmatch(near.name):  # its images are next to it, and masks may be in it
-            near = near.parent
+        if _ANNOTATION_FOLDER.fullmatch(near.absolute().name):  # its images are next to it, and masks may be in it
+            near = near.absolute().parent if self._base.is_absolute() else near.parent
         if file.subset in self._subsets and (found := self._index.find(f"{file.subset}/{name}", file.split, near)):
             return found
         try:
@@ -366,9 +367,11 @@ def _equal_end(a: tuple[str, ...], b: tuple[str, ...]) -> int:
 
 def _photos_around(file: Path) -> tuple[Path, list[Path]]:
     """Return the base folder and the images of a COCO file that was named without its dataset."""
+    if len(file.parts) < 3 or ".." in file.parts:  # the folders above it are not in its path
+        file = Path(os.path.normpath(file.absolute()))
     folder, base = file.parent, file.parent.parent
     photos = photos_in(folder, True)
     for above in (folder, base) if not photos else ():
-        if _ANNOTATION_FOLDER.fullmatch(above.absolute().name):
+        if _ANNOTATION_FOLDER.fullmatch(above.name):
             return above.parent, photos_in(above.parent, True)
     return base, sorted({*photos, *photos_in(base / "images", True), *photos_in(base)})

@@ -79,6 +79,25 @@ def test_annotations_in_a_folder_of_any_name(tmp_path: Path) -> None:
         read_dataset(file)  # the folders next to that of the file may be of other datasets
 
 
+def test_a_file_named_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("set/images/a.jpg", "set/images/b.jpg", "set/c.jpg", "set/images/c.jpg"):
+        save_photo(tmp_path / name)
+    write_coco(tmp_path / "set/annotations/x.json", ["a.jpg", "b.jpg"], [face()])
+    write_coco(tmp_path / "set/y.json", ["c.jpg", "images/c.jpg"], [face()])
+    for folder, file, photos in (
+        ("set/annotations", "x.json", ["images/a.jpg", "images/b.jpg"]),
+        ("set", "annotations/x.json", ["images/a.jpg", "images/b.jpg"]),
+        ("set/images", "../annotations/x.json", ["images/a.jpg", "images/b.jpg"]),
+        (".", "set/annotations/x.json", ["images/a.jpg", "images/b.jpg"]),
+        ("set/images", "../y.json", ["c.jpg", "images/c.jpg"]),
+        ("set", "y.json", ["c.jpg", "images/c.jpg"]),
+    ):
+        monkeypatch.chdir(tmp_path / folder)
+        read = read_dataset(file)
+        assert [i.path.resolve().relative_to(tmp_path / "set").as_posix() for i in read.images] == photos
+        assert read.images[0].labels == ("with_mask",) and not any(p.objects for p in read.problems)
+
+
 def test_two_datasets_in_a_folder_are_not_mixed(tmp_path: Path) -> None:
     for name in ("annotated 1", "annotated 2"):
         save_photo(tmp_path / name / "images/a.jpg")
