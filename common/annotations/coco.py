@@ -308,6 +308,17 @@ def _look_like_corners(faces: list[tuple[ListedImage, RawFace]]) -> bool:
 
 def _add_photo(photo: Path, images: list[ListedImage], certain: bool, keep_split: bool, collector: Collector) -> None:
     """Add a photo with the faces of all files that list it."""
+    by_split: dict[str, set[tuple[str, tuple[float, ...]]]] = defaultdict(set)
+    for image in images:
+        if image.file.split:
+            by_split[image.file.split].update((face.label, tuple(face.box)) for face in image.faces)
+    if any(faces != by_split[split] for faces in by_split.values() for split in by_split):
+        for image in images:
+            what = f"{image.name!r} is listed for {' and '.join(by_split)} with different faces, as two images would be"
+            collector.add_problem(
+                image.file.path, f"{what}; not used, give the folders in file_name", objects=len(image.faces)
+            )
+        return
     first = images[0]
     faces, split = list(first.faces), first.file.split
     complete = certain and all(image.complete for image in images)

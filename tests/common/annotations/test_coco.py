@@ -279,21 +279,32 @@ def test_files_with_boxes_are_merged(tmp_path: Path) -> None:
     check_objects(read, 5)
 
 
-def test_merged_files_that_differ(tmp_path: Path) -> None:
+def test_merged_files_that_differ_in_the_size(tmp_path: Path) -> None:
     save_photo(tmp_path / "images/a.jpg")
     folder = tmp_path / "annotations"
-    write_coco(folder / "instances_train.json", ["a.jpg"], [face()])
-    file = write_coco(folder / "instances_val.json", ["a.jpg"], [face(bbox=[1, 2, 9, 9])])
-    read = read_dataset(tmp_path)
-    assert found(read, tmp_path) == [("images/a.jpg", "train", 2)]
-    assert reasons(read) == ["'a.jpg' is listed for val, and for train in instances_train.json; taken for train"]
+    write_coco(folder / "instances_a.json", ["a.jpg"], [face()])
+    file = write_coco(folder / "instances_b.json", ["a.jpg"], [face(bbox=[1, 2, 9, 9])])
     content = json.loads(file.read_text())
     content["images"][0] |= {"width": 50, "height": 40}
     file.write_text(json.dumps(content))
     read = read_dataset(tmp_path)
     assert read.images[0].boxes.tolist() == [BOX] and not read.images[0].complete
-    assert "the size 50x40, but with 100x80 in instances_train.json; its faces here are not used" in reasons(read)[0]
+    assert "the size 50x40, but with 100x80 in instances_a.json; its faces here are not used" in reasons(read)[0]
     check_objects(read, 2)
     content["images"][0] |= {"width": None}  # then the boxes are for the photo as it is
     file.write_text(json.dumps(content))
     assert read_dataset(tmp_path).images[0].boxes.tolist() == [BOX, [1, 2, 10, 11]]
+
+
+def test_one_photo_of_two_splits(tmp_path: Path) -> None:
+    for name in "abc":
+        save_photo(tmp_path / f"images/{name}.jpg")
+    folder = tmp_path / "annotations"
+    write_coco(folder / "instances_train.json", ["a.jpg", "b.jpg", "c.jpg"], [face(), face(2), face(3)])
+    write_coco(folder / "instances_val.json", ["a.jpg", "b.jpg"], [face(), face(2, bbox=[1, 2, 9, 9])])
+    read = read_dataset(tmp_path)
+    assert found(read, tmp_path) == [("images/a.jpg", "train", 1), ("images/c.jpg", "train", 1)]
+    two = "'b.jpg' is listed for train and val with different faces, as two images would be; not used, give the folders"
+    assert [p.reason for p in read.problems if p.reason.startswith(two)] and len(read.problems) == 4
+    assert "'a.jpg' is listed for val, and for train in instances_train.json; taken for train" in reasons(read)
+    check_objects(read, 5)
