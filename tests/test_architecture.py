@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.facemask import COMMANDS
+from common.facemask import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("common", "stage1_faces", "stage2_classifier", "pipeline")
@@ -28,7 +28,6 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "stage2_classifier.data": ("common", "stage2_classifier.cropping"),
     "stage2_classifier.augment": ("common", "stage2_classifier.config", "stage2_classifier.cropping"),
     "pipeline": ("common.launcher",),  # the doors
-    "pipeline.facemask": (),
     "pipeline.inference": ("common", *DETECTORS, "stage2_classifier.cropping"),
     "pipeline.video": ("common", "pipeline.inference"),
     "pipeline.detect": ("common", "stage2_classifier.data.mask_drawing", "pipeline.inference", "pipeline.video"),

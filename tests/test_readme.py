@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from functools import cache
@@ -81,8 +80,8 @@ def test_the_readme_has_quick_commands() -> None:
 
 @pytest.mark.parametrize("command", QUICK)
 def test_a_quick_command_runs_as_written(command: str, folder: Path) -> None:
-    if command.startswith("facemask") and shutil.which("facemask", path=ENVIRONMENT["PATH"]) is None:
-        pytest.skip("the console script is not installed; `make test` installs it")
+    # The installed console script may be of an earlier version.
+    command = re.sub(r"^facemask ", "python -m common.facemask ", command)
     done = subprocess.run(
         ["bash", "-c", command], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False
     )

@@ -21,8 +21,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from common.facemask import COMMANDS
 from pipeline.bench.synthetic_photos import synthetic_photo
-from pipeline.facemask import COMMANDS
 from tests.helpers.commands import (
     ENVIRONMENT,
     INTERRUPTED,

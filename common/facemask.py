@@ -51,3 +51,7 @@ def usage() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {what}" for name, (_, what) in COMMANDS.items()]
     return "\n".join(["usage: facemask COMMAND [options]   (facemask COMMAND --help)", "", *lines])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
