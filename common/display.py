@@ -13,4 +13,9 @@ def path_text(path: str | Path) -> str:
 
 def display_name(path: str | Path) -> str:
     """Return a path as one line for a terminal: as `path_text`, with U+FFFD for line breaks and control characters."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in path_text(path))
+    return printable(path_text(path))
+
+
+def printable(text: str) -> str:
+    """Return text as one line of valid Unicode, with U+FFFD for line breaks, control characters and lone surrogates."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

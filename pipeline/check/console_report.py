@@ -1,0 +1,177 @@
+"""Prints the check of a dataset in the console."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from common.annotations import Problem
+from common.cli import console
+from common.display import display_name, path_text, printable
+from pipeline.check.box_findings import BOX_FINDINGS
+from pipeline.check.dataset_check import DatasetCheck, Group
+from pipeline.check.statistics import FACE_SIZES, NO_SPLIT, Histogram
+
+MAX_ITEMS = 5  # items of one kind that are listed; the page and the JSON file have all
+
+
+def show(check: DatasetCheck) -> None:
+    """Print the whole check."""
+    screen = console()
+    found, read = check.statistics, check.annotations
+    screen.print(Text(headline(check), "bold"))
+    screen.print(_class_table(check))
+    if set(found.by_split) != {NO_SPLIT}:
+        screen.print(_histogram_table("photos by split folder", found.by_split))
+    screen.print(_histogram_table("photos by number of faces", found.faces_per_photo))
+    screen.print(_histogram_table("photos by longer side (px)", found.photo_sizes))
+    smallest, median, largest = (f"{width}x{height}" for width, height in found.size_range)
+    _line(screen, f"Photo sizes: smallest {smallest}, median {median}, largest {largest}.")
+    _show_problems(screen, check)
+    _show_photos(screen, f"{incomplete_text(check)}:" if read.incomplete else "", read.incomplete)
+    _show_photos(screen, f"{unlabelled_text(check)}:" if read.unlabelled else "", read.unlabelled)
+    _show_boxes(screen, check)
+    _show_near_duplicates(screen, check)
+    for note in read.notes:
+        _line(screen, f"note: {note}")
+    screen.print(Text("\nNext:", "bold"))
+    for step in check.next_steps:
+        _line(screen, f"- {step.text}")
+        if step.command:
+            _line(screen, f"    {path_text(step.command)}")
+
+
+def headline(check: DatasetCheck) -> str:
+    """Return the most important counts as one line."""
+    found, read = check.statistics, check.annotations
+    counts = f"{found.photos} photos, {found.faces} faces, {read.refused_count} annotated faces refused"
+    return f"{display_name(check.data)}: {read.format_name}, {counts}"
+
+
+def incomplete_text(check: DatasetCheck) -> str:
+    """Return how many photos may show a face without a box."""
+    return f"{len(check.annotations.incomplete)} photos may show a face without a box (an annotation was refused)"
+
+
+def unlabelled_text(check: DatasetCheck) -> str:
+    """Return how many photos have no label file."""
+    return f"{len(check.annotations.unlabelled)} photos have no label file and count as face-free (--unlabelled skip)"
+
+
+def clipped_text(check: DatasetCheck) -> str:
+    """Return how many boxes were clipped."""
+    read = check.annotations
+    return f"{read.clipped_boxes} boxes past the edge of their photo, clipped, in {len(read.clipped_in)} photos"
+
+
+def problem_file(check: DatasetCheck, problem: Problem) -> str:
+    """Return a problem's file for a reader: relative to the dataset where it is inside."""
+    return display_name(relative(problem.file, check.data))
+
+
+def relative(file: Path, data: Path) -> Path:
+    """Return a file's path relative to the dataset's folder, or the path as it is."""
+    folder = data.parent if data.is_file() else data
+    return file.relative_to(folder) if file.is_relative_to(folder) else file
+
+
+def group_text(group: Group) -> str:
+    """Return the photos of a group, with the split of each where there are any."""
+    return ", ".join(image.image_id + (f" ({image.split})" if image.split else "") for image in group)
+
+
+def _class_table(check: DatasetCheck) -> Table:
+    """Return the faces per class and size."""
+    table = Table(title="faces by class and shorter side (px)", title_justify="left")
+    table.add_column("class", overflow="fold")
+    for heading in (*FACE_SIZES, "faces", "photos"):
+        table.add_column(heading, justify="right")
+    classes = check.statistics.classes
+    for each in classes:
+        cells = (*each.by_size.values(), each.faces, each.photos)
+        table.add_row(Text(printable(each.name)), *map(str, cells), end_section=each is classes[-1])
+    sums = [sum(each.by_size[name] for each in classes) for name in FACE_SIZES]
+    with_faces = check.statistics.photos - check.statistics.faces_per_photo["0"]
+    table.add_row("all", *map(str, (*sums, check.statistics.faces, with_faces)))
+    return table
+
+
+def _histogram_table(title: str, values: Histogram) -> Table:
+    """Return a table of one row."""
+    table = Table(title=title, title_justify="left")
+    for name in values:
+        table.add_column(name, justify="right")
+    table.add_row(*map(str, values.values()))
+    return table
+
+
+def _show_problems(screen: Console, check: DatasetCheck) -> None:
+    for group in check.problem_groups:
+        faces = f", {group.faces} faces lost" if group.faces else ""
+        _line(screen, f"\n{group.kind}, {len(group.problems)} times{faces}: {group.reason}", "bold")
+        for problem in group.problems[:MAX_ITEMS]:
+            _line(screen, f"  {problem_file(check, problem)}: {problem.reason}")
+        _show_rest(screen, len(group.problems))
+    if not check.annotations.problems:
+        _line(screen, "No annotation was refused.")
+
+
+def _show_photos(screen: Console, title: str, ids: Sequence[str]) -> None:
+    """Print a title, unless it is empty, and the first photos."""
+    if title:
+        _line(screen, f"\n{title}", "bold")
+        for name in ids[:MAX_ITEMS]:
+            _line(screen, f"  {name}")
+        _show_rest(screen, len(ids))
+
+
+def _show_boxes(screen: Console, check: DatasetCheck) -> None:
+    if check.annotations.clipped_boxes:
+        _show_photos(screen, f"{clipped_text(check)}:", check.annotations.clipped_in)
+    for kind, meaning in BOX_FINDINGS.items():
+        if found := check.findings_of(kind):
+            _line(screen, f"\n{meaning}: {len(found)}", "bold")
+            for each in found[:MAX_ITEMS]:
+                _line(screen, f"  {each.image.image_id}, {each.image.labels[each.face]}: {each.detail}")
+            _show_rest(screen, len(found))
+
+
+def _show_near_duplicates(screen: Console, check: DatasetCheck) -> None:
+    groups = check.near_duplicates
+    if groups is None:
+        _line(screen, "\nNear-duplicates were not looked for.")
+        return
+    _line(screen, f"\n{duplicates_text(check)}", "bold")
+    if check.leaks:
+        _line(screen, f"warning: {leaks_text(check)}", "bold")
+    for group in groups[:MAX_ITEMS]:
+        _line(screen, f"  {group_text(group)}")
+    _show_rest(screen, len(groups))
+
+
+def duplicates_text(check: DatasetCheck) -> str:
+    """Return how many photos show the same; the near-duplicates must have been looked for."""
+    groups = check.near_duplicates or ()
+    return f"{len(groups)} groups of photos that show the same, {sum(map(len, groups))} photos in them."
+
+
+def leaks_text(check: DatasetCheck) -> str:
+    """Return how many groups are in several splits."""
+    count = len(check.leaks)
+    return f"{count} of these groups are in more than one split; scores will look better than they are."
+
+
+def _show_rest(screen: Console, total: int) -> None:
+    if total > MAX_ITEMS:
+        _line(screen, f"  and {total - MAX_ITEMS} more")
+
+
+def _line(screen: Console, text: str, style: str = "") -> None:
+    """Print one line as it is, without control characters; a line break at its start leaves a line free."""
+    if text.startswith("\n"):
+        screen.print()
+    screen.print(Text(printable(text.removeprefix("\n")), style))
