@@ -16,6 +16,11 @@ def display_name(path: str | Path) -> str:
     return printable(path_text(path))
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun, such as "1 photo" or "3 photos"; the plural must end in s."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def printable(text: str) -> str:
     """Return text as one line of valid Unicode, with U+FFFD for line breaks, control characters and lone surrogates."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from common.annotations import Problem
 from common.cli import console
-from common.display import display_name, path_text, printable
+from common.display import counted, display_name, path_text, printable
 from pipeline.check.box_findings import BOX_FINDINGS
 from pipeline.check.dataset_check import DatasetCheck, Group
+from pipeline.check.problem_groups import ProblemGroup
 from pipeline.check.statistics import FACE_SIZES, NO_SPLIT, Histogram
 
 MAX_ITEMS = 5  # items of one kind that are listed; the page and the JSON file have all
@@ -36,7 +38,7 @@ def show(check: DatasetCheck) -> None:
     _show_photos(screen, f"{unlabelled_text(check)}:" if read.unlabelled else "", read.unlabelled)
     _show_boxes(screen, check)
     _show_near_duplicates(screen, check)
-    for note in read.notes:
+    for note in check.notes:
         _line(screen, f"note: {note}")
     screen.print(Text("\nNext:", "bold"))
     for step in check.next_steps:
@@ -48,24 +50,34 @@ def show(check: DatasetCheck) -> None:
 def headline(check: DatasetCheck) -> str:
     """Return the most important counts as one line."""
     found, read = check.statistics, check.annotations
-    counts = f"{found.photos} photos, {found.faces} faces, {read.refused_count} annotated faces refused"
+    refused = counted(read.refused_count, "annotated face")
+    counts = f"{counted(found.photos, 'photo')}, {counted(found.faces, 'face')}, {refused} refused"
     return f"{display_name(check.data)}: {read.format_name}, {counts}"
 
 
 def incomplete_text(check: DatasetCheck) -> str:
     """Return how many photos may show a face without a box."""
-    return f"{len(check.annotations.incomplete)} photos may show a face without a box (an annotation was refused)"
+    photos = counted(len(check.annotations.incomplete), "photo")
+    return f"{photos} may show a face without a box, because an annotation was refused"
 
 
 def unlabelled_text(check: DatasetCheck) -> str:
     """Return how many photos have no label file."""
-    return f"{len(check.annotations.unlabelled)} photos have no label file and count as face-free (--unlabelled skip)"
+    photos = counted(len(check.annotations.unlabelled), "photo")
+    return f"{photos} without a label file, taken as face-free; leave them out with --unlabelled skip"
 
 
 def clipped_text(check: DatasetCheck) -> str:
     """Return how many boxes were clipped."""
     read = check.annotations
-    return f"{read.clipped_boxes} boxes past the edge of their photo, clipped, in {len(read.clipped_in)} photos"
+    boxes = "1 box" if read.clipped_boxes == 1 else f"{read.clipped_boxes} boxes"
+    return f"{boxes} past the edge of a photo, clipped, in {counted(len(read.clipped_in), 'photo')}"
+
+
+def group_title(group: ProblemGroup) -> str:
+    """Return a group's kind, number of problems, lost faces and reason."""
+    lost = f", {counted(group.faces, 'face')} lost" if group.faces else ""
+    return f"{group.kind}, {counted(len(group.problems), 'time')}{lost}: {group.reason}"
 
 
 def problem_file(check: DatasetCheck, problem: Problem) -> str:
@@ -86,7 +98,7 @@ def group_text(group: Group) -> str:
 
 def _class_table(check: DatasetCheck) -> Table:
     """Return the faces per class and size."""
-    table = Table(title="faces by class and shorter side (px)", title_justify="left")
+    table = _table("faces by class and shorter side (px)")
     table.add_column("class", overflow="fold")
     for heading in (*FACE_SIZES, "faces", "photos"):
         table.add_column(heading, justify="right")
@@ -100,9 +112,14 @@ def _class_table(check: DatasetCheck) -> Table:
     return table
 
 
+def _table(title: str) -> Table:
+    """Return an empty table, narrow enough for the three mask classes in 80 columns."""
+    return Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+
+
 def _histogram_table(title: str, values: Histogram) -> Table:
     """Return a table of one row."""
-    table = Table(title=title, title_justify="left")
+    table = _table(title)
     for name in values:
         table.add_column(name, justify="right")
     table.add_row(*map(str, values.values()))
@@ -111,10 +128,10 @@ def _histogram_table(title: str, values: Histogram) -> Table:
 
 def _show_problems(screen: Console, check: DatasetCheck) -> None:
     for group in check.problem_groups:
-        faces = f", {group.faces} faces lost" if group.faces else ""
-        _line(screen, f"\n{group.kind}, {len(group.problems)} times{faces}: {group.reason}", "bold")
+        _line(screen, f"\n{group_title(group)}:", "bold")
         for problem in group.problems[:MAX_ITEMS]:
-            _line(screen, f"  {problem_file(check, problem)}: {problem.reason}")
+            reason = "" if problem.reason == group.reason else f": {problem.reason}"
+            _line(screen, f"  {problem_file(check, problem)}{reason}")
         _show_rest(screen, len(group.problems))
     if not check.annotations.problems:
         _line(screen, "No annotation was refused.")
@@ -155,14 +172,17 @@ def _show_near_duplicates(screen: Console, check: DatasetCheck) -> None:
 
 def duplicates_text(check: DatasetCheck) -> str:
     """Return how many photos show the same; the near-duplicates must have been looked for."""
-    groups = check.near_duplicates or ()
-    return f"{len(groups)} groups of photos that show the same, {sum(map(len, groups))} photos in them."
+    groups = check.near_duplicates
+    if not groups:
+        return "No photos show the same."
+    photos = counted(sum(map(len, groups)), "photo")
+    return f"{counted(len(groups), 'group')} of photos that show the same, {photos} in all."
 
 
 def leaks_text(check: DatasetCheck) -> str:
     """Return how many groups are in several splits."""
     count = len(check.leaks)
-    return f"{count} of these groups are in more than one split; scores will look better than they are."
+    return f"{counted(count, 'group')} in more than one split: scores will look better than they are."
 
 
 def _show_rest(screen: Console, total: int) -> None:

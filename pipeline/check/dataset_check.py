@@ -38,6 +38,14 @@ class DatasetCheck:
         return tuple(group for group in self.near_duplicates or () if is_leak(group))
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """Return facts about the whole dataset, one line each."""
+        classes = [each.name for each in self.statistics.classes if each.faces]
+        if len(classes) > 1:
+            return self.annotations.notes
+        return (*self.annotations.notes, f"{classes[0]!r} is the only class; stage 2 needs two classes or more")
+
+    @property
     def failures(self) -> int:
         """Return the number of problems that give exit code 1."""
         return sum(map(is_failure, self.annotations.problems))
@@ -83,7 +91,7 @@ def without_unusable(annotations: Annotations, results: Iterable[PhotoResult], d
         data: the dataset, for the message.
 
     Raises:
-        DatasetError: no photo could be decoded.
+        DatasetError: no photo with a face could be decoded.
     """
     pairs = list(zip(annotations.images, results, strict=True))
     images = tuple(image for image, result in pairs if not result.fault)
@@ -95,6 +103,8 @@ def without_unusable(annotations: Annotations, results: Iterable[PhotoResult], d
     problems = (*annotations.problems, *found)
     if not images:
         raise DatasetError(f"{data}: none of its {len(pairs)} photos can be read; give other --data", problems)
+    if not any(image.labels for image in images):
+        raise DatasetError(f"{data}: no photo that can be read has a face; give other --data", problems)
     used = {image.image_id for image in images}
     return replace(
         annotations,
@@ -155,7 +165,7 @@ def to_json(check: DatasetCheck) -> dict[str, Any]:
         ],
         "incomplete": list(read.incomplete),
         "unlabelled": list(read.unlabelled),
-        "notes": list(read.notes),
+        "notes": list(check.notes),
         "clipped_boxes": read.clipped_boxes,
         "clipped_in": list(read.clipped_in),
         "boxes": {kind: [_finding_json(each) for each in check.findings_of(kind)] for kind in BOX_FINDINGS},

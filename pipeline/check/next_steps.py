@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.annotations import AnnotatedImage, ReadingArgs
+from common.display import counted
 from common.splits import SPLITS
 
 MAX_RENAMES = 12  # in a command; with more, the classes are probably not those of masks
@@ -43,7 +44,7 @@ def next_steps(
     flags = options.reading_flags()
     steps = []
     if failures:
-        text = f"Correct the {failures} problems above, then check again."
+        text = f"Correct what was refused ({counted(failures, 'problem')}), then check again."
         steps.append(NextStep(text, _command("check", data, flags)))
     if renames and not options.rename and len(renames) <= MAX_RENAMES:
         renamed = [f"{old}={new}" for old, new in renames.items()]

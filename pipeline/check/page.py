@@ -15,6 +15,7 @@ from pipeline.check.console_report import (
     clipped_text,
     duplicates_text,
     group_text,
+    group_title,
     headline,
     incomplete_text,
     leaks_text,
@@ -101,7 +102,7 @@ def _context(check: DatasetCheck, selection: Selection) -> dict[str, Any]:
         "has_splits": set(found.by_split) != {NO_SPLIT},
         "sizes": [f"{width}x{height}" for width, height in found.size_range],
         "groups": [
-            (group, [(problem_file(check, problem), problem.reason) for problem in group.problems])
+            (group_title(group), [(problem_file(check, problem), problem.reason) for problem in group.problems])
             for group in check.problem_groups
         ],
         "incomplete_text": incomplete_text(check),

@@ -61,4 +61,4 @@ def is_failure(problem: Problem) -> bool:
     A photo without an annotation is no failure: no annotation was lost.
     """
     is_photo = problem.file.suffix.lower() in IMAGE_SUFFIXES
-    return problem.kind == "refused" or problem.objects > 0 or (problem.kind == "unmatched" and not is_photo)
+    return problem.kind == "refused" or (problem.kind == "unmatched" and (problem.objects > 0 or not is_photo))
