@@ -24,7 +24,7 @@ from pipeline.check.console_report import (
 )
 from pipeline.check.dataset_check import DatasetCheck, Group, is_leak
 from pipeline.check.photo_reading import Thumbnail
-from pipeline.check.photo_selection import MAX_GROUP_PHOTOS, Face, Selection
+from pipeline.check.photo_selection import MAX_FINDING_CROPS, MAX_GROUP_PHOTOS, Face, Selection
 from pipeline.check.statistics import FACE_SIZES, NO_SPLIT
 from pipeline.inference.draw import class_colour
 
@@ -165,7 +165,7 @@ def _finding_pictures(
 ) -> list[PageThumbnail]:
     """Return the crops of a kind of finding, each with its detail."""
     found = []
-    for each in check.findings_of(kind):
+    for each in check.findings_of(kind)[:MAX_FINDING_CROPS]:
         if picture := selection.face_pictures.get((each.image.image_id, each.face)):
             caption = f"{each.image.image_id}: {each.detail}"
             found.append(PageThumbnail(picture, _boxes(each.image, picture, styles), caption))

@@ -17,7 +17,7 @@ _VARYING = (
     (re.compile(r"\(.*\)"), "(…)"),
     (re.compile(r"[^\s(]*[/\\][^\s,;:)]*"), "…"),  # paths
     (re.compile(r"[^\s(]+\.[\w*]+"), "…"),  # file names
-    (re.compile(r"(?<![A-Za-z])(?<![A-Za-z]-)-?\d+"), "N"),  # not in "UTF-8"
+    (re.compile(r"(?<![A-Za-z])(?<![A-Za-z]-)-?\d+(x\d+)?"), "N"),  # not in "UTF-8"
 )
 
 
