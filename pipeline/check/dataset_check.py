@@ -12,7 +12,7 @@ from common.annotations.collect import DatasetError
 from common.display import path_text
 from pipeline.check.box_findings import BOX_FINDINGS, BoxFinding, find_boxes
 from pipeline.check.next_steps import NextStep
-from pipeline.check.photo_reading import PhotoResult
+from pipeline.check.photo_reading import InspectedPhoto
 from pipeline.check.problem_groups import KIND_ORDER, ProblemGroup, group_problems, is_failure
 from pipeline.check.statistics import Statistics, count
 from pipeline.data.duplicates import near_duplicate_groups
@@ -82,7 +82,7 @@ def find_near_duplicates(images: Sequence[AnnotatedImage], workers: int) -> list
     return sorted(several, key=lambda group: (not is_leak(group), -len(group)))
 
 
-def without_unusable(annotations: Annotations, results: Iterable[PhotoResult], data: Path) -> Annotations:
+def without_unusable(annotations: Annotations, results: Iterable[InspectedPhoto], data: Path) -> Annotations:
     """Return the annotations of the photos that could be decoded; each other photo is a problem with its faces.
 
     Args:

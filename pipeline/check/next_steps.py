@@ -46,8 +46,9 @@ def next_steps(
     if failures:
         text = f"Correct what was refused ({counted(failures, 'problem')}), then check again."
         steps.append(NextStep(text, _command("check", data, flags)))
-    if renames and not options.rename and len(renames) <= MAX_RENAMES:
-        renamed = [f"{old}={new}" for old, new in renames.items()]
+    # --rename cannot give such names.
+    renamed = [f"{old}={new}" for old, new in renames.items() if "=" not in old and not old.startswith("-")]
+    if renamed and not options.rename and len(renamed) <= MAX_RENAMES:
         better = ReadingArgs(rename=tuple(renamed), unlabelled=options.unlabelled).reading_flags()
         text = "Are these other names of the same classes? Then give them one name, in this and all later commands."
         steps.append(NextStep(text, _command("check", data, better)))

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from common.annotations import AnnotatedImage
-from common.display import printable
+from common.display import display_name, printable
 from pipeline.check.box_findings import BOX_FINDINGS
 from pipeline.check.console_report import (
     clipped_text,
@@ -31,6 +31,7 @@ from pipeline.inference.draw import class_colour
 # Dashes tell classes apart without colours, and beyond the colours' number.
 DASHES = ("", "7 4", "2 3")
 
+MAX_LISTED = 2000  # photos or boxes in a list; of problems, all are listed
 OPEN_GROUPS = 8  # of near-duplicates; the others are shown on demand
 
 
@@ -85,6 +86,7 @@ def render(check: DatasetCheck, selection: Selection) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.globals["max_listed"] = MAX_LISTED  # for the macros
     return environment.get_template("check.html.j2").render(_context(check, selection))
 
 
@@ -94,6 +96,7 @@ def _context(check: DatasetCheck, selection: Selection) -> dict[str, Any]:
     groups = check.near_duplicates
     return {
         "check": check,
+        "name": display_name(check.data.resolve().name) or display_name(check.data),
         "headline": headline(check),
         "read": read,
         "found": found,

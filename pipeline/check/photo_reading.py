@@ -47,7 +47,7 @@ class Thumbnail:
 
 
 @dataclass(frozen=True)
-class PhotoResult:
+class InspectedPhoto:
     """What came of a job."""
 
     fault: str = ""  # why the photo cannot be used
@@ -55,7 +55,7 @@ class PhotoResult:
     faces: tuple[tuple[int, Thumbnail], ...] = ()  # (index of the face, its picture)
 
 
-def read_photos(jobs: Sequence[PhotoJob], workers: int) -> list[PhotoResult]:
+def read_photos(jobs: Sequence[PhotoJob], workers: int) -> list[InspectedPhoto]:
     """Decode the photos of all jobs, and return the results in their order; `workers` is a number of processes."""
     workers = workers if len(jobs) >= PARALLEL_FROM else 1
     with progress() as bar:
@@ -63,19 +63,19 @@ def read_photos(jobs: Sequence[PhotoJob], workers: int) -> list[PhotoResult]:
         return list(bar.track(work, len(jobs), description="reading photos"))
 
 
-def read_one(job: PhotoJob) -> PhotoResult:
+def read_one(job: PhotoJob) -> InspectedPhoto:
     """Decode one photo, and make its pictures."""
     image = job.image
     try:
         pixels = read_image(image.path)
     except MediaError as error:
-        return PhotoResult(error.reason)
+        return InspectedPhoto(error.reason)
     if mismatch := size_mismatch(pixels, image.size):
-        return PhotoResult(f"is {mismatch}")
+        return InspectedPhoto(f"is {mismatch}")
     width, height = image.size
     whole = thumbnail(pixels, (0, 0, width, height), PHOTO_SIDE) if job.whole else None
     faces = ((face, thumbnail(pixels, face_window(image, face), CROP_SIDE)) for face in job.faces)
-    return PhotoResult(whole=whole, faces=tuple(faces))
+    return InspectedPhoto(whole=whole, faces=tuple(faces))
 
 
 def face_window(image: AnnotatedImage, face: int) -> Window:

@@ -9,7 +9,7 @@ from random import Random
 from common.annotations import AnnotatedImage
 from pipeline.check.box_findings import BOX_FINDINGS
 from pipeline.check.dataset_check import DatasetCheck
-from pipeline.check.photo_reading import PhotoResult, Thumbnail
+from pipeline.check.photo_reading import InspectedPhoto, Thumbnail
 
 MAX_SHEET_PHOTOS = 24
 MAX_CLASSES = 12  # with a sheet of crops: those with the most faces
@@ -32,7 +32,7 @@ class Selection:
     whole_pictures: dict[str, Thumbnail] = field(default_factory=dict)
     face_pictures: dict[tuple[str, int], Thumbnail] = field(default_factory=dict)
 
-    def add_pictures(self, image_id: str, result: PhotoResult) -> None:
+    def add_pictures(self, image_id: str, result: InspectedPhoto) -> None:
         """Add the pictures of one photo."""
         if result.whole is not None:
             self.whole_pictures[image_id] = result.whole
