@@ -18,6 +18,7 @@ from pipeline.check.dataset_check import DatasetCheck, Group
 from pipeline.check.problem_groups import ProblemGroup
 from pipeline.check.statistics import FACE_SIZES, NO_SPLIT, Histogram
 
+MAX_GROUP_NAMES = 12  # photos of one group; a camera's frames may form one group of thousands
 MAX_ITEMS = 5  # items of one kind that are listed; the page and the JSON file have all
 
 
@@ -92,8 +93,10 @@ def relative(file: Path, data: Path) -> Path:
 
 
 def group_text(group: Group) -> str:
-    """Return the photos of a group, with the split of each where there are any."""
-    return ", ".join(image.image_id + (f" ({image.split})" if image.split else "") for image in group)
+    """Return the first photos of a group, with the split of each where there are any."""
+    shown = group[:MAX_GROUP_NAMES]
+    names = ", ".join(image.image_id + (f" ({image.split})" if image.split else "") for image in shown)
+    return names + (f" and {len(group) - len(shown)} more" if len(group) > len(shown) else "")
 
 
 def _class_table(check: DatasetCheck) -> Table:

@@ -32,6 +32,7 @@ from pipeline.inference.draw import class_colour
 DASHES = ("", "7 4", "2 3")
 
 MAX_LISTED = 2000  # photos or boxes in a list; of problems, all are listed
+MAX_BOXES = 500  # on one picture
 OPEN_GROUPS = 8  # of near-duplicates; the others are shown on demand
 
 
@@ -180,10 +181,10 @@ def _group_pictures(group: Group, selection: Selection, styles: Mapping[str, Cla
 
 
 def _boxes(image: AnnotatedImage, picture: Thumbnail, styles: Mapping[str, ClassStyle]) -> tuple[PageBox, ...]:
-    """Return the boxes that the picture shows at least in part."""
+    """Return the first boxes that the picture shows at least in part."""
     left, top, right, bottom = picture.window
-    boxes = []
+    boxes: list[PageBox] = []
     for (x1, y1, x2, y2), label in zip(image.boxes.round(2).tolist(), image.labels, strict=True):
-        if x1 < right and x2 > left and y1 < bottom and y2 > top:
+        if len(boxes) < MAX_BOXES and x1 < right and x2 > left and y1 < bottom and y2 > top:
             boxes.append(PageBox(x1, y1, round(x2 - x1, 2), round(y2 - y1, 2), label, styles[label]))
     return tuple(boxes)

@@ -14,6 +14,7 @@ from common.annotations import AnnotatedImage, Problem
 from common.annotations.types import ProblemKind
 from pipeline.check import box_findings
 from pipeline.check.box_findings import BOX_FINDINGS, find_boxes
+from pipeline.check.console_report import group_text
 from pipeline.check.dataset_check import is_leak
 from pipeline.check.problem_groups import group_problems, is_failure
 from pipeline.check.statistics import FACE_SIZES, FACES_PER_PHOTO, PHOTO_SIZES, count, histogram
@@ -158,6 +159,12 @@ def test_each_problem_is_in_one_group(problems: list[Problem]) -> None:
 )
 def test_what_gives_exit_code_1(file: str, kind: ProblemKind, objects: int, failure: bool) -> None:
     assert is_failure(Problem(Path(file), "why", kind, objects)) is failure
+
+
+def test_a_large_group_is_named_by_its_first_photos() -> None:
+    group = [image_of([], [], (9, 9), number) for number in range(14)]
+    assert group_text(tuple(group[:2])) == "0, 1"
+    assert group_text(tuple(group)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 2 more"
 
 
 @pytest.mark.parametrize(
