@@ -12,7 +12,7 @@ from rich.text import Text
 
 from common.annotations import Problem
 from common.cli import console
-from common.display import counted, display_name, path_text, printable
+from common.display import counted, display_name, printable
 from pipeline.check.box_findings import BOX_FINDINGS
 from pipeline.check.dataset_check import DatasetCheck, Group
 from pipeline.check.problem_groups import ProblemGroup
@@ -45,7 +45,7 @@ def show(check: DatasetCheck) -> None:
     for step in check.next_steps:
         _line(screen, f"- {step.text}")
         if step.command:
-            _line(screen, f"    {path_text(step.command)}")
+            _line(screen, f"    {step.command}")
 
 
 def headline(check: DatasetCheck) -> str:

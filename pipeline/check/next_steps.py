@@ -46,8 +46,7 @@ def next_steps(
     if failures:
         text = f"Correct what was refused ({counted(failures, 'problem')}), then check again."
         steps.append(NextStep(text, _command("check", data, flags)))
-    # --rename cannot give such names.
-    renamed = [f"{old}={new}" for old, new in renames.items() if "=" not in old and not old.startswith("-")]
+    renamed = [f"{old}={new}" for old, new in renames.items() if _can_be_typed(old) and _can_be_typed(new)]
     if renamed and not options.rename and len(renamed) <= MAX_RENAMES:
         better = ReadingArgs(rename=tuple(renamed), unlabelled=options.unlabelled).reading_flags()
         text = "Are these other names of the same classes? Then give them one name, in this and all later commands."
@@ -65,6 +64,11 @@ def next_steps(
     train = ["--splits", "splits.csv", "--out", "my-bundle", *flags]
     steps.append(NextStep("Train both stages.", _command("train_all", data, train)))
     return tuple(steps)
+
+
+def _can_be_typed(name: str) -> bool:
+    """Return whether --rename can have a class name."""
+    return name.isprintable() and "=" not in name and not name.startswith("-")
 
 
 def _command(name: str, data: Path, flags: list[str]) -> str:

@@ -182,6 +182,15 @@ def test_class_names_that_should_be_one_are_renamed(tmp_path: Path, monkeypatch:
     assert renamed["next_steps"][0]["command"] == f"facemask split --data '{data}' --out splits.csv {renames}"
 
 
+def test_a_class_name_that_cannot_be_typed(tmp_path: Path) -> None:
+    photos = {
+        f"{i}.png": (i, [(name, FACE)]) for i, name in enumerate(("a\ud800", "A\ud800", "b=c", "B=c", "-d", "-D"))
+    }
+    code, found = check(write_part(tmp_path / "data", photos), "--skip-duplicates")
+    assert code == 0 and not any("--rename" in step["command"] for step in found["next_steps"])
+    read_page(Path("check.html").read_text(encoding="utf-8"))
+
+
 def test_photos_without_a_label_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("yaml")
     data = tmp_path / "data"
