@@ -79,9 +79,9 @@ class Collector:
         self._images: dict[Path, _CollectedPhoto] = {}
         self._problems: list[Problem] = []
         self._notes: list[str] = []
+        self._clipped_in: set[Path] = set()
         self._unlabelled: set[Path] = set()
         self._clipped = 0
-        self._clipped_in: set[Path] = set()
 
     def add_problem(self, file: Path, what: str, kind: ProblemKind = "refused", objects: int = 0) -> None:
         """Record a problem of a file, by which `objects` annotated faces were lost."""
