@@ -57,18 +57,23 @@ def check_renames(renames: Mapping[str, str], found: Iterable[str]) -> None:
             raise UserError(f"--rename {old}={renames[old]}: no such class; the data has {', '.join(present)}")
 
 
-def class_hints(names: Iterable[str]) -> list[str]:
-    """Return one line on near-equal class names, and one on usual spellings of the three mask classes."""
+def better_names(names: Iterable[str]) -> dict[str, str]:
+    """Return {class name: better name} for usual spellings of the mask classes, and for other near-equal names."""
+    by_key = _by_key(names)
+    near_equal = {other: alike[-1] for alike in by_key.values() for other in alike[:-1]}
+    return near_equal | _usual_renames(by_key)
+
+
+def _by_key(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return the sorted names by their `class_key`."""
     by_key = defaultdict(list)
     for name in sorted(set(names)):
         by_key[class_key(name)].append(name)
-    hints = []
-    for alike in by_key.values():
-        if len(alike) > 1:
-            kept = alike[-1]
-            fix = " ".join(f"{name!r}" for name in (f"{other}={kept}" for other in alike[:-1]))
-            shown = " and ".join(map(repr, alike))
-            hints.append(f"the classes {shown} differ only in case or separators; if they are one, use --rename {fix}")
+    return dict(by_key)
+
+
+def _usual_renames(by_key: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Return {class name: mask class} for usual spellings of the three mask classes."""
     usual = {
         name: _CLASS_OF_SPELLING[key]
         for key, alike in by_key.items()
@@ -76,7 +81,20 @@ def class_hints(names: Iterable[str]) -> list[str]:
         for name in alike
         if name not in MASK_CLASSES
     }
-    if usual and list(usual) != ["face"]:  # alone, it says nothing about masks
+    return {} if list(usual) == ["face"] else usual  # alone, it says nothing about masks
+
+
+def class_hints(names: Iterable[str]) -> list[str]:
+    """Return one line on near-equal class names, and one on usual spellings of the three mask classes."""
+    by_key = _by_key(names)
+    hints = []
+    for alike in by_key.values():
+        if len(alike) > 1:
+            kept = alike[-1]
+            fix = " ".join(f"{name!r}" for name in (f"{other}={kept}" for other in alike[:-1]))
+            shown = " and ".join(map(repr, alike))
+            hints.append(f"the classes {shown} differ only in case or separators; if they are one, use --rename {fix}")
+    if usual := _usual_renames(by_key):
         fix = " ".join(f"'{old}={new}'" for old, new in usual.items())
         hints.append(f"to train and score the three mask classes, use --rename {fix}")
     return hints

@@ -79,6 +79,7 @@ class Collector:
         self._images: dict[Path, _CollectedPhoto] = {}
         self._problems: list[Problem] = []
         self._notes: list[str] = []
+        self._clipped_in: set[Path] = set()
         self._unlabelled: set[Path] = set()
         self._clipped = 0
 
@@ -137,6 +138,7 @@ class Collector:
         if scale is None:
             return
         kept: dict[bytes, tuple[np.ndarray, RawFace]] = {}  # box and first face, by the box's bytes
+        clipped_before = self._clipped
         for face in faces:
             box = self._check_box(annotation, face, size, scale)
             if box is None:
@@ -147,6 +149,8 @@ class Collector:
                 other = "" if first.label == face.label else f", annotated as {first.label} there"
                 what = f"{face.location} ({face.label}) repeats an earlier box{other}; left out"
                 self.add_problem(annotation, what, objects=1)
+        if self._clipped > clipped_before:
+            self._clipped_in.add(photo)
         boxes = as_boxes([box for box, _ in kept.values()])
         labels = tuple(clean_name(face.label) for _, face in kept.values())
         self._images[photo] = _CollectedPhoto(size, boxes, labels, split, complete)
@@ -224,6 +228,7 @@ class Collector:
             notes=(*self._notes, *class_hints(self._renames.get(label, label) for label in found)),
             unlabelled=tuple(image.image_id for image in images if image.path in self._unlabelled),
             format_name=format_name,
+            clipped_in=tuple(image.image_id for image in images if image.path in self._clipped_in),
         )
 
     def _unusable(self, what: str, otherwise: str) -> DatasetError:

@@ -80,6 +80,7 @@ class Annotations:
     notes: tuple[str, ...] = ()  # facts about the whole dataset that its user should know, one line each
     unlabelled: tuple[str, ...] = ()  # ids of the images without a label file, which count as face-free
     format_name: str = ""  # such as "COCO"
+    clipped_in: tuple[str, ...] = ()  # ids of the images with a clipped box
 
     @property
     def face_count(self) -> int:
