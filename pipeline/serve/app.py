@@ -32,7 +32,7 @@ from pipeline.serve.body_parser import HOW_TO_SEND, Upload, body_parser
 from pipeline.serve.limiter import ClientDisconnectedError, RequestLimiter
 from pipeline.serve.limits import Limits
 from pipeline.serve.metrics import ServeMetrics
-from pipeline.serve.middleware import error_response, middlewares
+from pipeline.serve.middleware import PAGE_POLICY, error_response, middlewares
 from pipeline.serve.parameters import check_query, shown
 from pipeline.serve.schema import DETECT_BODY, Health, PhotoFaces, error_responses
 
@@ -87,7 +87,7 @@ def create_app(
     app.state.limiter = limiter
     dependencies = [] if token is None else [Depends(BearerToken(token))]
     _answer_errors(app)
-    _add_page(app)
+    _add_page(app, root_path)
     _add_docs(app)
     _add_detection(app, predictor, limits, metrics, dependencies)
     _add_information(app, predictor, metrics, dependencies)
@@ -182,13 +182,19 @@ class BearerToken(HTTPBearer):
         return credentials
 
 
-def _add_page(app: FastAPI) -> None:
-    """Add the web page and its files."""
+def _add_page(app: FastAPI, root_path: str) -> None:
+    """Add the web page and its files. The page's addresses are relative."""
     static = StaticFiles(directory=STATIC)
     app.mount("/static", static)
+    # A proxy that removes the prefix may show the page at the prefix without a slash, from which nothing is relative.
+    text = (STATIC / "index.html").read_text(encoding="utf-8")
+    based = text.replace("<head>", f'<head>\n  <base href="{root_path}/">', 1)
+    policy = PAGE_POLICY.replace("base-uri 'none'", "base-uri 'self'")
 
     @app.get("/", include_in_schema=False)
     async def page(request: Request) -> Response:
+        if root_path:
+            return HTMLResponse(based, headers={"content-security-policy": policy})
         return await static.get_response("index.html", request.scope)
 
 

@@ -112,8 +112,8 @@ def _path_without_prefix(scope: Scope) -> str:
 
 
 async def _add_last_slash(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Send a browser from the prefix alone to the page: its relative addresses need the slash."""
-    if not _path_without_prefix(scope):
+    """Send a browser from the prefix alone to the page, which has the slash."""
+    if scope.get("root_path") and scope["path"] == scope["root_path"]:
         query = scope["query_string"].decode("latin-1")
         app = RedirectResponse(f"{scope['path']}/" + (f"?{query}" if query else ""))
     await app(scope, receive, send)

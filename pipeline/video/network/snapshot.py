@@ -41,6 +41,7 @@ class SnapshotCamera:
         self.name, self.rate = name, Fraction(rate).limit_denominator(1000)
         self._url, self._timeout, self._step = address.url_without_password, timeout, 1 / rate
         self._opener = _opener(address)
+        self._checked: Pixels | None = None  # the picture of `shows_pictures`
 
     def live_frames(self, wait: Callable[[float], object] = time.sleep) -> Generator[Pixels]:
         """Yield the picture, fetched again and again; raise MediaError where one cannot be fetched or read.
@@ -51,27 +52,33 @@ class SnapshotCamera:
         stopped: object = False
         while not stopped:
             due = time.monotonic() + self._step
-            yield self.fetch()
+            checked, self._checked = self._checked, None
+            yield self.fetch() if checked is None else checked
             stopped = wait(max(due - time.monotonic(), 0.0))
 
     def fetch(self) -> Pixels:
         """Return the present picture, uint8 (H, W, 3) RGB and upright; raise MediaError where there is none."""
-        kind, data = self._get()
+        return self._decode(*self._get())
+
+    def shows_pictures(self) -> bool:
+        """Fetch once, and return whether the answer is a picture: by its Content-Type, or else by its content.
+
+        The picture becomes the first one of `live_frames`.
+        """
+        try:
+            kind, data = self._get()
+        except MediaError:
+            return False
+        with suppress(MediaError):
+            self._checked = self._decode(kind, data)
+        return self._checked is not None or kind.startswith("image/")
+
+    def _decode(self, kind: str, data: bytes) -> Pixels:
         if kind.startswith(STREAM_KINDS):
             raise MediaError(self.name, f"sends {kind} instead of a picture; check its address")
         if not data:
             raise MediaError(self.name, "sent an empty answer; check its address")
         return decode_photo(BytesIO(data), self.name).pixels
-
-    def shows_pictures(self) -> bool:
-        """Fetch once, and return whether the answer is a picture: by its Content-Type, else by its content."""
-        try:
-            kind, _ = self._get()
-            if not kind.startswith("image/"):
-                self.fetch()
-        except MediaError:
-            return False
-        return True
 
     def _get(self) -> tuple[str, bytes]:
         """Return the answer's Content-Type and body; the body of a stream is not read."""

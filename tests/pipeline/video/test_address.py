@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import closing
 from typing import Any
 
 import av
@@ -12,8 +13,9 @@ from common.errors import MediaError
 from pipeline.video.camera import LiveStream, open_source
 from pipeline.video.network.address import ENCODING_HINT, parse_address, redact_address
 from pipeline.video.reader import VideoFile
-from tests.helpers.video.fake_cameras import camera_server
+from tests.helpers.video.fake_cameras import camera_server, rtsp_camera
 from tests.helpers.video.run_detect import run_detect
+from tests.helpers.video.snapshot_server import basic_login, digest_login
 
 
 @pytest.mark.parametrize(
@@ -150,6 +152,23 @@ def test_the_flag_reaches_ffmpeg(
         with pytest.raises(OpenedError):
             run_detect("rtsp://host/live", *flags)
         assert options[-1] == ("rtsp://host/live", {"rtsp_transport": transport})
+
+
+@pytest.mark.parametrize("password", ["p@s#s:w/o?rd%", "비밀"])
+@pytest.mark.parametrize("login", [basic_login, digest_login])
+def test_ffmpeg_logs_in_with_such_a_password(login: Any, password: str) -> None:
+    with camera_server(rtsp_camera(10**6, login=login("admin", password))) as port:
+        stream = open_source(f"rtsp://admin:{password}@127.0.0.1:{port}/live")
+        with closing(stream.frames(seconds=20)) as frames:
+            assert next(frames).pixels.shape == (64, 96, 3)
+    assert stream.name == f"rtsp://127.0.0.1:{port}/live"
+
+
+def test_ffmpeg_is_refused_with_a_wrong_password() -> None:
+    refused = pytest.raises(MediaError, match="check the user and password in its address; write @ :")
+    with camera_server(rtsp_camera(10**6, login=digest_login("admin", "right"))) as port, refused as caught:
+        open_source(f"rtsp://admin:wrong@127.0.0.1:{port}/live")
+    assert "wrong" not in str(caught.value)
 
 
 def refuse_transport(connection: socket.socket) -> None:
