@@ -205,11 +205,9 @@ def orientation_of(image: Image.Image) -> int:
         return 1
 
 
-def upright_rgb(image: Image.Image) -> Pixels:
-    """Return an opened Pillow picture of any mode as uint8 (H, W, 3) RGB, upright by its EXIF orientation."""
-    with _PILLOW_WARNINGS:
-        image.load()
-        return _autorotate(to_rgb(image), orientation_of(image))
+def upright_pixels(image: Image.Image) -> Pixels:
+    """Return a loaded Pillow picture as uint8 (H, W, 3) RGB, upright by its EXIF orientation."""
+    return _autorotate(to_rgb(image), orientation_of(image))
 
 
 def _autorotate(pixels: Pixels, orientation: int) -> Pixels:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from common.errors import MediaError, UserError
-from common.images import Photo, Pixels, upright_rgb
+from common.images import Photo, Pixels, upright_pixels
 from common.paths import is_address
 
 ImageInput = Pixels | Photo | Image.Image | os.PathLike[str] | str | bytes | bytearray | memoryview
@@ -89,8 +89,9 @@ def _pil_pixels(image: Image.Image) -> Pixels:
     if not all(image.size):
         raise ImageTypeError(f"a PIL image of size {image.size}", "give one that has pixels")
     try:
-        return upright_rgb(image)
-    except Exception as error:  # a lazily read file: it is broken, or closed already
+        image.load()  # a file may be read only now
+        return upright_pixels(image)
+    except Exception as error:  # the file is broken, or closed already
         reason = str(error) or type(error).__name__
         raise MediaError(
             os.fsdecode(name), f"cannot be decoded ({reason}); open it again, or convert it to RGB"
