@@ -21,7 +21,7 @@ LIST_SUBJECT = "the images are not a list, but"
 
 
 class ImageTypeError(UserError, TypeError):
-    """An object that is no image for `Predictor`; the message says what was given, the fix, and what is accepted."""
+    """An object that `Predictor` does not take; the message says what was given, the fix, and what is accepted."""
 
     def __init__(self, what: str, fix: str, subject: str = "the image is") -> None:
         super().__init__(f"{subject} {what}; {fix}; {ACCEPTED}")
@@ -99,7 +99,7 @@ def _pil_pixels(image: Image.Image) -> Pixels:
 
 
 def _array_problem(array: NDArray[Any]) -> str:
-    """Return how to make an image of an array that is none; an empty string for an image."""
+    """Return how to turn an array into an image; an empty string for an array that is an image."""
     shape, problem = array.shape, ""
     if array.dtype != np.uint8:
         problem = _dtype_fix(array)
@@ -151,7 +151,7 @@ def _name_of(image: object) -> str:
 
 
 def _fix_of(image: object) -> str:
-    """Return how to make an image of an object of another type."""
+    """Return how to turn an object of another type into an image."""
     if image is None:
         return "cv2.imread returns None where a file is missing or cannot be read: check its path"
     if type(image).__module__.split(".")[0] == "torch":

@@ -22,7 +22,7 @@ def checked_root_path(root_path: str) -> str:
     """Return the path prefix of a proxy without a slash at its end; "" and "/" mean that there is no prefix.
 
     Raises:
-        UserError: it is no path, or begins as one of this server's own paths.
+        UserError: it is not a path prefix, or begins as one of this server's own paths.
     """
     path = root_path.rstrip("/")
     if not path:
@@ -39,7 +39,7 @@ def checked_hosts(hosts: Sequence[str]) -> set[str]:
     """Return the names of --allow-host as the Host header has them: in lower case, without port and brackets.
 
     Raises:
-        UserError: one is no name of a host.
+        UserError: one is not the name of a host.
     """
     return {_checked_host(host) for host in hosts}
 
@@ -70,7 +70,7 @@ def checked_origins(origins: Sequence[str], has_token: bool) -> set[str]:
         has_token: whether the server requires a token; without one, ANY_ORIGIN is refused.
 
     Raises:
-        UserError: one is no origin, or too wide.
+        UserError: one is not an origin, or is too wide.
     """
     if ANY_ORIGIN in origins and not has_token:
         why = "would let every web page use this server"

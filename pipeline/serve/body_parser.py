@@ -122,7 +122,7 @@ def _from_form(body: bytes, boundary: bytes) -> Upload:
 
 
 def _file_name(part: _Part, options: dict[bytes, bytes]) -> bytes | None:
-    """Return the name of a part's file, which may be empty; None for a part that is no file."""
+    """Return the name of a part's file, which may be empty; None for a part that is not a file."""
     if b"filename" in options:
         return options[b"filename"]
     extended = _EXTENDED_NAME.search(part.headers.get(b"content-disposition", b""))

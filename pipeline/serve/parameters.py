@@ -42,5 +42,5 @@ def check_fields(names: Sequence[str]) -> None:
 def _advice(name: str) -> str:
     """Return the parameters, after the one of nearly this name."""
     near = get_close_matches(name.lower()[:MAX_SHOWN], PARAMETERS, n=1)
-    listed = f"he parameters are {' and '.join(PARAMETERS)}"
-    return f"did you mean {near[0]}? T{listed}" if near else f"t{listed}"
+    listed = f"the parameters are {' and '.join(PARAMETERS)}"
+    return f"did you mean {near[0]}? {listed.capitalize()}" if near else listed

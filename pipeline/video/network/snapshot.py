@@ -57,7 +57,7 @@ class SnapshotCamera:
             stopped = wait(max(due - time.monotonic(), 0.0))
 
     def fetch(self) -> Pixels:
-        """Return the present picture, uint8 (H, W, 3) RGB and upright; raise MediaError where there is none."""
+        """Return the present picture, uint8 (H, W, 3) RGB and upright; raise MediaError where that fails."""
         return self._decode(*self._get())
 
     def shows_pictures(self) -> bool:
@@ -96,7 +96,7 @@ class SnapshotCamera:
             raise MediaError(self.name, f"cannot be read ({_reason(error)}); check its address") from error
 
     def _read(self, answer: HTTPResponse, until: float) -> bytes:
-        """Return the whole body; raise MediaError where it does not end in time, or is no picture by its size."""
+        """Return the whole body; raise MediaError where it does not end in time, or is too large."""
         body = bytearray()
         while piece := answer.read1(CHUNK_BYTES):
             body += piece
