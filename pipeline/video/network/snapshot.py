@@ -21,6 +21,8 @@ from pipeline.video.network.address import NetworkAddress
 DEFAULT_FETCHES_PER_SECOND = 2.0  # where --max-fps is not given: few cameras make more pictures
 MAX_BYTES = 50_000_000  # of one picture
 CHUNK_BYTES = 65_536
+MAX_WAIT = 24 * 3600.0  # seconds between two fetches
+DRAWINGS = ("image/svg+xml",)  # never from a camera
 STREAM_KINDS = ("multipart/", "video/", "audio/")
 
 
@@ -38,7 +40,7 @@ class SnapshotCamera:
             timeout: seconds that one picture may take.
             rate: most fetches per second.
         """
-        self.name, self.rate = name, Fraction(rate).limit_denominator(1000)
+        self.name, self.rate = name, max(Fraction(rate).limit_denominator(1000), Fraction(1, 1000))
         self._url, self._timeout, self._step = address.url_without_password, timeout, 1 / rate
         self._opener = _opener(address)
         self._checked: Pixels | None = None  # the picture of `shows_pictures`
@@ -54,7 +56,7 @@ class SnapshotCamera:
             due = time.monotonic() + self._step
             checked, self._checked = self._checked, None
             yield self.fetch() if checked is None else checked
-            stopped = wait(max(due - time.monotonic(), 0.0))
+            stopped = wait(min(max(due - time.monotonic(), 0.0), MAX_WAIT))
 
     def fetch(self) -> Pixels:
         """Return the present picture, uint8 (H, W, 3) RGB and upright; raise MediaError where that fails."""
@@ -71,7 +73,7 @@ class SnapshotCamera:
             return False
         with suppress(MediaError):
             self._checked = self._decode(kind, data)
-        return self._checked is not None or kind.startswith("image/")
+        return self._checked is not None or (kind.startswith("image/") and kind not in DRAWINGS)
 
     def _decode(self, kind: str, data: bytes) -> Pixels:
         if kind.startswith(STREAM_KINDS):

@@ -124,6 +124,16 @@ def test_how_often(max_fps: float | None, monkeypatch: pytest.MonkeyPatch) -> No
     assert np.diff(server.times).min() > 0.5 / rate
 
 
+@pytest.mark.parametrize("max_fps", ["0.0000001", "1e-300"])
+def test_very_seldom(max_fps: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_fake_predictor(tmp_path, monkeypatch)
+    with snapshot_server() as server:
+        address = f"http://127.0.0.1:{server.port}/a"
+        assert run_detect(address, "--max-fps", max_fps, "--seconds", "0.5", "--out", "out") == 0
+    (lines,) = Path("out").glob("*.jsonl")
+    assert len(lines.read_text().splitlines()) == 1
+
+
 def test_errors_between_are_reported_and_retried(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +191,7 @@ def test_a_broken_first_picture_is_no_end(capsys: pytest.CaptureFixture[str]) ->
     ("answer", "line"),
     [
         (Answer(b"<html>no video here</html>" * 100, "text/html"), "holds no video; check its address"),
+        (Answer(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml"), "; check its address"),
         (Answer(status=404), "cannot be read (Server returned 404 Not Found); check its address"),
         (
             Answer(status=401),
