@@ -25,6 +25,7 @@ PAGES = (
     "MODEL_CARD.md",
     "docs/course.md",
     "docs/scale.md",
+    "docs/serving.md",
     "docs/tour.md",
 )
 # Needs a network, a camera, a cluster, minutes of training, or does not end by itself.
