@@ -183,9 +183,7 @@ def test_class_names_that_should_be_one_are_renamed(tmp_path: Path, monkeypatch:
 
 
 def test_a_class_name_that_cannot_be_typed(tmp_path: Path) -> None:
-    photos = {
-        f"{i}.png": (i, [(name, FACE)]) for i, name in enumerate(("a\ud800", "A\ud800", "b=c", "B=c", "-d", "-D"))
-    }
+    photos = {f"{i}.png": (i, [(name, FACE)]) for i, name in enumerate(("b=c", "B=c", "-d", "-D"))}
     code, found = check(write_part(tmp_path / "data", photos), "--skip-duplicates")
     assert code == 0 and not any("--rename" in step["command"] for step in found["next_steps"])
     read_page(Path("check.html").read_text(encoding="utf-8"))
