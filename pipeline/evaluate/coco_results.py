@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from common.annotations.types import AnnotatedImage
+from common.boxes import as_boxes
 from common.errors import UserError
 from common.files import write_text
-from pipeline.evaluate.metrics import Sample, coco_detections
+from pipeline.evaluate.metrics import Sample, coco_detections, make_sample
 
 Corners = tuple[float, ...]  # of a box, xyxy
 
@@ -41,12 +42,12 @@ class CocoResults:
     # {image_id: [(box xyxy, score, class index), ...]}; images without detections are absent.
     by_image: dict[str, list[tuple[Corners, float, int]]]
 
-    def sample(self, image: AnnotatedImage, class_names: Sequence[str]) -> Sample:
+    def sample(self, image: AnnotatedImage, class_names: Sequence[str], match_iou: float = 0.5) -> Sample:
         """Return one image's faces and the file's detections; `class_names` are those that the file was read with."""
         rows = self.by_image.get(image.image_id, [])
         boxes, scores, labels = zip(*rows, strict=True) if rows else ((), (), ())
-        gt_labels = np.array([class_names.index(label) for label in image.labels], np.intp)
-        return Sample(image.image_id, image.boxes, gt_labels, *map(np.array, (boxes, scores, labels)))
+        found = (as_boxes(boxes), np.array(scores, np.float64), np.array(labels, np.intp))
+        return make_sample(image, class_names, *found, match_iou=match_iou)
 
 
 def read_results(
