@@ -90,7 +90,7 @@ def run(args: BaselineArgs) -> int:
     if left_out:
         notes.append(f"{left_out} training photos may show a face without a box: not trained on")
         _warn(f"note: {notes[-1]}")
-    _check_faces(args, train, val)
+    _check_faces(args, train, val, left_out)
     folder = BaselineFolder(args.out)
     with folder.held(_record(args, dataset, train, val), args.overwrite):
         try:
@@ -121,9 +121,12 @@ def _check(args: BaselineArgs) -> None:
         raise UserError(f"{args.config.weights}: not found; check the name given with --weights")
 
 
-def _check_faces(args: BaselineArgs, train: Sequence[AnnotatedImage], val: Sequence[AnnotatedImage]) -> None:
-    for side, images in (("train", train), ("val", val)):
-        require_faces(images, f"{args.splits}: split {side!r}", "make the split again")
+def _check_faces(
+    args: BaselineArgs, train: Sequence[AnnotatedImage], val: Sequence[AnnotatedImage], left_out: int
+) -> None:
+    rest = f" without the {left_out} photos that may show a face without a box" if left_out else ""
+    require_faces(train, f"{args.splits}: split 'train'{rest}", "make the split again")
+    require_faces(val, f"{args.splits}: split 'val'", "make the split again")
     if len(train) < 2:
         raise UserError(f"{args.splits}: only one training photo; make a split with 2 or more")
 

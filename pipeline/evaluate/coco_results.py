@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from common.annotations.class_names import suggest_renames
 from common.annotations.types import AnnotatedImage
 from common.boxes import as_boxes
 from common.errors import UserError
@@ -89,9 +91,8 @@ def read_results(
         name = _category(entry.get("category_id"), categories, where)
         label = rename.get(name, name)
         if label not in index_of:
-            raise UserError(
-                f"{where}: class {label!r} is not one of {', '.join(class_names)}; map it with --merge {label}=NAME"
-            )
+            fix = f"--merge {shlex.quote(label)}={suggest_renames([label], class_names).get(label, 'NAME')}"
+            raise UserError(f"{where}: class {label!r} is not one of {', '.join(class_names)}; map it with {fix}")
         found.setdefault((box, index_of[label]), []).append((score, name))
     return CocoResults(
         {

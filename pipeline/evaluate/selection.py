@@ -103,13 +103,16 @@ def check_classes(images: Sequence[AnnotatedImage], class_names: Sequence[str], 
         return
     first = next(image for image in images if not set(image.labels) <= set(class_names))
     label = next(label for label in sorted(first.labels) if label not in class_names)
+    advice = rename_advice(unknown, class_names, flag)
+    raise UserError(f"{first.path}: class {label!r} is not one of {', '.join(class_names)}; {advice}")
+
+
+def rename_advice(unknown: Sequence[str], class_names: Sequence[str], flag: str = "--rename") -> str:
+    """Return how to name the data's `unknown` classes as the detector's `class_names`, with the option's values."""
     usual = suggest_renames(unknown, class_names)
     pairs = " ".join(shlex.quote(f"{name}={usual.get(name, 'NAME')}") for name in unknown)
-    where = "" if len(usual) == len(unknown) else ", where NAME is one of these"
-    raise UserError(
-        f"{first.path}: class {label!r} is not one of {', '.join(class_names)}; "
-        f"name the data's classes as the detector does with {flag} {pairs}{where}"
-    )
+    where = "" if len(usual) == len(unknown) else ", where NAME is one of the detector's"
+    return f"name the data's classes as the detector does with {flag} {pairs}{where}"
 
 
 def _first_names(names: Sequence[str], limit: int = 5) -> str:

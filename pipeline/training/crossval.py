@@ -136,7 +136,7 @@ def _cross_validate(
     for k, splits in enumerate(_split_files(args)):
         of_image = read_splits(splits)
         parts = {name: [i for i in images if of_image.get(i.image_id) == name] for name in SPLITS}
-        check_parts(splits, parts, "use fewer --folds, another --seed or more photos")
+        check_parts(splits, parts, "use fewer --folds, another --seed or more photos, with another --out")
         plans.append(TrainingPlan(args.data, splits, args.out / f"fold{k}", args.experiments, reading=reading))
     run_parallel([(plan.folder, plan.steps) for plan in plans], args.jobs, log)
     folds, samples, reported = [], [], []

@@ -18,6 +18,7 @@ from common.annotations.types import fingerprint
 from common.cli import progress
 from common.errors import UserError
 from common.splits import read_splits
+from pipeline.evaluate.selection import rename_advice
 from pipeline.inference.bundle import Bundle, check_destination, write_bundle
 from pipeline.inference.bundle_meta import BundleMeta, Search
 from pipeline.inference.fusion import ScoreFusion
@@ -222,7 +223,10 @@ def _stock_cascade(config: MtcnnConfig, photos: FitPhotos | None) -> tuple[dict[
 
 def _check_labels(photos: FitPhotos, class_names: Sequence[str]) -> None:
     """Raise UserError when a photo has a class that the classifier does not know."""
-    for image in (*photos.train, *photos.val):
-        if unknown := sorted(set(image.labels) - set(class_names)):
-            known = f"class {unknown[0]!r} is not a class of the run ({', '.join(class_names)})"
-            raise UserError(f"{image.path}: {known}; name the data that the run was trained on")
+    images = (*photos.train, *photos.val)
+    unknown = sorted({label for image in images for label in image.labels} - set(class_names))
+    for image in images:
+        if own := sorted(set(image.labels) & set(unknown)):
+            known = f"class {own[0]!r} is not a class of the run ({', '.join(class_names)})"
+            advice = f"use the data that the run was trained on, or {rename_advice(unknown, class_names)}"
+            raise UserError(f"{image.path}: {known}; {advice}")

@@ -69,6 +69,8 @@ def run(args: PackArgs) -> int:
         from pipeline.training.pack import pack_bundle, read_fit_photos
     if args.data is not None:
         check_apart(args.data, args.out, "--out")
+    elif args.reading_flags():
+        raise UserError(f"{args.reading_flags()[0]}: needs --data, whose annotations it is about; give both")
     config = args.cascade_config()
     if args.settings_from is not None and (args.min_face, args.pnet_threshold, args.rnet_threshold) != (None,) * 3:
         flags = "--min-face, --pnet-threshold, --rnet-threshold"
