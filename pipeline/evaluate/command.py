@@ -208,9 +208,10 @@ def _notes(
 ) -> list[str]:
     faces = sum(len(image.boxes) for image in images)
     notes = [f"split {args.split}: {len(images)} photos with {faces} faces; bootstrap seed {args.seed}"]
+    what = "no detection" if all(image.complete for image in images) else "no detection that counts"
     for e in evaluations:
         if e.silent_images:
-            notes.append(f"{e.name}: no detection in {e.silent_images} of {e.images} photos, counted as empty")
+            notes.append(f"{e.name}: {what} in {e.silent_images} of {e.images} photos, counted as empty")
         absent = {c.name for c in e.scores.classes if not c.overall.gt_count}
         detected = {n: sum(row[k] for row in e.confusion) for k, n in enumerate(e.class_names) if n in absent}
         text = "a class without truths here, count as faces but not in mAP"
