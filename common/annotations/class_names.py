@@ -98,3 +98,18 @@ def class_hints(names: Iterable[str]) -> list[str]:
         fix = " ".join(f"'{old}={new}'" for old, new in usual.items())
         hints.append(f"to train and score the three mask classes, use --rename {fix}")
     return hints
+
+
+def suggest_renames(names: Iterable[str], known: Sequence[str]) -> dict[str, str]:
+    """Return {name: the known class that it probably is}, sorted, for unknown names that have one.
+
+    That class differs only in case or separators, or the name is a usual spelling of that mask class.
+    """
+    by_key = {class_key(name): name for name in known}
+    suggested = {}
+    for name in sorted(set(names) - set(known)):
+        key = class_key(name)
+        new = by_key.get(key) or _CLASS_OF_SPELLING.get(key)
+        if new is not None and new in known:
+            suggested[name] = new
+    return suggested

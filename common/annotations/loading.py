@@ -69,6 +69,19 @@ def summary_lines(annotations: Annotations) -> list[str]:
     return lines
 
 
+def count_line(annotations: Annotations) -> str:
+    """Return one line for a command's summary: what was refused, is incomplete or unlabelled; empty without any."""
+    counts = []
+    if annotations.refused_count:
+        total = annotations.face_count + annotations.refused_count
+        counts.append(f"{annotations.refused_count} of {total} annotated faces refused")
+    if annotations.incomplete:
+        counts.append(f"{len(annotations.incomplete)} photos that may show a face without a box")
+    if annotations.unlabelled:
+        counts.append(f"{len(annotations.unlabelled)} photos without a label file, taken as face-free")
+    return f"of the data: {'; '.join(counts)}" if counts else ""
+
+
 def require_faces(images: Iterable[AnnotatedImage], what: str, fix: str) -> None:
     """Raise UserError when no image of a part of the dataset has a face.
 
@@ -78,5 +91,7 @@ def require_faces(images: Iterable[AnnotatedImage], what: str, fix: str) -> None
         fix: what to do about it.
     """
     found = list(images)
+    if not found:
+        raise UserError(f"{what} has no photo; {fix}")
     if not any(len(image.boxes) for image in found):
         raise UserError(f"{what} has no face in its {len(found)} photos; {fix}")

@@ -37,15 +37,16 @@ FACE = (20, 20, 50, 60)
 
 @pytest.fixture
 def data(tmp_path):
-    """Write nine photos of noise, each with a face, as COCO."""
+    """Write nine photos of noise, each with a face, as COCO; from p5 on it is of the second class."""
     root = tmp_path / "data"
     root.mkdir()
     rng = np.random.default_rng(0)
     for i in range(9):
         Image.fromarray(rng.integers(0, 255, (120, 240, 3), np.uint8)).save(root / f"p{i}.png")
-    rows = [{"id": i, "image_id": i, "category_id": 1, "bbox": [20, 20, 30, 40]} for i in range(9)]
+    rows = [{"id": i, "image_id": i, "category_id": i // 5, "bbox": [20, 20, 30, 40]} for i in range(9)]
     images = [{"id": i, "file_name": f"p{i}.png"} for i in range(9)]
-    coco = {"images": images, "categories": [{"id": 1, "name": "with_mask"}], "annotations": rows}
+    categories = [{"id": 0, "name": "with_mask"}, {"id": 1, "name": "mask_weared_incorrect"}]
+    coco = {"images": images, "categories": categories, "annotations": rows}
     (root / "_annotations.coco.json").write_text(json.dumps(coco))
     return root
 
