@@ -8,7 +8,7 @@ from pathlib import Path
 from common.annotations.coco import coco_files, read_coco
 from common.annotations.options import DEFAULT_READING, ReadingArgs
 from common.annotations.types import Annotations
-from common.annotations.voc import read_voc, voc_folders
+from common.annotations.voc import is_voc_folder, read_voc
 from common.annotations.yolo import is_yolo_folder, read_yolo, yolo_config
 from common.errors import UserError
 
@@ -16,7 +16,7 @@ Reader = Callable[[Path, ReadingArgs], Annotations]
 # (name, whether a folder has this format, its reader). The first format found is read.
 FOLDER_READERS: tuple[tuple[str, Callable[[Path], bool], Reader], ...] = (
     ("YOLO", lambda folder: yolo_config(folder) is not None, read_yolo),
-    ("Pascal VOC", lambda folder: bool(voc_folders(folder)), read_voc),
+    ("Pascal VOC", is_voc_folder, read_voc),
     ("COCO", lambda folder: bool(coco_files(folder)), read_coco),
     ("YOLO", is_yolo_folder, read_yolo),
 )
