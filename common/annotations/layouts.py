@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import unquote
 
 from common.annotations.collect import Collector, RawFace, Size
@@ -17,7 +18,10 @@ from common.annotations.photos import (
     photos_in,
     split_of_folders,
 )
+from common.annotations.text import EncodingError, XmlError
 from common.paths import IMAGE_SUFFIXES
+
+Parsed = TypeVar("Parsed")
 
 # Folder names in any case; the first that holds annotations is read.
 ANNOTATION_FOLDERS = ("annotations", "annotation", "xmls", "xml", "jsons", "json", "labels", "label", "annots", "ann")
@@ -60,6 +64,7 @@ class RawImage:
     size: Size | None
     faces: Sequence[RawFace]
     refused: Sequence[str] = ()  # one line for each object that gives no box
+    fix: str = ""  # what to do where the image file is missing
 
     @property
     def objects(self) -> int:
@@ -86,10 +91,7 @@ def _folders_part(folder: Path, kind: FileKind, split: str | None) -> Part | Non
     annotations = next((p for p in _named(folder, ANNOTATION_FOLDERS) if _holds(p, kind)), None)
     if annotations is None:
         return None
-    image_folders = _named(folder, IMAGE_FOLDERS)
-    photos = [photo for inner in image_folders for photo in photos_in(inner, recursive=True)]
-    if not photos:  # next to the folder of annotations, in it, or in folders of other names
-        photos = photos_in(folder) or photos_in(folder, recursive=True)
+    image_folders, photos = _named(folder, IMAGE_FOLDERS), dataset_photos(folder)
     if not photos and not image_folders:
         return None
     files = [(file, file.relative_to(annotations).as_posix()) for file in kind.files(annotations, recursive=True)]
@@ -104,6 +106,12 @@ def _beside_part(folder: Path, kind: FileKind, split: str | None) -> Part | None
             files = [(file, file.relative_to(place).as_posix()) for file in kind.files(place, recursive)]
             return Part(tuple(files), tuple(photos_in(place, recursive)), place, split)
     return None
+
+
+def dataset_photos(folder: Path) -> list[Path]:
+    """Return the images of a dataset: in images/ or the like, else in `folder`, else in any folder below it."""
+    named = [photo for inner in _named(folder, IMAGE_FOLDERS) for photo in photos_in(inner, recursive=True)]
+    return named or photos_in(folder) or photos_in(folder, recursive=True)
 
 
 def _named(folder: Path, names: Sequence[str]) -> list[Path]:
@@ -192,6 +200,7 @@ def read_parts(
                 continue
             if photo is None:
                 what = f"no image {file.stem}.* in {part.photo_folder}; not used"
+                what = f"{what}, {content.fix}" if content.fix else what
                 collector.add_problem(file, what, "unmatched", content.objects)
                 continue
             inner = photo.relative_to(root).parts[:-1] if photo.is_relative_to(root) else ()
@@ -203,8 +212,26 @@ def read_parts(
     return sorted(found, key=lambda each: name_parts(each[0].stem) != name_parts(each[1].stem))
 
 
-def add_image(collector: Collector, photo: Path, file: Path, content: RawImage, split: str | None) -> None:
+def parse_or_report(file: Path, collector: Collector, parse: Callable[[Path], Parsed]) -> Parsed | None:
+    """Return what `parse` makes of a file, or None after a problem with the whole file."""
+    try:
+        return parse(file)
+    except OSError as error:
+        what = f"cannot be read ({error.strerror}); not used, check its permissions"
+    except EncodingError as error:
+        what = f"{error}; not used"
+    except XmlError as error:
+        what = f"{error}; not used, export it again"
+    except (ValueError, RecursionError) as error:
+        what = f"malformed JSON ({error}); not used, export it again"
+    collector.add_problem(file, what)
+    return None
+
+
+def add_image(
+    collector: Collector, photo: Path, file: Path, content: RawImage, split: str | None, complete: bool = True
+) -> None:
     """Add an image and its faces; the objects without a box are problems, and leave the image incomplete."""
     for what in content.refused:
         collector.add_problem(file, f"{what}; left out", objects=1)
-    collector.add(photo, file, content.faces, content.size, split, complete=not content.refused)
+    collector.add(photo, file, content.faces, content.size, split, complete and not content.refused)

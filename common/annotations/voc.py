@@ -17,11 +17,12 @@ from common.annotations.layouts import (
     add_image,
     find_parts,
     note_unread_files,
+    parse_or_report,
     read_parts,
 )
 from common.annotations.options import DEFAULT_READING, ReadingArgs
 from common.annotations.photos import AmbiguousNameError, PhotoIndex
-from common.annotations.text import EncodingError, XmlError, read_text, read_xml, xml_root_tag
+from common.annotations.text import EncodingError, read_text, read_xml, xml_root_tag
 from common.annotations.tools.shapes import NO_BOX, Box, hull, rotated_box_hull
 from common.annotations.types import Annotations
 from common.errors import UserError
@@ -97,16 +98,8 @@ def _counts_pixels(face: RawFace) -> bool:
 
 def _parse_file(file: Path, collector: Collector) -> RawImage | None:
     """Return the content of an XML file, or None after a problem."""
-    try:
-        tree = read_xml(file)
-    except OSError as error:
-        collector.add_problem(file, f"cannot be read ({error.strerror}); not used, check its permissions")
-        return None
-    except XmlError as error:
-        collector.add_problem(file, f"{error}; not used, export it again")
-        return None
-    except EncodingError as error:
-        collector.add_problem(file, f"{error}; not used")
+    tree = parse_or_report(file, collector, read_xml)
+    if tree is None:
         return None
     if tree.tag != "annotation":
         collector.add_problem(file, f"is not a Pascal VOC file (its root is <{tree.tag}>); not used, export it again")
