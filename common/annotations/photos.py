@@ -41,8 +41,9 @@ def split_of_folders(folders: Sequence[str]) -> str | None:
 
 
 def files_in(folder: Path, recursive: bool = False) -> Iterator[Path]:
-    """Yield the files of a folder, without hidden ones, in a fixed order; a missing folder has none.
+    """Yield the files of a folder in a fixed order; a missing folder has none.
 
+    Hidden files and those in __MACOSX/, which macOS adds to archives, are left out.
     Links to folders are followed, and each real folder is visited once: links may form a circle.
     """
     seen = set()
@@ -56,7 +57,7 @@ def files_in(folder: Path, recursive: bool = False) -> Iterator[Path]:
         yield from (here / file for file in sorted(files) if file[0] != "." and (here / file).is_file())
         if not recursive:
             return
-        folders[:] = sorted(inner for inner in folders if inner[0] != ".")
+        folders[:] = sorted(inner for inner in folders if inner[0] != "." and inner != "__MACOSX")
 
 
 def photos_in(folder: Path, recursive: bool = False) -> list[Path]:

@@ -86,7 +86,8 @@ def _contents(root: Path) -> str:
 def _count_by_suffix(folder: Path, recursive: bool = True) -> str:
     """Return the numbers of files in a folder, such as "12 .jpg, 12 .csv"."""
     counts = Counter(file.suffix.lower() or "without suffix" for file in files_in(folder, recursive))
-    return ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(MAX_LISTED))
+    ordered = sorted(counts.items(), key=lambda each: (-each[1], each[0]))
+    return ", ".join(f"{count} {suffix}" for suffix, count in ordered[:MAX_LISTED])
 
 
 def find_dataset(root: Path, depth: int = MAX_DEPTH) -> Path | None:
