@@ -27,6 +27,7 @@ Parsed = TypeVar("Parsed")
 ANNOTATION_FOLDERS = ("annotations", "annotation", "xmls", "xml", "jsons", "json", "labels", "label", "annots", "ann")
 IMAGE_FOLDERS = ("images", "image", "jpegimages", "imgs", "img", "photos", "pictures", "frames")
 YOLO_FOLDERS = ("labels", "label")  # they are YOLO's where they hold as many .txt files
+MAX_LISTINGS = 1000  # files of a folder that are opened to find those that list many images
 MAX_LOOKED_AT = 20  # files of a folder that are opened to tell whether they are annotations
 
 
@@ -112,6 +113,44 @@ def dataset_photos(folder: Path) -> list[Path]:
     """Return the images of a dataset: in images/ or the like, else in `folder`, else in any folder below it."""
     named = [photo for inner in _named(folder, IMAGE_FOLDERS) for photo in photos_in(inner, recursive=True)]
     return named or photos_in(folder) or photos_in(folder, recursive=True)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One annotation file for many images."""
+
+    file: Path
+    folder: Path  # the images are in it, at any depth
+    split: str | None
+
+
+def find_listings(root: Path, kind: FileKind) -> list[Listing]:
+    """Return the files of a format with one file for many images; empty for other datasets.
+
+    They are in `root`, or in its folder of annotations; else in the folders with the name of a split. `root` may be
+    such a file.
+    """
+    if root.is_file():
+        return [Listing(root, root.parent if photos_in(root.parent, True) else root.parent.parent, None)]
+    if found := _listings_in(root, _named(root, ANNOTATION_FOLDERS), kind, None):
+        return found
+    folders = [p for p in sorted(root.iterdir()) if p.is_dir() and p.name[0] != "."]
+    splits = ((p, split_of_folders([p.name])) for p in folders)
+    return [each for p, split in splits if split is not None for each in _listings_in(p, [], kind, split)]
+
+
+def _listings_in(folder: Path, inner: Sequence[Path], kind: FileKind, split: str | None) -> list[Listing]:
+    """Return the files of a format in a folder, and in some folders in it."""
+    files = (file for place in (folder, *inner) for file in islice(kind.files(place), MAX_LISTINGS))
+    return [Listing(file, folder, split) for file in files if kind.is_one(file)]
+
+
+def note_unlisted_photos(listed: set[Path], collector: Collector, what: str) -> None:
+    """Add a problem for each image that is next to listed ones, and is not listed in `what`."""
+    for folder in sorted({photo.parent for photo in listed}):
+        for photo in photos_in(folder):
+            if photo not in listed:
+                collector.add_problem(photo, f"not listed in {what}; not used", "unmatched")
 
 
 def _named(folder: Path, names: Sequence[str]) -> list[Path]:
@@ -214,6 +253,7 @@ def read_parts(
 
 def parse_or_report(file: Path, collector: Collector, parse: Callable[[Path], Parsed]) -> Parsed | None:
     """Return what `parse` makes of a file, or None after a problem with the whole file."""
+    kind = file.suffix.upper().removeprefix(".")  # such as JSON
     try:
         return parse(file)
     except OSError as error:
@@ -223,7 +263,7 @@ def parse_or_report(file: Path, collector: Collector, parse: Callable[[Path], Pa
     except XmlError as error:
         what = f"{error}; not used, export it again"
     except (ValueError, RecursionError) as error:
-        what = f"malformed JSON ({error}); not used, export it again"
+        what = f"malformed {kind} ({error}); not used, export it again"
     collector.add_problem(file, what)
     return None
 

@@ -10,8 +10,9 @@ from common.annotations.coco import coco_files, read_coco
 from common.annotations.options import DEFAULT_READING, ReadingArgs
 from common.annotations.photos import files_in
 from common.annotations.text import xml_root_tag
-from common.annotations.tools.cvat import cvat_files, read_cvat
+from common.annotations.tools.cvat import is_cvat_folder, read_cvat
 from common.annotations.tools.labelme import is_labelme_file, is_labelme_folder, read_labelme
+from common.annotations.tools.via import is_via_file, is_via_folder, read_via
 from common.annotations.types import Annotations
 from common.annotations.voc import is_voc_folder, read_voc
 from common.annotations.yolo import is_yolo_folder, read_yolo, yolo_config
@@ -22,19 +23,24 @@ Reader = Callable[[Path, ReadingArgs], Annotations]
 # (name, whether a folder has this format, its reader). The first format found is read.
 FOLDER_READERS: tuple[tuple[str, Callable[[Path], bool], Reader], ...] = (
     ("YOLO", lambda folder: yolo_config(folder) is not None, read_yolo),
-    ("CVAT", lambda folder: bool(cvat_files(folder)), read_cvat),
+    ("CVAT", is_cvat_folder, read_cvat),
     ("Pascal VOC", is_voc_folder, read_voc),
     ("LabelMe", is_labelme_folder, read_labelme),
+    ("VIA", is_via_folder, read_via),
     ("COCO", lambda folder: bool(coco_files(folder)), read_coco),
     ("YOLO", is_yolo_folder, read_yolo),
 )
-FILE_READERS: dict[str, Reader] = {".json": read_coco, ".yaml": read_yolo, ".yml": read_yolo, ".xml": read_cvat}
+FILE_READERS: dict[str, Reader] = {
+    **{".json": lambda file, options: (read_via if is_via_file(file) else read_coco)(file, options)},
+    **{".yaml": read_yolo, ".yml": read_yolo, ".xml": read_cvat, ".csv": read_via},
+}
 LAYOUTS = (
     "Pascal VOC (images/ with annotations/*.xml, or *.xml next to the images)",
     "COCO (a .json file, _annotations.coco.json, annotations/*.json with images/)",
     "YOLO (data.yaml, or images/ with labels/)",
     "LabelMe (*.json next to the images, or in annotations/)",
     "CVAT for images (annotations.xml with images/)",
+    "VIA (a project, or its annotations as .json or .csv, with the images)",
 )
 MAX_LISTED = 5  # folders and suffixes in a message
 MAX_DEPTH = 3  # folders with nothing but one folder, as archives make them

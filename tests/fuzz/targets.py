@@ -61,15 +61,7 @@ def image(data: bytes) -> None:
 def _dataset(kind: str) -> Path:
     """Return a dataset folder with one picture, in the layout of the annotation format."""
     root = Path(_STACK.enter_context(tempfile.TemporaryDirectory()))
-    folders = {
-        "voc": "images",
-        "coco": ".",
-        "yolo": "train/images",
-        "yaml": "train/images",
-        "labelme": ".",
-        "cvat": ".",
-    }
-    folder = folders[kind]
+    folder = {"voc": "images", "yolo": "train/images", "yaml": "train/images"}.get(kind, ".")
     (root / folder).mkdir(parents=True, exist_ok=True)
     (root / folder / "p.png").write_bytes(encode_picture())
     if kind == "voc":
@@ -118,6 +110,14 @@ def cvat(data: bytes) -> None:
     """CVAT XML, next to a file that is one for certain."""
     (_dataset("cvat") / "q.xml").write_bytes(SEEDS["cvat"][0])
     _check_annotations("cvat", "annotations.xml", data)
+
+
+def via(data: bytes) -> None:
+    """VIA as JSON, or as CSV where the data do not begin with a brace."""
+    root = _dataset("via")
+    for file in root.glob("via.*"):
+        file.unlink()
+    _check_annotations("via", "via.json" if data.lstrip().startswith(b"{") else "via.csv", data)
 
 
 def yolo(data: bytes) -> None:
@@ -225,11 +225,31 @@ _COCO = {
     "categories": [{"id": 1, "name": "with_mask"}],
     "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [3, 4, 17, 21]}],
 }
+_VIA = {
+    "p.png-1": {
+        "filename": "p.png",
+        "regions": [
+            {
+                "shape_attributes": {"name": "rect", "x": 3, "y": 4, "width": 9, "height": 8},
+                "region_attributes": {"class": "with_mask"},
+            },
+            {
+                "shape_attributes": {"name": "polygon", "all_points_x": [1, 9, 5], "all_points_y": [1, 2, 8]},
+                "region_attributes": {"class": {"with_mask": True}},
+            },
+            {"shape_attributes": {"name": "ellipse", "cx": 20, "cy": 15, "rx": 3, "ry": 4, "theta": 0.3}},
+        ],
+    }
+}
+_VIA_CSV = b"""filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes
+p.png,1,{},1,0,"{""name"":""rect"",""x"":3,""y"":4,""width"":9,""height"":8}","{""class"":""with_mask""}"
+"""
 SEEDS: dict[str, list[bytes]] = {
     "image": [encode_picture(kind) for kind in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM")],
     "voc": [_VOC, _ROTATED],
     "labelme": [json.dumps(_LABELME).encode()],
     "cvat": [_CVAT],
+    "via": [json.dumps(_VIA).encode(), _VIA_CSV],
     "coco": [json.dumps(_COCO).encode()],
     "yolo": [b"0 0.5 0.5 0.2 0.3\n1 0.25 0.25 0.1 0.1\n"],
     "yaml": [
@@ -245,6 +265,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "voc": voc,
     "labelme": labelme,
     "cvat": cvat,
+    "via": via,
     "coco": coco,
     "yolo": yolo,
     "yaml": yaml,

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.annotations.collect import Collector, RawFace, parse_number, parse_size
-from common.annotations.layouts import ANNOTATION_FOLDERS, RawImage, add_image, dataset_photos, parse_or_report
+from common.annotations.layouts import (
+    FileKind,
+    RawImage,
+    add_image,
+    dataset_photos,
+    find_listings,
+    note_unlisted_photos,
+    parse_or_report,
+)
 from common.annotations.options import DEFAULT_READING, ReadingArgs
-from common.annotations.photos import AmbiguousNameError, PhotoIndex, files_in, photos_in, split_of_folders
+from common.annotations.photos import AmbiguousNameError, PhotoIndex, split_of_folders
 from common.annotations.text import read_xml, xml_root_tag
 from common.annotations.tools.shapes import NO_BOX, Box, ellipse_hull, hull, rotated_box_hull
 from common.annotations.types import Annotations
@@ -24,7 +32,6 @@ BOX_EDGES = ("xtl", "ytl", "xbr", "ybr")
 CUBOID_CORNERS = [(f"x{corner}{side}", f"y{corner}{side}") for corner in ("tl", "bl", "tr", "br") for side in "12"]
 SHAPES_WITHOUT_BOX = ("points", "polyline", "skeleton")
 SHAPES = ("box", "polygon", "ellipse", "mask", "cuboid", *SHAPES_WITHOUT_BOX)
-CvatFile = tuple[Path, Path, str | None]  # the XML file, the folder below which its images are, and its split
 
 
 def is_cvat_file(file: Path) -> bool:
@@ -32,24 +39,12 @@ def is_cvat_file(file: Path) -> bool:
     return xml_root_tag(file) == "annotations"
 
 
-def cvat_files(root: Path) -> list[CvatFile]:
-    """Return the CVAT files of a dataset; empty for other datasets.
-
-    They are in `root`, or in its folder of annotations; else in the folders with the name of a split.
-    """
-    if root.is_file():
-        base = root.parent if photos_in(root.parent, recursive=True) else root.parent.parent
-        return [(root, base, None)]
-    folders = [p for p in sorted(root.iterdir()) if p.is_dir() and p.name[0] != "."]
-    if found := _files_of(root, [p for p in folders if p.name.lower() in ANNOTATION_FOLDERS], None):
-        return found
-    return [each for p in folders if (split := split_of_folders([p.name])) for each in _files_of(p, [], split)]
+XML = FileKind(".xml", is_cvat_file)
 
 
-def _files_of(base: Path, inner: Sequence[Path], split: str | None) -> list[CvatFile]:
-    """Return the CVAT files in a folder and in some folders in it."""
-    files = (file for folder in (base, *inner) for file in files_in(folder) if file.suffix.lower() == ".xml")
-    return [(file, base, split) for file in files if is_cvat_file(file)]
+def is_cvat_folder(folder: Path) -> bool:
+    """Return whether a folder is a dataset of CVAT's own XML."""
+    return bool(find_listings(folder, XML))
 
 
 def read_cvat(root: Path | str, options: ReadingArgs = DEFAULT_READING) -> Annotations:
@@ -61,19 +56,20 @@ def read_cvat(root: Path | str, options: ReadingArgs = DEFAULT_READING) -> Annot
     the split. Raises UserError when there is no CVAT file or no usable image.
     """
     root = Path(root)
-    files = cvat_files(root) if root.exists() else []
-    if not files:
+    listings = find_listings(root, XML) if root.exists() else []
+    if not listings:
         raise UserError(f"{root}: no CVAT dataset (annotations.xml of `CVAT for images 1.1`, with images/)")
     collector = Collector(root, options.rename)
-    indexes = {base: PhotoIndex(dataset_photos(base), base) for _, base, _ in files}
+    indexes = {each.folder: PhotoIndex(dataset_photos(each.folder), each.folder) for each in listings}
     listed: set[Path] = set()
     counts = {"images": 0, "empty": 0, "tagged": 0}
-    for file, base, split in files:
+    for listing in listings:
+        file = listing.file
         for node in _image_nodes(file, collector):
             image = _parse_image(node)
-            own_split = split_of_folders([node.get("subset", "")]) or split
+            own_split = split_of_folders([node.get("subset", "")]) or listing.split
             try:
-                photo = _find_photo(indexes[base], node, file, own_split)
+                photo = _find_photo(indexes[listing.folder], node, file, own_split)
             except AmbiguousNameError as error:
                 collector.add_problem(file, f"{error}; not used", objects=image.objects)
                 continue
@@ -86,12 +82,9 @@ def read_cvat(root: Path | str, options: ReadingArgs = DEFAULT_READING) -> Annot
             counts["images"] += 1
             counts["empty"] += not image.objects and not tagged
             counts["tagged"] += tagged
-            split_of_photo = own_split or split_of_folders(photo.relative_to(base).parts[:-1])
-            add_image(collector, photo, file, image, split_of_photo, complete=not tagged)
-    for folder in sorted({photo.parent for photo in listed}):
-        for photo in photos_in(folder):
-            if photo not in listed:
-                collector.add_problem(photo, "not listed in the CVAT file; not used", "unmatched")
+            split = own_split or split_of_folders(photo.relative_to(listing.folder).parts[:-1])
+            add_image(collector, photo, file, image, split, complete=not tagged)
+    note_unlisted_photos(listed, collector, "the CVAT file")
     if counts["empty"]:
         collector.add_note(f"{counts['empty']} of {counts['images']} images in the CVAT file have no shape: face-free")
     if counts["tagged"]:
