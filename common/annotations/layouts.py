@@ -27,7 +27,6 @@ Parsed = TypeVar("Parsed")
 ANNOTATION_FOLDERS = ("annotations", "annotation", "xmls", "xml", "jsons", "json", "labels", "label", "annots", "ann")
 IMAGE_FOLDERS = ("images", "image", "jpegimages", "imgs", "img", "photos", "pictures", "frames")
 YOLO_FOLDERS = ("labels", "label")  # they are YOLO's where they hold as many .txt files
-MAX_LISTINGS = 1000  # files of a folder that are opened to find those that list many images
 MAX_LOOKED_AT = 20  # files of a folder that are opened to tell whether they are annotations
 
 
@@ -141,7 +140,7 @@ def find_listings(root: Path, kind: FileKind) -> list[Listing]:
 
 def _listings_in(folder: Path, inner: Sequence[Path], kind: FileKind, split: str | None) -> list[Listing]:
     """Return the files of a format in a folder, and in some folders in it."""
-    files = (file for place in (folder, *inner) for file in islice(kind.files(place), MAX_LISTINGS))
+    files = (file for place in (folder, *inner) if kind.is_in(place) for file in kind.files(place))
     return [Listing(file, folder, split) for file in files if kind.is_one(file)]
 
 
@@ -161,11 +160,12 @@ def _named(folder: Path, names: Sequence[str]) -> list[Path]:
 
 def _holds(folder: Path, kind: FileKind) -> bool:
     """Return whether a folder of annotations holds files of the format, and is not YOLO's labels/."""
-    if folder.name.lower() in YOLO_FOLDERS:
-        rows = sum(file.suffix.lower() == ".txt" and file.name != "classes.txt" for file in files_in(folder, True))
-        if rows and rows >= sum(1 for _ in kind.files(folder, recursive=True)):
-            return False
-    return kind.is_in(folder, recursive=True)
+    if not kind.is_in(folder, recursive=True):
+        return False
+    if folder.name.lower() not in YOLO_FOLDERS:
+        return True
+    rows = sum(file.suffix.lower() == ".txt" and file.name != "classes.txt" for file in files_in(folder, True))
+    return rows < sum(1 for _ in kind.files(folder, recursive=True))
 
 
 def note_unread_files(root: Path, kind: FileKind, parts: Sequence[Part], collector: Collector) -> None:
