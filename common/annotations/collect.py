@@ -150,7 +150,7 @@ class Collector:
         if photo in self._images:
             what = f"{photo.name} is annotated twice; the first annotation was used, remove the other"
             self.add_problem(annotation, what, objects=len(faces))
-            if faces:
+            if faces or not complete:
                 self._images[photo] = replace(self._images[photo], complete=False)
             return
         size = header.upright

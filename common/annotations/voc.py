@@ -105,8 +105,14 @@ def _parse_file(file: Path, collector: Collector) -> RawImage | None:
         collector.add_problem(file, f"is not a Pascal VOC file (its root is <{tree.tag}>); not used, export it again")
         return None
     size = parse_size(tree.findtext("size/width"), tree.findtext("size/height"))
-    faces = [face for number, node in enumerate(tree.iter("object"), start=1) for face in _faces_of(number, node)]
+    objects = [(number, node) for number, node in enumerate(tree.iter("object"), start=1) if not _is_deleted(node)]
+    faces = [face for number, node in objects for face in _faces_of(number, node)]
     return RawImage((tree.findtext("filename") or "").strip(), size, faces)
+
+
+def _is_deleted(node: Element) -> bool:
+    """Return whether an <object> was deleted in LabelMe's web tool, which keeps such objects in the file."""
+    return (node.findtext("deleted") or "").strip() == "1"
 
 
 def _faces_of(number: int, node: Element) -> Iterable[RawFace]:

@@ -164,6 +164,14 @@ def test_one_file_is_not_a_dataset(tmp_path: Path) -> None:
         read_labelme(tmp_path / "empty")
 
 
+def test_a_second_file_of_a_photo_is_refused_and_leaves_it_incomplete(tmp_path: Path) -> None:
+    save_photo(tmp_path / "a.png")
+    save_json(tmp_path / "a.json", [shape([[10, 20], [30, 50]])])
+    save_json(tmp_path / "copy.json", [shape([[1, 2]], "point")], "a.png")
+    read = read_dataset(tmp_path)
+    assert (read.face_count, read.refused_count, read.incomplete) == (1, 1, ("a",))
+
+
 def test_a_coco_file_in_annotations_is_not_taken_for_labelme(tmp_path: Path) -> None:
     save_photo(tmp_path / "images/a.png")
     (tmp_path / "annotations").mkdir()

@@ -156,6 +156,12 @@ def test_each_box_of_an_object_is_a_face(tmp_path: Path) -> None:
     assert read_dataset(tmp_path).images[0].boxes[:, 0].tolist() == [10, 39]
 
 
+def test_deleted_objects_are_not_faces(tmp_path: Path) -> None:
+    page = OBJECT.format("gone").replace("</name>", "</name><deleted>1</deleted>") + OBJECT.format("zebra")
+    write_raw(tmp_path, f"<annotation>{page}</annotation>".encode())
+    assert labels(tmp_path) == ["zebra"] and not read_dataset(tmp_path).problems
+
+
 TURNED_BOX = ("with_mask", 11, 21, 30, 50)
 
 
