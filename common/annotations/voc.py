@@ -173,10 +173,8 @@ def _listed_splits(root: Path, parts: Iterable[Part], collector: Collector) -> d
             continue
         missing = []
         for line in filter(None, map(str.strip, lines)):
-            name = re.sub(r"\s+-?[01]$", "", line).strip('"')
-            name = name if Path(name).suffix.lower() in IMAGE_SUFFIXES else f"{name}.jpg"
-            try:
-                photo = index.find(name)
+            try:  # VOC's lists for a class have 1, 0 or -1 after the name
+                photo = _listed_photo(index, line) or _listed_photo(index, re.sub(r"\s+-?[01]$", "", line))
             except AmbiguousNameError as error:
                 collector.add_problem(file, f"{error}; the split was not used")
                 continue
@@ -189,3 +187,9 @@ def _listed_splits(root: Path, parts: Iterable[Part], collector: Collector) -> d
             what = f"{len(missing)} names have no image, such as {missing[0]!r}; not used"
             collector.add_problem(file, what, "unmatched")
     return splits
+
+
+def _listed_photo(index: PhotoIndex, text: str) -> Path | None:
+    """Return the image of a name in a list, which has no suffix, or one of an image."""
+    name = text.strip('"')
+    return index.find(name if Path(name).suffix.lower() in IMAGE_SUFFIXES else f"{name}.jpg")

@@ -86,17 +86,28 @@ def test_folders_give_the_splits(tmp_path: Path, layout: str, names: tuple[str, 
 
 
 def test_lists_in_image_sets_give_the_splits(tmp_path: Path) -> None:
-    write(tmp_path, *((f"JPEGImages/{n}.jpg", f"Annotations/{n}.xml") for n in ("a", "b", "c", "day 1/d", "e.x", "e")))
+    write(
+        tmp_path,
+        *((f"JPEGImages/{n}.jpg", f"Annotations/{n}.xml") for n in ("a", "b", "c", "day 1/d", "e.x", "e", "f 1")),
+    )
     sets = tmp_path / "ImageSets/Main"
     sets.mkdir(parents=True)
-    (sets / "train.txt").write_text("a\ne.x\n")
+    (sets / "train.txt").write_text("a\ne.x\n\n")
     (sets / "val.txt").write_text("b  1\na\ngone -1\n")
-    (sets / "test.txt").write_text('c\n"day 1/d"\n')
+    (sets / "test.txt").write_text('c\r\n"day 1/d"\r\nJPEGImages/f 1.jpg\r\n')
     (sets / "with_mask_train.txt").write_text("c 1\n")
     (sets / "trainval.txt").write_text("a\nb\nc\n")
     read = read_dataset(tmp_path)
     assert {image.path.name: image.split for image in read.images} == {
-        **{"a.jpg": "train", "b.jpg": "val", "c.jpg": "test", "d.jpg": "test", "e.x.jpg": "train", "e.jpg": None}
+        **{
+            "a.jpg": "train",
+            "b.jpg": "val",
+            "c.jpg": "test",
+            "d.jpg": "test",
+            "e.x.jpg": "train",
+            "e.jpg": None,
+            "f 1.jpg": "test",
+        }
     }
     assert [problem.reason for problem in read.problems] == [
         "a.jpg is also in the list of train; kept in train",
