@@ -160,18 +160,21 @@ def _parse_csv(text: str) -> list[_ViaImage]:
     """Return the images of annotations exported as CSV: one row per region, or one for an image without any."""
     images: dict[str, _ViaImage] = {}
     try:
-        rows = list(csv.DictReader(io.StringIO(text)))
+        reader = csv.DictReader(io.StringIO(text))
+        rows, fields = list(reader), reader.fieldnames or ()
     except csv.Error as error:
         raise ValueError(str(error)) from error
+    if not all(field in fields for field in _CSV_FIELDS):
+        raise ValueError(f"it is not of VIA: it lacks {' and '.join(_CSV_FIELDS)}")
     for row in rows:
         name = row.get("filename") or row.get("#filename")
-        if not name or not all(field in row for field in _CSV_FIELDS):
-            raise ValueError("a row lacks filename, region_shape_attributes or region_attributes")
+        if not name:
+            raise ValueError("a row lacks its filename")
         image = images.setdefault(name, _ViaImage(name, []))
         shape, attributes = (_loads(row[field]) for field in _CSV_FIELDS)
         if shape != {}:  # an image without a region
-            fields = {"shape_attributes": shape, "region_attributes": attributes}
-            image.regions.append(_region(name, len(image.regions) + 1, fields))
+            region = {"shape_attributes": shape, "region_attributes": attributes}
+            image.regions.append(_region(name, len(image.regions) + 1, region))
     return list(images.values())
 
 

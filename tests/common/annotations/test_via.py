@@ -147,6 +147,12 @@ def test_regions_of_via_1_and_split_folders(tmp_path: Path) -> None:
     ]
 
 
+def test_a_csv_of_something_else(tmp_path: Path) -> None:
+    (tmp_path / "splits.csv").write_text("image_id,split\n")
+    with pytest.raises(UserError, match=r"splits\.csv: malformed CSV \(it is not of VIA: it lacks region_shape_attr"):
+        read_dataset(tmp_path / "splits.csv")
+
+
 def test_a_project_and_its_export_are_read_once(tmp_path: Path) -> None:
     for name in "ab":
         save_photo(tmp_path / f"{name}.png")
