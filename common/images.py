@@ -24,7 +24,7 @@ Shrink = Callable[[tuple[int, int]], float]
 MAX_PIXELS = 89_478_485
 # Photo formats only: other formats of Pillow run programs (EPS) or hold no photo.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "JPEG2000", "PPM", "QOI")
-_TRANSPOSED = (5, 6, 7, 8)  # the EXIF orientations that swap width and height
+TRANSPOSED = (5, 6, 7, 8)  # the EXIF orientations that swap width and height
 _STRIP_ROWS = 256  # rows converted at a time: Pillow's conversion would hold the whole picture three times
 
 
@@ -108,7 +108,7 @@ def decode_photo(file: BinaryIO, name: str | Path, shrink: Shrink | None = None,
         image.load()
         orientation = orientation_of(image)
         pixels = _autorotate(to_rgb(image), orientation)
-        return Photo(pixels, (height, width) if orientation in _TRANSPOSED else (width, height))
+        return Photo(pixels, (height, width) if orientation in TRANSPOSED else (width, height))
 
 
 @contextmanager
@@ -212,7 +212,7 @@ def upright_pixels(image: Image.Image) -> Pixels:
 
 def _autorotate(pixels: Pixels, orientation: int) -> Pixels:
     """Return the pixels upright, rotated and mirrored by their EXIF orientation."""
-    if orientation in _TRANSPOSED:
+    if orientation in TRANSPOSED:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]

@@ -24,6 +24,7 @@ PAGES = (
     "CONTRIBUTING.md",
     "MODEL_CARD.md",
     "docs/course.md",
+    "docs/datasets.md",
     "docs/scale.md",
     "docs/serving.md",
     "docs/tour.md",

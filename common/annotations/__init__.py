@@ -1,4 +1,4 @@
-"""Read annotated faces from Pascal VOC, COCO and YOLO datasets into one type."""
+"""Read annotated faces from datasets of six formats (docs/datasets.md) into one type."""
 
 from common.annotations.loading import count_line, load_dataset, require_faces
 from common.annotations.options import ReadingArgs

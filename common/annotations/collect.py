@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from common.annotations.class_names import check_renames, class_hints, clean_name, parse_renames
-from common.annotations.photos import header_size
+from common.annotations.photos import HeaderSize, header_size
 from common.annotations.types import AnnotatedImage, Annotations, Problem, ProblemKind, ordered_classes
 from common.boxes import as_boxes, clip
 from common.errors import MediaError, UserError
@@ -45,6 +45,21 @@ def parse_size(width: Any, height: Any) -> Size | None:
     """Return an annotated image size, or None where a side is missing or not a size."""
     sides = (parse_number(width), parse_number(height))
     return (int(sides[0]), int(sides[1])) if all(1 <= side < 1e9 for side in sides) else None
+
+
+def _same_shape(a: Size, b: Size) -> bool:
+    """Return whether two sizes have the same ratio of width to height: one may be a resized copy of the other."""
+    return abs(a[0] * b[1] / (a[1] * b[0]) - 1) <= MAX_ASPECT_DIFFERENCE
+
+
+def _is_turn_unsure(annotated: Size | None, header: HeaderSize) -> bool:
+    """Return whether the boxes of a photo with an EXIF turn may be of the unturned picture, as far as sizes tell."""
+    if header.orientation not in range(2, 9):
+        return False
+    if annotated is None or header.stored == header.upright:  # also turned by 180 degrees, or mirrored
+        return True
+    fits = _same_shape(header.upright, annotated) and not _same_shape(header.stored, annotated)
+    return annotated != header.upright and not fits
 
 
 @dataclass(frozen=True)
@@ -82,6 +97,7 @@ class Collector:
         self._clipped_in: set[Path] = set()
         self._unlabelled: set[Path] = set()
         self._clipped = 0
+        self._unsure_turns = 0  # photos turned by EXIF; the sizes do not tell whether the boxes are of the turned one
 
     def add_problem(self, file: Path, what: str, kind: ProblemKind = "refused", objects: int = 0) -> None:
         """Record a problem of a file, by which `objects` annotated faces were lost."""
@@ -93,6 +109,11 @@ class Collector:
 
     def photo_sizes(self, photo: Path, objects: int = 0) -> tuple[Size, Size] | None:
         """Return the (stored, upright) sizes of an image, or None after a problem, by which `objects` were lost."""
+        header = self._read_header(photo, objects)
+        return None if header is None else (header.stored, header.upright)
+
+    def _read_header(self, photo: Path, objects: int) -> HeaderSize | None:
+        """Return the sizes and the orientation of an image, or None after a problem."""
         try:
             return header_size(photo)
         except MediaError as error:
@@ -124,19 +145,21 @@ class Collector:
             split: "train", "val" or "test" where the dataset says so.
             complete: False when the reader has refused a face of the image.
         """
-        sizes = self.photo_sizes(photo, len(faces))
-        if sizes is None:
+        header = self._read_header(photo, len(faces))
+        if header is None:
             return
         if photo in self._images:
             what = f"{photo.name} is annotated twice; the first annotation was used, remove the other"
             self.add_problem(annotation, what, objects=len(faces))
-            if faces:
+            if faces or not complete:
                 self._images[photo] = replace(self._images[photo], complete=False)
             return
-        stored, size = sizes
-        scale = self._fit_size(annotation, faces, annotated_size or size, stored, size)
+        size = header.upright
+        scale = self._fit_size(annotation, faces, annotated_size or size, header)
         if scale is None:
             return
+        if faces and _is_turn_unsure(annotated_size, header):
+            self._unsure_turns += 1
         kept: dict[bytes, tuple[np.ndarray, RawFace]] = {}  # box and first face, by the box's bytes
         clipped_before = self._clipped
         for face in faces:
@@ -156,19 +179,21 @@ class Collector:
         self._images[photo] = _CollectedPhoto(size, boxes, labels, split, complete)
 
     def _fit_size(
-        self, annotation: Path, faces: Sequence[RawFace], annotated: Size, stored: Size, size: Size
+        self, annotation: Path, faces: Sequence[RawFace], annotated: Size, header: HeaderSize
     ) -> tuple[float, float] | None:
         """Return the (x, y) scale of boxes annotated for another size, or None if the image is refused."""
+        stored, size = header.stored, header.upright
         if annotated == size:
             return (1.0, 1.0)
         differ = f"is for a {annotated[0]}x{annotated[1]} image, but the image is {size[0]}x{size[1]}"
-        if annotated == stored:  # the boxes are of the unturned picture
+        if annotated == stored or (_same_shape(stored, annotated) and not _same_shape(size, annotated)):
+            # The boxes are of the unturned picture.
             fix = "rotate the image and annotate it again"
             what = f"{differ} after its EXIF rotation; not used, {fix}"
             self.add_problem(annotation, what, objects=len(faces))
             return None
         scale = (size[0] / annotated[0], size[1] / annotated[1])
-        if abs(scale[0] / scale[1] - 1) <= MAX_ASPECT_DIFFERENCE:  # the image was resized later
+        if _same_shape(size, annotated):  # the image was resized later
             self.add_problem(annotation, f"{differ}; boxes were scaled", "changed")
             return scale
         # Annotation tools end boxes up to one pixel past the edge.
@@ -225,11 +250,18 @@ class Collector:
             classes,
             tuple(self._problems),
             self._clipped,
-            notes=(*self._notes, *class_hints(self._renames.get(label, label) for label in found)),
+            notes=(*self._notes, *self._turn_notes(), *class_hints(self._renames.get(label, label) for label in found)),
             unlabelled=tuple(image.image_id for image in images if image.path in self._unlabelled),
             format_name=format_name,
             clipped_in=tuple(image.image_id for image in images if image.path in self._clipped_in),
         )
+
+    def _turn_notes(self) -> list[str]:
+        """Return the note on photos whose boxes may be of the picture before its EXIF turn, if there are any."""
+        if not self._unsure_turns:
+            return []
+        what = f"{self._unsure_turns} photos are turned by EXIF, and sizes do not tell whether their boxes are, too"
+        return [f"{what}: taken as of the upright picture; check them with `python -m pipeline.check`"]
 
     def _unusable(self, what: str, otherwise: str) -> DatasetError:
         """Return the error of a dataset without an image or face: with the number of problems and the first one."""

@@ -7,9 +7,10 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from common.errors import MediaError
-from common.images import open_image_file, open_undecoded, orientation_of
+from common.images import TRANSPOSED, open_image_file, open_undecoded, orientation_of
 from common.paths import IMAGE_SUFFIXES
 
 # Folder names that mean a split; Roboflow uses "valid".
@@ -44,8 +45,9 @@ def split_of_folders(folders: Sequence[str]) -> str | None:
 
 
 def files_in(folder: Path, recursive: bool = False) -> Iterator[Path]:
-    """Yield the files of a folder, without hidden ones, in a fixed order; a missing folder has none.
+    """Yield the files of a folder in a fixed order; a missing folder has none.
 
+    Hidden files and those in __MACOSX/, which macOS adds to archives, are left out.
     Links to folders are followed, and each real folder is visited once: links may form a circle.
     """
     seen = set()
@@ -59,7 +61,7 @@ def files_in(folder: Path, recursive: bool = False) -> Iterator[Path]:
         yield from (here / file for file in sorted(files) if file[0] != "." and (here / file).is_file())
         if not recursive:
             return
-        folders[:] = sorted(inner for inner in folders if inner[0] != ".")
+        folders[:] = sorted(inner for inner in folders if inner[0] != "." and inner != "__MACOSX")
 
 
 def photos_in(folder: Path, recursive: bool = False) -> list[Path]:
@@ -175,16 +177,25 @@ def _equal_end(a: tuple[str, ...], b: tuple[str, ...]) -> int:
     return _equal_start(a[::-1], b[::-1])
 
 
-def header_size(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return (width, height) as stored, and upright: they differ when the EXIF tag turns the photo by 90 degrees.
+class HeaderSize(NamedTuple):
+    """What the header of an image file says; the sizes differ when the EXIF tag turns the photo by 90 degrees."""
+
+    stored: tuple[int, int]  # (width, height)
+    upright: tuple[int, int]
+    orientation: int  # the EXIF tag, 1 to 8; 1: stored upright
+
+
+def header_size(path: Path) -> HeaderSize:
+    """Return the sizes and the EXIF orientation of an image file.
 
     Raises MediaError as `read_image` does, without a check of the pixels.
     """
     with open_image_file(path) as file, open_undecoded(file, path) as image:
-        stored = image.size
-        # Pillow gives TIFF sizes upright, and would decode a PNG to find a late tag.
-        tagged = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
-        turned = tagged and orientation_of(image) in (5, 6, 7, 8)
-    if min(stored) < 1:
-        raise MediaError(path, f"has the size {stored[0]}x{stored[1]}; copy or download it again")
-    return stored, (stored[1], stored[0]) if turned else stored
+        size = image.size
+        # Pillow would decode a PNG to find a late tag.
+        orientation = orientation_of(image) if image.format != "PNG" or "exif" in image.info else 1
+        upright_tiff = image.format == "TIFF"  # Pillow gives TIFF sizes upright
+    if min(size) < 1:
+        raise MediaError(path, f"has the size {size[0]}x{size[1]}; copy or download it again")
+    turned = size[::-1] if orientation in TRANSPOSED else size
+    return HeaderSize(turned, size, orientation) if upright_tiff else HeaderSize(size, turned, orientation)

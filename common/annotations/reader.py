@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 from common.annotations.coco import coco_files, read_coco
 from common.annotations.options import DEFAULT_READING, ReadingArgs
+from common.annotations.photos import files_in
+from common.annotations.text import xml_root_tag
+from common.annotations.tools.cvat import is_cvat_folder, read_cvat
+from common.annotations.tools.labelme import is_labelme_file, is_labelme_folder, read_labelme
+from common.annotations.tools.via import is_via_file, is_via_folder, read_via
 from common.annotations.types import Annotations
-from common.annotations.voc import read_voc, voc_folders
+from common.annotations.voc import is_voc_folder, read_voc
 from common.annotations.yolo import is_yolo_folder, read_yolo, yolo_config
+from common.display import display_name
 from common.errors import UserError
 
 Reader = Callable[[Path, ReadingArgs], Annotations]
 # (name, whether a folder has this format, its reader). The first format found is read.
 FOLDER_READERS: tuple[tuple[str, Callable[[Path], bool], Reader], ...] = (
     ("YOLO", lambda folder: yolo_config(folder) is not None, read_yolo),
-    ("Pascal VOC", lambda folder: bool(voc_folders(folder)), read_voc),
+    ("CVAT", is_cvat_folder, read_cvat),
+    ("Pascal VOC", is_voc_folder, read_voc),
+    ("LabelMe", is_labelme_folder, read_labelme),
+    ("VIA", is_via_folder, read_via),
     ("COCO", lambda folder: bool(coco_files(folder)), read_coco),
     ("YOLO", is_yolo_folder, read_yolo),
 )
-FILE_READERS: dict[str, Reader] = {".json": read_coco, ".yaml": read_yolo, ".yml": read_yolo}
+FILE_READERS: dict[str, Reader] = {
+    **{".json": lambda file, options: (read_via if is_via_file(file) else read_coco)(file, options)},
+    **{".yaml": read_yolo, ".yml": read_yolo, ".xml": read_cvat, ".csv": read_via},
+}
+LAYOUTS = (
+    "Pascal VOC (images/ with annotations/*.xml, or *.xml next to the images)",
+    "COCO (a .json file, _annotations.coco.json, annotations/*.json with images/)",
+    "YOLO (data.yaml, or images/ with labels/)",
+    "LabelMe (*.json next to the images, or in annotations/)",
+    "CVAT for images (annotations.xml with images/)",
+    "VIA (a project, or its annotations as .json or .csv, with the images)",
+)
+MAX_LISTED = 5  # folders and suffixes in a message
 MAX_DEPTH = 3  # folders with nothing but one folder, as archives make them
 
 
@@ -38,14 +60,40 @@ def read_dataset(root: Path | str, options: ReadingArgs = DEFAULT_READING) -> An
     if not root.exists():
         raise UserError(f"{root}: not found; give the folder of an annotated dataset")
     if root.is_file() and root.suffix.lower() in FILE_READERS:
+        _refuse_file_of_one_image(root)
         return FILE_READERS[root.suffix.lower()](root, options)
     if root.is_dir() and (folder := find_dataset(root)) is not None:
         return next(read for _, fits, read in FOLDER_READERS if fits(folder))(folder, options)
-    raise UserError(
-        f"{root}: no annotated dataset; looked for Pascal VOC (images/ with annotations/*.xml, or *.xml "
-        "next to the images), COCO (a .json file, _annotations.coco.json, annotations/*.json with images/) and YOLO "
-        "(data.yaml, or images/ with labels/), also in train/, valid/ and test/"
-    )
+    looked_for = f"{', '.join(LAYOUTS[:-1])} and {LAYOUTS[-1]}, also in train/, valid/ and test/"
+    raise UserError(f"{root}: no annotated dataset; looked for {looked_for}; found {_contents(root)}")
+
+
+def _refuse_file_of_one_image(file: Path) -> None:
+    """Raise UserError for the annotation file of one image: the dataset is its folder."""
+    suffix = file.suffix.lower()
+    is_voc = suffix == ".xml" and xml_root_tag(file) == "annotation"
+    if is_voc or (suffix == ".json" and is_labelme_file(file)):
+        name = "Pascal VOC" if is_voc else "LabelMe"
+        raise UserError(f"{file}: holds one image's annotation ({name}); give the folder of the dataset")
+
+
+def _contents(root: Path) -> str:
+    """Return what a path holds, as far as a reader of the message can use it."""
+    if not root.is_dir():
+        return "a file that is none of these"
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and p.name[0] not in "._")
+    parts = [_count_by_suffix(root, recursive=False)]
+    parts += [f"{display_name(p.name)}/ ({_count_by_suffix(p) or 'no files'})" for p in folders[:MAX_LISTED]]
+    if len(folders) > MAX_LISTED:
+        parts.append(f"and {len(folders) - MAX_LISTED} more folders")
+    return ", ".join(part for part in parts if part) or "nothing"
+
+
+def _count_by_suffix(folder: Path, recursive: bool = True) -> str:
+    """Return the numbers of files in a folder, such as "12 .jpg, 12 .csv"."""
+    counts = Counter(file.suffix.lower() or "without suffix" for file in files_in(folder, recursive))
+    ordered = sorted(counts.items(), key=lambda each: (-each[1], each[0]))
+    return ", ".join(f"{count} {suffix}" for suffix, count in ordered[:MAX_LISTED])
 
 
 def find_dataset(root: Path, depth: int = MAX_DEPTH) -> Path | None:

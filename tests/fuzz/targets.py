@@ -61,7 +61,7 @@ def image(data: bytes) -> None:
 def _dataset(kind: str) -> Path:
     """Return a dataset folder with one picture, in the layout of the annotation format."""
     root = Path(_STACK.enter_context(tempfile.TemporaryDirectory()))
-    folder = {"voc": "images", "coco": ".", "yolo": "train/images", "yaml": "train/images"}[kind]
+    folder = {"voc": "images", "yolo": "train/images", "yaml": "train/images"}.get(kind, ".")
     (root / folder).mkdir(parents=True, exist_ok=True)
     (root / folder / "p.png").write_bytes(encode_picture())
     if kind == "voc":
@@ -98,6 +98,26 @@ def voc(data: bytes) -> None:
 def coco(data: bytes) -> None:
     """COCO JSON."""
     _check_annotations("coco", "_annotations.coco.json", data)
+
+
+def labelme(data: bytes) -> None:
+    """LabelMe JSON, next to a file that is one for certain."""
+    (_dataset("labelme") / "q.json").write_bytes(SEEDS["labelme"][0])
+    _check_annotations("labelme", "p.json", data)
+
+
+def cvat(data: bytes) -> None:
+    """CVAT XML, next to a file that is one for certain."""
+    (_dataset("cvat") / "q.xml").write_bytes(SEEDS["cvat"][0])
+    _check_annotations("cvat", "annotations.xml", data)
+
+
+def via(data: bytes) -> None:
+    """VIA as JSON, or as CSV where the data do not begin with a brace."""
+    root = _dataset("via")
+    for file in root.glob("via.*"):
+        file.unlink()
+    _check_annotations("via", "via.json" if data.lstrip().startswith(b"{") else "via.csv", data)
 
 
 def yolo(data: bytes) -> None:
@@ -180,14 +200,56 @@ def _request() -> bytes:
 _VOC = b"""<annotation><filename>p.png</filename><size><width>40</width><height>30</height><depth>3</depth></size>
 <object><name>with_mask</name><bndbox><xmin>3</xmin><ymin>4</ymin><xmax>20</xmax><ymax>25</ymax></bndbox></object>
 </annotation>"""
+_ROTATED = b"""<?xml version="1.0" encoding="euc-kr"?><annotation><object><name>with_mask</name><robndbox><cx>20</cx>
+<cy>15</cy><w>9</w><h>8</h><angle>0.5</angle></robndbox></object><object><name>a</name><polygon><x1>3</x1><y1>4</y1>
+<x2>9</x2><y2>8</y2></polygon></object></annotation>"""
+_CVAT = b"""<?xml version="1.0" encoding="utf-8"?><annotations><version>1.1</version><image id="0" name="p.png"
+subset="Train" width="40" height="30"><box label="with_mask" xtl="3" ytl="4" xbr="20" ybr="25" rotation="5.00"></box>
+<polygon label="a" points="1,2;3,4;5,9"/><ellipse label="a" cx="20" cy="15" rx="3" ry="4"/><mask label="a" rle="1"
+left="1" top="2" width="3" height="4"/><points label="b" points="1,2"/><tag label="c"/></image></annotations>"""
+_LABELME = {
+    "version": "5.5.0",
+    "imagePath": "..\\p.png",
+    "imageWidth": 40,
+    "imageHeight": 30,
+    "imageData": None,
+    "shapes": [
+        {"label": "with_mask", "points": [[3, 4], [20, 25]], "shape_type": "rectangle"},
+        {"label": "a", "points": [[3, 4], [20, 25], [9, 9]], "shape_type": "polygon"},
+        {"label": "a", "points": [[20, 15], [23, 15]], "shape_type": "circle"},
+        {"label": "a", "points": [[2, 5]], "shape_type": "point"},
+    ],
+}
 _COCO = {
     "images": [{"id": 1, "file_name": "p.png", "width": 40, "height": 30}],
     "categories": [{"id": 1, "name": "with_mask"}],
     "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [3, 4, 17, 21]}],
 }
+_VIA = {
+    "p.png-1": {
+        "filename": "p.png",
+        "regions": [
+            {
+                "shape_attributes": {"name": "rect", "x": 3, "y": 4, "width": 9, "height": 8},
+                "region_attributes": {"class": "with_mask"},
+            },
+            {
+                "shape_attributes": {"name": "polygon", "all_points_x": [1, 9, 5], "all_points_y": [1, 2, 8]},
+                "region_attributes": {"class": {"with_mask": True}},
+            },
+            {"shape_attributes": {"name": "ellipse", "cx": 20, "cy": 15, "rx": 3, "ry": 4, "theta": 0.3}},
+        ],
+    }
+}
+_VIA_CSV = b"""filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes
+p.png,1,{},1,0,"{""name"":""rect"",""x"":3,""y"":4,""width"":9,""height"":8}","{""class"":""with_mask""}"
+"""
 SEEDS: dict[str, list[bytes]] = {
     "image": [encode_picture(kind) for kind in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM")],
-    "voc": [_VOC],
+    "voc": [_VOC, _ROTATED],
+    "labelme": [json.dumps(_LABELME).encode()],
+    "cvat": [_CVAT],
+    "via": [json.dumps(_VIA).encode(), _VIA_CSV],
     "coco": [json.dumps(_COCO).encode()],
     "yolo": [b"0 0.5 0.5 0.2 0.3\n1 0.25 0.25 0.1 0.1\n"],
     "yaml": [
@@ -201,6 +263,9 @@ SEEDS: dict[str, list[bytes]] = {
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "image": image,
     "voc": voc,
+    "labelme": labelme,
+    "cvat": cvat,
+    "via": via,
     "coco": coco,
     "yolo": yolo,
     "yaml": yaml,

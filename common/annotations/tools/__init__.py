@@ -1,0 +1,1 @@
+"""Read the own formats of annotation tools: LabelMe, CVAT and VIA."""
