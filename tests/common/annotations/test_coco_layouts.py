@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from common.annotations import Annotations, read_dataset
+from common.annotations.coco import read_coco
 from common.annotations.collect import DatasetError
 from common.errors import UserError
 from tests.helpers.coco_sets import face, save_photo, write_coco
@@ -147,8 +148,8 @@ def test_other_json_files_are_not_coco(tmp_path: Path, name: str, text: str) -> 
     save_photo(tmp_path / "images/a.jpg")
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(text)
-    with pytest.raises(UserError, match="no annotated dataset"):
-        read_dataset(tmp_path)
+    with pytest.raises(UserError, match="no COCO dataset"):
+        read_coco(tmp_path)
     write_coco(tmp_path / "x.json", ["a.jpg"], [face()])
-    read = read_dataset(tmp_path)
+    read = read_coco(tmp_path)
     assert not read.problems and not read.notes and read.face_count == 1

@@ -140,7 +140,7 @@ def test_image_path_decides_where_no_image_has_the_stem(tmp_path: Path, image_pa
         (b"null", "is not a LabelMe file"),
         (b'{"shapes": 3}', "is not a LabelMe file"),
         (b"[" * 100_000, "malformed JSON ("),
-        ('{"shapes": [], "imagePath": "얼굴.png"}'.encode("cp949"), "is not UTF-8 text but may be cp949 (Korean)"),
+        ('{"shapes": [], "imagePath": "얼굴.png"}'.encode("cp949"), "is not UTF-8 text; it looks like CP949 (Korean)"),
     ],
 )
 def test_invalid_files_are_refused_and_their_photos_not_used(tmp_path: Path, data: bytes, line: str) -> None:

@@ -34,7 +34,7 @@ EXPECTED = {
     "kaggle_double_nested": Case({"a0": BOX, "a1": BOX}),
     "voc_encodings": Case(
         {f"a{i}": BOX for i in range(6)},
-        lines=("a6.xml: is not UTF-8 text but may be cp949 (Korean) or gb18030 (Chinese)", "iconv -f cp949 -t utf-8"),
+        lines=("a6.xml: is not UTF-8 text; it looks like GB18030 (Chinese)", "iconv -f GB18030 -t UTF-8"),
     ),
     "voc_exif": Case(
         {**{name: [10, 10, 40, 50] for name in ("o2", "o3", "o6sq", "o6up")}, "o8scaled": [20, 20, 80, 100]},

@@ -80,11 +80,11 @@ def test_what_comes_before_the_root(tmp_path: Path, start: str, codec: str) -> N
 
 
 BAD = {
-    "undeclared": (OBJECT.format("얼굴").encode("cp949"), "", "is not UTF-8 text but may be cp949 (Korean)"),
+    "undeclared": (OBJECT.format("얼굴").encode("cp949"), "", "is not UTF-8 text; it looks like CP949 (Korean)"),
     "unknown": (b"<x/>", "klingon-1", "declares the unknown encoding klingon-1; save it as UTF-8"),
     "not text": (b"<x/>", "hex", "declares the unknown encoding hex"),
     "wrong": (b"<object>\xff\xff</object>", "euc-kr", "declares the encoding euc-kr, but is not such text"),
-    "wrong UTF-8": (b"<object>\xb1\xb2</object>", "utf-8", "is not UTF-8 text but may be cp949"),
+    "wrong UTF-8": (b"<object>\xb1\xb2</object>", "utf-8", "is not UTF-8 text"),
 }
 
 
