@@ -60,9 +60,9 @@ def cut_by_time(images: Sequence[AnnotatedImage], shares: Sequence[float]) -> Ti
 
 
 def time_order(images: Sequence[AnnotatedImage]) -> tuple[list[int], str]:
-    """Return the indices of the images in order of time, and what gave the order, for a message."""
+    """Return the indices of one or more images in order of time, and what gave the order, for a message."""
     names = [natural_key(image.image_id) for image in images]
-    times = [exif_time(images[0].path)] if images else []
+    times = [exif_time(images[0].path)]
     if all(times):  # most datasets have none, and one photo shows it
         times += [exif_time(image.path) for image in images[1:]]
     if all(times):
