@@ -28,6 +28,7 @@ from common.splits import SPLITS, read_splits
 from pipeline.data.build_crops import check_class_names
 from pipeline.data.checks import MAX_SHOWN, check_apart, check_dataset
 from pipeline.data.duplicates import near_duplicate_groups
+from pipeline.data.split_checks import single_class
 from pipeline.data.splitting import SplitRow, TooFewGroupsError, make_split, write_splits
 from pipeline.evaluate.bootstrap import ONE_LABEL
 from pipeline.inference.bundle import GRAPHS, Bundle, check_destination, write_bundle
@@ -165,6 +166,8 @@ def _splits(args: TrainAllArgs, annotations: Annotations, log: Log) -> Path:
             raise UserError(f"{args.data}: no face in split {split}, but all three need faces; use {fix}")
         if absent := [name for name in annotations.class_names if not counts[name]]:
             log(f"warning: split {split} has no face of class {', '.join(absent)}")
+    for warning in single_class([images[row.image_id] for row in rows]):
+        log(f"warning: {warning}")
     photos = Counter(row.split for row in rows)
     log("split: " + "; ".join(f"{split} {photos[split]} photos, {faces[split].total()} faces" for split in SPLITS))
     if args.splits is not None and len(rows) == len(read_splits(args.splits)):

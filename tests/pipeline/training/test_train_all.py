@@ -155,6 +155,17 @@ def test_frames_of_one_camera_need_a_given_split(
     assert started[-1] == ("work", "report")
 
 
+def test_one_class_alone_is_pointed_out(
+    data: Path, started: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = data / "_annotations.coco.json"
+    coco = json.loads(file.read_text())
+    coco["annotations"] = [row for row in coco["annotations"] if row["category_id"]]
+    file.write_text(json.dumps(coco))
+    assert main(flags(data)) == 0
+    assert "warning: all 10 faces are of class" in capsys.readouterr().out
+
+
 def test_splits_without_faces(data: Path, started: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]) -> None:
     file = data / "_annotations.coco.json"
     coco = json.loads(file.read_text())
