@@ -50,19 +50,19 @@ lock: ## Pin the newest versions that pyproject.toml admits (needs uv)
 clean: ## Remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
 
-$(VENV)/light: requirements.lock | $(BIN)/python
+$(VENV)/light: requirements.lock pyproject.toml | $(BIN)/python
 	sed '/^# --- serving and video/,$$d' requirements.lock > $(VENV)/light.lock
 	$(PIP) -r $(VENV)/light.lock
 	$(SCRIPT)
 	touch $@
 
-$(VENV)/serve: requirements.lock | $(BIN)/python
+$(VENV)/serve: requirements.lock pyproject.toml | $(BIN)/python
 	sed '/^# --- everything else/,$$d' requirements.lock > $(VENV)/serve.lock
 	$(PIP) -r $(VENV)/serve.lock
 	$(SCRIPT)
 	touch $@ $(VENV)/light
 
-$(VENV)/full: requirements.lock | $(BIN)/python
+$(VENV)/full: requirements.lock pyproject.toml | $(BIN)/python
 	$(PIP) -r requirements.lock
 	$(SCRIPT)
 	touch $@ $(VENV)/serve $(VENV)/light

@@ -48,6 +48,11 @@ def iou(a: Boxes, b: Boxes, overlap: Overlap = "union") -> NDArray[np.float32]:
     return np.divide(intersection, denominator, out=np.zeros_like(intersection), where=valid)
 
 
+def max_iou(a: Boxes, b: Boxes) -> NDArray[np.float32]:
+    """Return (N,) the largest intersection over union of each box of `a` (N, 4) with a box of `b`; 0 without any."""
+    return iou(a, b).max(axis=1, initial=0)
+
+
 def square(boxes: Boxes) -> Boxes:
     """Return squares (N, 4) with the boxes' centres; each side is the longer side of its box."""
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2

@@ -13,4 +13,14 @@ def path_text(path: str | Path) -> str:
 
 def display_name(path: str | Path) -> str:
     """Return a path as one line for a terminal: as `path_text`, with U+FFFD for line breaks and control characters."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in path_text(path))
+    return printable(path_text(path))
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun, such as "1 photo" or "3 photos"; the plural must end in s."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def printable(text: str) -> str:
+    """Return text as one line of valid Unicode, with U+FFFD for line breaks, control characters and lone surrogates."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

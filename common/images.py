@@ -205,6 +205,11 @@ def orientation_of(image: Image.Image) -> int:
         return 1
 
 
+def upright_pixels(image: Image.Image) -> Pixels:
+    """Return a loaded Pillow picture as uint8 (H, W, 3) RGB, upright by its EXIF orientation."""
+    return _autorotate(to_rgb(image), orientation_of(image))
+
+
 def _autorotate(pixels: Pixels, orientation: int) -> Pixels:
     """Return the pixels upright, rotated and mirrored by their EXIF orientation."""
     if orientation in _TRANSPOSED:

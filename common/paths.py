@@ -14,10 +14,10 @@ from pathlib import Path
 
 from common.errors import MediaError
 
-# The images of an annotated dataset, and all those of a folder of photos. HEIC cannot be read, but must be reported.
-DATASET_IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
-IMAGE_SUFFIXES = DATASET_IMAGE_SUFFIXES | frozenset(
-    {".jpe", ".jfif", ".mpo", ".apng", ".avif", ".heic", ".heif", ".dib", ".gif", ".jp2", ".j2k", ".jpx", ".qoi"}
+# Pictures in a folder of photos or in a dataset. HEIC cannot be read, but must be reported.
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
+    | {".jpe", ".jfif", ".mpo", ".apng", ".avif", ".heic", ".heif", ".dib", ".gif", ".jp2", ".j2k", ".jpx", ".qoi"}
     | {".ppm", ".pgm", ".pbm", ".pnm"}
 )
 VIDEO_SUFFIXES = frozenset(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.facemask import COMMANDS
+from common.facemask import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("common", "stage1_faces", "stage2_classifier", "pipeline")
@@ -28,13 +28,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "stage2_classifier.data": ("common", "stage2_classifier.cropping"),
     "stage2_classifier.augment": ("common", "stage2_classifier.config", "stage2_classifier.cropping"),
     "pipeline": ("common.launcher",),  # the doors
-    "pipeline.facemask": (),
     "pipeline.inference": ("common", *DETECTORS, "stage2_classifier.cropping"),
     "pipeline.video": ("common", "pipeline.inference"),
     "pipeline.detect": ("common", "stage2_classifier.data.mask_drawing", "pipeline.inference", "pipeline.video"),
     "pipeline.serve": ("common", "pipeline.inference"),
     "pipeline.batch": ("common", "pipeline.inference"),
     "pipeline.data": ("common", *STAGES),
+    "pipeline.check": ("common", "pipeline.inference.draw", "pipeline.data.checks", "pipeline.data.duplicates"),
     "pipeline.evaluate": ("common", *STAGES, "pipeline.inference", "pipeline.data"),
     "pipeline.training": ("common", *STAGES, "pipeline.inference", "pipeline.data", "pipeline.evaluate"),
     "pipeline.baseline": ("common", *STAGES, "pipeline.data", "pipeline.evaluate", "pipeline.bench"),
@@ -52,6 +52,7 @@ TORCH_FREE = (
         "pipeline.detect.command",
     ),
     *("pipeline.detect.demo", "pipeline.serve.command", "pipeline.serve.app", "pipeline.video.process"),
+    *("pipeline.check.command", "pipeline.check.page"),
     *("pipeline.batch.command", "pipeline.batch.worker", "stage1_faces.detector", "stage1_faces.stock.mtcnn"),
 )
 # Pipes between processes of our own, which nobody else holds.

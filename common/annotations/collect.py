@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import os
+import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from common.annotations.class_names import check_renames, class_hints, clean_name, parse_renames
 from common.annotations.photos import header_size
-from common.annotations.types import AnnotatedImage, Annotations, Problem, ordered_classes
+from common.annotations.types import AnnotatedImage, Annotations, Problem, ProblemKind, ordered_classes
 from common.boxes import as_boxes, clip
 from common.errors import MediaError, UserError
 
@@ -45,55 +47,116 @@ def parse_size(width: Any, height: Any) -> Size | None:
     return (int(sides[0]), int(sides[1])) if all(1 <= side < 1e9 for side in sides) else None
 
 
-class Collector:
-    """Collects the images of one dataset; `finish` returns the Annotations."""
+@dataclass(frozen=True)
+class _CollectedPhoto:
+    """An image as collected; its class names are as written."""
 
-    def __init__(self, root: Path) -> None:
+    size: Size
+    boxes: np.ndarray
+    labels: tuple[str, ...]
+    split: str | None
+    complete: bool
+
+
+class DatasetError(UserError):
+    """A dataset that cannot be used, with the problems found in it."""
+
+    def __init__(self, message: str, problems: Sequence[Problem] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
+
+
+class Collector:
+    """Collects the images of one dataset; `finish` returns the Annotations.
+
+    Each annotated face of the files is given to `add`, or counted by `add_problem(objects=...)`.
+    """
+
+    def __init__(self, root: Path, renames: Sequence[str] = ()) -> None:
+        """Collect the dataset at `root`; `renames` are texts such as "Mask=with_mask"."""
         self._root = root
-        self._images: dict[Path, tuple[Size, np.ndarray, tuple[str, ...], str | None]] = {}
+        self._renames = parse_renames(renames)
+        self._images: dict[Path, _CollectedPhoto] = {}
         self._problems: list[Problem] = []
+        self._notes: list[str] = []
+        self._clipped_in: set[Path] = set()
+        self._unlabelled: set[Path] = set()
         self._clipped = 0
 
-    def add_problem(self, file: Path, what: str) -> None:
-        """Record a problem of a file."""
-        self._problems.append(Problem(file, what))
+    def add_problem(self, file: Path, what: str, kind: ProblemKind = "refused", objects: int = 0) -> None:
+        """Record a problem of a file, by which `objects` annotated faces were lost."""
+        self._problems.append(Problem(file, what, kind, objects))
 
-    def photo_sizes(self, photo: Path) -> tuple[Size, Size] | None:
-        """Return the (stored, upright) sizes of an image, or None after a problem."""
+    def add_note(self, note: str) -> None:
+        """Record a fact about the whole dataset, as one line."""
+        self._notes.append(note)
+
+    def photo_sizes(self, photo: Path, objects: int = 0) -> tuple[Size, Size] | None:
+        """Return the (stored, upright) sizes of an image, or None after a problem, by which `objects` were lost."""
         try:
             return header_size(photo)
         except MediaError as error:
-            self.add_problem(photo, f"{error.reason}; not used")
+            self.add_problem(photo, f"{error.reason}; not used", objects=objects)
             return None
 
+    def add_unlabelled(self, photo: Path, split: str | None, complete: bool = True) -> None:
+        """Add an image that has no label file: face-free by the format's convention."""
+        self.add(photo, photo, [], None, split, complete)
+        if photo in self._images:
+            self._unlabelled.add(photo)
+
     def add(
-        self, photo: Path, annotation: Path, faces: list[RawFace], annotated_size: Size | None, split: str | None
+        self,
+        photo: Path,
+        annotation: Path,
+        faces: Sequence[RawFace],
+        annotated_size: Size | None,
+        split: str | None,
+        complete: bool = True,
     ) -> None:
-        """Add an image, of its header's size, and its faces; what is wrong with them is a problem of `annotation`."""
-        sizes = self.photo_sizes(photo)
+        """Add an image, of its header's size, and its faces; what is wrong with them is a problem of `annotation`.
+
+        Args:
+            photo: the image file.
+            annotation: the file that names the faces.
+            faces: the faces as annotated.
+            annotated_size: (width, height) as annotated, or None.
+            split: "train", "val" or "test" where the dataset says so.
+            complete: False when the reader has refused a face of the image.
+        """
+        sizes = self.photo_sizes(photo, len(faces))
         if sizes is None:
             return
         if photo in self._images:
-            self.add_problem(annotation, f"{photo.name} is annotated twice; the first annotation was used")
+            what = f"{photo.name} is annotated twice; the first annotation was used, remove the other"
+            self.add_problem(annotation, what, objects=len(faces))
+            if faces:
+                self._images[photo] = replace(self._images[photo], complete=False)
             return
         stored, size = sizes
         scale = self._fit_size(annotation, faces, annotated_size or size, stored, size)
         if scale is None:
             return
         kept: dict[bytes, tuple[np.ndarray, RawFace]] = {}  # box and first face, by the box's bytes
+        clipped_before = self._clipped
         for face in faces:
             box = self._check_box(annotation, face, size, scale)
             if box is None:
+                complete = False
                 continue
             _, first = kept.setdefault(box.tobytes(), (box, face))
             if first is not face:
                 other = "" if first.label == face.label else f", annotated as {first.label} there"
-                self.add_problem(annotation, f"{face.location} ({face.label}) repeats an earlier box{other}; left out")
+                what = f"{face.location} ({face.label}) repeats an earlier box{other}; left out"
+                self.add_problem(annotation, what, objects=1)
+        if self._clipped > clipped_before:
+            self._clipped_in.add(photo)
         boxes = as_boxes([box for box, _ in kept.values()])
-        self._images[photo] = (size, boxes, tuple(face.label for _, face in kept.values()), split)
+        labels = tuple(clean_name(face.label) for _, face in kept.values())
+        self._images[photo] = _CollectedPhoto(size, boxes, labels, split, complete)
 
     def _fit_size(
-        self, annotation: Path, faces: list[RawFace], annotated: Size, stored: Size, size: Size
+        self, annotation: Path, faces: Sequence[RawFace], annotated: Size, stored: Size, size: Size
     ) -> tuple[float, float] | None:
         """Return the (x, y) scale of boxes annotated for another size, or None if the image is refused."""
         if annotated == size:
@@ -101,17 +164,18 @@ class Collector:
         differ = f"is for a {annotated[0]}x{annotated[1]} image, but the image is {size[0]}x{size[1]}"
         if annotated == stored:  # the boxes are of the unturned picture
             fix = "rotate the image and annotate it again"
-            self.add_problem(annotation, f"{differ} after its EXIF rotation; not used, {fix}")
+            what = f"{differ} after its EXIF rotation; not used, {fix}"
+            self.add_problem(annotation, what, objects=len(faces))
             return None
         scale = (size[0] / annotated[0], size[1] / annotated[1])
         if abs(scale[0] / scale[1] - 1) <= MAX_ASPECT_DIFFERENCE:  # the image was resized later
-            self.add_problem(annotation, f"{differ}; boxes were scaled")
+            self.add_problem(annotation, f"{differ}; boxes were scaled", "changed")
             return scale
         # Annotation tools end boxes up to one pixel past the edge.
         if not any(face.box[2] > size[0] + 1 or face.box[3] > size[1] + 1 for face in faces):
-            self.add_problem(annotation, f"{differ}; boxes fit and were not changed")
+            self.add_problem(annotation, f"{differ}; boxes fit and were not changed", "changed")
             return (1.0, 1.0)
-        self.add_problem(annotation, f"{differ}, and boxes do not fit; not used")
+        self.add_problem(annotation, f"{differ}, and boxes do not fit; not used", objects=len(faces))
         return None
 
     def _check_box(self, annotation: Path, face: RawFace, size: Size, scale: tuple[float, float]) -> np.ndarray | None:
@@ -120,7 +184,7 @@ class Collector:
         with np.errstate(over="ignore"):  # infinity is outside the image, too
             clipped = clip(box[None].astype(np.float32), size)[0]
         values = ", ".join(f"{v:g}" for v in box)
-        if not face.label:
+        if not clean_name(face.label):
             fault = "has no class name"
         elif not np.isfinite(box).all():
             fault = "has a box edge that is missing or not a number"
@@ -131,31 +195,64 @@ class Collector:
         else:
             self._clipped += bool(np.abs(clipped - box).max() > ROUNDING_PX)
             return clipped
-        self.add_problem(annotation, f"{face.location} {fault}; left out")
+        self.add_problem(annotation, f"{face.location} {fault}; left out", objects=1)
         return None
 
-    def finish(self) -> Annotations:
-        """Return the dataset; raise UserError, with the first problem, when no image could be used."""
+    def error(self, message: str) -> DatasetError:
+        """Return the error of a dataset that is refused as a whole, with the problems found so far."""
+        return DatasetError(message, self._problems)
+
+    def finish(self, format_name: str = "") -> Annotations:
+        """Return the dataset; raise DatasetError when no image could be used, or no image has a face."""
         if not self._images:
-            first = f"first problem: {self._problems[0]}" if self._problems else "it lists no image, export it again"
-            raise UserError(f"{self._root}: no annotated image could be used; {first}")
+            raise self._unusable("no annotated image could be used", "it lists no image, export it again")
+        found = {label for image in self._images.values() for label in image.labels}
+        if not found:
+            raise self._unusable("no image has a face", "its annotations are empty, export it again")
+        check_renames(self._renames, found)
         named = zip(image_ids(list(self._images)), self._images.items(), strict=True)
-        images = [AnnotatedImage(photo, image_id, *rest) for image_id, (photo, rest) in named]
+        images = [
+            AnnotatedImage(
+                *(photo, image_id, image.size, image.boxes),
+                *(tuple(self._renames.get(label, label) for label in image.labels), image.split, image.complete),
+            )
+            for image_id, (photo, image) in named
+        ]
         images.sort(key=lambda image: image.image_id)
         classes = ordered_classes(label for image in images for label in image.labels)
-        return Annotations(tuple(images), classes, tuple(self._problems), self._clipped)
+        return Annotations(
+            tuple(images),
+            classes,
+            tuple(self._problems),
+            self._clipped,
+            notes=(*self._notes, *class_hints(self._renames.get(label, label) for label in found)),
+            unlabelled=tuple(image.image_id for image in images if image.path in self._unlabelled),
+            format_name=format_name,
+            clipped_in=tuple(image.image_id for image in images if image.path in self._clipped_in),
+        )
+
+    def _unusable(self, what: str, otherwise: str) -> DatasetError:
+        """Return the error of a dataset without an image or face: with the number of problems and the first one."""
+        if not self._problems:
+            return DatasetError(f"{self._root}: {what}; {otherwise}")
+        refused = next((p for p in self._problems if p.kind == "refused"), self._problems[0])
+        count = f"{len(self._problems)} problems, the first" if len(self._problems) > 1 else "first problem"
+        return DatasetError(f"{self._root}: {what}; {count}: {refused}", self._problems)
 
 
 def image_ids(photos: Sequence[Path]) -> list[str]:
     """Return a unique id for each image: its stem.
 
     If two stems are equal, all ids get the folder below the common parent ("train/a"). If two of those are equal
-    (a.jpg and a.png), all ids get the extension, too. Bytes that are not UTF-8 are written as in "caf\\xe9".
+    (a.jpg and a.png), all ids get the extension, too. Bytes that are not UTF-8 are written as in "caf\\xe9". Ids are
+    in Unicode's NFC, because macOS changes the form of names.
     """
     absolute = [photo.absolute() for photo in photos]
     base = os.path.commonpath([photo.parent for photo in absolute]) if photos else ""
-    relative = [Path(os.fsencode(p.relative_to(base)).decode("utf-8", "backslashreplace")) for p in absolute]
+    as_named = [os.fsencode(p.relative_to(base)).decode("utf-8", "backslashreplace") for p in absolute]
+    relative = [Path(unicodedata.normalize("NFC", name)) for name in as_named]
     for ids in ([p.stem for p in relative], [p.with_suffix("").as_posix() for p in relative]):
         if len(set(ids)) == len(ids):
             return ids
-    return [p.as_posix() for p in relative]
+    ids = [p.as_posix() for p in relative]
+    return ids if len(set(ids)) == len(ids) else as_named

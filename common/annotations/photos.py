@@ -1,24 +1,70 @@
-"""Find the image files of a dataset and their upright sizes, without decoding pixels."""
+"""Find the image files of a dataset, match names with them, and read upright sizes without decoding pixels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from common.errors import MediaError
 from common.images import open_image_file, open_undecoded, orientation_of
-from common.paths import DATASET_IMAGE_SUFFIXES
+from common.paths import IMAGE_SUFFIXES
 
 # Folder names that mean a split; Roboflow uses "valid".
-SPLIT_FOLDERS = {"train": "train", "valid": "val", "val": "val", "test": "test"}
+SPLIT_FOLDERS = {
+    **{"train": "train", "training": "train", "valid": "val", "val": "val", "validation": "val"},
+    **{"test": "test", "testing": "test"},
+}
+MAX_NAMED = 3  # candidates in a message
+_Candidate = tuple[Path, tuple[str, ...]]  # an image, and the parts of its path
+
+
+class AmbiguousNameError(ValueError):
+    """A name that fits several images; the message names them."""
+
+    def __init__(self, message: str, candidates: Sequence[Path] = ()) -> None:
+        super().__init__(message)
+        self.candidates = tuple(candidates)
+
+
+def split_of_name(name: str) -> str | None:
+    """Return the split that a file or folder name means, such as "train2017" or "instances_val", or None."""
+    words = re.findall("[a-z]+", name.lower())
+    return next((SPLIT_FOLDERS[word] for word in words if word in SPLIT_FOLDERS), None)
+
+
+def split_of_folders(folders: Sequence[str]) -> str | None:
+    """Return the split of the innermost folder whose name is that of a split ("train", "val2017"), or None."""
+    for folder in reversed(folders):
+        if found := SPLIT_FOLDERS.get(re.sub(r"[-_ ]?\d*$", "", folder.lower())):
+            return found
+    return None
+
+
+def files_in(folder: Path, recursive: bool = False) -> Iterator[Path]:
+    """Yield the files of a folder, without hidden ones, in a fixed order; a missing folder has none.
+
+    Links to folders are followed, and each real folder is visited once: links may form a circle.
+    """
+    seen = set()
+    for name, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(name)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        here = Path(name)
+        yield from (here / file for file in sorted(files) if file[0] != "." and (here / file).is_file())
+        if not recursive:
+            return
+        folders[:] = sorted(inner for inner in folders if inner[0] != ".")
 
 
 def photos_in(folder: Path, recursive: bool = False) -> list[Path]:
     """Return the sorted image files of a folder, without hidden files; a missing folder has none."""
-    if not folder.is_dir():
-        return []
-    entries = folder.rglob("*") if recursive else folder.iterdir()
-    return sorted(p for p in entries if p.suffix.lower() in DATASET_IMAGE_SUFFIXES and p.name[0] != "." and p.is_file())
+    return sorted(p for p in files_in(folder, recursive) if p.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def annotated_folders(root: Path, is_annotated: Callable[[Path], bool]) -> list[tuple[Path, str | None]]:
@@ -28,19 +74,105 @@ def annotated_folders(root: Path, is_annotated: Callable[[Path], bool]) -> list[
     return found or ([(root, None)] if is_annotated(root) else [])
 
 
+def name_parts(name: str | Path) -> tuple[str, ...]:
+    """Return the folders and the file name of a path as an annotation has it.
+
+    Windows paths and those of other machines are read. Drives, "." and ".." are left out. Names are in Unicode's NFC:
+    macOS writes "é" as two characters.
+    """
+    text = unicodedata.normalize("NFC", os.fspath(name)).replace("\\", "/")
+    parts = re.sub("^(file://|[a-zA-Z]:)", "", text).split("/")
+    return tuple(part for part in (p.strip() for p in parts) if part not in ("", ".", ".."))
+
+
 class PhotoIndex:
-    """Image files by stem, so that an annotation finds its image with another extension."""
+    """The image files of a dataset, found by the names that annotations give.
 
-    def __init__(self, photos: Iterable[Path]) -> None:
-        self._by_stem: dict[str, list[Path]] = {}
+    A name finds an image exactly or not at all. Candidates have the same file name in NFC, else the same stem with
+    another suffix. When the name has folders, and the dataset has a folder of that name, only images in it count. Of
+    the candidates, the one with the longest equal end of the path wins.
+    """
+
+    def __init__(self, photos: Iterable[Path], root: Path) -> None:
+        """Index `photos`; folders below `root` count, those above it do not."""
+        self._root = root
+        self._by_stem: dict[str, list[_Candidate]] = {}
+        self._folders: set[tuple[str, ...]] = set()
+        self._ends: dict[tuple[str, ...], tuple[str, ...]] = {}
         for photo in photos:
-            self._by_stem.setdefault(photo.stem, []).append(photo)
+            parts = self._parts(photo)
+            self._by_stem.setdefault(Path(parts[-1]).stem, []).append((photo, parts))
+            self._folders.add(parts[:-1])
 
-    def find(self, name: str) -> Path | None:
-        """Return the image with this name, else the first image (by name) with its stem, else None."""
-        wanted = Path(name.replace("\\", "/"))
-        same_stem = self._by_stem.get(wanted.stem, [])
-        return next((photo for photo in same_stem if photo.name == wanted.name), next(iter(same_stem), None))
+    def _parts(self, path: Path) -> tuple[str, ...]:
+        return name_parts(path.relative_to(self._root) if path.is_relative_to(self._root) else path)
+
+    def find(self, name: str, split: str | None = None, near: Path | None = None) -> Path | None:
+        """Return the image of a name, or None.
+
+        Args:
+            name: a path as the annotation has it, with or without folders and suffix.
+            split: the split of the annotation file; images in the folder of another split do not count.
+            near: the annotation's folder; of candidates that are equal otherwise, the nearest one is taken.
+
+        Raises:
+            AmbiguousNameError: several images fit equally.
+        """
+        wanted = name_parts(name)
+        if not wanted:
+            return None
+        folders, known = wanted[:-1], self._known_end(wanted[:-1])
+        split = split_of_folders(folders) or split
+        found = [
+            candidate
+            for candidate in self._same_stem(wanted[-1])
+            if _contains(candidate[1][:-1], known)
+            and (split is None or split_of_folders(candidate[1][:-1]) in (None, split))
+        ]
+        found = _best(found, lambda parts: parts[-1] == wanted[-1])
+        found = _best(found, lambda parts: _equal_end(parts[:-1], folders))
+        found = _best(found, lambda parts: split is not None and split_of_folders(parts[:-1]) == split)
+        if near is not None:
+            here = self._parts(near)
+            found = _best(found, lambda parts: _equal_start(parts[:-1], here))
+        if len(found) > 1:
+            names = ", ".join("/".join(parts[-2:]) for _, parts in found[:MAX_NAMED])
+            what = f"{name!r} fits {len(found)} images ({names}); give its folder in the annotation"
+            raise AmbiguousNameError(what, [photo for photo, _ in found])
+        return found[0][0] if found else None
+
+    def _same_stem(self, file_name: str) -> list[_Candidate]:
+        """Return the images with the stem of a file name; else those whose stem is the whole name."""
+        return self._by_stem.get(Path(file_name).stem, []) or self._by_stem.get(file_name, [])
+
+    def _known_end(self, folders: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the longest end of `folders` that is the path of folders in the dataset, in any depth."""
+        if folders not in self._ends:
+            ends = (folders[start:] for start in range(len(folders)))
+            known = (end for end in ends if any(_contains(folder, end) for folder in self._folders))
+            self._ends[folders] = next(known, ())
+        return self._ends[folders]
+
+
+def _best(found: list[_Candidate], score: Callable[[tuple[str, ...]], int]) -> list[_Candidate]:
+    """Return the candidates whose parts have the highest score."""
+    highest = max((score(parts) for _, parts in found), default=0)
+    return [candidate for candidate in found if score(candidate[1]) == highest]
+
+
+def _contains(folders: tuple[str, ...], run: tuple[str, ...]) -> bool:
+    """Return whether `run` is a part of `folders` without gaps."""
+    return any(folders[i : i + len(run)] == run for i in range(len(folders) - len(run) + 1))
+
+
+def _equal_start(a: tuple[str, ...], b: tuple[str, ...]) -> int:
+    """Return how many parts are equal from the start on."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _equal_end(a: tuple[str, ...], b: tuple[str, ...]) -> int:
+    """Return how many parts are equal from the end on."""
+    return _equal_start(a[::-1], b[::-1])
 
 
 def header_size(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -26,6 +27,8 @@ class AnnotatedImage:
     boxes: Boxes  # float32 (N, 4), xyxy pixels, 0-based, right and bottom edge exclusive, inside the image
     labels: tuple[str, ...]  # N class names
     split: str | None = None  # "train", "val" or "test" where the dataset's folders give the split
+    # False: a face may lack its box, because an annotation was refused. What looks like background may be that face.
+    complete: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "boxes", as_boxes(self.boxes))
@@ -42,25 +45,57 @@ class AnnotatedImage:
             raise ValueError(f"{self.path}: a box sticks out of the {self.size[0]}x{self.size[1]} image")
 
 
+# refused: an annotation or a photo that cannot be used. unmatched: a photo without its annotation, or an annotation
+# without its photo. changed: read, but not as written.
+ProblemKind = Literal["refused", "unmatched", "changed"]
+
+
 @dataclass(frozen=True)
 class Problem:
     """Something in a dataset that was refused or changed: the file, and one line that says what is wrong."""
 
     file: Path
     reason: str
+    kind: ProblemKind = "refused"
+    objects: int = 0  # annotated faces that were lost by it
+
+    def __post_init__(self) -> None:
+        # It may quote the file: control characters and halves of characters do not go to a terminal or a page.
+        line = " ".join(self.reason.split())
+        shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
+        object.__setattr__(self, "reason", shown)
 
     def __str__(self) -> str:
-        return f"{display_name(self.file)}: {' '.join(self.reason.split())}"
+        return f"{display_name(self.file)}: {self.reason}"
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """A dataset as read."""
+    """A dataset as read: each annotated face is in `images`, or counted by the problem that refused it."""
 
     images: tuple[AnnotatedImage, ...]  # sorted by image_id
     class_names: tuple[str, ...]  # in a fixed order
     problems: tuple[Problem, ...] = ()  # what was refused or changed
     clipped_boxes: int = 0  # the number of boxes that were clipped to their image
+    notes: tuple[str, ...] = ()  # facts about the whole dataset that its user should know, one line each
+    unlabelled: tuple[str, ...] = ()  # ids of the images without a label file, which count as face-free
+    format_name: str = ""  # such as "COCO"
+    clipped_in: tuple[str, ...] = ()  # ids of the images with a clipped box
+
+    @property
+    def face_count(self) -> int:
+        """Return the number of faces that were read."""
+        return sum(len(image.labels) for image in self.images)
+
+    @property
+    def refused_count(self) -> int:
+        """Return the number of annotated faces that were refused."""
+        return sum(problem.objects for problem in self.problems)
+
+    @property
+    def incomplete(self) -> tuple[str, ...]:
+        """Return the ids of the images that may show a face without a box."""
+        return tuple(image.image_id for image in self.images if not image.complete)
 
 
 def ordered_classes(labels: Iterable[str]) -> tuple[str, ...]:
@@ -80,4 +115,6 @@ def fingerprint(train: Sequence[AnnotatedImage]) -> str:
     for image in train:
         digest.update(f"{image.image_id} {image.size} {image.labels}".encode())
         digest.update(image.boxes.tobytes())
+        if not image.complete:
+            digest.update(b"incomplete")
     return digest.hexdigest()

@@ -10,7 +10,8 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from common.annotations.collect import Collector, RawFace, Size, parse_number, parse_size
-from common.annotations.photos import PhotoIndex, annotated_folders, photos_in
+from common.annotations.options import DEFAULT_READING, ReadingArgs
+from common.annotations.photos import AmbiguousNameError, PhotoIndex, annotated_folders, photos_in
 from common.annotations.types import Annotations
 from common.errors import UserError
 
@@ -27,7 +28,7 @@ def voc_folders(root: Path) -> list[tuple[Path, Path, str | None]]:
     return [(folder, folder, split) for folder, split in annotated_folders(root, _has_xml)]
 
 
-def read_voc(root: Path | str) -> Annotations:
+def read_voc(root: Path | str, options: ReadingArgs = DEFAULT_READING) -> Annotations:
     """Read images/ with annotations/*.xml, or XML files next to the images (also in train/, valid/, test/).
 
     VOC counts pixels from 1 and includes the last pixel: a box becomes (xmin - 1, ymin - 1, xmax, ymax). The
@@ -42,19 +43,21 @@ def read_voc(root: Path | str) -> Annotations:
     parts = voc_folders(root) if root.is_dir() else []
     if not parts:
         raise UserError(f"{root}: no Pascal VOC dataset (images/ and annotations/*.xml, or *.xml next to the images)")
-    collector = Collector(root)
+    collector = Collector(root, options.rename)
     found: list[tuple[Path, Path, VocContent, str | None]] = []  # photo, XML file, its content, split
     for xml_folder, image_folder, split in parts:
         photos = photos_in(image_folder)
-        index = PhotoIndex(photos)
+        index = PhotoIndex(photos, root)
         claimed = set()
         for file in sorted(p for p in xml_folder.iterdir() if p.suffix.lower() == ".xml" and p.name[0] != "."):
-            named = index.find(file.name)
+            try:
+                named = index.find(file.name)
+            except AmbiguousNameError:
+                named = None  # <filename> decides
             content = _parse_file(file, collector)
             if content is None:
                 claimed.add(named)  # one problem is enough: its annotation is broken, not missing
                 continue
-            # <filename> decides between a.jpg and a.png.
             same = Path(content[0].replace("\\", "/")).stem == file.stem
             photo = index.find(content[0]) if same or named is None else named
             if photo is None:
@@ -71,7 +74,7 @@ def read_voc(root: Path | str) -> Annotations:
     for photo, file, (_, size, faces), split in found:
         shifted = [replace(face, box=[edge - origin for edge in face.box[:2]] + [*face.box[2:]]) for face in faces]
         collector.add(photo, file, shifted, size, split)
-    return collector.finish()
+    return collector.finish("Pascal VOC")
 
 
 def _has_xml(folder: Path) -> bool:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from common.annotations.collect import Collector, RawFace, Size, parse_number
+from common.annotations.options import DEFAULT_READING, ReadingArgs
 from common.annotations.photos import SPLIT_FOLDERS, photos_in
 from common.annotations.types import Annotations
 from common.cli import requires_extra
 from common.errors import UserError
-from common.paths import DATASET_IMAGE_SUFFIXES
+from common.paths import IMAGE_SUFFIXES
 
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml")
 CLASS_FILES = ("classes.txt", "labels/classes.txt", "obj.names")
@@ -27,7 +28,12 @@ def yolo_config(root: Path) -> Path | None:
     return next((root / name for name in YAML_NAMES if (root / name).is_file()), None)
 
 
-def read_yolo(root: Path | str) -> Annotations:
+def is_yolo_folder(folder: Path) -> bool:
+    """Return whether a folder has images/ and labels/."""
+    return (folder / "images").is_dir() and (folder / "labels").is_dir()
+
+
+def read_yolo(root: Path | str, options: ReadingArgs = DEFAULT_READING) -> Annotations:
     """Read a folder with data.yaml, that file, or a folder with images/, labels/ and classes.txt.
 
     A label line is `class cx cy w h`, or a polygon `class x y x y x y ...`, which becomes its bounding box. All values
@@ -38,9 +44,9 @@ def read_yolo(root: Path | str) -> Annotations:
     root = Path(root)
     config = yolo_config(root) if root.exists() else None
     base = root.parent if root.is_file() else root
-    if config is None and not ((base / "images").is_dir() and (base / "labels").is_dir()):
+    if config is None and not is_yolo_folder(base):
         raise UserError(f"{root}: no YOLO dataset (data.yaml, or images/ and labels/ folders)")
-    collector = Collector(root)
+    collector = Collector(root, options.rename)
     content = _load_yaml(config) if config is not None else {}
     names = _class_names(base, config, content)
     photos = _photos(base, config or base, content, collector)
@@ -50,7 +56,8 @@ def read_yolo(root: Path | str) -> Annotations:
     for photo, split in photos:
         file = label_file(photo)
         if file is None:
-            collector.add(photo, photo, [], None, split)
+            if options.unlabelled == "face-free":
+                collector.add_unlabelled(photo, split)
             continue
         labels.add(file)
         sizes = collector.photo_sizes(photo)
@@ -63,7 +70,7 @@ def read_yolo(root: Path | str) -> Annotations:
         for file in sorted(folder.glob("*.txt")):
             if file not in labels and file.name != "classes.txt":
                 collector.add_problem(file, "no image of this name; not used")
-    return collector.finish()
+    return collector.finish("YOLO")
 
 
 def _load_yaml(config: Path) -> dict[str, Any]:
@@ -143,7 +150,7 @@ def _photos_in_list(listing: Path, collector: Collector) -> list[Path]:
     photos = []
     for line in _non_empty_lines(listing):
         photo = listing.parent / line
-        if photo.suffix.lower() in DATASET_IMAGE_SUFFIXES and os.path.isfile(photo):  # noqa: PTH113
+        if photo.suffix.lower() in IMAGE_SUFFIXES and os.path.isfile(photo):  # noqa: PTH113
             photos.append(photo)
         else:
             collector.add_problem(listing, f"image {line!r} is missing; not used")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from common.annotations import Annotations, read_dataset
+from common.annotations import Annotations, ReadingArgs, load_dataset
 from common.cli import console, program_name, refuse_renamed, requires_extra, run_cli
 from common.errors import UserError
 from common.files import check_writable_folder, with_file_name, write_bytes, write_text
@@ -60,7 +60,7 @@ RENAMED_FLAGS = {"--work": "--work-dir"}
 
 
 @dataclass(frozen=True)
-class TourArgs:
+class TourArgs(ReadingArgs):
     """Run the whole course on annotated photos, shortened, and write OUT/tour.md with pictures in OUT/tour.
 
     No photo of the data is shown. A public-domain portrait is shown where a face is needed.
@@ -87,7 +87,7 @@ def run(args: TourArgs) -> int:
     from common.annotations.types import fingerprint
 
     data = args.data.resolve()
-    annotations = read_dataset(args.data)
+    annotations = load_dataset(args.data, args)
     if len(annotations.class_names) < 2:
         raise UserError(f"{args.data}: has only one class, but a classifier needs two; give other --data")
     record = {"data": fingerprint(annotations.images), "name": data.name, "epochs": args.epochs}
@@ -97,7 +97,8 @@ def run(args: TourArgs) -> int:
         if not (work / FOLDER / "splits.csv").is_file():
             write_portraits(work)
         runner = _LoggingRunner(work, [(data, data.name)])
-        plan = TourPlan(data.name, len(annotations.class_names), args.epochs)
+        reading = ReadingArgs(rename=args.rename, unlabelled=args.unlabelled)
+        plan = TourPlan(data.name, len(annotations.class_names), args.epochs, reading)
         plan.run_until_choice(runner)
         chosen = choose_run(work)
         plan.run_from_choice(runner, chosen)

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.annotations import ReadingArgs
+from common.annotations.options import DEFAULT_READING
 from docs.tour.portrait import FOLDER, PHOTO
 from docs.tour.runner import StepRunner, TourStep
 
@@ -22,9 +24,9 @@ RESERVED |= {DETECTIONS, DEFAULT_DETECTIONS, FOLDER, PHOTO, "steps", "tour.json"
 
 LOOK = """
 from collections import Counter
-from common.annotations import read_dataset
+from common.annotations import {names}
 
-data = read_dataset({data})
+data = read_dataset({data}{options})
 faces = Counter(label for image in data.images for label in image.labels)
 print(f"{{len(data.images)}} photos with {{faces.total()}} faces; {{len(data.problems)}} problems in the annotations")
 for name in data.class_names:
@@ -86,6 +88,13 @@ class TourPlan:
     """Number of classes."""
     epochs: int
     """Epochs of each training."""
+    reading: ReadingArgs = DEFAULT_READING
+    """How to read the dataset."""
+
+    @property
+    def _data_flags(self) -> tuple[str, ...]:
+        """Return the flags that name the dataset, and say how to read it."""
+        return ("--data", self.data, *self.reading.reading_flags())
 
     def run_until_choice(self, runner: StepRunner) -> None:
         """Run all steps up to the comparison on validation crops, without the test split."""
@@ -94,7 +103,7 @@ class TourPlan:
 
     def run_from_choice(self, runner: StepRunner, chosen: str) -> None:
         """Pack the chosen run, score it on the test split, and detect."""
-        run, photos = f"{RUNS}/{chosen}", ("--data", self.data, "--splits", SPLITS_FILE)
+        run, photos = f"{RUNS}/{chosen}", (*self._data_flags, "--splits", SPLITS_FILE)
         pack = ("pipeline.pack", "--run", run, "--out", BUNDLE, *photos)
         evaluate = ("pipeline.evaluate", *photos, "--split", "test", "--bundle", BUNDLE, "--no-pictures")
         detect = ("pipeline.detect", PHOTO)
@@ -109,16 +118,22 @@ class TourPlan:
 
     def _data_steps(self) -> tuple[TourStep, ...]:
         """Return the steps that split and cut the data."""
-        crops = ("pipeline.build_crops", "--data", self.data, "--splits", SPLITS_FILE, "--out", CROPS)
+        crops = ("pipeline.build_crops", *self._data_flags, "--splits", SPLITS_FILE, "--out", CROPS)
         faces = ("pipeline.build_crops", "--data", FOLDER, "--splits", f"{FOLDER}/splits.csv", "--out", PORTRAIT_CROPS)
         preview = ("stage2_classifier.transforms", "--crops", PORTRAIT_CROPS, "--preview", PREVIEW, "--per-class", "1")
         return (
-            TourStep("look", snippet=LOOK.format(data=json.dumps(self.data))),
-            TourStep("split", ("pipeline.split", "--data", self.data, "--out", SPLITS_FILE), outputs=(SPLITS_FILE,)),
+            TourStep("look", snippet=self._look()),
+            TourStep("split", ("pipeline.split", *self._data_flags, "--out", SPLITS_FILE), outputs=(SPLITS_FILE,)),
             TourStep("crops", crops, outputs=(CROPS,)),
             TourStep("portrait_crops", faces, outputs=(PORTRAIT_CROPS,)),
             TourStep("preview", preview, outputs=(PREVIEW,)),
         )
+
+    def _look(self) -> str:
+        """Return the snippet that reads the dataset."""
+        default = self.reading == DEFAULT_READING
+        names = "read_dataset" if default else "ReadingArgs, read_dataset"
+        return LOOK.format(data=json.dumps(self.data), names=names, options="" if default else f", {self.reading}")
 
     def _explaining_steps(self) -> tuple[TourStep, ...]:
         """Return the steps that show dataset, model, loss and experiments."""

@@ -5,7 +5,8 @@
 The detector trains on the training photos of splits.csv. The epoch with the best mAP50 on the validation photos is
 scored on --split, in the same way as by pipeline.evaluate. OUT/ then holds config.json, log.jsonl (one line per epoch),
 best.safetensors, baseline.md, baseline.json, and predictions.coco.json. `python -m pipeline.evaluate --predictions`
-compares that file with ours. A killed run resumes when it is started again. A finished run is only scored, also on
+compares that file with ours. Photos of which an annotation was refused are not trained on, because their background may
+show a face. A killed run resumes when it is started again. A finished run is only scored, also on
 another --split.
 """
 
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 import tyro
 
-from common.annotations import AnnotatedImage, Annotations, read_dataset
+from common.annotations import AnnotatedImage, Annotations, ReadingArgs, load_dataset, require_faces
 from common.annotations.types import fingerprint
 from common.cli import program_name, requires_extra, run_cli
 from common.errors import UserError, first_line
@@ -35,11 +36,12 @@ from pipeline.baseline.report import write_report
 from pipeline.baseline.run_folder import HEADER, BaselineFolder
 from pipeline.data.checks import check_apart, readable_images
 from pipeline.evaluate.evaluation import EvaluationSettings
+from pipeline.evaluate.report import data_notes
 from pipeline.evaluate.selection import select_images
 
 
 @dataclass(frozen=True)
-class BaselineArgs:
+class BaselineArgs(ReadingArgs):
     """Train a one-stage detector on annotated photos, and score it in the same way as ours."""
 
     data: Path
@@ -74,10 +76,9 @@ def run(args: BaselineArgs) -> int:
     keep_freed_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
-    dataset = read_dataset(args.data)
-    for problem in dataset.problems:
-        _warn(f"warning: {problem}")
+    dataset = load_dataset(args.data, args)
     scored, notes = select_images(dataset.images, args.data, args.splits, args.split)
+    notes += data_notes(dataset, scored)
     for image in scored:
         read_image(image.path)  # a broken photo is reported before hours of training
     sides = read_splits(args.splits)
@@ -85,7 +86,11 @@ def run(args: BaselineArgs) -> int:
         readable_images([i for i in dataset.images if sides.get(i.image_id) == side], _warn)
         for side in ("train", "val")
     )
-    _check_faces(args, train, val)
+    train, left_out = [image for image in train if image.complete], sum(not image.complete for image in train)
+    if left_out:
+        notes.append(f"{left_out} training photos may show a face without a box: not trained on")
+        _warn(f"note: {notes[-1]}")
+    _check_faces(args, train, val, left_out)
     folder = BaselineFolder(args.out)
     with folder.held(_record(args, dataset, train, val), args.overwrite):
         try:
@@ -116,11 +121,12 @@ def _check(args: BaselineArgs) -> None:
         raise UserError(f"{args.config.weights}: not found; check the name given with --weights")
 
 
-def _check_faces(args: BaselineArgs, train: Sequence[AnnotatedImage], val: Sequence[AnnotatedImage]) -> None:
-    for side, images in (("train", train), ("val", val)):
-        if not any(len(image.boxes) for image in images):
-            missing = f"no photo of {args.data} in split {side!r} has a face"
-            raise UserError(f"{args.splits}: {missing}; make the split again")
+def _check_faces(
+    args: BaselineArgs, train: Sequence[AnnotatedImage], val: Sequence[AnnotatedImage], left_out: int
+) -> None:
+    rest = f" without the {left_out} photos that may show a face without a box" if left_out else ""
+    require_faces(train, f"{args.splits}: split 'train'{rest}", "make the split again")
+    require_faces(val, f"{args.splits}: split 'val'", "make the split again")
     if len(train) < 2:
         raise UserError(f"{args.splits}: only one training photo; make a split with 2 or more")
 

@@ -25,7 +25,7 @@ from pipeline.baseline.data import TrainPhotos, image_to_tensor, train_loader
 from pipeline.baseline.model import build_detector, load_pretrained, load_weights
 from pipeline.baseline.run_folder import BaselineFolder, Best
 from pipeline.evaluate.bootstrap import best_f1_threshold
-from pipeline.evaluate.metrics import Sample, one_label, score_samples
+from pipeline.evaluate.metrics import Sample, make_sample, one_label, score_samples
 from stage1_faces.training.trainer import EMA_DECAY, EMA_POWER, StepSchedule
 from stage2_classifier.training.engine import seed_epoch
 
@@ -183,9 +183,8 @@ def find_faces(
     model.eval()
     samples = []
     for image in images:
-        gt_labels = np.array([class_names.index(label) for label in image.labels], np.intp)
         pixels = read_image(image.path)
-        samples.append(Sample(image.image_id, image.boxes, gt_labels, *detect(model, pixels)))
+        samples.append(make_sample(image, class_names, *detect(model, pixels)))
         on_image(image, pixels)
     return samples
 

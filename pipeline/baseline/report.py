@@ -52,6 +52,7 @@ def write_report(
         "model": best.model,
         "split": split,
         "photos": len(images),
+        "incomplete_photos": sum(not image.complete for image in images),
         "best_epoch": best.epoch,
         "val_map50": best.map50,
         "parameters": sum(p.numel() for p in model.parameters()),

@@ -15,7 +15,8 @@ import tyro
 from numpy.typing import NDArray
 from PIL import Image
 
-from common.annotations import AnnotatedImage, Annotations, read_dataset
+from common.annotations import AnnotatedImage, Annotations, ReadingArgs, count_line, load_dataset, require_faces
+from common.annotations.loading import Log, warn
 from common.cli import console, program_name, progress, run_cli
 from common.errors import MediaError, UserError
 from common.files import atomic_replace, check_writable_folder
@@ -39,7 +40,7 @@ HARD_NEGATIVE_FOLDER = "rejects"
 
 
 @dataclass(frozen=True)
-class BuildCropsArgs:
+class BuildCropsArgs(ReadingArgs):
     """Cut the annotated faces of a dataset into DIR/<split>/<class>/*.png, and list them in DIR/crops.csv.
 
     Run again, the command cuts only missing and changed crops, and removes crops that no longer belong there.
@@ -67,6 +68,7 @@ class CropSummary:
     cut: int  # number of crops cut in this run
     unreadable: tuple[str, ...]  # one message per photo that could not be read
     without_split: tuple[str, ...]  # ids of the images that are in no split
+    not_mined: int = 0  # number of training photos without hard negatives, because they may show a face without a box
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,7 @@ def build_crops(
         cut=sum(result.cut for result in results),
         unreadable=tuple(result.error for result in results if result.error),
         without_split=tuple(i.image_id for i in annotations.images if i.image_id not in splits),
+        not_mined=sum(not i.complete and i.image_id in (mined or {}) for i in annotations.images),
     )
 
 
@@ -249,15 +252,18 @@ def _write_contact_sheet(crops: CropSet, label: str) -> None:
 def run(args: BuildCropsArgs) -> int:
     """Read, cut, and print a table; return 1 when a photo could not be read."""
     check_apart(args.data, args.out, "--out")
-    annotations = read_dataset(args.data)
+    log: Log = warn
     if not args.splits.exists():
         print(f"{args.splits}: not found; making it with pipeline.split's defaults")
         try:
-            if code := make_splits(SplitArgs(args.data, args.splits)):
+            if code := make_splits(SplitArgs(args.data, args.splits, rename=args.rename, unlabelled=args.unlabelled)):
                 return code
         except TooFewGroupsError as error:
-            raise error.with_command(args.data, args.splits) from None
+            raise error.with_command(args.data, args.splits, args.reading_flags()) from None
+        log = _ignore  # pipeline.split has reported it
+    annotations = load_dataset(args.data, args, log)
     splits = read_splits(args.splits)
+    _check_faces(args.splits, splits, annotations.images)
     mined = None
     if args.cascade is not None:
         check_writable_folder(args.out)
@@ -267,6 +273,17 @@ def run(args: BuildCropsArgs) -> int:
     summary = build_crops(annotations, splits, args.out, args.margin, args.workers, mined)
     _print_summary(summary, annotations)
     return 1 if summary.unreadable else 0
+
+
+def _ignore(_: str) -> None:
+    """Drop a line."""
+
+
+def _check_faces(file: Path, splits: Mapping[str, str], images: Sequence[AnnotatedImage]) -> None:
+    """Raise UserError when a split has photos, but no face."""
+    for name in SPLITS:
+        if members := [image for image in images if splits.get(image.image_id) == name]:
+            require_faces(members, f"{file}: split {name!r}", "make the split again")
 
 
 def _print_summary(summary: CropSummary, annotations: Annotations) -> None:
@@ -285,8 +302,12 @@ def _print_summary(summary: CropSummary, annotations: Annotations) -> None:
     console().print(table)
     if mined := len(crops.hard_negatives):
         print(f"{mined} false alarms of stage 1 in {crops.root / HARD_NEGATIVE_FOLDER}, of training photos")
-    for problem in (*map(str, annotations.problems), *summary.unreadable):
-        print(f"warning: {problem}", file=sys.stderr)
+    if summary.not_mined:
+        print(f"no hard negatives from {summary.not_mined} training photos that may show a face without a box")
+    if line := count_line(annotations):
+        print(line)
+    for message in summary.unreadable:
+        print(f"warning: {message}", file=sys.stderr)
     if summary.without_split:
         names = ", ".join(summary.without_split[:3])
         print(f"warning: {len(summary.without_split)} images are in no split, left out: {names} ...", file=sys.stderr)

@@ -13,8 +13,6 @@ from common.cli import progress
 from common.errors import MediaError, UserError
 from common.images import read_image
 
-MAX_SHOWN = 5  # problems, or photos of a list, in a message
-
 
 def check_apart(data: Path, path: Path, flag: str) -> None:
     """Raise UserError when `path`, given by `flag`, is in the dataset: the next run would read results as data."""
@@ -23,20 +21,16 @@ def check_apart(data: Path, path: Path, flag: str) -> None:
 
 
 def check_dataset(data: Path, annotations: Annotations, log: Callable[[str], None]) -> list[AnnotatedImage]:
-    """Return the photos that can be used, and report the others.
+    """Return the photos that can be decoded, and report the others.
 
     Args:
         data: the dataset, for messages.
         annotations: the dataset as read.
-        log: gets one line per unusable photo, and the first problems of `annotations`.
+        log: gets one line per unusable photo.
 
     Raises:
         UserError: no photo can be used.
     """
-    for problem in annotations.problems[:MAX_SHOWN]:
-        log(f"warning: {problem}")
-    if (more := len(annotations.problems) - MAX_SHOWN) > 0:
-        log(f"warning: and {more} more problems in the data")
     images = readable_images(annotations.images, log)
     if not images:
         raise UserError(f"{data}: none of its {len(annotations.images)} photos can be used; check the warnings above")

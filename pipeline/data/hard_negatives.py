@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.annotations import AnnotatedImage
@@ -40,12 +40,17 @@ class MinedFaces:
 
 
 def mine_faces(detector: Detector, images: Iterable[AnnotatedImage]) -> dict[str, MinedFaces]:
-    """Return {image_id: hard negatives and landmarks}, without the photos that cannot be read."""
+    """Return {image_id: hard negatives and landmarks}, without the photos that cannot be read.
+
+    A photo that may show a face without a box (`complete` is False) gives no hard negatives: one may be that face.
+    """
     mined = {}
     for image in images:
         try:
             faces = detector.detect(read_image(image.path), min_score=MIN_SCORE)
-            mined[image.image_id] = _compare(faces, image.boxes)
+            compared = _compare(faces, image.boxes)
+            nothing = compared.hard_negatives[:0]
+            mined[image.image_id] = compared if image.complete else replace(compared, hard_negatives=nothing)
         except MediaError:
             pass  # build_crops reports the photo
     return mined

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import tyro
 
-from common.annotations import AnnotatedImage, Annotations, Problem, read_dataset
+from common.annotations import AnnotatedImage, Annotations, Problem, ReadingArgs, load_dataset
+from common.annotations.loading import Log, log_problems, warn
 from common.annotations.yolo import label_file
 from common.cli import console, program_name, run_cli
 from common.errors import UserError
 from common.files import check_writable_file
-from common.paths import DATASET_IMAGE_SUFFIXES
+from common.paths import IMAGE_SUFFIXES
 from common.splits import SPLITS
-from pipeline.data.checks import MAX_SHOWN
 from pipeline.data.duplicates import near_duplicate_groups
 from pipeline.data.name_groups import name_groups, shown_groups
 from pipeline.data.split_checks import check_faces, missing_classes, missing_parts, single_class, small_parts
@@ -38,11 +38,11 @@ EXCLUSIVE = (
     *(("--folds", "--keep-folders"), ("--group-by", "--keep-folders")),
     *(("--by-time", "--keep-folders"), ("--by-time", "--group-by")),
 )
-DATA_SUFFIXES = DATASET_IMAGE_SUFFIXES | {".json", ".names", ".txt", ".xml", ".yaml", ".yml"}
+DATA_SUFFIXES = IMAGE_SUFFIXES | {".json", ".names", ".txt", ".xml", ".yaml", ".yml"}
 
 
 @dataclass(frozen=True)
-class SplitArgs:
+class SplitArgs(ReadingArgs):
     """Split a dataset into train, val and test, or into folds, and write the split of each photo as CSV.
 
     Photos that show the same (copies, re-crops, mirror images, near-identical shots) stay together. Each split gets
@@ -113,14 +113,14 @@ class _MadeSplits:
         return found
 
 
-def run(args: SplitArgs) -> int:
-    """Read, group, split, write and print; return 1 when a photo could not be read."""
+def run(args: SplitArgs, log: Log = warn) -> int:
+    """Read, group, split, write and print; `log` gets what was refused. Return 1 when a photo could not be read."""
     _check_args(args)
     names = _output_files(args)
     for name in names:
         check_writable_file(name)
     _protect_data(names, _files_in(args.data))
-    annotations = read_dataset(args.data)
+    annotations = load_dataset(args.data, args, log)
     # The files of photos outside the dataset's folder, too.
     used = ((image.path, label_file(image.path)) for image in annotations.images)
     _protect_data(names, (file for files in used for file in files if file))
@@ -208,7 +208,8 @@ def _group_readable(args: SplitArgs, annotations: Annotations) -> tuple[Annotati
         raise UserError(f"{args.data}: none of its {len(unreadable)} photos can be read; give other --data")
     problems = [Problem(annotations.images[i].path, f"{why}; not used") for i, why in found.unreadable]
     images = tuple(annotations.images[i] for i in usable)
-    annotations = replace(annotations, images=images, problems=(*annotations.problems, *problems))
+    # The problems of reading were reported at once.
+    annotations = replace(annotations, images=images, problems=tuple(problems))
     return annotations, [found.groups[i] for i in usable], bool(unreadable)
 
 
@@ -265,10 +266,7 @@ def _print_notes(made: _MadeSplits, annotations: Annotations) -> None:
         out.print(note, markup=False, highlight=False)
     for warning in (*made.warnings, *made.divided_groups(), *made.class_warnings(annotations)):
         print(f"warning: {warning}", file=sys.stderr)
-    for problem in annotations.problems[:MAX_SHOWN]:
-        print(f"warning: {problem}", file=sys.stderr)
-    if (more := len(annotations.problems) - MAX_SHOWN) > 0:
-        print(f"warning: and {more} more problems, {len(annotations.problems)} in all", file=sys.stderr)
+    log_problems(annotations.problems)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

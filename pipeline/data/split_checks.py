@@ -55,7 +55,8 @@ def missing_classes(
         absent = [name for name in class_names if faces["all"][name] and not faces[split][name]]
         if absent and faces[split]:
             held = ", ".join(f"{faces['all'][name]} of {name} in all" for name in absent)
-            warnings.append(f"part {split} has no face of class {', '.join(absent)} ({held}); scores will not cover it")
+            effect = "the classifier cannot learn it" if split == "train" else "scores will not cover it"
+            warnings.append(f"part {split} has no face of class {', '.join(absent)} ({held}); {effect}")
     return warnings
 
 

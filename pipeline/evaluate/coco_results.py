@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from common.annotations.class_names import suggest_renames
 from common.annotations.types import AnnotatedImage
+from common.boxes import as_boxes
 from common.errors import UserError
 from common.files import write_text
-from pipeline.evaluate.metrics import Sample, coco_detections
+from pipeline.evaluate.metrics import Sample, coco_detections, make_sample
 
 Corners = tuple[float, ...]  # of a box, xyxy
 
@@ -41,12 +44,12 @@ class CocoResults:
     # {image_id: [(box xyxy, score, class index), ...]}; images without detections are absent.
     by_image: dict[str, list[tuple[Corners, float, int]]]
 
-    def sample(self, image: AnnotatedImage, class_names: Sequence[str]) -> Sample:
+    def sample(self, image: AnnotatedImage, class_names: Sequence[str], match_iou: float = 0.5) -> Sample:
         """Return one image's faces and the file's detections; `class_names` are those that the file was read with."""
         rows = self.by_image.get(image.image_id, [])
         boxes, scores, labels = zip(*rows, strict=True) if rows else ((), (), ())
-        gt_labels = np.array([class_names.index(label) for label in image.labels], np.intp)
-        return Sample(image.image_id, image.boxes, gt_labels, *map(np.array, (boxes, scores, labels)))
+        found = (as_boxes(boxes), np.array(scores, np.float64), np.array(labels, np.intp))
+        return make_sample(image, class_names, *found, match_iou=match_iou)
 
 
 def read_results(
@@ -88,9 +91,8 @@ def read_results(
         name = _category(entry.get("category_id"), categories, where)
         label = rename.get(name, name)
         if label not in index_of:
-            raise UserError(
-                f"{where}: class {label!r} is not one of {', '.join(class_names)}; map it with --merge {label}=NAME"
-            )
+            fix = f"--merge {shlex.quote(label)}={suggest_renames([label], class_names).get(label, 'NAME')}"
+            raise UserError(f"{where}: class {label!r} is not one of {', '.join(class_names)}; map it with {fix}")
         found.setdefault((box, index_of[label]), []).append((score, name))
     return CocoResults(
         {

@@ -6,6 +6,9 @@ The data may have fewer classes than the detector. mAP is the mean over the clas
 with the name of another class is lost to its own class and counts for nothing else. To score it as one of the data's
 classes, merge the classes. A mask worn wrongly is without_mask where annotators asked who is protected, and with_mask
 where they asked who has a mask. The scores of merged classes are added up before a face gets its label.
+
+A photo of which an annotation was refused may show a face without a box. There, a detection that overlaps no annotated
+face is not counted, in any score: it may be that face.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from common.annotations import AnnotatedImage, read_dataset
+from common.annotations import AnnotatedImage, ReadingArgs, load_dataset
 from common.cli import console, program_name, refuse_renamed, requires_extra, run_cli
 from common.errors import UserError
 from common.files import check_writable_folder, write_text
@@ -31,7 +34,7 @@ from pipeline.evaluate.detectors import BUNDLE_NAME, DetectorRun, free_name, rea
 from pipeline.evaluate.evaluation import DetectionEvaluation, EvaluationSettings, evaluate_samples
 from pipeline.evaluate.metrics import MIN_CLASS_SCORE, every_class, one_label
 from pipeline.evaluate.pictures import draw_confusion, draw_curves, draw_reliability, draw_worst
-from pipeline.evaluate.report import markdown, show, tables, to_json
+from pipeline.evaluate.report import data_notes, markdown, show, tables, to_json
 from pipeline.evaluate.selection import check_classes, merge_classes, merged_names, parse_merge, select_images
 from pipeline.evaluate.slices import FaceAttributes, face_attributes
 from pipeline.evaluate.tide_errors import filter_by_score, list_errors
@@ -46,7 +49,7 @@ RENAMED_FLAGS = {
 
 
 @dataclass(frozen=True)
-class EvaluateArgs:
+class EvaluateArgs(ReadingArgs):
     """Score the detector, and any other detector's results, on annotated photos."""
 
     data: Path
@@ -98,9 +101,9 @@ def run(args: EvaluateArgs) -> int:
         import matplotlib  # noqa: F401
 
     merge = parse_merge(args.merge)
-    dataset = read_dataset(args.data)
+    dataset = load_dataset(args.data, args)
     images, notes = select_images(dataset.images, args.data, args.splits, args.split)
-    notes += [f"{len(dataset.problems)} problems in the data, the first: {p}" for p in dataset.problems[:1]]
+    notes += data_notes(dataset, images)
     images = merge_classes(images, merge)
     class_names = merged_names(dataset.class_names, merge)
     predictor = None if args.skip_bundle else Predictor.load(args.bundle, threads=args.threads)
@@ -118,6 +121,7 @@ def run(args: EvaluateArgs) -> int:
         "splits": None if args.splits is None else str(args.splits),
         "split": args.split,
         "photos": len(images),
+        "incomplete_photos": sum(not image.complete for image in images),
         "faces": {name: sum(image.labels.count(name) for image in images) for name in class_names},
         "min_score": args.min_score,
         "merge": merge,
@@ -172,11 +176,11 @@ def _run_detectors(
     runs: dict[str, DetectorRun] = {}
     if predictor is not None:
         stock_threads = args.threads if args.stock else 0
-        runs |= run_bundle(predictor, images, class_names, merge, args.min_score, stock_threads, measure)
+        runs |= run_bundle(predictor, images, class_names, merge, args.min_score, stock_threads, measure, args.iou)
     names = CocoNames(args.coco_truth, args.categories, args.first_category, merge)
     for file in args.predictions:
         name = free_name(file.stem, runs)
-        runs[name] = read_run(file, all_images, images, class_names, names, args.min_score)
+        runs[name] = read_run(file, all_images, images, class_names, names, args.min_score, args.iou)
     for image in images:
         if image.image_id not in attributes:
             measure(image, read_image(image.path))
@@ -204,9 +208,10 @@ def _notes(
 ) -> list[str]:
     faces = sum(len(image.boxes) for image in images)
     notes = [f"split {args.split}: {len(images)} photos with {faces} faces; bootstrap seed {args.seed}"]
+    what = "no detection" if all(image.complete for image in images) else "no detection that counts"
     for e in evaluations:
         if e.silent_images:
-            notes.append(f"{e.name}: no detection in {e.silent_images} of {e.images} photos, counted as empty")
+            notes.append(f"{e.name}: {what} in {e.silent_images} of {e.images} photos, counted as empty")
         absent = {c.name for c in e.scores.classes if not c.overall.gt_count}
         detected = {n: sum(row[k] for row in e.confusion) for k, n in enumerate(e.class_names) if n in absent}
         text = "a class without truths here, count as faces but not in mAP"

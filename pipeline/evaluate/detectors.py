@@ -41,6 +41,7 @@ def run_bundle(
     min_score: float,
     stock_threads: int,
     on_image: Callable[[AnnotatedImage, NDArray[np.uint8]], None],
+    match_iou: float = 0.5,
 ) -> dict[str, DetectorRun]:
     """Return the runs of the bundle and of the stock cascade with the bundle's classifier, by the detector's name.
 
@@ -54,7 +55,7 @@ def run_bundle(
         task = bar.add_task("detecting", total=len(images) * len(predictors))
         for name, each in predictors.items():
             samples, seconds = detect_samples(
-                each, images, class_names, merge, min_score, partial(bar.advance, task), on_image
+                each, images, class_names, merge, min_score, partial(bar.advance, task), on_image, match_iou
             )
             # The bundle's threshold was chosen for the scores of the bundle's own cascade.
             threshold = meta.thresholds["score"] if name == BUNDLE_NAME else None
@@ -69,10 +70,11 @@ def read_run(
     class_names: Sequence[str],
     names: CocoNames,
     min_score: float,
+    match_iou: float = 0.5,
 ) -> DetectorRun:
     """Read another detector's COCO results on `images`; the file may also name the others of `all_images`."""
     results = read_results(file, all_images, class_names, names)
-    samples = [results.sample(image, class_names) for image in images]
+    samples = [results.sample(image, class_names, match_iou) for image in images]
     return DetectorRun(filter_by_score(samples, min_score) if min_score > 0 else samples)
 
 

@@ -13,7 +13,15 @@ from common.annotations.types import AnnotatedImage
 from common.errors import UserError
 from common.images import read_image
 from pipeline.evaluate.bootstrap import Interval, best_f1_threshold, bootstrap, mean_ap
-from pipeline.evaluate.metrics import MIN_CLASS_SCORE, Sample, Scores, one_label, score_every_class, score_samples
+from pipeline.evaluate.metrics import (
+    MIN_CLASS_SCORE,
+    Sample,
+    Scores,
+    make_sample,
+    one_label,
+    score_every_class,
+    score_samples,
+)
 from pipeline.evaluate.reliability import MIN_SCORE, Reliability, scores_and_correct
 from pipeline.evaluate.risk_coverage import RiskCoveragePoint, risk_coverage
 from pipeline.evaluate.slices import FaceAttributes, Slice, slice_faces
@@ -86,6 +94,7 @@ def detect_samples(
     min_score: float = 0.0,
     advance: Callable[[], None] | None = None,
     on_image: Callable[[AnnotatedImage, NDArray[np.uint8]], None] | None = None,
+    match_iou: float = 0.5,
 ) -> tuple[list[Sample], float | None]:
     """Detect in each image.
 
@@ -98,6 +107,7 @@ def detect_samples(
         min_score: leaves out detections whose label has a lower score.
         advance: called after each image.
         on_image: called with each image and its pixels (H, W, 3) RGB.
+        match_iou: IoU at which a detection is on its face.
 
     Returns:
         One sample per image, and the median seconds to detect in one image (without reading it).
@@ -116,11 +126,10 @@ def detect_samples(
         start = time.perf_counter()
         detections = predictor.detect(pixels, min_score=predictor_min_score)
         seconds.append(time.perf_counter() - start)
-        gt_labels = np.array([class_names.index(label) for label in image.labels], np.intp)
         # Multiplied in the predictor's order, so that each score equals the predictor's to the last digit.
         class_scores = (detections.face_scores[:, None] * detections.class_probs).astype(np.float64) @ membership
         scores, labels = class_scores.max(axis=1, initial=0), class_scores.argmax(axis=1)
-        sample = Sample(image.image_id, image.boxes, gt_labels, detections.boxes, scores, labels, class_scores)
+        sample = make_sample(image, class_names, detections.boxes, scores, labels, class_scores, match_iou)
         samples.append(sample.keeping(sample.scores >= min_score))
         if advance:
             advance()

@@ -1,9 +1,14 @@
-"""Parts of annotated photos that show no face: every detection there is a false alarm."""
+"""What is known to show no face: parts of annotated photos, and detections that are false alarms."""
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from common.annotations import AnnotatedImage
+from common.boxes import Boxes, max_iou
 from common.images import Pixels
+from pipeline.data.hard_negatives import MAX_BACKGROUND_IOU
 
 MIN_CELL = 8  # px, the finest grid
 MAX_CELLS = 75  # along a photo's longer side
@@ -11,10 +16,26 @@ FACE_MARGIN = 0.5  # of a face's width and height, left out on each side: hair, 
 MIN_PART_SIDE = 96  # px
 
 
+def counted_detections(image: AnnotatedImage, boxes: Boxes, match_iou: float = MAX_BACKGROUND_IOU) -> NDArray[np.bool_]:
+    """Return (M,) whether each detection counts when detections are scored.
+
+    In a photo that may show a face without a box (`image.complete` is False), a detection on no annotated face may be
+    that face. Such a detection is neither right nor a false alarm.
+
+    Args:
+        image: the photo's annotations.
+        boxes: (M, 4) the detections.
+        match_iou: IoU at which a detection is on its face. Detections with this IoU, or with MAX_BACKGROUND_IOU, count.
+    """
+    if image.complete:
+        return np.ones(len(boxes), bool)
+    return max_iou(boxes, image.boxes) >= min(MAX_BACKGROUND_IOU, match_iou)
+
+
 def face_free_part(pixels: Pixels, image: AnnotatedImage) -> Pixels | None:
     """Return the largest rectangle of a photo that is clear of every annotated face.
 
-    The part may show a face that the annotators left out.
+    The part may show a face that the annotators left out. A photo of which an annotation was refused has no such part.
 
     Args:
         pixels: the photo (H, W, 3).
@@ -24,6 +45,8 @@ def face_free_part(pixels: Pixels, image: AnnotatedImage) -> Pixels | None:
         The part (h, w, 3), or None when no part has sides of 96 px or more. The edges are on a grid of 8 px, coarser
         for photos over 600 px.
     """
+    if not image.complete:
+        return None
     grid = max(MIN_CELL, -(-max(image.size) // MAX_CELLS))
     columns, rows = image.size[0] // grid, image.size[1] // grid
     occupied = [[False] * columns for _ in range(rows)]

@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.annotations import AnnotatedImage
 from common.boxes import Boxes, as_boxes
 from common.cli import requires_extra
+from pipeline.evaluate.face_free import counted_detections
 
 COCO_IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
@@ -84,6 +86,41 @@ class Sample:
         return replace(
             self, boxes=self.boxes[keep], scores=self.scores[keep], labels=self.labels[keep], class_scores=class_scores
         )
+
+
+def make_sample(
+    image: AnnotatedImage,
+    class_names: Sequence[str] | None,
+    boxes: Boxes,
+    scores: NDArray[np.floating],
+    labels: NDArray[np.intp],
+    class_scores: NDArray[np.float64] | None = None,
+    match_iou: float = 0.5,
+) -> Sample:
+    """Return one image's faces and those of its M detections that count.
+
+    All samples are made here, so that all scores agree on what counts (see `face_free.counted_detections`).
+
+    Args:
+        image: the annotated image.
+        class_names: in the order of the label indices; None where classes do not matter, and every face has label 0.
+        boxes: (M, 4) xyxy pixels.
+        scores: (M,).
+        labels: (M,) indices into the class names.
+        class_scores: as in Sample.
+        match_iou: IoU at which a detection is on its face.
+    """
+    gt_labels = [0 if class_names is None else class_names.index(label) for label in image.labels]
+    sample = Sample(
+        image.image_id,
+        image.boxes,
+        np.array(gt_labels, np.intp),
+        boxes,
+        scores.astype(np.float64),
+        labels,
+        class_scores,
+    )
+    return sample.keeping(counted_detections(image, sample.boxes, match_iou))
 
 
 def every_class(samples: Sequence[Sample], min_score: float = MIN_CLASS_SCORE) -> list[Sample]:

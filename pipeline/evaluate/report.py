@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.table import Table as RichTable
 
+from common.annotations import AnnotatedImage, Annotations, count_line
 from common.cli import console
 from pipeline.evaluate.bootstrap import ONE_LABEL
 from pipeline.evaluate.evaluation import DetectionEvaluation
@@ -68,6 +69,21 @@ def tables(evaluations: Sequence[DetectionEvaluation]) -> list[Table]:
         details += [_by_class(e), _by_size(e), _confusion(e), _errors(e), _slices(e), _reliability(e)]
         details += [_unsure(e)] if e.unsure else []
     return [_headline(evaluations), *details]
+
+
+def data_notes(dataset: Annotations, images: Sequence[AnnotatedImage]) -> list[str]:
+    """Return the notes of a report on the data: what was refused, and how incomplete photos were scored.
+
+    Args:
+        dataset: the dataset as read.
+        images: those of its images that are scored.
+    """
+    notes = [f"{len(dataset.problems)} problems in the data, the first: {p}" for p in dataset.problems[:1]]
+    notes += [line] if (line := count_line(dataset)) else []
+    if incomplete := sum(not image.complete for image in images):
+        fate = "detections there that overlap no annotated face are not counted"
+        notes.append(f"{incomplete} of the scored photos may show a face without a box: {fate}")
+    return notes
 
 
 def markdown(title: str, notes: Sequence[str], shown: Sequence[Table]) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from common.annotations import AnnotatedImage
+from common.annotations import AnnotatedImage, require_faces
+from common.annotations.class_names import suggest_renames
 from common.errors import UserError
 from common.splits import SPLITS, read_splits
 
@@ -23,8 +25,8 @@ def select_images(
         split: "train", "val", "test" or "all".
 
     Raises:
-        UserError: the split is unknown or empty, or splits.csv lists an image of the split that the data lacks. A score
-            over the rest would be the score of another split.
+        UserError: the split is unknown, empty or without faces, or splits.csv lists an image of the split that the data
+            lacks. A score over the rest would be the score of another split.
     """
     if split == "all":
         return list(images), []
@@ -43,6 +45,7 @@ def select_images(
     selected = [image for image in images if sides.get(image.image_id) == split]
     if not selected:
         raise UserError(f"{splits}: no images in split {split!r}; choose another --split or make the split again")
+    require_faces(selected, f"{splits}: split {split!r}", "choose another --split or make the split again")
     stray = [i for i in sorted(known) if i not in sides]
     notes = [f"{len(stray)} images of the data are not in {splits}: {_first_names(stray)}"] if stray else []
     return selected, notes
@@ -84,19 +87,32 @@ def merge_classes(images: Sequence[AnnotatedImage], merge: Mapping[str, str]) ->
     return [replace(image, labels=tuple(merge.get(n, n) for n in image.labels)) for image in images]
 
 
-def check_classes(images: Sequence[AnnotatedImage], class_names: Sequence[str]) -> None:
+def check_classes(images: Sequence[AnnotatedImage], class_names: Sequence[str], flag: str = "--rename") -> None:
     """Refuse images with a label that is not one of `class_names`.
 
+    Args:
+        images: the images.
+        class_names: the known classes.
+        flag: the command's option by which a class of the data gets the name of a known one.
+
     Raises:
-        UserError: names the first such image and its label.
+        UserError: names the first such image and its label, and the options for all such labels.
     """
-    for image in images:
-        unknown = sorted(set(image.labels) - set(class_names))
-        if unknown:
-            raise UserError(
-                f"{image.path}: class {unknown[0]!r} is not one of {', '.join(class_names)}; "
-                f"score it as another with --merge {unknown[0]}=NAME"
-            )
+    unknown = sorted({label for image in images for label in image.labels} - set(class_names))
+    if not unknown:
+        return
+    first = next(image for image in images if not set(image.labels) <= set(class_names))
+    label = next(label for label in sorted(first.labels) if label not in class_names)
+    advice = rename_advice(unknown, class_names, flag)
+    raise UserError(f"{first.path}: class {label!r} is not one of {', '.join(class_names)}; {advice}")
+
+
+def rename_advice(unknown: Sequence[str], class_names: Sequence[str], flag: str = "--rename") -> str:
+    """Return how to name the data's `unknown` classes as the detector's `class_names`, with the option's values."""
+    usual = suggest_renames(unknown, class_names)
+    pairs = " ".join(shlex.quote(f"{name}={usual.get(name, 'NAME')}") for name in unknown)
+    where = "" if len(usual) == len(unknown) else ", where NAME is one of the detector's"
+    return f"name the data's classes as the detector does with {flag} {pairs}{where}"
 
 
 def _first_names(names: Sequence[str], limit: int = 5) -> str:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from common.boxes import Boxes, as_boxes
-from common.errors import BundleError, UserError
+from common.errors import BundleError, MediaError, UserError
 from common.images import MAX_PIXELS, Photo, Pixels, Shrink, decode_photo, read_photo
 from pipeline.inference.bundle import Bundle
 from pipeline.inference.detections import Detections
 from pipeline.inference.device import Device
+from pipeline.inference.image_input import ImageInput, check_order, image_list, image_path, image_pixels
 from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.detector import O_CONTEXT, O_SIZE
 from stage1_faces.faces import Detector
@@ -75,33 +79,55 @@ class Predictor:
         return cls.load(None, threads, device)
 
     def detect(
-        self, image: Pixels | Photo | Path | str, min_score: float | None = None, min_face: float | None = None
+        self,
+        image: ImageInput,
+        min_score: float | None = None,
+        min_face: float | None = None,
+        *,
+        bgr: bool = False,
     ) -> Detections:
         """Find the faces of one image and their classes.
 
         Args:
-            image: uint8 (H, W, 3), RGB and upright; or a photo from `read`; or the path of an image file.
+            image: the path of a picture file; or the bytes of one; or a PIL image of any mode, which is turned by its
+                EXIF orientation; or an upright array, uint8 (H, W, 3) in RGB order or grey (H, W); or a photo from
+                `read`.
             min_score: smallest `score` reported, 0 to 1; the bundle's when None. 0 keeps every candidate that passes
                 the cascade and the bundle's min_detector_score.
             min_face: smallest face to look for, in pixels of the image; the bundle's when None.
+            bgr: whether the array's channels are blue, green, red, as those of OpenCV are; for arrays only.
 
         Returns:
-            The faces, best score first. Boxes and landmarks are in pixels of the image, or of the file when the file
-            was read smaller.
+            The faces, best score first. Boxes and landmarks are in pixels of the upright image, or of the upright file
+            when the file was read smaller.
 
         Raises:
-            MediaError: the file cannot be read.
+            MediaError: the file, the bytes or the PIL image cannot be decoded.
+            ImageTypeError: `image` is something else, or `bgr` is given without an array. It is a UserError and a
+                TypeError.
             UserError: min_score or min_face is out of range.
         """
         _check_range(min_score, min_face)
-        if isinstance(image, np.ndarray):
-            return self.detect_batch([image], min_score, min_face)[0]
-        photo = image if isinstance(image, Photo) else self.read(image, min_face)
+        photo = self._photo(image, min_face, bgr)
         sx, sy = photo.scale
         if (sx, sy) != (1, 1):  # only photos for the fine-tuned cascade are read smaller
             assert isinstance(self._search, CascadeConfig)
             min_face = max(self._search.min_face_for(photo.size, min_face) / max(sx, sy), 1.0)
-        return self.detect_batch([photo.pixels], min_score, min_face)[0].rescale(sx, sy)
+        return self._detect_pixels([photo.pixels], min_score, min_face)[0].rescale(sx, sy)
+
+    def _photo(self, image: ImageInput, min_face: float | None, bgr: bool) -> Photo:
+        """Return any accepted image as a photo; a file, or the bytes of one, may be read smaller."""
+        check_order(image, bgr)
+        if isinstance(image, Photo):
+            return image
+        if isinstance(image, (str, os.PathLike)):
+            return self.read(image_path(image), min_face)
+        if isinstance(image, (bytes, bytearray, memoryview)):
+            if not len(image):
+                raise MediaError("bytes", "is empty (0 bytes); give those of a picture file")
+            return self.read_from(BytesIO(image), "bytes", min_face)
+        pixels = image_pixels(image, bgr)
+        return Photo(pixels, (pixels.shape[1], pixels.shape[0]))
 
     def read(self, path: Path | str, min_face: float | None = None) -> Photo:
         """Read a photo with as many pixels as its detection uses: a huge JPEG at a half, quarter or eighth.
@@ -141,22 +167,39 @@ class Predictor:
         return lambda size: search.min_face_for(size, min_face) / least
 
     def detect_batch(
-        self, images: Sequence[Pixels], min_score: float | None = None, min_face: float | None = None
+        self,
+        images: Iterable[ImageInput],
+        min_score: float | None = None,
+        min_face: float | None = None,
+        *,
+        bgr: bool = False,
     ) -> list[Detections]:
         """Find the faces of several images and their classes.
 
         Args:
-            images: uint8 (H, W, 3) each, RGB and upright, of any sizes.
+            images: what `detect` takes, of any sizes; or an array, uint8 (N, H, W, 3).
             min_score: as in `detect`.
             min_face: as in `detect`.
+            bgr: as in `detect`; for all images.
 
         Returns:
             The detections of each image, in the images' order.
 
         Raises:
+            MediaError: as in `detect`.
+            ImageTypeError: `images` is one image, or one of them is nothing that `detect` takes.
             UserError: min_score or min_face is out of range.
         """
         _check_range(min_score, min_face)
+        listed = image_list(images)
+        if all(isinstance(image, np.ndarray) for image in listed):
+            return self._detect_pixels([image_pixels(image, bgr) for image in listed], min_score, min_face)
+        return [self.detect(image, min_score, min_face, bgr=bgr) for image in listed]  # one decoded at a time
+
+    def _detect_pixels(
+        self, images: Sequence[Pixels], min_score: float | None, min_face: float | None
+    ) -> list[Detections]:
+        """Find the faces of images, uint8 (H, W, 3) RGB each."""
         if not images:
             return []
         meta, fusion = self.bundle.meta, self.bundle.meta.fusion
@@ -176,9 +219,15 @@ class Predictor:
             results.append(detections[order[scores[order] >= threshold]])
         return results
 
-    def classify(self, image: Pixels, boxes: Boxes) -> NDArray[np.float32]:
-        """Return the class probabilities (N, C) of face boxes (N, 4), xyxy in pixels, in an image (H, W, 3)."""
-        output = self.run_classifier([image], [as_boxes(boxes)])[0]
+    def classify(self, image: Pixels | Image.Image, boxes: Boxes, *, bgr: bool = False) -> NDArray[np.float32]:
+        """Return the class probabilities (N, C) of face boxes in an image.
+
+        Args:
+            image: an array or a PIL image, as in `detect`.
+            boxes: the boxes (N, 4), xyxy in pixels of the upright image.
+            bgr: as in `detect`.
+        """
+        output = self.run_classifier([image_pixels(image, bgr)], [as_boxes(boxes)])[0]
         return self.bundle.meta.fusion.class_probs(output.class_probs)
 
     def run_classifier(self, images: Sequence[Pixels], boxes: Sequence[Boxes]) -> list[ClassifierOutput]:

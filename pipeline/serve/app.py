@@ -24,7 +24,6 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, HTTPConnection
 
-from common.display import display_name
 from common.errors import MediaError, TooManyPixelsError
 from common.paths import FoundImage
 from pipeline.inference.predictor import Predictor
@@ -33,7 +32,8 @@ from pipeline.serve.body_parser import HOW_TO_SEND, Upload, body_parser
 from pipeline.serve.limiter import ClientDisconnectedError, RequestLimiter
 from pipeline.serve.limits import Limits
 from pipeline.serve.metrics import ServeMetrics
-from pipeline.serve.middleware import error_response, middlewares
+from pipeline.serve.middleware import PAGE_POLICY, error_response, middlewares
+from pipeline.serve.parameters import check_query, shown
 from pipeline.serve.schema import DETECT_BODY, Health, PhotoFaces, error_responses
 
 VERSION = "0.1.0"
@@ -58,6 +58,8 @@ def create_app(
     token: str | None = None,
     workers: int = 1,
     hosts: Collection[str] | None = None,
+    origins: Collection[str] = (),
+    root_path: str = "",
 ) -> FastAPI:
     """Make the application. Its `state.limiter` is the RequestLimiter.
 
@@ -67,6 +69,8 @@ def create_app(
         token: the bearer token for all paths but the page and /v1/health; no token is needed when None.
         workers: photos processed at the same time.
         hosts: names under which the server may be addressed; any when None.
+        origins: origins of other sites whose pages may use the API, as `access.checked_origins` returns them.
+        root_path: path prefix under which a proxy shows the server, as `access.checked_root_path` returns it.
     """
     limiter = RequestLimiter(workers, limits)
     metrics = ServeMetrics(COUNTED_PATHS, predictor.bundle.meta.class_names, lambda: limiter.in_flight)
@@ -78,12 +82,12 @@ def create_app(
         redoc_url=None,
         static_url=DOCS_FILES,
         redirect_slashes=False,
-        middleware=middlewares(hosts, metrics.count_request),
+        middleware=middlewares(hosts, metrics.count_request, origins, root_path),
     )
     app.state.limiter = limiter
     dependencies = [] if token is None else [Depends(BearerToken(token))]
     _answer_errors(app)
-    _add_page(app)
+    _add_page(app, root_path)
     _add_docs(app)
     _add_detection(app, predictor, limits, metrics, dependencies)
     _add_information(app, predictor, metrics, dependencies)
@@ -98,7 +102,7 @@ def _add_detection(
 
     @app.post(
         "/v1/detect",
-        dependencies=dependencies,
+        dependencies=[*dependencies, Depends(check_query)],
         summary="The faces of a photo",
         responses={200: {"model": PhotoFaces}, **error_responses()},
         openapi_extra={"requestBody": DETECT_BODY},
@@ -178,24 +182,31 @@ class BearerToken(HTTPBearer):
         return credentials
 
 
-def _add_page(app: FastAPI) -> None:
-    """Add the web page and its files."""
+def _add_page(app: FastAPI, root_path: str) -> None:
+    """Add the web page and its files. The page's addresses are relative."""
     static = StaticFiles(directory=STATIC)
     app.mount("/static", static)
+    # A proxy that removes the prefix may show the page at the prefix without a slash, from which nothing is relative.
+    text = (STATIC / "index.html").read_text(encoding="utf-8")
+    based = text.replace("<head>", f'<head>\n  <base href="{root_path}/">', 1)
+    policy = PAGE_POLICY.replace("base-uri 'none'", "base-uri 'self'")
 
     @app.get("/", include_in_schema=False)
     async def page(request: Request) -> Response:
+        if root_path:
+            return HTMLResponse(based, headers={"content-security-policy": policy})
         return await static.get_response("index.html", request.scope)
 
 
 def _add_docs(app: FastAPI) -> None:
-    """Add /docs, the API's description: Swagger UI from local files."""
+    """Add /docs, the API's description: Swagger UI from local files, by relative addresses, which suit any prefix."""
+    files = DOCS_FILES.removeprefix("/")
     docs = get_swagger_ui_html(
-        openapi_url="/openapi.json",
+        openapi_url="openapi.json",
         title=app.title,
-        swagger_js_url=f"{DOCS_FILES}/swagger-ui-bundle.js",
-        swagger_css_url=f"{DOCS_FILES}/swagger-ui.css",
-        swagger_favicon_url=f"{DOCS_FILES}/favicon.png",
+        swagger_js_url=f"{files}/swagger-ui-bundle.js",
+        swagger_css_url=f"{files}/swagger-ui.css",
+        swagger_favicon_url=f"{files}/favicon.png",
         swagger_ui_parameters={"validatorUrl": None},  # it would send the description to swagger.io
     )
     scripts = re.findall(rb"<script>(.*?)</script>", bytes(docs.body), re.DOTALL)
@@ -224,7 +235,7 @@ def _answer_errors(app: FastAPI) -> None:
         first = error.errors()[0]
         name = str(first["loc"][-1])
         hint = VALUE_HINTS.get(name, first["msg"])
-        return error_response(422, f"{name} is {display_name(str(first['input']))[:40]!r}; {hint}")
+        return error_response(422, f"{name} is {shown(str(first['input']))}; {hint}")
 
     @app.exception_handler(MediaError)
     async def unreadable(_: Request, error: MediaError) -> Response:

@@ -1,20 +1,29 @@
-"""Finds the photo in a request's body: the body itself, or the one file of a multipart form; all in memory."""
+"""Finds the photo in a request's body: the body itself, or the one file of a multipart form; all in memory.
+
+The name of the file's field does not matter: clients send `image`, `file`, `photo` and more.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from urllib.parse import unquote_to_bytes
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
 from starlette.exceptions import HTTPException
 
-FIELD = "image"
+from pipeline.serve.parameters import check_fields, shown
+
+FIELD = "image"  # the name in the documentation
 NAMELESS = "upload"
 MAX_PARTS = 8
 MAX_NAME_LENGTH = 255
-HOW_TO_SEND = f"send multipart/form-data with the photo in the field {FIELD!r}, or the photo itself as image/jpeg"
+MAX_TEXT = 4096  # bytes; no photo is so short and printable
+HOW_TO_SEND = "send multipart/form-data with the photo as its one file, or the photo itself as image/jpeg"
+CURL = f"as in curl -F {FIELD}=@photo.jpg"
+_EXTENDED_NAME = re.compile(rb";\s*filename\*\s*=\s*[\w-]*'[^']*'([^;\s]*)", re.IGNORECASE)  # RFC 5987
 _BOUNDARY = re.compile(rb"[ -~]{1,70}")  # RFC 2046: at most 70 characters
 
 
@@ -29,7 +38,8 @@ class Upload:
 def body_parser(content_type: str) -> Callable[[bytes], Upload]:
     """Return the function that makes an Upload of a body.
 
-    The function raises HTTPException: 400 on a broken form, 422 on a form without the photo.
+    The function raises HTTPException: 400 on a broken form; 422 on a form without a file, with several files, or with
+    further fields.
 
     Args:
         content_type: the request's Content-Type.
@@ -91,16 +101,43 @@ def _parts(body: bytes, boundary: bytes) -> list[_Part]:
 
 
 def _from_form(body: bytes, boundary: bytes) -> Upload:
-    found: list[Upload] = []
+    """Return the one file of a form; raise HTTPException 422 without one, with several, or with further fields."""
+    files: list[Upload] = []
+    fields: list[str] = []
     for part in _parts(body, boundary):
+        data = b"".join(body[start:stop] for start, stop in part.data_spans)
         _, options = parse_options_header(part.headers.get(b"content-disposition"))
-        if options.get(b"name") == FIELD.encode():
-            data = b"".join(body[start:stop] for start, stop in part.data_spans)
-            found.append(Upload(_safe_name(options.get(b"filename", b"")), data))
-    if len(found) != 1:
-        count = "no field" if not found else "several fields"
-        raise HTTPException(422, f"the form has {count} {FIELD!r}; send one photo in it")
-    return found[0]
+        field_name, file_name = options.get(b"name", b"").decode("utf-8", "replace"), _file_name(part, options)
+        if file_name is None and not (field_name == FIELD and not _is_text(data)):
+            fields.append(field_name)
+        elif file_name or data:  # a browser's form without a chosen file sends an empty one without a name
+            files.append(Upload(_safe_name(file_name or b""), data))
+    if not files:
+        text = f" but text in the field {shown(fields[0])}" if fields else ""
+        raise HTTPException(422, f"the form holds no file{text}; send one photo, {CURL}")
+    if len(files) > 1:
+        raise HTTPException(422, f"the form holds {len(files)} files; send one photo per request, {CURL}")
+    check_fields(fields)
+    return files[0]
+
+
+def _file_name(part: _Part, options: dict[bytes, bytes]) -> bytes | None:
+    """Return the name of a part's file, which may be empty; None for a part that is not a file."""
+    if b"filename" in options:
+        return options[b"filename"]
+    extended = _EXTENDED_NAME.search(part.headers.get(b"content-disposition", b""))
+    if extended:  # older clients send names with other letters in this form only
+        return unquote_to_bytes(extended[1])
+    kind, _ = parse_options_header(part.headers.get(b"content-type"))
+    return b"" if kind.startswith(b"image/") or kind == b"application/octet-stream" else None
+
+
+def _is_text(data: bytes) -> bool:
+    """Return whether a part holds a short text, such as a file's name, instead of a file."""
+    try:
+        return len(data) <= MAX_TEXT and data.decode().isprintable()
+    except UnicodeDecodeError:
+        return False
 
 
 def _safe_name(raw: bytes) -> str:

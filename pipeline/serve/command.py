@@ -19,6 +19,7 @@ from common.errors import UserError
 from common.memory import limit_malloc_arenas
 from pipeline.inference.device import Device, default_workers
 from pipeline.inference.lazy import load_predictor
+from pipeline.serve.access import checked_hosts, checked_origins, checked_root_path
 from pipeline.serve.limits import Limits
 
 TOKEN_VARIABLE = "MASK_TOKEN"
@@ -46,12 +47,21 @@ class ServeArgs:
     """What the nets run on; cuda needs the package onnxruntime-gpu."""
     token: str | None = None
     """The token. MASK_TOKEN is safer: other users of the machine can read a command line."""
+    root_path: str = ""
+    """The path prefix under which a reverse proxy shows the server, such as /mask. The proxy may remove it or not."""
+    allow_host: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A further name under which the server may be addressed, such as a proxy's; may be repeated."""
+    allow_origin: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """An origin of another site whose pages may use the API, such as https://app.example.org; may be repeated.
+    The value * admits every page, and needs a token."""
     limits: Annotated[Limits, tyro.conf.arg(name="")] = field(default_factory=Limits)
 
 
 def run(args: ServeArgs) -> int:
     """Serve until a signal ends the server; return the exit code."""
     token = _checked_token(args)
+    root_path, names = checked_root_path(args.root_path), checked_hosts(args.allow_host)
+    origins = checked_origins(args.allow_origin, token is not None)
     workers = args.workers or default_workers(args.device)
     with requires_extra("serve"):
         from pipeline.serve.app import create_app
@@ -61,11 +71,12 @@ def run(args: ServeArgs) -> int:
         if workers > 1:
             cv2.setNumThreads(1)  # the workers use all cores
         predictor = load_predictor(args.bundle, args.threads, args.device)
-        hosts = {*LOOPBACK_NAMES, args.host.lower()} if is_loopback(listener) else None
-        if hosts is None and token is None:
+        is_local = is_loopback(listener)
+        hosts = {*LOOPBACK_NAMES, args.host.lower(), *names} if is_local or names else None
+        if not is_local and token is None:
             who = f"everyone who reaches {address_of(listener)} can use it"
             print(f"warning: {who}; set {TOKEN_VARIABLE} to require a token", file=sys.stderr)
-        app = create_app(predictor, args.limits, token, workers, hosts)
+        app = create_app(predictor, args.limits, token, workers, hosts, origins, root_path)
         logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each broken body
         asyncio.run(make_server(app, args.limits).serve([listener]))
         if app.state.limiter.is_busy:  # a normal exit would wait for the threads

@@ -1,4 +1,4 @@
-"""What every HTTP request passes, one duty per function: foreign sites, headers, errors as JSON, counts."""
+"""What every HTTP request passes, one duty per function: prefix, hosts, foreign sites, headers, errors, counts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
-from starlette.responses import JSONResponse
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # The page shows pictures that it makes itself (blob:, data:); everything else is a file of this server.
@@ -37,24 +38,50 @@ def error_response(status: int, message: str, headers: dict[str, str] | None = N
     return JSONResponse({"error": message}, status, headers)
 
 
-def middlewares(hosts: Collection[str] | None, count_request: Callable[[str, int], None]) -> list[Middleware]:
+def middlewares(
+    hosts: Collection[str] | None,
+    count_request: Callable[[str, int], None],
+    origins: Collection[str] = (),
+    root_path: str = "",
+) -> list[Middleware]:
     """Return the middlewares in the order in which a request passes them.
 
     Args:
         hosts: names under which the server may be addressed; any when None.
-        count_request: receives the path and the status of each answer.
+        count_request: receives the path, without the prefix, and the status of each answer.
+        origins: the origins whose pages may use the API ("*": all), as `access.checked_origins` returns them.
+        root_path: the path prefix under which a proxy shows this server, without a slash at its end.
     """
     handlers: list[Handler] = [
+        partial(_set_root_path, root_path),
         partial(_count_request, count_request),
         _drain_body,
         partial(_set_default_headers, _cache_headers),
         partial(_set_default_headers, lambda _: SECURITY_HEADERS),
         _head_as_get,
-        _catch_errors,
-        partial(_refuse_foreign_sites, hosts),
-        _refuse_long_heads,
+        partial(_refuse_other_hosts, hosts),
     ]
-    return [Middleware(HttpMiddleware, handler=handler) for handler in handlers]
+    inner: list[Handler] = [_catch_errors, partial(_refuse_foreign_sites, origins), _refuse_long_heads, _add_last_slash]
+    cors = Middleware(
+        JsonCorsMiddleware,
+        allow_origins=sorted(origins),
+        allow_methods=("GET", "POST"),
+        allow_headers=("Authorization", "Content-Type"),
+        expose_headers=("Retry-After",),
+    )
+    outside, inside = ([Middleware(HttpMiddleware, handler=each) for each in part] for part in (handlers, inner))
+    return [*outside, *([cors] if origins else []), *inside]  # a page must be able to read the inner ones' errors
+
+
+class JsonCorsMiddleware(CORSMiddleware):
+    """Starlette's CORS, which refuses a preflight request as every error here is answered."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if response.status_code < 400:
+            return response
+        headers = {name: value for name, value in response.headers.items() if not name.startswith("content-")}
+        return error_response(response.status_code, f"{bytes(response.body).decode()}; see --allow-origin", headers)
 
 
 class HttpMiddleware:
@@ -70,11 +97,33 @@ class HttpMiddleware:
             await self._app(scope, receive, send)
 
 
+async def _set_root_path(root_path: str, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Set `root_path` and the whole path, as ASGI wants them, whether the proxy has removed the prefix or not."""
+    if root_path:
+        path: str = scope["path"]
+        if path != root_path and not path.startswith(f"{root_path}/"):
+            scope = {**scope, "path": root_path + path, "raw_path": root_path.encode() + (scope.get("raw_path") or b"")}
+        scope = {**scope, "root_path": root_path}
+    await app(scope, receive, send)
+
+
+def _path_without_prefix(scope: Scope) -> str:
+    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
+
+
+async def _add_last_slash(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Send a browser from the prefix alone to the page, which has the slash."""
+    if scope.get("root_path") and scope["path"] == scope["root_path"]:
+        query = scope["query_string"].decode("latin-1")
+        app = RedirectResponse(f"{scope['path']}/" + (f"?{query}" if query else ""))
+    await app(scope, receive, send)
+
+
 async def _count_request(
     count_request: Callable[[str, int], None], app: ASGIApp, scope: Scope, receive: Receive, send: Send
 ) -> None:
     """Count an answer by path and status."""
-    status = 0
+    path, status = _path_without_prefix(scope), 0
 
     async def send_noting_status(message: Message) -> None:
         nonlocal status
@@ -82,7 +131,7 @@ async def _count_request(
         await send(message)
 
     await app(scope, receive, send_noting_status)
-    count_request(scope["path"], status)
+    count_request(path, status)
 
 
 async def _drain_body(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
@@ -117,7 +166,7 @@ async def _set_default_headers(
     headers_for: Callable[[str], dict[str, str]], app: ASGIApp, scope: Scope, receive: Receive, send: Send
 ) -> None:
     """Set headers that an answer does not have; `headers_for` returns them for the request's path."""
-    defaults = headers_for(scope["path"])
+    defaults = headers_for(_path_without_prefix(scope))
 
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -164,26 +213,38 @@ async def _catch_errors(app: ASGIApp, scope: Scope, receive: Receive, send: Send
             await error_response(500, "unexpected error in the server; see its log")(scope, receive, send)
 
 
-async def _refuse_foreign_sites(
+async def _refuse_other_hosts(
     hosts: Collection[str] | None, app: ASGIApp, scope: Scope, receive: Receive, send: Send
 ) -> None:
-    """Refuse requests that a page of another site makes a browser send, with 403.
+    """Refuse requests to another name, with 403: a page of another site may use a name that points at this machine.
 
-    Such a page may use its own name that points at this machine (DNS rebinding): the Host header shows it. It may also
-    use this server's name: Origin and Sec-Fetch-Site show it.
+    The attack is called DNS rebinding; the Host header shows it.
     """
+    if hosts is not None and (_split("//" + _host(scope)).hostname or "").rstrip(".") not in hosts:
+        names = " or ".join(sorted(hosts))
+        app = error_response(403, f"this server has no such name; address it as {names}, or use --allow-host")
+    await app(scope, receive, send)
+
+
+async def _refuse_foreign_sites(
+    origins: Collection[str], app: ASGIApp, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Refuse requests that a page of another site makes a browser send, with 403; Origin and Sec-Fetch-Site show it."""
     headers = Headers(scope=scope)
-    host, site, origin = headers.get("host", ""), headers.get("sec-fetch-site"), headers.get("origin")
-    if hosts is not None and (_split("//" + host).hostname or "").rstrip(".") not in hosts:
-        app = error_response(403, f"this server has no such name; address it as {' or '.join(sorted(hosts))}")
-    elif scope["method"] not in ("GET", "OPTIONS"):
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    allowed = origin is not None and ("*" in origins or origin.lower() in origins)
+    if scope["method"] not in ("GET", "OPTIONS") and not allowed:
         if site is None:  # not a browser, or an old one
-            foreign = origin is not None and _split(origin).netloc.lower() != host.lower()
+            foreign = origin is not None and _split(origin).netloc.lower() != _host(scope).lower()
         else:
             foreign = site not in ("same-origin", "none")
         if foreign:
             app = error_response(403, "pages of other sites may not send photos here")
     await app(scope, receive, send)
+
+
+def _host(scope: Scope) -> str:
+    return Headers(scope=scope).get("host", "")
 
 
 async def _refuse_long_heads(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:

@@ -44,7 +44,12 @@ class ErrorResponse(BaseModel):
 
 
 _PICTURE = {"type": "string", "format": "binary"}
-_FORM = {"type": "object", "required": [FIELD], "properties": {FIELD: _PICTURE}}
+_FORM = {
+    "type": "object",
+    "description": "One file; the field may have any name. Further fields are refused.",
+    "required": [FIELD],
+    "properties": {FIELD: _PICTURE},
+}
 # The body of POST /v1/detect, which the server reads itself: FastAPI would put a body of any size on disk.
 DETECT_BODY: dict[str, Any] = {
     "required": True,
@@ -62,7 +67,7 @@ _ERRORS = {
     408: "The upload came too slowly",
     413: "The upload has too many bytes, or the photo too many pixels",
     415: "The body's type holds no photo",
-    422: "The photo cannot be read, or a value is out of range",
+    422: "The photo cannot be read, a value is out of range, or a name is unknown",
     429: "Too many photos are in progress; see Retry-After",
     500: "An unexpected error in the server",
     503: "The photo took too long, or the server is shutting down",

@@ -13,13 +13,14 @@ from common.annotations import AnnotatedImage
 from common.boxes import Boxes, iou
 from common.errors import UserError
 from common.images import read_image
+from pipeline.evaluate.face_free import counted_detections
 from pipeline.evaluate.metrics import Sample, score_samples
 from pipeline.evaluate.reliability import expected_calibration_error, reliability_bins
 from pipeline.inference.fusion import ScoreFusion
 from pipeline.inference.predictor import Predictor
 from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.face_logits import log_odds
-from stage1_faces.faces import Detector
+from stage1_faces.faces import Detector, Faces
 
 MATCH_IOU = 0.5
 MIN_DETECTOR_SCORE = 0.01  # very many detections score less, and are of no use
@@ -42,6 +43,14 @@ class StageOutputs:
     size: tuple[int, int]  # the photo's width and height
 
 
+def counted_faces(found: Faces, image: AnnotatedImage) -> Faces:
+    """Return those of the found faces that count: in a photo that may show a face without a box, not all do."""
+    if image.complete:
+        return found
+    keep = counted_detections(image, found.boxes)
+    return Faces(found.boxes[keep], found.scores[keep], found.landmarks[keep])
+
+
 def calibrate_cascade(detector: Detector, config: CascadeConfig, images: Iterable[AnnotatedImage]) -> CascadeConfig:
     """Return the settings with slope and intercept fitted on validation images by Platt scaling (Platt 1999).
 
@@ -52,7 +61,7 @@ def calibrate_cascade(detector: Detector, config: CascadeConfig, images: Iterabl
     """
     scores, right = [np.zeros(0, np.float32)], [np.zeros(0, bool)]
     for image in images:
-        found = detector.detect(read_image(image.path), min_score=MIN_DETECTOR_SCORE)
+        found = counted_faces(detector.detect(read_image(image.path), min_score=MIN_DETECTOR_SCORE), image)
         scores.append(found.scores)
         right.append(is_true_positive(found.boxes, image.boxes))
     odds, hit = log_odds(np.concatenate(scores)), np.concatenate(right)
@@ -69,7 +78,7 @@ def collect_outputs(predictor: Predictor, detector: Detector, images: Iterable[A
     outputs = []
     for image in images:
         pixels = read_image(image.path)
-        faces = detector.detect(pixels, min_score=MIN_DETECTOR_SCORE)
+        faces = counted_faces(detector.detect(pixels, min_score=MIN_DETECTOR_SCORE), image)
         probs, face_logits, box_deltas = predictor.run_classifier([pixels], [faces.boxes])[0]
         labels = np.array([names.index(label) for label in image.labels], np.intp)
         found = (faces.boxes, faces.scores, probs, face_logits, box_deltas)

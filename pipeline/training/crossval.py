@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import tyro
 
-from common.annotations import AnnotatedImage, read_dataset
+from common.annotations import AnnotatedImage, ReadingArgs, count_line, load_dataset
 from common.cli import console, program_name, refuse_renamed, requires_extra, run_cli
 from common.errors import UserError
 from common.files import write_text
 from common.run_folder import RunFolder
-from common.splits import SPLITS
+from common.splits import SPLITS, read_splits
 from pipeline.data import split
 from pipeline.data.checks import check_apart, check_dataset
 from pipeline.evaluate.metrics import Sample
@@ -40,7 +40,7 @@ from pipeline.training.fold_scoring import (
     write_fold,
 )
 from pipeline.training.fold_tables import calibration_table, fold_table, pooled_table, summarize_folds, unsure_table
-from pipeline.training.plan import EXPERIMENTS, TrainingPlan, check_experiments
+from pipeline.training.plan import EXPERIMENTS, TrainingPlan, check_experiments, check_parts
 from pipeline.training.steps import RESUMABLE, Log, run_parallel
 
 # The present flag by its name in earlier versions.
@@ -48,8 +48,11 @@ RENAMED_FLAGS = {"--also": "--external-data", "--also-merge": "--external-merge"
 
 
 @dataclass(frozen=True)
-class CrossvalArgs:
-    """Train and score the whole pipeline once per fold of the photos, and score the stock cascade, too."""
+class CrossvalArgs(ReadingArgs):
+    """Train and score the whole pipeline once per fold of the photos, and score the stock cascade, too.
+
+    --rename is of --data alone; --external-merge names the classes of --external-data.
+    """
 
     data: Path
     """Annotated photos: a Pascal VOC, COCO or YOLO folder."""
@@ -84,7 +87,7 @@ def run(args: CrossvalArgs) -> int:
 
     _check_args(args)
     log = partial(console().print, markup=False, highlight=False)
-    annotations = read_dataset(args.data)
+    annotations = load_dataset(args.data, args)
     images = check_dataset(args.data, annotations, log)
     external = _read_external(args, annotations.class_names, log)
     record = {
@@ -100,6 +103,8 @@ def run(args: CrossvalArgs) -> int:
     }
     with RunFolder(args.out, "cross-validation", "--out", "crossval_config.json").held(record):
         log(_cross_validate(args, images, external, annotations.class_names, log))
+    if counts := count_line(annotations):
+        log(counts)
     return 0
 
 
@@ -124,8 +129,9 @@ def _check_args(args: CrossvalArgs) -> None:
 def _read_external(args: CrossvalArgs, class_names: Sequence[str], log: Log) -> ExternalData:
     """Read the external photos, and check their classes."""
     path, merge = args.external_data, parse_merge(args.external_merge)
-    images = check_dataset(path, read_dataset(path), log) if path else []
-    check_classes(merge_classes(images, merge), merged_names(class_names, merge))
+    reading = ReadingArgs(unlabelled=args.unlabelled)
+    images = check_dataset(path, load_dataset(path, reading), log) if path else []
+    check_classes(merge_classes(images, merge), merged_names(class_names, merge), "--external-merge")
     return ExternalData(args.external_iou, images, merge)
 
 
@@ -133,8 +139,13 @@ def _cross_validate(
     args: CrossvalArgs, images: Sequence[AnnotatedImage], external: ExternalData, names: Sequence[str], log: Log
 ) -> str:
     """Train and score the remaining folds, write both files, and return the text of crossval.md."""
-    files = enumerate(_split_files(args))
-    plans = [TrainingPlan(args.data, splits, args.out / f"fold{k}", args.experiments) for k, splits in files]
+    reading = tuple(args.reading_flags())
+    plans = []
+    for k, splits in enumerate(_split_files(args)):
+        of_image = read_splits(splits)
+        parts = {name: [i for i in images if of_image.get(i.image_id) == name] for name in SPLITS}
+        check_parts(splits, parts, "use fewer --folds, another --seed or more photos, with another --out")
+        plans.append(TrainingPlan(args.data, splits, args.out / f"fold{k}", args.experiments, reading=reading))
     run_parallel([(plan.folder, plan.steps) for plan in plans], args.jobs, log)
     folds, samples, reported = [], [], []
     stock = stock_cross_dataset(args.out / "stock_elsewhere.json", external)
@@ -169,8 +180,16 @@ def _split_files(args: CrossvalArgs) -> list[Path]:
     """Return the folds' split files, made when missing."""
     files = [args.out / f"splits.fold{k}.csv" for k in range(args.folds)]
     if not all(file.is_file() for file in files):
-        split_args = split.SplitArgs(data=args.data, out=args.out / "splits.csv", folds=args.folds, seed=args.seed)
-        split.run(replace(split_args, group_by=args.group_by, by_time=args.by_time))
+        folds = split.SplitArgs(
+            *(args.data, args.out / "splits.csv"),
+            folds=args.folds,
+            seed=args.seed,
+            group_by=args.group_by,
+            by_time=args.by_time,
+            rename=args.rename,
+            unlabelled=args.unlabelled,
+        )
+        split.run(folds, log=lambda _: None)  # what was refused is reported already
     return files
 
 

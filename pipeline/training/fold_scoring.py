@@ -19,7 +19,7 @@ from common.splits import read_splits
 from pipeline.evaluate.bootstrap import best_f1_threshold
 from pipeline.evaluate.evaluation import detect_samples
 from pipeline.evaluate.face_free import face_free_part
-from pipeline.evaluate.metrics import Sample, score_every_class, score_samples
+from pipeline.evaluate.metrics import Sample, make_sample, score_every_class, score_samples
 from pipeline.evaluate.reliability import Reliability, scores_and_correct
 from pipeline.evaluate.selection import check_classes, merge_classes, merged_names
 from pipeline.inference.predictor import Predictor
@@ -97,15 +97,18 @@ def _score_cascades(
 
 
 def face_samples(
-    detector: Detector, images: Iterable[AnnotatedImage], min_score: float, advance: Callable[[], None] = lambda: None
+    detector: Detector,
+    images: Iterable[AnnotatedImage],
+    min_score: float,
+    advance: Callable[[], None] = lambda: None,
+    match_iou: float = MATCH_IOU,
 ) -> list[Sample]:
-    """Return each image's faces and detections from `min_score` on, classes aside."""
+    """Return each image's faces and detections from `min_score` on, classes aside; `match_iou` as in `make_sample`."""
     samples = []
     for image in images:
         found = detector.detect(read_image(image.path), min_score=min_score)
-        gt_labels, labels = np.zeros(len(image.boxes), np.intp), np.zeros(len(found), np.intp)
-        scores = found.scores.astype(np.float64)
-        samples.append(Sample(image.image_id, image.boxes, gt_labels, found.boxes, scores, labels))
+        labels = np.zeros(len(found), np.intp)
+        samples.append(make_sample(image, None, found.boxes, found.scores, labels, match_iou=match_iou))
         advance()
     return samples
 
@@ -138,7 +141,7 @@ def cross_dataset(detector: Detector, external: ExternalData, min_score: float) 
         return {}
     with progress() as bar:
         task = bar.add_task("external photos", total=len(external.images))
-        samples = face_samples(detector, external.images, min_score, lambda: bar.advance(task))
+        samples = face_samples(detector, external.images, min_score, lambda: bar.advance(task), external.iou)
     overall = score_samples(samples, ["face"], external.iou).faces.overall
     return {
         f"face AP at IoU {external.iou:g} on external photos": overall.ap_at_iou,
@@ -169,10 +172,12 @@ def pipeline_cross_dataset(predictor: Predictor, external: ExternalData) -> Fold
         return {}
     names = merged_names(predictor.bundle.meta.class_names, external.merge)
     merged = merge_classes(external.images, external.merge)
-    check_classes(merged, names)
+    check_classes(merged, names, "--external-merge")
     with progress() as bar:
         task = bar.add_task("external photos", total=len(merged))
-        samples, _ = detect_samples(predictor, merged, names, external.merge, advance=lambda: bar.advance(task))
+        samples, _ = detect_samples(
+            predictor, merged, names, external.merge, advance=lambda: bar.advance(task), match_iou=external.iou
+        )
     one = score_samples(samples, names, external.iou)
     each = score_every_class(samples, names, one)
     return {

@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 
-from common.annotations import AnnotatedImage, Problem, read_dataset
+from common.annotations import AnnotatedImage, ReadingArgs, load_dataset, require_faces
+from common.annotations.options import DEFAULT_READING
 from common.annotations.types import fingerprint
 from common.cli import progress
 from common.errors import UserError
 from common.splits import read_splits
+from pipeline.evaluate.selection import rename_advice
 from pipeline.inference.bundle import Bundle, check_destination, write_bundle
 from pipeline.inference.bundle_meta import BundleMeta, Search
 from pipeline.inference.fusion import ScoreFusion
@@ -53,18 +55,17 @@ class FitPhotos:
 
     train: tuple[AnnotatedImage, ...]  # for the box bias of the stock cascade
     val: tuple[AnnotatedImage, ...]  # for calibration and score threshold
-    problems: tuple[Problem, ...] = ()  # what was refused in the dataset
     splits_sha256: str = ""  # digest of the split file
 
 
-def read_fit_photos(data: Path, splits: Path) -> FitPhotos:
-    """Return the training and validation photos of a dataset. Raise UserError when either is empty."""
+def read_fit_photos(data: Path, splits: Path, reading: ReadingArgs = DEFAULT_READING) -> FitPhotos:
+    """Return the training and validation photos of a dataset. Raise UserError when either has no face."""
     split_of = read_splits(splits)
-    read = read_dataset(data)
+    read = load_dataset(data, reading)
     train, val = (tuple(i for i in read.images if split_of.get(i.image_id) == split) for split in ("train", "val"))
-    if not train or not val:
-        raise UserError(f"{splits}: no training or no validation photos of {data}; make the split again")
-    return FitPhotos(train, val, read.problems, hashlib.sha256(splits.read_bytes()).hexdigest())
+    for split, images in (("train", train), ("val", val)):
+        require_faces(images, f"{splits}: split {split!r} of {data}", "make the split again")
+    return FitPhotos(train, val, hashlib.sha256(splits.read_bytes()).hexdigest())
 
 
 def pack_bundle(
@@ -222,7 +223,10 @@ def _stock_cascade(config: MtcnnConfig, photos: FitPhotos | None) -> tuple[dict[
 
 def _check_labels(photos: FitPhotos, class_names: Sequence[str]) -> None:
     """Raise UserError when a photo has a class that the classifier does not know."""
-    for image in (*photos.train, *photos.val):
-        if unknown := sorted(set(image.labels) - set(class_names)):
-            known = f"class {unknown[0]!r} is not a class of the run ({', '.join(class_names)})"
-            raise UserError(f"{image.path}: {known}; name the data that the run was trained on")
+    images = (*photos.train, *photos.val)
+    unknown = sorted({label for image in images for label in image.labels} - set(class_names))
+    for image in images:
+        if own := sorted(set(image.labels) & set(unknown)):
+            known = f"class {own[0]!r} is not a class of the run ({', '.join(class_names)})"
+            advice = f"use the data that the run was trained on, or {rename_advice(unknown, class_names)}"
+            raise UserError(f"{image.path}: {known}; {advice}")

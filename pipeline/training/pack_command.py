@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
 
+from common.annotations import ReadingArgs
 from common.cli import console, program_name, refuse_renamed, requires_extra, run_cli
 from common.errors import UserError
 from pipeline.inference.bundle_meta import Search
@@ -20,7 +20,7 @@ RENAMED_FLAGS = {"--like": "--settings-from", "--pnet": "--pnet-threshold", "--r
 
 
 @dataclass(frozen=True)
-class PackArgs:
+class PackArgs(ReadingArgs):
     """Export a trained classifier and a cascade to ONNX, check them against torch, and write a bundle.
 
     With --data, settings are fitted. The stock cascade's boxes are corrected on the training photos. On the validation
@@ -69,13 +69,13 @@ def run(args: PackArgs) -> int:
         from pipeline.training.pack import pack_bundle, read_fit_photos
     if args.data is not None:
         check_apart(args.data, args.out, "--out")
+    elif args.reading_flags():
+        raise UserError(f"{args.reading_flags()[0]}: needs --data, whose annotations it is about; give both")
     config = args.cascade_config()
     if args.settings_from is not None and (args.min_face, args.pnet_threshold, args.rnet_threshold) != (None,) * 3:
         flags = "--min-face, --pnet-threshold, --rnet-threshold"
         raise UserError(f"--settings-from takes all settings from that bundle; leave out {flags}")
-    photos = None if args.data is None else read_fit_photos(args.data, args.splits)
-    for problem in photos.problems if photos else ():
-        print(f"warning: {problem}", file=sys.stderr)
+    photos = None if args.data is None else read_fit_photos(args.data, args.splits, args)
     bundle = pack_bundle(args.run, args.out, config, args.cascade, photos, args.score, args.note, args.settings_from)
     size = sum(file.stat().st_size for file in bundle.path.iterdir()) / 1e6
     classes, threshold = ", ".join(bundle.meta.class_names), bundle.meta.score_threshold

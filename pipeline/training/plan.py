@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from common.annotations import AnnotatedImage, require_faces
 from common.errors import UserError
 from pipeline.training.steps import ExtraArgs, TrainingStep
 from stage2_classifier.config import FACE_TRUNK, experiment
@@ -39,6 +40,7 @@ class TrainingPlan:
         Path, ...
     ] = ()  # plans with the same classifiers: what their crops forbid is left out here, too
     quick: bool = False  # whether to run only a few steps of each training, as a check that everything fits
+    reading: tuple[str, ...] = ()  # flags that say how to read `data`, of ReadingArgs.reading_flags
 
     @property
     def cascade(self) -> Path:
@@ -67,7 +69,7 @@ class TrainingPlan:
 
     def detector_steps(self) -> list[TrainingStep]:
         """Return the steps that train stage 1 and cut the crops."""
-        photos = ("--data", str(self.data), "--splits", str(self.splits))
+        photos = ("--data", str(self.data), "--splits", str(self.splits), *self.reading)
         tune = ("--out", str(self.cascade), "--threads", "1", *self._quick({**QUICK_STEPS, **QUICK_RATES}))
         cut = ("--out", str(self.crops), "--cascade", str(self.cascade), "--workers", "1")
         return [
@@ -94,7 +96,7 @@ class TrainingPlan:
     def bundle_step(self) -> TrainingStep:
         """Return the step that packs the bundle."""
         parts = ("--run", *map(str, self.runs), "--cascade", str(self.cascade), "--out", str(self.bundle))
-        settings = ["--data", str(self.data), "--splits", str(self.splits)]
+        settings = ["--data", str(self.data), "--splits", str(self.splits), *self.reading]
         if self.settings_from is not None:
             settings = ["--settings-from", str(self.settings_from)]
         note = ("--note", QUICK_NOTE) if self.quick else ()
@@ -111,6 +113,23 @@ def check_experiments(names: Sequence[str]) -> None:
         raise UserError("--experiments: name at least one, and each once")
     for name in names:
         experiment(name)
+
+
+def check_parts(name: Path | str, parts: Mapping[str, Sequence[AnnotatedImage]], fix: str) -> None:
+    """Raise UserError, before hours of training, when a part has no face, or the training part has only one class.
+
+    Args:
+        name: the splits file, or the data, for messages.
+        parts: {split: its images}, with a "train".
+        fix: what to do about a part without a face.
+    """
+    for split, images in parts.items():
+        require_faces(images, f"{name}: split {split!r}", fix)
+    classes = {label for image in parts["train"] for label in image.labels}
+    if len(classes) == 1:
+        alone = "train only stage 1, with `python -m stage1_faces.finetune`"
+        reason = f"split 'train' has only the class {classes.pop()!r}: a classifier has nothing to tell apart"
+        raise UserError(f"{name}: {reason}; use data with two or more classes, or {alone}")
 
 
 def args_for_crops(name: str, crops: Sequence[Path]) -> ExtraArgs:

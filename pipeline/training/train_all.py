@@ -19,23 +19,23 @@ from pathlib import Path
 
 import tyro
 
-from common.annotations import AnnotatedImage, Annotations, read_dataset
+from common.annotations import AnnotatedImage, Annotations, ReadingArgs, count_line, load_dataset
 from common.cli import console, program_name, refuse_renamed, requires_extra, run_cli
 from common.errors import UserError
 from common.files import write_bytes
 from common.run_folder import RunFolder
 from common.splits import SPLITS, read_splits
 from pipeline.data.build_crops import check_class_names
-from pipeline.data.checks import MAX_SHOWN, check_apart, check_dataset
+from pipeline.data.checks import check_apart, check_dataset
 from pipeline.data.duplicates import near_duplicate_groups
-from pipeline.data.split_checks import single_class
 from pipeline.data.splitting import SplitRow, TooFewGroupsError, make_split, write_splits
 from pipeline.evaluate.bootstrap import ONE_LABEL
 from pipeline.inference.bundle import GRAPHS, Bundle, check_destination, write_bundle
-from pipeline.training.plan import EXPERIMENTS, TrainingPlan, check_experiments
+from pipeline.training.plan import EXPERIMENTS, TrainingPlan, check_experiments, check_parts
 from pipeline.training.steps import RESUMABLE, Log, TrainingStep, run_parallel, run_steps
 
 RESERVED = ("part", "all", "report", "splits.csv", "splits.all.csv", "train_all.json")  # in --work-dir
+MAX_NAMES = 5  # photos in a message
 QUICK_REMARK = "--quick: a few steps of each training, as a check that everything fits; the detector will be poor"
 ALL_PHOTOS_REMARK = """\
 This bundle's weights were learned from all photos. The metrics below are those of the same recipe, learned from the
@@ -48,7 +48,7 @@ RENAMED_FLAGS = {"--work": "--work-dir"}
 
 
 @dataclass(frozen=True)
-class TrainAllArgs:
+class TrainAllArgs(ReadingArgs):
     """Train a detector on annotated photos, from the first step to the last."""
 
     data: Path
@@ -79,7 +79,7 @@ def run(args: TrainAllArgs) -> int:
         import torch  # noqa: F401
     from common.annotations.types import fingerprint
 
-    annotations = read_dataset(args.data)
+    annotations = load_dataset(args.data, args)
     check_class_names(annotations.class_names)
     if args.splits is not None:
         read_splits(args.splits)
@@ -126,7 +126,8 @@ def _train(args: TrainAllArgs, annotations: Annotations, log: Log) -> None:
         run_steps(plan.folder, [plan.bundle_step()], log)
     folder = args.work_dir / "report"
     report, record = folder / "evaluation.md", folder / "evaluation.json"
-    scored = ("--data", str(args.data), "--splits", str(splits), "--bundle", str(plans[0].bundle))
+    photos = ("--data", str(args.data), "--splits", str(splits), *args.reading_flags())
+    scored = (*photos, "--bundle", str(plans[0].bundle))
     command = ("pipeline.evaluate", *scored, "--out", str(folder))
     run_steps(args.work_dir, [TrainingStep("report", command, record)], log)
     text = report.read_text(encoding="utf-8")
@@ -136,12 +137,15 @@ def _train(args: TrainAllArgs, annotations: Annotations, log: Log) -> None:
     log(f"{args.out}: classes {', '.join(made.meta.class_names)}; report.md in it")
     for line in _main_metrics(record):
         log(line)
+    if counts := count_line(annotations):
+        log(counts)
     log(f"{report}: the report, with pictures next to it; took {time.monotonic() - start:.0f} s now")
 
 
 def _plans(args: TrainAllArgs, splits: Path) -> list[TrainingPlan]:
     """Return the plan of the training part, and that of all photos if asked for."""
-    part = TrainingPlan(args.data, splits, args.work_dir / "part", args.experiments, quick=args.quick)
+    folder, reading = args.work_dir / "part", tuple(args.reading_flags())
+    part = TrainingPlan(args.data, splits, folder, args.experiments, quick=args.quick, reading=reading)
     if not args.all_photos:
         return [part]
     all_splits, folder = args.work_dir / "splits.all.csv", args.work_dir / "all"
@@ -151,23 +155,19 @@ def _plans(args: TrainAllArgs, splits: Path) -> list[TrainingPlan]:
 
 
 def _splits(args: TrainAllArgs, annotations: Annotations, log: Log) -> Path:
-    """Return the split file of the usable photos, made when missing; raise UserError when a split has no faces."""
+    """Return the split file of the usable photos, made when missing. Raises UserError as `check_parts` does."""
     file = args.work_dir / "splits.csv"
     if file.is_file():
         return file
     images = {image.image_id: image for image in check_dataset(args.data, annotations, log)}
     rows = _new_split(args, images, log) if args.splits is None else _given_split(args.splits, images, log)
-    faces = {split: Counter[str]() for split in SPLITS}
-    for row in rows:
-        faces[row.split].update(images[row.image_id].labels)
+    parts = {split: [images[row.image_id] for row in rows if row.split == split] for split in SPLITS}
+    fix = "use another --seed or more photos" if args.splits is None else "use other --splits"
+    check_parts(args.splits or args.data, parts, fix)
+    faces = {split: Counter(label for image in part for label in image.labels) for split, part in parts.items()}
     for split, counts in faces.items():
-        if not counts:
-            fix = "another --seed or more photos" if args.splits is None else "other --splits"
-            raise UserError(f"{args.data}: no face in split {split}, but all three need faces; use {fix}")
         if absent := [name for name in annotations.class_names if not counts[name]]:
             log(f"warning: split {split} has no face of class {', '.join(absent)}")
-    for warning in single_class([images[row.image_id] for row in rows]):
-        log(f"warning: {warning}")
     photos = Counter(row.split for row in rows)
     log("split: " + "; ".join(f"{split} {photos[split]} photos, {faces[split].total()} faces" for split in SPLITS))
     if args.splits is not None and len(rows) == len(read_splits(args.splits)):
@@ -186,7 +186,7 @@ def _new_split(args: TrainAllArgs, images: Mapping[str, AnnotatedImage], log: Lo
     try:
         return make_split(list(images.values()), found.groups, seed=args.seed)
     except TooFewGroupsError as error:
-        raise error.with_command(args.data, Path("splits.csv")) from None
+        raise error.with_command(args.data, Path("splits.csv"), args.reading_flags()) from None
 
 
 def _given_split(splits: Path, images: Mapping[str, AnnotatedImage], log: Log) -> list[SplitRow]:
@@ -201,7 +201,7 @@ def _given_split(splits: Path, images: Mapping[str, AnnotatedImage], log: Log) -
 
 def _first_names(names: Sequence[str]) -> str:
     """Return the first names, as a list in text."""
-    return ", ".join(names[:MAX_SHOWN]) + (", ..." if len(names) > MAX_SHOWN else "")
+    return ", ".join(names[:MAX_NAMES]) + (", ..." if len(names) > MAX_NAMES else "")
 
 
 def _main_metrics(file: Path) -> list[str]:

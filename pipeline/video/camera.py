@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import threading
 import time
@@ -17,7 +16,10 @@ import cv2
 from common.errors import MediaError
 from common.images import Pixels
 from common.paths import is_address
-from pipeline.video.reader import DEFAULT_RATE, READ_TIMEOUT, Frame, FrameSampler, VideoFile
+from pipeline.video.network.address import parse_address, redact_address
+from pipeline.video.network.snapshot import DEFAULT_FETCHES_PER_SECOND, SnapshotCamera
+from pipeline.video.options import RtspTransport
+from pipeline.video.reader import DEFAULT_RATE, READ_TIMEOUT, Frame, FrameSampler, NoVideoError, VideoFile
 
 INITIAL_BACKOFF, MAX_BACKOFF = 1.0, 30.0  # seconds between two tries to reconnect; each wait is twice the last
 
@@ -25,7 +27,8 @@ INITIAL_BACKOFF, MAX_BACKOFF = 1.0, 30.0  # seconds between two tries to reconne
 class LiveStream:
     """Frames of a camera or stream as they arrive; a slow caller gets the newest one, older frames are dropped.
 
-    A first connection that fails raises MediaError. A later loss is reported on standard error, and the stream
+    `opened` is a connection that is open already, or a camera whose picture is fetched again and again. A first
+    connection that fails raises MediaError. A later loss is reported on standard error, and the stream
     reconnects. A connection without data for `timeout` seconds is lost. `name` is safe to print: it has no password.
     """
 
@@ -33,23 +36,29 @@ class LiveStream:
         self,
         camera: int | None = None,
         address: str = "",
-        opened: VideoFile | None = None,
+        opened: VideoFile | SnapshotCamera | None = None,
         timeout: float = READ_TIMEOUT,
         initial_backoff: float = INITIAL_BACKOFF,
+        rtsp_transport: RtspTransport = "tcp",
     ) -> None:
         self.name = f"camera-{camera}" if camera is not None else redact_address(address)
         self.rate: Fraction = DEFAULT_RATE
         self._initial_backoff = self._backoff = initial_backoff
         self._connection_lost = False
-        self._connect: Callable[[], Generator[Pixels]] = (
-            (lambda: _open_camera(camera, self.name))
-            if camera is not None
-            else (lambda: VideoFile(address, self.name, timeout).live_frames())
-        )
-        self._first_connection = opened.live_frames() if opened else self._connect()
+        self._stopped = threading.Event()
+        self.fetched = isinstance(opened, SnapshotCamera)  # whether pictures are fetched one by one
+        self._connect: Callable[[], Generator[Pixels]]
+        if camera is not None:
+            self._connect = lambda: _open_camera(camera, self.name)
+        elif isinstance(opened, SnapshotCamera):
+            self.rate = opened.rate
+            self._connect = lambda: opened.live_frames(self._stopped.wait)
+        else:
+            target = parse_address(address).url
+            self._connect = lambda: VideoFile(target, self.name, timeout, rtsp_transport).live_frames()
+        self._first_connection = opened.live_frames() if isinstance(opened, VideoFile) else self._connect()
         self._newest: tuple[Pixels, float, datetime] | None = None
         self._condition = threading.Condition()
-        self._stopped = threading.Event()
         self._error: BaseException | None = None
 
     def frames(self, sampler: FrameSampler | None = None, seconds: float | None = None) -> Generator[Frame]:
@@ -117,16 +126,6 @@ class LiveStream:
                     self._condition.notify()
 
 
-def redact_address(address: str) -> str:
-    """Return an address that is safe to print: without user name, password and query."""
-    scheme, _, rest = address.partition("://")
-    host = re.split("[/?#]", rest)[0]
-    # Some passwords hold characters that should be escaped, as %2F: then all text up to the last @ may be one.
-    if "@" in host or not re.fullmatch(r"(\[.*\]|[^:]*)(:\d*)?", host):
-        rest = rest.rpartition("@")[2]
-    return f"{scheme}://{re.split('[?#]', rest)[0]}"
-
-
 def _open_camera(number: int, name: str) -> Generator[Pixels]:
     """Open a camera by OpenCV, which knows Video4Linux, AVFoundation and Media Foundation."""
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # we report the error ourselves, once
@@ -152,8 +151,16 @@ def _read_camera(capture: Any) -> Generator[Pixels]:
 Source = VideoFile | LiveStream
 
 
-def open_source(path: str, camera: int | None = None) -> Source:
-    """Open a camera, a video file, or an address: of a whole video, or of a stream without an end.
+def open_source(
+    path: str, camera: int | None = None, max_fps: float | None = None, rtsp_transport: RtspTransport = "tcp"
+) -> Source:
+    """Open a camera, a video file, or an address: of a whole video, of a stream without an end, or of a picture.
+
+    Args:
+        path: a file name or an address.
+        camera: number of a camera of this machine, which is opened instead.
+        max_fps: how often per second a picture at an address is fetched; DEFAULT_FETCHES_PER_SECOND when None.
+        rtsp_transport: how an RTSP camera sends its packets.
 
     Raises:
         MediaError: it cannot be opened.
@@ -163,10 +170,23 @@ def open_source(path: str, camera: int | None = None) -> Source:
     if not is_address(path):
         return VideoFile(path)
     if path.lower().startswith(("http://", "https://")):
-        video = VideoFile(path, redact_address(path), READ_TIMEOUT)
-        # A stream has no length. It uses the connection that is open: many cameras admit only one.
-        return LiveStream(address=path, opened=video) if video.seconds is None else video
-    return LiveStream(address=path)
+        return _open_http(path, max_fps or DEFAULT_FETCHES_PER_SECOND)
+    return LiveStream(address=path, rtsp_transport=rtsp_transport)
+
+
+def _open_http(address: str, fetches_per_second: float) -> Source:
+    """Open an HTTP address; what is there decides, not the end of its name."""
+    parts, name = parse_address(address), redact_address(address)
+    try:
+        video = VideoFile(parts.url, name, READ_TIMEOUT)
+    except NoVideoError:
+        snapshots = SnapshotCamera(parts, name, READ_TIMEOUT, fetches_per_second)
+        if not snapshots.shows_pictures():
+            raise
+        _log(f"{name}: shows a picture; fetching it {fetches_per_second:g} times a second (--max-fps) until Ctrl-C")
+        return LiveStream(address=address, opened=snapshots)
+    # A stream has no length. It uses the connection that is open: many cameras admit only one.
+    return LiveStream(address=address, opened=video) if video.seconds is None else video
 
 
 def _log(line: str) -> None:

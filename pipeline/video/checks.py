@@ -21,6 +21,8 @@ def check_config(config: VideoConfig) -> None:
     for flag, value in (("--max-fps", options.max_fps), ("--seconds", options.seconds)):
         if value is not None and not 0 < value < float("inf"):
             raise UserError(f"{flag} is {value:g}; use a number above 0")
+    if options.rtsp_transport != "tcp" and not any(os.fspath(p).lower().startswith("rtsp") for p in config.paths):
+        raise UserError("--rtsp-transport is for rtsp:// addresses; remove --rtsp-transport")
     if options.events:
         check_event_file(options.events)
     if options.webhook:

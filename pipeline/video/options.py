@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Literal, Optional
 
 # tyro checks `X | None` with typeguard, whose import takes 0.1 s; it does not check `Optional[X]`.
 # ruff: noqa: UP045
+
+RtspTransport = Literal["tcp", "udp"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,9 @@ class VideoOptions:
     frame_stride: int = 1
     """Process every Nth frame of a video."""
     max_fps: Optional[float] = None
-    """Largest number of frames processed per second of video."""
+    """Largest number of frames processed per second of video. A picture's address is fetched so often (else 2)."""
+    rtsp_transport: RtspTransport = "tcp"
+    """How an rtsp:// camera sends its pictures; udp is for cameras that refuse tcp."""
     seconds: Optional[float] = None
     """Stop after this many seconds of a video or camera."""
     events: Optional[Path] = None

@@ -30,6 +30,8 @@ from pipeline.video.webhook import Webhook
 from pipeline.video.window import Window
 from pipeline.video.writer import VideoWriter, growing_video, video_writer
 
+MIN_RATE = Fraction(1, 1000)  # frames per second of an annotated video; a lower --max-fps would round to 0
+
 
 @dataclass(frozen=True)
 class FrameResult:
@@ -122,7 +124,7 @@ def _output_rate(source: Source, config: VideoConfig) -> Fraction:
     """Return the frame rate of the annotated video, in frames per second."""
     rate = Fraction(source.rate) / config.options.frame_stride
     max_fps = config.options.max_fps
-    return min(rate, Fraction(max_fps).limit_denominator(1000)) if max_fps else rate
+    return min(rate, max(Fraction(max_fps).limit_denominator(1000), MIN_RATE)) if max_fps else rate
 
 
 def clock(seconds: float) -> str:

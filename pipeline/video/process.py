@@ -55,7 +55,7 @@ def process_videos(config: VideoConfig, predictor: Predictor) -> int:
     with Webhook(options.webhook) if options.webhook else nullcontext() as webhook:
         for path in [""] if options.camera is not None else config.paths:
             try:
-                source = open_source(str(path), options.camera)
+                source = open_source(str(path), options.camera, options.max_fps, options.rtsp_transport)
                 paths = namer.paths_for(source, str(path))
                 summary = _process_video(source, paths, config, predictor, webhook)
             except MediaError as error:
@@ -79,7 +79,9 @@ def _process_video(
     """
     live = isinstance(source, LiveStream)
     analyzer, signals = FrameAnalyzer(source.name, config, predictor), StopSignals()
-    frames = source.frames(FrameSampler(config.options.frame_stride, config.options.max_fps), config.options.seconds)
+    fetched = isinstance(source, LiveStream) and source.fetched  # already at --max-fps
+    sampler = FrameSampler(config.options.frame_stride, None if fetched else config.options.max_fps)
+    frames = source.frames(sampler, config.options.seconds)
     with ExitStack() as stack:
         stack.enter_context(closing(frames))
         detected = stack.enter_context(closing(map_ordered(analyzer.detect, frames, config.workers)))

@@ -20,6 +20,8 @@ from common.errors import MediaError
 from common.images import MAX_PIXELS, Pixels
 from common.paths import is_address
 from pipeline.video.autorotate import Autorotator
+from pipeline.video.network.address import ENCODING_HINT
+from pipeline.video.options import RtspTransport
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
@@ -31,6 +33,10 @@ READ_TIMEOUT = 10.0  # seconds without data after which an address counts as los
 # Containers whose header holds the duration; for others FFmpeg measures or guesses it.
 FORMATS_WITH_DURATION = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "asf")
 DURATION_TOLERANCE = 0.5  # seconds by which a header may exceed the packets: headers are rounded
+
+
+class NoVideoError(MediaError):
+    """An address that answers, but not with a video; it may show a picture."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +75,22 @@ class VideoFile:
         path: file name or address.
         name: name in errors and results; None is `path`.
         timeout: seconds to wait for the next bytes of an address.
+        rtsp_transport: how an RTSP camera sends its packets: "tcp" or "udp".
 
     Raises:
-        MediaError: it cannot be opened or holds no video.
+        MediaError: it cannot be opened or holds no video; NoVideoError where an address answers without one.
         UserError: the video extra is not installed.
     """
 
-    def __init__(self, path: str, name: str | None = None, timeout: float = READ_TIMEOUT) -> None:
+    def __init__(
+        self,
+        path: str,
+        name: str | None = None,
+        timeout: float = READ_TIMEOUT,
+        rtsp_transport: RtspTransport = "tcp",
+    ) -> None:
         self.name = name or path
-        self._container = _open(path, self.name, timeout)
+        self._container = _open(path, self.name, timeout, rtsp_transport)
         try:
             self._stream = _video_stream(self._container, self.name)
         except MediaError:
@@ -211,7 +224,7 @@ class VideoFile:
         return MediaError(self.name, f"{what}; copy or download it again")
 
 
-def _open(path: str, name: str, timeout: float) -> InputContainer:
+def _open(path: str, name: str, timeout: float, rtsp_transport: RtspTransport) -> InputContainer:
     """Open a file or address with PyAV."""
     with requires_extra("video"):
         import av
@@ -219,7 +232,7 @@ def _open(path: str, name: str, timeout: float) -> InputContainer:
     av.logging.set_level(av.logging.PANIC)  # we report the error ourselves, once
     try:
         if is_address(path):
-            return _open_address(path, name, timeout)
+            return _open_address(path, name, timeout, rtsp_transport)
         _check_file(path, name)
         return av.open(f"file:{path}")  # else a name with a colon, such as a time, would be an address
     except av.error.InvalidDataError as error:
@@ -230,22 +243,39 @@ def _open(path: str, name: str, timeout: float) -> InputContainer:
         raise MediaError(name, f"cannot be read ({_reason(error)}); check its name and permissions") from error
 
 
-def _open_address(address: str, name: str, timeout: float) -> InputContainer:
+def _open_address(address: str, name: str, timeout: float, rtsp_transport: RtspTransport) -> InputContainer:
     """Open an address with PyAV."""
     import av
 
     if address.lower().startswith("file:"):
         raise MediaError(name, "is a file; use its name without file://")
-    # Over UDP, RTSP's default, a lost packet damages a frame.
-    options = {"rtsp_transport": "tcp"} if address.lower().startswith("rtsp") else {}
+    is_rtsp = address.lower().startswith("rtsp")
+    # Over UDP, RTSP's default in FFmpeg, a lost packet damages a frame.
+    options: dict[str, str] = {"rtsp_transport": rtsp_transport} if is_rtsp else {}
     began = monotonic()
     try:
         return av.open(address, options=options, timeout=timeout)
     except (av.error.FFmpegError, ValueError) as error:
-        reason = _reason(error)
+        reason, kind = _reason(error), MediaError
         if isinstance(error, av.error.InvalidDataError):  # RTSP raises it for both
-            reason = "no data in time" if monotonic() - began >= timeout else "no video is there"
-        raise MediaError(name, f"cannot be read ({reason}); check its address") from error
+            late = monotonic() - began >= timeout
+            reason, kind = ("no data in time", MediaError) if late else ("no video is there", NoVideoError)
+        elif isinstance(error, av.error.HTTPClientError):  # the camera may dislike FFmpeg's way of asking
+            kind = NoVideoError
+        fix = _address_fix(reason, rtsp_transport if is_rtsp else None)
+        raise kind(name, f"cannot be read ({reason}); {fix}") from error
+
+
+def _address_fix(reason: str, transport: RtspTransport | None) -> str:
+    """Return what to do about an address that FFmpeg cannot open; `transport` is None except for RTSP."""
+    other = "tcp" if transport == "udp" else "udp"
+    if transport is not None and "Protocol not supported" in reason:
+        return f"the camera refuses {transport.upper()}, use --rtsp-transport {other}"
+    if transport == "udp" and reason == "no data in time":  # a firewall may drop the packets
+        return "check its address, or use --rtsp-transport tcp"
+    if "401" in reason:
+        return f"check the user and password in its address; {ENCODING_HINT}"
+    return "check its address"
 
 
 def _check_file(path: str, name: str) -> None:
@@ -280,6 +310,8 @@ def _video_stream(container: InputContainer, name: str) -> VideoStream:
 
     kind = container.format.name
     if kind == "image2" or kind.endswith("_pipe"):
+        if is_address(name):  # FFmpeg takes all that ends in .jpg for a picture
+            raise NoVideoError(name, "holds no video; check its address")
         raise MediaError(name, "is a picture, not a video; use a picture's file name, such as photo.png")
     if not len(container.streams):
         raise MediaError(name, "is truncated or broken: nothing in it can be read; copy or download it again")

@@ -15,8 +15,8 @@ from http.client import HTTPException
 from urllib.parse import unquote, urlsplit
 
 from common.errors import UserError
-from pipeline.video.camera import redact_address
 from pipeline.video.events import Event
+from pipeline.video.network.address import parse_address, redact_address
 
 ANSWER_TIMEOUT = 10.0  # seconds for one answer
 MAX_ATTEMPTS = 6  # to post one event, with waits of 1, 2, 4, 8 and 16 seconds between them
@@ -109,6 +109,7 @@ class Webhook(AbstractContextManager["Webhook"]):
 
 def check_webhook_address(address: str) -> None:
     """Raise UserError when events cannot be posted to `address`."""
+    address = parse_address(address).url  # raises where it is not clear where the password ends
     try:
         parts = urlsplit(address)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -120,7 +121,7 @@ def check_webhook_address(address: str) -> None:
 
 def _split_credentials(address: str) -> tuple[str, dict[str, str]]:
     """Return an address without user and password, and the headers that carry them instead."""
-    parts = urlsplit(address)
+    parts = urlsplit(parse_address(address).url)
     headers = {"Content-Type": "application/json", "User-Agent": "face-mask-detection"}
     user, at, host = parts.netloc.rpartition("@")
     if at:

@@ -84,15 +84,22 @@ def face_sampling_weights(photos: Sequence[TrainingPhoto]) -> tuple[NDArray[np.i
 
 
 class PatchBatches(Batches):
-    """P-Net's batches: patches around faces drawn by `face_sampling_weights`, and a share from anywhere."""
+    """P-Net's batches: patches around faces drawn by `face_sampling_weights`, and a share from anywhere.
+
+    The share from anywhere is of complete photos only.
+    """
+
+    def __init__(self, photos: Sequence[TrainingPhoto], size: int, seed: int) -> None:
+        super().__init__(photos, size, seed)
+        self._complete = [photo for photo in photos if photo.complete]
 
     def batch(self, epoch: int, step: int) -> Arrays:
         """Return pixels (N, P, P, 3), objectness (N, h, w), box deltas (N, h, w, 4)."""
         rng = np.random.default_rng((self._seed, epoch, step))
         samples = []
         for _ in range(self._size):
-            if rng.random() < BACKGROUND_SHARE:
-                samples.append(sample_patch(self._photos[int(rng.integers(len(self._photos)))], None, rng))
+            if rng.random() < BACKGROUND_SHARE and self._complete:
+                samples.append(sample_patch(self._complete[int(rng.integers(len(self._complete)))], None, rng))
             else:
                 i, j = self._draw_face(rng)
                 samples.append(sample_patch(self._photos[i], j, rng))
@@ -114,7 +121,8 @@ class PatchBatches(Batches):
 class WindowBatches(Batches):
     """R-Net's or O-Net's batches: windows with a face, and mined ones without, mostly those that fool the net.
 
-    `overlaps`: IoU of a mined box with a face below which it is background, and from which it shows that face.
+    `overlaps`: IoU of a mined box with a face below which it is background, and from which it shows that face. In a
+    photo that is not complete, no box is background.
     """
 
     def __init__(
@@ -130,7 +138,8 @@ class WindowBatches(Batches):
         self._mined = mined
         self._spec = RNET if net == "rnet" else ONET
         self._anchors = box_anchors(mined.boxes)
-        self._negatives = np.nonzero(mined.overlap < overlaps[0])[0]
+        complete = np.array([photo.complete for photo in photos], bool)
+        self._negatives = np.nonzero((mined.overlap < overlaps[0]) & complete[mined.photo])[0]
         self._mined_by_face: dict[tuple[int, int], list[int]] = {}
         for k in np.nonzero(mined.overlap >= overlaps[1])[0]:
             self._mined_by_face.setdefault((int(mined.photo[k]), int(mined.face[k])), []).append(int(k))

@@ -5,6 +5,7 @@
 Learns from the training photos and reports on the validation photos; never reads the test split. Writes to RUN:
 config.json, log.jsonl (one line per epoch, and each net's recall by boxes per photo), landmarks.npz (the stock
 cascade's), and pnet.safetensors, rnet.safetensors, onet.safetensors for `python -m pipeline.pack --cascade RUN`.
+A photo of which an annotation was refused may show a face without a box: it teaches its faces, but no background.
 A run that was stopped resumes with the same command. All training photos are in memory: 1 MB per 600x400 pixels.
 """
 
@@ -20,7 +21,8 @@ import numpy as np
 import torch
 import tyro
 
-from common.annotations import AnnotatedImage, read_dataset
+from common.annotations import AnnotatedImage, ReadingArgs, count_line, load_dataset, require_faces
+from common.annotations.options import DEFAULT_READING
 from common.annotations.types import fingerprint
 from common.cli import console, program_name, progress, run_cli
 from common.errors import MediaError, UserError
@@ -37,7 +39,17 @@ MAX_PHOTO_SIDE = 1600  # px: larger photos are shrunk to it for training, which 
 
 
 @dataclass(frozen=True)
-class FinetuneArgs:
+class _FinetuneData:
+    """The photos of one fine-tuning."""
+
+    train: list[TrainingPhoto]
+    val: list[TrainingPhoto]
+    fingerprint: str  # of the training photos that could be read, because mined windows count them
+    summary: tuple[str, ...]  # lines on refused annotations, and on photos that teach no background
+
+
+@dataclass(frozen=True)
+class FinetuneArgs(ReadingArgs):
     """Fine-tune the cascade (P-Net, R-Net, O-Net) on annotated faces."""
 
     data: Path  # Annotated photos: a Pascal VOC, COCO or YOLO folder.
@@ -49,7 +61,13 @@ class FinetuneArgs:
 
 
 def finetune(
-    data: Path, splits: Path, out: Path, recipe: FinetuneConfig | None = None, overwrite: bool = False, threads: int = 0
+    data: Path,
+    splits: Path,
+    out: Path,
+    recipe: FinetuneConfig | None = None,
+    overwrite: bool = False,
+    threads: int = 0,
+    reading: ReadingArgs = DEFAULT_READING,
 ) -> Path:
     """Fine-tune the cascade into a folder; nets that are finished there stay as they are.
 
@@ -63,6 +81,7 @@ def finetune(
         recipe: steps, batches and learning rates.
         overwrite: remove a run that the folder holds.
         threads: CPU threads of torch; 0 leaves it to torch.
+        reading: how to read the data.
 
     Returns:
         the folder.
@@ -78,33 +97,37 @@ def finetune(
         raise UserError(f"--threads is {threads}, must be 0 or more")
     if threads:
         torch.set_num_threads(threads)
-    train, val, data_print = _read_photos(data, splits)
+    photos = _read_photos(data, splits, reading)
     folder = FinetuneFolder(out)
-    with folder.held({"format": 1, "recipe": asdict(recipe), "data": data_print}, overwrite):
+    with folder.held({"format": 1, "recipe": asdict(recipe), "data": photos.fingerprint}, overwrite):
         if not folder.finished:
-            FinetuneRun(folder, recipe, train, val).train_all()
+            FinetuneRun(folder, recipe, photos.train, photos.val).train_all()
+    for line in photos.summary:
+        console().print(line, markup=False, highlight=False, soft_wrap=True)
     return folder.path
 
 
-def _read_photos(data: Path, splits: Path) -> tuple[list[TrainingPhoto], list[TrainingPhoto], str]:
-    """Return training photos, validation photos, and the fingerprint of the training photos that could be read.
-
-    The fingerprint holds only these, because mined windows count them.
-    """
+def _read_photos(data: Path, splits: Path, reading: ReadingArgs) -> _FinetuneData:
+    """Return the training and validation photos that can be read. Raise UserError when they cannot train a net."""
     split_of = read_splits(splits)
-    dataset = read_dataset(data)
-    for problem in dataset.problems:
-        print(f"warning: {problem}", file=sys.stderr)
+    dataset = load_dataset(data, reading)
     sets = [[i for i in dataset.images if split_of.get(i.image_id) == split] for split in ("train", "val")]
-    if not any(len(i.boxes) for i in sets[0]):
-        raise UserError(f"{splits}: no training photo of {data} has a face; make the split again")
+    for split, images in zip(("train", "val"), sets, strict=True):
+        if images or split == "train":  # without validation photos nothing is reported
+            require_faces(images, f"{splits}: split {split!r}", "make the split again")
     with progress() as bar:
         task = bar.add_task("reading photos", total=sum(map(len, sets)))
         train, val = (_load_photos(images, lambda: bar.advance(task)) for images in sets)
     if not any(len(photo.boxes) for photo in train.values()):
         raise UserError(f"{data}: no training photo with a face can be read; copy the photos again")
+    incomplete = sum(not photo.complete for photo in train.values())
+    if incomplete == len(train):
+        reason = "each training photo may show a face without a box, so that none teaches the background"
+        raise UserError(f"{data}: {reason}; correct the refused annotations")
+    note = f"no background was learned from {incomplete} training photos that may show a face without a box"
     data_print = fingerprint([image for image in sets[0] if image.image_id in train])
-    return list(train.values()), list(val.values()), data_print
+    summary = (*([note] if incomplete else []), *filter(None, [count_line(dataset)]))
+    return _FinetuneData(list(train.values()), list(val.values()), data_print, summary)
 
 
 def _load_photos(images: Iterable[AnnotatedImage], on_photo: Callable[[], None]) -> dict[str, TrainingPhoto]:
@@ -127,7 +150,8 @@ def load_photo(image: AnnotatedImage) -> TrainingPhoto:
         size = (max(round(image.size[0] * scale), 1), max(round(image.size[1] * scale), 1))
         pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
         boxes = boxes * np.tile(np.array(size) / image.size, 2).astype(np.float32)
-    return TrainingPhoto(Mipmaps(pixels), boxes, image.labels, np.full((len(boxes), 5, 2), np.nan, np.float32))
+    landmarks = np.full((len(boxes), 5, 2), np.nan, np.float32)
+    return TrainingPhoto(Mipmaps(pixels), boxes, image.labels, landmarks, image.complete)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -135,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command() -> int:
         args = tyro.cli(FinetuneArgs, args=argv, prog=program_name("stage1_faces.finetune"))
-        out = finetune(args.data, args.splits, args.out, args.recipe, args.overwrite, args.threads)
+        out = finetune(args.data, args.splits, args.out, args.recipe, args.overwrite, args.threads, args)
         console().print(f"{out}: finished")
         return 0
 

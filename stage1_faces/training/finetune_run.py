@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from timm.utils import ModelEmaV3
 
-from common.boxes import Boxes, iou
+from common.boxes import Boxes, iou, max_iou
 from common.cli import console, progress
 from common.errors import UserError
 from stage1_faces.cascade_config import CascadeConfig
@@ -165,11 +165,13 @@ class FinetuneRun:
 
 
 def _best_boxes(detector: FaceDetector, photo: TrainingPhoto, name: str) -> Boxes:
-    """Return the boxes after the net `name`, best first."""
-    if name != "onet":
-        return propose(detector, photo.maps, name, detector.config).boxes
-    proposals = propose(detector, photo.maps, "rnet", detector.config)
-    return detector.run_onet([photo.maps], [proposals], CascadeConfig(score_threshold=0.01))[0].boxes
+    """Return the boxes after the net `name`, best first; of a photo that is not complete only those on its faces."""
+    if name == "onet":
+        proposals = propose(detector, photo.maps, "rnet", detector.config)
+        boxes = detector.run_onet([photo.maps], [proposals], CascadeConfig(score_threshold=0.01))[0].boxes
+    else:
+        boxes = propose(detector, photo.maps, name, detector.config).boxes
+    return boxes if photo.complete else boxes[max_iou(boxes, photo.boxes) >= MINED_IOU["rnet"][0]]
 
 
 def recall_at_counts(

@@ -49,6 +49,7 @@ class TrainingPhoto:
     boxes: Boxes  # (N, 4) xyxy, pixels
     labels: tuple[str, ...]
     landmarks: NDArray[np.float32]  # (N, 5, 2) pixels; nan where unknown
+    complete: bool = True  # False: a face may lack its box, so that nothing in the photo is known to be background
 
 
 def affine(
@@ -122,7 +123,8 @@ def sample_patch(
 ) -> tuple[Pixels, NDArray[np.int8], NDArray[np.float32]]:
     """Return a patch (PATCH_SIZE, PATCH_SIZE, 3) for P-Net, and its objectness and box deltas (`cell_targets`).
 
-    It is near the face of that index, or anywhere at any scale for None.
+    It is near the face of that index, or anywhere at any scale for None. In a photo that is not complete, all cells
+    but those of faces are ignored.
     """
     if face is None:
         width, height = photo.maps.size
@@ -139,7 +141,10 @@ def sample_patch(
     whole = boxes = transform_boxes(photo.boxes, view)
     if face is not None and rng.random() < PATCH_CUT_PROB:
         image, boxes = cut_edges(image, boxes, boxes[face], rng)
-    return image, *cell_targets(boxes, whole)
+    objectness, box_deltas = cell_targets(boxes, whole)
+    if not photo.complete:
+        objectness[objectness == 0] = -1
+    return image, objectness, box_deltas
 
 
 def cell_targets(boxes: Boxes, whole: Boxes) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

@@ -28,7 +28,7 @@ from stage2_classifier.training.run_folder import (
     write_epoch,
     write_metrics,
 )
-from stage2_classifier.training.setup import SavedState, build_accelerator, build_training
+from stage2_classifier.training.setup import SavedState, build_accelerator, build_training, check_class_counts
 
 
 def fit(
@@ -54,6 +54,7 @@ def fit(
     record = run_record(config, crop_set, crops)
     if (finished := check_folder(folder, record, resume, overwrite)) is not None:
         return finished
+    check_class_counts(crop_set)
     accelerator = build_accelerator(config, folder, cpu, tensorboard)
     resumes = resume and (folder / "config.json").is_file()  # without config.json nothing says that the rest fits
     state_file = folder / "last.pt"

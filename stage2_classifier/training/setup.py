@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ from stage2_classifier.models import build_model, check_finite, check_input_size
 from stage2_classifier.training.engine import TrainState
 from stage2_classifier.training.losses import build_loss, heads_of
 from stage2_classifier.training.optimizer import LRSchedule, build_ema, build_optimizer
-from stage2_classifier.training.torchrun import check_gpus
+from stage2_classifier.training.torchrun import check_gpus, rank
 
 Stats = tuple[float, float, float]  # per channel
 
@@ -95,6 +96,17 @@ class SavedState:
             schedule.load_state_dict(self.content["schedule"])
             if accelerator.scaler is not None and self.content["scaler"] is not None:
                 accelerator.scaler.load_state_dict(self.content["scaler"])
+
+
+def check_class_counts(crop_set: CropSet) -> None:
+    """Raise UserError when the training crops are of one class only; warn of classes without validation crops."""
+    train, val = (Counter(r.label for r in crop_set.records if r.split == split) for split in ("train", "val"))
+    if len(train) == 1:
+        reason = f"the training crops are all of class {next(iter(train))!r}: a classifier has nothing to tell apart"
+        fix = "use data with two or more classes; stage1_faces.finetune alone finds faces"
+        raise UserError(f"{crop_set.root}: {reason}; {fix}")
+    if rank() == 0 and val and (absent := sorted(train.keys() - val.keys())):
+        print(f"warning: no validation crops of class {', '.join(absent)}; no score shows it", file=sys.stderr)
 
 
 def build_training(

@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -16,13 +17,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.annotations import read_dataset
+from common.annotations import ReadingArgs, read_dataset
 from common.errors import UserError
 from docs.tour import command as tour
 from docs.tour import facts as tour_facts
 from docs.tour import runner as tour_runner
 from docs.tour.command import main
-from docs.tour.plan import ALTERNATIVES, BASELINE, choose_run
+from docs.tour.plan import ALTERNATIVES, BASELINE, TourPlan, choose_run
 from docs.tour.portrait import TILES, write_portraits
 from docs.tour.runner import RECORDS, StepResult, StepRunner, TourStep
 from pipeline.data import split
@@ -369,3 +370,20 @@ def test_every_file_of_a_bundle_is_explained() -> None:
     from pipeline.inference.bundle import DEFAULT
 
     assert {file.name for file in DEFAULT.iterdir()} - {"report.md"} == set(tour.PURPOSES)
+
+
+def test_the_steps_read_the_data_as_the_tour_does() -> None:
+    reading = ReadingArgs(rename=("Mask=with_mask", "bare=without_mask"), unlabelled="skip")
+    steps: list[TourStep] = []
+    plan = TourPlan("photos", 2, 3, reading)
+    runner = SimpleNamespace(run=steps.append)
+    plan.run_until_choice(runner)  # type: ignore[arg-type]
+    plan.run_from_choice(runner, BASELINE)  # type: ignore[arg-type]
+    with_data = [step for step in steps if "photos" in step.command]
+    assert [step.name for step in with_data] == ["split", "crops", "pack", "evaluate"]
+    assert all(f"--data photos {' '.join(reading.reading_flags())}" in " ".join(s.command) for s in with_data)
+    assert f'read_dataset("photos", {reading})' in steps[0].snippet and "ReadingArgs" in steps[0].snippet
+    default = SimpleNamespace(run=steps.append)
+    steps.clear()
+    TourPlan("photos", 2, 3).run_until_choice(default)  # type: ignore[arg-type]
+    assert 'data = read_dataset("photos")\n' in steps[0].snippet and "ReadingArgs" not in steps[0].snippet

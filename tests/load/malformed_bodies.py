@@ -118,10 +118,10 @@ def _(fuzzer: RequestFuzzer) -> Steps:
 @register(KINDS, "form without the photo")
 def _(fuzzer: RequestFuzzer) -> Steps:
     names = [
-        'form-data; name="photo"; filename="a.jpg"',
+        'form-data; name="photo"',
         "form-data",
         "",
-        "attachment; filename=image",
+        "attachment; name=file",
         'form-data; name=""',
     ]
     return [fuzzer.post(*fuzzer.form(fuzzer.photo, fuzzer.choose(names)))]

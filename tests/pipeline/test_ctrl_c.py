@@ -142,7 +142,8 @@ def test_detect(tmp_path: Path, work_dir: Path, target: str) -> None:
 
 
 @for_each_target
-def test_split(tmp_path: Path, work_dir: Path, target: str) -> None:
+@pytest.mark.parametrize("command", ["split", "check"])
+def test_split_and_check(tmp_path: Path, work_dir: Path, target: str, command: str) -> None:
     data = write_distinct_photos(tmp_path / "data", count=2)
     copied = json.loads((data / "_annotations.coco.json").read_text())
     Image.fromarray(synthetic_photo(1600, 1200, 3, seed=1)).save(data / "p0.png")
@@ -151,9 +152,8 @@ def test_split(tmp_path: Path, work_dir: Path, target: str) -> None:
         copied["images"].append({"id": k, "file_name": f"p{k}.png"})
         copied["annotations"].append({"id": k + 2, "image_id": k, "category_id": 0, "bbox": [10, 20, 32, 40]})
     (data / "_annotations.coco.json").write_text(json.dumps(copied))
-    splits = ["-m", "pipeline.split", "--data", data, "--out", "splits.csv"]
-    # It writes only at its end; after this delay it has loaded its packages and reads photos.
-    assert interrupt(splits, work_dir, "", target, 3.0) == b"interrupted\n"
+    # They write only at their end; after this delay they have loaded their packages and read photos.
+    assert interrupt(["-m", f"pipeline.{command}", "--data", data], work_dir, "", target, 3.0) == b"interrupted\n"
     assert list(work_dir.iterdir()) == []
 
 

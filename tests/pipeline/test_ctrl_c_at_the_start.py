@@ -21,8 +21,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from common.facemask import COMMANDS
 from pipeline.bench.synthetic_photos import synthetic_photo
-from pipeline.facemask import COMMANDS
 from tests.helpers.commands import (
     ENVIRONMENT,
     INTERRUPTED,
@@ -44,7 +44,9 @@ LINE = re.compile(rb"interrupted(; [^\n]+)?\n")
 FIRST_FILES = ("__main__.py", "__init__.py", "launcher.py")
 MAX_STARTUP_SECONDS = 0.15  # CPU time of the start of Python; loading the packages takes several times that
 TIMEOUT = 60  # s
-ENTRY_FILES = {name: f"pipeline/{name}/__main__.py" for name in ("detect", "batch")} | {"split": "pipeline/split.py"}
+ENTRY_FILES = {name: f"pipeline/{name}/__main__.py" for name in ("detect", "batch", "check")} | {
+    "split": "pipeline/split.py"
+}
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")]
 
@@ -72,11 +74,15 @@ def split(photos: Path, folder: Path) -> Command:
     return ["-m", "pipeline.split", "--data", photos, "--out", folder / "splits.csv"]
 
 
+def check(photos: Path, folder: Path) -> Command:
+    return ["-m", "pipeline.check", "--data", photos, "--out", folder / "check.html"]
+
+
 def batch(photos: Path, folder: Path) -> Command:
     return ["-m", "pipeline.batch", photos, folder / "faces.parquet", "--workers", "2"]
 
 
-@pytest.mark.parametrize("command", [detect, split, batch])
+@pytest.mark.parametrize("command", [detect, split, check, batch])
 def test_on_photos(photos: Path, tmp_path: Path, command: Callable[[Path, Path], Command]) -> None:
     if command is batch and find_spec("pyarrow") is None:
         pytest.skip("needs pyarrow")

@@ -138,6 +138,7 @@ CASES = {
     "split": Case(
         lambda inputs, _: ["-m", "pipeline.split", "--data", inputs.distinct_photos, "--out", "disk/splits.csv"]
     ),
+    "check": Case(with_work_dir("pipeline.check", "--json", "disk/check.json"), (0, 0.5, 0.95)),
     "build_crops": Case(lambda inputs, _: build_crops(inputs.data, "disk/out"), (0, 0.3, 0.95), True),
     "detect": Case(detect, (0, 0.3, 0.95), True),
     "detect a video": Case(
@@ -156,7 +157,7 @@ CASES = {
     "demo": Case(lambda inputs, _: ["-m", "pipeline.demo", "--out", "disk/out"]),
     "baseline": Case(baseline, (0, 2 * PAGE)),
 }
-FAST = ("split", "detect")  # the tests of all other commands are slow
+FAST = ("split", "check", "detect")  # the tests of all other commands are slow
 FULL_DISKS = [(name, size) for name, case in CASES.items() for size in case.sizes]
 
 

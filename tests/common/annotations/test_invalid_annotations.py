@@ -337,7 +337,7 @@ def test_datasets_without_photos_or_labels(tmp_path: Path) -> None:
     for photo in (root / "images").iterdir():
         photo.unlink()
     problem = f"{root}/annotations/a.xml: no image a.* in {root}/images; not used"
-    assert refusal(root) == f"{root}: no annotated image could be used; first problem: {problem}"
+    assert refusal(root) == f"{root}: no annotated image could be used; 2 problems, the first: {problem}"
     root = tmp_path / "labelless"
     write_yolo(root, "")
     for file in (root / "labels").iterdir():

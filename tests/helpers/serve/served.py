@@ -31,10 +31,12 @@ class SlowPredictor(FakePredictor):
 
 
 @contextmanager
-def served(predictor: FakePredictor, limits: Limits | None = None, workers: int = 1) -> Iterator[Target]:
-    """Run a server in a thread, until the block ends."""
+def served(
+    predictor: FakePredictor, limits: Limits | None = None, workers: int = 1, **options: Any
+) -> Iterator[Target]:
+    """Run a server in a thread, until the block ends; `options` are those of create_app."""
     limits = limits or Limits()
-    server = make_server(create_app(predictor, limits, workers=workers), limits)  # type: ignore[arg-type]
+    server = make_server(create_app(predictor, limits, workers=workers, **options), limits)  # type: ignore[arg-type]
     with listen(HERE, 0) as listener:
         port = listener.getsockname()[1]
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)

@@ -103,8 +103,13 @@ a=control:track
 """.replace("\n", "\r\n")
 
 
-def rtsp_camera(packets: int, drop: int = 0, first: int = 0) -> Conversation:
-    """Speak RTSP over TCP and hang up after `packets` packets; every `drop`th packet is left out."""
+def rtsp_camera(
+    packets: int, drop: int = 0, first: int = 0, login: Callable[[str, str, str], str] | None = None
+) -> Conversation:
+    """Speak RTSP over TCP and hang up after `packets` packets; every `drop`th packet is left out.
+
+    `login` checks a method, an address and what was sent; it returns a challenge, or "" for the right password.
+    """
     answers = {
         "OPTIONS": ("Public: DESCRIBE, SETUP, PLAY\r\n", ""),
         "DESCRIBE": ("Content-Type: application/sdp\r\n", SDP),
@@ -117,12 +122,17 @@ def rtsp_camera(packets: int, drop: int = 0, first: int = 0) -> Conversation:
         method = ""
         while method != "PLAY":
             lines = list(iter(lambda: request.readline().decode().strip(), ""))
+            if not lines:  # the client has gone
+                return
             method = lines[0].split()[0]
             assert "secret" not in lines[0]
             assert method != "SETUP" or "RTP/AVP/TCP" in "".join(lines)  # over UDP, packets would be lost
             count = next(line for line in lines if line.lower().startswith("cseq"))
-            head, body = answers[method]
-            text = f"RTSP/1.0 200 OK\r\n{count}\r\n{head}Content-Length: {len(body)}\r\n\r\n{body}"
+            sent = next((line[15:] for line in lines if line.lower().startswith("authorization: ")), "")
+            challenge = login(method, lines[0].split()[1], sent) if login and method != "OPTIONS" else ""
+            head, body = (f"WWW-Authenticate: {challenge}\r\n", "") if challenge else answers[method]
+            method, status = ("", "401 Unauthorized") if challenge else (method, "200 OK")
+            text = f"RTSP/1.0 {status}\r\n{count}\r\n{head}Content-Length: {len(body)}\r\n\r\n{body}"
             connection.sendall(text.encode())
         for i, packet in enumerate(itertools.islice(rtp_packets(first), packets)):
             if not drop or i % drop:

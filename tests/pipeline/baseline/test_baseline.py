@@ -310,10 +310,10 @@ def test_a_start_that_failed_leaves_the_folder_free(
     ("sides", "told"),
     [
         (("train",) * 4 + ("val",) * 3, "no images in split 'test'"),
-        (("train",) * 5 + ("test",) * 2, "in split 'val' has a face"),
-        (("val",) * 5 + ("test",) * 2, "in split 'train' has a face"),
+        (("train",) * 5 + ("test",) * 2, "splits.csv: split 'val' has no photo"),
+        (("val",) * 5 + ("test",) * 2, "splits.csv: split 'train' has no photo"),
         (("train",) + ("val",) * 4 + ("test",) * 2, "only one training photo"),
-        (("train",) * 4 + ("test",) * 2 + ("val",), "in split 'val' has a face"),  # the photo without faces
+        (("train",) * 4 + ("test",) * 2 + ("val",), "split 'val' has no face in its 1 photos"),
     ],
 )
 def test_a_split_without_faces_is_refused(

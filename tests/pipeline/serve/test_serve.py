@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 from matplotlib import cbook
 
 from pipeline.detect import command as detect
@@ -108,6 +109,19 @@ def test_other_host_names_are_refused(server: Target) -> None:
         connection.close()
 
 
+def test_a_proxys_flags_reach_the_server() -> None:
+    flags = ("--root-path", "/mask/", "--allow-host", "a.example", "--allow-host", "b.example")
+    with running_server(*flags, "--allow-origin", "https://app.example") as target:
+        for host, status in (("a.example", 200), ("b.example:443", 200), ("127.0.0.1", 200), ("c.example", 403)):
+            connection = target.connect()
+            headers = {"Host": host, "Origin": "https://app.example"}
+            connection.request("GET", "/mask/v1/health", headers=headers)
+            answer = connection.getresponse()
+            assert answer.status == status
+            assert answer.headers["Access-Control-Allow-Origin"] == ("https://app.example" if status == 200 else None)
+            connection.close()
+
+
 def test_nothing_is_logged() -> None:
     server = start_server("-m", "pipeline.serve")
     target = target_of(server)
@@ -197,9 +211,13 @@ def test_an_open_server_is_a_warning(monkeypatch: pytest.MonkeyPatch, capsys: py
         assert serve.main(["--port", "0", "--host", host]) == 0
         err = capsys.readouterr().err
         assert err.startswith("warning: everyone who reaches http://0.0.0.0:") == warned and err.count("\n") == warned
+    assert serve.main(["--port", "0", "--host", "0.0.0.0", "--allow-host", "mask.example.org"]) == 0
+    assert capsys.readouterr().err.startswith("warning: everyone who reaches http://0.0.0.0:")
     monkeypatch.setenv("MASK_TOKEN", "secret")
     assert serve.main(["--port", "0", "--host", "0.0.0.0"]) == 0
-    assert capsys.readouterr().err == "" and len(apps) == 4
+    assert capsys.readouterr().err == "" and len(apps) == 5
+    statuses = [TestClient(app).get("/v1/health").status_code for app in apps]  # addressed as testserver
+    assert statuses == [403, 403, 200, 403, 200]
 
 
 @pytest.mark.parametrize(
@@ -221,6 +239,9 @@ def test_an_open_server_is_a_warning(monkeypatch: pytest.MonkeyPatch, capsys: py
         (["--token", "ä"], "--token is not a valid token"),
         (["--host", "no such host"], "--host no such host: is an unknown name; give an address of this machine"),
         (["--host", "192.0.2.1"], "--host 192.0.2.1: is not an address of this machine; give one of its"),
+        (["--root-path", "mask"], "--root-path mask: is not a path prefix; give one such as /mask"),
+        (["--allow-host", "a", "--allow-host", "*"], "--allow-host *: names no single host; repeat the flag"),
+        (["--allow-origin", "*"], "--allow-origin *: would let every web page use this server; set MASK_TOKEN"),
         (["--port", "0", "--bundle", "missing"], "missing/bundle.json: not found"),
     ],
 )

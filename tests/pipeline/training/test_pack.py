@@ -271,7 +271,7 @@ def test_refusals_come_before_the_work(
 
 def test_a_split_without_validation_photos_is_refused(data: Path, tmp_path: Path) -> None:
     (tmp_path / "splits.csv").write_text("image_id,split\nt,train\nv,test\n")
-    with pytest.raises(UserError, match="no training or no validation photos"):
+    with pytest.raises(UserError, match=r"splits\.csv: split 'val' of .* has no photo"):
         read_fit_photos(data, tmp_path / "splits.csv")
 
 

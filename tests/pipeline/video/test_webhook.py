@@ -242,6 +242,7 @@ def test_close_waits_for_unsent_events_until_its_timeout(capsys: pytest.CaptureF
         ("me:secret", "Basic bWU6c2VjcmV0"),
         ("me", "Basic bWU6"),
         ("m%40e:s%3Ae%2Fcret", "Basic bUBlOnM6ZS9jcmV0"),  # m@e and s:e/cret
+        ("m@e:s:e/cret", "Basic bUBlOnM6ZS9jcmV0"),
     ],
 )
 def test_user_and_password_are_sent_as_basic_authentication(

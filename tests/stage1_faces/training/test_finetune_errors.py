@@ -48,7 +48,7 @@ def test_missing_data_and_splits(data: Path, tmp_path: Path, capsys: pytest.Capt
 def test_no_face_to_learn_from(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "splits.csv").write_text("image_id,split\np0,val\np1,val\np2,val\np3,test\n")
     line = failed(capsys, "--data", data, "--splits", tmp_path / "splits.csv", "--out", tmp_path / "run")
-    assert "no training photo" in line and "make the split again" in line
+    assert "splits.csv: split 'train' has no photo" in line and "make the split again" in line
     assert not (tmp_path / "run").exists()
 
 

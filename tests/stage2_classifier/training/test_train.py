@@ -27,6 +27,7 @@ from stage2_classifier.training.command import main
 from stage2_classifier.training.engine import predict, score, seed_epoch
 from stage2_classifier.training.fit import fit
 from stage2_classifier.training.run_folder import best_row, patience_over
+from tests.helpers.training.crop_sets import make_crop_set
 from tests.helpers.training.quick_training import QUICK, break_after, rows
 
 
@@ -305,3 +306,15 @@ def test_a_class_without_training_crops_is_named(
     write_crop_set(replace(tiny_crops, root=root, records=kept))
     fit(replace(QUICK, epochs=1, warmup_epochs=0), root, tmp_path)
     assert f"warning: no training crops of class {missing!r}; it cannot be learned\n" in capsys.readouterr().err
+
+
+def test_one_class_is_refused_and_a_class_without_validation_crops_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = make_crop_set(tmp_path / "one", {"train": (6, 0, 0), "val": (2, 2, 0)})
+    with pytest.raises(UserError, match=r"one: the training crops are all of class 'with_mask': .*; use data with"):
+        fit(QUICK, one.root, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+    two = make_crop_set(tmp_path / "two", {"train": (6, 6, 0), "val": (4, 0, 0)})
+    fit(replace(QUICK, epochs=1, warmup_epochs=0), two.root, tmp_path / "runs")
+    assert "warning: no validation crops of class without_mask; no score shows it" in capsys.readouterr().err

@@ -13,6 +13,7 @@ COMMANDS = {
     "demo": ("pipeline.demo", "detect in a photo that comes with a dependency"),
     "serve": ("pipeline.serve", "web page and HTTP API on this machine"),
     "batch": ("pipeline.batch", "millions of photos into a Parquet table"),
+    "check": ("pipeline.check", "show what annotated photos hold, before anything is trained"),
     "split": ("pipeline.split", "split annotated photos into train, val and test"),
     "build-crops": ("pipeline.build_crops", "cut annotated faces out of photos, as a crop dataset"),
     "train-all": ("pipeline.train_all", "train both stages, from photos to a bundle with its report"),
@@ -51,3 +52,7 @@ def usage() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {what}" for name, (_, what) in COMMANDS.items()]
     return "\n".join(["usage: facemask COMMAND [options]   (facemask COMMAND --help)", "", *lines])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.facemask import COMMANDS, main
+from common.facemask import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("numpy", "cv2", "onnxruntime", "torch", "tyro", "rich", "PIL")
@@ -58,12 +58,12 @@ def test_every_command_has_a_door(name: str) -> None:
 
 @pytest.mark.parametrize("typed", ["detect", "build-crops", "build_crops"])
 def test_help_shows_the_command_as_typed(typed: str) -> None:
-    code = f"import sys; sys.argv = ['facemask', {typed!r}, '--help']; from pipeline.facemask import main; main()"
+    code = f"import sys; sys.argv = ['facemask', {typed!r}, '--help']; from common.facemask import main; main()"
     assert f"usage: facemask {typed.replace('_', '-')} " in run_python(code)
 
 
 def test_the_list_loads_nothing_heavy() -> None:
-    code = f"import sys; from pipeline.facemask import main; main([]); print([m for m in {HEAVY} if m in sys.modules])"
+    code = f"import sys; from common.facemask import main; main([]); print([m for m in {HEAVY} if m in sys.modules])"
     assert run_python(code).splitlines()[-1] == "[]"
 
 

@@ -1,0 +1,1 @@
+"""Shows what an annotated dataset holds, before anything is trained."""

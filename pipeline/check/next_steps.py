@@ -1,0 +1,78 @@
+"""What to do after a check: the exact next commands."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.annotations import AnnotatedImage, ReadingArgs
+from common.display import counted
+from common.splits import SPLITS
+
+MAX_RENAMES = 12  # in a command; with more, the classes are probably not those of masks
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """One thing to do."""
+
+    text: str
+    command: str = ""
+
+
+def next_steps(
+    data: Path,
+    options: ReadingArgs,
+    images: tuple[AnnotatedImage, ...],
+    renames: Mapping[str, str],
+    failures: int,
+    leaks: int,
+) -> tuple[NextStep, ...]:
+    """Return what to do next, most urgent first.
+
+    Args:
+        data: the dataset.
+        options: how it was read.
+        images: its images.
+        renames: better names of its classes, as `better_names` returns them.
+        failures: number of problems that give exit code 1.
+        leaks: number of groups of near-duplicates in more than one of the dataset's splits.
+    """
+    flags = options.reading_flags()
+    steps = []
+    if failures:
+        text = f"Correct what was refused ({counted(failures, 'problem')}), then check again."
+        steps.append(NextStep(text, _command("check", data, flags)))
+    renamed = [f"{old}={new}" for old, new in renames.items() if _can_be_typed(old) and _can_be_typed(new)]
+    if renamed and not options.rename and len(renamed) <= MAX_RENAMES:
+        better = ReadingArgs(rename=tuple(renamed), unlabelled=options.unlabelled).reading_flags()
+        text = "Are these other names of the same classes? Then give them one name, in this and all later commands."
+        steps.append(NextStep(text, _command("check", data, better)))
+        flags = better
+    keep = {image.split for image in images} == set(SPLITS) and not leaks
+    if leaks:
+        text = "The dataset's own splits share photos that show the same. Make a new split, without --keep-folders."
+    elif keep:
+        text = "Keep the dataset's own split (without --keep-folders, the photos are split again)."
+    else:
+        text = "Split the photos; those that show the same stay together."
+    split = ["--out", "splits.csv", *(["--keep-folders"] if keep else []), *flags]
+    steps.append(NextStep(text, _command("split", data, split)))
+    train = ["--splits", "splits.csv", "--out", "my-bundle", *flags]
+    steps.append(NextStep("Train both stages.", _command("train_all", data, train)))
+    return tuple(steps)
+
+
+def _can_be_typed(name: str) -> bool:
+    """Return whether --rename can have a class name."""
+    return name.isprintable() and "=" not in name and not name.startswith("-")
+
+
+def _command(name: str, data: Path, flags: list[str]) -> str:
+    """Return a command line in the form in which the user typed this one."""
+    typed = sys.argv[0].startswith("facemask ")
+    program = ["facemask", name.replace("_", "-")] if typed else ["python", "-m", f"pipeline.{name}"]
+    return shlex.join([*program, "--data", str(data), *flags])

@@ -1,0 +1,1 @@
+"""Network cameras: their addresses, and those that show one picture at a time."""
