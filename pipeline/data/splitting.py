@@ -171,6 +171,9 @@ def _stratify_images(
         raise UserError(f"none of the {len(images)} photos has an annotated face; give photos with faces")
     if holders < len(shares):
         with_faces = "" if holders == len(numbers) else f", {holders} with faces"
-        raise TooFewGroupsError(f"{found}{with_faces}, too few for {len(shares)} parts", holders)
+        found = f"{found}{with_faces}, too few for {len(shares)} parts"
+        if sum(bool(image.labels) for image in images) < len(shares):
+            raise UserError(f"{found}; use more photos with faces")  # no other way helps
+        raise TooFewGroupsError(found, holders)
     parts = spread_faces(stratify_groups(counts, shares, seed), faces, len(shares))
     return [parts[row[group]] for group in groups]

@@ -215,8 +215,11 @@ def test_a_part_without_a_face_is_an_error(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_groups_without_faces_are_not_enough() -> None:
-    with pytest.raises(TooFewGroupsError, match=r"9 photos make 9 groups of different ones, 2 with faces, too few"):
-        make_split(images_of([[WITH], [WITHOUT], *[[]] * 7]), list(range(9)))
+    images = images_of([[WITH], [WITHOUT], [WITH], *[[]] * 7])
+    with pytest.raises(TooFewGroupsError, match=r"10 photos make 9 groups of different ones, 2 with faces, too few"):
+        make_split(images, [0, 1, 1, *range(2, 9)])
+    with pytest.raises(UserError, match=r"9 groups of different ones, 2 with faces, .*; use more photos with faces"):
+        make_split([*images[:2], *images[3:]], list(range(9)))
     with pytest.raises(UserError, match="none of the 9 photos has an annotated face; give photos with faces"):
         make_split(images_of([[]] * 9), list(range(9)))
 
