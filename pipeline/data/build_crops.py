@@ -25,7 +25,9 @@ from common.processes import map_jobs
 from common.splits import SPLITS, read_splits
 from pipeline.data.checks import check_apart, size_mismatch
 from pipeline.data.hard_negatives import MinedFaces, load_detector, mine_faces
-from pipeline.data.split import main as split_command
+from pipeline.data.split import SplitArgs
+from pipeline.data.split import run as make_splits
+from pipeline.data.splitting import TooFewGroupsError
 from stage2_classifier.cropping import cut_crop
 from stage2_classifier.data.crop_manifest import BACKGROUND, CropRecord, CropSet, write_crop_set
 from stage2_classifier.reports.contact_sheet import Cell, contact_sheet
@@ -253,8 +255,11 @@ def run(args: BuildCropsArgs) -> int:
     log: Log = warn
     if not args.splits.exists():
         print(f"{args.splits}: not found; making it with pipeline.split's defaults")
-        if code := split_command(["--data", str(args.data), "--out", str(args.splits), *args.reading_flags()]):
-            return code
+        try:
+            if code := make_splits(SplitArgs(args.data, args.splits, rename=args.rename, unlabelled=args.unlabelled)):
+                return code
+        except TooFewGroupsError as error:
+            raise error.with_command(args.data, args.splits, args.reading_flags()) from None
         log = _ignore  # pipeline.split has reported it
     annotations = load_dataset(args.data, args, log)
     splits = read_splits(args.splits)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import math
 import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import tyro
 
 from common.annotations import AnnotatedImage, Annotations, Problem, ReadingArgs, load_dataset
@@ -21,12 +16,28 @@ from common.annotations.loading import Log, log_problems, warn
 from common.annotations.yolo import label_file
 from common.cli import console, program_name, run_cli
 from common.errors import UserError
-from common.files import atomic_text, check_writable_file
+from common.files import check_writable_file
 from common.paths import IMAGE_SUFFIXES
 from common.splits import SPLITS
 from pipeline.data.duplicates import near_duplicate_groups
-from pipeline.data.stratify import stratify_groups
+from pipeline.data.name_groups import name_groups, shown_groups
+from pipeline.data.split_checks import check_faces, missing_classes, missing_parts, single_class, small_parts
+from pipeline.data.splitting import (
+    BY_TIME,
+    GROUP_BY,
+    SplitRow,
+    TooFewGroupsError,
+    make_folds,
+    make_split,
+    split_by_folder,
+    split_by_time,
+    write_splits,
+)
 
+EXCLUSIVE = (
+    *(("--folds", "--keep-folders"), ("--group-by", "--keep-folders")),
+    *(("--by-time", "--keep-folders"), ("--by-time", "--group-by")),
+)
 DATA_SUFFIXES = IMAGE_SUFFIXES | {".json", ".names", ".txt", ".xml", ".yaml", ".yml"}
 
 
@@ -34,8 +45,9 @@ DATA_SUFFIXES = IMAGE_SUFFIXES | {".json", ".names", ".txt", ".xml", ".yaml", ".
 class SplitArgs(ReadingArgs):
     """Split a dataset into train, val and test, or into folds, and write the split of each photo as CSV.
 
-    Photos that show the same (copies, re-crops, near-identical shots) stay together. Each split gets its share of
-    every class's faces and of the photos.
+    Photos that show the same (copies, re-crops, mirror images, near-identical shots) stay together. Each split gets
+    its share of every class's faces and of the photos. Frames of one camera all show the same; they need --by-time,
+    --group-by or --keep-folders.
     """
 
     data: Path
@@ -50,95 +62,55 @@ class SplitArgs(ReadingArgs):
     """Write K splits instead: in split k, fold k is test, the next fold val, the rest train."""
     keep_folders: bool = False
     """Keep the dataset's own train, valid and test folders; warns of near-duplicates in two of them."""
+    group_by: str | None = None
+    """Keep together what this regular expression finds in a photo's id or path (its first parenthesis, if any)."""
+    by_time: bool = False
+    """Cut the photos in order of EXIF time or name: the first for train, the last for test. Scores look better."""
     workers: int = 2
     """Processes that compare photos."""
 
 
-class SplitRow(NamedTuple):
-    """A row of splits.csv."""
+@dataclass(frozen=True)
+class _MadeSplits:
+    """The splits, and what is to be said about them."""
 
-    image_id: str
-    split: str  # train, val or test
-    group: int  # a number that photos of the same scene share
+    args: SplitArgs
+    splits: list[list[SplitRow]]  # one, or one per fold
+    same_scene: tuple[int, ...]  # one number per image, equal for near-duplicates
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
 
+    def divided_groups(self) -> list[str]:
+        """Return a warning where near-duplicates are in more than one split."""
+        divided: dict[int, str] = {}
+        for rows in self.splits:
+            members: dict[int, dict[str, str]] = defaultdict(dict)  # the first photo in each split
+            for row, scene in zip(rows, self.same_scene, strict=True):
+                members[scene].setdefault(row.split, row.image_id)
+            for scene, firsts in members.items():
+                if len(firsts) > 1:
+                    divided.setdefault(scene, ", ".join(f"{name} ({split})" for split, name in firsts.items()))
+        if not divided:
+            return []
+        flags = {"--keep-folders": self.args.keep_folders, "--by-time": self.args.by_time}
+        used = next((flag for flag, given in flags.items() if given), "--group-by")
+        fix = f". Remove {used} for a clean split" if len(set(self.same_scene)) >= len(SPLITS) else ""
+        return [
+            f"{len(divided)} groups of photos that show the same are in more than one split, "
+            f"e.g. {divided[min(divided)]}; scores will look better than they are{fix}"
+        ]
 
-def make_split(
-    images: Sequence[AnnotatedImage],
-    groups: Sequence[int],
-    ratios: tuple[float, float, float] = (0.7, 0.15, 0.15),
-    seed: int = 0,
-) -> list[SplitRow]:
-    """Return one split, stratified over whole groups.
-
-    Args:
-        images: the dataset's images.
-        groups: one number per image, equal for near-duplicates.
-        ratios: shares of train, val and test.
-        seed: decides among equal groups.
-
-    Raises:
-        UserError: the ratios do not sum to 1, or there are fewer than 3 groups.
-    """
-    if not all(math.isfinite(r) and r > 0 for r in ratios) or abs(sum(ratios) - 1) > 1e-6:
-        raise UserError(f"--ratios {' '.join(map(str, ratios))}: give three positive numbers whose sum is 1")
-    parts = _stratify_images(images, groups, ratios, seed)
-    return _rows(images, [SPLITS[part] for part in parts], groups)
-
-
-def make_folds(
-    images: Sequence[AnnotatedImage], groups: Sequence[int], folds: int, seed: int = 0
-) -> list[list[SplitRow]]:
-    """Return one split per fold: in split k, fold k is test and fold k + 1 (cyclic) is val.
-
-    Raises UserError when `folds` is under 3, or there are fewer groups than folds.
-    """
-    if folds < len(SPLITS):
-        raise UserError(f"--folds {folds}: give 3 or more (one to test, one to validate, the rest to train)")
-    parts = _stratify_images(images, groups, [1 / folds] * folds, seed)
-    names = [{k: "test", (k + 1) % folds: "val"} for k in range(folds)]
-    return [_rows(images, [own.get(part, "train") for part in parts], groups) for own in names]
-
-
-def split_by_folder(images: Sequence[AnnotatedImage], groups: Sequence[int]) -> list[SplitRow]:
-    """Return the split by the dataset's own folders. Raise UserError when an image is in none of them."""
-    splits = []
-    for image in images:
-        if image.split is None:
-            raise UserError(f"{image.path}: in no train, valid or test folder; leave out --keep-folders")
-        splits.append(image.split)
-    return _rows(images, splits, groups)
-
-
-def _rows(images: Sequence[AnnotatedImage], splits: Sequence[str], groups: Sequence[int]) -> list[SplitRow]:
-    """Return one row per image."""
-    return [SplitRow(image.image_id, split, group) for image, split, group in zip(images, splits, groups, strict=True)]
-
-
-def write_splits(path: Path, rows: Iterable[SplitRow]) -> None:
-    """Write splits.csv, sorted by image_id, in one step."""
-    with atomic_text(path, newline="") as f:
-        writer = csv.writer(f)
-        writer.writerow(SplitRow._fields)
-        writer.writerows(sorted(rows, key=attrgetter("image_id")))
-
-
-def _stratify_images(
-    images: Sequence[AnnotatedImage], groups: Sequence[int], shares: Sequence[float], seed: int
-) -> list[int]:
-    """Return the part of each image, the same within a group."""
-    numbers = sorted(set(groups))
-    if len(numbers) < len(shares):
-        different = f"{len(images)} photos make {len(numbers)} groups of different ones"
-        raise UserError(f"{different}, too few for {len(shares)} parts; use more photos")
-    column = {label: i for i, label in enumerate(sorted({label for image in images for label in image.labels}))}
-    row = {number: i for i, number in enumerate(numbers)}
-    counts = np.zeros((len(numbers), len(column) + 1))
-    for image, group in zip(images, groups, strict=True):
-        counts[row[group], -1] += 1
-        for label in image.labels:
-            counts[row[group], column[label]] += 1
-    parts = stratify_groups(counts, shares, seed)
-    return [parts[row[group]] for group in groups]
+    def class_warnings(self, annotations: Annotations) -> list[str]:
+        """Return warnings of one class alone, and of parts that lack a class."""
+        found = single_class(annotations.images)
+        for fold, rows in enumerate(self.splits):
+            splits = [row.split for row in rows]
+            if self.args.folds is None:
+                found += missing_classes(annotations.images, splits, annotations.class_names)
+            else:  # a fold's val is the next fold's test
+                lacking = missing_classes(annotations.images, splits, annotations.class_names, ("train", "test"))
+                found += [f"fold {fold}: {each}" for each in lacking]
+        return found
 
 
 def run(args: SplitArgs, log: Log = warn) -> int:
@@ -152,18 +124,12 @@ def run(args: SplitArgs, log: Log = warn) -> int:
     # The files of photos outside the dataset's folder, too.
     used = ((image.path, label_file(image.path)) for image in annotations.images)
     _protect_data(names, (file for files in used for file in files if file))
-    annotations, groups, unreadable = _group_readable(args, annotations)
-    images = annotations.images
-    if args.folds is not None:
-        splits = make_folds(images, groups, args.folds, args.seed)
-    elif args.keep_folders:
-        splits = [split_by_folder(images, groups)]
-    else:
-        splits = [make_split(images, groups, args.ratios, args.seed)]
-    for name, rows in zip(names, splits, strict=True):
+    annotations, same_scene, unreadable = _group_readable(args, annotations)
+    made = _split_images(args, annotations.images, same_scene)
+    for name, rows in zip(names, made.splits, strict=True):
         write_splits(name, rows)
         _print_table(name, rows, annotations)
-    _print_notes(splits[0], annotations)
+    _print_notes(made, annotations)
     return 1 if unreadable else 0
 
 
@@ -173,8 +139,57 @@ def _check_args(args: SplitArgs) -> None:
         raise UserError(f"--seed {args.seed}: give 0 or more")
     if args.workers < 1:
         raise UserError(f"--workers {args.workers}: give 1 or more")
-    if args.folds is not None and args.keep_folders:
-        raise UserError("--folds and --keep-folders exclude each other; give one of them")
+    given = {
+        "--folds": args.folds is not None,
+        "--keep-folders": args.keep_folders,
+        "--group-by": args.group_by is not None,
+        "--by-time": args.by_time,
+    }
+    for one, other in EXCLUSIVE:
+        if given[one] and given[other]:
+            raise UserError(f"{one} and {other} exclude each other; give one of them")
+
+
+def _split_images(args: SplitArgs, images: Sequence[AnnotatedImage], same_scene: Sequence[int]) -> _MadeSplits:
+    """Return the splits that the options ask for, after a check of each; raise UserError on a part without a face."""
+    notes, warnings, fix = [], [], "annotate more photos"
+    groups: Sequence[int] = same_scene
+    if args.keep_folders:
+        splits, fix = [split_by_folder(images, groups)], "annotate more photos there, or leave out --keep-folders"
+        warnings += missing_parts([row.split for row in splits[0]])
+    elif args.by_time:
+        splits, cut = split_by_time(images, groups, args.ratios, args.folds)
+        fix = "annotate more photos, or leave out --by-time"
+        ends = "; ".join(f"{images[a].image_id} and {images[b].image_id}" for a, b in cut.neighbours())
+        notes.append(f"cut in order of {cut.source} between {ends}")
+        warnings.append(
+            "--by-time: photos next to a cut show nearly the same, in two parts; scores will look better than they are"
+        )
+    else:
+        if args.group_by is not None:
+            names = name_groups(images, args.data, args.group_by)
+            groups = [list(dict.fromkeys(names)).index(name) for name in names]
+            notes.append(f"--group-by makes {shown_groups(names)}")
+        splits = _split_groups(args, images, groups)
+        if args.folds is None:
+            warnings += small_parts([row.split for row in splits[0]], groups, args.ratios, f"{BY_TIME} or {GROUP_BY}")
+    for rows in splits:
+        check_faces(images, [row.split for row in rows], fix, may_lack_parts=args.keep_folders)
+    return _MadeSplits(args, splits, tuple(same_scene), tuple(notes), tuple(warnings))
+
+
+def _split_groups(args: SplitArgs, images: Sequence[AnnotatedImage], groups: Sequence[int]) -> list[list[SplitRow]]:
+    """Return the stratified split, or one per fold; where there are too few groups, name the ways that are left."""
+    try:
+        if args.folds is None:
+            return [make_split(images, groups, args.ratios, args.seed)]
+        return make_folds(images, groups, args.folds, args.seed)
+    except TooFewGroupsError as error:
+        if args.folds is None and args.group_by is None:
+            raise
+        folds = "fewer --folds, " if args.folds is not None and error.usable >= len(SPLITS) else ""
+        pattern = GROUP_BY if args.group_by is None else "another --group-by"
+        raise error.with_fix(f"use {folds}{pattern} or {BY_TIME}") from None
 
 
 def _output_files(args: SplitArgs) -> list[Path]:
@@ -241,23 +256,16 @@ def _print_table(name: Path, rows: Sequence[SplitRow], annotations: Annotations)
     console().print(table)
 
 
-def _print_notes(rows: Sequence[SplitRow], annotations: Annotations) -> None:
-    """Print the near-duplicates, clipped boxes and problems."""
-    members: dict[int, list[SplitRow]] = defaultdict(list)
-    for row in rows:
-        members[row.group].append(row)
-    shared = [group for group in members.values() if len(group) > 1]
+def _print_notes(made: _MadeSplits, annotations: Annotations) -> None:
+    """Print the groups, clipped boxes, warnings and problems."""
     out = console()
-    out.print(f"{len(shared)} groups of photos that show the same, {sum(map(len, shared))} photos in them")
+    shared = [count for count in Counter(made.same_scene).values() if count > 1]
+    out.print(f"{len(shared)} groups of photos that show the same, {sum(shared)} photos in them")
     out.print(f"{annotations.clipped_boxes} boxes reached over the edge of their image and were clipped")
-    divided = [group for group in shared if len({row.split for row in group}) > 1]
-    if divided:  # only with --keep-folders
-        names = ", ".join(f"{row.image_id} ({row.split})" for row in divided[0])
-        print(
-            f"warning: {len(divided)} groups of photos that show the same are in more than one split, e.g. {names}; "
-            "scores will look better than they are. Remove --keep-folders for a clean split",
-            file=sys.stderr,
-        )
+    for note in made.notes:
+        out.print(note, markup=False, highlight=False)
+    for warning in (*made.warnings, *made.divided_groups(), *made.class_warnings(annotations)):
+        print(f"warning: {warning}", file=sys.stderr)
     log_problems(annotations.problems)
 
 

@@ -53,3 +53,20 @@ def _fill_empty(parts: NDArray[np.intp], counts: NDArray[np.float64], n_parts: i
         if sizes[part] == 0 and sizes.max() > 1:
             donors = np.flatnonzero(parts == int(np.argmax(sizes)))
             parts[donors[np.argmin(counts[donors].sum(axis=1))]] = part
+
+
+def spread_faces(parts: Sequence[int], faces: Sequence[int], n_parts: int) -> list[int]:
+    """Return the groups' parts, changed where a part has no face: it gets one group with faces from another part.
+
+    Args:
+        parts: the part of each group.
+        faces: the number of faces in each group.
+        n_parts: number of parts; at least this number of groups has faces.
+    """
+    changed = list(parts)
+    for part in range(n_parts):
+        holders = [[i for i, own in enumerate(changed) if own == other and faces[i]] for other in range(n_parts)]
+        if not holders[part]:
+            donor = max(holders, key=len)
+            changed[min(donor, key=faces.__getitem__)] = part
+    return changed

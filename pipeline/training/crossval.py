@@ -62,6 +62,10 @@ class CrossvalArgs(ReadingArgs):
     """Number of folds."""
     seed: int = 0
     """Seed of the folds."""
+    group_by: str | None = None
+    """Keep photos together as pipeline.split --group-by does, instead of photos that show the same."""
+    by_time: bool = False
+    """Cut the folds in order of time, as pipeline.split --by-time does; scores look better than they are."""
     jobs: int = 2
     """Trainings at a time, each with one thread."""
     experiments: tuple[str, ...] = EXPERIMENTS
@@ -89,6 +93,8 @@ def run(args: CrossvalArgs) -> int:
     record = {
         "folds": args.folds,
         "seed": args.seed,
+        "group_by": args.group_by,
+        "by_time": args.by_time or None,  # as in earlier records, which lack it
         "data": fingerprint(images),
         "also": fingerprint(external.images) if external.images else None,
         "also_iou": args.external_iou,
@@ -108,6 +114,8 @@ def _check_args(args: CrossvalArgs) -> None:
         raise UserError(f"--jobs {args.jobs}: use 1 or more")
     if args.folds < len(SPLITS):
         raise UserError(f"--folds {args.folds}: give 3 or more (one to test, one to validate, the rest to train)")
+    if args.by_time and args.group_by is not None:
+        raise UserError("--by-time and --group-by exclude each other; give one of them")
     if not 0.1 < args.external_iou < 1:
         raise UserError(f"--external-iou is {args.external_iou}, must be between 0.1 and 1; the default is 0.35")
     if args.external_merge and args.external_data is None:
@@ -176,6 +184,8 @@ def _split_files(args: CrossvalArgs) -> list[Path]:
             *(args.data, args.out / "splits.csv"),
             folds=args.folds,
             seed=args.seed,
+            group_by=args.group_by,
+            by_time=args.by_time,
             rename=args.rename,
             unlabelled=args.unlabelled,
         )

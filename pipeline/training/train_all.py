@@ -28,7 +28,7 @@ from common.splits import SPLITS, read_splits
 from pipeline.data.build_crops import check_class_names
 from pipeline.data.checks import check_apart, check_dataset
 from pipeline.data.duplicates import near_duplicate_groups
-from pipeline.data.split import SplitRow, make_split, write_splits
+from pipeline.data.splitting import SplitRow, TooFewGroupsError, make_split, write_splits
 from pipeline.evaluate.bootstrap import ONE_LABEL
 from pipeline.inference.bundle import GRAPHS, Bundle, check_destination, write_bundle
 from pipeline.training.plan import EXPERIMENTS, TrainingPlan, check_experiments, check_parts
@@ -160,7 +160,7 @@ def _splits(args: TrainAllArgs, annotations: Annotations, log: Log) -> Path:
     if file.is_file():
         return file
     images = {image.image_id: image for image in check_dataset(args.data, annotations, log)}
-    rows = _new_split(images, args.seed, log) if args.splits is None else _given_split(args.splits, images, log)
+    rows = _new_split(args, images, log) if args.splits is None else _given_split(args.splits, images, log)
     parts = {split: [images[row.image_id] for row in rows if row.split == split] for split in SPLITS}
     fix = "use another --seed or more photos" if args.splits is None else "use other --splits"
     check_parts(args.splits or args.data, parts, fix)
@@ -177,13 +177,16 @@ def _splits(args: TrainAllArgs, annotations: Annotations, log: Log) -> Path:
     return file
 
 
-def _new_split(images: Mapping[str, AnnotatedImage], seed: int, log: Log) -> list[SplitRow]:
+def _new_split(args: TrainAllArgs, images: Mapping[str, AnnotatedImage], log: Log) -> list[SplitRow]:
     """Return a split as pipeline.split makes it."""
     found = near_duplicate_groups([image.path for image in images.values()])
     several = [count for count in Counter(found.groups).values() if count > 1]
     if several:
         log(f"{len(several)} groups of photos that show the same, {sum(several)} photos in them, are kept together")
-    return make_split(list(images.values()), found.groups, seed=seed)
+    try:
+        return make_split(list(images.values()), found.groups, seed=args.seed)
+    except TooFewGroupsError as error:
+        raise error.with_command(args.data, Path("splits.csv"), args.reading_flags()) from None
 
 
 def _given_split(splits: Path, images: Mapping[str, AnnotatedImage], log: Log) -> list[SplitRow]:

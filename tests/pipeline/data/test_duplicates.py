@@ -1,22 +1,34 @@
-"""Near-duplicates: copies, re-encodings and re-crops are found, other photos are not."""
+"""Near-duplicates: copies, re-encodings, re-crops and mirror images are found, other photos are not."""
 
 from __future__ import annotations
 
+import functools
+import itertools
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
 
+from pipeline.data import duplicates
 from pipeline.data.duplicates import (
+    MIRROR_MIN_INLIERS,
+    PhotoFingerprint,
     connected_components,
     count_inliers,
     fingerprint_photo,
     near_duplicate_groups,
+    same_scene_pairs,
     same_source_pairs,
 )
 
-REAL = Path(__file__).resolve().parents[3].parent / "shared/data/face-mask-detection/images"
+SHARED = Path(__file__).resolve().parents[3].parent / "shared"
+REAL = SHARED / "data/face-mask-detection/images"
+LEAK_FLIPS = SHARED / "cases/leak_flips/images"
 
 
 def scene(seed: int) -> Image.Image:
@@ -54,6 +66,73 @@ def test_a_crop_has_inliers_and_another_photo_few(tmp_path: Path) -> None:
     assert count_inliers(a, b) > 30 and count_inliers(a, c) < 5
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        ImageOps.mirror,
+        ImageOps.flip,
+        lambda photo: ImageOps.mirror(photo).resize((200, 150)),
+        lambda photo: ImageOps.mirror(photo).crop((30, 20, 370, 290)),  # 77% of the area
+        lambda photo: ImageOps.mirror(photo).rotate(8, Image.Resampling.BICUBIC),
+        lambda photo: photo.rotate(-10, Image.Resampling.BICUBIC),
+        lambda photo: photo.rotate(90, expand=True),
+        lambda photo: ImageOps.mirror(photo).rotate(270, expand=True),
+    ],
+    ids=["mirrored", "upside down", "smaller", "cropped", "rotated and mirrored", "rotated", "turned", "transposed"],
+)
+def test_mirror_images_and_rotations_are_grouped(tmp_path: Path, change: Callable[[Image.Image], Image.Image]) -> None:
+    photos = []
+    for seed in range(3):
+        for name, picture in (("photo", scene(seed)), ("changed", change(scene(seed)))):
+            photos.append(tmp_path / f"{name}{seed}.jpg")
+            picture.save(photos[-1], quality=60)
+    assert near_duplicate_groups(photos).groups == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_mirror_image_has_the_corners_of_the_photo(tmp_path: Path) -> None:
+    for name, picture in {"a": scene(0), "b": ImageOps.mirror(scene(0)), "c": scene(5)}.items():
+        picture.save(tmp_path / f"{name}.png")
+    a, b, c = (fingerprint_photo(tmp_path / f"{name}.png") for name in "abc")
+    assert not isinstance(a, str) and not isinstance(b, str) and not isinstance(c, str)
+    assert a.mirrored and b.mirrored and c.mirrored
+    assert np.array_equal(a.mirrored.hash, b.hash) and not np.array_equal(a.hash, b.hash)
+    assert count_inliers(a, b.mirrored) > 100 and count_inliers(b, a.mirrored) > 100
+    assert count_inliers(a, c.mirrored) < MIRROR_MIN_INLIERS
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=8))
+def test_groups_are_the_scenes_whatever_is_mirrored(shots: list[tuple[int, bool]]) -> None:
+    fingerprints = [fingerprints_of_scenes()[shot] for shot in shots]
+    groups = connected_components(len(shots), same_scene_pairs(fingerprints))
+    assert groups == connected_components(
+        len(shots), [(i, j) for i, j in itertools.combinations(range(len(shots)), 2) if shots[i][0] == shots[j][0]]
+    )
+
+
+@functools.cache
+def fingerprints_of_scenes() -> dict[tuple[int, bool], PhotoFingerprint]:
+    """Return the fingerprint of each scene, plain and mirrored."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for seed, flip in itertools.product(range(4), (False, True)):
+            file = Path(folder) / f"{seed}{flip}.png"
+            (ImageOps.mirror(scene(seed)) if flip else scene(seed)).save(file)
+            fingerprint = fingerprint_photo(file)
+            assert not isinstance(fingerprint, str)
+            found[seed, flip] = fingerprint
+    return found
+
+
+def test_frames_of_one_camera_need_few_comparisons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photos that are in one group already are not compared again."""
+    scene(0).save(tmp_path / "frame.png")
+    frame = fingerprint_photo(tmp_path / "frame.png")
+    assert not isinstance(frame, str)
+    monkeypatch.setattr(duplicates, "count_inliers", lambda *_: pytest.fail("compared in full"))
+    assert len(same_scene_pairs([frame] * 50)) == 49
+
+
 def test_a_photo_without_features_or_unreadable_is_alone(tmp_path: Path) -> None:
     Image.new("RGB", (60, 40), (200, 0, 0)).save(tmp_path / "flat.png")
     (tmp_path / "bad.png").write_bytes(b"\x89PNG nothing")
@@ -82,3 +161,11 @@ def test_real_pairs() -> None:
     numbers = [*(n for pair in same for n in pair), 273, 443]
     groups = near_duplicate_groups([REAL / f"maksssksksss{n}.jpg" for n in numbers]).groups
     assert groups == [0, 0, 1, 1, 2, 2, 3, 3, 4, 5]
+
+
+@pytest.mark.skipif(not LEAK_FLIPS.is_dir(), reason=f"the photos are not at {LEAK_FLIPS}")
+def test_made_flips_and_turns() -> None:
+    photos = sorted(LEAK_FLIPS.iterdir())
+    groups = near_duplicate_groups(photos).groups
+    number = {name: i for i, name in enumerate(dict.fromkeys(photo.stem[:3] for photo in photos))}
+    assert groups == [number[photo.stem[:3]] for photo in photos]

@@ -12,7 +12,9 @@ from common.splits import read_splits
 from pipeline.data import build_crops as module
 from pipeline.data.build_crops import main
 from pipeline.data.hard_negatives import mine_faces
+from pipeline.data.split import SplitArgs
 from pipeline.data.split import main as split
+from pipeline.data.split import run as run_split
 from stage1_faces.faces import Faces
 from stage2_classifier.data.crop_manifest import read_crop_set
 from tests.helpers.incomplete_data import BOTH, LEFT, RIGHT, write_half_refused, write_incomplete
@@ -110,15 +112,15 @@ def test_a_new_split_reads_the_data_in_the_same_way_and_problems_are_shown_once(
     for i, file in enumerate(sorted((root / "images").iterdir())):  # pictures that do not look the same
         blocks = np.random.default_rng(i).integers(0, 255, (6, 8, 3), np.uint8)
         Image.fromarray(np.kron(blocks, np.ones((20, 20, 1), np.uint8))).save(file)
-    seen: list[list[str]] = []
+    seen: list[SplitArgs] = []
 
-    def spy(argv: list[str]) -> int:
-        seen.append(argv)
-        return split(argv)
+    def spy(args: SplitArgs) -> int:
+        seen.append(args)
+        return run_split(args)
 
-    monkeypatch.setattr(module, "split_command", spy)
+    monkeypatch.setattr(module, "make_splits", spy)
     assert build(root, "--rename", "with_mask=covered", "--unlabelled", "skip") == 0
-    assert seen[0][-4:] == ["--rename", "with_mask=covered", "--unlabelled", "skip"]
+    assert seen[0].reading_flags() == ["--rename", "with_mask=covered", "--unlabelled", "skip"]
     assert read_crop_set(tmp_path / "crops").class_names == ("without_mask", "covered")
     assert set(read_splits(root / "splits.csv").values()) == {"train", "val", "test"}
     printed = capsys.readouterr()

@@ -10,6 +10,8 @@ from PIL import Image
 from common.annotations import MASK_CLASSES, AnnotatedImage, read_dataset
 from common.errors import UserError
 from common.splits import read_splits
+from pipeline.data import split
+from pipeline.data.duplicates import Duplicates
 from pipeline.evaluate.metrics import Sample
 from pipeline.training import crossval, fold_scoring
 from pipeline.training.crossval import main
@@ -256,6 +258,29 @@ def test_folds_that_are_scored_are_not_repeated(data, tmp_path, folds, capsys):
     assert "fold2.json: damaged" in capsys.readouterr().err
 
 
+def test_frames_of_one_camera_are_cut_by_time_or_grouped_by_name(data, tmp_path, folds, monkeypatch, capsys):
+    monkeypatch.setattr(split, "near_duplicate_groups", lambda photos, _: Duplicates([0] * len(photos), []))
+    file = data / "_annotations.coco.json"
+    coco = json.loads(file.read_text())
+    for row in coco["annotations"]:
+        row["category_id"] = row["id"] % 2  # each block has both classes
+    file.write_text(json.dumps(coco))
+    out = tmp_path / "cv"
+    argv = ["--data", str(data), "--folds", "3", "--out"]
+    assert main([*argv, str(out)]) == 1
+    error = capsys.readouterr().err
+    assert "9 photos make 1 group of different ones, too few for 3 parts; use --group-by REGEX (" in error
+    assert "or --by-time (" in error
+    assert main([*argv, str(out), "--by-time"]) == 0
+    tested = [[n for n, s in read_splits(out / f"splits.fold{k}.csv").items() if s == "test"] for k in range(3)]
+    assert tested == [["p0", "p1", "p2"], ["p3", "p4", "p5"], ["p6", "p7", "p8"]]
+    capsys.readouterr()
+    assert main([*argv, str(out)]) == 1
+    assert "holds a cross-validation with another by_time (True, now None)" in capsys.readouterr().err
+    assert main([*argv, str(tmp_path / "grouped"), "--group-by", "[0-9]"]) == 0
+    assert set(read_splits(tmp_path / "grouped" / "splits.fold0.csv").values()) == {"train", "val", "test"}
+
+
 def test_a_failed_step_is_reported_with_its_log(data, tmp_path, monkeypatch, capsys):
     out = tmp_path / "cv"
     monkeypatch.setattr(TrainingPlan, "steps", [TrainingStep("cascade", ("json.tool", str(tmp_path / "nothing")))])
@@ -281,6 +306,7 @@ def test_results_are_not_written_among_the_data(data, tmp_path, capsys):
     [
         (["--folds", "2"], "--folds 2: give 3 or more"),
         (["--jobs", "0"], "--jobs 0: use 1 or more"),
+        (["--by-time", "--group-by", "p"], "--by-time and --group-by exclude each other"),
         (["--external-iou", "1.5"], "--external-iou is 1.5, must be between 0.1 and 1"),
         (["--experiments"], "--experiments: name at least one"),
         (["--experiments", "final"], "experiment: 'final' is unknown; did you mean"),

@@ -140,6 +140,21 @@ def test_a_split_is_made_where_none_is_given(
     assert "1 groups of photos that show the same, 2 photos in them, are kept together" in capsys.readouterr().out
 
 
+def test_frames_of_one_camera_need_a_given_split(
+    data: Path, started: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class FakeDuplicates:
+        groups = (0,) * len(SPLIT_OF_PHOTO)
+
+    monkeypatch.setattr(train_all, "near_duplicate_groups", lambda photos: FakeDuplicates)
+    assert main(flags(data, splits=False)) == 1
+    error = capsys.readouterr().err
+    assert "10 photos make 1 group of different ones, too few for 3 parts; run `python -m pipeline.split" in error
+    assert error.endswith("then give --splits splits.csv\n") and not started
+    assert main(flags(data)) == 0  # in the same --work-dir
+    assert started[-1] == ("work", "report")
+
+
 def test_splits_without_faces(data: Path, started: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]) -> None:
     file = data / "_annotations.coco.json"
     coco = json.loads(file.read_text())
