@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 
-from common.errors import UserError
+from common.errors import ProgrammingError, UserError
 from common.launcher import install_sigint_exit, missing_package, restore_sigint
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+OWN_PACKAGES = ("common", "stage1_faces", "stage2_classifier", "pipeline")
 
 
 def console() -> Console:
@@ -61,6 +63,8 @@ def requires_extra(extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in OWN_PACKAGES:  # a programming error
+            raise
         raise UserError(missing_package(error.name, extra)) from error
 
 
@@ -79,7 +83,8 @@ def run_cli(command: Callable[[], int], interrupted: str = "interrupted") -> int
     """Run a command and return its exit code.
 
     A UserError or OSError, also of standard output, becomes one line on standard error and code 1. A pipe whose reader
-    has ended (`| head -1`) gives code 1 without a line. Other errors keep their traceback.
+    has ended (`| head -1`) gives code 1 without a line. A worker's ProgrammingError prints the worker's traceback and
+    one line. Other errors keep their traceback.
 
     Args:
         command: does the work and returns the exit code.
@@ -92,7 +97,7 @@ def run_cli(command: Callable[[], int], interrupted: str = "interrupted") -> int
     try:
         installed = restore_sigint()
         code = command()
-    except (UserError, OSError) as error:
+    except (UserError, OSError, ProgrammingError) as error:
         code, failure = 1, error
     except KeyboardInterrupt:
         code = 130
@@ -110,6 +115,8 @@ def run_cli(command: Callable[[], int], interrupted: str = "interrupted") -> int
         if code == 130:
             print(interrupted, file=sys.stderr)
         elif failure is not None and not (isinstance(failure, BrokenPipeError) and failure.filename is None):
+            if isinstance(failure, ProgrammingError) and failure.trace:
+                print(failure.trace.rstrip(), file=sys.stderr)
             print(f"error: {_error_line(failure)}", file=sys.stderr)
     _flush(sys.stderr)
     return code
@@ -144,6 +151,8 @@ _FIXES = {
 
 def _error_line(error: Exception) -> str:
     """Return the error as one line; that of an OSError has the file first and the fix last."""
+    if isinstance(error, ProgrammingError):
+        return f"programming error in a worker ({error.what}), not a fault of your files; report the traceback above"
     if not isinstance(error, OSError) or error.errno is None:
         return str(error)
     name, fix = error.filename, _FIXES.get(error.errno)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 
 from common.display import display_name
@@ -11,9 +12,28 @@ class UserError(Exception):
     """Input that cannot be used; the message is one line with the file and the fix."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of another library's error, or the error's type where the message is empty."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+class ProgrammingError(Exception):
+    """An error in this project's code or its packages, met by a worker process: no fault of the user's files.
+
+    Attributes:
+        what: the error as one line.
+        trace: the worker's traceback; "" where the worker printed it.
+    """
+
+    def __init__(self, what: str, trace: str) -> None:
+        super().__init__(what, trace)  # both, so that the error can be sent to another process
+        self.what, self.trace = what, trace
+
+    @classmethod
+    def of(cls, error: BaseException) -> ProgrammingError:
+        """Return an error with its traceback, which a process can send."""
+        name = f"{type(error).__name__}: {first_line(error)}" if str(error) else type(error).__name__
+        return cls(name, "".join(traceback.format_exception(error)))
 
 
 class BundleError(UserError):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import stat
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,6 +26,31 @@ MAX_PIXELS = 89_478_485
 # Photo formats only: other formats of Pillow run programs (EPS) or hold no photo.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "JPEG2000", "PPM", "QOI")
 TRANSPOSED = (5, 6, 7, 8)  # the EXIF orientations that swap width and height
+ANIMATED_FORMATS = ("GIF", "WEBP", "PNG", "AVIF")
+NO_END_NOTE = "lacks its end marker, but all pixels are there; save it again"
+GREY_RANGES = (255, 1023, 4095, 65535)  # largest values of 8, 10, 12 and 16 bits
+# Pillow's modes that it converts to RGB for certain.
+_MODES = (
+    "1",
+    "L",
+    "LA",
+    "P",
+    "PA",
+    "RGB",
+    "RGBA",
+    "RGBX",
+    "CMYK",
+    "YCbCr",
+    "I",
+    "F",
+    "I;16",
+    "I;16L",
+    "I;16B",
+    "I;16N",
+)
+_MAX_12_BITS = 4095
+_BITS_PER_SAMPLE = 258  # TIFF tag
+_JPEG_START, _TIFF_STARTS = b"\xff\xd8\xff", (b"II", b"MM")
 _STRIP_ROWS = 256  # rows converted at a time: Pillow's conversion would hold the whole picture three times
 
 
@@ -34,6 +60,7 @@ class Photo:
 
     pixels: Pixels  # uint8 (H, W, 3) RGB, upright; smaller than the file's by `scale`
     size: tuple[int, int]  # the file's (width, height), upright
+    note: str = ""  # what a user should know of a file that was read all the same
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -44,8 +71,13 @@ class Photo:
 def read_image(path: str | Path) -> Pixels:
     """Read a picture file as uint8 (H, W, 3) RGB, upright by its EXIF orientation.
 
-    Transparent pixels are blended with white. 16-bit and float pixels are scaled to 8 bits. An animation or a
-    multi-page file gives its first picture.
+    Transparent pixels are blended with white. An animation or a multi-page file gives its first picture. A JPEG that
+    lacks only its end marker is read.
+
+    Grey of more than 8 bits, and colours stored in 16, are divided by the largest value of their bit depth. That is
+    the depth that a TIFF names, else the least of 8, 10, 12 and 16 bits that the brightest pixel fits into. So 10 and
+    12 bits stored in 16 are read at full brightness, and a picture with a pixel above 4095 as 16 bits. A black picture
+    stays black: nothing is divided by its own maximum.
 
     Raises:
         MediaError: the file is missing, not a plain file, empty, not a picture, truncated or above MAX_PIXELS.
@@ -99,16 +131,88 @@ def decode_photo(file: BinaryIO, name: str | Path, shrink: Shrink | None = None,
     Raises:
         MediaError: the picture cannot be read; TooManyPixelsError where it is too large.
     """
-    with open_undecoded(file, name, max_pixels) as image:
-        width, height = image.size
-        allowed = 1 if shrink is None or image.format not in ("JPEG", "MPO") else shrink((width, height))
-        factor = max((each for each in (2, 4, 8) if each <= allowed), default=1)  # those of a JPEG's decoder
-        if factor > 1:
-            image.draft(None, (max(width // factor, 1), max(height // factor, 1)))
-        image.load()
-        orientation = orientation_of(image)
-        pixels = _autorotate(to_rgb(image), orientation)
-        return Photo(pixels, (height, width) if orientation in TRANSPOSED else (width, height))
+    try:
+        return _decode(file, name, shrink, max_pixels)
+    except TooManyPixelsError:
+        raise
+    except MediaError:
+        file.seek(0)
+        start = file.read(len(_JPEG_START))
+        if start == _JPEG_START:
+            photo = _decode_without_end(file, name, shrink, max_pixels)
+        else:
+            photo = _decode_packed_tiff(file, max_pixels) if start[:2] in _TIFF_STARTS else None
+        if photo is None:
+            raise
+        return photo
+
+
+def _decode(file: BinaryIO, name: str | Path, shrink: Shrink | None, max_pixels: int) -> Photo:
+    """Read an open file as `decode_photo` does; a JPEG without its end is an error."""
+    try:
+        with _PILLOW_WARNINGS, _open_checked(file, name, max_pixels) as image:
+            width, height = image.size
+            allowed = 1 if shrink is None or image.format not in ("JPEG", "MPO") else shrink((width, height))
+            factor = max((each for each in (2, 4, 8) if each <= allowed), default=1)  # those of a JPEG's decoder
+            deep = image.mode == "RGB" and "16" in str(getattr(image, "tile", ""))
+            with _file_errors(name):
+                if factor > 1:
+                    image.draft(None, (max(width // factor, 1), max(height // factor, 1)))
+                image.load()
+                if image.mode not in _MODES:
+                    image = image.convert("RGB")  # noqa: PLW2901
+            orientation = orientation_of(image)
+            pixels = to_rgb(image)
+            if deep and pixels.max() <= _MAX_12_BITS >> 8:  # Pillow keeps the upper 8 of 16 bits
+                pixels = _decode_deep_colour(file, pixels)
+            pixels = _autorotate(pixels, orientation)
+            size = (height, width) if orientation in TRANSPOSED else (width, height)
+            return Photo(pixels, size, _animation_note(image))
+    except MemoryError as error:
+        raise MediaError(name, "needs more memory than there is; make it smaller first") from error
+
+
+def _decode_without_end(file: BinaryIO, name: str | Path, shrink: Shrink | None, max_pixels: int) -> Photo | None:
+    """Return a JPEG that lacks only its end marker; None where pixels are missing, too."""
+    from common.decoding.jpeg_end import complete_jpeg  # no other file needs it
+
+    file.seek(0)
+    whole = complete_jpeg(file.read())
+    if whole is None:
+        return None
+    return replace(_decode(io.BytesIO(whole), name, shrink, max_pixels), note=NO_END_NOTE)
+
+
+def _decode_packed_tiff(file: BinaryIO, max_pixels: int) -> Photo | None:
+    """Return a TIFF of 10 or 14 bits per pixel, which Pillow does not read; None for every other file."""
+    from common.decoding.deep_images import read_packed_tiff
+
+    with _PILLOW_WARNINGS:
+        found = read_packed_tiff(file, min(max_pixels, MAX_PIXELS))
+    if found is None:
+        return None
+    values, white, orientation = found
+    pixels = _autorotate(_deep_to_rgb(values, white), orientation)
+    return Photo(pixels, (pixels.shape[1], pixels.shape[0]))
+
+
+def _decode_deep_colour(file: BinaryIO, pixels: Pixels) -> Pixels:
+    """Return 10 or 12-bit colours stored in 16 bits at full brightness; `pixels` where they cannot be read so."""
+    from common.decoding.deep_images import read_16_bits
+
+    values = read_16_bits(file)
+    return pixels if values is None or values.shape != pixels.shape else _deep_to_rgb(values, _white_of(values))
+
+
+def _animation_note(image: Image.Image) -> str:
+    """Return the note of an animation, of which the first frame is read; "" for a photo."""
+    if image.format not in ANIMATED_FORMATS:
+        return ""
+    try:
+        frames = getattr(image, "n_frames", 1)
+    except Exception:  # a later frame is damaged
+        return ""
+    return f"is an animation; the first of {frames} frames was used" if frames > 1 else ""
 
 
 @contextmanager
@@ -117,21 +221,35 @@ def open_undecoded(file: BinaryIO, name: str | Path, max_pixels: int = MAX_PIXEL
 
     Raises MediaError for a broken file, TooManyPixelsError above `max_pixels` or MAX_PIXELS.
     """
+    with _PILLOW_WARNINGS, _open_checked(file, name, max_pixels) as image, _file_errors(name):
+        yield image
+
+
+def _open_checked(file: BinaryIO, name: str | Path, max_pixels: int) -> Image.Image:
+    """Open a picture; raise MediaError for a broken header, TooManyPixelsError above `max_pixels` or MAX_PIXELS."""
     limit = min(max_pixels, MAX_PIXELS)
-    with _PILLOW_WARNINGS:
-        try:
-            with Image.open(file, formats=FORMATS) as image:
-                if image.size[0] * image.size[1] > limit:  # the header has the size
-                    raise Image.DecompressionBombError
-                yield image
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            what = f"has more than {limit / 1e6:g} million pixels; make it smaller first"
-            raise TooManyPixelsError(name, what) from error
-        except UnidentifiedImageError as error:
-            raise MediaError(name, "is not a picture that can be read; convert it to JPEG or PNG") from error
-        except Exception as error:  # a broken file makes the decoders raise almost anything
-            reason = str(error) or type(error).__name__
-            raise MediaError(name, f"is truncated or broken ({reason}); copy or download it again") from error
+    with _file_errors(name, limit):
+        image = Image.open(file, formats=FORMATS)
+        if image.size[0] * image.size[1] > limit:  # the header has the size
+            raise Image.DecompressionBombError
+    return image
+
+
+@contextmanager
+def _file_errors(name: str | Path, limit: int = MAX_PIXELS) -> Iterator[None]:
+    """Turn what Pillow raises in the block into a MediaError; only Pillow may be called in it."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        what = f"has more than {limit / 1e6:g} million pixels; make it smaller first"
+        raise TooManyPixelsError(name, what) from error
+    except UnidentifiedImageError as error:
+        raise MediaError(name, "is not a picture that can be read; convert it to JPEG or PNG") from error
+    except Exception as error:  # a broken file makes the decoders raise almost anything
+        reason = str(error) or type(error).__name__
+        raise MediaError(name, f"is truncated or broken ({reason}); copy or download it again") from error
 
 
 class _PillowWarnings:
@@ -170,29 +288,49 @@ def to_rgb(image: Image.Image) -> Pixels:
         return _scale_to_8_bits(np.asarray(image, dtype=np.float32))
     width, height = image.size
     out = np.empty((height, width, 3), np.uint8)
-    for top in range(0, height, _STRIP_ROWS):
-        bottom = min(top + _STRIP_ROWS, height)
-        out[top:bottom] = _strip_to_rgb(image.crop((0, top, width, bottom)))
+    strips = [(top, min(top + _STRIP_ROWS, height)) for top in range(0, height, _STRIP_ROWS)]
+    deep = image.mode.startswith("I;16")
+    white = _white_of_grey(image, strips) if deep else 0
+    for top, bottom in strips:
+        strip = image.crop((0, top, width, bottom))
+        out[top:bottom] = _deep_to_rgb(np.asarray(strip), white) if deep else _strip_to_rgb(strip)
     return out
 
 
 def _strip_to_rgb(strip: Image.Image) -> Pixels:
     """Return some rows of a picture as RGB."""
-    if strip.mode.startswith("I;16"):  # Pillow's convert() clips 16-bit grey at 255
-        grey = (np.asarray(strip).astype(np.uint32) * 255 + 32767) // 65535
-        return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
     if strip.has_transparency_data:
         white = Image.new("RGBA", strip.size, "white")
         strip = Image.alpha_composite(white, strip.convert("RGBA"))
     return np.asarray(strip.convert("RGB"))
 
 
+def _white_of_grey(image: Image.Image, strips: Sequence[tuple[int, int]]) -> int:
+    """Return the value of white of grey stored in 16 bits: of the depth that a TIFF names, else by its values."""
+    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0]
+    if bits < 16:
+        return int(2**bits - 1)
+    return max(_white_of(np.asarray(image.crop((0, top, image.width, bottom)))) for top, bottom in strips)
+
+
+def _white_of(*parts: NDArray[np.uint16]) -> int:
+    """Return the least of GREY_RANGES that all values fit into."""
+    high = max(int(part.max()) for part in parts)
+    return next(white for white in GREY_RANGES if high <= white)
+
+
+def _deep_to_rgb(values: NDArray[np.uint16], white: int) -> Pixels:
+    """Return grey (H, W) or RGB (H, W, 3) values from 0 to `white` as 8-bit RGB."""
+    scaled = ((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
+    return scaled if scaled.ndim == 3 else np.repeat(scaled[..., None], 3, axis=2)
+
+
 def _scale_to_8_bits(values: NDArray[np.float32]) -> Pixels:
-    """Scale grey (H, W) from 0..1, 0..255 or 0..65535, or else from its minimum and maximum, to 8-bit RGB."""
+    """Scale grey (H, W) from 0..1 or one of GREY_RANGES, or else from its minimum and maximum, to 8-bit RGB."""
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
     if low >= 0 and high <= 65535:
-        low, high = 0.0, next(top for top in (1.0, 255.0, 65535.0) if high <= top)
+        low, high = 0.0, next(float(top) for top in (1, *GREY_RANGES) if high <= top)
     grey = np.rint((values - low) * (255 / ((high - low) or 1.0))).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)
 

@@ -1,4 +1,4 @@
-"""Find the picture files that paths, folders and glob patterns name; tell videos from pictures."""
+"""Find the picture and video files that paths, folders and glob patterns name."""
 
 # os.path, not pathlib: results have the names as given, and pathlib would change "./a.jpg" to "a.jpg".
 # ruff: noqa: PTH112, PTH118, PTH119, PTH120, PTH122, PTH207
@@ -8,7 +8,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ IMAGE_SUFFIXES = frozenset(
 )
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv"}
-    | {".3gp", ".ogv", ".mjpeg", ".mjpg", ".asf", ".vob", ".mxf", ".h264", ".264", ".hevc", ".h265"}
+    | {".3gp", ".3g2", ".ogv", ".mjpeg", ".mjpg", ".asf", ".vob", ".mxf", ".h264", ".264", ".hevc", ".h265"}
 )
 
 
@@ -39,10 +39,19 @@ def is_video(path: str | Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class FoundImage:
-    """A picture file."""
+    """A picture or video file."""
 
     path: str  # as given or found
     relative: str  # the path below the searched folder, with "/"
+
+
+@dataclass(frozen=True)
+class FoundMedia:
+    """What paths, folders and patterns name."""
+
+    images: list[FoundImage]
+    videos: list[FoundImage]  # with the addresses of streams
+    errors: list[MediaError]  # of paths that do not exist, cannot be searched or hold nothing
 
 
 def find_images(
@@ -58,16 +67,39 @@ def find_images(
     Returns:
         The pictures, and an error for each path that does not exist, cannot be searched or holds no picture.
     """
+    return _find(paths, skip, _is_picture)
+
+
+def find_media(paths: Sequence[str | Path], skip: str | Path | None = None) -> FoundMedia:
+    """Find pictures and videos as `find_images` does; a file is a video by its suffix, an address always."""
+    names = [os.fspath(path) for path in paths]
+    videos = [name for name in names if is_video(name) and not _is_pattern(name)]
+    chosen = set(videos)
+    others = [name for name in names if name not in chosen]
+    found, errors = _find(others, skip, lambda name: _is_picture(name) or _has_suffix(name, VIDEO_SUFFIXES))
+    named = {canonical_path(video) for video in videos}
+    return FoundMedia(
+        [each for each in found if not is_video(each.path)],
+        [FoundImage(video, os.path.basename(video)) for video in dict.fromkeys(videos)]
+        + [each for each in found if is_video(each.path) and canonical_path(each.path) not in named],
+        errors,
+    )
+
+
+def _find(
+    paths: Sequence[str | Path], skip: str | Path | None, wanted: Callable[[str], bool]
+) -> tuple[list[FoundImage], list[MediaError]]:
+    """Find files as `find_images` does; `wanted` chooses the files of folders and patterns by name."""
     skipped = os.path.realpath(skip) if skip is not None else None
     found: dict[str, FoundImage] = {}
     errors: list[MediaError] = []
     for path in (os.fspath(p) for p in paths):
         if os.path.isdir(path):
-            names = sorted(_walk(path, skipped, errors), key=_natural)
+            names = sorted(_walk(path, skipped, errors, wanted), key=_natural)
             here = [FoundImage(os.path.join(path, name), name.replace(os.sep, "/")) for name in names]
             nothing = "holds no pictures; name a folder that does"
-        elif glob.has_magic(path) and not os.path.lexists(path):
-            here = _expand(path, skipped, errors)
+        elif _is_pattern(path):
+            here = _expand(path, skipped, errors, wanted)
             nothing = "matches no pictures; check the pattern"
         elif os.path.lexists(path):
             here = [FoundImage(path, os.path.basename(path))]
@@ -80,14 +112,18 @@ def find_images(
     return list(found.values()), errors
 
 
+def _is_pattern(path: str) -> bool:
+    return glob.has_magic(path) and not os.path.lexists(path) and not is_address(path)
+
+
 def canonical_path(path: str | Path) -> str:
     """Return a file's absolute path with the links of its folder resolved, but not the file itself."""
     folder, name = os.path.split(path)
     return os.path.join(os.path.realpath(folder), name)
 
 
-def _walk(root: str, skipped: str | None, errors: list[MediaError]) -> Iterator[str]:
-    """Yield pictures relative to `root`; follow links to folders, but search each real folder once."""
+def _walk(root: str, skipped: str | None, errors: list[MediaError], wanted: Callable[[str], bool]) -> Iterator[str]:
+    """Yield files relative to `root`; follow links to folders, but search each real folder once."""
 
     def report(error: OSError) -> None:
         errors.append(MediaError(error.filename or root, f"cannot be searched ({error.strerror})"))
@@ -100,10 +136,12 @@ def _walk(root: str, skipped: str | None, errors: list[MediaError]) -> Iterator[
             continue
         seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (os.path.relpath(os.path.join(folder, name), root) for name in files if _is_picture(name))
+        yield from (os.path.relpath(os.path.join(folder, name), root) for name in files if wanted(name))
 
 
-def _expand(pattern: str, skipped: str | None, errors: list[MediaError]) -> list[FoundImage]:
+def _expand(
+    pattern: str, skipped: str | None, errors: list[MediaError], wanted: Callable[[str], bool]
+) -> list[FoundImage]:
     """Return the matches of a glob pattern, relative to the folder before the first wildcard."""
     base = pattern
     while glob.has_magic(base):
@@ -113,8 +151,8 @@ def _expand(pattern: str, skipped: str | None, errors: list[MediaError]) -> list
         if skipped is not None and f"{os.path.realpath(match)}{os.sep}".startswith(f"{skipped}{os.sep}"):
             continue
         if os.path.isdir(match):
-            paths += [os.path.join(match, name) for name in _walk(match, skipped, errors)]
-        elif _is_picture(os.path.basename(match)):
+            paths += [os.path.join(match, name) for name in _walk(match, skipped, errors, wanted)]
+        elif wanted(os.path.basename(match)):
             paths.append(match)
     names = {path: os.path.relpath(path, base or os.curdir) for path in paths}
     return [FoundImage(path, names[path].replace(os.sep, "/")) for path in sorted(names, key=_natural)]
@@ -122,7 +160,12 @@ def _expand(pattern: str, skipped: str | None, errors: list[MediaError]) -> list
 
 def _is_picture(name: str) -> bool:
     """Return whether a file found in a folder is a picture by its suffix, and not hidden."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+    return _has_suffix(name, IMAGE_SUFFIXES)
+
+
+def _has_suffix(name: str, suffixes: frozenset[str]) -> bool:
+    """Return whether a file's name has one of the suffixes, and is not hidden."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
 
 
 def _natural(path: str) -> tuple[str, str]:

@@ -11,10 +11,11 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from typing import TypeVar, cast
 
-from common.errors import UserError
+from common.errors import ProgrammingError, UserError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -29,23 +30,29 @@ def map_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int, chunks
         function: a module's function, so that it can be sent to a process.
         chunksize: jobs sent to a worker at a time.
 
-    Raises UserError when a worker process was killed.
+    Raises UserError when a worker process was killed, ProgrammingError when one ended by itself, and what `function`
+    raises.
     """
     if workers <= 1:
         yield from map(function, jobs)
         return
     context = get_context("spawn")  # not fork: a progress bar's thread may be running
     stop = context.Event()
+    processes: list[BaseProcess] = []
     try:
         with ProcessPoolExecutor(workers, context, initializer=_init_worker, initargs=(stop,)) as pool:
             try:
                 with _sigint_blocked():
                     results = pool.map(partial(_run_unless_stopped, function), jobs, chunksize=chunksize)
+                processes += (getattr(pool, "_processes", None) or {}).values()
                 for result in results:
                     yield cast(R, result)  # None only after the caller stopped
             finally:
                 stop.set()
     except BrokenProcessPool as error:
+        codes = [process.exitcode for process in processes if process.exitcode]
+        if own := [code for code in codes if code > 0]:  # not a signal: such as an import that failed
+            raise ProgrammingError(f"it ended with exit code {own[0]}", trace="") from error
         raise UserError("a worker process was killed (out of memory?); try again with fewer workers") from error
 
 

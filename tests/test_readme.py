@@ -25,6 +25,7 @@ PAGES = (
     "MODEL_CARD.md",
     "docs/course.md",
     "docs/datasets.md",
+    "docs/inputs.md",
     "docs/scale.md",
     "docs/serving.md",
     "docs/tour.md",

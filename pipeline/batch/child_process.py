@@ -1,4 +1,8 @@
-"""A child process that runs a module of this project, and the messages between parent and child."""
+"""A child process that runs a module of this project, and the messages between parent and child.
+
+The child is `python -m pipeline.batch.child_process MODULE`. An error of the module, also at its import, becomes its
+last message, and `ChildProcess.receive` raises the error.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,10 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from importlib import import_module
 from typing import IO, Any
+
+from common.errors import ProgrammingError, UserError
 
 
 class ProcessDiedError(Exception):
@@ -16,11 +23,11 @@ class ProcessDiedError(Exception):
 
 
 class ChildProcess:
-    """`python -m MODULE`, whose module opens a `ParentPipe`. stderr: file for its standard error; inherited if None."""
+    """Runs `main(ParentPipe)` of a module. stderr: file for the process's standard error; inherited if None."""
 
     def __init__(self, module: str, stderr: IO[bytes] | None = None) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module],
+            [sys.executable, "-m", "pipeline.batch.child_process", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -37,12 +44,20 @@ class ChildProcess:
             raise ProcessDiedError(self._exit_reason()) from error
 
     def receive(self) -> Any:
-        """Wait for a message. Raises ProcessDiedError when the process ends instead."""
+        """Wait for a message.
+
+        Raises ProcessDiedError when the process ends instead, UserError for input that it cannot use, and
+        ProgrammingError for any other error in it.
+        """
         assert self._process.stdout is not None
         try:
-            return pickle.load(self._process.stdout)
+            message = pickle.load(self._process.stdout)
         except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
             raise ProcessDiedError(self._exit_reason()) from error
+        if isinstance(message, UserError | ProgrammingError):
+            self._exit_reason()
+            raise message
+        return message
 
     def kill(self) -> None:
         """End the process at once."""
@@ -97,3 +112,28 @@ class ParentPipe:
 def _write(pipe: Any, message: Any) -> None:
     pickle.dump(message, pipe)
     pipe.flush()
+
+
+def _to_send(error: Exception) -> UserError | ProgrammingError:
+    """Return an error as the parent raises it; the classes of other errors may not be there."""
+    if isinstance(error, ProgrammingError):
+        return error
+    return UserError(str(error)) if isinstance(error, UserError | OSError) else ProgrammingError.of(error)
+
+
+def main(module: str) -> None:
+    """Run `main` of a module with the pipe to the parent; an error is sent to the parent."""
+    pipe = ParentPipe()
+    try:
+        import_module(module).main(pipe)
+    except MemoryError:
+        os._exit(1)  # the parent reports which photo needs so much
+    except Exception as error:
+        with suppress(OSError):  # the parent ended
+            pipe.send(_to_send(error))
+        sys.stderr.flush()
+        os._exit(1)  # not sys.exit: a thread may still wait for a message
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,23 +1,32 @@
 """The bytes of a chunk's photos: from files at an address, read ahead, or from rows of a Parquet file.
 
-A Parquet source has one row per photo; one column holds the picture files' bytes, as in Hugging Face datasets.
+A Parquet source has one row per photo. One column holds the picture files' bytes, or structs of `bytes` and `path` as
+in Hugging Face datasets: a row without bytes is read from its path.
 """
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, chain, pairwise
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.errors import MediaError, first_line
+from common.images import open_image_file
 from common.parallel import map_ordered
+from common.paths import is_address
 from pipeline.batch.chunk import Chunk, PhotoContent, PhotoRef
 from pipeline.batch.storage import Storage
 from pipeline.batch.table import METADATA_KEY
+
+# os.path, not pathlib, as in storage.py: names are text.
+# ruff: noqa: PTH110
 
 # Files of an address read at a time: an object store answers after 20 to 100 ms, about as long as a photo takes.
 READ_THREADS = 4
@@ -70,7 +79,7 @@ def find_rows(storage: Storage, path: str, columns: ParquetColumns) -> Iterator[
             metadata = file.metadata
             if METADATA_KEY in (metadata.metadata or {}):
                 return
-            _column_paths(file.schema_arrow, columns, name)
+            _find_columns(file.schema_arrow, columns, name)
             ranges = _row_ranges(metadata)
     except OSError as error:  # pyarrow raises OSError, too
         raise MediaError(name, f"cannot be read ({error.strerror or first_line(error)}); check it") from error
@@ -93,70 +102,154 @@ def _read_rows(chunk: Chunk, columns: ParquetColumns) -> Iterator[PhotoContent]:
     wanted = {photo.row for photo in chunk.photos}
     options = {"buffer_size": _BUFFER_BYTES, "pre_buffer": False}
     with chunk.storage.open(path) as opened, pq.ParquetFile(opened, **options) as file:
-        image, ids = _column_paths(file.schema_arrow, columns, path)
+        image, ids = _find_columns(file.schema_arrow, columns, path)
         groups = {k: rows for k, rows in enumerate(_row_ranges(file.metadata)) if not wanted.isdisjoint(rows)}
         numbers = chain.from_iterable(groups.values())
-        read = [column for column in (image, ids) if column is not None]
+        read = [".".join(column) for column in (*_fields_of(file.schema_arrow, image), ids) if column is not None]
         for batch in file.iter_batches(_ROWS_PER_READ, row_groups=list(groups), columns=read, use_threads=False):
             images = _column_values(batch, image)
-            names = pa.nulls(batch.num_rows) if ids is None else _column_values(batch, ids)
-            for image_value, name, number in zip(images, names, numbers, strict=False):
+            names = [None] * batch.num_rows if ids is None else _column_values(batch, ids)
+            for value, name, number in zip(images, names, numbers, strict=False):
                 if number in wanted:
-                    data, photo_id = image_value.as_py(), name.as_py()
-                    error = "" if data else "holds no picture (no bytes); leave the row out"
-                    yield PhotoContent(data, error, None if photo_id is None else str(photo_id))
+                    content = _row_content(chunk.storage, path, value)
+                    yield replace(content, id=None if name is None else str(name))
 
 
-def _column_paths(schema: pa.Schema, columns: ParquetColumns, name: str) -> tuple[str, str | None]:
-    """Return the paths of the column of bytes and of the id column. Raises MediaError on a missing or unclear one."""
-    fields = [each for each in schema if _bytes_suffix(each) is not None]
-    if columns.image is not None:
-        field = _find_field(schema, columns.image)
-        if field is None:
-            raise MediaError(name, f"has no column {columns.image!r}; its columns are {', '.join(schema.names)}")
-        suffix = _bytes_suffix(field)
-        if suffix is None:
-            raise MediaError(name, f"column {columns.image!r} holds no bytes; name a column of bytes with --column")
-        image = columns.image + suffix
-    elif len(fields) == 1:
-        image = f"{fields[0].name}{_bytes_suffix(fields[0])}"
-    elif fields:
-        several = ", ".join(field.name for field in fields)
-        raise MediaError(name, f"has several columns of bytes ({several}); name one with --column")
-    else:
-        raise MediaError(name, "has no column of bytes, so no photos; leave it out or name another file")
-    if columns.id is not None and _find_field(schema, columns.id) is None:
+def _row_content(storage: Storage, table: str, value: Any) -> PhotoContent:
+    """Return the content of a row: `value` is the picture's bytes, or a dict of `bytes` and `path`."""
+    data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+    if data or data == b"" or not isinstance(path, str) or not path:
+        return PhotoContent(data) if data else PhotoContent(None, "holds no picture (no bytes); leave the row out")
+    if is_address(path):
+        return PhotoContent(None, f"holds only the address {path}; download the picture, and store its bytes")
+    folder = table.rpartition("/")[0]
+    name = path if path.startswith("/") else f"{folder}/{path}"
+    try:
+        if not storage.is_local:
+            return PhotoContent(storage.read(name))
+        if not os.path.exists(name) and os.path.exists(name.replace("\\", "/")):  # written on Windows
+            name = name.replace("\\", "/")
+        with open_image_file(name) as file:  # no pipe or device, which could have no end
+            return PhotoContent(file.read())
+    except (OSError, MediaError) as error:
+        what = error.reason.split(";")[0] if isinstance(error, MediaError) else first_line(error)
+        return PhotoContent(None, f"holds no bytes, and its path {path!r}: {what}; put the picture there")
+
+
+def write_plain_table(file: Path, picture: bytes, columns: ParquetColumns) -> None:
+    """Write a Parquet file of one row that has these columns and holds a picture."""
+    row: dict[str, Any] = {}
+    for path, value in ((columns.id, "plain"), (columns.image or "image.bytes", picture)):
+        *outer, last = path.split(".") if path else [""]
+        inner = row
+        for name in outer:
+            inner = inner.setdefault(name, {})
+        if isinstance(inner.get(last), dict):
+            inner, last = inner[last], "bytes"
+        inner[last] = value
+    row.pop("", None)
+    pq.write_table(pa.Table.from_pylist([row]), file)
+
+
+# The names of a column, from the outermost struct inwards.
+ColumnPath = tuple[str, ...]
+
+
+def _find_columns(schema: pa.Schema, columns: ParquetColumns, name: str) -> tuple[ColumnPath, ColumnPath | None]:
+    """Return the columns of pictures and ids. Raises MediaError on a missing or unclear one."""
+    ids = None if columns.id is None else _find_field(schema, columns.id)
+    if columns.id is not None and ids is None:
         raise MediaError(name, f"has no column {columns.id!r}; its columns are {', '.join(schema.names)}")
-    return image, columns.id
+    if columns.image is not None:
+        path = _find_field(schema, columns.image)
+        if path is None:
+            raise MediaError(name, f"has no column {columns.image!r}; its columns are {', '.join(schema.names)}")
+        if not _holds_pictures(_type_at(schema, path)):
+            raise MediaError(name, f"column {columns.image!r} holds no bytes; name a column of bytes with --column")
+        return path, ids
+    found = [path for field in schema for path in _picture_columns(field.type, (field.name,))]
+    if len(found) > 1:
+        declared = _declared_images(schema)
+        found = [path for path in found if path[0] in declared] or found
+    if len(found) > 1:
+        several = ", ".join(".".join(path) for path in found)
+        raise MediaError(name, f"has several columns of bytes ({several}); name one with --column")
+    if not found:
+        raise MediaError(name, "has no column of bytes, so no photos; leave it out or name another file")
+    return found[0], ids
 
 
-def _find_field(schema: pa.Schema, path: str) -> pa.Field | None:
-    """Return the field at a path, whose dots lead into structs."""
-    first, *inner = path.split(".")
-    if first not in schema.names:
-        return None
-    field = schema.field(first)
-    for each in inner:
-        if not pa.types.is_struct(field.type) or field.type.get_field_index(each) < 0:
-            return None
-        field = field.type.field(each)
-    return field
-
-
-def _bytes_suffix(field: pa.Field) -> str | None:
-    """Return what follows a field's name in the path of its bytes: "" or ".bytes" (a struct); None without bytes."""
-    kind = field.type
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
-        return ""
-    if pa.types.is_struct(kind) and (at := kind.get_field_index("bytes")) >= 0:
-        return None if _bytes_suffix(kind.field(at)) != "" else ".bytes"
+def _find_field(schema: pa.Schema, path: str) -> ColumnPath | None:
+    """Return the names on a path, whose dots lead into structs; a column's own name may have dots, too."""
+    parts = path.split(".")
+    for count in range(len(parts), 0, -1):
+        found: ColumnPath = (".".join(parts[:count]), *parts[count:])
+        if _type_at(schema, found) is not None:
+            return found
     return None
 
 
-def _column_values(batch: pa.RecordBatch, path: str) -> Any:
-    """Return the values of a column, or of a field in a struct column."""
-    first, *inner = path.split(".")
-    values = batch.column(first)
-    for each in inner:
-        values = pa.compute.struct_field(values, each)  # keeps the struct's nulls
-    return values
+def _type_at(schema: pa.Schema, path: ColumnPath) -> pa.DataType | None:
+    """Return the type of a column; None where there is no such column."""
+    if path[0] not in schema.names:
+        return None
+    kind = schema.field(path[0]).type
+    for name in path[1:]:
+        if not pa.types.is_struct(kind) or kind.get_field_index(name) < 0:
+            return None
+        kind = kind.field(name).type
+    return kind
+
+
+def _picture_columns(kind: pa.DataType, path: ColumnPath) -> Iterator[ColumnPath]:
+    """Yield the paths of the columns of pictures in a type."""
+    if _holds_pictures(kind):
+        yield path
+    elif pa.types.is_struct(kind):
+        for field in kind:
+            yield from _picture_columns(field.type, (*path, field.name))
+
+
+def _holds_pictures(kind: pa.DataType) -> bool:
+    """Return whether a column holds bytes, or structs of `bytes`."""
+    if not pa.types.is_struct(kind):
+        return _is_bytes(kind)
+    at = kind.get_field_index("bytes")
+    if at < 0:
+        return False
+    # A file in which no row has bytes: the writer knew no type.
+    only_paths = pa.types.is_null(kind.field(at).type) and kind.get_field_index("path") >= 0
+    return only_paths or _is_bytes(kind.field(at).type)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+
+
+def _declared_images(schema: pa.Schema) -> set[str]:
+    """Return the columns that the metadata of Hugging Face datasets declare as pictures."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {name for name, feature in features.items() if feature["_type"] == "Image"}
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return set()
+
+
+def _fields_of(schema: pa.Schema, path: ColumnPath) -> list[ColumnPath]:
+    """Return the columns to read for a column of pictures: its bytes and its path, or the column itself."""
+    kind = _type_at(schema, path)
+    if kind is None or not pa.types.is_struct(kind):
+        return [path]
+    return [(*path, name) for name in ("bytes", "path") if kind.get_field_index(name) >= 0]
+
+
+def _column_values(batch: pa.RecordBatch, path: ColumnPath) -> Iterator[Any]:
+    """Yield the values of a column as Python's; those of a field in a null struct are None."""
+    first, *inner = path
+    for scalar in batch.column(first):
+        value = scalar.as_py()
+        for name in inner:
+            value = None if value is None else value.get(name)
+        yield value

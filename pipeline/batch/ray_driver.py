@@ -25,7 +25,7 @@ def run_ray_subprocess(
 ) -> Iterator[ChunkResult]:
     """Run `run_ray` in a child process. When the caller stops, the child is asked to end, which takes Ray seconds.
 
-    Raises UserError as `run_ray` does, and when Ray ends unexpectedly; and what `chunks` raises.
+    Raises what `run_ray` and `chunks` raise, and UserError when Ray ends unexpectedly.
     """
     with tempfile.TemporaryFile() as log:
         process = ChildProcess("pipeline.batch.ray_driver", stderr=log)
@@ -46,8 +46,6 @@ def run_ray_subprocess(
         threading.Thread(target=send_chunks, daemon=True).start()
         try:
             while (message := process.receive()) is not None:
-                if isinstance(message, str):
-                    raise UserError(message)
                 yield message
             process.wait()
         except ProcessDiedError as error:
@@ -65,9 +63,8 @@ def _last_line(log: IO[bytes]) -> str:
     return f": {last}" if last else ""
 
 
-def main() -> None:
-    """Run the child: receive `run_ray`'s arguments, then chunks and None; send results and None, or an error text."""
-    pipe = ParentPipe()
+def main(pipe: ParentPipe) -> None:
+    """Run the child: receive `run_ray`'s arguments, then chunks and None; send results and None."""
     parent = os.getppid()
 
     def stop(*_: Any) -> None:
@@ -87,15 +84,7 @@ def main() -> None:
     threading.Thread(target=watch_parent, daemon=True).start()
     with suppress(KeyboardInterrupt, EOFError, BrokenPipeError):
         job, workers, address = pipe.receive()
-        try:
-            with closing(run_ray(job, chunks(), workers, address)) as results:
-                for result in results:
-                    pipe.send(result)
-            pipe.send(None)
-        except (UserError, OSError) as error:
-            if not isinstance(error, BrokenPipeError):
-                pipe.send(str(error))
-
-
-if __name__ == "__main__":
-    main()
+        with closing(run_ray(job, chunks(), workers, address)) as results:
+            for result in results:
+                pipe.send(result)
+        pipe.send(None)

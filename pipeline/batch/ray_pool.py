@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any
 
 from common.cli import requires_extra
-from common.errors import UserError, first_line
+from common.errors import ProgrammingError, UserError, first_line
 from pipeline.batch.chunk import Chunk
 from pipeline.batch.work import BatchJob, ChunkResult, process_peak_megabytes
 from pipeline.batch.worker import Worker
@@ -35,11 +35,13 @@ class WorkerActor:
         self._worker = Worker(job)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the pickled result of the pickled `row["chunk"]`, or the reason why the worker did not start."""
+        """Return the pickled result of the pickled `row["chunk"]`, or why there is none."""
         try:
             result = self._worker.process(pickle.loads(row["chunk"]))
         except UserError as error:
             return {"result": b"", "refused": str(error)}
+        except ProgrammingError as error:
+            return {"result": pickle.dumps(error), "refused": error.what}
         result = replace(result, peak_megabytes=result.peak_megabytes + process_peak_megabytes())
         return {"result": pickle.dumps(result), "refused": ""}
 
@@ -49,7 +51,8 @@ def run_ray(
 ) -> Generator[ChunkResult, None, None]:
     """Yield each chunk's result as soon as it is there. workers: actors; None for one per core of the cluster.
 
-    Raises UserError when the cluster cannot be reached or the worker processes do not start.
+    Raises UserError when the cluster cannot be reached or fails, or the worker processes do not start. Raises
+    ProgrammingError as `Worker.process` does.
     """
     source = iter(chunks)
     with _connected(address) as ray:
@@ -59,10 +62,20 @@ def run_ray(
             results = ray.data.from_items(window, override_num_blocks=len(window)).map(
                 WorkerActor, fn_constructor_args=(job,), compute=pool, num_cpus=_CORES
             )
-            for row in results.iter_rows():
+            for row in _rows(ray, results):
                 if row["refused"]:
-                    raise UserError(row["refused"])
+                    raise pickle.loads(row["result"]) if row["result"] else UserError(row["refused"])
                 yield pickle.loads(row["result"])
+
+
+def _rows(ray: Any, results: Any) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a Ray dataset. Raises UserError when the cluster fails, but not for an error of our code."""
+    try:
+        yield from results.iter_rows()
+    except ray.exceptions.RayTaskError:
+        raise
+    except ray.exceptions.RayError as error:
+        raise UserError(f"Ray: {first_line(error)}; check the cluster, and run the same command again") from error
 
 
 @contextmanager

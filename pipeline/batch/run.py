@@ -25,6 +25,7 @@ class BatchStats:
     photos: int = 0  # processed in this run; failed ones are not counted
     faces: Counter[str] = field(default_factory=Counter)  # number in these photos, by label
     error_count: int = 0
+    notes: int = 0  # photos with a note
     first_errors: list[tuple[str, str]] = field(default_factory=list)  # (file, what)
     start_time: float = math.inf  # of the first photo, Unix time by the workers' clocks
     end_time: float = -math.inf  # of the last photo, likewise
@@ -45,6 +46,7 @@ class BatchStats:
         """Add a chunk's result, all but the errors."""
         self.photos += result.photos
         self.faces += result.faces
+        self.notes += result.notes
         self.start_time = min(self.start_time, result.start_time)
         self.end_time = max(self.end_time, result.end_time)
         self.cpu_seconds += result.cpu_seconds

@@ -62,6 +62,7 @@ def table_schema(class_names: Sequence[str], with_id: bool) -> pa.Schema:
     """Return the columns; those of a face are null for a photo without faces.
 
     width, height, x1 to y2 and landmarks (x, y of five points, one after another) are in pixels; face: 0 for the best.
+    note: what to know of a file that was read all the same, such as a JPEG without its end marker.
     """
     number = pa.float32()
     return pa.schema(
@@ -76,6 +77,7 @@ def table_schema(class_names: Sequence[str], with_id: bool) -> pa.Schema:
             *(pa.field(name, number) for name in ("score", "face_score", *(f"p_{name}" for name in class_names))),
             pa.field("unsure", pa.bool_()),
             pa.field("landmarks", pa.list_(number)),
+            pa.field("note", pa.string()),
         ]
     )
 
@@ -88,6 +90,7 @@ ERROR_SCHEMA = pa.schema(
 def photo_rows(record: Mapping[str, Any], photo_id: str | None) -> list[dict[str, Any]]:
     """Return a photo's rows, from its JSON entry (pipeline.detect.writers): one per face, or one without a face."""
     photo = {"file": record["file"], "id": photo_id, "width": record["width"], "height": record["height"]}
+    photo["note"] = record.get("note")
     return [
         {
             **photo,

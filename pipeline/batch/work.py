@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.errors import MediaError, UserError, first_line
+from common.errors import MediaError, UserError
 from common.images import Photo
 from common.paths import FoundImage
 from pipeline.batch.chunk import Chunk
 from pipeline.batch.photo_source import ParquetColumns, read_contents
 from pipeline.batch.table import BatchRecipe, photo_rows, table_schema, to_parquet
 from pipeline.inference.results import image_result
+
+_OUT_OF_MEMORY = re.compile("insufficient memory|failed to allocate|bad_alloc|bad allocation", re.IGNORECASE)
 
 if TYPE_CHECKING:
     from pipeline.inference.predictor import Predictor
@@ -68,6 +70,7 @@ class ChunkResult:
     end_time: float = 0.0
     cpu_seconds: float = 0.0  # CPU time between the two
     peak_megabytes: float = 0.0  # the most memory that the worker has held since it started
+    notes: int = 0  # number of the photos that have a note
 
     @classmethod
     def merge(cls, key: str, results: Sequence[ChunkResult], metadata: dict[bytes, bytes]) -> ChunkResult:
@@ -83,33 +86,46 @@ class ChunkResult:
             max(each.end_time for each in results),
             sum(each.cpu_seconds for each in results),
             max((each.peak_megabytes for each in results), default=0.0),
+            sum(each.notes for each in results),
         )
 
 
 def process_chunk(chunk: Chunk, job: BatchJob, predictor: Predictor) -> ChunkResult:
-    """Detect the faces in a chunk's photos; a photo that fails becomes an error, and the rest is processed."""
+    """Detect the faces in a chunk's photos; a photo that cannot be read becomes an error, and the rest is processed.
+
+    Every other exception is raised: it is an error of this project's code, not of the photo.
+    """
     start, cpu_start = time.time(), time.process_time()
     rows: list[dict[str, Any]] = []
     errors: list[tuple[str, str]] = []
     faces: Counter[str] = Counter()
-    photos = 0
+    photos = notes = 0
     for name, photo_id, read in _readers(chunk, job, predictor):
         try:
             photo = read()
             detections = predictor.detect(photo, job.min_score, job.min_face)
-            record = image_result(FoundImage(name, name), photo.size, detections).record()
+            record = image_result(FoundImage(name, name), photo.size, detections, photo.note).record()
         except MediaError as error:
             errors.append((name, error.reason))
-        except Exception as error:  # one photo must not end a run over millions
-            errors.append((name, f"cannot be processed ({type(error).__name__}: {first_line(error)}); leave it out"))
+        except Exception as error:
+            if not _is_out_of_memory(error):
+                error.add_note(f"The photo was {name}")
+                raise
+            errors.append((name, "needs more memory than there is; make it smaller, or leave it out"))
         else:
             photos += 1
             faces.update(face["label"] for face in record["faces"])
+            notes += "note" in record
             rows += photo_rows({**record, "file": name}, photo_id)
     schema = table_schema(predictor.bundle.meta.class_names, job.columns.id is not None)
     part = to_parquet(pa.Table.from_pylist(rows, schema), job.recipe.metadata()) if photos else b""
     cpu, peak = time.process_time() - cpu_start, process_peak_megabytes()
-    return ChunkResult(chunk.key, part, photos, faces, tuple(errors), start, time.time(), cpu, peak)
+    return ChunkResult(chunk.key, part, photos, faces, tuple(errors), start, time.time(), cpu, peak, notes)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Return whether a photo needs too much memory: Python's, OpenCV's or ONNX Runtime's error."""
+    return isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def _readers(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional
+from typing import Annotated, Optional
 
 import tyro
 
@@ -20,7 +20,7 @@ class DetectArgs:
     """Find the faces in photos or videos, and report whether each wears a mask, no mask, or wears it wrongly."""
 
     paths: tyro.conf.Positional[tuple] = ()
-    """Photos, folders (with all folders below) and glob patterns; or videos and addresses of streams (rtsp://...)."""
+    """Photos, videos, folders (with all folders below), glob patterns, and addresses of streams (rtsp://...)."""
     bundle: Optional[Path] = None
     """Bundle directory to use; the project's own bundle when not given."""
     min_score: Optional[float] = None
@@ -30,7 +30,8 @@ class DetectArgs:
     out: Path = Path("detections")
     """Folder of the annotated pictures and videos."""
     json: Optional[Path] = None
-    """JSON file; detections.json in the --out folder when not given. For a video: one line per frame, in NAME.jsonl."""
+    """JSON file of photos; detections.json in the --out folder when not given. A video has one line per frame,
+    in NAME.jsonl."""
     csv: Optional[Path] = None
     """Also write one row per face to this file (photos)."""
     submission: Optional[Path] = None
@@ -41,6 +42,10 @@ class DetectArgs:
     """Draw boxes and labels into the pictures."""
     blur: bool = False
     """Make every face in the pictures unrecognisable."""
+    animations: Annotated[bool, tyro.conf.arg(name="video")] = False
+    """Process animated GIF, WebP, PNG and AVIF files as videos; without it, their first frame is a photo."""
+    skip_videos: bool = False
+    """Leave out the videos of folders and patterns."""
     video: tyro.conf.OmitArgPrefixes[VideoOptions] = field(default_factory=VideoOptions)
     """For videos, streams and cameras only."""
     workers: Optional[int] = None

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import tyro
 
-from common.cli import console, program_name, refuse_renamed, run_cli
+from common.cli import console, program_name, refuse_renamed, requires_extra, run_cli
 from common.display import display_name
 from common.errors import UserError
 from common.memory import limit_malloc_arenas
-from common.paths import FoundImage, find_images, is_address, is_video
+from common.paths import FoundImage, FoundMedia, find_media, is_address
 from pipeline.detect.args import DetectArgs
 from pipeline.detect.photos import detect_images, warn
 from pipeline.detect.summary import show_summary
@@ -21,30 +23,60 @@ from pipeline.inference.device import default_workers
 from pipeline.inference.lazy import load_predictor
 from pipeline.video.options import VideoConfig, VideoOptions
 
+if TYPE_CHECKING:
+    from pipeline.inference.predictor import Predictor
+
 RENAMED_FLAGS = {"--every": "--frame-stride"}  # the earlier flag -> the present one
 
 
 def run(args: DetectArgs) -> int:
     """Run the command and return its exit code: 0, or 1 when an input failed."""
     _check_args(args)
-    if args.video.camera is not None or any(is_video(path) for path in args.paths):
-        return _run_videos(args)
-    return _run_photos(args)
+    found = FoundMedia([], [], []) if args.video.camera is not None else _find_inputs(args)
+    images, videos = found.images, None
+    if args.video.camera is not None or found.videos:
+        from pipeline.video.checks import check_config
 
-
-def _run_photos(args: DetectArgs) -> int:
-    _refuse_video_flags(args.video)
-    images, errors = find_images(args.paths, skip=args.out)
-    for error in errors:
+        videos = _video_config(args, found)
+        check_config(videos)
+    else:
+        _refuse_video_flags(args.video)
+    for error in found.errors:
         warn(error)
-    if not images:
+    if not images and videos is None:
         return 1
-    _check_outputs(args, images)
+    if images:
+        _check_outputs(args, images)
     limit_malloc_arenas()
-    if args.photo_workers(len(images)) > 1:
+    if max(args.photo_workers(len(images)), videos.workers if videos else 1) > 1:
         cv2.setNumThreads(1)  # the workers use the cores
     predictor = load_predictor(args.bundle, args.threads, args.device)
-    summary = detect_images(args, images, errors, predictor)
+    failed = bool(found.errors)
+    if images:
+        failed |= _run_photos(args, found, predictor)
+    if videos is not None:
+        failed |= _run_videos(videos, predictor, after_photos=bool(images))
+    return int(failed)
+
+
+def _find_inputs(args: DetectArgs) -> FoundMedia:
+    """Return the photos and videos that the arguments name."""
+    found = find_media(args.paths, skip=args.out)
+    if args.animations:
+        from pipeline.video.formats.animation import is_animation
+
+        animations = [image for image in found.images if is_animation(image.path)]
+        photos = [image for image in found.images if image not in set(animations)]
+        found = FoundMedia(photos, [*found.videos, *animations], found.errors)
+    if args.skip_videos:
+        named = set(map(os.fspath, args.paths))
+        found = replace(found, videos=[video for video in found.videos if video.path in named])
+    return found
+
+
+def _run_photos(args: DetectArgs, found: FoundMedia, predictor: Predictor) -> bool:
+    """Process the photos, and print their results; return whether one failed."""
+    summary = detect_images(args, found.images, found.errors, predictor)
     screen = console()
     show_summary(screen, summary, predictor.bundle.meta.class_names)
     files = {flag.removeprefix("--"): path for flag, path in args.output_files().items()}
@@ -52,40 +84,51 @@ def _run_photos(args: DetectArgs) -> int:
         files = {"pictures": summary.last_picture if summary.pictures == 1 else args.out} | files
     for name, path in files.items():
         screen.print(f"{name + ':':<12}{display_name(path)}", markup=False, highlight=False)
-    return 1 if summary.failed else 0
+    return summary.failed > 0
 
 
-def _run_videos(args: DetectArgs) -> int:
-    from pipeline.video.checks import check_config
-    from pipeline.video.process import process_videos
-
+def _video_config(args: DetectArgs, found: FoundMedia) -> VideoConfig:
+    """Return the settings of the videos; raise UserError for flags that fit photos only."""
     for flag, path in (("--csv", args.csv), ("--submission", args.submission)):
-        if path is not None:
+        if path is not None and not found.images:
             raise UserError(f"{flag} is for pictures; use --json and --events for a video's results")
-    live = args.video.camera is not None or any(is_address(path) for path in args.paths)
-    config = VideoConfig(
-        paths=args.paths,
+    camera = args.video.camera is not None
+    live = camera or any(is_address(path) for path in args.paths)
+    return VideoConfig(
+        paths=args.paths if camera else tuple(video.path for video in found.videos),
         options=args.video,
         out=args.out,
-        json=args.json,
+        json=None if found.images else args.json,
         pictures=args.pictures,
         boxes=args.boxes,
         blur=args.blur,
         min_score=args.min_score,
         min_face=args.min_face,
         workers=args.workers or (1 if live else default_workers(args.device)),
+        stems={v.path: str(Path(v.relative).with_suffix("")) for v in found.videos if "/" in v.relative},
     )
-    check_config(config)
-    limit_malloc_arenas()
-    if config.workers > 1:
-        cv2.setNumThreads(1)  # the workers use the cores
-    return process_videos(config, load_predictor(args.bundle, args.threads, args.device))
+
+
+def _run_videos(config: VideoConfig, predictor: Predictor, after_photos: bool) -> bool:
+    """Process the videos; return whether one failed. Raises UserError where the video extra is not installed."""
+    from pipeline.video.process import process_videos
+
+    if after_photos:
+        try:
+            with requires_extra("video"):
+                import av  # noqa: F401  # report a missing package once, with what was left out
+        except UserError as error:
+            more = f" and {len(config.paths) - 1} more" if len(config.paths) > 1 else ""
+            raise UserError(f"{display_name(config.paths[0])}{more}: not processed, {error}") from error
+    return process_videos(config, predictor) != 0
 
 
 def _check_args(args: DetectArgs) -> None:
     """Raise UserError for values that fit neither photos nor videos."""
     if not args.paths and args.video.camera is None:
         raise UserError("no pictures named; use photos, folders or patterns, as in `detect photo.jpg`")
+    if args.animations and args.video.camera is not None:
+        raise UserError("--video is for animated pictures, but --camera is given; remove one of the two")
     if args.min_score is not None and not 0 <= args.min_score <= 1:
         raise UserError(f"--min-score is {args.min_score:g}; use a number from 0 to 1")
     if args.min_face is not None and not 1 <= args.min_face < float("inf"):

@@ -116,7 +116,7 @@ def _detect_photo(args: DetectArgs, predictor: Predictor, image: FoundImage, pic
     except MediaError as error:
         return PhotoResult(image, None, error=error)
     detections, blur_boxes = _detect_faces(args, predictor, photo)
-    result = image_result(image, photo.size, detections)
+    result = image_result(image, photo.size, detections, photo.note)
     if picture is None:
         return PhotoResult(image, result)
     try:
@@ -147,6 +147,8 @@ def _record(photo: PhotoResult, summary: DetectSummary, to_json: JsonWriter, tab
         summary.failed += 1
         to_json.add_error(photo.error)
     if photo.result is not None:
+        if photo.result.note:
+            _warn_of_note(photo.result)
         summary.add(photo.result)
         to_json.add(photo.result)
     for table in tables:
@@ -154,6 +156,12 @@ def _record(photo: PhotoResult, summary: DetectSummary, to_json: JsonWriter, tab
     if photo.picture is not None:
         summary.last_picture = photo.picture
         summary.pictures += 1
+
+
+def _warn_of_note(result: ImageResult) -> None:
+    """Print what to know of a photo that was read all the same."""
+    fix = "; add --video for all" if "animation" in result.note else ""
+    print(f"warning: {display_name(result.image.path)}: {result.note}{fix}", file=sys.stderr)
 
 
 def warn(error: MediaError) -> None:

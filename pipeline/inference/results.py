@@ -18,13 +18,21 @@ class ImageResult:
     width: int  # width of the upright image, in pixels
     height: int  # height of the upright image, in pixels
     faces: list[dict[str, Any]]  # one JSON-ready dict per face, best score first
+    note: str = ""  # what to know of a file that was read all the same
 
     def record(self) -> dict[str, Any]:
-        """Return the image's entry in JSON."""
-        return {"file": path_text(self.image.path), "width": self.width, "height": self.height, "faces": self.faces}
+        """Return the image's entry in JSON; it has a note only where there is something to know."""
+        note = {"note": self.note} if self.note else {}
+        return {
+            "file": path_text(self.image.path),
+            "width": self.width,
+            "height": self.height,
+            "faces": self.faces,
+            **note,
+        }
 
 
-def image_result(image: FoundImage, size: tuple[int, int], detections: Detections) -> ImageResult:
+def image_result(image: FoundImage, size: tuple[int, int], detections: Detections, note: str = "") -> ImageResult:
     """Round detections to plain numbers: pixels to 2 decimals, probabilities to 6.
 
     A score is the product of the rounded face score and label probability, so that readers can check it.
@@ -33,6 +41,7 @@ def image_result(image: FoundImage, size: tuple[int, int], detections: Detection
         image: the image's file.
         size: width and height of the upright image, in pixels.
         detections: the faces.
+        note: what to know of a file that was read all the same.
     """
     faces: list[dict[str, Any]] = []
     unsure = detections.unsure
@@ -50,4 +59,4 @@ def image_result(image: FoundImage, size: tuple[int, int], detections: Detection
                 "landmarks": [[round(float(v), 2) for v in point] for point in detections.landmarks[i]],
             }
         )
-    return ImageResult(image, *size, faces)
+    return ImageResult(image, *size, faces, note)

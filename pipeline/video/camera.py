@@ -16,6 +16,7 @@ import cv2
 from common.errors import MediaError
 from common.images import Pixels
 from common.paths import is_address
+from pipeline.video.formats.animation import AnimationFile, is_animation
 from pipeline.video.network.address import parse_address, redact_address
 from pipeline.video.network.snapshot import DEFAULT_FETCHES_PER_SECOND, SnapshotCamera
 from pipeline.video.options import RtspTransport
@@ -148,7 +149,7 @@ def _read_camera(capture: Any) -> Generator[Pixels]:
         capture.release()
 
 
-Source = VideoFile | LiveStream
+Source = VideoFile | AnimationFile | LiveStream
 
 
 def open_source(
@@ -168,7 +169,7 @@ def open_source(
     if camera is not None:
         return LiveStream(camera)
     if not is_address(path):
-        return VideoFile(path)
+        return AnimationFile(path) if is_animation(path) else VideoFile(path)
     if path.lower().startswith(("http://", "https://")):
         return _open_http(path, max_fps or DEFAULT_FETCHES_PER_SECOND)
     return LiveStream(address=path, rtsp_transport=rtsp_transport)

@@ -6,7 +6,7 @@ import os
 
 from common.display import display_name
 from common.errors import UserError
-from common.paths import canonical_path, is_video
+from common.paths import canonical_path
 from pipeline.video.events import check_event_file
 from pipeline.video.options import VideoConfig
 from pipeline.video.webhook import check_webhook_address
@@ -33,12 +33,10 @@ def check_config(config: VideoConfig) -> None:
 def _check_sources(config: VideoConfig) -> None:
     camera = config.options.camera
     if camera is None:
-        for path in config.paths:
-            if not is_video(path):
-                raise UserError(f"{display_name(path)}: is not a video; run pictures and videos in separate commands")
-    elif config.paths:
+        return
+    if config.paths:
         raise UserError("--camera and file names are given; use one or the other")
-    elif camera < 0:
+    if camera < 0:
         raise UserError(f"--camera is {camera}; use a camera's number, 0 for the first")
 
 

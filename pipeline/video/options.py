@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Optional
 
@@ -48,3 +49,4 @@ class VideoConfig:
     min_score: float | None  # smallest score reported, 0 to 1; None is the bundle's
     min_face: float | None  # smallest face to detect in pixels; None is the bundle's
     workers: int  # number of frames processed at a time
+    stems: Mapping[str, str] = field(default_factory=dict)  # video -> name of its outputs, where not its own stem

@@ -10,7 +10,6 @@ from pathlib import Path
 from common.paths import canonical_path, is_address
 from pipeline.video.camera import LiveStream, Source
 from pipeline.video.options import VideoConfig
-from pipeline.video.reader import VideoFile
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,8 @@ class OutputNamer:
 
     def paths_for(self, source: Source, path: str) -> OutputPaths:
         """Return the output files of `source`, which was opened from `path`."""
-        stem = Path(path).stem if not is_address(path) and isinstance(source, VideoFile) else _stem(source)
+        is_file = not is_address(path) and not isinstance(source, LiveStream)
+        stem = self._config.stems.get(path, Path(path).stem) if is_file else _stem(source)
         if isinstance(source, LiveStream):  # a camera that is started again keeps the earlier results
             stem += datetime.now().strftime("-%Y%m%d-%H%M%S")
         base, number = stem, 2
@@ -55,5 +55,5 @@ class OutputNamer:
 def _stem(source: Source) -> str:
     """Return a file name for a camera or address: letters, digits and dots, without a video's suffix."""
     name = source.name.split("://")[-1]
-    name = name.removesuffix(Path(name).suffix) if isinstance(source, VideoFile) else name
+    name = name if isinstance(source, LiveStream) else name.removesuffix(Path(name).suffix)
     return "".join(c if c.isalnum() or c in ".-" else "-" for c in name).strip("-.")[:80] or "stream"

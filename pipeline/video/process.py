@@ -22,7 +22,7 @@ from pipeline.video.events import Event, EventDetector
 from pipeline.video.options import VideoConfig
 from pipeline.video.output_paths import OutputNamer, OutputPaths
 from pipeline.video.outputs import FrameResult, VideoOutputs, clock
-from pipeline.video.reader import Frame, FrameSampler, VideoFile
+from pipeline.video.reader import Frame, FrameSampler
 from pipeline.video.signals import StopSignals
 from pipeline.video.tracker import Tracker, to_detections
 from pipeline.video.webhook import Webhook
@@ -139,7 +139,7 @@ class FrameAnalyzer:
 
 def _finish(source: Source, analyzer: FrameAnalyzer, outputs: VideoOutputs) -> None:
     """Write the last events and a file's damage; raise MediaError when there was no frame."""
-    damage = source.damage if isinstance(source, VideoFile) and not outputs.closed else None
+    damage = None if isinstance(source, LiveStream) or outputs.closed else source.damage
     if analyzer.last_frame is None:
         raise damage or MediaError(source.name, "gave no frame; check it, or use more --seconds")
     analyzer.summary.damage = damage

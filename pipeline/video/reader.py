@@ -20,6 +20,8 @@ from common.errors import MediaError
 from common.images import MAX_PIXELS, Pixels
 from common.paths import is_address
 from pipeline.video.autorotate import Autorotator
+from pipeline.video.formats.joined_jpegs import FORMAT as JOINED_JPEGS
+from pipeline.video.formats.joined_jpegs import is_torn, open_container
 from pipeline.video.network.address import ENCODING_HINT
 from pipeline.video.options import RtspTransport
 
@@ -186,6 +188,9 @@ class VideoFile:
                     self._sent_pts.append(packet.pts)
                     if packet.is_corrupt and marks_gaps:
                         self._mark_missing(packet.pts)
+                    if self._container.format.name == JOINED_JPEGS and is_torn(packet):
+                        self._mark_missing(packet.pts)
+                        continue
                     self._damaged |= packet.is_corrupt  # in other containers: in the last bytes of a file
                     yield packet
         except av.error.FFmpegError as error:
@@ -234,7 +239,7 @@ def _open(path: str, name: str, timeout: float, rtsp_transport: RtspTransport) -
         if is_address(path):
             return _open_address(path, name, timeout, rtsp_transport)
         _check_file(path, name)
-        return av.open(f"file:{path}")  # else a name with a colon, such as a time, would be an address
+        return open_container(f"file:{path}")  # else a name with a colon, such as a time, would be an address
     except av.error.InvalidDataError as error:
         if _is_mp4(path):  # many cameras write the index at the end
             raise MediaError(name, "is truncated: its index is missing; copy or download it again") from error

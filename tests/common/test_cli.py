@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import pickle
 
 import pytest
 
 from common.cli import console, program_name, progress, refuse_renamed, requires_extra, requires_package, run_cli
-from common.errors import UserError
+from common.errors import ProgrammingError, UserError
 
 
 def failing(error: BaseException) -> int:
@@ -105,3 +106,23 @@ def test_the_progress_bar_is_hidden_without_a_terminal(capsys: pytest.CaptureFix
     with progress() as bar:
         assert list(bar.track(range(3), description="working")) == [0, 1, 2]
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_workers_programming_error_has_its_traceback_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> int:
+        try:
+            raise AttributeError("no 'compute'")
+        except AttributeError as error:
+            raise pickle.loads(pickle.dumps(ProgrammingError.of(error))) from None
+
+    assert run_cli(command) == 1
+    err = capsys.readouterr().err
+    assert err.count("Traceback") == 1 and "test_cli.py" in err
+    assert err.splitlines()[-1].startswith("error: programming error in a worker (AttributeError: no 'compute')")
+
+
+def test_a_missing_module_of_our_own_is_not_a_missing_extra() -> None:
+    with pytest.raises(UserError, match="install"), requires_extra("video"):
+        raise ModuleNotFoundError("No module named 'av'", name="av")
+    with pytest.raises(ModuleNotFoundError), requires_extra("video"):
+        raise ModuleNotFoundError("No module named 'pipeline.x'", name="pipeline.x")

@@ -290,3 +290,16 @@ def test_reading_in_threads_does_not_change_the_warning_filters(tmp_path: Path) 
         for _ in range(20):
             list(pool.map(read_image, [tmp_path / f"{i}.png" for i in range(8)]))
     assert warnings.filters == before
+
+
+def test_an_error_of_our_code_is_not_an_error_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "a.jpg", Image.fromarray(SCENE))
+
+    def broken(*_: object) -> int:
+        raise AttributeError("nothing")
+
+    with pytest.raises(AttributeError):
+        read_photo(path, broken)
+    monkeypatch.setattr(images, "to_rgb", broken)
+    with pytest.raises(AttributeError):
+        read_image(path)

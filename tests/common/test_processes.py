@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import UserError
+from common.errors import ProgrammingError, UserError
 from common.processes import map_jobs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +27,25 @@ def test_results_come_in_the_jobs_order(workers):
 def test_a_killed_worker_gives_one_line():
     with pytest.raises(UserError, match="a worker process was killed"):
         list(map_jobs(kill_worker, [1, 2, 3], 2))
+
+
+def exit_worker(_job):
+    os._exit(3)
+
+
+def fail(_job):
+    raise AttributeError("nothing")
+
+
+def test_a_worker_that_ends_by_itself_is_an_error_of_our_code():
+    with pytest.raises(ProgrammingError, match="it ended with exit code 3"):
+        list(map_jobs(exit_worker, [1, 2, 3], 2))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_of_the_function_is_raised_as_it_is(workers):
+    with pytest.raises(AttributeError, match="nothing"):
+        list(map_jobs(fail, [1, 2, 3], workers))
 
 
 def is_running(pid):

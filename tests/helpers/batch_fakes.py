@@ -53,17 +53,41 @@ def load_fake(bundle: Path | None) -> Any:
     return BatchPredictor()
 
 
-def load_failing(bundle: Path | None) -> Any:
-    """Return a predictor that fails on photos 50 px wide."""
+def _load_failing(error: Exception, width: int | None, bundle: Path | None) -> Any:
     predictor = BatchPredictor()
     detect_blobs = predictor.detect
 
     def detect(image: Any, *options: Any) -> Any:
-        if image.size[0] == 50:
-            raise ZeroDivisionError("division by zero\nand more")
+        if width in (None, image.size[0]):
+            raise error
         return detect_blobs(image, *options)
 
     predictor.detect = detect  # type: ignore[method-assign]
+    return predictor
+
+
+def load_failing(error: Exception, width: int | None = 50) -> Callable[[Path | None], Any]:
+    """Return a loader of a predictor that raises the error on photos of this width in px; None: on every photo."""
+    return partial(_load_failing, error, width)
+
+
+def load_out_of_memory(bundle: Path | None) -> Any:
+    """Return a predictor that fails on photos 50 px wide, as OpenCV does."""
+    return _load_failing(cv2.error("Insufficient memory (Failed to allocate 9 bytes)"), 50, bundle)
+
+
+def load_broken(bundle: Path | None) -> Any:
+    raise AttributeError("module 'pyarrow' has no attribute 'compute'")
+
+
+def _kill(*_: Any) -> Any:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def load_killing(method: str, bundle: Path | None) -> Any:
+    """Return a predictor whose method kills the process, on every photo."""
+    predictor = BatchPredictor()
+    setattr(predictor, method, _kill)
     return predictor
 
 

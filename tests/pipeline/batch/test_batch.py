@@ -79,7 +79,7 @@ def test_photos_become_a_table(fake: Path, capsys: pytest.CaptureFixture[str]) -
     assert list(frame.columns) == [
         *("file", "width", "height", "face", "x1", "y1", "x2", "y2", "label", "score", "face_score"),
         *(f"p_{name}" for name in CLASSES),
-        *("unsure", "landmarks"),
+        *("unsure", "landmarks", "note"),
     ]
     out, err = lines(capsys)
     assert err == []

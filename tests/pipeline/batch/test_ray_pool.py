@@ -12,10 +12,20 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from common.errors import UserError
+from common.errors import ProgrammingError, UserError
 from pipeline.batch import command as batch
 from pipeline.batch.ray_pool import WorkerActor, run_ray
-from tests.helpers.batch_fakes import KILLS_PARENT, deadly, fake_job, files, load_parent_killer, load_refused, table
+from tests.helpers.batch_fakes import (
+    KILLS_PARENT,
+    deadly,
+    fake_job,
+    files,
+    load_broken,
+    load_failing,
+    load_parent_killer,
+    load_refused,
+    table,
+)
 from tests.helpers.fake_predictor import write_picture
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -111,3 +121,22 @@ def test_an_actor_returns_why_its_worker_does_not_start(tmp_path: Path) -> None:
     chunk = files(write_picture(tmp_path / "a.png"))
     row = WorkerActor(fake_job(load_refused))({"chunk": pickle.dumps(chunk)})
     assert row == {"result": b"", "refused": "bundle: is broken; pack it again"}
+
+
+def test_an_actor_returns_an_error_of_our_code(tmp_path: Path) -> None:
+    chunk = files(write_picture(tmp_path / "a.png"))
+    row = WorkerActor(fake_job(load_broken))({"chunk": pickle.dumps(chunk)})
+    assert "no attribute 'compute'" in row["refused"]
+    assert isinstance(pickle.loads(row["result"]), ProgrammingError)
+
+
+@pytest.mark.slow
+def test_an_error_of_our_code_ends_a_run_of_ray(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    photo = write_picture(tmp_path / "a.png")
+    monkeypatch.setattr(batch, "make_job", lambda args: fake_job(load_failing(TypeError("nothing"), None)))
+    assert run(photo, tmp_path / "faces.parquet", "--engine", "ray", "--workers", "1") == 1
+    err = capfd.readouterr().err
+    assert err.count("Traceback") == 1 and err.count("batch_fakes.py") == 1
+    assert err.splitlines()[-1].startswith("error: programming error in a worker (TypeError: nothing)")

@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from common.errors import UserError
+from common.images import NO_END_NOTE
 from pipeline.batch.chunk import Chunk, PhotoContent, PhotoRef
 from pipeline.batch.photo_source import ParquetColumns
 from pipeline.batch.storage import LOCAL, resolve_storage
 from pipeline.batch.table import METADATA_KEY, BatchRecipe
 from pipeline.batch.work import BatchJob, ChunkResult, process_chunk, process_peak_megabytes
-from tests.helpers.batch_fakes import fake_job, files, load_failing, load_fake
+from tests.helpers.batch_fakes import fake_job, files, load_failing, load_fake, load_out_of_memory
 from tests.helpers.fake_predictor import CLASSES, write_picture
 
 BOX = (8, 6, 20, 24)
@@ -54,6 +57,7 @@ def test_one_row_per_face(tmp_path: Path) -> None:
         **dict(zip((f"p_{name}" for name in CLASSES), map(float32, (0.7, 0.2, 0.1)), strict=True)),
         "unsure": False,
         "landmarks": [float32(v) for v in (11.6, 13.2, 16.4, 13.2, 14.0, 16.8, 12.2, 20.4, 15.8, 20.4)],
+        "note": None,
     }
     assert (second["file"], second["face"], second["x1"]) == (str(photo), 1, 30.0)
     assert third == {**dict.fromkeys(first), "file": str(none), "width": 48, "height": 32}
@@ -71,19 +75,35 @@ def test_the_metadata_holds_the_recipe(tmp_path: Path) -> None:
 
 
 def test_a_bad_photo_is_an_error_and_the_rest_is_processed(tmp_path: Path) -> None:
-    good, wide = write_picture(tmp_path / "a.png"), write_picture(tmp_path / "wide.png", size=(50, 32))
+    good, large = write_picture(tmp_path / "a.png"), write_picture(tmp_path / "large.png", size=(50, 32))
     bad, empty = tmp_path / "bad.jpg", tmp_path / "empty.jpg"
     bad.write_bytes(good.read_bytes()[:50])
     empty.touch()
-    result = process(files(bad, good, empty, tmp_path / "gone.jpg", wide), fake_job(load_failing))
+    result = process(files(bad, good, empty, tmp_path / "gone.jpg", large), fake_job(load_out_of_memory))
     assert [row["file"] for row in rows(result)] == [str(good)] and result.photos == 1
     errors = dict(result.errors)
     assert errors.pop(str(bad)).startswith("is truncated or broken (")
     assert errors.pop(str(empty)).startswith("is empty (0 bytes)")
     assert errors.pop(str(tmp_path / "gone.jpg")).startswith("not found")
-    assert errors == {str(wide): "cannot be processed (ZeroDivisionError: division by zero); leave it out"}
+    assert errors == {str(large): "needs more memory than there is; make it smaller, or leave it out"}
     none = process(files(bad))
     assert none.part == b"" and none.photos == 0 and len(none.errors) == 1
+
+
+@pytest.mark.parametrize("error", [AttributeError("x"), TypeError("x"), ImportError("x"), AssertionError()])
+def test_an_error_of_our_code_is_not_an_error_of_the_photo(tmp_path: Path, error: Exception) -> None:
+    photo = write_picture(tmp_path / "wide.png", size=(50, 32))
+    with pytest.raises(type(error)) as raised:
+        process(files(photo), fake_job(load_failing(error)))
+    assert raised.value.__notes__ == [f"The photo was {photo}"]
+
+
+def test_a_note_is_in_the_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(np.full((32, 48, 3), 128, np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:-2])
+    result = process(files(path, write_picture(tmp_path / "b.png")))
+    assert [row["note"] for row in rows(result)] == [NO_END_NOTE, None] and result.notes == 1
 
 
 def test_options_reach_the_predictor(tmp_path: Path) -> None:
@@ -145,10 +165,12 @@ def test_rows_with_bytes(tmp_path: Path, kind: pa.DataType) -> None:
 
 def test_rows_of_a_hugging_face_dataset(tmp_path: Path) -> None:
     photo = write_picture(tmp_path / "a.png").read_bytes()
+    write_picture(tmp_path / "b.png")
     image = pa.array([{"bytes": photo, "path": "a.png"}, None, {"bytes": None, "path": "b.png"}])
     chunk = parquet(tmp_path / "t.parquet", image=image, label=pa.array([0, 1, 2]))
     result = process(chunk, fake_job(columns=ParquetColumns(None, "image.path")))
-    assert [row["id"] for row in rows(result)] == ["a.png"] and len(result.errors) == 2
+    assert [row["id"] for row in rows(result)] == ["a.png", "b.png"]  # b.png is read from next to the table
+    assert result.errors == ((f"{tmp_path}/t.parquet#1", "holds no picture (no bytes); leave the row out"),)
 
 
 def test_a_missing_table_is_an_error_for_each_row(tmp_path: Path) -> None:

@@ -5,15 +5,33 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from common.errors import UserError
-from pipeline.batch.work import BatchJob
-from pipeline.batch.worker import Worker, WorkerStoppedError
-from tests.helpers.batch_fakes import deadly, fake_job, files, load_dying, load_once, load_refused
+from common.errors import ProgrammingError, UserError
+from pipeline.batch.child_process import ChildProcess
+from pipeline.batch.chunk import Chunk, PhotoRef
+from pipeline.batch.photo_source import ParquetColumns
+from pipeline.batch.storage import LOCAL
+from pipeline.batch.work import BatchJob, process_chunk
+from pipeline.batch.worker import Worker, WorkerStoppedError, plain_chunk
+from tests.helpers.batch_fakes import (
+    deadly,
+    fake_job,
+    files,
+    load_broken,
+    load_dying,
+    load_failing,
+    load_killing,
+    load_once,
+    load_refused,
+)
 from tests.helpers.fake_predictor import write_picture
 
 
@@ -70,6 +88,56 @@ def test_a_worker_that_cannot_start(start: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError) as raised:
         start(fake_job(load_dying)).process(chunk)
     assert str(raised.value) == "a worker ends as it starts (SIGKILL); try again with fewer workers"
+
+
+def test_an_error_of_our_code_has_its_traceback_and_is_not_tried_again(start: Any, tmp_path: Path) -> None:
+    chunk = files(*(write_picture(tmp_path / f"{i}.png", size=(48 + i, 32)) for i in range(4)))
+    worker = start(fake_job(load_failing(AttributeError("no 'compute'"))))
+    with pytest.raises(ProgrammingError) as raised:
+        worker.process(chunk)
+    assert raised.value.what == "AttributeError: no 'compute'"
+    assert "batch_fakes.py" in raised.value.trace and f"The photo was {tmp_path}/2.png" in raised.value.trace
+    with pytest.raises(ProgrammingError, match="has no attribute 'compute'"):  # as the worker starts
+        start(fake_job(load_broken)).process(chunk)
+    bad_job = replace(fake_job(), recipe=None)
+    with pytest.raises(ProgrammingError, match="'NoneType' object has no attribute"):
+        start(bad_job).process(chunk)
+
+
+def test_a_module_that_cannot_be_imported_is_an_error_of_our_code() -> None:
+    process = ChildProcess("pipeline.batch.nothing")
+    with pytest.raises(ProgrammingError, match="No module named"):
+        process.receive()
+
+
+@pytest.mark.parametrize(("method", "kind"), [("detect", "files"), ("read", "files"), ("read_from", "rows")])
+def test_a_crash_on_every_photo_is_not_the_photos_fault(start: Any, tmp_path: Path, method: str, kind: str) -> None:
+    photos = [write_picture(tmp_path / f"{i}.png") for i in range(3)]
+    chunk = files(*photos)
+    columns = ParquetColumns("a.image", "a.image.path") if kind == "rows" else ParquetColumns()
+    if kind == "rows":
+        rows = [{"a": {"image": {"bytes": photo.read_bytes(), "path": str(photo)}}} for photo in photos]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+        chunk = Chunk(LOCAL, tuple(PhotoRef(str(tmp_path / "t.parquet"), row) for row in range(3)))
+    with pytest.raises(UserError, match=r"on every photo, also on a plain grey one \(SIGKILL\), so no photo"):
+        start(fake_job(partial(load_killing, method), columns)).process(chunk)
+    assert start(fake_job(columns=columns)).process(chunk).photos == 3
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [(None, None), (None, "image.path"), ("image", "image.path"), ("pic", "key"), ("a.b", "a.c"), ("a.b.bytes", "k")],
+)
+def test_the_plain_photo_has_the_columns_that_are_named(tmp_path: Path, columns: tuple[str | None, str | None]) -> None:
+    job = fake_job(columns=ParquetColumns(*columns))
+    like = Chunk(LOCAL, (PhotoRef("t.parquet", 0),))
+    result = process_chunk(plain_chunk(like, job.columns, tmp_path), job, job.make_predictor())
+    assert result.photos == 1 and result.errors == ()
+
+
+def test_every_photo_of_a_chunk_can_be_deadly(start: Any, tmp_path: Path) -> None:
+    result = start(fake_job(load_deadly)).process(files(deadly(tmp_path / "a.png"), deadly(tmp_path / "b.png")))
+    assert [what.split(";")[0] for _, what in result.errors] == ["kills the worker (SIGKILL)"] * 2
 
 
 def test_a_stopped_worker_does_nothing_more(start: Any, tmp_path: Path) -> None:

@@ -185,3 +185,17 @@ def test_blurred_pictures_have_boxes_and_no_landmarks(tmp_path: Path) -> None:
     assert (boxes != plain).any()
     for x, y in found.landmarks[0].astype(int):
         np.testing.assert_array_equal(boxes[y, x], plain[y, x])
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_error_of_our_code_is_not_a_bad_photo(fake: FakePredictor, workers: str) -> None:
+    for name in ("in/a.png", "in/b.png"):
+        write_picture(Path(name))
+
+    def broken(*_: object) -> None:
+        raise AttributeError("nothing")
+
+    fake.detect = broken  # type: ignore[assignment,method-assign]
+    with pytest.raises(AttributeError, match="nothing"):
+        run_detect("in", "--workers", workers)
+    assert not Path("detections/detections.json").exists()

@@ -166,7 +166,6 @@ def test_a_truncated_video_gives_frames_and_an_error(fake: FakePredictor, capsys
     [
         (["nothing.mp4"], ("nothing.mp4: ", "not found")),
         (["empty.mp4"], ("empty.mp4: ", "is empty (0 bytes)")),
-        (["a.mp4", "photo.png"], ("photo.png: ", "not a video")),
         (["a.mp4", "--camera", "0"], ("--camera and file names",)),
         (["--camera", "-1"], ("--camera is -1; ", "0 for the first")),
         (["a.mp4", "--csv", "x.csv"], ("--csv is for pictures; ", "--json and --events")),

@@ -1,0 +1,1 @@
+"""Picture files that Pillow alone does not read in full."""

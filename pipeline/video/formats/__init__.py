@@ -1,0 +1,1 @@
+"""Files that FFmpeg does not take for videos: joined JPEGs and animated pictures."""
