@@ -223,12 +223,21 @@ class Collector:
         )
 
     def _unusable(self, what: str, otherwise: str) -> DatasetError:
-        """Return the error of a dataset without an image or face: with the number of problems and the first one."""
-        if not self._problems:
-            return DatasetError(f"{self._root}: {what}; {otherwise}")
+        """Return the error of a dataset without an image or face."""
+        return self.error(f"{self._root}: {what}", otherwise)
+
+    def error(self, message: str, otherwise: str = "") -> DatasetError:
+        """Return the error of a dataset that cannot be used, with the problems found so far.
+
+        Args:
+            message: what is wrong, with the file's name.
+            otherwise: what to do about it. If given, and there are problems, the message has the first one instead.
+        """
+        if not self._problems or not otherwise:
+            return DatasetError(f"{message}; {otherwise}" if otherwise else message, self._problems)
         refused = next((p for p in self._problems if p.kind == "refused"), self._problems[0])
         count = f"{len(self._problems)} problems, the first" if len(self._problems) > 1 else "first problem"
-        return DatasetError(f"{self._root}: {what}; {count}: {refused}", self._problems)
+        return DatasetError(f"{message}; {count}: {refused}", self._problems)
 
 
 def image_ids(photos: Sequence[Path]) -> list[str]:
