@@ -20,7 +20,7 @@ FOLDER_READERS: tuple[tuple[str, Callable[[Path], bool], Reader], ...] = (
     ("COCO", lambda folder: bool(coco_files(folder)), read_coco),
     ("YOLO", is_yolo_folder, read_yolo),
 )
-FILE_READERS: dict[str, Reader] = {".json": read_coco, ".yaml": read_yolo, ".yml": read_yolo}
+FILE_READERS: dict[str, Reader] = {".json": read_coco, ".yaml": read_yolo, ".yml": read_yolo, ".data": read_yolo}
 MAX_DEPTH = 3  # folders with nothing but one folder, as archives make them
 
 
@@ -28,7 +28,7 @@ def read_dataset(root: Path | str, options: ReadingArgs = DEFAULT_READING) -> An
     """Read a dataset of any known format.
 
     Args:
-        root: a folder, a COCO .json file, or a YOLO data.yaml. A folder that holds only the dataset's folder will do.
+        root: a folder, a COCO .json file, or a YOLO data.yaml or obj.data. A folder that holds only the dataset's folder will do.
         options: how to read it.
 
     Raises:
@@ -44,7 +44,7 @@ def read_dataset(root: Path | str, options: ReadingArgs = DEFAULT_READING) -> An
     raise UserError(
         f"{root}: no annotated dataset; looked for Pascal VOC (images/ with annotations/*.xml, or *.xml "
         "next to the images), COCO (a .json file, _annotations.coco.json, annotations/*.json with images/) and YOLO "
-        "(data.yaml, or images/ with labels/), also in train/, valid/ and test/"
+        "(data.yaml, obj.data, or images/ with labels/), also in train/, valid/ and test/"
     )
 
 

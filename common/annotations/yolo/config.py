@@ -22,6 +22,7 @@ PATH_KEYS = ("path", *SPLIT_KEYS)
 USED_KEYS = (*PATH_KEYS, "names", "nc", "kpt_shape")
 DARKNET_OTHER_KEYS = ("classes", "names", "backup", "eval", "results", "top")  # all others are lists of images
 NO_VALUE = ("", "~", "null", "none")  # as a YAML file writes that there is no value
+MAX_CONFIG_BYTES = 1_000_000  # .data is also the name of large tables
 MAX_TRIED = 4  # paths in a message
 
 
@@ -50,24 +51,34 @@ def yolo_configs(root: Path) -> list[Path]:
         return [root]
     if not root.is_dir():
         return []
-    usual = next((root / name for name in YAML_NAMES if (root / name).is_file()), None)
-    if usual is not None:
-        return [usual]
-    files = sorted(p for p in root.iterdir() if p.name[0] != "." and p.is_file())
-    for suffixes, names, source in (
-        ((".yaml", ".yml"), r"(^|[{,])\s*['\"]?names['\"]?\s*:", r"(^|[{,])\s*['\"]?(train|val|valid|test)['\"]?\s*:"),
-        ((".data",), r"^\s*names\s*=", r"^\s*\w+\s*=.*\.txt"),
-    ):
-        texts = ((file, text_of_any(file)) for file in files if file.suffix.lower() in suffixes)
-        found = [file for file, text in texts if re.search(names, text, re.M) and re.search(source, text, re.M)]
-        if found:
-            return found
-    return []
+    suffixes = (".yaml", ".yml", ".data")
+    files = sorted(p for p in root.iterdir() if p.suffix.lower() in suffixes and p.name[0] != "." and p.is_file())
+    texts = {file: text_of_any(file) for file in files}
+    usual = [root / name for name in YAML_NAMES if root / name in texts]
+    found = [file for file in usual if _has_key(texts[file], "names") or _has_key(texts[file], *SPLIT_KEYS)]
+    if found:
+        return found[:1]
+    yamls = [file for file in texts if file.suffix.lower() != ".data"]
+    found = [file for file in yamls if _has_key(texts[file], "names") and _has_key(texts[file], *SPLIT_KEYS)]
+    darknet = [file for file in texts if file not in yamls and _is_darknet(texts[file])]
+    return found or usual[:1] or darknet
+
+
+def _is_darknet(text: str) -> bool:
+    """Return whether text names a file of class names and a list of images, as Darknet's obj.data does."""
+    return all(re.search(line, text, re.M) for line in (r"^\s*names\s*=", r"^\s*\w+\s*=.*\.txt\s*$"))
+
+
+def _has_key(text: str, *keys: str) -> bool:
+    """Return whether the text of a YAML file has one of the keys."""
+    return re.search(rf"(^|[{{,])\s*['\"]?({'|'.join(keys)})['\"]?\s*:", text, re.M) is not None
 
 
 def text_of_any(file: Path) -> str:
-    """Return a file's text, in whatever encoding; empty where it cannot be read."""
+    """Return a file's text, in whatever encoding; empty where it cannot be read, or is too long for a configuration."""
     try:
+        if file.stat().st_size > MAX_CONFIG_BYTES:
+            return ""
         return read_text(file)
     except EncodingError:
         return file.read_text(encoding="latin-1")

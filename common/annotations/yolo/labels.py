@@ -7,27 +7,23 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from common.annotations.photos import AmbiguousNameError, PhotoIndex, files_in, photos_in
 from common.annotations.text import EncodingError, read_text
+from common.annotations.types import ProblemKind
 from common.annotations.yolo.layout import YoloLayout
 
 IMAGE_FOLDERS = ("images", "jpegimages")  # in lower case
-LABEL_FOLDERS = ("labels", "Labels")
+LABEL_FOLDERS = ("labels", "Labels", "LABELS")
 
 
 def label_folders(folder: Path) -> list[Path]:
     """Return where the labels of a folder of images may be, the usual place first."""
-    parts = folder.parts
-    found = [
-        Path(*parts[:i], name, *parts[i + 1 :])
-        for i in range(len(parts) - 1, -1, -1)
-        if parts[i].lower() in IMAGE_FOLDERS
-        for name in LABEL_FOLDERS
-    ]
-    near = [place for name in LABEL_FOLDERS for place in (folder / name, folder.parent / name / folder.name)]
-    return list(dict.fromkeys([*found, folder, *near, *(folder.parent / name for name in LABEL_FOLDERS)]))
+    index = _folder_index(folder, IMAGE_FOLDERS)
+    usual = [] if index is None else [_with_part(folder, index, name) for name in LABEL_FOLDERS]
+    return [*usual, folder, *(folder / name for name in LABEL_FOLDERS)]
 
 
 def label_file(photo: Path) -> Path | None:
@@ -50,23 +46,31 @@ def _label_of(photo: Path) -> Path | None:
     return found
 
 
+@dataclass(frozen=True)
+class LostFile:
+    """Why a label file is not used."""
+
+    reason: str
+    kind: ProblemKind = "refused"
+    is_orphan: bool = False  # its image may be in the dataset with another name
+
+
 class Pairing:
     """Pairs the images of a dataset with its label files.
 
     Attributes:
         labels: the label file of each image.
-        lost: label files without an image, and why each is not used.
-        orphans: those of them whose image may be in the dataset with another name.
+        lost: label files that have no image, or several.
         ambiguous: images that may have one of the `lost` files; they are not used.
+        unnamed: per folder, the number of label files of images that the dataset does not name.
     """
 
     def __init__(self, layout: YoloLayout) -> None:
         self._layout = layout
         self.labels: dict[Path, Path] = {}
-        self.lost: dict[Path, str] = {}
-        self.orphans: set[Path] = set()
+        self.lost: dict[Path, LostFile] = {}
         self.ambiguous: set[Path] = set()
-        self.unnamed: Counter[Path] = Counter()  # label files of images that no list names, per folder
+        self.unnamed: Counter[Path] = Counter()
 
     def match(self) -> None:
         """Fill the attributes."""
@@ -89,7 +93,7 @@ class Pairing:
             self.labels[photos[0]] = file
             return
         names = ", ".join(photo.name if photo.parent == photos[0].parent else str(photo) for photo in photos[:3])
-        self.lost[file] = f"fits {len(photos)} images ({names}); not used, keep one of them"
+        self.lost[file] = LostFile(f"fits {len(photos)} images ({names}); not used, keep one of them")
         self.ambiguous.update(photos)
 
     def _other_labels(self, owners: Iterable[Path]) -> list[Path]:
@@ -104,7 +108,7 @@ class Pairing:
             for file in files_in(place, recursive=is_labels):
                 if file.suffix.lower() == ".txt" and file not in known and (is_labels or _has_rows(file)):
                     found[file] = None
-        photo_folders += [_swap_folder(folder, ("labels",), "images") for folder in {file.parent for file in found}]
+        photo_folders += [_image_path(folder) for folder in {file.parent for file in found}]
         named, labelled = self._layout.photos, {file.parent for file in self.labels.values()}
         unnamed = (p for folder in dict.fromkeys(photo_folders) for p in photos_in(folder) if p not in named)
         for photo in unnamed:
@@ -113,7 +117,8 @@ class Pairing:
                 continue
             del found[own]
             if own.parent in labelled:
-                self.lost[own] = "its image is not in the dataset's lists or folders; not used"
+                what = "its image is not in the dataset's lists or folders; not used"
+                self.lost[own] = LostFile(what, "unmatched")
             else:
                 self.unnamed[own.parent] += 1
         return list(found)
@@ -121,22 +126,22 @@ class Pairing:
     def _match_by_name(self, files: list[Path]) -> None:
         """Match label files that are in an unusual folder by the names of images without one."""
         base = self._layout.base
-        left = [photo for photo in self._layout.photos if photo not in self.labels and photo not in self.ambiguous]
-        index = PhotoIndex(left, base)
+        left = {photo for photo in self._layout.photos if photo not in self.labels and photo not in self.ambiguous}
+        index = PhotoIndex(self._layout.photos, base)
         owners = defaultdict(list)
         for file in files:
-            path = _swap_folder(file, ("labels",), "images")
-            name = path.relative_to(base) if path.is_relative_to(base) else path
+            path = _image_path(file)
             try:
-                photo = index.find(str(name))
+                photo = index.find(str(path.relative_to(base) if path.is_relative_to(base) else path))
             except AmbiguousNameError as error:
-                self.lost[file] = f"{error}; not used"
+                self.lost[file] = LostFile(f"{error}; not used")
                 stem = unicodedata.normalize("NFC", file.stem)
                 self.ambiguous.update(p for p in left if unicodedata.normalize("NFC", p.stem) == stem)
                 continue
             if photo is None:
-                self.lost[file] = "no image of this name; not used"
-                self.orphans.add(file)
+                self.lost[file] = LostFile("no image of this name; not used", "unmatched", is_orphan=True)
+            elif photo not in left:
+                self.lost[file] = LostFile(f"{photo.name} has another label file; not used", "unmatched")
             else:
                 owners[photo].append(file)
         for photo, own in owners.items():
@@ -145,7 +150,8 @@ class Pairing:
                 continue
             self.ambiguous.add(photo)
             for file in own:
-                self.lost[file] = f"is one of {len(own)} label files of {photo.name}; not used, remove the others"
+                what = f"is one of {len(own)} label files of {photo.name}; not used, remove the others"
+                self.lost[file] = LostFile(what)
 
 
 def _folder_index(path: Path, names: tuple[str, ...]) -> int | None:
@@ -153,10 +159,15 @@ def _folder_index(path: Path, names: tuple[str, ...]) -> int | None:
     return next((i for i in range(len(path.parts) - 1, -1, -1) if path.parts[i].lower() in names), None)
 
 
-def _swap_folder(path: Path, names: tuple[str, ...], other: str) -> Path:
-    """Return a path with another name of its innermost folder that has one of the names."""
-    index = _folder_index(path, names)
-    return path if index is None else Path(*path.parts[:index], other, *path.parts[index + 1 :])
+def _with_part(path: Path, index: int, name: str) -> Path:
+    """Return a path with another name of the part at `index`."""
+    return Path(*path.parts[:index], name, *path.parts[index + 1 :])
+
+
+def _image_path(path: Path) -> Path:
+    """Return a path with images/ instead of its innermost labels/."""
+    index = _folder_index(path, ("labels",))
+    return path if index is None else _with_part(path, index, "images")
 
 
 def _has_rows(file: Path) -> bool:

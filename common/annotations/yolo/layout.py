@@ -101,6 +101,7 @@ def read_layout(root: Path, collector: Collector) -> YoloLayout:
     listed = list(_class_files(base))
     names = settings.names or _listed_names(base, config, listed, collector)
     layout = YoloLayout(base, config, names, settings.kpt_shape, other_files=set(listed))
+    _tell_equal_names(names, config or base, collector)
     _tell_other_names(settings, listed, config, collector)
     finder = _PhotoSources(layout, settings.prefix, collector)
     if settings.sources:
@@ -136,6 +137,16 @@ def _listed_names(base: Path, config: Path | None, listed: list[Path], collector
             if own:
                 return own
     raise collector.error(f"{config or base}: no class names; add `names:` to data.yaml or a classes.txt")
+
+
+def _tell_equal_names(names: dict[int, str], where: Path, collector: Collector) -> None:
+    """Note class numbers with the same name: they become one class."""
+    numbers: dict[str, list[int]] = {}
+    for number, name in names.items():
+        numbers.setdefault(clean_name(name), []).append(number)
+    for name, own in numbers.items():
+        if len(own) > 1:
+            collector.add_note(f"{where}: the classes {', '.join(map(str, own))} are all named {name!r}")
 
 
 def _tell_other_names(settings: YoloSettings, listed: list[Path], config: Path | None, collector: Collector) -> None:

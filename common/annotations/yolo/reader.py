@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 
 from common.annotations.class_names import clean_name
@@ -12,7 +13,7 @@ from common.annotations.collect import Collector, RawFace, Size, parse_number
 from common.annotations.options import DEFAULT_READING, ReadingArgs
 from common.annotations.photos import split_of_folders
 from common.annotations.text import EncodingError, read_text
-from common.annotations.types import Annotations, ProblemKind
+from common.annotations.types import Annotations
 from common.annotations.yolo.config import yolo_config
 from common.annotations.yolo.labels import Pairing, label_folders
 from common.annotations.yolo.layout import YoloLayout, is_yolo_folder, read_layout
@@ -51,7 +52,8 @@ def read_yolo(root: Path | str, options: ReadingArgs = DEFAULT_READING) -> Annot
             reader.add(photo, pairing.labels[photo], own, split)
     if not pairing.labels:
         _add_lost(pairing, lost, collector)
-        raise collector.error(f"{root}: no label file for any of its {len(layout.photos)} images (labels/NAME.txt)")
+        what = f"{root}: no label file for any of its {len(layout.photos)} images (labels/NAME.txt)"
+        raise collector.error(what, "add them, or correct the paths")
     _add_unlabelled(unlabelled, layout, pairing, lost, options, collector)
     _add_lost(pairing, lost, collector)
     reader.tell()
@@ -157,7 +159,8 @@ def _add_unlabelled(
         return
     empty = _tell_empty_parts(photos, layout, pairing, collector)
     # An empty label file cannot be that of a face.
-    folders = {file.parent for file in pairing.orphans if lost[file] != 0}
+    orphans = {file for file, what in pairing.lost.items() if what.is_orphan and lost[file] != 0}
+    folders = {file.parent for file in orphans}
     used = {place for photo in layout.photos for place in label_folders(photo.parent)} if folders else set()
     splits = {split_of_folders(_below(folder, layout.base)) for folder in folders}
     strange = {split_of_folders(_below(folder, layout.base)) for folder in folders if folder not in used}
@@ -172,7 +175,7 @@ def _add_unlabelled(
         doubted += doubt
         collector.add_unlabelled(photo, split, complete=not (doubt or split in empty))
     if doubted:
-        what = f"{len(folders)} folders have label files without an image, such as {min(pairing.orphans)}"
+        what = f"{len(folders)} folders have label files without an image, such as {min(orphans)}"
         collector.add_note(f"{what}: {doubted} photos without a label file may be misnamed, and are not face-free")
 
 
@@ -203,8 +206,7 @@ def _tell_empty_parts(
 
 def _add_lost(pairing: Pairing, lost: dict[Path, int | None], collector: Collector) -> None:
     """Report the label files that are not used."""
-    for file, what in sorted(pairing.lost.items()):
-        kind: ProblemKind = "unmatched" if file in pairing.orphans or "not in" in what else "refused"
-        collector.add_problem(file, what, kind, lost[file] or 0)
+    for file, what in sorted(pairing.lost.items(), key=itemgetter(0)):
+        collector.add_problem(file, what.reason, what.kind, lost[file] or 0)
     for folder, count in sorted(pairing.unnamed.items()):
         collector.add_note(f"{folder}: {count} label files are of photos that the dataset does not name; not used")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +14,9 @@ from common.annotations.collect import parse_number
 
 EDGE_TOLERANCE = 0.05  # of the image's side: how far a valid box or polygon may be outside
 POINT_TOLERANCE = 0.25  # of the box's side: how far a key point may be outside its box, as on faces in profile
-MAX_EXCEPTIONS = 0.05  # share of rows whose shape may contradict what all the others say
+MAX_EXCEPTIONS = 0.1  # share of rows whose shape may contradict what all the others say
+MAX_MISFITS = 0.2  # share of rows that may not fit where nothing else is possible
+MAX_ROUNDING = 1e-4  # of the image's side, of sums of four values
 MAX_NORMALISED = 1.5  # larger values are pixels or per cent; boxes over the image's edge stay below
 MIN_POLYGON = -0.5  # smaller coordinates are no polygon of this image
 MAX_TESTED_ROWS = 300  # of each length; the test of a polygon takes some 0.1 ms
@@ -57,7 +59,7 @@ class _Shapes:
     def mostly(self, kind: str) -> bool:
         """Return whether nearly all tested rows can be of a kind."""
         tested = self.found.total()
-        return tested > 0 and tested - self.found[kind] - self.found["both"] <= MAX_EXCEPTIONS * tested
+        return tested > 0 and tested - self.found[kind] - self.found["both"] <= MAX_MISFITS * tested
 
 
 class RowForms:
@@ -71,7 +73,8 @@ class RowForms:
     def __init__(self, kpt_shape: tuple[int, int] | None = None) -> None:
         """Use `kpt_shape` (number of key points, values of each), or None; (0, 0) says that there are none."""
         self._kpt_shape = kpt_shape
-        self._shapes: dict[int, _Shapes] = {}
+        self._shapes: dict[int, _Shapes] = {}  # by the rows' length
+        self._plain_rows = 0  # rows that are a box and nothing else
         self._meanings: dict[int, str] = {}  # "box", "polygon", or why rows of this length are refused
         self.extras: Counter[str] = Counter()  # rows read as a box whose further values were not used, by their kind
 
@@ -83,25 +86,23 @@ class RowForms:
             if not words:
                 continue
             class_text, values = _split_class(words)
-            # Overflow to infinity is not a fault here: the box is refused later.
-            with np.errstate(over="ignore", invalid="ignore"):
-                rows.append(_make_row(number, class_text, values))
-                if rows[-1].length > 5:
-                    self._test(rows[-1], values, file)
+            rows.append(_make_row(number, class_text, values))
+            self._plain_rows += len(values) == 4
+            if len(values) > 4:
+                self._test(rows[-1], values, file)
         return rows
 
-    def _test(self, row: LabelRow, values: np.ndarray, file: Path) -> None:
+    def _test(self, row: LabelRow, values: list[float], file: Path) -> None:
         """Count what a row can be."""
         shapes = self._shapes.setdefault(row.length, _Shapes(f"{file}: {row.location}"))
         shapes.rows += 1
-        last = float(values[-1])
+        last = values[-1]
         shapes.whole_ends += last.is_integer()
         shapes.odd_ends += not (0 <= last <= 1 or (last.is_integer() and last >= 0))
         if shapes.rows <= MAX_TESTED_ROWS:
-            box, polygon = _can_be_box(values), len(values) % 2 == 0 and _can_be_polygon(values)
-            if polygon and _is_surely_polygon(values):
-                box = False
-            shapes.found["both" if box and polygon else "box" if box else "polygon" if polygon else "neither"] += 1
+            # Overflow to infinity is not a fault here: the box is refused later.
+            with np.errstate(over="ignore", invalid="ignore"):
+                shapes.found[_shape_of(np.array(values))] += 1
 
     def settle(self) -> None:
         """Decide what a row of each length means, after all files were parsed.
@@ -133,6 +134,8 @@ class RowForms:
             fits &= shapes.odd_ends <= MAX_EXCEPTIONS * shapes.rows
         elif length % 2 and odd == "box":
             refusal = f"has {length} values, which is no box with key points, as the dataset's other rows are"
+            alike = shapes.found["polygon"] <= MAX_EXCEPTIONS * shapes.found["box"] and shapes.found["box"] > 0
+            fits = alike or self._is_tracked(length)
         elif length % 2:
             return odd or f"has {length} values, but the numbers fit neither a box with key points nor a polygon"
         return "box" if fits else refusal
@@ -141,12 +144,8 @@ class RowForms:
         """Return what rows of an odd length from 7 mean: "box", "polygon", or "" where they are neither."""
         found: Counter[str] = Counter()
         for length in lengths:
-            shapes = self._shapes[length]
-            tracked = length == 7 and shapes.whole_ends == shapes.rows and shapes.mostly("box")
-            if tracked and (6 in self._shapes or shapes.rows >= MIN_TRACKED_ROWS):
-                found["box"] += shapes.found.total()  # predictions: a confidence and the number of a track
-            else:
-                found += shapes.found
+            shapes = self._shapes[length].found
+            found += Counter(box=shapes.total()) if self._is_tracked(length) else shapes
         boxes, polygons = found["box"], found["polygon"]
         if polygons and boxes <= MAX_EXCEPTIONS * polygons:
             return "polygon"
@@ -158,7 +157,17 @@ class RowForms:
             return "polygon"
         if not (boxes or polygons or found["both"]):
             return ""
+        # Datasets of key points have them in each row; those of polygons may have boxes, too.
+        whole = any(self._shapes[length].whole_ends == self._shapes[length].rows for length in lengths)
+        if self._plain_rows and not (boxes or whole):
+            return "polygon"
         raise self._ambiguous(max(lengths, key=lambda length: self._shapes[length].rows))
+
+    def _is_tracked(self, length: int) -> bool:
+        """Return whether rows of 7 values are predictions: a box, a confidence and the number of a track."""
+        shapes = self._shapes[length]
+        fits = length == 7 and shapes.whole_ends == shapes.rows and shapes.mostly("box")
+        return fits and (6 in self._shapes or shapes.rows >= MIN_TRACKED_ROWS)
 
     def _ambiguous(self, length: int) -> AmbiguousRowsError:
         """Return the error that rows of a length can be two things."""
@@ -176,7 +185,7 @@ class RowForms:
         """Return the box of a row (xyxy, divided by the image's size), or why it is refused."""
         meaning = "box" if row.length == 5 else self._meanings.get(row.length, "")
         largest = row.largest if meaning == "polygon" else _largest_of_box(row.box)
-        if np.isfinite(largest) and largest > MAX_NORMALISED:
+        if math.isfinite(largest) and largest > MAX_NORMALISED:
             fix = "divide them by the image's width and height"
             return f"has the value {largest:g}, but all must be within 0 and 1: values look like pixels; {fix}"
         if meaning not in ("box", "polygon"):
@@ -201,36 +210,41 @@ def _split_words(line: str) -> list[str]:
     return [word for word in re.split(r"[\s,;]+", line) if word]
 
 
-def _split_class(words: list[str]) -> tuple[str, np.ndarray]:
+def _split_class(words: list[str]) -> tuple[str, list[float]]:
     """Return the class as written, which may have spaces, and the values after it."""
+    values = [parse_number(word) for word in words]
     start = 1
-    if np.isnan(parse_number(words[0])) and words[0].lower() != "nan":
-        start = next((i for i, word in enumerate(words) if not np.isnan(parse_number(word))), 1)
-    return " ".join(words[:start]), np.array([parse_number(word) for word in words[start:]])
+    if math.isnan(values[0]) and words[0].lower() != "nan":
+        start = next((i for i, value in enumerate(values) if not math.isnan(value)), 1)
+    return " ".join(words[:start]), values[start:]
 
 
-def _make_row(line: int, class_text: str, values: np.ndarray) -> LabelRow:
+def _make_row(line: int, class_text: str, values: list[float]) -> LabelRow:
     """Return a row with the boxes of both meanings; NaN where values are missing."""
-    box, hull = [np.nan] * 4, [np.nan] * 4
+    box = hull = (math.nan,) * 4
     if len(values) >= 4:
-        center, half = values[:2], values[2:4] / 2
-        box = [*(center - half).tolist(), *(center + half).tolist()]
+        x, y, w, h = values[:4]
+        box = x - w / 2, y - h / 2, x + w / 2, y + h / 2
     if len(values) >= 6 and len(values) % 2 == 0:
-        corners = values.reshape(-1, 2)
-        hull = [*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist()]
-    largest = float(values.max()) if len(values) else np.nan
-    return LabelRow(line, class_text, 1 + len(values), largest, _as_box(box), _as_box(hull))
-
-
-def _as_box(values: Iterable[float]) -> _Box:
-    x1, y1, x2, y2 = values
-    return x1, y1, x2, y2
+        xs, ys = values[::2], values[1::2]
+        hull = min(xs), min(ys), max(xs), max(ys)
+    if any(map(math.isnan, values)):  # min and max would hide it
+        hull = (math.nan,) * 4
+    return LabelRow(line, class_text, 1 + len(values), max(values, default=math.nan), box, hull)
 
 
 def _largest_of_box(box: _Box) -> float:
     """Return the largest of cx, cy, w and h."""
     x1, y1, x2, y2 = box
     return max((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1)
+
+
+def _shape_of(values: np.ndarray) -> str:
+    """Return what the values after the class can be: "box", "polygon", "both" or "neither"."""
+    if len(values) % 2 == 0 and _is_surely_polygon(values):
+        return "polygon"
+    box, polygon = _can_be_box(values), len(values) % 2 == 0 and _can_be_polygon(values)
+    return "both" if box and polygon else "box" if box else "polygon" if polygon else "neither"
 
 
 def _can_be_box(values: np.ndarray) -> bool:
@@ -282,9 +296,13 @@ def _can_be_polygon(values: np.ndarray) -> bool:
 def _is_surely_polygon(values: np.ndarray) -> bool:
     """Return whether corners form a parallelogram, as rotated boxes do, or end where they began."""
     points = values.reshape(-1, 2)
+    if not ((points >= -EDGE_TOLERANCE) & (points <= 1 + EDGE_TOLERANCE)).all():
+        return False
     if len(points) > 3 and (points[0] == points[-1]).all():
         return True
-    return len(points) == 4 and bool(np.abs(points[0] + points[2] - points[1] - points[3]).max() < 1e-4)
+    # Also with the corners in the order of reading.
+    halves = [points[0] + points[i] - (points.sum(axis=0) - points[0] - points[i]) for i in range(1, len(points))]
+    return len(points) == 4 and any(np.abs(half).max() < MAX_ROUNDING for half in halves)
 
 
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -351,7 +351,10 @@ def test_datasets_without_photos_or_labels(tmp_path: Path) -> None:
     write_yolo(root, "")
     for file in (root / "labels").iterdir():
         file.unlink()
-    assert refusal(root) == f"{root}: no label file for any of its 2 images (labels/NAME.txt)"
+    assert (
+        refusal(root)
+        == f"{root}: no label file for any of its 2 images (labels/NAME.txt); add them, or correct the paths"
+    )
 
 
 def test_ids_of_names_that_are_not_utf8(tmp_path: Path) -> None:
