@@ -28,7 +28,8 @@ def read_dataset(root: Path | str, options: ReadingArgs = DEFAULT_READING) -> An
     """Read a dataset of any known format.
 
     Args:
-        root: a folder, a COCO .json file, or a YOLO data.yaml or obj.data. A folder that holds only the dataset's folder will do.
+        root: a folder, a COCO .json file, or a YOLO data.yaml or obj.data. A folder that holds only the dataset's
+            folder will do.
         options: how to read it.
 
     Raises:

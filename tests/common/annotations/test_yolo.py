@@ -1,10 +1,8 @@
-"""COCO and YOLO readers on small datasets in the layouts of COCO, Ultralytics and Roboflow."""
+"""YOLO reader on small datasets in the layouts of Ultralytics, Roboflow, Darknet and CVAT."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,67 +16,6 @@ from common.errors import UserError
 def save_photo(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (100, 80)).save(path)
-
-
-def write_coco(file: Path, names: list[str], annotations: list[dict[str, Any]]) -> Path:
-    """Write a COCO file with image ids from 1 and Roboflow's categories: an unused 0, with_mask, without_mask."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    categories = [
-        {"id": 0, "name": "masks", "supercategory": "none"},
-        {"id": 1, "name": "with_mask", "supercategory": "masks"},
-        {"id": 2, "name": "without_mask", "supercategory": "masks"},
-    ]
-    images = [{"id": i, "file_name": n, "width": 100, "height": 80} for i, n in enumerate(names, start=1)]
-    rows = [{"id": i} | row for i, row in enumerate(annotations, start=1)]
-    file.write_text(json.dumps({"images": images, "annotations": rows, "categories": categories}))
-    return file
-
-
-def coco_face(
-    image_id: int = 1, category_id: int = 1, bbox: object = (10.5, 20, 30, 40), **more: int
-) -> dict[str, Any]:
-    return {"image_id": image_id, "category_id": category_id, "bbox": bbox, **more}
-
-
-def test_coco_file_given_directly(tmp_path: Path) -> None:
-    for name in ("a.png", "b.png", "c.png"):
-        save_photo(tmp_path / name)
-    file = write_coco(
-        tmp_path / "x.json", ["a.jpg", "b.png"], [coco_face(), coco_face(category_id=2, bbox=[0, 0, 9, 9], iscrowd=1)]
-    )
-    read = read_dataset(file)
-    a, b = read.images
-    assert a.path.name == "a.png"
-    np.testing.assert_array_equal(a.boxes, [[10.5, 20, 40.5, 60]])
-    assert b.boxes.shape == (0, 4)
-    assert read.class_names == ("with_mask", "without_mask", "mask_weared_incorrect")
-    assert [p.file.name for p in read.problems] == ["c.png"] and "not listed" in read.problems[0].reason
-
-
-def test_roboflow_coco_folders_and_dummy_category(tmp_path: Path) -> None:
-    for folder in ("train", "valid"):
-        save_photo(tmp_path / folder / f"{folder}.jpg")
-        write_coco(tmp_path / folder / "_annotations.coco.json", [f"{folder}.jpg"], [coco_face()])
-    read = read_dataset(tmp_path)
-    assert [(i.image_id, i.split) for i in read.images] == [("train", "train"), ("valid", "val")]
-    assert "masks" not in read.class_names
-
-
-def test_coco_annotations_folder(tmp_path: Path) -> None:
-    save_photo(tmp_path / "images/train2017/a.png")
-    save_photo(tmp_path / "images/b.png")
-    write_coco(tmp_path / "annotations/instances_train2017.json", ["a.png"], [coco_face()])
-    write_coco(tmp_path / "annotations/val.json", ["b.png", "b.png"], [coco_face(), coco_face(image_id=2)])
-    read = read_dataset(tmp_path)
-    assert [(i.image_id, i.split) for i in read.images] == [("a", "train"), ("b", "val")]
-    assert len(read.problems) == 1 and "twice" in read.problems[0].reason
-
-
-@pytest.mark.parametrize("text", ["[" * 100_000, "\udce9"])
-def test_malformed_coco_json(tmp_path: Path, text: str) -> None:
-    (tmp_path / "x.json").write_text(text, errors="surrogateescape")
-    with pytest.raises(UserError, match=r"x\.json"):
-        read_dataset(tmp_path / "x.json")
 
 
 def write_yolo(root: Path, part: str, stem: str, *lines: str) -> None:
