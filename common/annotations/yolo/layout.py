@@ -16,6 +16,7 @@ from common.annotations.photos import (
     SPLIT_FOLDERS,
     AmbiguousNameError,
     PhotoIndex,
+    files_in,
     photos_in,
     split_of_folders,
     split_of_name,
@@ -58,7 +59,8 @@ def is_yolo_folder(folder: Path) -> bool:
         return True
     if not any(True for _ in _class_files(folder)):
         return False
-    return any(_has_label_next_to_photo(inner) for inner in (folder, *_folders_in(folder)))
+    photos = (file for file in files_in(folder, recursive=True) if file.suffix.lower() in IMAGE_SUFFIXES)
+    return any(photo.with_suffix(".txt").is_file() for photo in photos)
 
 
 def _has_pair(folder: Path) -> bool:
@@ -76,10 +78,6 @@ def _folders_in(folder: Path) -> list[Path]:
 
 def _split_folders(folder: Path) -> list[Path]:
     return [inner for inner in _folders_in(folder) if inner.name.lower() in SPLIT_FOLDERS]
-
-
-def _has_label_next_to_photo(folder: Path) -> bool:
-    return any(photo.with_suffix(".txt").is_file() for photo in photos_in(folder))
 
 
 def read_layout(root: Path, collector: Collector) -> YoloLayout:

@@ -269,8 +269,8 @@ def _can_be_box(values: np.ndarray) -> bool:
 def _are_key_points(values: np.ndarray, low: np.ndarray, high: np.ndarray, each: int) -> bool:
     """Return whether values are key points (x y, or x y visibility) in the box from `low` to `high`."""
     points = values.reshape(-1, each)
-    # Negative or 0 0: not annotated.
-    visible = (points[:, :2] >= 0).all(axis=1) & (points[:, :2] != 0).any(axis=1)
+    # Both negative or both 0: not annotated.
+    visible = (points[:, :2] >= 0).any(axis=1) & (points[:, :2] != 0).any(axis=1)
     if each == 3:
         if not np.isin(points[:, 2], _FLAGS).all():
             return False
