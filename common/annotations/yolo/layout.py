@@ -134,7 +134,11 @@ def _listed_names(base: Path, config: Path | None, listed: list[Path], collector
             own = read_yaml(file, collector).names
             if own:
                 return own
-    raise collector.error(f"{config or base}: no class names; add `names:` to data.yaml or a classes.txt")
+    fix = "add `names:` to data.yaml or a classes.txt"
+    inner = [] if config else [file for folder in _folders_in(base) for file in yolo_configs(folder)]
+    if inner:
+        fix = f"name {inner[0]} with --data, or {fix}"
+    raise collector.error(f"{config or base}: no class names; {fix}")
 
 
 def _tell_equal_names(names: dict[int, str], where: Path, collector: Collector) -> None:
@@ -180,10 +184,13 @@ class _PhotoSources:
             what = f"{key}: {value} does not exist; not used, tried {tried}"
             self._collector.add_problem(self._config, what, "unmatched")
             return
-        is_list = source.is_file()
-        if is_list:
+        if source.is_dir():
+            photos = photos_in(source, recursive=True)
+        elif source.suffix.lower() in IMAGE_SUFFIXES:
+            photos = [source]
+        else:
             self._layout.other_files.add(source)
-        photos = self._listed(source, split) if is_list else photos_in(source, recursive=True)
+            photos = self._listed(source, split)
         if not photos:
             self._collector.add_problem(self._config, f"{key}: {value} holds no image; not used", "unmatched")
         for photo in photos:

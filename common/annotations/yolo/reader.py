@@ -67,6 +67,7 @@ class _LabelReader:
     layout: YoloLayout
     collector: Collector
     named_rows: int = 0  # rows with the name of a class instead of its number
+    numbers: set[int] = field(default_factory=set)  # of classes in the rows
     forms: RowForms = field(init=False)
 
     def __post_init__(self) -> None:
@@ -128,6 +129,7 @@ class _LabelReader:
         """Return the name of a class, which is written as its number or name; None where it is unknown."""
         number = parse_number(text)
         if number.is_integer():
+            self.numbers.add(int(number))
             return self.layout.names.get(int(number))
         known = self._numbers.get(clean_name(text))
         self.named_rows += known is not None
@@ -139,6 +141,10 @@ class _LabelReader:
             self.collector.add_note(f"{count} rows have {kind} after the box, which are not used")
         if any("confidence" in kind for kind in self.forms.extras):
             self.collector.add_note("rows with a confidence are a model's predictions; check that they are right")
+        names = self.layout.names
+        if self.numbers and 0 in names and min(self.numbers) == 1 and max(self.numbers) == max(names) + 1:
+            what = f"no row has class 0, and some have class {max(self.numbers)}, which has no name"
+            self.collector.add_note(f"{what}: if the labels count from 1, correct the numbers of `names`")
         if self.named_rows:
             self.collector.add_note(f"{self.named_rows} rows have the name of a class instead of its number")
 
