@@ -18,9 +18,8 @@ PIXELS = [80, 56, 120, 104]
 POINTS = "0.45 0.45 0.55 0.45 0.5 0.52 0.46 0.58 0.54 0.58"
 FLAGGED = "0.45 0.45 2 0.55 0.45 2 0.5 0.52 1 0.46 0.58 2 0 0 0"
 TRIANGLE = "0.1 0.25 0.3 0.25 0.2 0.5"
-UNCLEAR = (
-    "0.5 0.5 0.6 0.5 0.65 0.55 0.65 0.6 0.6 0.65 0.5 0.65 0.45 0.55"  # a polygon, or a large box with points in it
-)
+# A flat polygon, or a large box with points in it.
+UNCLEAR = "0.5 0.5 0.6 0.5 0.65 0.52 0.7 0.52 0.7 0.54 0.6 0.55 0.5 0.52"
 
 
 def read_rows(root: Path, *files: str, config: str = "") -> Annotations:
@@ -72,11 +71,12 @@ def test_a_box_with_more_values_is_read_as_the_box(tmp_path: Path, rows: list[st
     ("rows", "expected"),
     [
         ([f"0 {TRIANGLE}"], [20, 40, 60, 80]),
-        ([f"0 {BOX}", f"0 {UNCLEAR}"], [90, 80, 130, 104]),  # datasets of key points have no plain boxes
+        ([f"0 {BOX}", f"0 {UNCLEAR}"], [100, 80, 140, 88]),  # datasets of key points have no plain boxes
         (["0 0.45 0.45 0.55 0.45 0.55 0.55 0.45 0.55"], [90, 72, 110, 88]),  # an oriented box
         (["0 0.45 0.45 0.55 0.45 0.45 0.55 0.55 0.55"], [90, 72, 110, 88]),  # its corners in the order of reading
         (["0 0.5 0.4 0.6 0.5 0.5 0.6 0.4 0.5 0.5 0.4"], [80, 64, 120, 96]),  # closed
-        ([f"0 {UNCLEAR}", "0 0.5 0.4 0.6 0.5 0.5 0.6 0.4 0.51"], [90, 80, 130, 104]),  # of varying lengths
+        (["0 0.6 0.5 0.57 0.57 0.5 0.6 0.43 0.57 0.4 0.5 0.43 0.43 0.5 0.4 0.57 0.43"], [80, 64, 120, 96]),  # round
+        ([f"0 {UNCLEAR}", "0 0.5 0.4 0.6 0.5 0.5 0.6 0.4 0.51"], [100, 80, 140, 88]),  # of varying lengths
     ],
 )
 def test_a_polygon_is_read_as_its_hull(tmp_path: Path, rows: list[str], expected: list[float]) -> None:
@@ -86,7 +86,7 @@ def test_a_polygon_is_read_as_its_hull(tmp_path: Path, rows: list[str], expected
 
 @pytest.mark.parametrize("config", ["kpt_shape: [0, 0]", "kpt_shape: [0, 2]"])
 def test_kpt_shape_can_say_that_all_values_are_corners(tmp_path: Path, config: str) -> None:
-    assert boxes_of(read_rows(tmp_path, f"0 {UNCLEAR}", config=config)) == [[90, 80, 130, 104]]
+    assert boxes_of(read_rows(tmp_path, f"0 {UNCLEAR}", config=config)) == [[100, 80, 140, 88]]
 
 
 @pytest.mark.parametrize(
