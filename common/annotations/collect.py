@@ -194,6 +194,10 @@ class Collector:
         self.add_problem(annotation, f"{face.location} {fault}; left out", objects=1)
         return None
 
+    def error(self, message: str) -> DatasetError:
+        """Return the error of a dataset that is refused as a whole, with the problems found so far."""
+        return DatasetError(message, self._problems)
+
     def finish(self, format_name: str = "") -> Annotations:
         """Return the dataset; raise DatasetError when no image could be used, or no image has a face."""
         if not self._images:
@@ -224,17 +228,17 @@ class Collector:
 
     def _unusable(self, what: str, otherwise: str) -> DatasetError:
         """Return the error of a dataset without an image or face."""
-        return self.error(f"{self._root}: {what}", otherwise)
+        return self.unusable(f"{self._root}: {what}", otherwise)
 
-    def error(self, message: str, otherwise: str = "") -> DatasetError:
-        """Return the error of a dataset that cannot be used, with the problems found so far.
+    def unusable(self, message: str, otherwise: str) -> DatasetError:
+        """Return the error of a dataset: with the number of problems and the first one, or else what to do.
 
         Args:
             message: what is wrong, with the file's name.
-            otherwise: what to do about it. If given, and there are problems, the message has the first one instead.
+            otherwise: what to do about it where no problem was found.
         """
-        if not self._problems or not otherwise:
-            return DatasetError(f"{message}; {otherwise}" if otherwise else message, self._problems)
+        if not self._problems:
+            return DatasetError(f"{message}; {otherwise}")
         refused = next((p for p in self._problems if p.kind == "refused"), self._problems[0])
         count = f"{len(self._problems)} problems, the first" if len(self._problems) > 1 else "first problem"
         return DatasetError(f"{message}; {count}: {refused}", self._problems)

@@ -28,8 +28,7 @@ def read_dataset(root: Path | str, options: ReadingArgs = DEFAULT_READING) -> An
     """Read a dataset of any known format.
 
     Args:
-        root: a folder, a COCO .json file, or a YOLO data.yaml or obj.data. A folder that holds only the dataset's
-            folder will do.
+        root: a folder, a COCO .json file, or a YOLO data.yaml. A folder that holds only the dataset's folder will do.
         options: how to read it.
 
     Raises:
@@ -45,7 +44,7 @@ def read_dataset(root: Path | str, options: ReadingArgs = DEFAULT_READING) -> An
     raise UserError(
         f"{root}: no annotated dataset; looked for Pascal VOC (images/ with annotations/*.xml, or *.xml "
         "next to the images), COCO (a .json file, _annotations.coco.json, annotations/*.json with images/) and YOLO "
-        "(data.yaml, obj.data, or images/ with labels/), also in train/, valid/ and test/"
+        "(data.yaml, or images/ with labels/), also in train/, valid/ and test/"
     )
 
 

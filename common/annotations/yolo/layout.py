@@ -110,7 +110,7 @@ def read_layout(root: Path, collector: Collector) -> YoloLayout:
     finder.tell_repeated()
     if not layout.photos:
         where = "its train, val and test folders hold no image" if settings.sources else "it holds no image"
-        raise collector.error(f"{config or root}: {where}", "correct the paths")
+        raise collector.unusable(f"{config or root}: {where}", "correct the paths")
     return layout
 
 

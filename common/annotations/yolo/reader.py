@@ -53,7 +53,7 @@ def read_yolo(root: Path | str, options: ReadingArgs = DEFAULT_READING) -> Annot
     if not pairing.labels:
         _add_lost(pairing, lost, collector)
         what = f"{root}: no label file for any of its {len(layout.photos)} images (labels/NAME.txt)"
-        raise collector.error(what, "add them, or correct the paths")
+        raise collector.unusable(what, "add them, or correct the paths")
     _add_unlabelled(unlabelled, layout, pairing, lost, options, collector)
     _add_lost(pairing, lost, collector)
     reader.tell()
