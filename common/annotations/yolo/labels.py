@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import unicodedata
@@ -10,12 +11,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.annotations.collect import parse_number
 from common.annotations.photos import AmbiguousNameError, PhotoIndex, files_in, photos_in
 from common.annotations.text import EncodingError, read_text
 from common.annotations.types import ProblemKind
 from common.annotations.yolo.layout import YoloLayout
 
 IMAGE_FOLDERS = ("images", "jpegimages")  # in lower case
+OTHER_TEXTS = r"(\w*classes|readme.*|notes)\.txt"  # names of text files that are no labels
 LABEL_FOLDERS = ("labels", "Labels", "LABELS")
 
 
@@ -83,7 +86,7 @@ class Pairing:
         rest = self._other_labels(owners)
         if not owners and not rest:  # labels in a folder of another name
             base = self._layout.base
-            files = (file for file in files_in(base, recursive=True) if file.suffix.lower() == ".txt")
+            files = filter(_may_be_label, files_in(base, recursive=True))
             rest = [file for file in files if file not in self._layout.other_files and _has_rows(file)]
         self._match_by_name(rest)
 
@@ -106,7 +109,7 @@ class Pairing:
         for place in dict.fromkeys(places):
             is_labels = _folder_index(place, ("labels",)) is not None
             for file in files_in(place, recursive=is_labels):
-                if file.suffix.lower() == ".txt" and file not in known and (is_labels or _has_rows(file)):
+                if file not in known and _may_be_label(file) and (is_labels or _has_rows(file)):
                     found[file] = None
         photo_folders += [_image_path(folder) for folder in {file.parent for file in found}]
         named, labelled = self._layout.photos, {file.parent for file in self.labels.values()}
@@ -170,10 +173,16 @@ def _image_path(path: Path) -> Path:
     return path if index is None else _with_part(path, index, "images")
 
 
+def _may_be_label(file: Path) -> bool:
+    """Return whether the name of a file can be that of a label file."""
+    return file.suffix.lower() == ".txt" and re.match(OTHER_TEXTS, file.name.lower()) is None
+
+
 def _has_rows(file: Path) -> bool:
     """Return whether a text file looks like a label file: a line has a class and four numbers."""
     try:
         lines = read_text(file).splitlines()
     except (EncodingError, OSError):
         return False
-    return any(re.fullmatch(r"\s*\S+([\s,;]+[-+.\deE]+){4,}\s*", line) for line in lines[:100])
+    rows = (re.split(r"[\s,;]+", line.strip()) for line in lines[:100])
+    return any(len(row) > 4 and not any(math.isnan(parse_number(word)) for word in row[-4:]) for row in rows)

@@ -24,7 +24,7 @@ MAX_TESTED_POINTS = 150  # the test of a polygon needs their square
 # 4 pi area / circumference^2: 1 of a circle. Of 4000 made rows of a box and 3 (4, 5) face landmarks, 0.7% (0.05%, 0)
 # are above as polygons; of made polygons with 5 (7, 12) corners around a face, 61% (90%, 99%).
 MIN_ROUNDNESS = 0.6
-MIN_TRACKED_ROWS = 5  # so many triangles do not all end in a whole number
+MIN_TRACKED_ROWS = 5  # five triangles do not all end in a whole number
 _FLAGS = (-1.0, 0.0, 1.0, 2.0)  # COCO's visibility of a key point, and -1 for a missing one
 _Box = tuple[float, float, float, float]
 

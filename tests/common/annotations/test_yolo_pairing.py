@@ -195,6 +195,9 @@ def test_only_misnamed_labels_refuse_the_dataset_with_the_files(tmp_path: Path) 
 
 
 def test_other_text_files_are_no_labels(tmp_path: Path) -> None:
-    write_set(tmp_path, ["pics/a.jpg", "pics/b.jpg"], {"pics/a.txt": ROW, "pics/notes.txt": "3 photos of 2 people"})
+    write_set(tmp_path, ["pics/a.jpg", "pics/b.jpg"], {"pics/a.txt": ROW, "pics/about.txt": "3 photos of 2 people"})
     read = read_dataset(tmp_path)
     assert not read.problems and complete(read) == {"a": True, "b": True}
+    others = {"x/y/labels/classes.txt": "mask", "x/y/labels/README.txt": "5 3 4 5 6"}
+    write_set(tmp_path / "deep", ["x/y/images/a.jpg"], {"x/y/labels/a.txt": ROW, **others}, "train: x/y/images")
+    assert not read_dataset(tmp_path / "deep").problems
