@@ -66,12 +66,12 @@ def yolo_configs(root: Path) -> list[Path]:
 
 def _is_darknet(text: str) -> bool:
     """Return whether text names a file of class names and a list of images, as Darknet's obj.data does."""
-    return all(re.search(line, text, re.M) for line in (r"^\s*names\s*=", r"^\s*\w+\s*=.*\.txt\s*$"))
+    return all(re.search(line, text, re.M) for line in (r"^[ \t]*names[ \t]*=", r"^[ \t]*\w+[ \t]*=.*\.txt[ \t]*$"))
 
 
 def _has_key(text: str, *keys: str) -> bool:
     """Return whether the text of a YAML file has one of the keys."""
-    return re.search(rf"(^|[{{,])\s*['\"]?({'|'.join(keys)})['\"]?\s*:", text, re.M) is not None
+    return re.search(rf"(^|[{{,])[ \t]*['\"]?({'|'.join(keys)})['\"]?\s*:", text, re.M) is not None
 
 
 def text_of_any(file: Path) -> str:
@@ -139,7 +139,7 @@ def _yaml_nodes(config: Path) -> dict[str, Any]:
     try:
         text = read_text(config)
         # In double quotes, "..\train" would have a tab.
-        text = re.sub(rf"^\s*({'|'.join(PATH_KEYS)})\s*:.*", lambda m: m[0].replace("\\", "/"), text, flags=re.M)
+        text = re.sub(rf"^[ \t]*({'|'.join(PATH_KEYS)})\s*:.*", lambda m: m[0].replace("\\", "/"), text, flags=re.M)
         node = yaml.compose(text, Loader=yaml.BaseLoader)
     except EncodingError as error:
         raise UserError(f"{config}: {error}") from error
