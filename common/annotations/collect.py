@@ -264,12 +264,21 @@ class Collector:
         return [f"{what}: taken as of the upright picture; check them with `python -m pipeline.check`"]
 
     def _unusable(self, what: str, otherwise: str) -> DatasetError:
-        """Return the error of a dataset without an image or face: with the number of problems and the first one."""
+        """Return the error of a dataset without an image or face."""
+        return self.unusable(f"{self._root}: {what}", otherwise)
+
+    def unusable(self, message: str, otherwise: str) -> DatasetError:
+        """Return the error of a dataset: with the number of problems and the first one, or else what to do.
+
+        Args:
+            message: what is wrong, with the file's name.
+            otherwise: what to do about it where no problem was found.
+        """
         if not self._problems:
-            return DatasetError(f"{self._root}: {what}; {otherwise}")
+            return DatasetError(f"{message}; {otherwise}")
         refused = next((p for p in self._problems if p.kind == "refused"), self._problems[0])
         count = f"{len(self._problems)} problems, the first" if len(self._problems) > 1 else "first problem"
-        return DatasetError(f"{self._root}: {what}; {count}: {refused}", self._problems)
+        return DatasetError(f"{message}; {count}: {refused}", self._problems)
 
 
 def image_ids(photos: Sequence[Path]) -> list[str]:

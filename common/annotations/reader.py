@@ -32,12 +32,12 @@ FOLDER_READERS: tuple[tuple[str, Callable[[Path], bool], Reader], ...] = (
 )
 FILE_READERS: dict[str, Reader] = {
     **{".json": lambda file, options: (read_via if is_via_file(file) else read_coco)(file, options)},
-    **{".yaml": read_yolo, ".yml": read_yolo, ".xml": read_cvat, ".csv": read_via},
+    **{".yaml": read_yolo, ".yml": read_yolo, ".data": read_yolo, ".xml": read_cvat, ".csv": read_via},
 }
 LAYOUTS = (
     "Pascal VOC (images/ with annotations/*.xml, or *.xml next to the images)",
     "COCO (a .json file, _annotations.coco.json, annotations/*.json with images/)",
-    "YOLO (data.yaml, or images/ with labels/)",
+    "YOLO (data.yaml, obj.data, or images/ with labels/)",
     "LabelMe (*.json next to the images, or in annotations/)",
     "CVAT for images (annotations.xml with images/)",
     "VIA (a project, or its annotations as .json or .csv, with the images)",

@@ -251,10 +251,15 @@ SEEDS: dict[str, list[bytes]] = {
     "cvat": [_CVAT],
     "via": [json.dumps(_VIA).encode(), _VIA_CSV],
     "coco": [json.dumps(_COCO).encode()],
-    "yolo": [b"0 0.5 0.5 0.2 0.3\n1 0.25 0.25 0.1 0.1\n"],
+    "yolo": [
+        b"0 0.5 0.5 0.2 0.3\n1 0.25 0.25 0.1 0.1\n",
+        b"0 0.5 0.5 0.2 0.3 0.45 0.45 0.55 0.45 0.5 0.5 0.46 0.58 0.54 0.58\n1 0.5 0.5 0.2 0.3 0.91 2\n",
+        b"0 0.1 0.2 0.3 0.2 0.2 0.4\n0,0.5,0.5,0.2,0.3\nb 0,5 0,5 0,2 0,3\n",
+    ],
     "yaml": [
         b"names: [with_mask, without_mask]\ntrain: train/images\n",
         b"names:\n  0: a\n  1: b\ntrain: train/images\n",
+        b"path: ..\\x\ntrain: [train/images, c.txt]\nval:\nnc: 2\nkpt_shape: [5, 2]\nnames: {0: yes, 1: no}\n",
     ],
     "bundle": [(DEFAULT / "bundle.json").read_bytes()],
     "multipart": [b"multipart/form-data; boundary=" + BOUNDARY + b"\n" + _form(), b"image/png\n" + encode_picture()],

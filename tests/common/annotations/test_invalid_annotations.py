@@ -296,7 +296,6 @@ NO_NAMES = "`names` is not a list of names or a table from number to name; corre
         (f"{BOMB_OF_ALIASES}train: images\nnames: *x9", NO_NAMES),
         (f"{BOMB_OF_ALIASES}train: *x9\nnames: [a]", "`train` or `path` is not a path; correct it"),
         (f"{BOMB_OF_ALIASES}path: *x9\ntrain: images\nnames: [a]", "`train` or `path` is not a path; correct it"),
-        ("train: nowhere\nnames: [a]", "its train, val and test folders hold no image; correct the paths"),
         (
             "names: [a",
             'malformed YAML (while parsing a flow sequence in "<unicode string>", line 1, column 8: names: [a ^ '
@@ -312,11 +311,21 @@ def test_invalid_yolo_configs(tmp_path: Path, text: str, line: str) -> None:
     assert refusal(tmp_path / "set") == f"{tmp_path}/set/data.yaml: {line}"
 
 
+def test_a_yolo_path_that_does_not_exist(tmp_path: Path) -> None:
+    write_yolo(tmp_path / "set", "")
+    (tmp_path / "set/data.yaml").write_text("train: nowhere\nnames: [a]")
+    config = tmp_path / "set/data.yaml"
+    problem = f"{config}: train: nowhere does not exist; not used, tried {tmp_path}/set/nowhere"
+    expected = f"{config}: its train, val and test folders hold no image; first problem: {problem}"
+    assert refusal(tmp_path / "set") == expected
+
+
 def test_a_yolo_label_file_that_is_not_text(tmp_path: Path) -> None:
     file = write_yolo(tmp_path / "set", "")
     file.write_bytes(b"0 0.5 0.5 \xff 0.5")
     read = read_dataset(tmp_path / "set")
-    assert [str(problem) for problem in read.problems] == [f"{file}: is not UTF-8 text; not used, save it as UTF-8"]
+    (problem,) = read.problems
+    assert problem.file == file and problem.reason.startswith("is not UTF-8 text but may be")
     assert [image.image_id for image in read.images] == ["a"]
 
 
@@ -342,7 +351,10 @@ def test_datasets_without_photos_or_labels(tmp_path: Path) -> None:
     write_yolo(root, "")
     for file in (root / "labels").iterdir():
         file.unlink()
-    assert refusal(root) == f"{root}: no label file for any of its 2 images (labels/NAME.txt)"
+    assert (
+        refusal(root)
+        == f"{root}: no label file for any of its 2 images (labels/NAME.txt); add them, or correct the paths"
+    )
 
 
 def test_ids_of_names_that_are_not_utf8(tmp_path: Path) -> None:

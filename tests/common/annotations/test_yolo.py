@@ -1,4 +1,4 @@
-"""The YOLO reader on small datasets in the layouts of Ultralytics and Roboflow."""
+"""YOLO reader on small datasets in the layouts of Ultralytics, Roboflow, Darknet and CVAT."""
 
 from __future__ import annotations
 

@@ -1,0 +1,249 @@
+"""Find the images, splits and class names of a YOLO dataset, with a configuration or by its folders."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from common.annotations.class_names import clean_name
+from common.annotations.collect import Collector
+from common.annotations.photos import (
+    SPLIT_FOLDERS,
+    AmbiguousNameError,
+    PhotoIndex,
+    files_in,
+    photos_in,
+    split_of_folders,
+    split_of_name,
+)
+from common.annotations.text import EncodingError, read_text
+from common.annotations.yolo.config import (
+    YoloSettings,
+    find_path,
+    lines_of,
+    read_darknet,
+    read_yaml,
+    text_of_any,
+    yolo_configs,
+)
+from common.paths import IMAGE_SUFFIXES
+
+# Files with one class name per line, the nearest first: LabelImg, Darknet, Roboflow's Darknet export.
+CLASS_FILES = (
+    *("classes.txt", "labels/classes.txt", "obj.names", "*.names", "_darknet.labels"),
+    *("images/classes.txt", "*/classes.txt", "labels/*/classes.txt", "*/labels/classes.txt"),
+    *("*/_darknet.labels", "*/*.names"),
+)
+
+
+@dataclass
+class YoloLayout:
+    """The parts of a YOLO dataset."""
+
+    base: Path  # its folder
+    config: Path | None  # data.yaml or obj.data
+    names: dict[int, str]
+    kpt_shape: tuple[int, int] | None = None  # number of key points and values of each; (0, 0) for none
+    photos: dict[Path, str | None] = field(default_factory=dict)  # split of each image, in a fixed order
+    other_files: set[Path] = field(default_factory=set)  # text files that are not labels
+
+
+def is_yolo_folder(folder: Path) -> bool:
+    """Return whether a folder has images/ and labels/, also in train/, or labels and class names next to images."""
+    if _has_pair(folder) or any(_has_pair(inner) for inner in _split_folders(folder)):
+        return True
+    if not any(True for _ in _class_files(folder)):
+        return False
+    photos = (file for file in files_in(folder, recursive=True) if file.suffix.lower() in IMAGE_SUFFIXES)
+    return any(photo.with_suffix(".txt").is_file() for photo in photos)
+
+
+def _has_pair(folder: Path) -> bool:
+    """Return whether a folder has images/ and labels/, in capitals or not."""
+    names = {inner.name.lower() for inner in _folders_in(folder)}
+    return {"images", "labels"} <= names
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    try:
+        return sorted(p for p in folder.iterdir() if p.name[0] != "." and p.is_dir())
+    except OSError:  # such as a folder without permission
+        return []
+
+
+def _split_folders(folder: Path) -> list[Path]:
+    return [inner for inner in _folders_in(folder) if inner.name.lower() in SPLIT_FOLDERS]
+
+
+def read_layout(root: Path, collector: Collector) -> YoloLayout:
+    """Return the layout of the dataset at `root`: a folder, data.yaml or obj.data; tell paths that fail.
+
+    Raises:
+        UserError: several configurations, no class names, no image, or a malformed file.
+    """
+    configs = yolo_configs(root)
+    base = root.parent if root.is_file() else root
+    if len(configs) > 1:
+        found = ", ".join(file.name for file in configs)
+        raise collector.error(f"{root}: has {len(configs)} YOLO configurations ({found}); name one with --data")
+    config = configs[0] if configs else None
+    settings = YoloSettings()
+    if config is not None:
+        read = read_darknet if config.suffix.lower() == ".data" else read_yaml
+        settings = read(config, collector)
+    listed = list(_class_files(base))
+    names = settings.names or _listed_names(base, config, listed, collector)
+    layout = YoloLayout(base, config, names, settings.kpt_shape, other_files=set(listed))
+    _tell_equal_names(names, config or base, collector)
+    _tell_other_names(settings, listed, config, collector)
+    finder = _PhotoSources(layout, settings.prefix, collector)
+    if settings.sources:
+        for key, value, split in settings.sources:
+            finder.add_source(key, value, split)
+    else:
+        finder.add_folders()
+    finder.tell_repeated()
+    if not layout.photos:
+        where = "its train, val and test folders hold no image" if settings.sources else "it holds no image"
+        raise collector.unusable(f"{config or root}: {where}", "correct the paths")
+    return layout
+
+
+def _class_files(base: Path) -> Iterator[Path]:
+    """Yield the files with class names, the nearest first."""
+    yield from dict.fromkeys(file for pattern in CLASS_FILES for file in sorted(base.glob(pattern)) if file.is_file())
+
+
+def _listed_names(base: Path, config: Path | None, listed: list[Path], collector: Collector) -> dict[int, str]:
+    """Return {class number: name} of the nearest file of class names, or of a YAML file with nothing else."""
+    found = {file: lines_of(file) for file in listed}
+    if found:
+        first, names = next(iter(found.items()))
+        for other, others in found.items():
+            if others != names and other.parent.parent == first.parent.parent and other.name == first.name:
+                fix = "number all labels after one list, and put it into data.yaml"
+                raise collector.error(f"{first} and {other}: name different classes; {fix}")
+        return dict(enumerate(names))
+    for file in sorted((*base.glob("*.yaml"), *base.glob("*.yml"))):
+        if file != config and re.search(r"^names\s*:", text_of_any(file), re.M):
+            own = read_yaml(file, collector).names
+            if own:
+                return own
+    fix = "add `names:` to data.yaml or a classes.txt"
+    inner = [] if config else [file for folder in _folders_in(base) for file in yolo_configs(folder)]
+    if inner:
+        fix = f"name {inner[0]} with --data, or {fix}"
+    raise collector.error(f"{config or base}: no class names; {fix}")
+
+
+def _tell_equal_names(names: dict[int, str], where: Path, collector: Collector) -> None:
+    """Note class numbers with the same name: they become one class."""
+    numbers: dict[str, list[int]] = {}
+    for number, name in names.items():
+        numbers.setdefault(clean_name(name), []).append(number)
+    for name, own in numbers.items():
+        if len(own) > 1:
+            collector.add_note(f"{where}: the classes {', '.join(map(str, own))} are all named {name!r}")
+
+
+def _tell_other_names(settings: YoloSettings, listed: list[Path], config: Path | None, collector: Collector) -> None:
+    """Note a classes.txt that says something else than the configuration, which counts."""
+    if not settings.names or config is None or config.suffix.lower() == ".data":
+        return
+    for file in listed[:1]:
+        if [*map(clean_name, lines_of(file))] != [clean_name(name) for _, name in sorted(settings.names.items())]:
+            collector.add_note(f"{file} names other classes than {config.name}, whose names are used")
+
+
+class _PhotoSources:
+    """Adds the images of folders and lists to a layout; an image in two splits stays in the first."""
+
+    def __init__(self, layout: YoloLayout, prefix: str, collector: Collector) -> None:
+        self._layout = layout
+        self._base = layout.base
+        self._config = layout.config or layout.base
+        self._prefix = prefix
+        self._collector = collector
+        self._by_real_path: dict[str, Path] = {}  # a link and its image are one image
+        self._repeated: Counter[tuple[str | None, str | None]] = Counter()
+        self._examples: dict[tuple[str | None, str | None], str] = {}
+
+    @cached_property
+    def _index(self) -> PhotoIndex:
+        return PhotoIndex(photos_in(self._base, recursive=True), self._base)
+
+    def add_source(self, key: str, value: str, split: str | None) -> None:
+        """Add the images of a folder or list that the configuration names, or tell that it fails."""
+        source, tried = find_path(self._base, self._prefix, value)
+        if source is None:
+            what = f"{key}: {value} does not exist; not used, tried {tried}"
+            self._collector.add_problem(self._config, what, "unmatched")
+            return
+        if source.is_dir():
+            photos = photos_in(source, recursive=True)
+        elif source.suffix.lower() in IMAGE_SUFFIXES:
+            photos = [source]
+        else:
+            self._layout.other_files.add(source)
+            photos = self._listed(source, split)
+        if not photos:
+            self._collector.add_problem(self._config, f"{key}: {value} holds no image; not used", "unmatched")
+        for photo in photos:
+            self._add(photo, split)
+
+    def _add(self, photo: Path, split: str | None) -> None:
+        """Add an image once."""
+        known = self._by_real_path.setdefault(os.path.realpath(photo), photo)
+        own = self._layout.photos.setdefault(known, split)
+        if own != split:
+            self._repeated[own, split] += 1
+            self._examples.setdefault((own, split), photo.name)
+
+    def add_folders(self) -> None:
+        """Add the images of a dataset without a configuration; the names of folders give the splits."""
+        inner = [
+            p for f in (self._base, *_split_folders(self._base)) for p in _folders_in(f) if p.name.lower() == "images"
+        ]
+        photos = [photo for folder in inner for photo in photos_in(folder, recursive=True)]
+        for photo in photos or photos_in(self._base, recursive=True):
+            folders = photo.relative_to(self._base).parts[:-1]
+            darknet = next((name for name in reversed(folders) if re.fullmatch(r"obj_\w+_data", name)), "")
+            self._add(photo, split_of_folders(folders) or split_of_name(darknet))
+
+    def tell_repeated(self) -> None:
+        """Tell how many images are in two splits."""
+        for (own, other), count in self._repeated.items():
+            what = f"{count} images are in {own} and {other}, such as {self._examples[own, other]}; kept in {own}"
+            self._collector.add_problem(self._config, what, "changed")
+
+    def _listed(self, listing: Path, split: str | None) -> list[Path]:
+        """Return the images that a text file lists, one per line: as named, else by the end of the path."""
+        try:
+            lines = [line.strip() for line in read_text(listing).splitlines()]
+        except (EncodingError, OSError) as error:
+            self._collector.add_problem(listing, f"{error}; not used")
+            return []
+        photos = set()
+        for line in filter(None, lines):
+            try:
+                photo = self._direct(listing, line) or self._index.find(line, split=split, near=listing.parent)
+            except AmbiguousNameError as error:
+                self._collector.add_problem(listing, f"{error}; not used")
+                continue
+            if photo is None:
+                self._collector.add_problem(listing, f"image {line!r} is missing; not used", "unmatched")
+            else:
+                photos.add(photo)
+        return sorted(photos)
+
+    def _direct(self, listing: Path, line: str) -> Path | None:
+        """Return the image of a line that is a path as it should be."""
+        path = line.replace("\\", "/")
+        folders = (listing.parent, self._base / self._prefix.replace("\\", "/"), self._base)
+        found = (folder / path for folder in folders if Path(path).suffix.lower() in IMAGE_SUFFIXES)
+        return next((photo for photo in found if os.path.isfile(photo)), None)  # noqa: PTH113
