@@ -10,9 +10,9 @@ import pytest
 from common.annotations import load_dataset
 from common.errors import UserError
 from pipeline.data.split import main as split
+from tests.helpers.cases import CASES, needs_cases
 
-CASES = Path(__file__).resolve().parents[3].parent / "shared/cases"
-pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason=f"needs the cases in {CASES}")
+pytestmark = needs_cases
 
 BOX = [10.0, 10.0, 40.0, 50.0]
 MASK = ("with_mask",)

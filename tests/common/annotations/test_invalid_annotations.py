@@ -325,7 +325,7 @@ def test_a_yolo_label_file_that_is_not_text(tmp_path: Path) -> None:
     file.write_bytes(b"0 0.5 0.5 \xff 0.5")
     read = read_dataset(tmp_path / "set")
     (problem,) = read.problems
-    assert problem.file == file and problem.reason.startswith("is not UTF-8 text but may be")
+    assert problem.file == file and problem.reason.startswith("is not UTF-8 text; it looks like")
     assert [image.image_id for image in read.images] == ["a"]
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from common.annotations.loading import load_dataset
+from tests.helpers.cases import CASES, needs_cases
 
-CASES = Path(__file__).resolve().parents[3].parent / "shared/cases"
+pytestmark = needs_cases
+
 BOX = [9.0, 9.0, 40.0, 50.0]  # (10, 10, 40, 50) in VOC's pixels
 HULL = [39.28, 74.81, 160.72, 205.19]  # of the 110x120 box at (100, 140), turned by 0.1 radians
 
@@ -57,8 +58,6 @@ EXPECTED = {
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_case_is_read_as_it_must(name: str) -> None:
-    if not (CASES / name).is_dir():
-        pytest.skip(f"the case is not at {CASES / name}")
     case, lines = EXPECTED[name], list[str]()
     read = load_dataset(CASES / name, log=lines.append)
     boxes = {image.image_id: [round(edge, 2) for edge in image.boxes[0].tolist()] for image in read.images}

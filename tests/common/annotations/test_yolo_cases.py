@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from common.annotations import Annotations, read_dataset
 from common.annotations.options import ReadingArgs
 from common.errors import UserError
+from tests.helpers.cases import CASES, needs_cases
 
-CASES = Path(__file__).resolve().parents[3].parent / "shared/cases"
-pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason=f"{CASES} is missing")
+pytestmark = needs_cases
 
 CENTER = [64, 42, 96, 78]  # `0.5 0.5 0.2 0.3` of 160x120 px
 DRAWN = [30, 40, 80, 100]  # the face of the first drawing
@@ -36,7 +34,7 @@ READ: dict[str, tuple[dict[str | None, int], dict[str, int], list[float]]] = {
 }
 REFUSED = {
     "yolo_train_images_label_missing_split": ("no class names", "classes.txt"),
-    "yolo_yaml_cp949": ("data.yaml: is not UTF-8 text but may be cp949 (Korean)", "iconv -f cp949 -t utf-8"),
+    "yolo_yaml_cp949": ("data.yaml: is not UTF-8 text; it looks like CP949 (Korean)", "iconv -f CP949 -t UTF-8"),
 }
 
 

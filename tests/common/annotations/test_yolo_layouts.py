@@ -295,8 +295,8 @@ def test_another_encoding_is_refused_with_the_way_to_convert(tmp_path: Path, fil
     with pytest.raises(UserError) as raised:
         read_dataset(tmp_path)
     message = str(raised.value)
-    assert message.startswith(f"{tmp_path}/{file}: is not UTF-8 text but may be cp949 (Korean)")
-    assert "iconv -f cp949 -t utf-8" in message
+    assert message.startswith(f"{tmp_path}/{file}: is not UTF-8 text; it looks like CP949 (Korean)")
+    assert "iconv -f CP949 -t UTF-8" in message
 
 
 @pytest.mark.skipif(os.path.supports_unicode_filenames, reason="this file system changes the form of names")
