@@ -6,7 +6,7 @@ import io
 import stat
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +29,7 @@ TRANSPOSED = (5, 6, 7, 8)  # the EXIF orientations that swap width and height
 ANIMATED_FORMATS = ("GIF", "WEBP", "PNG", "AVIF")
 NO_END_NOTE = "lacks its end marker, but all pixels are there; save it again"
 GREY_RANGES = (255, 1023, 4095, 65535)  # largest values of 8, 10, 12 and 16 bits
+_HOT_PIXELS = 10_000  # one pixel of so many may be above the range: a sensor's hot pixels, not the picture
 # Pillow's modes that it converts to RGB for certain.
 _MODES = (
     "1",
@@ -75,9 +76,9 @@ def read_image(path: str | Path) -> Pixels:
     lacks only its end marker is read.
 
     Grey of more than 8 bits, and colours stored in 16, are divided by the largest value of their bit depth. That is
-    the depth that a TIFF names, else the least of 8, 10, 12 and 16 bits that the brightest pixel fits into. So 10 and
-    12 bits stored in 16 are read at full brightness, and a picture with a pixel above 4095 as 16 bits. A black picture
-    stays black: nothing is divided by its own maximum.
+    the depth that a TIFF names, else the least of 8, 10, 12 and 16 bits that all but one in 10,000 pixels fit into. So
+    10 and 12 bits stored in 16 are read at full brightness, also with a few hot pixels. A black picture stays black:
+    nothing is divided by its own maximum.
 
     Raises:
         MediaError: the file is missing, not a plain file, empty, not a picture, truncated or above MAX_PIXELS.
@@ -154,7 +155,7 @@ def _decode(file: BinaryIO, name: str | Path, shrink: Shrink | None, max_pixels:
             width, height = image.size
             allowed = 1 if shrink is None or image.format not in ("JPEG", "MPO") else shrink((width, height))
             factor = max((each for each in (2, 4, 8) if each <= allowed), default=1)  # those of a JPEG's decoder
-            deep = image.mode == "RGB" and "16" in str(getattr(image, "tile", ""))
+            deep = image.mode in ("RGB", "RGBA") and "16" in str(getattr(image, "tile", ""))
             with _file_errors(name):
                 if factor > 1:
                     image.draft(None, (max(width // factor, 1), max(height // factor, 1)))
@@ -163,7 +164,7 @@ def _decode(file: BinaryIO, name: str | Path, shrink: Shrink | None, max_pixels:
                     image = image.convert("RGB")  # noqa: PLW2901
             orientation = orientation_of(image)
             pixels = to_rgb(image)
-            if deep and pixels.max() <= _MAX_12_BITS >> 8:  # Pillow keeps the upper 8 of 16 bits
+            if deep and _is_dark(image):
                 pixels = _decode_deep_colour(file, pixels)
             pixels = _autorotate(pixels, orientation)
             size = (height, width) if orientation in TRANSPOSED else (width, height)
@@ -196,12 +197,24 @@ def _decode_packed_tiff(file: BinaryIO, max_pixels: int) -> Photo | None:
     return Photo(pixels, (pixels.shape[1], pixels.shape[0]))
 
 
+def _is_dark(image: Image.Image) -> bool:
+    """Return whether 12 bits stored in 16 hold all colours, except for hot pixels."""
+    colours = np.asarray(image)[..., :3]  # Pillow keeps the upper 8 of 16 bits
+    return np.count_nonzero(colours > _MAX_12_BITS >> 8) <= colours.size // _HOT_PIXELS
+
+
 def _decode_deep_colour(file: BinaryIO, pixels: Pixels) -> Pixels:
     """Return 10 or 12-bit colours stored in 16 bits at full brightness; `pixels` where they cannot be read so."""
     from common.decoding.deep_images import read_16_bits
 
     values = read_16_bits(file)
-    return pixels if values is None or values.shape != pixels.shape else _deep_to_rgb(values, _white_of(values))
+    if values is None or values.ndim != 3 or values.shape[:2] != pixels.shape[:2]:
+        return pixels
+    colours = _deep_to_rgb(values[..., :3], _white_of([values[..., :3]]))
+    if values.shape[2] == 3:
+        return colours
+    alpha = (values[..., 3:] >> 8).astype(np.uint8)
+    return _strip_to_rgb(Image.fromarray(np.concatenate([colours, alpha], axis=2)))
 
 
 def _animation_note(image: Image.Image) -> str:
@@ -310,17 +323,21 @@ def _white_of_grey(image: Image.Image, strips: Sequence[tuple[int, int]]) -> int
     bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0]
     if bits < 16:
         return int(2**bits - 1)
-    return max(_white_of(np.asarray(image.crop((0, top, image.width, bottom)))) for top, bottom in strips)
+    return _white_of(np.asarray(image.crop((0, top, image.width, bottom))) for top, bottom in strips)
 
 
-def _white_of(*parts: NDArray[np.uint16]) -> int:
-    """Return the least of GREY_RANGES that all values fit into."""
-    high = max(int(part.max()) for part in parts)
-    return next(white for white in GREY_RANGES if high <= white)
+def _white_of(parts: Iterable[NDArray[np.uint16]]) -> int:
+    """Return the least of GREY_RANGES that all pixels fit into, except for hot ones."""
+    above, pixels = np.zeros(len(GREY_RANGES), np.int64), 0
+    for part in parts:
+        above += [np.count_nonzero(part > white) for white in GREY_RANGES]
+        pixels += part.size
+    return next(white for white, count in zip(GREY_RANGES, above, strict=True) if count <= pixels // _HOT_PIXELS)
 
 
 def _deep_to_rgb(values: NDArray[np.uint16], white: int) -> Pixels:
     """Return grey (H, W) or RGB (H, W, 3) values from 0 to `white` as 8-bit RGB."""
+    values = np.minimum(values, white)  # of hot pixels
     scaled = ((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
     return scaled if scaled.ndim == 3 else np.repeat(scaled[..., None], 3, axis=2)
 

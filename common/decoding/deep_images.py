@@ -12,7 +12,7 @@ from PIL import TiffImagePlugin
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258, 262, 274  # TIFF tags
 _BLACK_IS_ZERO = 1
 _PACKED_BITS = (10, 14)  # that Pillow does not know
-Deep = NDArray[np.uint16]  # (H, W) grey, or (H, W, 3) RGB
+Deep = NDArray[np.uint16]  # (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA
 
 
 def read_packed_tiff(file: BinaryIO, max_pixels: int) -> tuple[Deep, int, int] | None:
@@ -43,10 +43,10 @@ def read_16_bits(file: BinaryIO) -> Deep | None:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         return None
-    if pixels is None or pixels.dtype != np.uint16 or pixels.shape[2:] not in ((), (3,)):
+    if pixels is None or pixels.dtype != np.uint16 or pixels.shape[2:] not in ((), (3,), (4,)):
         return None
     values = pixels.astype(np.uint16, copy=False)
-    return values if values.ndim == 2 else np.ascontiguousarray(values[..., ::-1])
+    return values if values.ndim == 2 else np.ascontiguousarray(values[..., [2, 1, 0, 3][: values.shape[2]]])
 
 
 def _without_orientation(data: bytes) -> bytes:

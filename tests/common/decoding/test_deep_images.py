@@ -54,6 +54,33 @@ def test_one_bright_pixel_in_the_last_rows_decides(tmp_path: Path) -> None:
     assert read_image(tmp_path / "a.png")[0, 0, 0] == round(1000 * 255 / 65535)
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("shape", [(120, 180), (120, 180, 3)])
+@pytest.mark.parametrize("white", [1023, 4095])
+def test_two_hot_pixels_do_not_darken_the_picture(
+    tmp_path: Path, suffix: str, shape: tuple[int, ...], white: int
+) -> None:
+    values = np.full(shape, white, np.uint16)
+    values[3, 3], values[99, 99] = 65535, 40_000  # 2 of 21,600 pixels
+    cv2.imwrite(str(tmp_path / f"a.{suffix}"), values)
+    assert (read_image(tmp_path / f"a.{suffix}") == 255).all()
+    values[5, 5] = 40_000  # 3 are more than one in 10,000
+    cv2.imwrite(str(tmp_path / f"a.{suffix}"), values)
+    assert np.median(read_image(tmp_path / f"a.{suffix}")) <= round(white * 255 / 65535)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_12_bit_colours_with_transparency(tmp_path: Path, suffix: str) -> None:
+    colours = np.random.default_rng(0).integers(0, 4096, (8, 9, 3), np.uint16)
+    colours[0, 0] = 4095
+    alpha = np.full((8, 9, 1), 65535, np.uint16)
+    alpha[4:] = 0
+    cv2.imwrite(str(tmp_path / f"a.{suffix}"), np.concatenate([colours[..., ::-1], alpha], axis=2))
+    pixels = read_image(tmp_path / f"a.{suffix}").astype(int)
+    assert np.abs(pixels[:4] - in_8_bits(colours, 4095)[:4]).max() <= 1
+    assert (pixels[4:] == 255).all()
+
+
 def test_32_bits_follow_the_same_rule(tmp_path: Path) -> None:
     Image.fromarray(ramp(1023).astype(np.int32)).save(tmp_path / "i.tif")
     Image.fromarray(ramp(4095).astype(np.float32)).save(tmp_path / "f.tif")
