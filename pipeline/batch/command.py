@@ -134,6 +134,8 @@ def _show(args: BatchArgs, stats: BatchStats, job: BatchJob) -> None:
         lines["errors"] = f"{stats.error_count}, tried again by the same command: {display_name(errors_path(args.out))}"
     if stats.notes:
         lines["notes"] = f"{stats.notes}, in the column note of the results"
+    if stats.skipped_videos:
+        lines["videos"] = f"{stats.skipped_videos} skipped; process them with `python -m pipeline.detect`"
     if stats.photos:
         lines["speed"] = f"{stats.rate:.1f} photos a second, a worker held up to {stats.peak_megabytes:.0f} MB"
     lines["results"] = display_name(args.out) if stats.photos + stats.processed_before else "none"

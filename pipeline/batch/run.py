@@ -26,6 +26,7 @@ class BatchStats:
     faces: Counter[str] = field(default_factory=Counter)  # number in these photos, by label
     error_count: int = 0
     notes: int = 0  # photos with a note
+    skipped_videos: int = 0  # of folders and patterns
     first_errors: list[tuple[str, str]] = field(default_factory=list)  # (file, what)
     start_time: float = math.inf  # of the first photo, Unix time by the workers' clocks
     end_time: float = -math.inf  # of the last photo, likewise
@@ -69,9 +70,10 @@ def run_batch(
     """
     stats = BatchStats()
     problems: deque[MediaError] = deque()  # the engine may scan in another thread
+    videos: set[str] = set()
     with results.open() as (processed, error_file):
         stats.processed_before = len(processed)
-        for result in engine(find_chunks(config, processed, problems.append)):
+        for result in engine(find_chunks(config, processed, problems.append, videos.add)):
             if result.part:
                 results.add(result.key, result.part)
             for file, what in result.errors:
@@ -82,4 +84,5 @@ def run_batch(
         for problem in problems:
             error_file.add(problem.file, problem.reason)
             stats.add_error(problem.file, problem.reason)
+    stats.skipped_videos = len(videos)
     return stats

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from common.errors import MediaError, UserError, first_line
-from common.paths import IMAGE_SUFFIXES, canonical_path, is_address
+from common.paths import IMAGE_SUFFIXES, VIDEO_SUFFIXES, canonical_path, is_address
 from pipeline.batch.chunk import Chunk, PhotoRef, name_digest, photo_name
 from pipeline.batch.photo_source import ParquetColumns, find_rows, read_contents
 from pipeline.batch.storage import FolderEntry, PathKind, Storage, resolve_storage
@@ -24,6 +24,7 @@ CHUNK_SHARE = 4  # a chunk holds at most 1 / (CHUNK_SHARE * workers) of the phot
 TABLE_SUFFIX = ".parquet"
 
 Report = Callable[[MediaError], None]
+OnVideo = Callable[[str], None]  # called with a video's path
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,9 @@ class _FoundPhoto:
         return self.storage, None if self.row_group is None else self.photo.path
 
 
-def find_chunks(config: ScanConfig, processed: Container[str], report: Report) -> Iterator[Chunk]:
+def find_chunks(
+    config: ScanConfig, processed: Container[str], report: Report, on_video: OnVideo = lambda _: None
+) -> Iterator[Chunk]:
     """Yield chunks of all photos of the sources whose names are not `processed`, each photo once.
 
     Folders are searched with all subfolders for pictures and Parquet files by suffix, without hidden ones. A file
@@ -62,9 +65,10 @@ def find_chunks(config: ScanConfig, processed: Container[str], report: Report) -
         config: the sources, and the size of chunks.
         processed: names of photos to leave out.
         report: called with each source that does not exist, holds no photos or cannot be searched.
+        on_video: called for each video of a folder or pattern, which is left out.
     """
     waiting: list[_FoundPhoto] = []
-    for count, found in enumerate(_new_photos(config, processed, report)):
+    for count, found in enumerate(_new_photos(config, processed, report, on_video)):
         size = min(config.max_chunk, max(MIN_CHUNK, count // (CHUNK_SHARE * config.workers)))
         if waiting and _is_complete(waiting, found, size):
             yield _make_chunk(waiting, config.columns)
@@ -86,12 +90,14 @@ def _make_chunk(found: Sequence[_FoundPhoto], columns: ParquetColumns) -> Chunk:
     return replace(chunk, contents=tuple(read_contents(chunk, columns))) if chunk.storage.is_private else chunk
 
 
-def _new_photos(config: ScanConfig, processed: Container[str], report: Report) -> Iterator[_FoundPhoto]:
+def _new_photos(
+    config: ScanConfig, processed: Container[str], report: Report, on_video: OnVideo
+) -> Iterator[_FoundPhoto]:
     """Yield every photo that is not processed, once."""
     may_repeat = len(config.sources) > 1 or any(glob.has_magic(source) for source in config.sources)
     seen: set[bytes] = set()
     for source in config.sources:
-        for found in _SourceScanner(config, report).photos(source):
+        for found in _SourceScanner(config, report, on_video).photos(source):
             name = photo_name(found.storage, found.photo)
             if name in processed:
                 continue
@@ -109,8 +115,8 @@ class _SourceScanner:
     Not `common.paths.find_images`, which holds all names in memory and knows neither addresses nor Parquet files.
     """
 
-    def __init__(self, config: ScanConfig, report: Report) -> None:
-        self._config, self._report = config, report
+    def __init__(self, config: ScanConfig, report: Report, on_video: OnVideo) -> None:
+        self._config, self._report, self._on_video = config, report, on_video
         self._reported = False
 
     def photos(self, source: str) -> Iterator[_FoundPhoto]:
@@ -126,6 +132,8 @@ class _SourceScanner:
         photos: Iterator[_FoundPhoto] = iter(())
         if kind == "folder":
             photos = self._matching(storage, path, pattern or [], set())
+        elif kind == "file" and pattern is None and _is_video(base):
+            self._problem(MediaError(base, "is a video; process it with `python -m pipeline.detect`"))
         elif kind == "file" and pattern is None:
             photos = self._in_file(storage, canonical_path(path) if storage.is_local else path)
         empty = True
@@ -146,8 +154,8 @@ class _SourceScanner:
             seen.add(folder)
             entries = self._entries(storage, folder)
             for entry in entries:
-                if not entry.is_folder and _has_photos(entry.name):
-                    yield from self._in_file(storage, entry.path)
+                if not entry.is_folder:
+                    yield from self._in_found_file(storage, entry)
             waiting += [entry.path for entry in reversed(entries) if entry.is_folder and not entry.name.startswith(".")]
 
     def _matching(
@@ -172,8 +180,15 @@ class _SourceScanner:
             elif fnmatchcase(entry.name, head):
                 if entry.is_folder:
                     yield from self._matching(storage, entry.path, rest, seen)
-                elif not rest and _has_photos(entry.name):
-                    yield from self._in_file(storage, entry.path)
+                elif not rest:
+                    yield from self._in_found_file(storage, entry)
+
+    def _in_found_file(self, storage: Storage, entry: FolderEntry) -> Iterator[_FoundPhoto]:
+        """Yield the photos of a file of a folder or pattern: chosen by its suffix."""
+        if _has_photos(entry.name):
+            yield from self._in_file(storage, entry.path)
+        elif _is_video(entry.name):
+            self._on_video(entry.path)
 
     def _in_file(self, storage: Storage, path: str) -> Iterator[_FoundPhoto]:
         """Yield a picture file, or the rows of a Parquet file."""
@@ -229,3 +244,8 @@ def _has_photos(name: str) -> bool:
     suffix = os.path.splitext(name)[1].lower()
     hidden = (".", "_") if suffix == TABLE_SUFFIX else "."
     return (suffix == TABLE_SUFFIX or suffix in IMAGE_SUFFIXES) and not name.startswith(hidden)
+
+
+def _is_video(name: str) -> bool:
+    """Return whether a file is a video by its name, and not hidden."""
+    return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES and not name.rpartition("/")[2].startswith(".")

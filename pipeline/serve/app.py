@@ -128,7 +128,7 @@ def _add_detection(
             raise MediaError(upload.name, "is empty (0 bytes); send a photo")
         photo = predictor.read_from(BytesIO(upload.data), upload.name, min_face, limits.max_pixels)
         found = predictor.detect(photo, min_score, min_face)
-        result = image_result(FoundImage(upload.name, upload.name), photo.size, found)
+        result = image_result(FoundImage(upload.name, upload.name), photo.size, found, photo.note)
         metrics.count_photo(len(upload.data), time.perf_counter() - begin, found.labels)
         text = json.dumps(result.record(), ensure_ascii=False, allow_nan=False)  # as the command line writes it
         return Response(text.encode(), media_type="application/json")

@@ -28,6 +28,7 @@ class PhotoFaces(BaseModel):
     width: int = Field(description="Of the upright photo, in pixels")
     height: int = Field(description="Of the upright photo, in pixels")
     faces: list[Face] = Field(description="Best score first")
+    note: str = Field("", description="Only where there is one: what to know of a file that was read all the same")
 
 
 class Health(BaseModel):

@@ -60,6 +60,19 @@ def test_the_same_photos_as_detect_finds(sources: list[str]) -> None:
     assert sorted(scanned) == sorted(canonical_path(image.path) for image in found)
 
 
+def test_videos_are_left_out_and_counted(here: Path) -> None:
+    touch("p/a.jpg", "p/b.mp4", "p/x/c.MOV", "p/.d.mp4", "p/.h/e.mp4", "p/note.txt")
+    for sources, expected in (
+        (["p"], ["b.mp4", "c.MOV"]), (["p/*"], ["b.mp4", "c.MOV"]), (["p/*.mp4", "p/a.jpg"], ["b.mp4"])
+    ):  # fmt: skip
+        videos: list[str] = []
+        found = list(find_chunks(ScanConfig(sources, 256, 1), DigestSet(), lambda _: None, videos.append))
+        assert [len(chunk) for chunk in found] == [1]
+        assert [Path(video).name for video in videos] == expected
+    found, problems = chunks("p/b.mp4", "p/a.jpg")
+    assert len(found) == 1 and problems == ["p/b.mp4: is a video; process it with `python -m pipeline.detect`"]
+
+
 def test_links_are_followed_once(here: Path) -> None:
     touch("p/a.jpg", "q/b.jpg")
     Path("p/round").symlink_to("../p")

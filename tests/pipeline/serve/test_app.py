@@ -47,6 +47,16 @@ def test_a_photo_in_a_form_and_as_the_body(client: TestClient, fake: FakePredict
     assert fake.calls == [(None, None)] * 5
 
 
+def test_a_file_that_was_read_all_the_same_has_a_note(client: TestClient) -> None:
+    jpeg, animation = io.BytesIO(), io.BytesIO()
+    picture = Image.effect_noise((48, 32), 40)
+    picture.save(jpeg, "JPEG")
+    picture.save(animation, "GIF", save_all=True, append_images=[Image.new("L", (48, 32))])
+    for data, note in ((jpeg.getvalue()[:-2], "lacks its end marker"), (animation.getvalue(), "is an animation")):
+        answer = client.post("/v1/detect", content=data, headers=RAW)
+        assert answer.status_code == 200 and note in answer.json()["note"]
+
+
 def test_options_reach_the_predictor(client: TestClient, fake: FakePredictor, photo: bytes) -> None:
     assert client.post("/v1/detect?min_score=0&min_face=12.5", content=photo, headers=RAW).status_code == 200
     assert fake.calls == [(0.0, 12.5)]
