@@ -152,7 +152,8 @@ _FIXES = {
 def _error_line(error: Exception) -> str:
     """Return the error as one line; that of an OSError has the file first and the fix last."""
     if isinstance(error, ProgrammingError):
-        return f"programming error in a worker ({error.what}), not a fault of your files; report the traceback above"
+        report = "report the traceback above" if error.trace else "report it with the text above, if any"
+        return f"programming error in a worker ({error.what}), not a fault of your files; {report}"
     if not isinstance(error, OSError) or error.errno is None:
         return str(error)
     name, fix = error.filename, _FIXES.get(error.errno)

@@ -48,6 +48,10 @@ class MediaError(UserError):
         self.reason = " ".join(what.split())  # what is wrong and what to do, as one line without the path
         super().__init__(f"{display_name(file)}: {self.reason}")
 
+    def __reduce__(self) -> tuple[type[MediaError], tuple[str, str]]:
+        """Return how to make the error again in another process: `args` holds the message alone."""
+        return type(self), (self.file, self.reason)
+
 
 class TooManyPixelsError(MediaError):
     """A picture with more pixels than allowed; no pixel was decoded."""

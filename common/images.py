@@ -200,7 +200,7 @@ def _decode_packed_tiff(file: BinaryIO, max_pixels: int) -> Photo | None:
 def _is_dark(image: Image.Image) -> bool:
     """Return whether 12 bits stored in 16 hold all colours, except for hot pixels."""
     colours = np.asarray(image)[..., :3]  # Pillow keeps the upper 8 of 16 bits
-    return np.count_nonzero(colours > _MAX_12_BITS >> 8) <= colours.size // _HOT_PIXELS
+    return int(np.count_nonzero(colours > _MAX_12_BITS >> 8)) <= colours.size // _HOT_PIXELS
 
 
 def _decode_deep_colour(file: BinaryIO, pixels: Pixels) -> Pixels:

@@ -30,8 +30,8 @@ def map_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int, chunks
         function: a module's function, so that it can be sent to a process.
         chunksize: jobs sent to a worker at a time.
 
-    Raises UserError when a worker process was killed, ProgrammingError when one ended by itself, and what `function`
-    raises.
+    Raises UserError when a worker process was killed, ProgrammingError when one ended by itself or `function` raised
+    an error of our code there, and the UserError and OSError that `function` raises.
     """
     if workers <= 1:
         yield from map(function, jobs)
@@ -75,7 +75,12 @@ _STOP: list[Event] = []  # in a worker process: one event, set when no further j
 
 def _run_unless_stopped(function: Callable[[T], R], job: T) -> R | None:
     """Call the function in a worker process, unless the work was stopped."""
-    return None if _STOP[0].is_set() else function(job)
+    try:
+        return None if _STOP[0].is_set() else function(job)
+    except (UserError, OSError, MemoryError, ProgrammingError):
+        raise
+    except Exception as error:  # with its traceback, which would be lost or printed twice
+        raise ProgrammingError.of(error) from None
 
 
 def _init_worker(stop: Event) -> None:

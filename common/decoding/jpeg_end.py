@@ -17,6 +17,7 @@ _RESTART_INTERVAL = b"\xff\xdd"
 _MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)  # not a stuffed byte, not a restart marker
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SCAN_HEADER = 0xDA
+_APPLICATION = range(0xE1, 0xF0)  # segments that may hold a small picture
 _MAX_EQUAL_END = 16  # bytes; a longer end of one value is the rest of a file that was never written
 
 
@@ -56,6 +57,16 @@ def _pixel_hash(data: bytes) -> bytes:
 def has_end(data: bytes) -> bool:
     """Return whether a JPEG has its end marker, not counting that of a small picture in its header."""
     return any(marker == EOI[1] for marker, _ in _segments(data))
+
+
+def has_torn_header(data: bytes) -> bool:
+    """Return whether another JPEG begins inside a segment of a JPEG's header, that holds no small picture."""
+    for marker, segment in _segments(data):
+        if marker == SOI[1] or (marker not in _APPLICATION and SOI + b"\xff" in segment):
+            return True
+        if marker == _SCAN_HEADER:
+            return False
+    return False
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -175,6 +175,10 @@ def _find_columns(schema: pa.Schema, columns: ParquetColumns, name: str) -> tupl
         several = ", ".join(".".join(path) for path in found)
         raise MediaError(name, f"has several columns of bytes ({several}); name one with --column")
     if not found:
+        lists = [field.name for field in schema if _is_list(field.type)]
+        if lists:
+            what = f"has no column of bytes, only lists ({', '.join(lists)}); write a file with one row per picture"
+            raise MediaError(name, what)
         raise MediaError(name, "has no column of bytes, so no photos; leave it out or name another file")
     return found[0], ids
 
@@ -226,6 +230,13 @@ def _is_bytes(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    """Return whether a column holds lists of pictures, or of the numbers of their bytes."""
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        return False
+    return _holds_pictures(kind.value_type) or kind.value_type == pa.uint8()
 
 
 def _declared_images(schema: pa.Schema) -> set[str]:

@@ -21,7 +21,7 @@ from common.images import MAX_PIXELS, Pixels
 from common.paths import is_address
 from pipeline.video.autorotate import Autorotator
 from pipeline.video.formats.joined_jpegs import FORMAT as JOINED_JPEGS
-from pipeline.video.formats.joined_jpegs import is_torn, open_container
+from pipeline.video.formats.joined_jpegs import follows_torn_header, is_torn, open_container
 from pipeline.video.network.address import ENCODING_HINT
 from pipeline.video.options import RtspTransport
 
@@ -188,9 +188,11 @@ class VideoFile:
                     self._sent_pts.append(packet.pts)
                     if packet.is_corrupt and marks_gaps:
                         self._mark_missing(packet.pts)
-                    if self._container.format.name == JOINED_JPEGS and is_torn(packet):
-                        self._mark_missing(packet.pts)
-                        continue
+                    if self._container.format.name == JOINED_JPEGS:
+                        if is_torn(packet):
+                            self._mark_missing(packet.pts)
+                            continue
+                        self._damaged |= follows_torn_header(packet)
                     self._damaged |= packet.is_corrupt  # in other containers: in the last bytes of a file
                     yield packet
         except av.error.FFmpegError as error:

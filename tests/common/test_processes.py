@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import ProgrammingError, UserError
+from common.errors import MediaError, ProgrammingError, UserError
 from common.processes import map_jobs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,10 +42,22 @@ def test_a_worker_that_ends_by_itself_is_an_error_of_our_code():
         list(map_jobs(exit_worker, [1, 2, 3], 2))
 
 
+def refuse(_job):
+    raise MediaError("a.jpg", "is empty")
+
+
+def test_an_error_of_our_code_in_a_worker_has_its_traceback():
+    with pytest.raises(ProgrammingError, match="AttributeError: nothing") as raised:
+        list(map_jobs(fail, [1, 2, 3], 2))
+    assert raised.value.trace.count("Traceback") == 1 and "in fail" in raised.value.trace
+    with pytest.raises(AttributeError, match="nothing"):  # this process prints it itself
+        list(map_jobs(fail, [1, 2, 3], 1))
+
+
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_error_of_the_function_is_raised_as_it_is(workers):
-    with pytest.raises(AttributeError, match="nothing"):
-        list(map_jobs(fail, [1, 2, 3], workers))
+def test_an_error_for_the_user_is_raised_as_it_is(workers):
+    with pytest.raises(MediaError, match=r"a\.jpg: is empty"):
+        list(map_jobs(refuse, [1, 2, 3], workers))
 
 
 def is_running(pid):

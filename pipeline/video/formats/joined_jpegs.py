@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.decoding.jpeg_end import SOI, complete_jpeg, has_end
+from common.decoding.jpeg_end import SOI, complete_jpeg, has_end, has_torn_header
 
 if TYPE_CHECKING:
     from av import Packet
@@ -52,6 +52,12 @@ def is_torn(packet: Packet) -> bool:
     data = bytes(packet)
     data = data[data.find(SOI) :]  # an HTTP head may be before it
     return len(data) > 1 and not has_end(data) and complete_jpeg(data) is None
+
+
+def follows_torn_header(packet: Packet) -> bool:
+    """Return whether a packet of joined JPEGs begins with a JPEG cut inside its header; a whole one follows it."""
+    data = bytes(packet)
+    return has_torn_header(data[max(data.find(SOI), 0) :])
 
 
 def _begins_with_jpeg(path: Path) -> bool:

@@ -180,11 +180,13 @@ def test_results_are_not_taken_for_photos(here: Path) -> None:
 def test_parquet_files_without_photos(here: Path) -> None:
     touch("p/empty.parquet")
     pq.write_table(pa.table({"a": [1], "b": ["x"]}), "p/numbers.parquet")
+    pq.write_table(pa.table({"a": [[b"1", b"2"]], "b": [[{"bytes": b"x"}]], "c": [["t"]]}), "p/lists.parquet")
     pq.write_table(pa.table({"a": [b"1"], "b": [b"x"]}), "p/two.parquet")
     found, problems = chunks("p")
     assert found == []
     assert problems == [
         f"{here}/p/empty.parquet: is not a readable Parquet file (Parquet file size is 0 bytes); copy it again",
+        f"{here}/p/lists.parquet: has no column of bytes, only lists (a, b); write a file with one row per picture",
         f"{here}/p/numbers.parquet: has no column of bytes, so no photos; leave it out or name another file",
         f"{here}/p/two.parquet: has several columns of bytes (a, b); name one with --column",
     ]

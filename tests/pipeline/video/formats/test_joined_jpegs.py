@@ -82,6 +82,14 @@ def test_a_torn_picture_is_left_out_and_reported(tmp_path: Path, kind: str) -> N
     assert frame_numbers(frames) == list(range(11)) and damage is not None
 
 
+@pytest.mark.parametrize("left", [10, 60, 200])  # bytes: up to inside the JFIF segment, and two tables
+def test_a_picture_cut_in_its_header_is_reported(tmp_path: Path, left: int) -> None:
+    data = b"".join([*JPEGS[:4], JPEGS[4][:left], *JPEGS[5:]])
+    frames, damage = read_with_damage(write_file(tmp_path / "a.mjpeg", data))
+    assert frame_numbers(frames) == list(range(11))  # no time is known for the one in between
+    assert damage is not None and damage.startswith("a.mjpeg: is truncated or broken: read 11 frames")
+
+
 @pytest.mark.parametrize("data", [b"", b"hello" * 50, b"\xff\xd8\xff" + b"x" * 500])
 def test_no_picture_in_it(tmp_path: Path, data: bytes) -> None:
     path = write_file(tmp_path / "a.mjpeg", data)
