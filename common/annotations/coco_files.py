@@ -79,9 +79,8 @@ def _folders(root: Path, depth: int = MAX_FOLDERS_DEEP) -> Iterator[Path]:
     yield root
     if depth == 0:
         return
-    with os.scandir(root) as entries:
-        inner = sorted(entry.name for entry in entries if entry.name[0] not in "._" and entry.is_dir())
-    for folder in (root / name for name in inner):
+    # Path.is_dir: unlike os.scandir's, it is false for a link that leads to itself.
+    for folder in sorted(inner for inner in root.iterdir() if inner.name[0] not in "._" and inner.is_dir()):
         if any(pattern.fullmatch(folder.name) for pattern in (_ANNOTATION_FOLDER, _IMAGE_FOLDER)) or split_of_folders(
             (folder.name,)
         ):

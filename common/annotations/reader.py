@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -106,7 +107,10 @@ def find_dataset(root: Path, depth: int = MAX_DEPTH) -> Path | None:
     if depth == 0:
         return None
     inner = sorted(p for p in root.iterdir() if p.is_dir() and p.name[0] not in "._")
-    found = [folder for folder in (find_dataset(p, depth - 1) for p in inner) if folder is not None]
+    datasets = [folder for folder in (find_dataset(p, depth - 1) for p in inner) if folder is not None]
+    # A link to a dataset is not another one. Of its names, the one with the fewest folders is taken.
+    by_real_path = {os.path.realpath(p): p for p in sorted(datasets, key=lambda p: len(p.parts), reverse=True)}
+    found = sorted(by_real_path.values())
     if len(found) > 1:
         names = ", ".join(str(folder.relative_to(root)) for folder in found[:3])
         raise UserError(f"{root}: holds {len(found)} datasets ({names}); name one of them")
