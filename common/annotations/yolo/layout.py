@@ -35,7 +35,7 @@ from common.paths import IMAGE_SUFFIXES
 
 # Files with one class name per line, the nearest first: LabelImg, Darknet, Roboflow's Darknet export.
 CLASS_FILES = (
-    *("classes.txt", "labels/classes.txt", "obj.names", "*.names", "_darknet.labels"),
+    *("classes.txt", "labels/classes.txt", "obj.names", "*.names", "_darknet.labels", "labels/labels.txt"),
     *("images/classes.txt", "*/classes.txt", "labels/*/classes.txt", "*/labels/classes.txt"),
     *("*/_darknet.labels", "*/*.names"),
 )

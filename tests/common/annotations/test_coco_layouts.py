@@ -153,3 +153,12 @@ def test_other_json_files_are_not_coco(tmp_path: Path, name: str, text: str) -> 
     write_coco(tmp_path / "x.json", ["a.jpg"], [face()])
     read = read_coco(tmp_path)
     assert not read.problems and not read.notes and read.face_count == 1
+
+
+def test_links_that_lead_to_themselves_or_to_the_dataset_are_no_other_dataset(tmp_path: Path) -> None:
+    save_photo(tmp_path / "set/images/a.png")
+    write_coco(tmp_path / "set/annotations/x.json", ["a.png"], [face(1)])
+    (tmp_path / "set/itself").symlink_to("itself")
+    (tmp_path / "again").symlink_to(tmp_path)
+    (tmp_path / "copy").symlink_to("set")
+    assert read_dataset(tmp_path).face_count == 1
