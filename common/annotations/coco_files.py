@@ -164,6 +164,8 @@ def _has_boxes(file: Path, content: Any) -> bool:
     dicts = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
     if any("bbox" in row or "segmentation" in row for row in dicts):
         return True
+    if rows == [] and "categories" not in content:  # such as captions.json of a task without captions
+        return False
     other_task = any("caption" in row or "segments_info" in row for row in dicts)
     return not other_task and not _OTHER_TASKS.match(file.stem)
 

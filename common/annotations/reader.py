@@ -43,6 +43,7 @@ LAYOUTS = (
     "CVAT for images (annotations.xml with images/)",
     "VIA (a project, or its annotations as .json or .csv, with the images)",
 )
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 MAX_LISTED = 5  # folders and suffixes in a message
 MAX_DEPTH = 3  # folders with nothing but one folder, as archives make them
 
@@ -65,6 +66,8 @@ def read_dataset(root: Path | str, options: ReadingArgs = DEFAULT_READING) -> An
         return FILE_READERS[root.suffix.lower()](root, options)
     if root.is_dir() and (folder := find_dataset(root)) is not None:
         return next(read for _, fits, read in FOLDER_READERS if fits(folder))(folder, options)
+    if root.is_file() and root.suffix.lower() in ARCHIVES:
+        raise UserError(f"{root}: is an archive; unpack it, and give the folder")
     looked_for = f"{', '.join(LAYOUTS[:-1])} and {LAYOUTS[-1]}, also in train/, valid/ and test/"
     raise UserError(f"{root}: no annotated dataset; looked for {looked_for}; found {_contents(root)}")
 
