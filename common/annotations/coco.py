@@ -9,14 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from common.annotations.coco_files import XYXY, CocoFile, PhotoMatcher, Tables, coco_files, load_tables, outline_hull
-from common.annotations.collect import Collector, RawFace, Size, parse_number, parse_size
+from common.annotations.collect import (
+    MAX_NORMALISED,
+    Collector,
+    RawFace,
+    Size,
+    looks_normalised,
+    parse_number,
+    parse_size,
+)
 from common.annotations.options import DEFAULT_READING, ReadingArgs
 from common.annotations.photos import AmbiguousNameError, header_size
 from common.annotations.types import Annotations, ProblemKind
 from common.errors import MediaError, UserError
 
-MAX_NORMALISED = 1.5  # normalised boxes end at 1, or a little later
-MIN_SIDE_PX = 16  # of images in which a box of 1.5 pixels is not a face
 # Boxes that are xyxy, read as xywh, leave the image in bulk; boxes drawn past the edge do so seldom, and not by much.
 MAX_OUTSIDE = 0.05  # of the image's side
 MIN_LEAVING, MIN_LEAVING_SHARE, MIN_FITTING_SHARE = 3, 0.25, 0.98
@@ -125,11 +131,12 @@ class _FileReader:
         """Return the images with their faces; faces that belong to none of them become problems."""
         names = self._category_names()
         by_id, images = self._images()
-        crowds = 0
+        crowds = strays = 0
         for number, row in enumerate(self._tables["annotations"], start=1):
             location = f"annotation {row['id']}" if row.get("id") is not None else f"annotation number {number}"
             image = by_id.get(_key(row.get("image_id")))
             fault = None
+            strays += image is None
             if _is_crowd(row) and not self._use_crowds:
                 crowds += 1
             elif image is None:
@@ -145,6 +152,9 @@ class _FileReader:
                 image.complete = False
             if fault:
                 self._collector.add_problem(self._file.path, f"{location} {fault}; left out", objects=1)
+        for image in images:
+            if strays and not image.faces:  # its faces may have a wrong image_id
+                image.complete = False
         if crowds:
             self._counts["crowds"] += crowds
             what = f"{crowds} crowd regions (iscrowd 1) are not boxes of one face; left out"
@@ -273,11 +283,7 @@ def _check_units(file: CocoFile, listed: list[ListedImage], collector: Collector
         for face in image.faces
         if face.box[2] > face.box[0] and face.box[3] > face.box[1]
     ]
-    tiny = [
-        (image, face)
-        for image, face in faces
-        if max(map(abs, face.box)) <= MAX_NORMALISED and min(image.pixel_size() or (MIN_SIDE_PX,)) >= MIN_SIDE_PX
-    ]
+    tiny = [(image, face) for image, face in faces if looks_normalised(face.box, image.pixel_size())]
     fix = "export it again as COCO, or convert the boxes to x, y, width, height in pixels"
     if tiny and len(tiny) == len(faces):
         raise collector.error(f"{file.path}: its boxes look normalised (all numbers are below {MAX_NORMALISED}); {fix}")

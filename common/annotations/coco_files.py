@@ -79,9 +79,8 @@ def _folders(root: Path, depth: int = MAX_FOLDERS_DEEP) -> Iterator[Path]:
     yield root
     if depth == 0:
         return
-    with os.scandir(root) as entries:
-        inner = sorted(entry.name for entry in entries if entry.name[0] not in "._" and entry.is_dir())
-    for folder in (root / name for name in inner):
+    # Path.is_dir: unlike os.scandir's, it is false for a link that leads to itself.
+    for folder in sorted(inner for inner in root.iterdir() if inner.name[0] not in "._" and inner.is_dir()):
         if any(pattern.fullmatch(folder.name) for pattern in (_ANNOTATION_FOLDER, _IMAGE_FOLDER)) or split_of_folders(
             (folder.name,)
         ):
@@ -165,6 +164,8 @@ def _has_boxes(file: Path, content: Any) -> bool:
     dicts = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
     if any("bbox" in row or "segmentation" in row for row in dicts):
         return True
+    if rows == [] and "categories" not in content:  # such as captions.json of a task without captions
+        return False
     other_task = any("caption" in row or "segments_info" in row for row in dicts)
     return not other_task and not _OTHER_TASKS.match(file.stem)
 

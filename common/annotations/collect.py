@@ -22,6 +22,8 @@ Size = tuple[int, int]  # (width, height)
 
 ROUNDING_PX = 0.01  # normalised boxes with six decimals can be this much outside the image
 MAX_ASPECT_DIFFERENCE = 0.01  # relative; up to here, an image with another size is a resized copy
+MAX_NORMALISED = 1.5  # normalised boxes end at 1, or a little later
+MIN_SIDE_PX = 16  # of images in which a box of 1.5 pixels is not a face
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,16 @@ def parse_number(value: Any) -> float:
         return math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         return math.nan
+
+
+def looks_normalised(box: Sequence[float], size: Size | None = None) -> bool:
+    """Return whether a box in pixels ends within the first one, as a box does that is divided by the image's size.
+
+    Args:
+        box: xyxy.
+        size: (width, height) of the image, or None when it is not known.
+    """
+    return max(map(abs, box)) <= MAX_NORMALISED and min(size or (MIN_SIDE_PX,)) >= MIN_SIDE_PX
 
 
 def parse_size(width: Any, height: Any) -> Size | None:
@@ -217,6 +229,8 @@ class Collector:
             fault = f"has an empty or inverted box ({values})"
         elif clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
             fault = f"has a box outside the {size[0]}x{size[1]} image ({values})"
+        elif looks_normalised(face.box, size):
+            fault = f"has a box within the first pixel, as normalised boxes are ({values}); export it again in pixels"
         else:
             self._clipped += bool(np.abs(clipped - box).max() > ROUNDING_PX)
             return clipped

@@ -114,6 +114,11 @@ def dataset_photos(folder: Path) -> list[Path]:
     return named or photos_in(folder) or photos_in(folder, recursive=True)
 
 
+def listed_photos(folder: Path) -> list[Path]:
+    """Return the images that an annotation file of `folder` may list: in images/ or the like, else in any folder."""
+    return (_named(folder, IMAGE_FOLDERS) and dataset_photos(folder)) or photos_in(folder, recursive=True)
+
+
 @dataclass(frozen=True)
 class Listing:
     """One annotation file for many images."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,7 @@ LAYOUTS = (
     "CVAT for images (annotations.xml with images/)",
     "VIA (a project, or its annotations as .json or .csv, with the images)",
 )
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 MAX_LISTED = 5  # folders and suffixes in a message
 MAX_DEPTH = 3  # folders with nothing but one folder, as archives make them
 
@@ -64,6 +66,8 @@ def read_dataset(root: Path | str, options: ReadingArgs = DEFAULT_READING) -> An
         return FILE_READERS[root.suffix.lower()](root, options)
     if root.is_dir() and (folder := find_dataset(root)) is not None:
         return next(read for _, fits, read in FOLDER_READERS if fits(folder))(folder, options)
+    if root.is_file() and root.suffix.lower() in ARCHIVES:
+        raise UserError(f"{root}: is an archive; unpack it, and give the folder")
     looked_for = f"{', '.join(LAYOUTS[:-1])} and {LAYOUTS[-1]}, also in train/, valid/ and test/"
     raise UserError(f"{root}: no annotated dataset; looked for {looked_for}; found {_contents(root)}")
 
@@ -106,7 +110,10 @@ def find_dataset(root: Path, depth: int = MAX_DEPTH) -> Path | None:
     if depth == 0:
         return None
     inner = sorted(p for p in root.iterdir() if p.is_dir() and p.name[0] not in "._")
-    found = [folder for folder in (find_dataset(p, depth - 1) for p in inner) if folder is not None]
+    datasets = [folder for folder in (find_dataset(p, depth - 1) for p in inner) if folder is not None]
+    # A link to a dataset is not another one. Of its names, the one with the fewest folders is taken.
+    by_real_path = {os.path.realpath(p): p for p in sorted(datasets, key=lambda p: len(p.parts), reverse=True)}
+    found = sorted(by_real_path.values())
     if len(found) > 1:
         names = ", ".join(str(folder.relative_to(root)) for folder in found[:3])
         raise UserError(f"{root}: holds {len(found)} datasets ({names}); name one of them")

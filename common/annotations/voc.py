@@ -9,7 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.annotations.collect import Collector, RawFace, parse_number, parse_size
+from common.annotations.collect import Collector, RawFace, looks_normalised, parse_number, parse_size
 from common.annotations.layouts import (
     FileKind,
     Part,
@@ -92,8 +92,8 @@ def read_voc(root: Path | str, options: ReadingArgs = DEFAULT_READING) -> Annota
 
 
 def _counts_pixels(face: RawFace) -> bool:
-    """Return whether the box counts pixels, from 0 or from 1, as all boxes but rotated ones do."""
-    return not isinstance(face, RotatedFace)
+    """Return whether the box counts pixels, from 0 or from 1, as all boxes but rotated and normalised ones do."""
+    return not isinstance(face, RotatedFace) and not looks_normalised(face.box)
 
 
 def _parse_file(file: Path, collector: Collector) -> RawImage | None:

@@ -13,8 +13,8 @@ from common.annotations.layouts import (
     FileKind,
     RawImage,
     add_image,
-    dataset_photos,
     find_listings,
+    listed_photos,
     note_unlisted_photos,
     parse_or_report,
 )
@@ -60,7 +60,7 @@ def read_cvat(root: Path | str, options: ReadingArgs = DEFAULT_READING) -> Annot
     if not listings:
         raise UserError(f"{root}: no CVAT dataset (annotations.xml of `CVAT for images 1.1`, with images/)")
     collector = Collector(root, options.rename)
-    indexes = {each.folder: PhotoIndex(dataset_photos(each.folder), each.folder) for each in listings}
+    indexes = {each.folder: PhotoIndex(listed_photos(each.folder), each.folder) for each in listings}
     listed: set[Path] = set()
     counts = {"images": 0, "empty": 0, "tagged": 0}
     for listing in listings:

@@ -17,8 +17,8 @@ from common.annotations.layouts import (
     Listing,
     RawImage,
     add_image,
-    dataset_photos,
     find_listings,
+    listed_photos,
     note_unlisted_photos,
     parse_or_report,
 )
@@ -92,7 +92,7 @@ def read_via(root: Path | str, options: ReadingArgs = DEFAULT_READING) -> Annota
     collector = Collector(root, options.rename)
     contents = [(each, parse_or_report(each.file, collector, _parse_file) or []) for each in listings]
     attribute = _class_attribute(root, (region for _, images in contents for each in images for region in each.regions))
-    indexes = {each.folder: PhotoIndex(dataset_photos(each.folder), each.folder) for each in listings}
+    indexes = {each.folder: PhotoIndex(listed_photos(each.folder), each.folder) for each in listings}
     listed: set[Path] = set()
     total = empty = 0
     for listing, images in _without_copies(contents, collector):

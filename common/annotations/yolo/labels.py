@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import unicodedata
@@ -11,11 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.annotations.collect import parse_number
 from common.annotations.photos import AmbiguousNameError, PhotoIndex, files_in, photos_in
-from common.annotations.text import EncodingError, read_text
 from common.annotations.types import ProblemKind
-from common.annotations.yolo.layout import YoloLayout
+from common.annotations.yolo.layout import YoloLayout, has_rows
 
 IMAGE_FOLDERS = ("images", "jpegimages")  # in lower case
 OTHER_TEXTS = r"(\w*classes|readme.*|notes)\.txt"  # names of text files that are no labels
@@ -87,7 +84,7 @@ class Pairing:
         if not owners and not rest:  # labels in a folder of another name
             base = self._layout.base
             files = filter(_may_be_label, files_in(base, recursive=True))
-            rest = [file for file in files if file not in self._layout.other_files and _has_rows(file)]
+            rest = [file for file in files if file not in self._layout.other_files and has_rows(file)]
         self._match_by_name(rest)
 
     def _assign(self, file: Path, photos: list[Path]) -> None:
@@ -109,7 +106,7 @@ class Pairing:
         for place in dict.fromkeys(places):
             is_labels = _folder_index(place, ("labels",)) is not None
             for file in files_in(place, recursive=is_labels):
-                if file not in known and _may_be_label(file) and (is_labels or _has_rows(file)):
+                if file not in known and _may_be_label(file) and (is_labels or has_rows(file)):
                     found[file] = None
         photo_folders += [_image_path(folder) for folder in {file.parent for file in found}]
         named, labelled = self._layout.photos, {file.parent for file in self.labels.values()}
@@ -176,13 +173,3 @@ def _image_path(path: Path) -> Path:
 def _may_be_label(file: Path) -> bool:
     """Return whether the name of a file can be that of a label file."""
     return file.suffix.lower() == ".txt" and re.match(OTHER_TEXTS, file.name.lower()) is None
-
-
-def _has_rows(file: Path) -> bool:
-    """Return whether a text file looks like a label file: a line has a class and four numbers."""
-    try:
-        lines = read_text(file).splitlines()
-    except (EncodingError, OSError):
-        return False
-    rows = (re.split(r"[\s,;]+", line.strip()) for line in lines[:100])
-    return any(len(row) > 4 and not any(math.isnan(parse_number(word)) for word in row[-4:]) for row in rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections import Counter
@@ -11,7 +12,8 @@ from functools import cached_property
 from pathlib import Path
 
 from common.annotations.class_names import clean_name
-from common.annotations.collect import Collector
+from common.annotations.collect import Collector, parse_number
+from common.annotations.layouts import IMAGE_FOLDERS
 from common.annotations.photos import (
     SPLIT_FOLDERS,
     AmbiguousNameError,
@@ -35,10 +37,11 @@ from common.paths import IMAGE_SUFFIXES
 
 # Files with one class name per line, the nearest first: LabelImg, Darknet, Roboflow's Darknet export.
 CLASS_FILES = (
-    *("classes.txt", "labels/classes.txt", "obj.names", "*.names", "_darknet.labels"),
+    *("classes.txt", "labels/classes.txt", "obj.names", "*.names", "_darknet.labels", "labels/labels.txt"),
     *("images/classes.txt", "*/classes.txt", "labels/*/classes.txt", "*/labels/classes.txt"),
     *("*/_darknet.labels", "*/*.names"),
 )
+LABEL_FOLDERS = ("labels", "label", "annotations", "annotation", "txt")  # in lower case
 
 
 @dataclass
@@ -54,8 +57,10 @@ class YoloLayout:
 
 
 def is_yolo_folder(folder: Path) -> bool:
-    """Return whether a folder has images/ and labels/, also in train/, or labels and class names next to images."""
+    """Return whether a folder has images/ and labels/, also in train/, or images and their labels elsewhere in it."""
     if _has_pair(folder) or any(_has_pair(inner) for inner in _split_folders(folder)):
+        return True
+    if _has_other_pair(folder):
         return True
     if not any(True for _ in _class_files(folder)):
         return False
@@ -67,6 +72,16 @@ def _has_pair(folder: Path) -> bool:
     """Return whether a folder has images/ and labels/, in capitals or not."""
     names = {inner.name.lower() for inner in _folders_in(folder)}
     return {"images", "labels"} <= names
+
+
+def _has_other_pair(folder: Path) -> bool:
+    """Return whether a folder has images, or a folder of them, and rows of their names next to them or in label/."""
+    inner = {p.name.lower(): p for p in _folders_in(folder)}
+    pictures = next((photos_in(inner[name], True) for name in IMAGE_FOLDERS if name in inner), photos_in(folder))
+    stems = {photo.stem for photo in pictures}
+    places = [inner[name] for name in LABEL_FOLDERS if name in inner]
+    texts = [*files_in(folder), *(file for place in places for file in files_in(place, recursive=True))]
+    return any(file.suffix.lower() == ".txt" and file.stem in stems and has_rows(file) for file in texts)
 
 
 def _folders_in(folder: Path) -> list[Path]:
@@ -247,3 +262,13 @@ class _PhotoSources:
         folders = (listing.parent, self._base / self._prefix.replace("\\", "/"), self._base)
         found = (folder / path for folder in folders if Path(path).suffix.lower() in IMAGE_SUFFIXES)
         return next((photo for photo in found if os.path.isfile(photo)), None)  # noqa: PTH113
+
+
+def has_rows(file: Path) -> bool:
+    """Return whether a text file looks like a label file: a line has a class and four numbers."""
+    try:
+        lines = read_text(file).splitlines()
+    except (EncodingError, OSError):
+        return False
+    rows = (re.split(r"[\s,;]+", line.strip()) for line in lines[:100])
+    return any(len(row) > 4 and not any(math.isnan(parse_number(word)) for word in row[-4:]) for row in rows)

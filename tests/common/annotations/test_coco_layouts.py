@@ -153,3 +153,27 @@ def test_other_json_files_are_not_coco(tmp_path: Path, name: str, text: str) -> 
     write_coco(tmp_path / "x.json", ["a.jpg"], [face()])
     read = read_coco(tmp_path)
     assert not read.problems and not read.notes and read.face_count == 1
+
+
+def test_links_that_lead_to_themselves_or_to_the_dataset_are_no_other_dataset(tmp_path: Path) -> None:
+    save_photo(tmp_path / "set/images/a.png")
+    write_coco(tmp_path / "set/annotations/x.json", ["a.png"], [face(1)])
+    (tmp_path / "set/itself").symlink_to("itself")
+    (tmp_path / "again").symlink_to(tmp_path)
+    (tmp_path / "copy").symlink_to("set")
+    assert read_dataset(tmp_path).face_count == 1
+
+
+def test_a_task_without_boxes_and_categories_is_ignored(tmp_path: Path) -> None:
+    save_photo(tmp_path / "train/images/a.png")
+    write_coco(tmp_path / "train/annotations/instances.json", ["a.png"], [face(1)])
+    (tmp_path / "train/annotations/captions.json").write_text('{"images": [], "annotations": []}')
+    read = read_dataset(tmp_path)
+    assert read.face_count == 1 and not read.problems
+    assert read.notes[0] == "ignored, because it has no boxes: captions.json"
+
+
+def test_an_archive_is_to_be_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "set.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"set\.zip: is an archive; unpack it, and give the folder"):
+        read_dataset(tmp_path / "set.zip")

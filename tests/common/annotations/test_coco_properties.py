@@ -109,6 +109,9 @@ def write(root: Path, draw: Any) -> Written:
             kinds = draw(st.lists(st.sampled_from(GOOD * 2 + BAD), max_size=6))
             for kind in kinds if i else ["bbox", *kinds]:
                 rows += write_face(kind, row_key, key, path, faces, written)
+        listed_ids = {f"{float(image['id'])}" for image in images}
+        if any(f"{float(row['image_id'])}" not in listed_ids for row in rows):  # of any photo without a face
+            written.incomplete |= {path for (path, own), faces in written.photos.items() if own == split and not faces}
         content = {
             "images": images,
             "annotations": draw(st.permutations(rows)) if len(rows) < 8 else rows,

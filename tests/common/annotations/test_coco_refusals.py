@@ -237,3 +237,14 @@ def test_constants_that_are_not_numbers(tmp_path: Path) -> None:
     read = read_dataset(tmp_path)
     assert read.images[0].boxes.tolist() == [[10, 20, 40, 60], [9, 9, 18, 18]] and not read.images[0].complete
     assert (read.face_count, read.refused_count) == (2, 4)
+
+
+def test_a_face_of_an_unlisted_image_may_be_of_any_photo_without_faces(tmp_path: Path) -> None:
+    names = ["a.png", "b.png"]
+    for name in names:
+        save_photo(tmp_path / "images" / name)
+    stray = {key: value for key, value in face(2).items() if key != "image_id"}
+    write_coco(tmp_path / "annotations/x.json", names, [face(1), stray])
+    read = read_dataset(tmp_path)
+    assert [image.complete for image in read.images] == [True, False]
+    assert (read.face_count, read.refused_count) == (1, 1)

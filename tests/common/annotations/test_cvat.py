@@ -279,3 +279,11 @@ def test_every_face_of_a_cvat_dataset_is_accounted_for(
             if images:
                 save_xml(root / name, *images)
         check_read(read_dataset(root), written, expected_box, layout.startswith("s"))
+
+
+def test_images_next_to_the_file_and_in_folders(tmp_path: Path) -> None:
+    save_photo(tmp_path / "a.png")
+    save_photo(tmp_path / "camera/b.png")
+    save_xml(tmp_path / "annotations.xml", image("a.png", BOX), image("camera/b.png", BOX))
+    read = read_dataset(tmp_path)
+    assert [photo.path.name for photo in read.images] == ["a.png", "b.png"] and not read.problems

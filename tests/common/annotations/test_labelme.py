@@ -248,3 +248,12 @@ def test_every_face_of_a_labelme_set_is_accounted_for(layout: str, data: st.Data
             content = json.loads(file.read_text())
             file.write_bytes(json.dumps(content, ensure_ascii=data.draw(st.booleans())).encode(encoding))
         check_read(read_dataset(root), written, expected_box, layout in WITH_SPLITS)
+
+
+def test_a_normalised_box_is_refused(tmp_path: Path) -> None:
+    save_photo(tmp_path / "a.png")
+    content = {"shapes": [shape([[0.1, 0.2], [0.4, 0.6]]), shape([[10, 20], [30, 50]])], "imagePath": "a.png"}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    read = read_dataset(tmp_path)
+    assert read.images[0].boxes.tolist() == [[10, 20, 30, 50]] and not read.images[0].complete
+    assert "as normalised boxes are" in read.problems[0].reason and read.refused_count == 1

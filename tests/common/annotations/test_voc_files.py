@@ -220,3 +220,13 @@ def test_a_turned_photo_without_a_face_is_not_counted_and_the_note_is_shown(tmp_
     load_dataset(tmp_path, log=lines.append)
     what = "1 photos are turned by EXIF, and sizes do not tell whether their boxes are, too: taken as of the upright"
     assert [line for line in lines if line.startswith(f"note: {what}")] and len(lines) == 1
+
+
+def test_normalised_boxes_are_refused_and_do_not_shift_the_others(tmp_path: Path) -> None:
+    box = "<xmin>0.1</xmin><ymin>0.2</ymin><xmax>0.4</xmax><ymax>0.6</ymax>"
+    part = f"<object><name>mask</name><bndbox>{box}</bndbox></object>"
+    write_raw(tmp_path, f"<annotation>{part}{OBJECT.format('mask')}</annotation>".encode())
+    read = read_dataset(tmp_path)
+    assert read.images[0].boxes.tolist() == [[10, 20, 30, 50]] and not read.images[0].complete
+    reason = "object 1 has a box within the first pixel, as normalised boxes are (0.1, 0.2, 0.4, 0.6)"
+    assert [problem.reason for problem in read.problems] == [f"{reason}; export it again in pixels; left out"]

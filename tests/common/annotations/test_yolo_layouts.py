@@ -333,3 +333,21 @@ def test_the_export_of_supervision(tmp_path: Path) -> None:
             assert image.labels == tuple(["mask", "no mask"][k % 2] for k in range(len(own)))
             # supervision writes five decimals.
             np.testing.assert_allclose(image.boxes, own.reshape(-1, 4), atol=1.01e-5 * max(SIZE))
+
+
+@pytest.mark.parametrize("photo", ["a.jpg", "imgs/a.jpg", "Image/train/a.jpg"])
+@pytest.mark.parametrize("label", ["labels/a.txt", "Label/a.txt", "annotations/a.txt"])
+def test_labels_in_folders_of_other_names(tmp_path: Path, photo: str, label: str) -> None:
+    write_pair(tmp_path / "set", photo, label)
+    with pytest.raises(UserError, match=r"no class names; add `names:` to data\.yaml or a classes\.txt"):
+        read_dataset(tmp_path)
+    save_text(tmp_path / "set/classes.txt", "mask")
+    read = read_dataset(tmp_path)
+    assert (read.face_count, read.refused_count, len(read.images)) == (1, 0, 1)
+
+
+def test_text_next_to_photos_that_has_no_rows_is_no_dataset(tmp_path: Path) -> None:
+    write_pair(tmp_path, "a.jpg", "other/b.txt")
+    save_text(tmp_path / "a.txt", "a man with a mask, 3 of 5")
+    with pytest.raises(UserError, match="no annotated dataset"):
+        read_dataset(tmp_path)
