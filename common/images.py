@@ -29,7 +29,7 @@ TRANSPOSED = (5, 6, 7, 8)  # the EXIF orientations that swap width and height
 ANIMATED_FORMATS = ("GIF", "WEBP", "PNG", "AVIF")
 NO_END_NOTE = "lacks its end marker, but all pixels are there; save it again"
 GREY_RANGES = (255, 1023, 4095, 65535)  # largest values of 8, 10, 12 and 16 bits
-_HOT_PIXELS = 10_000  # one pixel of so many may be above the range: a sensor's hot pixels, not the picture
+_HOT_PIXELS = 10_000  # one pixel of this number may be above the range: a sensor's hot pixels, not the picture
 # Pillow's modes that it converts to RGB for certain.
 _MODES = (
     "1",

@@ -30,8 +30,10 @@ def map_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int, chunks
         function: a module's function, so that it can be sent to a process.
         chunksize: jobs sent to a worker at a time.
 
-    Raises UserError when a worker process was killed, ProgrammingError when one ended by itself or `function` raised
-    an error of our code there, and the UserError and OSError that `function` raises.
+    Raises:
+        UserError: a worker process was killed, or `function` raised it.
+        ProgrammingError: a worker ended by itself, or `function` raised an error of our code there.
+        OSError: `function` raised it.
     """
     if workers <= 1:
         yield from map(function, jobs)

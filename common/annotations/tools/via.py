@@ -132,7 +132,7 @@ def _without_copies(contents: Iterable[_Content], collector: Collector) -> list[
 
 
 def _parse_file(file: Path) -> list[_ViaImage]:
-    """Return the images of a VIA file; raise ValueError where it is none."""
+    """Return the images of a VIA file; raise ValueError for another file."""
     text = read_text(file)
     return _parse_csv(text) if file.suffix.lower() == ".csv" else _parse_json(text)
 
