@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from common.annotations.coco_files import XYXY, CocoFile, PhotoMatcher, Tables, coco_files, load_tables, outline_hull
+from common.annotations.coco_files import CocoFile, PhotoMatcher, Tables, coco_files, load_tables, outline_hull
 from common.annotations.collect import (
     MAX_NORMALISED,
     Collector,
@@ -20,6 +20,7 @@ from common.annotations.collect import (
 )
 from common.annotations.options import DEFAULT_READING, ReadingArgs
 from common.annotations.photos import AmbiguousNameError, header_size
+from common.annotations.shapes import Box, rotated_box_hull
 from common.annotations.types import Annotations, ProblemKind
 from common.errors import MediaError, UserError
 
@@ -194,7 +195,7 @@ class _FileReader:
             images.append(image)
         return by_id, images
 
-    def _box(self, row: dict[str, Any], size: Size | None) -> XYXY:
+    def _box(self, row: dict[str, Any], size: Size | None) -> Box:
         """Return an annotation's box, else the hull of its outline; NaN without either."""
         bbox = row.get("bbox")
         x, y, width, height = map(parse_number, bbox if isinstance(bbox, list) and len(bbox) == 4 else [None] * 4)
@@ -207,9 +208,7 @@ class _FileReader:
                 return hull
         elif math.isfinite(turned) and turned % 180:
             self._counts["rotated"] += 1
-            sine, cosine = abs(math.sin(math.radians(turned))), abs(math.cos(math.radians(turned)))
-            across, down = width * cosine + height * sine, width * sine + height * cosine
-            x, y, width, height = x + (width - across) / 2, y + (height - down) / 2, across, down
+            return rotated_box_hull(x + width / 2, y + height / 2, width, height, math.radians(turned))
         return x, y, x + width, y + height
 
 

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
 
 from common.annotations.collect import Collector, Size, parse_number, parse_size
+from common.annotations.layouts import parse_or_report
 from common.annotations.photos import (
     AmbiguousNameError,
     PhotoIndex,
+    equal_end,
     files_in,
     name_parts,
     photos_in,
     split_of_folders,
     split_of_name,
 )
-from common.annotations.text import EncodingError, decode_text, read_text
+from common.annotations.shapes import Box, hull
+from common.annotations.text import decode_text, read_text
 from common.paths import IMAGE_SUFFIXES
 
 Tables = dict[str, list[dict[str, Any]]]  # the images, annotations and categories of a COCO file
-XYXY = tuple[float, float, float, float]
 Kind = Literal["coco", "broken", "unreadable", "other"]
 
 # The tasks of COCO, which Datumaro and CVAT write as TASK_SUBSET.json; the second ones have no boxes.
@@ -145,17 +145,7 @@ def load_tables(files: list[CocoFile], collector: Collector) -> dict[CocoFile, T
 
 def _load_json(file: Path, collector: Collector) -> Any:
     """Return the content of a JSON file, or None after a problem."""
-    try:
-        content = json.loads(read_text(file))
-    except OSError as error:
-        collector.add_problem(file, f"cannot be read ({error.strerror}); not used, check its permissions")
-    except EncodingError as error:
-        collector.add_problem(file, f"{error}; not used")
-    except (ValueError, RecursionError) as error:
-        collector.add_problem(file, f"malformed JSON ({error}); not used, export it again")
-    else:
-        return {} if content is None else content
-    return None
+    return parse_or_report(file, collector, lambda file: json.loads(read_text(file)) or {})
 
 
 def _has_boxes(file: Path, content: Any) -> bool:
@@ -184,7 +174,7 @@ def _check_tables(file: Path, content: Any, collector: Collector) -> Tables | No
     return tables
 
 
-def outline_hull(outline: Any, size: Size | None = None) -> XYXY | None:
+def outline_hull(outline: Any, size: Size | None = None) -> Box | None:
     """Return the box around COCO's `segmentation`, or None when it is empty or malformed.
 
     Args:
@@ -194,13 +184,10 @@ def outline_hull(outline: Any, size: Size | None = None) -> XYXY | None:
     if isinstance(outline, dict):
         return _mask_hull(outline, size)
     polygons = [[parse_number(value) for value in polygon] for polygon in _number_lists(outline)]
-    if any(len(polygon) % 2 or not all(map(math.isfinite, polygon)) for polygon in polygons):
+    if any(len(polygon) % 2 for polygon in polygons):
         return None
-    xs = [x for polygon in polygons for x in polygon[::2]]
-    ys = [y for polygon in polygons for y in polygon[1::2]]
-    if not xs or min(xs) == max(xs) or min(ys) == max(ys):
-        return None
-    return min(xs), min(ys), max(xs), max(ys)
+    box = hull(point for polygon in polygons for point in zip(polygon[::2], polygon[1::2], strict=True))
+    return box if box[0] < box[2] and box[1] < box[3] else None
 
 
 def _number_lists(nested: Any) -> Iterator[list[Any]]:
@@ -213,7 +200,7 @@ def _number_lists(nested: Any) -> Iterator[list[Any]]:
             yield nested
 
 
-def _mask_hull(mask: dict[str, Any], size: Size | None) -> XYXY | None:
+def _mask_hull(mask: dict[str, Any], size: Size | None) -> Box | None:
     """Return the box around a run-length encoded mask: columns from the left, runs of 0 and 1 in turns."""
     counts, shape = mask.get("counts"), mask.get("size")
     runs = _decode_runs(counts) if isinstance(counts, str) else counts
@@ -224,7 +211,7 @@ def _mask_hull(mask: dict[str, Any], size: Size | None) -> XYXY | None:
         return None
     if not all(isinstance(run, int) and run >= 0 for run in runs) or sum(runs) > whole[0] * whole[1]:
         return None
-    hull, start = None, 0
+    box, start = None, 0
     for number, run in enumerate(runs):
         end = start + run - 1
         if number % 2 and run:
@@ -232,9 +219,9 @@ def _mask_hull(mask: dict[str, Any], size: Size | None) -> XYXY | None:
             if right > left:  # the run goes through a bottom edge and a top edge
                 top, bottom = 0, whole[1] - 1
             part = (left, top, right + 1, bottom + 1)
-            hull = part if hull is None else (*map(min, hull[:2], part[:2]), *map(max, hull[2:], part[2:]))
+            box = part if box is None else (*map(min, box[:2], part[:2]), *map(max, box[2:], part[2:]))
         start += run
-    return hull
+    return box
 
 
 def _decode_runs(text: str) -> list[int] | None:
@@ -320,7 +307,7 @@ class PhotoMatcher:
     def _is_usual_place(self, photo: Path, name: str) -> bool:
         """Return whether the folders above a name are those of images or of a split."""
         parts = self._parts(photo)
-        above = parts[: len(parts) - _equal_end(parts, name_parts(name))]
+        above = parts[: len(parts) - equal_end(parts, name_parts(name))]
         return all(_IMAGE_FOLDER.fullmatch(folder) or split_of_folders((folder,)) for folder in above)
 
     def _spellings(self, name: str) -> list[str]:
@@ -331,7 +318,7 @@ class PhotoMatcher:
 
     def fit(self, name: str, photo: Path) -> tuple[bool, int]:
         """Return whether a name is the end of a photo's path, and how many parts are equal from the end on."""
-        equal = _equal_end(self._normal(name), self._parts(photo))
+        equal = equal_end(self._normal(name), self._parts(photo))
         return equal == len(self._normal(name)), equal
 
     def are_one(self, name: str, other: str, photo: Path, same_file: bool) -> bool:
@@ -341,7 +328,7 @@ class PhotoMatcher:
         """
         a, b = self._normal(name), self._normal(other)
         whole = self.fit(name, photo)[0] and self.fit(other, photo)[0]
-        return _equal_end(a, b) == min(len(a), len(b)) and (a == b or whole or not same_file)
+        return equal_end(a, b) == min(len(a), len(b)) and (a == b or whole or not same_file)
 
     def _normal(self, name: str) -> tuple[str, ...]:
         return name_parts(self._spellings(name)[0])
@@ -359,11 +346,6 @@ class PhotoMatcher:
             return what
         place = "/".join(self._parts(other))
         return f"{what} ({place} is in the folder of another split; to use it, give its folder in file_name)"
-
-
-def _equal_end(a: tuple[str, ...], b: tuple[str, ...]) -> int:
-    """Return how many parts are equal from the end on."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(reversed(a), reversed(b), strict=False)))
 
 
 def _photos_around(file: Path) -> tuple[Path, list[Path]]:

@@ -248,7 +248,10 @@ class Collector:
         found = {label for image in self._images.values() for label in image.labels}
         if not found:
             raise self._unusable("no image has a face", "its annotations are empty, export it again")
-        check_renames(self._renames, found)
+        try:
+            check_renames(self._renames, found)
+        except UserError as error:
+            raise self.error(str(error)) from None
         named = zip(image_ids(list(self._images)), self._images.items(), strict=True)
         images = [
             AnnotatedImage(

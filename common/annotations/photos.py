@@ -69,13 +69,6 @@ def photos_in(folder: Path, recursive: bool = False) -> list[Path]:
     return sorted(p for p in files_in(folder, recursive) if p.suffix.lower() in IMAGE_SUFFIXES)
 
 
-def annotated_folders(root: Path, is_annotated: Callable[[Path], bool]) -> list[tuple[Path, str | None]]:
-    """Return (folder, split) for each annotated folder with the name of a split; without any, `root` if annotated."""
-    named = [(p, SPLIT_FOLDERS.get(p.name.lower())) for p in sorted(root.iterdir()) if p.is_dir()]
-    found: list[tuple[Path, str | None]] = [(p, split) for p, split in named if split and is_annotated(p)]
-    return found or ([(root, None)] if is_annotated(root) else [])
-
-
 def name_parts(name: str | Path) -> tuple[str, ...]:
     """Return the folders and the file name of a path as an annotation has it.
 
@@ -132,7 +125,7 @@ class PhotoIndex:
             and (split is None or split_of_folders(candidate[1][:-1]) in (None, split))
         ]
         found = _best(found, lambda parts: parts[-1] == wanted[-1])
-        found = _best(found, lambda parts: _equal_end(parts[:-1], folders))
+        found = _best(found, lambda parts: equal_end(parts[:-1], folders))
         found = _best(found, lambda parts: split is not None and split_of_folders(parts[:-1]) == split)
         if near is not None:
             here = self._parts(near)
@@ -172,7 +165,7 @@ def _equal_start(a: tuple[str, ...], b: tuple[str, ...]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _equal_end(a: tuple[str, ...], b: tuple[str, ...]) -> int:
+def equal_end(a: tuple[str, ...], b: tuple[str, ...]) -> int:
     """Return how many parts are equal from the end on."""
     return _equal_start(a[::-1], b[::-1])
 

@@ -13,6 +13,8 @@ import tyro
 
 from common.annotations import AnnotatedImage, Annotations, Problem, ReadingArgs, load_dataset
 from common.annotations.loading import Log, log_problems, warn
+from common.annotations.photos import files_in
+from common.annotations.tools.via import is_via_file
 from common.annotations.yolo import label_file
 from common.cli import console, program_name, run_cli
 from common.errors import UserError
@@ -38,7 +40,7 @@ EXCLUSIVE = (
     *(("--folds", "--keep-folders"), ("--group-by", "--keep-folders")),
     *(("--by-time", "--keep-folders"), ("--by-time", "--group-by")),
 )
-DATA_SUFFIXES = IMAGE_SUFFIXES | {".json", ".names", ".txt", ".xml", ".yaml", ".yml"}
+DATA_SUFFIXES = IMAGE_SUFFIXES | {".data", ".json", ".labels", ".names", ".txt", ".xml", ".yaml", ".yml"}
 
 
 @dataclass(frozen=True)
@@ -228,14 +230,8 @@ def _files_in(data: Path) -> Iterator[Path]:
     if data.is_file():
         yield data
         data = data.parent
-    seen = set()
-    for folder, inner, files in os.walk(data, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # links may form a circle
-            inner.clear()
-            continue
-        seen.add(real)
-        yield from (Path(folder, file) for file in files if Path(file).suffix.lower() in DATA_SUFFIXES)
+    yield from (file for file in files_in(data, recursive=True) if file.suffix.lower() in DATA_SUFFIXES)
+    yield from (file for file in files_in(data, recursive=True) if file.suffix.lower() == ".csv" and is_via_file(file))
 
 
 def _print_table(name: Path, rows: Sequence[SplitRow], annotations: Annotations) -> None:

@@ -20,8 +20,8 @@ from common.annotations.layouts import (
 )
 from common.annotations.options import DEFAULT_READING, ReadingArgs
 from common.annotations.photos import AmbiguousNameError, PhotoIndex, split_of_folders
+from common.annotations.shapes import NO_BOX, Box, ellipse_hull, hull, rotated_box_hull
 from common.annotations.text import read_xml, xml_root_tag
-from common.annotations.tools.shapes import NO_BOX, Box, ellipse_hull, hull, rotated_box_hull
 from common.annotations.types import Annotations
 from common.errors import UserError
 

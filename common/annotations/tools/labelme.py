@@ -18,8 +18,8 @@ from common.annotations.layouts import (
     read_parts,
 )
 from common.annotations.options import DEFAULT_READING, ReadingArgs
+from common.annotations.shapes import NO_BOX, Box, hull
 from common.annotations.text import read_text
-from common.annotations.tools.shapes import NO_BOX, Box, hull
 from common.annotations.types import Annotations
 from common.errors import UserError
 

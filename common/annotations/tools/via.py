@@ -24,8 +24,8 @@ from common.annotations.layouts import (
 )
 from common.annotations.options import DEFAULT_READING, ReadingArgs
 from common.annotations.photos import AmbiguousNameError, PhotoIndex, split_of_folders
+from common.annotations.shapes import NO_BOX, Box, ellipse_hull, hull
 from common.annotations.text import read_text
-from common.annotations.tools.shapes import NO_BOX, Box, ellipse_hull, hull
 from common.annotations.types import Annotations
 from common.errors import UserError
 
@@ -91,7 +91,8 @@ def read_via(root: Path | str, options: ReadingArgs = DEFAULT_READING) -> Annota
         raise UserError(f"{root}: no VIA dataset (a VIA 2 project, or its annotations as JSON or CSV, with the images)")
     collector = Collector(root, options.rename)
     contents = [(each, parse_or_report(each.file, collector, _parse_file) or []) for each in listings]
-    attribute = _class_attribute(root, (region for _, images in contents for each in images for region in each.regions))
+    regions = (region for _, images in contents for each in images for region in each.regions)
+    attribute = _class_attribute(root, regions, collector)
     indexes = {each.folder: PhotoIndex(listed_photos(each.folder), each.folder) for each in listings}
     listed: set[Path] = set()
     total = empty = 0
@@ -203,7 +204,7 @@ def _region(image: str, number: int, value: Any) -> _Region:
     return _Region(f"image {image!r}: region {number}", shape, attributes)
 
 
-def _class_attribute(root: Path, regions: Iterable[_Region]) -> str:
+def _class_attribute(root: Path, regions: Iterable[_Region], collector: Collector) -> str:
     """Return the name of the attribute with the class; "" where no region has an attribute."""
     counts = Counter(name for region in regions for name, value in region.attributes.items() if _class_name(value))
     if len(counts) <= 1:
@@ -212,7 +213,8 @@ def _class_attribute(root: Path, regions: Iterable[_Region]) -> str:
     if by_rank:
         return min(by_rank, key=lambda name: CLASS_ATTRIBUTES.index(name.strip().lower()))
     names = ", ".join(sorted(counts))
-    raise UserError(f"{root}: VIA regions have several attributes ({names}); name the one with the class `class`")
+    what = f"{root}: VIA regions have several attributes ({names})"
+    raise collector.error(f"{what}; name the one with the class `class`")
 
 
 def _class_name(value: Any) -> str:

@@ -105,9 +105,10 @@ def test_class_names_are_stripped_renamed_and_hinted_at(tmp_path: Path) -> None:
     assert read.class_names == ("with_mask", "without_mask", "Zebra", "zebra")
     assert len(read.notes) == 1 and "'Zebra' and 'zebra'" in read.notes[0]
     collector = Collector(tmp_path, ["cat=dog"])
-    collector.add(tmp_path / "a.png", tmp_path / "a.xml", [face()], None, None)
-    with pytest.raises(UserError, match="no such class; the data has with_mask"):
+    collector.add(tmp_path / "a.png", tmp_path / "a.xml", [face(), face("cat", (5, 5, 5, 9))], None, None)
+    with pytest.raises(DatasetError, match="no such class; the data has with_mask") as caught:
         collector.finish()
+    assert [problem.objects for problem in caught.value.problems] == [1]  # why the class is not there
 
 
 def test_photos_without_a_label_file_are_counted(tmp_path: Path) -> None:

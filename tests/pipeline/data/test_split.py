@@ -253,6 +253,18 @@ def yolo_set(root: Path) -> Path:
     return root / "set"
 
 
+def via_set(root: Path) -> Path:
+    """Write a set of VIA whose annotations are a CSV file, as splits.csv is."""
+    root.mkdir()
+    shape = '"{""name"":""rect"",""x"":2,""y"":2,""width"":18,""height"":18}"'
+    rows = [f'p{i}.png,1,{{}},1,0,{shape},"{{""class"":""with_mask""}}"' for i in range(4)]
+    for i in range(4):
+        scene(i).save(root / f"p{i}.png")
+    head = "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes"
+    (root / "via.csv").write_text("\n".join([head, *rows]))
+    return root
+
+
 @pytest.mark.parametrize(
     ("make", "own"),
     [
@@ -264,6 +276,7 @@ def yolo_set(root: Path) -> Path:
         (yolo_set, "data.yaml"),
         (yolo_set, "../images/p1.png"),
         (yolo_set, "../labels/p1.txt"),
+        (via_set, "via.csv"),
     ],
 )
 def test_the_datas_own_files_are_not_written_over(
