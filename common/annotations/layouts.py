@@ -18,7 +18,8 @@ from common.annotations.photos import (
     photos_in,
     split_of_folders,
 )
-from common.annotations.text import EncodingError, XmlError
+from common.annotations.text import EncodingError
+from common.annotations.xml_text import XmlError
 from common.paths import IMAGE_SUFFIXES
 
 Parsed = TypeVar("Parsed")

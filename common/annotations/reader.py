@@ -10,12 +10,12 @@ from pathlib import Path
 from common.annotations.coco import coco_files, read_coco
 from common.annotations.options import DEFAULT_READING, ReadingArgs
 from common.annotations.photos import files_in
-from common.annotations.text import xml_root_tag
 from common.annotations.tools.cvat import is_cvat_folder, read_cvat
 from common.annotations.tools.labelme import is_labelme_file, is_labelme_folder, read_labelme
 from common.annotations.tools.via import is_via_file, is_via_folder, read_via
 from common.annotations.types import Annotations
 from common.annotations.voc import is_voc_folder, read_voc
+from common.annotations.xml_text import xml_root_tag
 from common.annotations.yolo import is_yolo_folder, read_yolo, yolo_config
 from common.display import display_name
 from common.errors import UserError

@@ -23,8 +23,9 @@ from common.annotations.layouts import (
 from common.annotations.options import DEFAULT_READING, ReadingArgs
 from common.annotations.photos import AmbiguousNameError, PhotoIndex
 from common.annotations.shapes import NO_BOX, Box, hull, rotated_box_hull
-from common.annotations.text import EncodingError, read_text, read_xml, xml_root_tag
+from common.annotations.text import EncodingError, read_text
 from common.annotations.types import Annotations
+from common.annotations.xml_text import read_xml, xml_root_tag
 from common.errors import UserError
 from common.paths import IMAGE_SUFFIXES
 

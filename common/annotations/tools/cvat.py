@@ -21,8 +21,8 @@ from common.annotations.layouts import (
 from common.annotations.options import DEFAULT_READING, ReadingArgs
 from common.annotations.photos import AmbiguousNameError, PhotoIndex, split_of_folders
 from common.annotations.shapes import NO_BOX, Box, ellipse_hull, hull, rotated_box_hull
-from common.annotations.text import read_xml, xml_root_tag
 from common.annotations.types import Annotations
+from common.annotations.xml_text import read_xml, xml_root_tag
 from common.errors import UserError
 
 if TYPE_CHECKING:
