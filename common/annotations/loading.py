@@ -10,6 +10,7 @@ from common.annotations.collect import DatasetError
 from common.annotations.options import DEFAULT_READING, ReadingArgs
 from common.annotations.reader import read_dataset
 from common.annotations.types import AnnotatedImage, Annotations, Problem
+from common.display import counted
 from common.errors import UserError
 
 MAX_SHOWN = 5  # problems in a console
@@ -61,11 +62,11 @@ def summary_lines(annotations: Annotations) -> list[str]:
         total = annotations.face_count + annotations.refused_count
         lines.append(f"{annotations.refused_count} of {total} annotated faces were refused")
     if annotations.incomplete:
-        photos = f"{len(annotations.incomplete)} photos may show a face without a box"
+        photos = f"{counted(len(annotations.incomplete), 'photo')} may show a face without a box"
         lines.append(f"{photos}; their background teaches nothing, and no false alarm is counted there")
-    if annotations.unlabelled:
-        photos = f"{len(annotations.unlabelled)} photos have no label file: taken as face-free"
-        lines.append(f"{photos}; leave them out with --unlabelled skip")
+    if count := annotations.face_free_count:
+        photos = f"{counted(count, 'photo')} {'has' if count == 1 else 'have'} no label file: taken as face-free"
+        lines.append(f"{photos}; --unlabelled skip leaves out such photos")
     return lines
 
 
@@ -76,9 +77,9 @@ def count_line(annotations: Annotations) -> str:
         total = annotations.face_count + annotations.refused_count
         counts.append(f"{annotations.refused_count} of {total} annotated faces refused")
     if annotations.incomplete:
-        counts.append(f"{len(annotations.incomplete)} photos that may show a face without a box")
-    if annotations.unlabelled:
-        counts.append(f"{len(annotations.unlabelled)} photos without a label file, taken as face-free")
+        counts.append(f"{counted(len(annotations.incomplete), 'photo')} that may show a face without a box")
+    if annotations.face_free_count:
+        counts.append(f"{counted(annotations.face_free_count, 'photo')} without a label file, taken as face-free")
     return f"of the data: {'; '.join(counts)}" if counts else ""
 
 
@@ -94,4 +95,4 @@ def require_faces(images: Iterable[AnnotatedImage], what: str, fix: str) -> None
     if not found:
         raise UserError(f"{what} has no photo; {fix}")
     if not any(len(image.boxes) for image in found):
-        raise UserError(f"{what} has no face in its {len(found)} photos; {fix}")
+        raise UserError(f"{what} has no face in its {counted(len(found), 'photo')}; {fix}")

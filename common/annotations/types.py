@@ -78,7 +78,7 @@ class Annotations:
     problems: tuple[Problem, ...] = ()  # what was refused or changed
     clipped_boxes: int = 0  # the number of boxes that were clipped to their image
     notes: tuple[str, ...] = ()  # facts about the whole dataset that its user should know, one line each
-    unlabelled: tuple[str, ...] = ()  # ids of the images without a label file, which count as face-free
+    unlabelled: tuple[str, ...] = ()  # ids of the images without a label file; face-free, if they are complete
     format_name: str = ""  # such as "COCO"
     clipped_in: tuple[str, ...] = ()  # ids of the images with a clipped box
 
@@ -96,6 +96,11 @@ class Annotations:
     def incomplete(self) -> tuple[str, ...]:
         """Return the ids of the images that may show a face without a box."""
         return tuple(image.image_id for image in self.images if not image.complete)
+
+    @property
+    def face_free_count(self) -> int:
+        """Return the number of images without a label file that are taken as face-free: those that are complete."""
+        return len(set(self.unlabelled) - set(self.incomplete))
 
 
 def ordered_classes(labels: Iterable[str]) -> tuple[str, ...]:

@@ -67,7 +67,7 @@ class TourArgs(ReadingArgs):
     """
 
     data: Path
-    """Annotated dataset: Pascal VOC, COCO or YOLO."""
+    """Annotated dataset: a folder in one of the formats of docs/datasets.md."""
     out: Path = Path("docs")
     """Folder of tour.md."""
     work_dir: Path = Path("runs/tour")

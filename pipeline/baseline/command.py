@@ -25,6 +25,7 @@ import tyro
 from common.annotations import AnnotatedImage, Annotations, ReadingArgs, load_dataset, require_faces
 from common.annotations.types import fingerprint
 from common.cli import program_name, requires_extra, run_cli
+from common.display import counted
 from common.errors import UserError, first_line
 from common.images import read_image
 from common.memory import keep_freed_memory
@@ -45,7 +46,7 @@ class BaselineArgs(ReadingArgs):
     """Train a one-stage detector on annotated photos, and score it in the same way as ours."""
 
     data: Path
-    """Annotated photos: a Pascal VOC, COCO or YOLO folder."""
+    """Annotated photos: a folder in one of the formats of docs/datasets.md."""
     out: Path
     """Folder of the run; an unfinished run there resumes."""
     splits: Path = Path("splits.csv")
@@ -88,7 +89,7 @@ def run(args: BaselineArgs) -> int:
     )
     train, left_out = [image for image in train if image.complete], sum(not image.complete for image in train)
     if left_out:
-        notes.append(f"{left_out} training photos may show a face without a box: not trained on")
+        notes.append(f"{counted(left_out, 'training photo')} may show a face without a box: not trained on")
         _warn(f"note: {notes[-1]}")
     _check_faces(args, train, val, left_out)
     folder = BaselineFolder(args.out)
@@ -124,7 +125,7 @@ def _check(args: BaselineArgs) -> None:
 def _check_faces(
     args: BaselineArgs, train: Sequence[AnnotatedImage], val: Sequence[AnnotatedImage], left_out: int
 ) -> None:
-    rest = f" without the {left_out} photos that may show a face without a box" if left_out else ""
+    rest = f" without {counted(left_out, 'photo')} that may show a face without a box" if left_out else ""
     require_faces(train, f"{args.splits}: split 'train'{rest}", "make the split again")
     require_faces(val, f"{args.splits}: split 'val'", "make the split again")
     if len(train) < 2:

@@ -46,7 +46,7 @@ class CheckArgs(ReadingArgs):
     """
 
     data: Path
-    """Annotated dataset: Pascal VOC, COCO or YOLO."""
+    """Annotated dataset: a folder in one of the formats of docs/datasets.md."""
     out: Path | None = None
     """The page to write: a name that ends in .html, or a folder; check.html when not given."""
     page: bool = True

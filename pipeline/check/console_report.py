@@ -59,13 +59,15 @@ def headline(check: DatasetCheck) -> str:
 def incomplete_text(check: DatasetCheck) -> str:
     """Return how many photos may show a face without a box."""
     photos = counted(len(check.annotations.incomplete), "photo")
-    return f"{photos} may show a face without a box, because an annotation was refused"
+    return f"{photos} may show a face without a box, because an annotation was refused or is missing"
 
 
 def unlabelled_text(check: DatasetCheck) -> str:
     """Return how many photos have no label file."""
-    photos = counted(len(check.annotations.unlabelled), "photo")
-    return f"{photos} without a label file, taken as face-free; leave them out with --unlabelled skip"
+    read = check.annotations
+    doubtful = len(read.unlabelled) - read.face_free_count
+    what = f"{doubtful} may show faces, the others are taken as face-free" if doubtful else "taken as face-free"
+    return f"{counted(len(read.unlabelled), 'photo')} without a label file, {what}; --unlabelled skip leaves them out"
 
 
 def clipped_text(check: DatasetCheck) -> str:

@@ -18,6 +18,7 @@ from PIL import Image
 from common.annotations import AnnotatedImage, Annotations, ReadingArgs, count_line, load_dataset, require_faces
 from common.annotations.loading import Log, warn
 from common.cli import console, program_name, progress, run_cli
+from common.display import counted
 from common.errors import MediaError, UserError
 from common.files import atomic_replace, check_writable_folder
 from common.images import read_image
@@ -47,7 +48,7 @@ class BuildCropsArgs(ReadingArgs):
     """
 
     data: Path
-    """Annotated dataset: Pascal VOC, COCO or YOLO."""
+    """Annotated dataset: a folder in one of the formats of docs/datasets.md."""
     out: Path = Path("crops")
     """Folder for the crops."""
     splits: Path = Path("splits.csv")
@@ -303,7 +304,8 @@ def _print_summary(summary: CropSummary, annotations: Annotations) -> None:
     if mined := len(crops.hard_negatives):
         print(f"{mined} false alarms of stage 1 in {crops.root / HARD_NEGATIVE_FOLDER}, of training photos")
     if summary.not_mined:
-        print(f"no hard negatives from {summary.not_mined} training photos that may show a face without a box")
+        photos = counted(summary.not_mined, "training photo")
+        print(f"no hard negatives from {photos} that may show a face without a box")
     if line := count_line(annotations):
         print(line)
     for message in summary.unreadable:

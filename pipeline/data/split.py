@@ -53,7 +53,7 @@ class SplitArgs(ReadingArgs):
     """
 
     data: Path
-    """Annotated dataset: Pascal VOC, COCO or YOLO."""
+    """Annotated dataset: a folder in one of the formats of docs/datasets.md."""
     out: Path = Path("splits.csv")
     """The file to write; with --folds K, NAME.fold0.csv and so on next to it."""
     ratios: tuple[float, float, float] = (0.7, 0.15, 0.15)

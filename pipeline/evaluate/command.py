@@ -53,7 +53,7 @@ class EvaluateArgs(ReadingArgs):
     """Score the detector, and any other detector's results, on annotated photos."""
 
     data: Path
-    """Annotated photos: a Pascal VOC, COCO or YOLO folder."""
+    """Annotated photos: a folder in one of the formats of docs/datasets.md."""
     splits: Path | None = None
     """splits.csv of pipeline.split; not needed with --split all."""
     split: str = "test"

@@ -11,6 +11,7 @@ from rich.table import Table as RichTable
 
 from common.annotations import AnnotatedImage, Annotations, count_line
 from common.cli import console
+from common.display import counted
 from pipeline.evaluate.bootstrap import ONE_LABEL
 from pipeline.evaluate.evaluation import DetectionEvaluation
 from pipeline.evaluate.metrics import SIZES, APMetrics, CategoryScores
@@ -82,7 +83,7 @@ def data_notes(dataset: Annotations, images: Sequence[AnnotatedImage]) -> list[s
     notes += [line] if (line := count_line(dataset)) else []
     if incomplete := sum(not image.complete for image in images):
         fate = "detections there that overlap no annotated face are not counted"
-        notes.append(f"{incomplete} of the scored photos may show a face without a box: {fate}")
+        notes.append(f"{counted(incomplete, 'scored photo')} may show a face without a box: {fate}")
     return notes
 
 

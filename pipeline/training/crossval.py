@@ -55,7 +55,7 @@ class CrossvalArgs(ReadingArgs):
     """
 
     data: Path
-    """Annotated photos: a Pascal VOC, COCO or YOLO folder."""
+    """Annotated photos: a folder in one of the formats of docs/datasets.md."""
     out: Path = Path("runs/crossval")
     """Folder of the folds' splits, runs and scores."""
     folds: int = 5

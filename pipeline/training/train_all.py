@@ -52,7 +52,7 @@ class TrainAllArgs(ReadingArgs):
     """Train a detector on annotated photos, from the first step to the last."""
 
     data: Path
-    """Annotated photos: a Pascal VOC, COCO or YOLO folder."""
+    """Annotated photos: a folder in one of the formats of docs/datasets.md."""
     out: Path
     """Bundle directory to write."""
     work_dir: Path = Path("runs/train_all")

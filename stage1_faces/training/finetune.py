@@ -25,6 +25,7 @@ from common.annotations import AnnotatedImage, ReadingArgs, count_line, load_dat
 from common.annotations.options import DEFAULT_READING
 from common.annotations.types import fingerprint
 from common.cli import console, program_name, progress, run_cli
+from common.display import counted
 from common.errors import MediaError, UserError
 from common.images import read_image
 from common.memory import keep_freed_memory
@@ -52,7 +53,7 @@ class _FinetuneData:
 class FinetuneArgs(ReadingArgs):
     """Fine-tune the cascade (P-Net, R-Net, O-Net) on annotated faces."""
 
-    data: Path  # Annotated photos: a Pascal VOC, COCO or YOLO folder.
+    data: Path  # Annotated photos: a folder in one of the formats of docs/datasets.md.
     out: Path  # Folder of the run; a run that was stopped there resumes.
     splits: Path = Path("splits.csv")  # splits.csv of pipeline.split.
     overwrite: bool = False  # Start again even if the folder holds a run.
@@ -75,7 +76,7 @@ def finetune(
     ends in the same weights as an unbroken one.
 
     Args:
-        data: annotated photos, a Pascal VOC, COCO or YOLO folder.
+        data: annotated photos, in one of the formats of docs/datasets.md.
         splits: splits.csv.
         out: folder of the run.
         recipe: steps, batches and learning rates.
@@ -124,7 +125,8 @@ def _read_photos(data: Path, splits: Path, reading: ReadingArgs) -> _FinetuneDat
     if incomplete == len(train):
         reason = "each training photo may show a face without a box, so that none teaches the background"
         raise UserError(f"{data}: {reason}; correct the refused annotations")
-    note = f"no background was learned from {incomplete} training photos that may show a face without a box"
+    photos = counted(incomplete, "training photo")
+    note = f"no background was learned from {photos} that may show a face without a box"
     data_print = fingerprint([image for image in sets[0] if image.image_id in train])
     summary = (*([note] if incomplete else []), *filter(None, [count_line(dataset)]))
     return _FinetuneData(list(train.values()), list(val.values()), data_print, summary)

@@ -18,6 +18,7 @@ from common.annotations.yolo.config import yolo_config
 from common.annotations.yolo.labels import Pairing, label_folders
 from common.annotations.yolo.layout import YoloLayout, is_yolo_folder, read_layout
 from common.annotations.yolo.rows import AmbiguousRowsError, LabelRow, RowForms
+from common.display import counted
 from common.errors import UserError
 
 
@@ -161,7 +162,7 @@ def _add_unlabelled(
     if not photos:
         return
     if options.unlabelled == "skip":
-        collector.add_note(f"{len(photos)} photos have no label file: not used, as --unlabelled skip says")
+        collector.add_note(f"{counted(len(photos), 'photo')} without a label file: not used, as --unlabelled skip says")
         return
     empty = _tell_empty_parts(photos, layout, pairing, collector)
     # An empty label file cannot be that of a face.
@@ -181,8 +182,9 @@ def _add_unlabelled(
         doubted += doubt
         collector.add_unlabelled(photo, split, complete=not (doubt or split in empty))
     if doubted:
-        what = f"{len(folders)} folders have label files without an image, such as {min(orphans)}"
-        collector.add_note(f"{what}: {doubted} photos without a label file may be misnamed, and are not face-free")
+        what = f"{counted(len(folders), 'folder')} with label files of no image, such as {min(orphans)}"
+        misnamed = f"{counted(doubted, 'photo')} without a label file may be misnamed, and may show faces"
+        collector.add_note(f"{what}: {misnamed}")
 
 
 def _below(folder: Path, base: Path) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ def test_a_refused_face_makes_its_photo_incomplete_and_is_counted(tmp_path: Path
     assert read.format_name == "Pascal VOC"
     assert [line.split(";")[0] for line in summary_lines(read)] == [
         "1 of 3 annotated faces were refused",
-        "1 photos may show a face without a box",
+        "1 photo may show a face without a box",
     ]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from common.annotations import Annotations, read_dataset
 from common.annotations.collect import DatasetError
-from common.annotations.loading import load_dataset
+from common.annotations.loading import count_line, load_dataset
 from common.annotations.options import ReadingArgs
 from common.annotations.yolo import label_file, reader
 from tests.helpers.yolo_sets import save_photo, save_text
@@ -79,10 +79,10 @@ def test_photos_without_a_label_file_are_counted(tmp_path: Path) -> None:
     lines: list[str] = []
     read = load_dataset(tmp_path, log=lines.append)
     assert read.unlabelled == ("b",) and complete(read) == {"a": True, "b": True, "c": True}
-    assert any("1 photos have no label file: taken as face-free" in line for line in lines)
+    assert any("1 photo has no label file: taken as face-free" in line for line in lines)
     skipped = read_dataset(tmp_path, ReadingArgs(unlabelled="skip"))
     assert complete(skipped) == {"a": True, "c": True}
-    assert "1 photos have no label file: not used, as --unlabelled skip says" in skipped.notes
+    assert "1 photo without a label file: not used, as --unlabelled skip says" in skipped.notes
 
 
 def test_label_files_without_a_photo_are_counted_and_photos_without_labels_not_trusted(tmp_path: Path) -> None:
@@ -92,7 +92,8 @@ def test_label_files_without_a_photo_are_counted_and_photos_without_labels_not_t
     read = read_dataset(tmp_path)
     assert reasons(read) == ["other.txt unmatched 2: no image of this name; not used"]
     assert complete(read) == {"train": True, "train2": False, "valid": True, "valid2": True}
-    assert any("1 photos without a label file may be misnamed" in note for note in read.notes)
+    assert any("1 photo without a label file may be misnamed" in note for note in read.notes)
+    assert len(read.unlabelled) == 2 and "1 photo without a label file, taken as face-free" in count_line(read)
     save_text(tmp_path / "train/labels/other.txt", "\n")  # without a face, it tells nothing
     assert all(complete(read_dataset(tmp_path)).values())
 

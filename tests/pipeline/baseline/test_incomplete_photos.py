@@ -42,8 +42,8 @@ def test_incomplete_photos_are_left_out_of_training_and_counted(
     record = json.loads((tmp_path / "run" / "baseline.json").read_text())
     assert (record["photos"], record["incomplete_photos"]) == (1, 1)
     notes = " ".join(record["notes"])
-    assert "1 training photos may show a face without a box: not trained on" in notes
-    assert "1 of the scored photos may show a face without a box" in notes
+    assert "1 training photo may show a face without a box: not trained on" in notes
+    assert "1 scored photo may show a face without a box" in notes
     assert record["detector"]["errors"]["kinds"]["false_alarm"] == 0
     assert capsys.readouterr().err.count("p1.xml") == 1
 
@@ -54,7 +54,7 @@ def test_only_incomplete_photos_cannot_be_trained_on(tmp_path: Path, capsys: pyt
     root = write_incomplete(tmp_path / "data", faces, {"a": BOTH[1:], "b": BOTH[1:]}, sides)
     assert call(root) == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "split 'train' without the 2 photos that may show a face without a box has no photo" in error
+    assert "split 'train' without 2 photos that may show a face without a box has no photo" in error
     assert not (tmp_path / "run").exists()
 
 

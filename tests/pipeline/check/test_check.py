@@ -202,7 +202,7 @@ def test_photos_without_a_label_file(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert code == 0 and found["unlabelled"] == [f"p{i}" for i in range(2, 8)] and found["photos"] == 8
     assert found["faces_per_photo"]["0"] == 6
     out = capsys.readouterr().out
-    assert "6 photos without a label file, taken as face-free; leave them out with --unlabelled skip:" in out
+    assert "6 photos without a label file, taken as face-free; --unlabelled skip leaves them out:" in out
     assert "  p6\n" in out and "  p7\n" not in out and "  and 1 more\n" in out
     page = read_page(Path("check.html").read_text(encoding="utf-8"))
     assert all(f"p{i}" in page.items for i in range(2, 8))

@@ -89,7 +89,7 @@ def test_train_all_refuses_what_cannot_be_trained(tmp_path: Path, capsys: pytest
     sides = {"a": "train", "b": "val", "c": "test"}
     root = write_incomplete(tmp_path / "1" / "data", {"a": BOTH, "b": (), "c": BOTH}, {"b": BOTH}, sides)
     lines = train_all_fails(root, capsys)
-    assert lines[-1] == f"error: {root / 'splits.csv'}: split 'val' has no face in its 1 photos; use other --splits"
+    assert lines[-1] == f"error: {root / 'splits.csv'}: split 'val' has no face in its 1 photo; use other --splits"
     assert lines[0].startswith("warning: ") and "b.xml" in lines[0]  # shown although a later error ends the command
     one = (("with_mask", LEFT),)
     root = write_incomplete(tmp_path / "2" / "data", dict.fromkeys(sides, one), {}, sides)
@@ -117,7 +117,7 @@ def test_a_part_by_hand() -> None:
 
     both = [image("a", "x"), image("b", "y")]
     check_parts("s.csv", {"train": both, "val": both[:1]}, "fix")
-    with pytest.raises(UserError, match="split 'val' has no face in its 1 photos; fix"):
+    with pytest.raises(UserError, match="split 'val' has no face in its 1 photo; fix"):
         check_parts("s.csv", {"train": both, "val": [image("c")]}, "fix")
     with pytest.raises(UserError, match="split 'train' has only the class 'x'"):
         check_parts("s.csv", {"train": both[:1], "val": both}, "fix")
@@ -164,7 +164,7 @@ def test_pack_needs_data_for_reading_flags_and_faces_to_fit_on(
     root = write_incomplete(tmp_path / "data", {"a": BOTH, "b": ()}, {"b": BOTH}, {"a": "train", "b": "val"})
     assert pack_command.main([*argv, "--data", str(root), "--splits", str(root / "splits.csv")]) == 1
     lines = capsys.readouterr().err.splitlines()
-    assert "b.xml" in lines[0] and f"splits.csv: split 'val' of {root} has no face in its 1 photos" in lines[-1]
+    assert "b.xml" in lines[0] and f"splits.csv: split 'val' of {root} has no face in its 1 photo" in lines[-1]
 
 
 class BothFaces:
