@@ -162,5 +162,5 @@ def test_load_reports_problems_also_before_an_error(tmp_path: Path) -> None:
 
 def test_a_part_without_faces_is_refused() -> None:
     empty = AnnotatedImage(Path("a.png"), "a", (100, 80), np.zeros((0, 4), np.float32), ())
-    with pytest.raises(UserError, match=r"splits.csv: the test part has no face in its 1 photos; split again"):
+    with pytest.raises(UserError, match=r"splits.csv: the test part has no face in its 1 photo; split again"):
         require_faces([empty], "splits.csv: the test part", "split again")

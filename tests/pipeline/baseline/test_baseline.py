@@ -313,7 +313,7 @@ def test_a_start_that_failed_leaves_the_folder_free(
         (("train",) * 5 + ("test",) * 2, "splits.csv: split 'val' has no photo"),
         (("val",) * 5 + ("test",) * 2, "splits.csv: split 'train' has no photo"),
         (("train",) + ("val",) * 4 + ("test",) * 2, "only one training photo"),
-        (("train",) * 4 + ("test",) * 2 + ("val",), "split 'val' has no face in its 1 photos"),
+        (("train",) * 4 + ("test",) * 2 + ("val",), "split 'val' has no face in its 1 photo"),
     ],
 )
 def test_a_split_without_faces_is_refused(

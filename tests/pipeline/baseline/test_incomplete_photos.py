@@ -62,4 +62,4 @@ def test_a_scored_split_without_faces_is_refused(tmp_path: Path, capsys: pytest.
     faces = {"a": BOTH, "b": BOTH, "c": BOTH, "d": ()}
     root = write_incomplete(tmp_path / "data", faces, {}, {"a": "train", "b": "train", "c": "val", "d": "test"})
     assert call(root) == 1
-    assert "split 'test' has no face in its 1 photos" in capsys.readouterr().err
+    assert "split 'test' has no face in its 1 photo" in capsys.readouterr().err

@@ -151,7 +151,7 @@ def test_a_split_without_faces_is_refused(tmp_path: Path, capsys: pytest.Capture
     argv = ["--data", str(root), "--splits", str(root / "splits.csv"), "--out", str(tmp_path / "out")]
     assert main(argv) == 1
     error = capsys.readouterr().err
-    assert f"error: {root / 'splits.csv'}: split 'test' has no face in its 1 photos; choose another --split" in error
+    assert f"error: {root / 'splits.csv'}: split 'test' has no face in its 1 photo; choose another --split" in error
     (root / "annotations" / "a.xml").unlink()
     (root / "images" / "a.png").unlink()
     assert main(argv) == 1

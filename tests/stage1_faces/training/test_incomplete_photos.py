@@ -130,9 +130,9 @@ def test_data_that_cannot_teach_are_refused(tmp_path: Path, capsys: pytest.Captu
     sides = {"a": "train", "b": "val"}
     root = write_incomplete(tmp_path / "1" / "data", {"a": BOTH, "b": ()}, {}, sides)
     line = failed(root, capsys)
-    assert line == f"error: {root / 'splits.csv'}: split 'val' has no face in its 1 photos; make the split again"
+    assert line == f"error: {root / 'splits.csv'}: split 'val' has no face in its 1 photo; make the split again"
     root = write_incomplete(tmp_path / "2" / "data", {"a": (), "b": BOTH}, {}, sides)
-    assert "split 'train' has no face in its 1 photos" in failed(root, capsys)
+    assert "split 'train' has no face in its 1 photo" in failed(root, capsys)
     root = write_incomplete(tmp_path / "3" / "data", {"a": BOTH[:1], "b": BOTH}, {"a": BOTH[1:]}, sides)
     line = failed(root, capsys)
     assert "each training photo may show a face without a box" in line and "correct the refused annotations" in line
