@@ -163,7 +163,8 @@ def test_openapi_describes_bodies_answers_and_errors(client: TestClient, photo: 
     assert [each["name"] for each in detect["parameters"]] == ["min_score", "min_face"]
     schemas = described["components"]["schemas"]
     answer = client.post("/v1/detect", content=photo, headers=RAW).json()
-    assert list(schemas["PhotoFaces"]["properties"]) == list(answer)
+    assert list(schemas["PhotoFaces"]["properties"]) == [*answer, "note"]  # only where a file has one
+    assert schemas["PhotoFaces"]["required"] == list(answer)
     assert list(schemas["Face"]["properties"]) == list(answer["faces"][0])
     assert list(schemas["ErrorResponse"]["properties"]) == ["error"]
 
