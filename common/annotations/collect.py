@@ -44,7 +44,7 @@ def parse_number(value: Any) -> float:
 
 
 def looks_normalised(box: Sequence[float], size: Size | None = None) -> bool:
-    """Return whether a box in pixels ends within the first one, as a box does that is divided by the image's size.
+    """Return whether a box ends within the first pixel, as normalised boxes do.
 
     Args:
         box: xyxy.
@@ -65,7 +65,7 @@ def _same_shape(a: Size, b: Size) -> bool:
 
 
 def _is_turn_unsure(annotated: Size | None, header: HeaderSize) -> bool:
-    """Return whether the boxes of a photo with an EXIF turn may be of the unturned picture, as far as sizes tell."""
+    """Return whether the sizes leave open if the boxes are of the picture before or after its EXIF turn."""
     if header.orientation not in range(2, 9):
         return False
     if annotated is None or header.stored == header.upright:  # also turned by 180 degrees, or mirrored

@@ -46,8 +46,10 @@ class ChildProcess:
     def receive(self) -> Any:
         """Wait for a message.
 
-        Raises ProcessDiedError when the process ends instead, UserError for input that it cannot use, and
-        ProgrammingError for any other error in it.
+        Raises:
+            ProcessDiedError: the process ended instead.
+            UserError: it cannot use its input.
+            ProgrammingError: any other error in it.
         """
         assert self._process.stdout is not None
         try:

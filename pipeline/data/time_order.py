@@ -1,7 +1,7 @@
 """Order photos by time, and cut the order into one block per part, such as train, val and test.
 
-Time is the EXIF time of taking where all photos have it, or else the natural order of their ids (frame 9 before
-frame 10). A cut may move a little from its share, so that each part gets faces of every class where possible.
+Time is the EXIF time of taking, where all photos have it. Otherwise it is the natural order of their ids: frame
+9 before frame 10. A cut may move a little from its share, so that each part gets faces of every class where possible.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ MIN_PART_SIDE = 96  # px
 def counted_detections(image: AnnotatedImage, boxes: Boxes, match_iou: float = MAX_BACKGROUND_IOU) -> NDArray[np.bool_]:
     """Return (M,) whether each detection counts when detections are scored.
 
-    In a photo that may show a face without a box (`image.complete` is False), a detection on no annotated face may be
+    A photo may show a face without a box (`image.complete` is False). There, a detection on no annotated face may be
     that face. Such a detection is neither right nor a false alarm.
 
     Args:

@@ -59,6 +59,8 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "build-crops": (Row("train", (*DATA, "--workers", "2"), "28 crops"),),
     "train-all": (
         Row("train", ("--help",), "--quick"),
+        # Its steps (finetune, build_crops, train, pack, evaluate) are processes in which the same packages are blocked.
+        Row("train", (*DATA, "--out", "b", "--quick", "--experiments", "final_cnn", "--no-all-photos"), "--quick"),
         Row("train", ("--data", "nothing", "--splits", "splits.csv", "--out", "b"), "nothing", code=1),
     ),
     "finetune": (

@@ -27,7 +27,7 @@ def read_yolo(root: Path | str, options: ReadingArgs = DEFAULT_READING) -> Annot
 
     What a label line means is in `RowForms`. All values except the class are divided by the upright image's width or
     height. An image without a label file has no faces, by the format's convention. It is not `complete` if its whole
-    split has no label file, or label files without an image are found near it. These are reported.
+    split has no label file. Nor is it where label files without an image are found near it. These are reported.
 
     Raises:
         UserError: there are no class names, no images, or no label files, or lines can be read in two ways.

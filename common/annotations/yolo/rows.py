@@ -1,4 +1,4 @@
-"""Parse the rows of YOLO label files, and tell from all rows of a dataset what a row of each length means."""
+"""Parse the rows of YOLO labels, and tell from all of them what a row of each length means."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ class _Shapes:
 class RowForms:
     """What the rows of a dataset mean: a box, a box with more values, or a polygon.
 
-    A row is `class cx cy w h`, also with k key points (x y, or x y visibility), a confidence, the number of a track;
-    or a polygon, `class x y x y x y ...`. Rows with an odd number of values, from 7, can be both. `kpt_shape` of
-    data.yaml tells; else all rows of the dataset do.
+    A row is `class cx cy w h`, or a polygon, `class x y x y x y ...`. After the box may be k key points (x y, or
+    x y visibility), a confidence, and the number of a track. Rows with an odd number of values, from 7, can be both.
+    `kpt_shape` of data.yaml tells; else all rows of the dataset do.
     """
 
     def __init__(self, kpt_shape: tuple[int, int] | None = None) -> None:
