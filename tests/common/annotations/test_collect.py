@@ -118,7 +118,7 @@ def test_photos_without_a_label_file_are_counted(tmp_path: Path) -> None:
     collector.add_unlabelled(photo(tmp_path, "c.png"), "train", complete=False)
     read = collector.finish()
     assert read.unlabelled == ("b", "c") and read.incomplete == ("c",)
-    assert summary_lines(read)[-1].startswith("2 photos have no label file: taken as face-free")
+    assert summary_lines(read)[-1].startswith("1 photo has no label file: taken as face-free")
 
 
 def test_completeness_is_part_of_the_fingerprint_only_where_it_lacks() -> None:
