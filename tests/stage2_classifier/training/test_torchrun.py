@@ -59,8 +59,8 @@ def whole(tiny_crops: CropSet, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.mark.slow
 @pytest.mark.parametrize("val", [(10, 6, 5), (1, 0, 0)])
 def test_each_crop_is_validated_once_also_with_uneven_batches(tmp_path: Path, val: tuple[int, int, int]) -> None:
-    # 21 crops in batches of 16, and one crop for two processes; also a single training crop.
-    train_counts = (24, 10, 6) if sum(val) > 1 else (1, 0, 0)
+    # 21 crops in batches of 16, and one crop for two processes; also one training crop for each.
+    train_counts = (24, 10, 6) if sum(val) > 1 else (1, 1, 0)
     crops = make_crop_set(tmp_path / "crops", {"train": train_counts, "val": val})
     run = train(crops.root, tmp_path, "--epochs=1", "--warmup-epochs=0")
     assert json.loads((run / "summary.json").read_text())["processes"] == 2
