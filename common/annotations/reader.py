@@ -21,15 +21,15 @@ from common.display import display_name
 from common.errors import UserError
 
 Reader = Callable[[Path, ReadingArgs], Annotations]
-# (name, whether a folder has this format, its reader). The first format found is read.
-FOLDER_READERS: tuple[tuple[str, Callable[[Path], bool], Reader], ...] = (
-    ("YOLO", lambda folder: yolo_config(folder) is not None, read_yolo),
-    ("CVAT", is_cvat_folder, read_cvat),
-    ("Pascal VOC", is_voc_folder, read_voc),
-    ("LabelMe", is_labelme_folder, read_labelme),
-    ("VIA", is_via_folder, read_via),
-    ("COCO", lambda folder: bool(coco_files(folder)), read_coco),
-    ("YOLO", is_yolo_folder, read_yolo),
+# (whether a folder has this format, its reader). The first format found is read.
+FOLDER_READERS: tuple[tuple[Callable[[Path], bool], Reader], ...] = (
+    (lambda folder: yolo_config(folder) is not None, read_yolo),
+    (is_cvat_folder, read_cvat),
+    (is_voc_folder, read_voc),
+    (is_labelme_folder, read_labelme),
+    (is_via_folder, read_via),
+    (lambda folder: bool(coco_files(folder)), read_coco),
+    (is_yolo_folder, read_yolo),
 )
 FILE_READERS: dict[str, Reader] = {
     **{".json": lambda file, options: (read_via if is_via_file(file) else read_coco)(file, options)},
@@ -64,8 +64,9 @@ def read_dataset(root: Path | str, options: ReadingArgs = DEFAULT_READING) -> An
     if root.is_file() and root.suffix.lower() in FILE_READERS:
         _refuse_file_of_one_image(root)
         return FILE_READERS[root.suffix.lower()](root, options)
-    if root.is_dir() and (folder := find_dataset(root)) is not None:
-        return next(read for _, fits, read in FOLDER_READERS if fits(folder))(folder, options)
+    if root.is_dir() and (found := find_dataset(root)) is not None:
+        folder, reader = found
+        return reader(folder, options)
     if root.is_file() and root.suffix.lower() in ARCHIVES:
         raise UserError(f"{root}: is an archive; unpack it, and give the folder")
     looked_for = f"{', '.join(LAYOUTS[:-1])} and {LAYOUTS[-1]}, also in train/, valid/ and test/"
@@ -84,7 +85,7 @@ def _refuse_file_of_one_image(file: Path) -> None:
 def _contents(root: Path) -> str:
     """Return what a path holds, as far as a reader of the message can use it."""
     if not root.is_dir():
-        return "a file that is none of these"
+        return "a file of another kind"
     folders = sorted(p for p in root.iterdir() if p.is_dir() and p.name[0] not in "._")
     parts = [_count_by_suffix(root, recursive=False)]
     parts += [f"{display_name(p.name)}/ ({_count_by_suffix(p) or 'no files'})" for p in folders[:MAX_LISTED]]
@@ -100,21 +101,21 @@ def _count_by_suffix(folder: Path, recursive: bool = True) -> str:
     return ", ".join(f"{count} {suffix}" for suffix, count in ordered[:MAX_LISTED])
 
 
-def find_dataset(root: Path, depth: int = MAX_DEPTH) -> Path | None:
-    """Return the folder of the dataset: `root`, or a folder in it; None without one.
+def find_dataset(root: Path, depth: int = MAX_DEPTH) -> tuple[Path, Reader] | None:
+    """Return the folder of the dataset, which is `root` or a folder in it, and its reader; None without one.
 
     Raises UserError when several folders in `root` are datasets.
     """
-    if any(fits(root) for _, fits, _ in FOLDER_READERS):
-        return root
+    if reader := next((read for fits, read in FOLDER_READERS if fits(root)), None):
+        return root, reader
     if depth == 0:
         return None
     inner = sorted(p for p in root.iterdir() if p.is_dir() and p.name[0] not in "._")
-    datasets = [folder for folder in (find_dataset(p, depth - 1) for p in inner) if folder is not None]
+    datasets = [found for found in (find_dataset(p, depth - 1) for p in inner) if found is not None]
     # A link to a dataset is not another one. Of its names, the one with the fewest folders is taken.
-    by_real_path = {os.path.realpath(p): p for p in sorted(datasets, key=lambda p: len(p.parts), reverse=True)}
-    found = sorted(by_real_path.values())
-    if len(found) > 1:
-        names = ", ".join(str(folder.relative_to(root)) for folder in found[:3])
-        raise UserError(f"{root}: holds {len(found)} datasets ({names}); name one of them")
-    return found[0] if found else None
+    datasets.sort(key=lambda found: len(found[0].parts), reverse=True)
+    different = list({os.path.realpath(folder): (folder, reader) for folder, reader in datasets}.values())
+    if len(different) > 1:
+        names = ", ".join(sorted(str(folder.relative_to(root)) for folder, _ in different)[:3])
+        raise UserError(f"{root}: holds {len(different)} datasets ({names}); name one of them")
+    return different[0] if different else None

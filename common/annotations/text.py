@@ -38,7 +38,7 @@ def read_text(file: Path) -> str:
     bytes are text in several of them, and class names would be wrong without a sign.
 
     Raises:
-        EncodingError: the encoding is none of these.
+        EncodingError: the text is in another encoding.
         OSError: the file cannot be read.
     """
     return decode_text(file.read_bytes())

@@ -218,7 +218,8 @@ def test_a_yaml_of_something_else_is_no_configuration(tmp_path: Path) -> None:
     save_text(tmp_path / "set/classes.txt", "mask")
     save_text(tmp_path / "config.yaml", "names: [a]\n")
     save_text(tmp_path / "table.data", "1,2,3\n" * 10)
-    assert find_dataset(tmp_path) == tmp_path / "set"
+    found = find_dataset(tmp_path)
+    assert found is not None and found[0] == tmp_path / "set"
 
 
 @pytest.mark.parametrize(
