@@ -17,6 +17,7 @@ from common.errors import UserError
 
 SHUTDOWN_GRACE = 2.0  # seconds; when one process fails, torchrun ends the others within them (it polls every 0.1 s)
 POLL_INTERVAL = 0.2  # seconds between checks that torchrun still runs
+FIRST_PARENT = os.getppid()  # torchrun, where it started this process
 INIT_PID = 1  # adopts processes whose parent has ended; in a container it may be torchrun itself
 
 
@@ -57,6 +58,8 @@ def report_errors_once(command: Callable[[], int]) -> int:
         except RuntimeError as error:
             if not (under_torchrun() and _lost_peer(error)):
                 raise
+            if os.getppid() != FIRST_PARENT:  # torchrun was killed, and the other process noticed it first
+                return 1
             raise UserError("another process of this training has ended; continue with --resume") from error
     except (UserError, OSError):
         if rank():
