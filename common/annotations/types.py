@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from common.annotations.source import Source
 from common.boxes import Boxes, as_boxes
 from common.display import display_name
 
@@ -29,10 +31,21 @@ class AnnotatedImage:
     split: str | None = None  # "train", "val" or "test" where the dataset's folders give the split
     # False: a face may lack its box, because an annotation was refused. What looks like background may be that face.
     complete: bool = True
+    source: str = ""  # name of the image's source (`Annotations.sources`); empty in a dataset read alone
+    # (N,) False: a face whose class is not learned, only that it is a face; None stands for all True.
+    class_known: NDArray[np.bool_] = None  # type: ignore[assignment]
+    # (K, 4) as `boxes`: places that are neither face nor background in training, such as faces without a box.
+    ignored: Boxes = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "boxes", as_boxes(self.boxes))
-        self.boxes.setflags(write=False)
+        object.__setattr__(self, "ignored", as_boxes(() if self.ignored is None else self.ignored))
+        known = np.ones(len(self.boxes), bool) if self.class_known is None else np.array(self.class_known, bool)
+        object.__setattr__(self, "class_known", known)
+        for array in (self.boxes, self.ignored, self.class_known):
+            array.setflags(write=False)
+        if self.class_known.shape != (len(self.boxes),):
+            raise ValueError(f"{self.path}: {len(self.boxes)} boxes but class_known is {self.class_known.shape}")
         if not self.image_id:
             raise ValueError(f"{self.path}: the image id is empty")
         if min(self.size) < 1:
@@ -81,6 +94,9 @@ class Annotations:
     unlabelled: tuple[str, ...] = ()  # ids of the images without a label file; face-free, if they are complete
     format_name: str = ""  # such as "COCO"
     clipped_in: tuple[str, ...] = ()  # ids of the images with a clipped box
+    sources: tuple[Source, ...] = ()  # the sources of images of several datasets, the main one first
+    # {image id: image id in the main source} of photos that two sources show at two sizes; they are one photo.
+    twins: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def face_count(self) -> int:
@@ -122,4 +138,8 @@ def fingerprint(train: Sequence[AnnotatedImage]) -> str:
         digest.update(image.boxes.tobytes())
         if not image.complete:
             digest.update(b"incomplete")
+        if not image.class_known.all():
+            digest.update(image.class_known.tobytes())
+        if len(image.ignored):
+            digest.update(image.ignored.tobytes())
     return digest.hexdigest()

@@ -1,0 +1,28 @@
+"""The options of commands that learn from several datasets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.annotations.options import ReadingArgs
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourcesArgs(ReadingArgs):
+    """Options of reading several datasets; commands inherit them."""
+
+    data: tuple[Path, ...]
+    """Annotated photos: a folder in one of the formats of docs/datasets.md. Further folders are only learned from."""
+    sources: Path | None = None
+    """YAML file that says what may be learned from each folder (docs/sources.md); without it, everything."""
+
+    @property
+    def main_data(self) -> Path:
+        """Return the main dataset's folder: it alone is split, validated and tested."""
+        return self.data[0]
+
+    def data_flags(self) -> list[str]:
+        """Return the datasets and how they are read, as arguments of another command."""
+        flags = ["--data", *map(str, self.data), *self.reading_flags()]
+        return flags if self.sources is None else [*flags, "--sources", str(self.sources)]
