@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from common.annotations.loading import Log, load_dataset, warn
 from common.annotations.options import ReadingArgs
 from common.annotations.photos import header_size, photos_in
@@ -46,7 +48,7 @@ def load_sources(args: SourcesArgs, log: Log = warn) -> Annotations:
             names = ", ".join(main.class_names)
             fix = f"map it with `rename: [{strange[0]}=NAME]` in the file of sources"
             raise UserError(f"{source.data}: class {strange[0]!r} is not among the main data's ({names}); {fix}")
-    twins = {}
+    twins: dict[str, str] = {}
     for source, found in zip(sources, read, strict=True):
         if source.twins is not None:
             twins |= _twins(source, found.images, main.images)
@@ -102,7 +104,7 @@ def _load(source: Source, args: SourcesArgs, log: Log) -> Annotations:
     prefix = "" if source.data == args.main_data else f"{source.name}/"
     images = []
     for image in found.images:
-        known = [source.trusts(label) for label in image.labels]
+        known = np.array([source.trusts(label) for label in image.labels], bool)
         trusted = replace(image, source=source.name, class_known=known, complete=image.complete and source.background)
         if source.left_out is not None:
             trusted = without_doubtful(trusted, doubtful.get(image.image_id, ()), source.left_out)
