@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -50,12 +51,13 @@ class Source:
         return self.classes is None or label in self.classes
 
 
-def draw_factors(counts: dict[str, int], sources: tuple[Source, ...]) -> dict[str, float]:
+def draw_factors(counts: Mapping[str, int], shares: Mapping[str, float | None]) -> dict[str, float]:
     """Return the factor by which each source's faces are drawn more or less often than others.
 
     Args:
         counts: {source name: number of its training faces}.
-        sources: the sources; those without a share divide what is left by their numbers of faces.
+        shares: {source name: share of the draws}; those of None, or without an entry, divide what is left by their
+            numbers of faces.
 
     Returns:
         {source name: factor}, so that factor x count is proportional to the source's share; 0 without faces.
@@ -63,10 +65,10 @@ def draw_factors(counts: dict[str, int], sources: tuple[Source, ...]) -> dict[st
     Raises:
         UserError: the shares sum to 1 or more and another source is left without draws.
     """
-    fixed = {s.name: s.share for s in sources if s.share is not None and counts.get(s.name)}
+    fixed = {name: share for name, share in shares.items() if share is not None and counts.get(name)}
     free = sum(count for name, count in counts.items() if name not in fixed)
     left = 1 - sum(fixed.values())
-    if (free and left <= 0) or left < -1e-9:
+    if left < -1e-9 or (free and left <= 0):
         raise UserError(f"sources: the shares sum to {1 - left:g}, which leaves no draws for others; lower them")
     total = sum(counts.values())
     factors = {}

@@ -6,15 +6,16 @@ import csv
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from common.annotations.source import EdgeTrust
 from common.errors import UserError
 from common.files import atomic_text, write_text
 from common.splits import SPLITS
 
 BACKGROUND = "not_a_face"  # the label of hard negatives: stage 1's false alarms
-LANDMARKS = "landmarks"  # a column that older tables lack
+LANDMARKS, SOURCE, CLASS_KNOWN = "landmarks", "source", "class_known"  # columns that older tables lack
 COLUMNS = ("path", "label", "split", "image_id", "x1", "y1", "x2", "y2")
 
 
@@ -32,6 +33,8 @@ class CropRecord:
     image_id: str  # the photo that the crop is from
     box: tuple[float, float, float, float]  # the face in pixels of the photo: xyxy, 0-based, exclusive ends
     landmarks: tuple[float, ...] = ()  # x, y of eyes, nose and mouth corners (5) in pixels of the photo, or empty
+    source: str = ""  # the dataset that the photo is from (`CropSet.sources`); empty where there is only one
+    class_known: bool = True  # False: a face whose class is not learned
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -46,6 +49,15 @@ class CropRecord:
 
 
 @dataclass(frozen=True)
+class CropSource:
+    """One of the datasets that crops are from, and how they are learned (common.annotations.source.Source)."""
+
+    name: str
+    edges: EdgeTrust = "same"  # how box edges are learned
+    share: float | None = None  # share of the draws; None: as many as its faces
+
+
+@dataclass(frozen=True)
 class CropSet:
     """A folder of crops."""
 
@@ -54,6 +66,7 @@ class CropSet:
     class_names: tuple[str, ...]  # the classes in their fixed order
     margin: float  # context of the crops on each side, as a share of a box's longer side
     hard_negatives: tuple[CropRecord, ...] = ()  # false alarms of stage 1, labelled BACKGROUND, outside the classes
+    sources: tuple[CropSource, ...] = ()  # the main dataset first; empty where there is only one
 
     def split(self, name: str) -> tuple[CropRecord, ...]:
         """Return the faces of one split; raise UserError when there are none."""
@@ -70,7 +83,9 @@ def write_crop_set(crops: CropSet) -> None:
     """
     for table in ("crops.csv", "rejects.csv"):
         (crops.root / table).unlink(missing_ok=True)
-    meta = {"class_names": list(crops.class_names), "margin": crops.margin}
+    meta: dict[str, object] = {"class_names": list(crops.class_names), "margin": crops.margin}
+    if crops.sources:
+        meta["sources"] = [asdict(source) for source in crops.sources]
     write_text(crops.root / "crops.json", json.dumps(meta, indent=2) + "\n")
     if crops.hard_negatives:
         _write_table(crops.root / "rejects.csv", crops.hard_negatives)
@@ -81,10 +96,11 @@ def _write_table(table: Path, records: Iterable[CropRecord]) -> None:
     """Write one table of the manifest."""
     with atomic_text(table, newline="") as f:
         writer = csv.writer(f)
-        writer.writerow((*COLUMNS, LANDMARKS))
+        writer.writerow((*COLUMNS, LANDMARKS, SOURCE, CLASS_KNOWN))
         for r in records:
             box = (f"{v:.17g}" for v in r.box)  # exact
-            writer.writerow((r.path, r.label, r.split, r.image_id, *box, " ".join(f"{v:.2f}" for v in r.landmarks)))
+            points = " ".join(f"{v:.2f}" for v in r.landmarks)
+            writer.writerow((r.path, r.label, r.split, r.image_id, *box, points, r.source, int(r.class_known)))
 
 
 def read_crop_set(root: Path | str) -> CropSet:
@@ -102,6 +118,7 @@ def read_crop_set(root: Path | str) -> CropSet:
         meta = json.loads(meta_file.read_text(encoding="utf-8"))
         class_names = tuple(str(name) for name in meta["class_names"])
         margin = float(meta["margin"])
+        sources = tuple(CropSource(**source) for source in meta.get("sources", ()))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{meta_file}: malformed ({error}); build the crops again") from error
     records = _read_table(table)
@@ -111,7 +128,7 @@ def read_crop_set(root: Path | str) -> CropSet:
     hard_negatives = _read_table(negatives_table) if negatives_table.is_file() else ()
     if any(r.label != BACKGROUND for r in hard_negatives):
         raise UserError(f"{negatives_table}: holds another label than {BACKGROUND}; build the crops again")
-    return CropSet(root, records, class_names, margin, hard_negatives)
+    return CropSet(root, records, class_names, margin, hard_negatives, sources)
 
 
 def _read_table(table: Path) -> tuple[CropRecord, ...]:
@@ -131,7 +148,8 @@ def _records(rows: csv.DictReader[str], table: Path) -> Iterable[CropRecord]:
         try:
             box = (float(row["x1"]), float(row["y1"]), float(row["x2"]), float(row["y2"]))
             landmarks = tuple(float(v) for v in (row.get(LANDMARKS) or "").split())
-            record = CropRecord(row["path"], row["label"], row["split"], row["image_id"], box, landmarks)
+            place = (row["path"], row["label"], row["split"], row["image_id"])
+            record = CropRecord(*place, box, landmarks, row.get(SOURCE) or "", row.get(CLASS_KNOWN) != "0")
         except (UserError, TypeError, ValueError) as error:
             what = error if isinstance(error, UserError) else "a box edge or landmark is not a number"
             raise UserError(f"{table}, line {rows.line_num}: {what}; build the crops again") from error
