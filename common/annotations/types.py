@@ -31,6 +31,7 @@ class AnnotatedImage:
     split: str | None = None  # "train", "val" or "test" where the dataset's folders give the split
     # False: a face may lack its box, because an annotation was refused. What looks like background may be that face.
     complete: bool = True
+    source_incomplete: bool = False  # not complete, but only because the source does not box every face
     source: str = ""  # name of the image's source (`Annotations.sources`); empty in a dataset read alone
     # (N,) False: a face whose class is not learned, only that it is a face; None stands for all True.
     class_known: NDArray[np.bool_] = None  # type: ignore[assignment]

@@ -105,7 +105,13 @@ def _load(source: Source, args: SourcesArgs, log: Log) -> Annotations:
     images = []
     for image in found.images:
         known = np.array([source.trusts(label) for label in image.labels], bool)
-        trusted = replace(image, source=source.name, class_known=known, complete=image.complete and source.background)
+        trusted = replace(
+            image,
+            source=source.name,
+            class_known=known,
+            complete=image.complete and source.background,
+            source_incomplete=image.complete and not source.background,
+        )
         if source.left_out is not None:
             trusted = without_doubtful(trusted, doubtful.get(image.image_id, ()), source.left_out)
         images.append(replace(trusted, image_id=f"{prefix}{image.image_id}"))

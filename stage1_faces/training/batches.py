@@ -14,11 +14,12 @@ from torch.nn import functional as F
 
 from stage1_faces.anchors import BBOX_XFORM_CLIP, box_anchors
 from stage1_faces.detector import ONET, RNET
-from stage1_faces.training.mining import MinedWindows
+from stage1_faces.training.draws import BACKGROUND_SHARE, background_weights, face_sampling_weights
+from stage1_faces.training.mining import MinedWindows, over_ignored
+from stage1_faces.training.nets import BoxOffsets
 from stage1_faces.training.samples import TrainingPhoto, sample_patch, sample_window
 
 FOCAL_GAMMA = 2.0  # focal loss (Lin et al. 2017)
-BACKGROUND_SHARE = 0.15  # share of P-Net's patches that are cropped anywhere, not around a face
 POSITIVE_SHARE = 0.4  # share of a batch of windows that show a face
 MINED_SHARE = 0.6  # share of those that are where the net before put them; the others are near the annotated box
 ANCHOR_JITTER = (0.13, 0.18)  # of the others, standard deviations: centre, in units; logarithm of the unit
@@ -32,14 +33,24 @@ class Batches:
 
     def __init__(self, photos: Sequence[TrainingPhoto], size: int, seed: int) -> None:
         self._photos, self._size, self._seed = photos, size, seed
-        self._faces, self._weights = face_sampling_weights(photos)
+        self._faces, weights = face_sampling_weights(photos)
+        # As `Generator.choice` does it, which would add up all weights again at each draw.
+        self._cumulated = weights.cumsum() / weights.cumsum()[-1]
+        names = sorted({photo.source for photo in photos if photo.edges == "offset"})
+        self.offsets = BoxOffsets(names) if names else None  # learned along with the net
+        index = {name: k for k, name in enumerate(names)}
+        # Of each photo, the index of its source's offset; -1: none.
+        self._offset_of = np.array([index[p.source] if p.edges == "offset" else -1 for p in photos], np.int64)
         self.state = torch.zeros(0)  # what a resumed run needs after an epoch
 
     def start_epoch(self, epoch: int, steps: int) -> None:
         """Draw the samples of the epoch, where `batch` does not."""
 
     def batch(self, epoch: int, step: int) -> Arrays:
-        """Return one batch as arrays: pixels (N, H, W, 3), then the targets."""
+        """Return one batch as arrays: pixels (N, H, W, 3), then the targets.
+
+        Where a source's edges have an offset, the last array is the index (N,) of each sample's offset, or -1.
+        """
         raise NotImplementedError
 
     def loss(self, outputs: Tensor, targets: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -51,8 +62,16 @@ class Batches:
 
     def _draw_face(self, rng: np.random.Generator) -> tuple[int, int]:
         """Return the photo and face index of one face."""
-        photo, face = self._faces[rng.choice(len(self._faces), p=self._weights)]
+        photo, face = self._faces[self._cumulated.searchsorted(rng.random(), side="right")]
         return int(photo), int(face)
+
+    def _with_offsets(self, arrays: Arrays, photos: Sequence[int]) -> Arrays:
+        """Return a batch, with the offsets' indices of its samples' photos where there are offsets."""
+        return arrays if self.offsets is None else (*arrays, self._offset_of[np.array(photos, np.intp)])
+
+    def _shifted(self, box_deltas: Tensor, offset: Sequence[Tensor], rows: Tensor) -> Tensor:
+        """Return a net's box deltas (N, 4) as the annotators of samples `rows` (N,) would draw the boxes."""
+        return box_deltas if self.offsets is None else self.offsets(box_deltas, offset[0][rows])
 
 
 def box_loss(box_deltas: Tensor, target: Tensor) -> Tensor:
@@ -71,18 +90,6 @@ def _corners(box_deltas: Tensor) -> Tensor:
     return torch.cat([box_deltas[:, :2] - half, box_deltas[:, :2] + half], dim=1)
 
 
-def face_sampling_weights(photos: Sequence[TrainingPhoto]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Return the faces (F, 2) as photo and face index, and the probability (F,) with which each is drawn.
-
-    It is proportional to 1 / sqrt(faces of its class * faces in its photo): bare faces are rare in the Kaggle set.
-    """
-    faces = [(i, j) for i, photo in enumerate(photos) for j in range(len(photo.boxes))]
-    labels = [photos[i].labels[j] for i, j in faces]
-    counts = {label: labels.count(label) for label in set(labels)}
-    weights = np.array([(counts[photos[i].labels[j]] * len(photos[i].boxes)) ** -0.5 for i, j in faces])
-    return np.array(faces, np.intp), weights / weights.sum()
-
-
 class PatchBatches(Batches):
     """P-Net's batches: patches around faces drawn by `face_sampling_weights`, and a share from anywhere.
 
@@ -91,30 +98,38 @@ class PatchBatches(Batches):
 
     def __init__(self, photos: Sequence[TrainingPhoto], size: int, seed: int) -> None:
         super().__init__(photos, size, seed)
-        self._complete = [photo for photo in photos if photo.complete]
+        self._complete = [i for i, photo in enumerate(photos) if photo.complete]
+        complete = [photos[i] for i in self._complete]
+        several = len({photo.source for photo in photos}) > 1 and complete
+        self._anywhere = background_weights(complete) if several else None
 
     def batch(self, epoch: int, step: int) -> Arrays:
-        """Return pixels (N, P, P, 3), objectness (N, h, w), box deltas (N, h, w, 4)."""
+        """Return pixels (N, P, P, 3), objectness (N, h, w), box deltas (N, h, w, 4), which are nan if not learned."""
         rng = np.random.default_rng((self._seed, epoch, step))
-        samples = []
+        samples, drawn = [], []
         for _ in range(self._size):
             if rng.random() < BACKGROUND_SHARE and self._complete:
-                samples.append(sample_patch(self._complete[int(rng.integers(len(self._complete)))], None, rng))
+                count = len(self._complete)
+                k = int(rng.integers(count) if self._anywhere is None else rng.choice(count, p=self._anywhere))
+                i, face = self._complete[k], None
             else:
-                i, j = self._draw_face(rng)
-                samples.append(sample_patch(self._photos[i], j, rng))
+                i, face = self._draw_face(rng)
+            samples.append(sample_patch(self._photos[i], face, rng))
+            drawn.append(i)
         pixels, objectness, box_deltas = zip(*samples, strict=True)
-        return np.stack(pixels), np.stack(objectness), np.stack(box_deltas)
+        return self._with_offsets((np.stack(pixels), np.stack(objectness), np.stack(box_deltas)), drawn)
 
     def loss(self, outputs: Tensor, targets: Sequence[Tensor]) -> dict[str, Tensor]:
         """Return focal loss of the cells that are not ignored and box loss of the face cells, both per face cell."""
-        objectness, box_deltas = targets
+        objectness, box_deltas, *offset = targets
         cells = outputs.permute(0, 2, 3, 1)
         face = objectness == 1
         entropy = F.binary_cross_entropy_with_logits(cells[..., 0], face.float(), reduction="none")
         wrong = 1 - torch.exp(-entropy)
         focal = (wrong**FOCAL_GAMMA * entropy * (objectness >= 0)).sum() / face.sum().clamp(min=1)
-        box = box_loss(cells[..., 1:][face], box_deltas[face]).sum() / face.sum().clamp(min=1)
+        edges = face & ~torch.isnan(box_deltas[..., 0])
+        predicted = self._shifted(cells[..., 1:][edges], offset, edges.nonzero()[:, 0])
+        box = box_loss(predicted, box_deltas[edges]).sum() / edges.sum().clamp(min=1)
         return {"face": focal, "box": box}
 
 
@@ -139,7 +154,10 @@ class WindowBatches(Batches):
         self._spec = RNET if net == "rnet" else ONET
         self._anchors = box_anchors(mined.boxes)
         complete = np.array([photo.complete for photo in photos], bool)
-        self._negatives = np.nonzero((mined.overlap < overlaps[0]) & complete[mined.photo])[0]
+        background = (mined.overlap < overlaps[0]) & complete[mined.photo] & ~over_ignored(mined, photos)
+        self._negatives = np.nonzero(background)[0]
+        factors = np.array([1.0 if photo.face_free else photo.source_factor for photo in photos])
+        self._negative_factors = factors[mined.photo[self._negatives]]
         self._mined_by_face: dict[tuple[int, int], list[int]] = {}
         for k in np.nonzero(mined.overlap >= overlaps[1])[0]:
             self._mined_by_face.setdefault((int(mined.photo[k]), int(mined.face[k])), []).append(int(k))
@@ -151,25 +169,27 @@ class WindowBatches(Batches):
     def start_epoch(self, epoch: int, steps: int) -> None:
         """Draw the epoch's negatives, weighted by their last face scores."""
         rng = np.random.default_rng((self._seed, epoch))
-        weights = np.maximum(self.state.numpy(), MIN_HARD_WEIGHT)
+        weights = np.maximum(self.state.numpy(), MIN_HARD_WEIGHT) * self._negative_factors
         shape = (steps, self._size - self._positives)
         self._drawn_negatives = (
             rng.choice(len(self._negatives), shape, p=weights / weights.sum()) if shape[1] else np.zeros(shape, int)
         )
 
     def batch(self, epoch: int, step: int) -> Arrays:
-        """Return pixels (N, S, S, 3), box deltas (N, 4), landmarks (N, 5, 2); faces first, nan without a face."""
+        """Return pixels (N, S, S, 3), box deltas (N, 4), landmarks (N, 5, 2); faces first, nan if not learned."""
         rng = np.random.default_rng((self._seed, epoch, step))
         size, context = self._spec.size, self._spec.context
-        samples = []
+        samples, drawn = [], []
         for _ in range(self._positives):
             i, j = self._draw_face(rng)
             samples.append(sample_window(self._photos[i], self._draw_anchor(i, j, rng), j, context, size, rng))
+            drawn.append(i)
         for k in self._negatives[self._drawn_negatives[step]]:
             photo = self._photos[self._mined.photo[k]]
             samples.append(sample_window(photo, self._anchors[k], None, context, size, rng))
+            drawn.append(int(self._mined.photo[k]))
         pixels, box_deltas, points = zip(*samples, strict=True)
-        return np.stack(pixels), np.stack(box_deltas), np.stack(points)
+        return self._with_offsets((np.stack(pixels), np.stack(box_deltas), np.stack(points)), drawn)
 
     def _draw_anchor(self, photo: int, face: int, rng: np.random.Generator) -> NDArray[np.float32]:
         """Return an anchor (3,) for a face: a mined one, or one near the annotated box."""
@@ -183,13 +203,18 @@ class WindowBatches(Batches):
 
     def loss(self, outputs: Tensor, targets: Sequence[Tensor]) -> dict[str, Tensor]:
         """Return cross entropy of all, box loss of the windows with a face, smooth L1 of the known landmarks."""
-        box_deltas, points = (target[: self._positives] for target in targets)
+        box_deltas, points, *offset = (target[: self._positives] for target in targets)
         positives = outputs[: self._positives]
-        face = torch.zeros(len(outputs))
+        face = torch.zeros(len(outputs), device=outputs.device)
         face[: self._positives] = 1
+        edges = (~torch.isnan(box_deltas[:, 0])).nonzero()[:, 0]
+        predicted = positives[:, 1:5]
+        if len(edges) < len(positives):
+            predicted, box_deltas = predicted[edges], box_deltas[edges]
+        box = box_loss(self._shifted(predicted, offset, edges), box_deltas)
         losses = {
             "face": 2 * F.binary_cross_entropy_with_logits(outputs[:, 0], face),
-            "box": box_loss(positives[:, 1:5], box_deltas).mean(),
+            "box": box.mean() if len(edges) else outputs.sum() * 0,
         }
         if outputs.shape[1] > 5:
             known = ~torch.isnan(points)

@@ -11,64 +11,50 @@ A run that was stopped resumes with the same command. All training photos are in
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-import cv2
-import numpy as np
 import torch
 import tyro
 
-from common.annotations import AnnotatedImage, ReadingArgs, count_line, load_dataset, require_faces
+from common.annotations import ReadingArgs
 from common.annotations.options import DEFAULT_READING
-from common.annotations.types import fingerprint
-from common.cli import console, program_name, progress, run_cli
-from common.display import counted
-from common.errors import MediaError, UserError
-from common.images import read_image
+from common.cli import console, program_name, run_cli
+from common.errors import UserError
 from common.memory import keep_freed_memory
-from common.splits import read_splits
-from stage1_faces.roi_crop import Mipmaps
+from common.sources import SourcesArgs
+from stage1_faces.training.compute import DeviceChoice, choose_compute
 from stage1_faces.training.finetune_config import FinetuneConfig
 from stage1_faces.training.finetune_run import FinetuneRun
+from stage1_faces.training.photos import FinetuneData, read_photos
 from stage1_faces.training.run_folder import FinetuneFolder
-from stage1_faces.training.samples import TrainingPhoto
-
-MAX_PHOTO_SIDE = 1600  # px: larger photos are shrunk to it for training, which bounds the memory for each
+from stage1_faces.training.teacher import require_teacher
 
 
 @dataclass(frozen=True)
-class _FinetuneData:
-    """The photos of one fine-tuning."""
-
-    train: list[TrainingPhoto]
-    val: list[TrainingPhoto]
-    fingerprint: str  # of the training photos that could be read, because mined windows count them
-    summary: tuple[str, ...]  # lines on refused annotations, and on photos that teach no background
-
-
-@dataclass(frozen=True)
-class FinetuneArgs(ReadingArgs):
+class FinetuneArgs(SourcesArgs):
     """Fine-tune the cascade (P-Net, R-Net, O-Net) on annotated faces."""
 
-    data: Path  # Annotated photos: a folder in one of the formats of docs/datasets.md.
     out: Path  # Folder of the run; a run that was stopped there resumes.
     splits: Path = Path("splits.csv")  # splits.csv of pipeline.split.
     overwrite: bool = False  # Start again even if the folder holds a run.
     threads: int = 0  # CPU threads of torch; 0 leaves it to torch.
+    device: DeviceChoice = "auto"  # Where the nets learn; auto takes a GPU where PyTorch finds one.
     recipe: tyro.conf.OmitArgPrefixes[FinetuneConfig] = field(default_factory=FinetuneConfig)
 
 
 def finetune(
-    data: Path,
+    data: Path | Sequence[Path],
     splits: Path,
     out: Path,
     recipe: FinetuneConfig | None = None,
     overwrite: bool = False,
     threads: int = 0,
     reading: ReadingArgs = DEFAULT_READING,
+    sources: Path | None = None,
+    device: DeviceChoice = "auto",
 ) -> Path:
     """Fine-tune the cascade into a folder; nets that are finished there stay as they are.
 
@@ -76,13 +62,15 @@ def finetune(
     ends in the same weights as an unbroken one.
 
     Args:
-        data: annotated photos, in one of the formats of docs/datasets.md.
+        data: annotated photos, in one of the formats of docs/datasets.md; the first of several folders is the main one.
         splits: splits.csv.
         out: folder of the run.
-        recipe: steps, batches and learning rates.
+        recipe: steps, batches, learning rates and what else the nets depend on.
         overwrite: remove a run that the folder holds.
         threads: CPU threads of torch; 0 leaves it to torch.
         reading: how to read the data.
+        sources: YAML file that says what may be learned from each folder.
+        device: where the nets learn.
 
     Returns:
         the folder.
@@ -91,69 +79,43 @@ def finetune(
         UserError: the data cannot be used, or the folder holds something else.
     """
     recipe = recipe or FinetuneConfig()
-    if out.resolve().is_relative_to(data.resolve()):
-        raise UserError(f"{out}: is in {data} and would be read as data; use another --out")
+    folders = (data,) if isinstance(data, Path) else tuple(data)
+    for path in folders:
+        if out.resolve().is_relative_to(path.resolve()):
+            raise UserError(f"{out}: is in {path} and would be read as data; use another --out")
     keep_freed_memory()
     if threads < 0:
         raise UserError(f"--threads is {threads}, must be 0 or more")
     if threads:
         torch.set_num_threads(threads)
-    photos = _read_photos(data, splits, reading)
+    compute = choose_compute(device, recipe.mixed_precision)
+    if recipe.teacher == "retinaface":
+        require_teacher()
+    args = SourcesArgs(data=folders, sources=sources, rename=reading.rename, unlabelled=reading.unlabelled)
+    photos = read_photos(args, splits, vouched=recipe.teacher == "retinaface")
     folder = FinetuneFolder(out)
-    with folder.held({"format": 1, "recipe": asdict(recipe), "data": photos.fingerprint}, overwrite):
+    record = {"format": 1, "recipe": asdict(recipe), "data": photos.fingerprint, "compute": compute.facts()}
+    with folder.held({**record, **_source_facts(photos)}, overwrite):
         if not folder.finished:
-            FinetuneRun(folder, recipe, photos.train, photos.val).train_all()
+            FinetuneRun(folder, recipe, photos.train, photos.val, compute).train_all()
     for line in photos.summary:
         console().print(line, markup=False, highlight=False, soft_wrap=True)
     return folder.path
 
 
-def _read_photos(data: Path, splits: Path, reading: ReadingArgs) -> _FinetuneData:
-    """Return the training and validation photos that can be read. Raise UserError when they cannot train a net."""
-    split_of = read_splits(splits)
-    dataset = load_dataset(data, reading)
-    sets = [[i for i in dataset.images if split_of.get(i.image_id) == split] for split in ("train", "val")]
-    for split, images in zip(("train", "val"), sets, strict=True):
-        if images or split == "train":  # without validation photos nothing is reported
-            require_faces(images, f"{splits}: split {split!r}", "make the split again")
-    with progress() as bar:
-        task = bar.add_task("reading photos", total=sum(map(len, sets)))
-        train, val = (_load_photos(images, lambda: bar.advance(task)) for images in sets)
-    if not any(len(photo.boxes) for photo in train.values()):
-        raise UserError(f"{data}: no training photo with a face can be read; copy the photos again")
-    incomplete = sum(not photo.complete for photo in train.values())
-    if incomplete == len(train):
-        reason = "each training photo may show a face without a box, so that none teaches the background"
-        raise UserError(f"{data}: {reason}; correct the refused annotations")
-    photos = counted(incomplete, "training photo")
-    note = f"no background was learned from {photos} that may show a face without a box"
-    data_print = fingerprint([image for image in sets[0] if image.image_id in train])
-    summary = (*([note] if incomplete else []), *filter(None, [count_line(dataset)]))
-    return _FinetuneData(list(train.values()), list(val.values()), data_print, summary)
-
-
-def _load_photos(images: Iterable[AnnotatedImage], on_photo: Callable[[], None]) -> dict[str, TrainingPhoto]:
-    """Return the photos that can be read, by image_id; print a warning for each of the others."""
-    photos = {}
-    for image in images:
-        try:
-            photos[image.image_id] = load_photo(image)
-        except MediaError as error:
-            print(f"warning: {error}; left out", file=sys.stderr)
-        on_photo()
-    return photos
-
-
-def load_photo(image: AnnotatedImage) -> TrainingPhoto:
-    """Return a photo with its boxes, shrunk to MAX_PHOTO_SIDE. Raise MediaError when it cannot be read."""
-    pixels, boxes = read_image(image.path), image.boxes
-    scale = MAX_PHOTO_SIDE / max(image.size)
-    if scale < 1:
-        size = (max(round(image.size[0] * scale), 1), max(round(image.size[1] * scale), 1))
-        pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
-        boxes = boxes * np.tile(np.array(size) / image.size, 2).astype(np.float32)
-    landmarks = np.full((len(boxes), 5, 2), np.nan, np.float32)
-    return TrainingPhoto(Mipmaps(pixels), boxes, image.labels, landmarks, image.complete)
+def _source_facts(photos: FinetuneData) -> dict[str, Any]:
+    """Return what the record says about several sources: what is learned from each, and how many photos and faces."""
+    facts: dict[str, Any] = {}
+    for source in photos.sources:
+        own = [photo for photo in photos.train if photo.source == source.name]
+        facts[source.name] = {
+            "edges": source.edges,
+            "face_free": source.face_free,
+            "share": source.share,
+            "photos": len(own),
+            "faces": sum(len(photo.boxes) for photo in own),
+        }
+    return {"sources": facts} if facts else {}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -161,7 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command() -> int:
         args = tyro.cli(FinetuneArgs, args=argv, prog=program_name("stage1_faces.finetune"))
-        out = finetune(args.data, args.splits, args.out, args.recipe, args.overwrite, args.threads, args)
+        options = (args.recipe, args.overwrite, args.threads, args, args.sources, args.device)
+        out = finetune(args.data, args.splits, args.out, *options)
         console().print(f"{out}: finished")
         return 0
 

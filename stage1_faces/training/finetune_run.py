@@ -20,12 +20,15 @@ from stage1_faces.detector import FaceDetector
 from stage1_faces.faces import Net
 from stage1_faces.stock.reference import TEACHER_CONFIG, stock_detector, stock_landmarks
 from stage1_faces.training.batches import Batches, PatchBatches, WindowBatches
+from stage1_faces.training.compute import FLOAT32_CPU, ComputeMode
+from stage1_faces.training.draws import with_face_factors
 from stage1_faces.training.export import FINE_TUNED, export_net, onnx_function
 from stage1_faces.training.finetune_config import FinetuneConfig
 from stage1_faces.training.mining import MinedWindows, mine, npz_bytes, propose, read_npz
-from stage1_faces.training.nets import ExportWrapper, build_net
+from stage1_faces.training.nets import PNET_WIDTH, ExportWrapper, build_net
 from stage1_faces.training.run_folder import NETS, FinetuneFolder, load_net
 from stage1_faces.training.samples import TrainingPhoto
+from stage1_faces.training.teacher import TeacherFaces, find_all, find_faces, taught
 from stage1_faces.training.trainer import EMA_DECAY, EMA_POWER, train_epoch
 
 RECALL_COUNTS = (5, 10, 20, 50, 100, 200)  # boxes per photo at which recall is reported
@@ -38,14 +41,20 @@ class FinetuneRun:
     """One fine-tuning in progress: its photos, and the finished nets as functions on torch's number of CPU threads."""
 
     def __init__(
-        self, folder: FinetuneFolder, recipe: FinetuneConfig, train: list[TrainingPhoto], val: list[TrainingPhoto]
+        self,
+        folder: FinetuneFolder,
+        recipe: FinetuneConfig,
+        train: list[TrainingPhoto],
+        val: list[TrainingPhoto],
+        compute: ComputeMode = FLOAT32_CPU,
     ) -> None:
         self.folder, self.recipe, self.threads = folder, recipe, torch.get_num_threads()
-        self.photos, self.val = train, val
+        self.photos, self.val, self.compute = train, val, compute
         self.nets: dict[str, Net] = {}
 
     def train_all(self) -> None:
         """Train the nets that are not finished yet, in order, and report each."""
+        self._ask_teacher()
         for name in NETS:
             if not (self.folder.path / f"{name}.safetensors").is_file():
                 self._train(name)
@@ -60,19 +69,24 @@ class FinetuneRun:
         schedule = self.recipe.schedule(name)
         batches = self._batches(name)
         torch.manual_seed(self.recipe.seed)
-        net = build_net(name).to(memory_format=torch.channels_last)
+        width = self.recipe.pnet_width
+        net = build_net(name, width).to(memory_format=torch.channels_last).to(self.compute.device)
         ema = ModelEmaV3(net, decay=EMA_DECAY, use_warmup=True, warmup_power=EMA_POWER)
-        optimizer = torch.optim.AdamW(net.parameters(), schedule.rate, weight_decay=self.recipe.weight_decay)
+        groups: list[dict[str, Any]] = [{"params": list(net.parameters())}]
+        parts: dict[str, Any] = {"model": net, "average": ema.module}
+        if batches.offsets is not None:
+            parts["offsets"] = batches.offsets.to(self.compute.device)
+            groups.append({"params": list(batches.offsets.parameters()), "weight_decay": 0.0})
+        optimizer = torch.optim.AdamW(groups, schedule.rate, weight_decay=self.recipe.weight_decay)
         rows = [row for row in self.folder.rows() if row["net"] != name]
-        parts = {"model": net, "average": ema.module, "optimizer": optimizer}
+        parts["optimizer"] = optimizer
         epoch, history = self._resume(name, parts, batches)
         with progress() as bar:
             task = bar.add_task(f"training {name}", total=schedule.steps, completed=epoch * schedule.per_epoch)
             while epoch < schedule.epochs:
                 start = time.perf_counter()
-                losses = train_epoch(
-                    net, ema, optimizer, batches, schedule, epoch, self.recipe.seed, lambda: bar.advance(task)
-                )
+                seed, on_step = self.recipe.seed, lambda: bar.advance(task)
+                losses = train_epoch(net, ema, optimizer, batches, schedule, epoch, seed, on_step, self.compute)
                 epoch += 1
                 seconds = round(time.perf_counter() - start, 1)
                 rounded = {term: round(value, 5) for term, value in losses.items()}
@@ -83,7 +97,12 @@ class FinetuneRun:
                 state = {key: part.state_dict() for key, part in parts.items()}
                 state |= {"batches": batches.state, "epoch": epoch, "history": history}
                 self.folder.save_state(name, state)
-        self.folder.save_net(name, ema.module, {"steps": schedule.steps, "torch": torch.__version__.split("+")[0]})
+        facts = {"steps": schedule.steps, "torch": torch.__version__.split("+")[0]}
+        if name == "pnet" and width != PNET_WIDTH:
+            facts["width"] = width
+        if self.compute != FLOAT32_CPU:
+            facts |= self.compute.facts()
+        self.folder.save_net(name, ema.module, facts)
 
     def _resume(self, name: str, parts: Mapping[str, Any], batches: Batches) -> tuple[int, list[dict[str, Any]]]:
         """Load the saved state of a net, if there is one, and return its finished epochs and their log lines."""
@@ -100,16 +119,38 @@ class FinetuneRun:
             raise UserError(f"{file}: belongs to another net or run; remove it to train this net again") from error
 
     def _batches(self, name: str) -> Batches:
-        """Return the batches of one net; mine windows and find landmarks where they are needed."""
+        """Return the batches of one net; mine windows and find landmarks where they are needed and not yet known."""
         recipe, seed, photos = self.recipe, self.recipe.seed, self.photos
         if name == "pnet":
             return PatchBatches(photos, recipe.pnet_batch, seed)
         mined = self._cached(f"{name}.windows.npz", MinedWindows.from_bytes, lambda: self._mine(name).to_bytes())
-        if name == "onet":
-            points = self._cached("landmarks.npz", _landmarks_from_bytes, self._landmarks)
-            photos = [replace(photo, landmarks=marks) for photo, marks in zip(photos, points, strict=True)]
+        if name == "onet" and recipe.teacher == "stock":
+            photos = self._with_stock_landmarks()
         batch = recipe.rnet_batch if name == "rnet" else recipe.onet_batch
         return WindowBatches(photos, mined, name, batch, seed, MINED_IOU[name])
+
+    def _ask_teacher(self) -> None:
+        """Add what the recipe's teacher knows to the training photos, and how often each face is drawn."""
+        recipe = self.recipe
+        factors = {"profile": recipe.profile_factor, "hidden": recipe.hidden_factor}
+        if recipe.teacher == "retinaface":
+            found = self._cached("teacher.npz", TeacherFaces.from_bytes, lambda: self._teacher_faces().to_bytes())
+            self.photos = taught(self.photos, found)
+        elif recipe.profile_factor != 1:
+            self.photos = self._with_stock_landmarks()
+        if any(factor != 1 for factor in factors.values()):
+            self.photos = with_face_factors(self.photos, factors)
+
+    def _teacher_faces(self) -> TeacherFaces:
+        """Return the faces that the teacher finds on the training photos."""
+        with progress() as bar:
+            task = bar.add_task("faces by the teacher", total=len(self.photos))
+            return find_all(self.photos, find_faces, lambda: bar.advance(task))
+
+    def _with_stock_landmarks(self) -> list[TrainingPhoto]:
+        """Return the training photos with the stock cascade's landmarks."""
+        points = self._cached("landmarks.npz", _landmarks_from_bytes, self._landmarks)
+        return [replace(photo, landmarks=marks) for photo, marks in zip(self.photos, points, strict=True)]
 
     def _cached(self, name: str, read: Callable[[bytes], Any], make: Callable[[], bytes]) -> Any:
         """Return the content of a file of the run; make the file first where it is missing."""
@@ -135,8 +176,8 @@ class FinetuneRun:
         after = NETS[NETS.index(name) - 1]
         with progress() as bar:
             task = bar.add_task(f"mining for {name}", total=len(self.photos))
-            seed = self.recipe.seed + 1
-            return mine(self._detector(), self.photos, after, self.recipe.passes, seed, lambda: bar.advance(task))
+            passes, further, seed = self.recipe.passes, self.recipe.further_passes, self.recipe.seed + 1
+            return mine(self._detector(), self.photos, after, passes, seed, lambda: bar.advance(task), further)
 
     def _landmarks(self) -> bytes:
         """Return the stock cascade's landmarks on the training photos, as bytes of a .npz file."""

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from common.boxes import Boxes, iou
+from common.boxes import Boxes, area, iou
 from stage1_faces.cascade import BoxTable
 from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.detector import FaceDetector
@@ -21,6 +21,7 @@ from stage1_faces.training.samples import TrainingPhoto
 
 # A photo is also searched at other sizes and mirrored, to find more of the detector's mistakes.
 LOG2_SCALES = (-1.2, 0.5)  # range of log2 of the scale
+MAX_IGNORED_OVERLAP = 0.3  # a window that an ignored box overlaps or covers by more is not background
 MIN_SIDE = 16  # px, side of a resized photo
 MINING_CONFIG = CascadeConfig(
     pnet_threshold=0.02, rnet_threshold=0.01, max_pnet=150, max_rnet=80, nms_pnet=0.6, nms_rnet=0.6
@@ -71,15 +72,17 @@ def mine(
     passes: int,
     seed: int,
     on_photo: Callable[[], None] = lambda: None,
+    further_passes: int | None = None,
 ) -> MinedWindows:
     """Return the proposals of the net `after` ("pnet" or "rnet") on each photo, searched `passes` times.
 
-    The first pass takes the photo unchanged. A pass depends on seed, photo index and pass index alone.
-    `on_photo` is called after each photo.
+    The first pass takes the photo unchanged. A pass depends on seed, photo index and pass index alone. Photos of
+    further sources are searched `further_passes` times, or as often as others for None. `on_photo` is called after
+    each photo.
     """
     found = []
     for i, photo in enumerate(photos):
-        for k in range(passes):
+        for k in range(passes if photo.main or further_passes is None else further_passes):
             rng = np.random.default_rng((seed, i, k))
             image, mirrored = photo.maps.image, k % 2 == 1
             if k:
@@ -113,3 +116,16 @@ def _match_faces(photo: int, boxes: Boxes, scores: NDArray[np.float32], gt_boxes
         overlaps = iou(boxes, gt_boxes)
         face, overlap = overlaps.argmax(axis=1), overlaps.max(axis=1)
     return MinedWindows(np.full(count, photo), boxes, scores, face.astype(np.int64), overlap)
+
+
+def over_ignored(mined: MinedWindows, photos: Sequence[TrainingPhoto]) -> NDArray[np.bool_]:
+    """Return (N,) which windows show an ignored place: by their IoU with it, or by their share inside it."""
+    over = np.zeros(len(mined.boxes), bool)
+    for i, photo in enumerate(photos):
+        if len(photo.ignored):
+            (of_photo,) = np.nonzero(mined.photo == i)
+            boxes, ignored = mined.boxes[of_photo], photo.ignored
+            sides = np.minimum(boxes[:, None, 2:], ignored[:, 2:]) - np.maximum(boxes[:, None, :2], ignored[:, :2])
+            inside = np.prod(np.maximum(sides, 0), axis=2) / np.maximum(area(boxes), 1e-9)[:, None]
+            over[of_photo] = (np.maximum(inside, iou(boxes, ignored)) > MAX_IGNORED_OVERLAP).any(axis=1)
+    return over

@@ -7,6 +7,8 @@ which small faces need most (Hu & Ramanan, "Finding Tiny Faces", 2017).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from facenet_pytorch.models.mtcnn import ONet
 from torch import Tensor, nn
@@ -30,7 +32,7 @@ class ProposalNet(nn.Module):
     Cells at stride 4 see 15 px closely and, through features at stride 8, 63 px coarsely.
     """
 
-    def __init__(self, width: int = 32) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         wide = width * 3 // 2
         self.near = nn.Sequential(conv_block(3, 16, 2), conv_block(16, width, 2), conv_block(width, width))
@@ -106,9 +108,31 @@ class OutputNet(nn.Module):
         return self.head(self.dense(self.features(pixels).permute(0, 3, 2, 1).flatten(1)))
 
 
-def build_net(name: str) -> nn.Module:
+class BoxOffsets(nn.Module):
+    """Learned offsets of other annotators' box deltas from the main source's, one of four numbers per source.
+
+    A source's annotators draw boxes by rules of their own. A net's box deltas plus the source's offset are compared
+    with the source's boxes, so that the net keeps the main source's edges. The offsets are not saved with a net.
+    """
+
+    def __init__(self, sources: Sequence[str]) -> None:
+        super().__init__()
+        self.sources = tuple(sources)
+        self.offsets = nn.Parameter(torch.zeros(len(self.sources), 4))  # in anchor units and logarithms
+
+    def forward(self, box_deltas: Tensor, source: Tensor) -> Tensor:
+        """Return box deltas (N, 4) with the offsets of sources (N,): indices, -1 for boxes without an offset."""
+        return box_deltas + F.pad(self.offsets, (0, 0, 1, 0))[source + 1]
+
+
+PNET_WIDTH = 32  # channels of P-Net's inner layers
+
+
+def build_net(name: str, pnet_width: int = PNET_WIDTH) -> nn.Module:
     """Return a "pnet" or "rnet" with random weights, or an "onet" with stock ones."""
-    kinds: dict[str, type[nn.Module]] = {"pnet": ProposalNet, "rnet": RefineNet, "onet": OutputNet}
+    if name == "pnet":
+        return ProposalNet(pnet_width)
+    kinds: dict[str, type[nn.Module]] = {"rnet": RefineNet, "onet": OutputNet}
     return kinds[name]()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,29 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.run_folder import ROWS_NAME, RunFolder
-from stage1_faces.training.nets import build_net
+from stage1_faces.training.finetune_config import MAX_PNET_WIDTH, FinetuneConfig
+from stage1_faces.training.nets import PNET_WIDTH, build_net
 
 NETS = ("pnet", "rnet", "onet")
 HEADER = "face_cascade"
 FORMAT = 1
 # Files that only the training needs: up to 100 MB, made again when they are missing.
 TEMPORARY = tuple(f"{name}{end}" for name in NETS for end in (".state", ".windows.npz"))
-OUTPUTS = (ROWS_NAME, "landmarks.npz", *(f"{name}.safetensors" for name in NETS), *TEMPORARY)
+OUTPUTS = (ROWS_NAME, "landmarks.npz", "teacher.npz", *(f"{name}.safetensors" for name in NETS), *TEMPORARY)
 
 
 class FinetuneFolder(RunFolder):
     """The files of one fine-tuning: config.json, log.jsonl, the finished nets, and the state of the net in training."""
 
     def __init__(self, path: Path | str) -> None:
-        super().__init__(path, "fine-tuning", outputs=OUTPUTS)
+        super().__init__(path, "fine-tuning", outputs=OUTPUTS, free_keys=("compute",))
+
+    def check_same(self, record: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> None:
+        """Raise UserError where the folder's record is another run's; an older one lacks newer fields of the recipe."""
+        before = self.read_record() if before is None else before
+        if isinstance(before.get("recipe"), Mapping):
+            before = {**before, "recipe": {**asdict(FinetuneConfig()), **before["recipe"]}}
+        super().check_same(record, before)
 
     @property
     def finished(self) -> bool:
@@ -51,7 +60,7 @@ class FinetuneFolder(RunFolder):
 
     def save_net(self, name: str, net: nn.Module, facts: Mapping[str, Any]) -> None:
         """Write a finished net's weights, with `facts` in the file's header, and remove the net's state."""
-        tensors = {key: value.detach().contiguous().clone() for key, value in net.state_dict().items()}
+        tensors = {key: value.detach().cpu().contiguous().clone() for key, value in net.state_dict().items()}
         self.write(f"{name}.safetensors", save(tensors, {HEADER: json.dumps({"net": name, **facts})}))
         (self.path / f"{name}.state").unlink(missing_ok=True)
 
@@ -85,7 +94,7 @@ def load_net(folder: Path | str, name: str) -> nn.Module:
 
     Args:
         folder: the run's folder.
-        name: "pnet", "rnet" or "onet".
+        name: "pnet", "rnet" or "onet". P-Net's width is in the file's header.
 
     Raises:
         UserError: the file is missing, damaged or another net's.
@@ -99,10 +108,13 @@ def load_net(folder: Path | str, name: str) -> nn.Module:
             tensors: dict[str, Tensor] = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118  # not a dict
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: damaged or not safetensors ({error}); train or copy it again") from error
-    net = build_net(name)
     try:
         if not isinstance(header, dict) or header.get("net") != name:
             raise RuntimeError(f"its header names {header}")
+        width = header.get("width", PNET_WIDTH)
+        if not isinstance(width, int) or not 1 <= width <= MAX_PNET_WIDTH:
+            raise RuntimeError(f"its header has the width {width}")
+        net = build_net(name, width)
         net.load_state_dict(tensors)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip().rstrip(".")  # the first line names no tensor
@@ -114,11 +126,16 @@ def load_net(folder: Path | str, name: str) -> nn.Module:
 
 
 def run_facts(folder: Path | str) -> dict[str, Any]:
-    """Return the recipe of a run and the fingerprint of the training photos, from config.json. Raises UserError."""
+    """Return the recipe of a run, the fingerprint of the training photos, and their sources if there are several.
+
+    Raises:
+        UserError: config.json is missing or damaged.
+    """
     file = Path(folder) / "config.json"
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-        return {"recipe": dict(record["recipe"]), "data": str(record["data"])}
+        sources = {"sources": dict(record["sources"])} if "sources" in record else {}
+        return {"recipe": dict(record["recipe"]), "data": str(record["data"]), **sources}
     except FileNotFoundError as error:
         raise UserError(f"{file}: not found; name a run of stage1_faces.finetune") from error
     except (ValueError, KeyError, TypeError) as error:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from common.boxes import Boxes
+from common.annotations.source import EdgeTrust
+from common.boxes import Boxes, as_boxes
 from common.images import Pixels
 from stage1_faces.cascade_config import MIN_LEVEL_FACE
 from stage1_faces.detector import FLIPPED_LANDMARKS, PNET_ANCHOR, STRIDE
@@ -50,6 +51,17 @@ class TrainingPhoto:
     labels: tuple[str, ...]
     landmarks: NDArray[np.float32]  # (N, 5, 2) pixels; nan where unknown
     complete: bool = True  # False: a face may lack its box, so that nothing in the photo is known to be background
+    # What follows is only for photos of several sources (common.sources).
+    source: str = ""  # name of the photo's source
+    main: bool = True  # of the main source
+    edges: EdgeTrust = "same"  # how the edges of the boxes are learned
+    face_free: bool = False  # of a source of photos without any face
+    source_incomplete: bool = False  # not complete, but only because its source does not box every face
+    ignored: Boxes = field(default_factory=lambda: as_boxes(()))  # (K, 4) xyxy: neither face nor background
+    class_known: NDArray[np.bool_] | None = None  # (N,) False: only a face; None: all classes are known
+    # How much more often the source's faces are drawn; of a face-free photo, its share of the patches from anywhere.
+    source_factor: float = 1.0
+    face_factors: NDArray[np.float64] | None = None  # (N,) how much more often each face is drawn; None: alike
 
 
 def affine(
@@ -124,7 +136,7 @@ def sample_patch(
     """Return a patch (PATCH_SIZE, PATCH_SIZE, 3) for P-Net, and its objectness and box deltas (`cell_targets`).
 
     It is near the face of that index, or anywhere at any scale for None. In a photo that is not complete, all cells
-    but those of faces are ignored.
+    but those of faces are ignored. Where edges are not learned, the box deltas of faces are nan.
     """
     if face is None:
         width, height = photo.maps.size
@@ -141,19 +153,26 @@ def sample_patch(
     whole = boxes = transform_boxes(photo.boxes, view)
     if face is not None and rng.random() < PATCH_CUT_PROB:
         image, boxes = cut_edges(image, boxes, boxes[face], rng)
-    objectness, box_deltas = cell_targets(boxes, whole)
+    objectness, box_deltas = cell_targets(boxes, whole, transform_boxes(photo.ignored, view))
+    if photo.edges == "none":
+        box_deltas[objectness == 1] = np.nan
     if not photo.complete:
         objectness[objectness == 0] = -1
     return image, objectness, box_deltas
 
 
-def cell_targets(boxes: Boxes, whole: Boxes) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def cell_targets(
+    boxes: Boxes, whole: Boxes, ignored: Boxes | None = None
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Return P-Net's targets: objectness (h, w), 1 face, 0 background, -1 ignore; and box deltas (h, w, 4) where 1.
 
     `boxes` (N, 4) are faces in patch pixels, clipped to the patch; `whole` (N, 4) are the same boxes before clipping.
-    Where faces overlap, a cell belongs to the smaller one.
+    Where faces overlap, a cell belongs to the smaller one. Cells over `ignored` boxes (K, 4) are ignored, except for
+    those of a face.
     """
     objectness = np.zeros((CELLS, CELLS), np.int8)
+    for box in as_boxes(() if ignored is None else ignored):
+        objectness[_over(box)[0]] = -1
     box_deltas = np.zeros((CELLS, CELLS, 4), np.float32)
     areas = np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)
     visible = areas / np.prod(whole[:, 2:] - whole[:, :2], axis=1) if len(boxes) else areas
@@ -162,8 +181,8 @@ def cell_targets(boxes: Boxes, whole: Boxes) -> tuple[NDArray[np.int8], NDArray[
         if not 0 < size <= MAX_IGNORED_SIZE:
             continue
         centre, sides = (boxes[k, :2] + boxes[k, 2:]) / 2, boxes[k, 2:] - boxes[k, :2]
-        distance = np.abs(CELL_CENTRES - centre)
-        objectness[(distance < sides / 2 + 1).all(axis=-1) & (objectness != 1)] = -1
+        over, distance = _over(boxes[k])
+        objectness[over & (objectness != 1)] = -1
         if POSITIVE_SIZES[0] <= size <= POSITIVE_SIZES[1] and visible[k] > MIN_VISIBLE_SHARE:
             # The face's middle: at least the cells that the middle is between.
             reach = np.maximum(0.3 * sides, STRIDE / 2 + 0.01, dtype=np.float64)
@@ -174,13 +193,20 @@ def cell_targets(boxes: Boxes, whole: Boxes) -> tuple[NDArray[np.int8], NDArray[
     return objectness, box_deltas
 
 
+def _over(box: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Return which cells (h, w) are over a box (4,) in patch pixels, and their distance (h, w, 2) from its centre."""
+    centre, sides = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
+    distance = np.abs(CELL_CENTRES - centre)
+    return np.asarray((distance < sides / 2 + 1).all(axis=-1)), np.asarray(distance, np.float64)
+
+
 def sample_window(
     photo: TrainingPhoto, anchor: NDArray[np.float32], face: int | None, context: float, side: int, rng: Rng
 ) -> tuple[Pixels, NDArray[np.float32], NDArray[np.float32]]:
     """Return a window (side, side, 3) for R-Net or O-Net, and the box deltas (4,) and landmarks (5, 2) of its face.
 
     The window is around a proposal's anchor (3,), and `context` is its side / anchor unit. A face of None is
-    background. Landmarks are in anchor units. Unknown targets are nan.
+    background. Landmarks are in anchor units. Unknown targets are nan, as are box deltas of edges not learned.
     """
     anchor = anchor.astype(np.float64)
     centre = anchor[:2] + rng.normal(0, 0.05, 2) * anchor[2]
@@ -196,8 +222,9 @@ def sample_window(
         box = transform_boxes(photo.boxes[face][None], view)
         if rng.random() < WINDOW_CUT_PROB:
             image, box = cut_edges(image, box, box[0], rng)
-        box_deltas[:2] = ((box[0, :2] + box[0, 2:]) / 2 - side / 2) / scale
-        box_deltas[2:] = np.log(np.maximum(box[0, 2:] - box[0, :2], 0.5) / scale)
+        if photo.edges != "none":
+            box_deltas[:2] = ((box[0, :2] + box[0, 2:]) / 2 - side / 2) / scale
+            box_deltas[2:] = np.log(np.maximum(box[0, 2:] - box[0, :2], 0.5) / scale)
         points = ((transform_points(photo.landmarks[face], view) - side / 2) / scale).astype(np.float32)
         if mirror:
             points = points[FLIPPED_LANDMARKS]

@@ -12,6 +12,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from stage1_faces.training.batches import Batches
+from stage1_faces.training.compute import FLOAT32_CPU, ComputeMode
 from stage1_faces.training.nets import normalize_pixels
 
 WARMUP_STEPS = 200  # steps over which the learning rate rises
@@ -53,10 +54,12 @@ def train_epoch(
     epoch: int,
     seed: int,
     on_step: Callable[[], None] = lambda: None,
+    compute: ComputeMode = FLOAT32_CPU,
 ) -> dict[str, float]:
     """Train `net` and the moving average `ema` of its weights for one epoch, counted from 0.
 
-    Return the mean of each term of the loss. `on_step` is called after each step.
+    Return the mean of each term of the loss. `on_step` is called after each step. The net and the batches' offsets
+    are on the device of `compute`; batches are made on the CPU, and losses are in float32.
     """
     net.train()
     torch.manual_seed(1000 * seed + epoch)  # dropout
@@ -73,15 +76,17 @@ def train_epoch(
             total_step = epoch * schedule.per_epoch + step
             for group in optimizer.param_groups:
                 group["lr"] = schedule.rate_at(total_step)
-            pixels, *targets = (torch.from_numpy(a) for a in arrays)
-            outputs = net(normalize_pixels(pixels.permute(0, 3, 1, 2).float()))
+            pixels, *targets = (torch.from_numpy(a).to(compute.device) for a in arrays)
+            with compute.autocast():
+                outputs = net(normalize_pixels(pixels.permute(0, 3, 1, 2).float()))
+            outputs = outputs.float()
             losses = batches.loss(outputs, targets)
             optimizer.zero_grad()
             torch.stack(list(losses.values())).sum().backward()
             nn.utils.clip_grad_norm_(net.parameters(), CLIP_NORM)
             optimizer.step()
             ema.update(net, step=total_step)
-            batches.after_step(step, outputs.detach())
+            batches.after_step(step, outputs.detach().cpu())
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0.0) + loss.item() / steps
             on_step()

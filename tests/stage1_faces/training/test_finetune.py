@@ -12,7 +12,7 @@ import torch
 
 from common.annotations import AnnotatedImage, read_dataset
 from common.annotations.types import fingerprint
-from stage1_faces.training import finetune, finetune_run
+from stage1_faces.training import finetune, finetune_run, photos
 from stage1_faces.training.finetune import main
 from stage1_faces.training.finetune_config import FinetuneConfig
 from stage1_faces.training.finetune_run import RECALL_COUNTS, recall_at_counts
@@ -66,8 +66,8 @@ def test_another_seed_is_another_run(quick: pytest.MonkeyPatch, data: Path, unbr
 
 def test_the_test_split_is_never_read(quick: pytest.MonkeyPatch, data: Path, tmp_path: Path) -> None:
     read: list[str] = []
-    real = finetune.read_image
-    quick.setattr(finetune, "read_image", lambda path: read.append(Path(path).name) or real(path))
+    real = photos.read_image
+    quick.setattr(photos, "read_image", lambda path: read.append(Path(path).name) or real(path))
     run(data, tmp_path / "run")
     assert read == ["p0.png", "p1.png", "p2.png"]
 
@@ -114,7 +114,7 @@ def test_a_missing_net_alone_is_trained_again(
     (out / "onet.safetensors").unlink()
     trained: list[str] = []
     real = finetune_run.build_net
-    quick.setattr(finetune_run, "build_net", lambda name: trained.append(name) or real(name))
+    quick.setattr(finetune_run, "build_net", lambda name, width: trained.append(name) or real(name, width))
     run(data, out)
     assert trained == ["onet"]
     check_same(out, unbroken)

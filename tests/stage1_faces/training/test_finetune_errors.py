@@ -11,7 +11,7 @@ from common.errors import UserError
 from common.run_folder import lock_folder
 from stage1_faces.training import finetune
 from stage1_faces.training.finetune import main
-from stage1_faces.training.finetune_config import FinetuneConfig
+from stage1_faces.training.finetune_config import CHOICES, FinetuneConfig
 from tests.helpers.drawn_photos import write_dataset
 from tests.helpers.training.quick_finetune import RECIPE, run
 from tests.stage1_faces.training.finetune_checks import result
@@ -58,7 +58,7 @@ def test_no_face_to_learn_from(data: Path, tmp_path: Path, capsys: pytest.Captur
         *(
             (f"--{f.name.replace('_', '-')}", "0")
             for f in fields(FinetuneConfig)
-            if f.name not in ("seed", "weight_decay")
+            if f.name not in ("seed", "weight_decay", *CHOICES)
         ),
         ("--pnet-steps", "-5"),
         ("--passes", "-1"),
@@ -69,6 +69,9 @@ def test_no_face_to_learn_from(data: Path, tmp_path: Path, capsys: pytest.Captur
         ("--seed", "-1"),
         ("--rnet-batch", "1"),
         ("--onet-batch", "1"),
+        ("--pnet-width", "40"),
+        ("--pnet-width", "512"),
+        ("--hidden-factor", "nan"),
     ],
 )
 def test_bad_recipes(

@@ -44,7 +44,15 @@ def test_killed_within_epochs(quick: pytest.MonkeyPatch, data: Path, unbroken: P
     broken_off: set[str] = set()
 
     def broken(
-        net: Any, ema: Any, optimizer: Any, batches: Any, schedule: Any, epoch: int, seed: int, advance: Any
+        net: Any,
+        ema: Any,
+        optimizer: Any,
+        batches: Any,
+        schedule: Any,
+        epoch: int,
+        seed: int,
+        advance: Any,
+        compute: Any,
     ) -> Any:
         def killing() -> None:
             if epoch == 1 and type(net).__name__ not in broken_off:
@@ -52,7 +60,7 @@ def test_killed_within_epochs(quick: pytest.MonkeyPatch, data: Path, unbroken: P
                 raise Killed
             advance()
 
-        return real(net, ema, optimizer, batches, schedule, epoch, seed, killing)
+        return real(net, ema, optimizer, batches, schedule, epoch, seed, killing, compute)
 
     mine = finetune_run.mine
     mined: list[str] = []

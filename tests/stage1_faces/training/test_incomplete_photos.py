@@ -14,8 +14,9 @@ from stage1_faces.detector import FaceDetector
 from stage1_faces.training import batches as batches_module
 from stage1_faces.training import finetune_run
 from stage1_faces.training.batches import PatchBatches, WindowBatches
-from stage1_faces.training.finetune import load_photo, main
+from stage1_faces.training.finetune import main
 from stage1_faces.training.mining import MinedWindows
+from stage1_faces.training.photos import load_photo
 from stage1_faces.training.samples import TrainingPhoto, sample_patch
 from tests.helpers.drawn_photos import draw, made_photo
 from tests.helpers.incomplete_data import BOTH, LEFT, RIGHT, write_half_refused, write_incomplete

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from common.annotations import AnnotatedImage, read_dataset
-from stage1_faces.training.finetune import MAX_PHOTO_SIDE, load_photo
+from stage1_faces.training.photos import MAX_PHOTO_SIDE, load_photo
 
 
 def test_large_photos_are_shrunk_with_their_boxes(tmp_path: Path) -> None:

@@ -14,14 +14,13 @@ from torch import Tensor, nn
 from stage1_faces.detector import R_SIZE, STRIDE
 from stage1_faces.training import batches as batches_module
 from stage1_faces.training.batches import (
-    BACKGROUND_SHARE,
     MIN_HARD_WEIGHT,
     Batches,
     PatchBatches,
     WindowBatches,
     box_loss,
-    face_sampling_weights,
 )
+from stage1_faces.training.draws import BACKGROUND_SHARE, face_sampling_weights
 from stage1_faces.training.mining import MinedWindows
 from stage1_faces.training.nets import build_net
 from stage1_faces.training.samples import PATCH_SIZE, TrainingPhoto
