@@ -15,7 +15,7 @@ from stage1_faces.training.samples import TrainingPhoto
 
 BACKGROUND_SHARE = 0.15  # share of P-Net's patches that are cropped anywhere, not around a face
 FACE_FREE_SHARE = 0.25  # share of the patches from anywhere that show face-free photos, unless their source names one
-# A face is a profile when the nose is so far from the middle between the eyes, in eye distances along their line.
+# A face is a profile when its nose is so far from the eyes' middle. The unit is the eyes' distance, along their line.
 PROFILE_TURN = 0.5
 # A face is half-hidden when its box touches the photo's edge, is narrower than this share of its height (one in twenty
 # is), or is covered by another face's box by more than that share.

@@ -6,6 +6,8 @@ Learns from the training photos and reports on the validation photos; never read
 config.json, log.jsonl (one line per epoch, and each net's recall by boxes per photo), landmarks.npz (the stock
 cascade's), and pnet.safetensors, rnet.safetensors, onet.safetensors for `python -m pipeline.pack --cascade RUN`.
 A photo of which an annotation was refused may show a face without a box: it teaches its faces, but no background.
+With `--teacher retinaface`, teacher.npz (the faces that the teacher found) takes the place of landmarks.npz.
+With several `--data`, only the first is validated; `--sources` says what is learned from each (common.sources).
 A run that was stopped resumes with the same command. All training photos are in memory: 1 MB per 600x400 pixels.
 """
 

@@ -111,8 +111,8 @@ class OutputNet(nn.Module):
 class BoxOffsets(nn.Module):
     """Learned offsets of other annotators' box deltas from the main source's, one of four numbers per source.
 
-    A source's annotators draw boxes by rules of their own. A net's box deltas plus the source's offset are compared
-    with the source's boxes, so that the net keeps the main source's edges. The offsets are not saved with a net.
+    A source's annotators draw boxes by rules of their own. The loss compares a net's box deltas plus the source's
+    offset with that source's boxes. So the net keeps the main source's edges. The offsets are not saved with a net.
     """
 
     def __init__(self, sources: Sequence[str]) -> None:

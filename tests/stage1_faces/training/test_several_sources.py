@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 
 from common.errors import UserError
 from stage1_faces.faces import Faces
-from stage1_faces.training import finetune, finetune_run
+from stage1_faces.training import finetune, finetune_run, mining
 from stage1_faces.training.photos import FinetuneData, read_photos
 from stage1_faces.training.run_folder import FinetuneFolder, load_net, run_facts
 from tests.helpers.drawn_photos import landmarks_of
@@ -85,20 +86,11 @@ def run(root: Path, out: Path, **recipe: Any) -> Path:
 
 @pytest.mark.usefixtures("quick")
 def test_a_run_learns_from_all_and_records_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[list[str]] = []
-    real = finetune_run.mine
-
-    def spy(detector: Any, photos: Sequence[Any], *rest: Any) -> Any:
-        seen.append([photo.source for photo in photos])
-        found = real(detector, photos, *rest)
-        counts = np.bincount(found.photo, minlength=len(photos))
-        # Two passes over photos of the main source, one over others; the untrained net proposes as many in each.
-        assert min(counts[[p.main for p in photos]]) > 0
-        return found
-
-    monkeypatch.setattr(finetune_run, "mine", spy)
+    searched: list[int] = []
+    monkeypatch.setattr(mining, "propose", lambda *a, real=mining.propose: searched.append(1) or real(*a))
     out = run(tmp_path / "data", tmp_path / "run")
-    assert [sorted(set(names)) for names in seen] == [["empty", "main", "other", "partial"]] * 2
+    # For R-Net and O-Net: two passes over 2 photos of the main source, one over 5 others.
+    assert len(searched) == 2 * (2 * 2 + 5)
     record = json.loads((out / "config.json").read_text())
     assert record["sources"]["other"] == {
         "edges": "offset", "face_free": False, "share": 0.4, "photos": 2, "faces": 8
@@ -169,6 +161,31 @@ def test_the_teacher_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(asked) == 5 and all(completes)
     assert (out / "teacher.npz").is_file() and not (out / "landmarks.npz").exists()
     assert FinetuneFolder(out).finished
+
+
+@pytest.mark.usefixtures("quick")
+def test_profiles_are_known_from_the_start(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known: list[bool] = []
+    real = finetune_run.with_face_factors
+
+    def spy(photos: Sequence[Any], factors: dict[str, float]) -> Any:
+        known.extend(bool(np.isfinite(photo.landmarks).all()) for photo in photos)
+        assert factors == {"profile": 2.0, "hidden": 1.0}
+        return real(photos, factors)
+
+    monkeypatch.setattr(finetune_run, "with_face_factors", spy)
+    recipe = replace(RECIPE, profile_factor=2.0)
+    out = finetune.finetune(data, data / "splits.csv", tmp_path / "run", recipe, threads=1)
+    assert known == [True, True] and (out / "landmarks.npz").is_file()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_missing_teacher_is_named(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "retinaface", None)
+    recipe = replace(RECIPE, teacher="retinaface")
+    with pytest.raises(UserError, match=r"install it with .*train"):
+        finetune.finetune(data, data / "splits.csv", tmp_path / "run", recipe, threads=1)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.usefixtures("quick")
