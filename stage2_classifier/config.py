@@ -18,6 +18,7 @@ CHOICES = {
     "augment": ("none", "torchvision", "albumentations", "opencv"),
     "scheduler": ("constant", "cosine", "poly", "step", "plateau", "onecycle"),
     "loss": ("cross_entropy", "focal"),
+    "box_loss": ("smooth_l1", "giou"),
     "class_weights": ("none", "inverse", "effective"),
     "checkpoint_epoch": ("best", "last"),
     "mixed_precision": ("auto", "no", "bf16", "fp16"),
@@ -82,6 +83,7 @@ class TrainConfig:
     # Share of all draws that are false alarms of stage 1, so that the network learns to reject them; 0 is off.
     hard_negatives: float = 0.0
     box_head: bool = False  # Also learn to correct the face box.
+    box_loss: str = "smooth_l1"  # Of box_head: smooth_l1, or giou (Rezatofighi et al. 2019, plus a little smooth L1).
     batch_size: int = 64  # Crops per update, over all processes together.
     epochs: int = 30  # Most passes over the training crops; early stopping may end sooner.
     optimizer: str = "adamw"  # Any timm optimizer name; timm's "sgd" has Nesterov momentum, "momentum" has not.
@@ -172,6 +174,14 @@ _LONG = {"epochs": 80, "warmup_epochs": 5, "ema_decay": 0.998, "patience": 0, "c
 _INPUT = {"margin": 0.1, "input_size": 48, "batch_size": 128}
 # Settings of the default bundle's networks; EXPERIMENTS.md has the effect of each.
 _FINAL = _OBJECTNESS | _LONG | _INPUT | {"sampler_power": 0.7, "label_smoothing": 0.0}
+# One stronger network for all candidates of stage 1: a short fine-tuning of pretrained weights, the backbone at half of
+# the head's rate. A moving average with decay 0.998 was too slow for it.
+_LAST_STAGE: dict[str, object] = {
+    **{"model": "tf_efficientnet_lite0", "pretrained": True, "input_size": 80, "margin": 0.35, "jitter": 1.0},
+    **{"hard_negatives": 0.3, "box_head": True, "box_loss": "giou", "mask_transfer_prob": 0.25},
+    **{"lr": 2e-3, "backbone_lr_scale": 0.5, "warmup_epochs": 1, "epochs": 10, "batch_size": 128, "ema_decay": 0.99},
+    **{"label_smoothing": 0.0, "sampler_power": 0.7, "patience": 0, "checkpoint_epoch": "last"},
+}
 EXPERIMENTS: dict[str, TrainConfig] = {
     config.name: config
     for config in (
@@ -245,6 +255,27 @@ EXPERIMENTS: dict[str, TrainConfig] = {
             **_FINAL | _TRUNK,
         ),
         _vary("final_cnn", "The default bundle's recipe, with our own network?", **_FINAL),
+        _vary("last_stage_lite0", "Last stage: EfficientNet-Lite0 with ImageNet weights?", **_LAST_STAGE),
+        _vary(
+            "last_stage_lite0_96",
+            "Last stage: do 96 pixels help EfficientNet-Lite0?",
+            **_LAST_STAGE | {"input_size": 96},
+        ),
+        _vary(
+            "last_stage_lite0_l1",
+            "Last stage: is smooth L1 enough as the loss of boxes?",
+            **_LAST_STAGE | {"box_loss": "smooth_l1"},
+        ),
+        _vary(
+            "last_stage_mobilenetv2",
+            "Last stage: MobileNetV2 with ImageNet weights?",
+            **_LAST_STAGE | {"model": "mobilenetv2_100"},
+        ),
+        _vary(
+            "last_stage_trunk",
+            "Last stage: O-Net's layers, by the same recipe and for longer?",
+            **_LAST_STAGE | _TRUNK | {"backbone_lr_scale": 1.0, "epochs": 40, "warmup_epochs": 3, "ema_decay": 0.998},
+        ),
     )
 }
 

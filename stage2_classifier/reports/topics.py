@@ -12,7 +12,7 @@ TOPIC_OF_FIELD = {
         ("architecture", "model pretrained weights"),
         ("optimizer", "optimizer"),
         ("loss", "loss class_weights sampler_power label_smoothing focal_gamma"),
-        ("objectness", "hard_negatives box_head"),
+        ("objectness", "hard_negatives box_head box_loss"),
         ("overfitting", "augment jitter"),
         ("loss", "mask_transfer_prob"),
         ("overfitting", "mixup dropout weight_decay ema_decay"),

@@ -71,7 +71,7 @@ def fit(
     if tensorboard:
         accelerator.init_trackers("tensorboard")
     _run_epochs(state, train_loader, val_loader, history, crop_set, folder)
-    summary = _summary(state, history)
+    summary = _summary(state, history, crop_set)
     if accelerator.is_main_process:
         plot_curves(history, folder / "curves.png", title=f"{config.name}: {config.model}")
         write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
@@ -122,11 +122,11 @@ def _epoch_line(config: TrainConfig, row: Mapping[str, Any]) -> str:
     return line
 
 
-def _summary(state: TrainState, history: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _summary(state: TrainState, history: Sequence[dict[str, Any]], crop_set: CropSet) -> dict[str, Any]:
     """Return the content of summary.json."""
     best, accelerator = best_row(history, state.config.checkpoint_epoch), state.accelerator
     device = accelerator.device
-    return {
+    summary = {
         "best_epoch": best["epoch"],
         "best": {k: v for k, v in best.items() if k.startswith("val_")},
         "epochs_run": len(history),
@@ -139,3 +139,6 @@ def _summary(state: TrainState, history: Sequence[dict[str, Any]]) -> dict[str, 
         "threads": torch.get_num_threads(),
         "mixed_precision": accelerator.mixed_precision,
     }
+    if len(offsets := state.criterion.offsets):
+        summary["edge_offsets"] = dict(zip(crop_set.offset_sources, offsets.tolist(), strict=True))
+    return summary
