@@ -46,6 +46,8 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "patience": (0, None),
     "min_delta": (0, 1),
     "grad_clip": (0, None),
+    "distill_share": (0, 1),
+    "distill_temperature": (0.1, 100),
     "seed": (0, 2**31 - 1),
     "workers": (0, 256),
 }
@@ -107,6 +109,10 @@ class TrainConfig:
     ema_decay: float = 0.99  # Decay of the weights' moving average, which is validated and kept; 0 is off.
     patience: int = 10  # Stop after this many epochs without a better validation macro-F1; 0 never stops early.
     min_delta: float = 0.0  # Least gain of macro-F1 that patience counts as better.
+    # Folders of finished runs whose outputs, averaged, are learned next to the labels (Hinton et al. 2015).
+    teacher: tuple[str, ...] = ()
+    distill_share: float = 0.5  # Share of the teacher in the loss; the labels have the rest.
+    distill_temperature: float = 2.0  # Divides the class logits of teacher and network before they are compared.
     mixed_precision: str = "auto"  # auto (bf16 or fp16 on a GPU that has it), no, bf16 or fp16.
     grad_clip: float = 1.0  # Highest norm of the gradient; 0 is off.
     # The epoch whose weights are kept: best (by validation macro-F1) or last (needs no validation crops).
@@ -116,6 +122,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Raise UserError with the field and the fix when a value or a combination makes no sense."""
+        object.__setattr__(self, "teacher", tuple(self.teacher))  # JSON has lists
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise UserError(f"name: {self.name!r} must be letters, digits, '.', '_' and '-' only")
         for field, choices in CHOICES.items():
@@ -146,6 +153,7 @@ class TrainConfig:
             (0 < epochs <= warmup, f"warmup_epochs: {warmup} must be below epochs {epochs}; lower it"),
             (warmup > 0 and no_warmup, f"warmup_epochs: must be 0 with scheduler {self.scheduler}"),
             (self.box_head and not self.hard_negatives, "box_head: needs hard negatives; set hard_negatives above 0"),
+            (bool(self.teacher) and self.mixup > 0, "teacher: does not see mixed crops; set mixup to 0"),
             (self.loss == "focal" and self.label_smoothing > 0, "label_smoothing: must be 0 with loss focal"),
             (
                 self.class_weights != "none" and self.sampler_power == 1,

@@ -13,6 +13,7 @@ TOPIC_OF_FIELD = {
         ("optimizer", "optimizer"),
         ("loss", "loss class_weights sampler_power label_smoothing focal_gamma"),
         ("objectness", "hard_negatives box_head box_loss"),
+        ("loss", "teacher distill_share distill_temperature"),
         ("overfitting", "augment jitter"),
         ("loss", "mask_transfer_prob"),
         ("overfitting", "mixup dropout weight_decay ema_decay"),

@@ -22,7 +22,8 @@ from stage2_classifier.config import TrainConfig
 from stage2_classifier.data.crop_dataset import CropView
 from stage2_classifier.heads import Heads
 from stage2_classifier.models import backbone_modules, split_parameters
-from stage2_classifier.training.joint_loss import JointLoss
+from stage2_classifier.training.distillation import Teacher
+from stage2_classifier.training.joint_loss import JointLoss, TeacherTargets
 from stage2_classifier.training.optimizer import LRSchedule
 
 
@@ -37,6 +38,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer  # as `accelerator.prepare` returned it
     schedule: LRSchedule
     ema: ModelEmaV3 | None  # moving average of the inner model's weights
+    teacher: Teacher | None = None  # on the accelerator's device
 
     @property
     def inner(self) -> nn.Module:
@@ -126,7 +128,7 @@ def _forward(state: TrainState, batch: CropView, rng: np.random.Generator) -> tu
     alpha = state.config.mixup
     if alpha == 0:
         outputs = state.model(images)
-        return outputs, state.criterion(outputs, *targets)
+        return outputs, state.criterion(outputs, *targets, _teacher_targets(state, batch))
     share = rng.beta(alpha, alpha)
     share = max(share, 1 - share)  # the first label has the larger share
     partner = torch.from_numpy(rng.permutation(len(images))).to(images.device)
@@ -134,6 +136,14 @@ def _forward(state: TrainState, batch: CropView, rng: np.random.Generator) -> tu
     first = state.criterion(outputs, *targets)
     second = state.criterion(outputs, *(part[partner] for part in targets))
     return outputs, share * first + (1 - share) * second
+
+
+def _teacher_targets(state: TrainState, batch: CropView) -> TeacherTargets | None:
+    """Return the teacher's outputs for a batch; None without a teacher."""
+    if state.teacher is None:
+        return None
+    with state.accelerator.autocast():
+        return state.teacher.targets(batch.teacher_images, state.config.distill_temperature)
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from common.files import write_text
 from stage2_classifier.config import TrainConfig
 from stage2_classifier.data.crop_manifest import CropSet, read_crop_set
 from stage2_classifier.training.checkpoint import load_state
+from stage2_classifier.training.distillation import load_teacher, teacher_record
 from stage2_classifier.training.engine import TrainState, train_one_epoch, validate
 from stage2_classifier.training.run_folder import (
     OUTPUTS,
@@ -51,7 +52,8 @@ def fit(
     """
     crop_set = read_crop_set(crops)
     folder = Path(runs) / config.name
-    record = run_record(config, crop_set, crops)
+    teacher = load_teacher(config.teacher, crop_set)
+    record = run_record(config, crop_set, crops) | teacher_record(teacher)
     if (finished := check_folder(folder, record, resume, overwrite)) is not None:
         return finished
     check_class_counts(crop_set)
@@ -59,7 +61,7 @@ def fit(
     resumes = resume and (folder / "config.json").is_file()  # without config.json nothing says that the rest fits
     state_file = folder / "last.pt"
     saved = SavedState(state_file, load_state(state_file)) if resumes and state_file.is_file() else None
-    state, train_loader, val_loader = build_training(config, crop_set, accelerator, saved)
+    state, train_loader, val_loader = build_training(config, crop_set, accelerator, saved, teacher)
     history: list[dict[str, Any]] = [] if saved is None else saved.content["history"]
     accelerator.wait_for_everyone()  # every process has read the folder before one changes it
     if accelerator.is_main_process:
@@ -141,4 +143,4 @@ def _summary(state: TrainState, history: Sequence[dict[str, Any]], crop_set: Cro
     }
     if len(offsets := state.criterion.offsets):
         summary["edge_offsets"] = dict(zip(crop_set.offset_sources, offsets.tolist(), strict=True))
-    return summary
+    return summary | teacher_record(state.teacher)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stage2_classifier.config import TrainConfig
 from stage2_classifier.heads import Heads
-from stage2_classifier.training.joint_loss import JointLoss
+from stage2_classifier.training.joint_loss import Distillation, JointLoss
 
 # Cui et al. 2019 choose beta by cross-validation among 0.9, 0.99, 0.999 and 0.9999; 0.999 suits some thousand crops.
 EFFECTIVE_BETA = 0.999
@@ -69,7 +69,8 @@ def build_loss(config: TrainConfig, class_counts: Sequence[int], offset_sources:
     if config.loss == "focal":
         class_loss = FocalLoss(config.focal_gamma, weight)
     heads = heads_of(config, len(class_counts))
-    return JointLoss(class_loss, heads, config.box_loss, offset_sources if heads.has_box else 0)
+    distillation = Distillation(config.distill_share, config.distill_temperature) if config.teacher else None
+    return JointLoss(class_loss, heads, config.box_loss, offset_sources if heads.has_box else 0, distillation)
 
 
 def heads_of(config: TrainConfig, classes: int) -> Heads:

@@ -25,7 +25,10 @@ from stage2_classifier.training.engine import TrainState
 OUTPUTS = ("summary.json", "config.json", "metrics.jsonl", "curves.png", "best.safetensors", "last.pt")
 PACKAGES = ("torch", "timm", "accelerate", "numpy", "torchvision", "albumentations")
 # A resumed run may differ in these: they do not change the result.
-FREE_KEYS = ("description", "workers", "crops", "packages")
+FREE_KEYS = ("description", "workers", "crops", "packages", "teacher")
+# Entries of a record that only some runs have, and what their absence means. The teachers' weights are compared, not
+# their folders.
+OPTIONAL: dict[str, list[Any]] = {"sources": [], "teachers": []}
 _SCORES = (
     ("train_accuracy", "training accuracy"),
     ("val_accuracy", "validation accuracy"),
@@ -81,7 +84,7 @@ def check_folder(folder: Path, record: Mapping[str, Any], resume: bool, overwrit
         state = "a finished run" if summary_file.is_file() else "an unfinished run"
         raise UserError(f"{folder}: holds {state}; give --resume, --overwrite or another --name")
     # Runs of earlier versions lack later fields: they were trained with the defaults.
-    run.check_same(record, asdict(TrainConfig()) | with_new_names(run.read_record()))
+    run.check_same(OPTIONAL | dict(record), OPTIONAL | asdict(TrainConfig()) | with_new_names(run.read_record()))
     if not summary_file.is_file():
         return None
     try:

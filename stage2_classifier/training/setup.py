@@ -28,10 +28,11 @@ from stage2_classifier.augment.policy import DEFAULT_POLICY
 from stage2_classifier.augment.transforms import eval_transform, train_transform
 from stage2_classifier.config import TrainConfig
 from stage2_classifier.data.box_jitter import BoxJitter
-from stage2_classifier.data.crop_dataset import CLASS_UNKNOWN, CropDataset
+from stage2_classifier.data.crop_dataset import CLASS_UNKNOWN, CropDataset, TeacherView
 from stage2_classifier.data.crop_manifest import CropSet
 from stage2_classifier.data.loaders import BalancedSampler, build_loader
 from stage2_classifier.models import build_model, check_finite, check_input_size, input_stats
+from stage2_classifier.training.distillation import Teacher
 from stage2_classifier.training.engine import TrainState
 from stage2_classifier.training.joint_loss import JointLoss
 from stage2_classifier.training.losses import build_loss, heads_of
@@ -121,12 +122,16 @@ def check_class_counts(crop_set: CropSet) -> None:
 
 
 def build_training(
-    config: TrainConfig, crop_set: CropSet, accelerator: Accelerator, saved: SavedState | None
+    config: TrainConfig,
+    crop_set: CropSet,
+    accelerator: Accelerator,
+    saved: SavedState | None,
+    teacher: Teacher | None = None,
 ) -> tuple[TrainState, DataLoader[Any], DataLoader[Any] | None]:
     """Return the train state, from `saved` if given, and the loaders of training and of validation crops (or None)."""
     model = _build_model(config, crop_set, accelerator, from_scratch=saved is None)
     stats = input_stats(model)
-    train_set = training_crops(config, crop_set, stats)
+    train_set = training_crops(config, crop_set, stats, teacher)
     sampler = build_sampler(config, train_set)
     drop_last = len(sampler) >= config.batch_size  # a last batch of one crop would upset batch norm
     train_loader = build_loader(train_set, config.batch_size, sampler, config.workers, drop_last)
@@ -148,7 +153,8 @@ def build_training(
     if saved is not None:
         saved.load_optimizer(optimizer, schedule, accelerator)
     prepared = accelerator.prepare(model, optimizer, train_loader)
-    state = TrainState(config, accelerator, prepared[0], criterion, prepared[1], schedule, ema)
+    teacher = None if teacher is None else teacher.to(accelerator.device)
+    state = TrainState(config, accelerator, prepared[0], criterion, prepared[1], schedule, ema, teacher)
     return state, prepared[2], None if val_loader is None else accelerator.prepare(val_loader)
 
 
@@ -167,8 +173,12 @@ def _build_model(config: TrainConfig, crop_set: CropSet, accelerator: Accelerato
     return model
 
 
-def training_crops(config: TrainConfig, crop_set: CropSet, stats: tuple[Stats, Stats]) -> CropDataset:
+def training_crops(
+    config: TrainConfig, crop_set: CropSet, stats: tuple[Stats, Stats], teacher: Teacher | None = None
+) -> CropDataset:
     """Return the training crops, jittered and augmented as `config` says; `stats` are the network's mean and std.
+
+    A teacher's views are augmented alike.
 
     Raises UserError when `config` wants hard negatives and the crops have none.
     """
@@ -189,8 +199,12 @@ def training_crops(config: TrainConfig, crop_set: CropSet, stats: tuple[Stats, S
         jitter=jitter,
         hard_negatives=config.hard_negatives > 0,
         mask_transfer_prob=config.mask_transfer_prob,
-        # A face whose class is not known teaches objectness and box alone.
-        class_unknown=config.hard_negatives > 0,
+        # A face whose class is not known teaches objectness and box, and what the teacher says of its class.
+        class_unknown=config.hard_negatives > 0 or bool(config.teacher),
+        teacher_views=[
+            TeacherView(train_transform(config.augment, one.size, one.mean, one.std, policy), one.size, one.margin)
+            for one in (() if teacher is None else teacher.inputs)
+        ],
     )
 
 
