@@ -18,6 +18,7 @@ CHOICES = {
     "augment": ("none", "torchvision", "albumentations", "opencv"),
     "scheduler": ("constant", "cosine", "poly", "step", "plateau", "onecycle"),
     "loss": ("cross_entropy", "focal"),
+    "box_loss": ("smooth_l1", "giou"),
     "class_weights": ("none", "inverse", "effective"),
     "checkpoint_epoch": ("best", "last"),
     "mixed_precision": ("auto", "no", "bf16", "fp16"),
@@ -45,6 +46,8 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "patience": (0, None),
     "min_delta": (0, 1),
     "grad_clip": (0, None),
+    "distill_share": (0, 1),
+    "distill_temperature": (0.1, 100),
     "seed": (0, 2**31 - 1),
     "workers": (0, 256),
 }
@@ -82,6 +85,7 @@ class TrainConfig:
     # Share of all draws that are false alarms of stage 1, so that the network learns to reject them; 0 is off.
     hard_negatives: float = 0.0
     box_head: bool = False  # Also learn to correct the face box.
+    box_loss: str = "smooth_l1"  # Of box_head: smooth_l1, or giou (Rezatofighi et al. 2019, plus a little smooth L1).
     batch_size: int = 64  # Crops per update, over all processes together.
     epochs: int = 30  # Most passes over the training crops; early stopping may end sooner.
     optimizer: str = "adamw"  # Any timm optimizer name; timm's "sgd" has Nesterov momentum, "momentum" has not.
@@ -105,6 +109,10 @@ class TrainConfig:
     ema_decay: float = 0.99  # Decay of the weights' moving average, which is validated and kept; 0 is off.
     patience: int = 10  # Stop after this many epochs without a better validation macro-F1; 0 never stops early.
     min_delta: float = 0.0  # Least gain of macro-F1 that patience counts as better.
+    # Folders of finished runs whose outputs, averaged, are learned next to the labels (Hinton et al. 2015).
+    teacher: tuple[str, ...] = ()
+    distill_share: float = 0.5  # Share of the teacher in the loss; the labels have the rest.
+    distill_temperature: float = 2.0  # Divides the class logits of teacher and network before they are compared.
     mixed_precision: str = "auto"  # auto (bf16 or fp16 on a GPU that has it), no, bf16 or fp16.
     grad_clip: float = 1.0  # Highest norm of the gradient; 0 is off.
     # The epoch whose weights are kept: best (by validation macro-F1) or last (needs no validation crops).
@@ -114,6 +122,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Raise UserError with the field and the fix when a value or a combination makes no sense."""
+        object.__setattr__(self, "teacher", tuple(self.teacher))  # JSON has lists
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise UserError(f"name: {self.name!r} must be letters, digits, '.', '_' and '-' only")
         for field, choices in CHOICES.items():
@@ -144,6 +153,7 @@ class TrainConfig:
             (0 < epochs <= warmup, f"warmup_epochs: {warmup} must be below epochs {epochs}; lower it"),
             (warmup > 0 and no_warmup, f"warmup_epochs: must be 0 with scheduler {self.scheduler}"),
             (self.box_head and not self.hard_negatives, "box_head: needs hard negatives; set hard_negatives above 0"),
+            (bool(self.teacher) and self.mixup > 0, "teacher: does not see mixed crops; set mixup to 0"),
             (self.loss == "focal" and self.label_smoothing > 0, "label_smoothing: must be 0 with loss focal"),
             (
                 self.class_weights != "none" and self.sampler_power == 1,
@@ -172,6 +182,14 @@ _LONG = {"epochs": 80, "warmup_epochs": 5, "ema_decay": 0.998, "patience": 0, "c
 _INPUT = {"margin": 0.1, "input_size": 48, "batch_size": 128}
 # Settings of the default bundle's networks; EXPERIMENTS.md has the effect of each.
 _FINAL = _OBJECTNESS | _LONG | _INPUT | {"sampler_power": 0.7, "label_smoothing": 0.0}
+# One stronger network for all candidates of stage 1: a short fine-tuning of pretrained weights, the backbone at half of
+# the head's rate. A moving average with decay 0.998 was too slow for it.
+_LAST_STAGE: dict[str, object] = {
+    **{"model": "tf_efficientnet_lite0", "pretrained": True, "input_size": 80, "margin": 0.35, "jitter": 1.0},
+    **{"hard_negatives": 0.3, "box_head": True, "box_loss": "giou", "mask_transfer_prob": 0.25},
+    **{"lr": 2e-3, "backbone_lr_scale": 0.5, "warmup_epochs": 1, "epochs": 10, "batch_size": 128, "ema_decay": 0.99},
+    **{"label_smoothing": 0.0, "sampler_power": 0.7, "patience": 0, "checkpoint_epoch": "last"},
+}
 EXPERIMENTS: dict[str, TrainConfig] = {
     config.name: config
     for config in (
@@ -245,6 +263,27 @@ EXPERIMENTS: dict[str, TrainConfig] = {
             **_FINAL | _TRUNK,
         ),
         _vary("final_cnn", "The default bundle's recipe, with our own network?", **_FINAL),
+        _vary("last_stage_lite0", "Last stage: EfficientNet-Lite0 with ImageNet weights?", **_LAST_STAGE),
+        _vary(
+            "last_stage_lite0_96",
+            "Last stage: do 96 pixels help EfficientNet-Lite0?",
+            **_LAST_STAGE | {"input_size": 96},
+        ),
+        _vary(
+            "last_stage_lite0_l1",
+            "Last stage: is smooth L1 enough as the loss of boxes?",
+            **_LAST_STAGE | {"box_loss": "smooth_l1"},
+        ),
+        _vary(
+            "last_stage_mobilenetv2",
+            "Last stage: MobileNetV2 with ImageNet weights?",
+            **_LAST_STAGE | {"model": "mobilenetv2_100"},
+        ),
+        _vary(
+            "last_stage_trunk",
+            "Last stage: O-Net's layers, by the same recipe and for longer?",
+            **_LAST_STAGE | _TRUNK | {"backbone_lr_scale": 1.0, "epochs": 40, "warmup_epochs": 3, "ema_decay": 0.998},
+        ),
     )
 }
 

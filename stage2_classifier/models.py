@@ -22,6 +22,9 @@ from stage2_classifier.config import FACE_TRUNK
 
 # Channels of the first layer of each SmallCNN.
 OWN_MODELS = {"small_cnn": 32, "small_cnn_half": 16}
+# Standard deviation of a new head's weights on a trained backbone, as in Faster R-CNN (Ren et al. 2015). timm's start
+# for a head of 8 outputs gives logits and box deltas of several units: a loss of 11 instead of 2.
+NEW_HEAD_STD = 0.01
 
 
 def _conv_bn(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> nn.Sequential:
@@ -141,6 +144,8 @@ def build_model(
         model = FaceTrunk(num_classes, dropout, pretrained)
     else:
         model = _timm_model(name, num_classes, pretrained, dropout)
+        if pretrained or weights:
+            _start_head_near_zero(model)
     if weights:
         load_weights(model, weights)
     return model
@@ -166,6 +171,15 @@ def _head_modules(model: nn.Module) -> tuple[nn.Module, ...]:
     """Return what get_classifier() returns, as a tuple."""
     heads = model.get_classifier()  # type: ignore[operator]  # timm's convention, unknown to nn.Module
     return tuple(heads) if isinstance(heads, tuple) else (heads,)
+
+
+def _start_head_near_zero(model: nn.Module) -> None:
+    """Give the head small random weights and a bias of 0."""
+    for parameter in split_parameters(model)[1]:
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=NEW_HEAD_STD)
+        else:
+            nn.init.zeros_(parameter)
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

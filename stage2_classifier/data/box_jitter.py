@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -33,20 +34,23 @@ class BoxJitter:
 NO_JITTER = BoxJitter(shift=0.0, scale=0.0, degrees=0.0, degrees_p=0.0, flip_p=0.0)
 
 
+class JitteredBox(NamedTuple):
+    """The place of one training view, drawn at random."""
+
+    x: float  # centre of the view in pixels of the crop
+    y: float
+    unit: float  # side of the view without margins, in pixels of the crop
+    turn: float  # rotation in radians
+    mirrored: bool
+
+
 def window_deltas(box: Box, margin: float) -> NDArray[np.float32]:
     """Return the deltas (4,) of a box relative to the window that inference cuts for it."""
     return box_deltas(box, window_anchor(box, margin))
 
 
-def jittered_view(
-    crop: NDArray[np.uint8], box: Box, margin: float, seed: int, jitter: BoxJitter
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Return a randomly jittered view of a face, uint8 (S, S, 3), and the deltas (4,) of the face's box in that view.
-
-    S is the side of the jittered window in pixels of the crop, but at least jitter.min_side. Pixels outside the crop
-    repeat the crop's edge. Rotation does not change the deltas: the annotators' boxes are upright, and faces are round.
-    `crop` is uint8 (H, W, 3), `box` xyxy in its pixels, `margin` the view's context as a share of the longer side.
-    """
+def jittered_box(box: Box, seed: int, jitter: BoxJitter) -> JitteredBox:
+    """Return the place that `jittered_view` shows of a face with that box, xyxy in pixels of the crop."""
     rng = np.random.default_rng((seed, 1))  # the augmentation draws from the seed alone
     side = max(box[2] - box[0], box[3] - box[1], 1.0)
     x = (box[0] + box[2]) / 2 + rng.normal(0, jitter.shift) * side
@@ -54,6 +58,20 @@ def jittered_view(
     unit = side * math.exp(rng.normal(0, jitter.scale))
     turn = math.radians(rng.uniform(-jitter.degrees, jitter.degrees)) if rng.random() < jitter.degrees_p else 0.0
     mirrored = rng.random() < jitter.flip_p
+    return JitteredBox(x, y, unit, turn, mirrored)
+
+
+def jittered_view(
+    crop: NDArray[np.uint8], box: Box, margin: float, seed: int, jitter: BoxJitter
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Return a randomly jittered view of a face, uint8 (S, S, 3), and the deltas (4,) of the face's box in that view.
+
+    Views of one seed with other margins show the same place (`jittered_box`) with more or less context. S is the side
+    of the jittered window in pixels of the crop, but at least jitter.min_side. Pixels outside the crop repeat its
+    edge. Rotation does not change the deltas: the annotators' boxes are upright, and faces are round. `crop` is uint8
+    (H, W, 3), `box` xyxy in its pixels, `margin` the view's context as a share of the longer side.
+    """
+    x, y, unit, turn, mirrored = jittered_box(box, seed, jitter)
     deltas = box_deltas(box, (x, y, unit))
     whole = unit * (1 + 2 * margin)
     size = max(round(whole), jitter.min_side)

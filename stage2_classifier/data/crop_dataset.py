@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +14,14 @@ from torch.utils.data import Dataset
 
 from common.errors import UserError
 from stage2_classifier.cropping import crop_window, cut_window
-from stage2_classifier.data.box_jitter import NO_JITTER, Box, BoxJitter, jittered_view, window_deltas
+from stage2_classifier.data.box_jitter import (
+    NO_JITTER,
+    Box,
+    BoxJitter,
+    jittered_box,
+    jittered_view,
+    window_deltas,
+)
 from stage2_classifier.data.crop_manifest import BACKGROUND, CropRecord, CropSet
 from stage2_classifier.data.mask_transfer import MaskPosition, transfer_axes, transfer_mask
 
@@ -25,14 +34,35 @@ NOSE_OUT_SHARE = 0.65  # share of wrongly worn masks that uncover the nose alone
 CORRECTLY_WORN_SHARE = 0.2
 # (crop uint8 (H, W, 3) RGB, seed) -> float32 tensor (3, S, S); see stage2_classifier.augment.transforms
 CropTransform = Callable[[NDArray[np.uint8], int], torch.Tensor]
+CLASS_UNKNOWN = -1  # the class index of a face whose class is not learned
 
 
-class CropDataset(Dataset[tuple[torch.Tensor, int, torch.Tensor]]):
+class CropView(NamedTuple):
+    """One view of a crop, as a network learns it; a loader's batch has the same fields with one more dimension."""
+
+    image: torch.Tensor  # float32 (3, S, S)
+    target: int  # class index; CLASS_UNKNOWN, or len(class_names) for a hard negative
+    box_deltas: torch.Tensor  # float32 (4,); NaN where the edges are not learned
+    # 1 + the index in CropSet.offset_sources, negative in a mirrored view; 0 where the edges are learned as they are.
+    edge_offset: int
+    teacher_images: tuple[torch.Tensor, ...]  # the same view for each TeacherView, float32 (3, S, S)
+
+
+@dataclass(frozen=True)
+class TeacherView:
+    """The view that a teacher network gets of the same place."""
+
+    transform: CropTransform
+    input_size: int  # px
+    margin: float  # context on each side, as a share of the box's longer side
+
+
+class CropDataset(Dataset[CropView]):
     """One split of a crop set, decoded once and kept in memory.
 
-    `ds[i]` is (float32 tensor (3, S, S), class index, float32 box deltas (4,)). `ds[draw, i]` is the same crop as draw
-    number `draw` of the epoch. The transform's seed comes from (seed, epoch, draw) alone. So the augmentation does not
-    depend on the number of workers or on a resumed run. Two draws of a crop differ.
+    `ds[i]` is a CropView. `ds[draw, i]` is the same crop as draw number `draw` of the epoch. The transform's seed comes
+    from (seed, epoch, draw) alone. So the augmentation does not depend on the number of workers or on a resumed run.
+    Two draws of a crop differ.
 
     Args:
         crop_set: the crops.
@@ -45,9 +75,11 @@ class CropDataset(Dataset[tuple[torch.Tensor, int, torch.Tensor]]):
         mask_transfer_prob: probability that a draw of the rare class is a bare face with another face's mask, worn
             wrongly (stage2_classifier.data.mask_transfer). A masked draw is a bare face with a mask worn rightly with a
             fifth of this probability.
+        class_unknown: also use faces whose class is not known, with the class index CLASS_UNKNOWN.
+        teacher_views: views for teacher networks.
 
     Raises:
-        UserError: the split is empty, the margin exceeds the crops' margin, or no face can give a mask. On access: a
+        UserError: the split is empty, a margin exceeds the crops' margin, or no face can give a mask. On access: a
             crop's file cannot be read.
     """
 
@@ -62,16 +94,26 @@ class CropDataset(Dataset[tuple[torch.Tensor, int, torch.Tensor]]):
         jitter: BoxJitter | None = None,
         hard_negatives: bool = False,
         mask_transfer_prob: float = 0.0,
+        class_unknown: bool = False,
+        teacher_views: Sequence[TeacherView] = (),
     ) -> None:
-        faces = crop_set.split(split)
+        faces = tuple(r for r in crop_set.split(split) if r.class_known or class_unknown)
+        if not any(r.class_known for r in faces):
+            what = f"split {split!r} has no crop whose class is known"
+            raise UserError(f"{crop_set.root / 'crops.csv'}: {what}; trust the classes of a source")
         self.records = (*faces, *(r for r in crop_set.hard_negatives if hard_negatives and r.split == split))
-        self.class_names = crop_set.class_names
+        self.class_names, self.sources = crop_set.class_names, crop_set.sources
         index = {name: i for i, name in enumerate(crop_set.class_names)}
         index[BACKGROUND] = len(index)
-        self.labels: NDArray[np.int64] = np.array([index[r.label] for r in self.records], dtype=np.int64)
+        indices = [index[r.label] if r.class_known else CLASS_UNKNOWN for r in self.records]
+        self.labels: NDArray[np.int64] = np.array(indices, dtype=np.int64)
         self.transform, self.seed, self.epoch = transform, seed, 0
         self.margin = crop_set.margin if margin is None else margin
-        check_margin(crop_set, self.margin)
+        for needed in (self.margin, *(view.margin for view in teacher_views)):
+            check_margin(crop_set, needed)
+        self._teacher_views = tuple(teacher_views)
+        self._offsets = {name: k for k, name in enumerate(crop_set.offset_sources, start=1)}
+        self._no_edges = {source.name for source in crop_set.sources if source.edges == "none"}
         self._jitter, self._mask_transfer_prob = jitter, mask_transfer_prob
         self._donors = _find_donors(crop_set, self.records) if mask_transfer_prob else {}
         self._cut_margin, self._root = crop_set.margin, crop_set.root
@@ -84,26 +126,45 @@ class CropDataset(Dataset[tuple[torch.Tensor, int, torch.Tensor]]):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> tuple[torch.Tensor, int, torch.Tensor]:
+    def __getitem__(self, key: int | tuple[int, int]) -> CropView:
         draw, i = key if isinstance(key, tuple) else (key, key)
         seed = int(np.random.SeedSequence((self.seed, self.epoch, draw)).generate_state(1)[0])
-        view, deltas = self._view(i, seed)
-        return self.transform(view, seed), int(self.labels[i]), torch.from_numpy(deltas)
+        # A face with a transferred mask is seen as a jittered one is, if only with a jitter of zero.
+        face, painted = (self._transfer_mask(i, seed) if self._mask_transfer_prob else None) or (i, None)
+        jitter = self._jitter or (None if painted is None else NO_JITTER)
+        pixels, deltas = self._view(face, painted, seed, self.margin, jitter)
+        teacher_images = []
+        for view in self._teacher_views:
+            sized = None if jitter is None else replace(jitter, min_side=view.input_size)
+            teacher_images.append(view.transform(self._view(face, painted, seed, view.margin, sized)[0], seed))
+        source = self.records[face].source
+        offset = self._offsets.get(source, 0)
+        if offset and jitter is not None and jittered_box(self.box(face), seed, jitter).mirrored:
+            offset = -offset
+        if source in self._no_edges:
+            deltas = np.full_like(deltas, np.nan)
+        image = self.transform(pixels, seed)
+        return CropView(image, int(self.labels[i]), torch.from_numpy(deltas), offset, tuple(teacher_images))
 
-    def _view(self, i: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Return one draw's view (H, W, 3) of crop i, and the face's box deltas (4,) in that view."""
-        transferred = self._transfer_mask(i, seed) if self._mask_transfer_prob else None
-        if transferred is not None:
-            bare, crop = transferred
-            return jittered_view(crop, self.box(bare), self.margin, seed, self._jitter or NO_JITTER)
-        if self._jitter is None:
-            return self.pixels(i), window_deltas(self.records[i].box, self.margin)
-        return jittered_view(self._stored_crop(i), self.box(i), self.margin, seed, self._jitter)
+    def _view(
+        self, i: int, painted: NDArray[np.uint8] | None, seed: int, margin: float, jitter: BoxJitter | None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Return one draw's view (H, W, 3) of crop i, and the face's box deltas (4,) in that view.
+
+        `painted` is the stored crop with a transferred mask, if it has one.
+        """
+        if jitter is None:
+            return self.pixels(i, margin), window_deltas(self.records[i].box, margin)
+        crop = self._stored_crop(i) if painted is None else painted
+        return jittered_view(crop, self.box(i), margin, seed, jitter)
 
     def _transfer_mask(self, i: int, seed: int) -> tuple[int, NDArray[np.uint8]] | None:
         """Return the bare face that replaces the i-th crop: index, and crop with a mask. None keeps the i-th crop."""
         rng = np.random.default_rng((seed, 2))
-        if (position := self._draw_mask_position(self.records[i].label, rng)) is None:
+        if (
+            not self.records[i].class_known
+            or (position := self._draw_mask_position(self.records[i].label, rng)) is None
+        ):
             return None
         bare, masked = (int(rng.choice(self._donors[label])) for label in (BARE, MASKED))
         bare_face, masked_face = ((self._stored_crop(k), self._landmarks(k)) for k in (bare, masked))
@@ -129,15 +190,16 @@ class CropDataset(Dataset[tuple[torch.Tensor, int, torch.Tensor]]):
         left, top, _, _ = crop_window(self.records[i].box, self._cut_margin)
         return x1 - left, y1 - top, x2 - left, y2 - top
 
-    def pixels(self, i: int) -> NDArray[np.uint8]:
-        """Return the i-th crop with the dataset's margin, as inference would cut it: uint8 (H, W, 3) RGB."""
+    def pixels(self, i: int, margin: float | None = None) -> NDArray[np.uint8]:
+        """Return the i-th crop as inference would cut it, uint8 (H, W, 3) RGB; margin None is the dataset's."""
         crop = self._stored_crop(i)
-        if self.margin == self._cut_margin:
+        margin = self.margin if margin is None else margin
+        if margin == self._cut_margin:
             return crop
         # Windows are rounded to the photo's pixels, so their places come from the photo, not from the crop.
         box = self.records[i].box
         left, top, _, _ = crop_window(box, self._cut_margin)
-        x1, y1, x2, y2 = crop_window(box, self.margin)
+        x1, y1, x2, y2 = crop_window(box, margin)
         return cut_window(crop, (x1 - left, y1 - top, x2 - left, y2 - top))
 
     def _stored_crop(self, i: int) -> NDArray[np.uint8]:
@@ -171,7 +233,8 @@ def _find_donors(crop_set: CropSet, records: Sequence[CropRecord]) -> dict[str, 
     donors: dict[str, list[int]] = {MASKED: [], BARE: []}
     for i, r in enumerate(records):
         x1, y1, x2, y2 = r.box
-        large = r.label in donors and r.landmarks and max(x2 - x1, y2 - y1) >= MIN_DONOR_SIDE
+        trusted = r.label in donors and r.class_known
+        large = trusted and r.landmarks and max(x2 - x1, y2 - y1) >= MIN_DONOR_SIDE
         if large and transfer_axes(np.array(r.landmarks).reshape(5, 2)) is not None:
             donors[r.label].append(i)
     if empty := [name for name, indices in donors.items() if not indices]:

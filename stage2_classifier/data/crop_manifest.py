@@ -68,6 +68,11 @@ class CropSet:
     hard_negatives: tuple[CropRecord, ...] = ()  # false alarms of stage 1, labelled BACKGROUND, outside the classes
     sources: tuple[CropSource, ...] = ()  # the main dataset first; empty where there is only one
 
+    @property
+    def offset_sources(self) -> tuple[str, ...]:
+        """Return the sources whose box edges are learned through an offset of their own; never the main one."""
+        return tuple(source.name for source in self.sources[1:] if source.edges == "offset")
+
     def split(self, name: str) -> tuple[CropRecord, ...]:
         """Return the faces of one split; raise UserError when there are none."""
         records = tuple(record for record in self.records if record.split == name)

@@ -18,7 +18,7 @@ class BalancedSampler(Sampler[tuple[int, int]]):
     """Draws (draw, index) pairs; each class's share is proportional to count ** (1 - power).
 
     A class's share is rounded by the largest remainder. Within a class the shuffled members are cycled through: no
-    member is drawn again before all others were drawn. The order depends on (seed, epoch) alone.
+    member is drawn again before all others of its weight were drawn. The order depends on (seed, epoch) alone.
 
     Args:
         labels: (N,) the class index of each crop.
@@ -28,10 +28,12 @@ class BalancedSampler(Sampler[tuple[int, int]]):
             Supervised Pretraining").
         seed: of the order.
         fixed: {label: share} of labels with a fixed share of all draws, whatever their count.
+        weights: (N,) how often each crop is drawn, compared with others of its class; a class's count is the sum of its
+            weights, and a crop of weight 0 is never drawn. None: all alike.
 
     Raises:
-        ValueError: labels are empty, num_samples is not positive, power is outside 0..1, or `fixed` leaves nothing for
-            the other labels.
+        ValueError: labels are empty, num_samples is not positive, power is outside 0..1, or `fixed` or `weights` leave
+            nothing for the other labels.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class BalancedSampler(Sampler[tuple[int, int]]):
         power: float = 1.0,
         seed: int = 0,
         fixed: Mapping[int, float] | None = None,
+        weights: NDArray[np.float64] | None = None,
     ) -> None:
         labels = np.asarray(labels, dtype=np.int64)
         self.num_samples = len(labels) if num_samples is None else num_samples
@@ -49,15 +52,26 @@ class BalancedSampler(Sampler[tuple[int, int]]):
         if not 0 <= power <= 1:
             raise ValueError(f"power {power} is outside 0..1")
         self.seed, self.epoch = seed, 0
-        present = np.unique(labels)
-        self._members = [np.flatnonzero(labels == label) for label in present]
-        weights = np.array([len(members) for members in self._members], dtype=np.float64) ** (1 - power)
+        each = np.ones(len(labels)) if weights is None else np.asarray(weights, np.float64)
+        present = np.unique(labels[each > 0])
+        counts = np.array([each[labels == label].sum() for label in present], dtype=np.float64)
         shares = np.array([(fixed or {}).get(int(label), np.nan) for label in present])
         taken, free = np.nansum(shares), np.isnan(shares)
         if not 0 <= taken < 1 or not free.any():
             raise ValueError(f"fixed shares {fixed} leave nothing for the other labels")
-        weights = np.where(free, (1 - taken) * weights / weights[free].sum(), shares)
-        self._quotas = _largest_remainder(weights, self.num_samples)
+        natural = counts ** (1 - power)
+        quotas = _largest_remainder(
+            np.where(free, (1 - taken) * natural / natural[free].sum(), shares), self.num_samples
+        )
+        self._members: list[NDArray[np.int64]] = []
+        self._quotas: list[int] = []
+        for label, quota in zip(present, quotas, strict=True):
+            groups = [
+                np.flatnonzero((labels == label) & (each == w)) for w in np.unique(each[labels == label]) if w > 0
+            ]
+            parts = _largest_remainder(np.array([each[group].sum() for group in groups]), int(quota))
+            self._members += groups
+            self._quotas += parts.tolist()
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the order."""
@@ -70,7 +84,7 @@ class BalancedSampler(Sampler[tuple[int, int]]):
         rng = np.random.default_rng((self.seed, self.epoch))
         drawn = []
         for members, quota in zip(self._members, self._quotas, strict=True):
-            cycled = [rng.permutation(members) for _ in range(-(-int(quota) // len(members)))]
+            cycled = [rng.permutation(members) for _ in range(-(-quota // len(members)))]
             drawn.append(np.concatenate([members[:0], *cycled])[:quota])
         for draw, index in enumerate(rng.permutation(np.concatenate(drawn))):
             yield draw, int(index)
@@ -93,7 +107,7 @@ def build_loader(
     workers: int = 0,
     drop_last: bool = False,
 ) -> DataLoader[Any]:
-    """Return a loader of batches: float32 (B, 3, S, S), class indices int64 (B,), box deltas float32 (B, 4).
+    """Return a loader of batches: CropView of float32 (B, 3, S, S), int64 (B,), float32 (B, 4), int64 (B,), and more.
 
     With workers, all crops are decoded first. Each epoch starts new processes, which must see `set_epoch`. They share
     the decoded crops.

@@ -15,7 +15,7 @@ from PIL import Image
 from common.errors import UserError
 from common.files import atomic_replace
 from stage2_classifier.config import TrainConfig
-from stage2_classifier.data.crop_dataset import CropDataset, CropTransform
+from stage2_classifier.data.crop_dataset import CLASS_UNKNOWN, CropDataset, CropTransform
 from stage2_classifier.data.crop_manifest import BACKGROUND, CropSet
 from stage2_classifier.reports.contact_sheet import Cell, contact_sheet
 from stage2_classifier.training.setup import Stats, build_sampler, training_crops
@@ -120,8 +120,12 @@ class _TrainingViews:
 
 
 def _classes(dataset: CropDataset) -> Iterator[tuple[str, NDArray[np.int64]]]:
-    """Yield each class and the indices of its crops, the hard negatives last."""
-    for label, name in enumerate((*dataset.class_names, BACKGROUND)):
+    """Yield each class and the indices of its crops; faces whose class is not known and the hard negatives last."""
+    names = dict(enumerate(dataset.class_names)) | {
+        CLASS_UNKNOWN: "class not known",
+        len(dataset.class_names): BACKGROUND,
+    }
+    for label, name in names.items():
         yield name, np.flatnonzero(dataset.labels == label)
 
 

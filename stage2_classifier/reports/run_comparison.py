@@ -73,9 +73,11 @@ def find_baseline(runs: Sequence[TrainedRun]) -> TrainedRun:
 
 
 def format_value(field: str, value: Any) -> str:
-    """Return a config field's value as text; of a file only the name, because its folder is private."""
+    """Return a config field's value as text; of a file or a run only the name, because its folder is private."""
     if field == "weights" and value:
         return Path(value).name
+    if field == "teacher":
+        return ", ".join(Path(run).name for run in value) or "(none)"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

@@ -19,8 +19,11 @@ from torch.utils.data import DataLoader
 
 from common.errors import UserError
 from stage2_classifier.config import TrainConfig
-from stage2_classifier.heads import Heads, JointLoss
+from stage2_classifier.data.crop_dataset import CropView
+from stage2_classifier.heads import Heads
 from stage2_classifier.models import backbone_modules, split_parameters
+from stage2_classifier.training.distillation import Teacher
+from stage2_classifier.training.joint_loss import JointLoss, TeacherTargets
 from stage2_classifier.training.optimizer import LRSchedule
 
 
@@ -35,6 +38,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer  # as `accelerator.prepare` returned it
     schedule: LRSchedule
     ema: ModelEmaV3 | None  # moving average of the inner model's weights
+    teacher: Teacher | None = None  # on the accelerator's device
 
     @property
     def inner(self) -> nn.Module:
@@ -73,8 +77,8 @@ def train_one_epoch(
     """Train one epoch (0-based), call `advance` after each update; raise UserError when the loss is no longer finite.
 
     Returns:
-        train_loss (the criterion's), train_accuracy (over faces; with mixup against the label of the larger share) and
-        lr (the head's, at the last update).
+        train_loss (the criterion's), train_accuracy (over faces whose class is known; with mixup against the label of
+        the larger share) and lr (the head's, at the last update).
     """
     config, accelerator = state.config, state.accelerator
     rng = seed_epoch(config.seed, epoch, accelerator.process_index)
@@ -85,9 +89,11 @@ def train_one_epoch(
     sums = torch.zeros(4, dtype=dtype, device=accelerator.device)  # loss, correct, faces, crops: read once
     heads = state.criterion.heads
     lr = 0.0
-    for images, targets, box_deltas in loader:
-        outputs, loss = _forward(state, images, targets, box_deltas, rng)
+    for batch in loader:
+        targets = batch.target
+        outputs, loss = _forward(state, batch, rng)
         accelerator.backward(loss)
+        _average_offsets(state)
         if config.grad_clip > 0:
             accelerator.clip_grad_norm_(state.model.parameters(), config.grad_clip)
         lr = state.optimizer.param_groups[0]["lr"]
@@ -99,7 +105,7 @@ def train_one_epoch(
             state.ema.update(state.inner, step=updates)
         n = torch.tensor(len(targets), device=sums.device)
         correct = (heads.class_logits(outputs.detach()).argmax(dim=1) == targets).sum()
-        faces = (targets < heads.classes).sum()
+        faces = ((targets >= 0) & (targets < heads.classes)).sum()
         sums += torch.stack([loss.detach() * n, correct, faces, n]).to(sums.dtype)
         advance()
     total_loss, correct_faces, faces_seen, crops = accelerator.reduce(sums, reduction="sum").tolist()
@@ -108,22 +114,36 @@ def train_one_epoch(
     return {"train_loss": total_loss / crops, "train_accuracy": correct_faces / max(faces_seen, 1), "lr": lr}
 
 
-def _forward(
-    state: TrainState, images: Tensor, targets: Tensor, box_deltas: Tensor, rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
+def _average_offsets(state: TrainState) -> None:
+    """Average the gradient of the edge offsets over the processes; the model's wrapper does so for the model."""
+    offsets = state.criterion.offsets
+    if offsets.grad is not None and state.accelerator.num_processes > 1:
+        offsets.grad = state.accelerator.reduce(offsets.grad, reduction="mean")
+
+
+def _forward(state: TrainState, batch: CropView, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Return the outputs (N, heads.outputs) and the loss, with mixup (Zhang et al. 2018) if the config says so."""
-    images = images.contiguous(memory_format=torch.channels_last)
+    images = batch.image.contiguous(memory_format=torch.channels_last)
+    targets: tuple[Any, ...] = (batch.target, batch.box_deltas, batch.edge_offset)
     alpha = state.config.mixup
     if alpha == 0:
         outputs = state.model(images)
-        return outputs, state.criterion(outputs, targets, box_deltas)
+        return outputs, state.criterion(outputs, *targets, _teacher_targets(state, batch))
     share = rng.beta(alpha, alpha)
     share = max(share, 1 - share)  # the first label has the larger share
-    partner = torch.from_numpy(rng.permutation(len(targets))).to(targets.device)
+    partner = torch.from_numpy(rng.permutation(len(images))).to(images.device)
     outputs = state.model(share * images + (1 - share) * images[partner])
-    first = state.criterion(outputs, targets, box_deltas)
-    second = state.criterion(outputs, targets[partner], box_deltas[partner])
+    first = state.criterion(outputs, *targets)
+    second = state.criterion(outputs, *(part[partner] for part in targets))
     return outputs, share * first + (1 - share) * second
+
+
+def _teacher_targets(state: TrainState, batch: CropView) -> TeacherTargets | None:
+    """Return the teacher's outputs for a batch; None without a teacher."""
+    if state.teacher is None:
+        return None
+    with state.accelerator.autocast():
+        return state.teacher.targets(batch.teacher_images, state.config.distill_temperature)
 
 
 @torch.no_grad()
@@ -139,7 +159,7 @@ def predict(
     model.eval()
     device = next(model.parameters()).device
     all_probs, all_targets = [], []
-    for images, targets, _ in loader:
+    for images, targets, *_ in loader:
         with nullcontext() if accelerator is None else accelerator.autocast():
             logits = heads.class_logits(model(images.to(device).contiguous(memory_format=torch.channels_last)))
         both = (logits, targets) if accelerator is None else accelerator.gather_for_metrics((logits, targets))

@@ -17,6 +17,7 @@ from common.files import write_text
 from stage2_classifier.config import TrainConfig
 from stage2_classifier.data.crop_manifest import CropSet, read_crop_set
 from stage2_classifier.training.checkpoint import load_state
+from stage2_classifier.training.distillation import load_teacher, teacher_record
 from stage2_classifier.training.engine import TrainState, train_one_epoch, validate
 from stage2_classifier.training.run_folder import (
     OUTPUTS,
@@ -51,7 +52,8 @@ def fit(
     """
     crop_set = read_crop_set(crops)
     folder = Path(runs) / config.name
-    record = run_record(config, crop_set, crops)
+    teacher = load_teacher(config.teacher, crop_set)
+    record = run_record(config, crop_set, crops) | teacher_record(teacher)
     if (finished := check_folder(folder, record, resume, overwrite)) is not None:
         return finished
     check_class_counts(crop_set)
@@ -59,7 +61,7 @@ def fit(
     resumes = resume and (folder / "config.json").is_file()  # without config.json nothing says that the rest fits
     state_file = folder / "last.pt"
     saved = SavedState(state_file, load_state(state_file)) if resumes and state_file.is_file() else None
-    state, train_loader, val_loader = build_training(config, crop_set, accelerator, saved)
+    state, train_loader, val_loader = build_training(config, crop_set, accelerator, saved, teacher)
     history: list[dict[str, Any]] = [] if saved is None else saved.content["history"]
     accelerator.wait_for_everyone()  # every process has read the folder before one changes it
     if accelerator.is_main_process:
@@ -71,7 +73,7 @@ def fit(
     if tensorboard:
         accelerator.init_trackers("tensorboard")
     _run_epochs(state, train_loader, val_loader, history, crop_set, folder)
-    summary = _summary(state, history)
+    summary = _summary(state, history, crop_set)
     if accelerator.is_main_process:
         plot_curves(history, folder / "curves.png", title=f"{config.name}: {config.model}")
         write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
@@ -122,11 +124,11 @@ def _epoch_line(config: TrainConfig, row: Mapping[str, Any]) -> str:
     return line
 
 
-def _summary(state: TrainState, history: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _summary(state: TrainState, history: Sequence[dict[str, Any]], crop_set: CropSet) -> dict[str, Any]:
     """Return the content of summary.json."""
     best, accelerator = best_row(history, state.config.checkpoint_epoch), state.accelerator
     device = accelerator.device
-    return {
+    summary = {
         "best_epoch": best["epoch"],
         "best": {k: v for k, v in best.items() if k.startswith("val_")},
         "epochs_run": len(history),
@@ -139,3 +141,6 @@ def _summary(state: TrainState, history: Sequence[dict[str, Any]]) -> dict[str, 
         "threads": torch.get_num_threads(),
         "mixed_precision": accelerator.mixed_precision,
     }
+    if len(offsets := state.criterion.offsets):
+        summary["edge_offsets"] = dict(zip(crop_set.offset_sources, offsets.tolist(), strict=True))
+    return summary | teacher_record(state.teacher)

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage2_classifier.config import TrainConfig
-from stage2_classifier.heads import Heads, JointLoss
+from stage2_classifier.heads import Heads
+from stage2_classifier.training.joint_loss import Distillation, JointLoss
 
 # Cui et al. 2019 choose beta by cross-validation among 0.9, 0.99, 0.999 and 0.9999; 0.999 suits some thousand crops.
 EFFECTIVE_BETA = 0.999
@@ -55,13 +56,21 @@ def class_weights(kind: str, counts: Sequence[int]) -> Tensor | None:
     return (weights / weights[n > 0].mean()).float()
 
 
-def build_loss(config: TrainConfig, class_counts: Sequence[int]) -> JointLoss:
-    """Return the loss that `config` names; class_counts are the training crops of each class, in class order."""
+def build_loss(config: TrainConfig, class_counts: Sequence[int], offset_sources: int = 0) -> JointLoss:
+    """Return the loss that `config` names.
+
+    Args:
+        config: the settings.
+        class_counts: training crops of each class, in class order.
+        offset_sources: number of sources whose box edges are learned through an offset.
+    """
     weight = class_weights(config.class_weights, class_counts)
     class_loss: nn.Module = nn.CrossEntropyLoss(weight, label_smoothing=config.label_smoothing)
     if config.loss == "focal":
         class_loss = FocalLoss(config.focal_gamma, weight)
-    return JointLoss(class_loss, heads_of(config, len(class_counts)))
+    heads = heads_of(config, len(class_counts))
+    distillation = Distillation(config.distill_share, config.distill_temperature) if config.teacher else None
+    return JointLoss(class_loss, heads, config.box_loss, offset_sources if heads.has_box else 0, distillation)
 
 
 def heads_of(config: TrainConfig, classes: int) -> Heads:

@@ -35,9 +35,14 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
     return groups
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
-    """Return the timm optimizer that `config` names, over parameter_groups; raise UserError on an unknown name."""
+def build_optimizer(model: nn.Module, config: TrainConfig, extra: nn.Parameter | None = None) -> Optimizer:
+    """Return the timm optimizer that `config` names; raise UserError on an unknown name.
+
+    It is over parameter_groups, and over the parameter `extra`, which learns like the head but does not decay.
+    """
     groups = parameter_groups(model, config)
+    if extra is not None and extra.numel():
+        groups.append({"params": [extra], "lr": config.lr, "weight_decay": 0.0})
     try:
         return create_optimizer_v2(groups, config.optimizer, lr=config.lr, weight_decay=0.0, momentum=config.momentum)
     except (ValueError, TypeError, ModuleNotFoundError) as error:

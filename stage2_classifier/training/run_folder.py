@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -24,7 +25,10 @@ from stage2_classifier.training.engine import TrainState
 OUTPUTS = ("summary.json", "config.json", "metrics.jsonl", "curves.png", "best.safetensors", "last.pt")
 PACKAGES = ("torch", "timm", "accelerate", "numpy", "torchvision", "albumentations")
 # A resumed run may differ in these: they do not change the result.
-FREE_KEYS = ("description", "workers", "crops", "packages")
+FREE_KEYS = ("description", "workers", "crops", "packages", "teacher")
+# Entries of a record that only some runs have, and what their absence means. The teachers' weights are compared, not
+# their folders.
+OPTIONAL: dict[str, list[Any]] = {"sources": [], "teachers": []}
 _SCORES = (
     ("train_accuracy", "training accuracy"),
     ("val_accuracy", "validation accuracy"),
@@ -40,11 +44,12 @@ PANELS = (
 
 def run_record(config: TrainConfig, crop_set: CropSet, crops: Path | str) -> dict[str, Any]:
     """Return what config.json holds: the config's fields, facts of the crops, and package versions."""
+    known = [r for r in crop_set.records if r.class_known]
     counts = {
-        split: {n: sum(r.label == n and r.split == split for r in crop_set.records) for n in crop_set.class_names}
+        split: {n: sum(r.label == n and r.split == split for r in known) for n in crop_set.class_names}
         for split in ("train", "val")
     }
-    return {
+    record = {
         **asdict(config),
         "crops": str(crops),
         "class_names": list(crop_set.class_names),
@@ -53,6 +58,14 @@ def run_record(config: TrainConfig, crop_set: CropSet, crops: Path | str) -> dic
         "class_counts": counts,
         "packages": {name: version(name) for name in PACKAGES},
     }
+    if crop_set.sources:
+        faces = Counter(r.source for r in crop_set.records if r.split == "train")
+        unknown = Counter(r.source for r in crop_set.records if r.split == "train" and not r.class_known)
+        record["sources"] = [
+            {**asdict(source), "faces": faces[source.name], "class_unknown": unknown[source.name]}
+            for source in crop_set.sources
+        ]
+    return record
 
 
 def check_folder(folder: Path, record: Mapping[str, Any], resume: bool, overwrite: bool) -> dict[str, Any] | None:
@@ -70,7 +83,8 @@ def check_folder(folder: Path, record: Mapping[str, Any], resume: bool, overwrit
     if not resume:
         state = "a finished run" if summary_file.is_file() else "an unfinished run"
         raise UserError(f"{folder}: holds {state}; give --resume, --overwrite or another --name")
-    run.check_same(record, with_new_names(run.read_record()))
+    # Runs of earlier versions lack later fields: they were trained with the defaults.
+    run.check_same(OPTIONAL | dict(record), OPTIONAL | asdict(TrainConfig()) | with_new_names(run.read_record()))
     if not summary_file.is_file():
         return None
     try:
@@ -109,6 +123,7 @@ def write_epoch(learner: TrainState, history: list[dict[str, Any]], crop_set: Cr
         "ema": None if learner.ema is None else learner.ema.module.state_dict(),
         "optimizer": learner.optimizer.state_dict(),
         "schedule": learner.schedule.state_dict(),
+        "offsets": learner.criterion.offsets.detach(),
         "scaler": None if scaler is None else scaler.state_dict(),
     }
     save_state(folder / "last.pt", state)

@@ -12,24 +12,29 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
+from numpy.typing import NDArray
 from timm.utils import ModelEmaV3
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from common.annotations.source import draw_factors
 from common.errors import UserError
 from common.launcher import missing_package
 from stage2_classifier.augment.policy import DEFAULT_POLICY
 from stage2_classifier.augment.transforms import eval_transform, train_transform
 from stage2_classifier.config import TrainConfig
 from stage2_classifier.data.box_jitter import BoxJitter
-from stage2_classifier.data.crop_dataset import CropDataset
+from stage2_classifier.data.crop_dataset import CLASS_UNKNOWN, CropDataset, TeacherView
 from stage2_classifier.data.crop_manifest import CropSet
 from stage2_classifier.data.loaders import BalancedSampler, build_loader
 from stage2_classifier.models import build_model, check_finite, check_input_size, input_stats
+from stage2_classifier.training.distillation import Teacher
 from stage2_classifier.training.engine import TrainState
+from stage2_classifier.training.joint_loss import JointLoss
 from stage2_classifier.training.losses import build_loss, heads_of
 from stage2_classifier.training.optimizer import LRSchedule, build_ema, build_optimizer
 from stage2_classifier.training.torchrun import check_gpus, rank
@@ -89,6 +94,12 @@ class SavedState:
                 ema.module.load_state_dict(self.content["ema"])
         check_finite(self.file, self.content["model"])
 
+    def load_offsets(self, criterion: JointLoss) -> None:
+        """Put the sources' edge offsets into the loss, if it learns any."""
+        with self._checked(), torch.no_grad():
+            if len(criterion.offsets):
+                criterion.offsets.copy_(self.content["offsets"])
+
     def load_optimizer(self, optimizer: Optimizer, schedule: LRSchedule, accelerator: Accelerator) -> None:
         """Put the state into the optimizer, the schedule and the gradient scaler."""
         with self._checked():
@@ -100,7 +111,8 @@ class SavedState:
 
 def check_class_counts(crop_set: CropSet) -> None:
     """Raise UserError when the training crops are of one class only; warn of classes without validation crops."""
-    train, val = (Counter(r.label for r in crop_set.records if r.split == split) for split in ("train", "val"))
+    known = [r for r in crop_set.records if r.class_known]
+    train, val = (Counter(r.label for r in known if r.split == split) for split in ("train", "val"))
     if len(train) == 1:
         reason = f"the training crops are all of class {next(iter(train))!r}: a classifier has nothing to tell apart"
         fix = "use data with two or more classes; stage1_faces.finetune alone finds faces"
@@ -110,12 +122,16 @@ def check_class_counts(crop_set: CropSet) -> None:
 
 
 def build_training(
-    config: TrainConfig, crop_set: CropSet, accelerator: Accelerator, saved: SavedState | None
+    config: TrainConfig,
+    crop_set: CropSet,
+    accelerator: Accelerator,
+    saved: SavedState | None,
+    teacher: Teacher | None = None,
 ) -> tuple[TrainState, DataLoader[Any], DataLoader[Any] | None]:
     """Return the train state, from `saved` if given, and the loaders of training and of validation crops (or None)."""
     model = _build_model(config, crop_set, accelerator, from_scratch=saved is None)
     stats = input_stats(model)
-    train_set = training_crops(config, crop_set, stats)
+    train_set = training_crops(config, crop_set, stats, teacher)
     sampler = build_sampler(config, train_set)
     drop_last = len(sampler) >= config.batch_size  # a last batch of one crop would upset batch norm
     train_loader = build_loader(train_set, config.batch_size, sampler, config.workers, drop_last)
@@ -126,17 +142,19 @@ def build_training(
             print(f"warning: no training crops of class {name!r}; it cannot be learned", file=sys.stderr)
     model.to(accelerator.device)
     model.to(memory_format=torch.channels_last)  # a fifth faster on CPUs, more on GPUs
-    optimizer = build_optimizer(model, config)
+    criterion = build_loss(config, class_counts, len(crop_set.offset_sources)).to(accelerator.device)
+    optimizer = build_optimizer(model, config, criterion.offsets)
     ema = build_ema(model, config)
     if saved is not None:
         saved.load_model(model, ema)
+        saved.load_offsets(criterion)
     # Schedules take their rates from the new optimizer, so the saved optimizer is loaded later.
     schedule = LRSchedule(optimizer, config, updates_per_epoch=len(train_loader))
     if saved is not None:
         saved.load_optimizer(optimizer, schedule, accelerator)
     prepared = accelerator.prepare(model, optimizer, train_loader)
-    criterion = build_loss(config, class_counts).to(accelerator.device)
-    state = TrainState(config, accelerator, prepared[0], criterion, prepared[1], schedule, ema)
+    teacher = None if teacher is None else teacher.to(accelerator.device)
+    state = TrainState(config, accelerator, prepared[0], criterion, prepared[1], schedule, ema, teacher)
     return state, prepared[2], None if val_loader is None else accelerator.prepare(val_loader)
 
 
@@ -155,8 +173,12 @@ def _build_model(config: TrainConfig, crop_set: CropSet, accelerator: Accelerato
     return model
 
 
-def training_crops(config: TrainConfig, crop_set: CropSet, stats: tuple[Stats, Stats]) -> CropDataset:
+def training_crops(
+    config: TrainConfig, crop_set: CropSet, stats: tuple[Stats, Stats], teacher: Teacher | None = None
+) -> CropDataset:
     """Return the training crops, jittered and augmented as `config` says; `stats` are the network's mean and std.
+
+    A teacher's views are augmented alike.
 
     Raises UserError when `config` wants hard negatives and the crops have none.
     """
@@ -177,16 +199,42 @@ def training_crops(config: TrainConfig, crop_set: CropSet, stats: tuple[Stats, S
         jitter=jitter,
         hard_negatives=config.hard_negatives > 0,
         mask_transfer_prob=config.mask_transfer_prob,
+        # A face whose class is not known teaches objectness and box, and what the teacher says of its class.
+        class_unknown=config.hard_negatives > 0 or bool(config.teacher),
+        teacher_views=[
+            TeacherView(train_transform(config.augment, one.size, one.mean, one.std, policy), one.size, one.margin)
+            for one in (() if teacher is None else teacher.inputs)
+        ],
     )
 
 
 def build_sampler(config: TrainConfig, crops: CropDataset) -> BalancedSampler:
-    """Return a sampler of as many faces per epoch as there are, by `config.sampler_power`, plus hard negatives."""
-    background = len(crops.class_names)
-    faces = int((crops.labels < background).sum())
-    fixed = {background: config.hard_negatives} if config.hard_negatives else None
-    draws = round(faces / (1 - config.hard_negatives))
-    return BalancedSampler(crops.labels, draws, config.sampler_power, config.seed, fixed)
+    """Return a sampler of as many faces per epoch as there are, by `config.sampler_power`, plus hard negatives.
+
+    Faces whose class is not known are drawn by their number. A source's faces are drawn more or less often by its share
+    (common.annotations.source.draw_factors), before the classes are balanced.
+    """
+    is_face = crops.labels < len(crops.class_names)
+    unknown = crops.labels == CLASS_UNKNOWN
+    weights = _source_weights(crops, is_face)
+    fixed = {len(crops.class_names): config.hard_negatives} if config.hard_negatives else {}
+    if not weights[is_face & ~unknown].any():
+        raise UserError("sources: no face whose class is known is drawn; give its source a higher share")
+    if unknown.any():
+        fixed[CLASS_UNKNOWN] = (1 - config.hard_negatives) * float(weights[unknown].sum() / weights[is_face].sum())
+    draws = round(int(is_face.sum()) / (1 - config.hard_negatives))
+    return BalancedSampler(crops.labels, draws, config.sampler_power, config.seed, fixed, weights)
+
+
+def _source_weights(crops: CropDataset, is_face: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return how often each crop (N,) is drawn, compared with others of its class: the factor of the face's source."""
+    weights = np.ones(len(crops))
+    if crops.sources:
+        names = np.array([record.source for record in crops.records])
+        counts = Counter(names[is_face].tolist())
+        for name, factor in draw_factors(counts, {source.name: source.share for source in crops.sources}).items():
+            weights[is_face & (names == name)] = round(factor, 9)  # so that factors of 1 are all alike
+    return weights
 
 
 def _build_val_loader(config: TrainConfig, crop_set: CropSet, stats: tuple[Stats, Stats]) -> DataLoader[Any] | None:

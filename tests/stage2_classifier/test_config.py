@@ -40,6 +40,7 @@ REQUIRED = {
         ("name", {"name": ""}),
         ("augment", {"augment": "lots"}),
         ("loss", {"loss": "hinge"}),
+        ("box_loss", {"box_loss": "iou"}),
         ("scheduler", {"scheduler": "cosin"}),
         ("epochs", {"epochs": 0}),
         ("batch_size", {"batch_size": 1}),
@@ -90,9 +91,10 @@ def test_experiments_begin_with_the_baseline_and_each_has_a_reason() -> None:
 
 
 FINAL = ("final_trunk", "final_cnn")
+LAST_STAGE = [name for name in EXPERIMENTS if name.startswith("last_stage_")]
 
 
-@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name not in ("baseline", *FINAL)])
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name not in ("baseline", *FINAL, *LAST_STAGE)])
 def test_an_experiment_changes_one_thing(name: str) -> None:
     base = asdict(TrainConfig())
     changed = {k for k, v in asdict(EXPERIMENTS[name]).items() if v != base[k]} - {"name", "description"}
@@ -105,6 +107,14 @@ def test_the_final_experiments_differ_in_their_networks_and_what_suits_them() ->
     changed = {k for k in trunk if trunk[k] != cnn[k]}
     assert changed <= {"name", "description", "model", "pretrained", "mask_transfer_prob"}
     assert EXPERIMENTS["final_cnn"].checkpoint_epoch == "last"  # so that it can train on all crops
+
+
+@pytest.mark.parametrize("name", LAST_STAGE)
+def test_the_last_stage_differs_from_its_first_experiment_in_one_thing(name: str) -> None:
+    base, changed = asdict(EXPERIMENTS["last_stage_lite0"]), asdict(EXPERIMENTS[name])
+    differs = {key for key in base if base[key] != changed[key]} - {"name", "description"}
+    assert len(differs) <= 1 or "model" in differs
+    assert changed["hard_negatives"] and changed["box_head"] and changed["checkpoint_epoch"] == "last"
 
 
 def test_hard_negatives_go_with_and_without_boxes_and_jitter() -> None:

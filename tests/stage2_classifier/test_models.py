@@ -239,3 +239,16 @@ def test_a_frozen_backbone_takes_no_gradient_and_keeps_its_statistics() -> None:
     model(torch.randn(4, 3, 32, 32)).sum().backward()
     assert any(p.grad is not None for p in backbone)
     assert any(not torch.equal(before[k], v) for k, v in model.named_buffers())
+
+
+def test_a_new_head_on_trained_timm_weights_starts_near_zero(tmp_path: Path) -> None:
+    file = tmp_path / "w.safetensors"
+    trained = build_model(TIMM_NAME, 5)
+    save_file(trained.state_dict(), file)
+    images = torch.randn(4, 3, 64, 64)
+    fresh = build_model(TIMM_NAME, 8, weights=str(file))
+    assert fresh.eval()(images).abs().max() < 0.5 and all((p == 0).all() for p in fresh.get_classifier().bias)
+    # A head that fits is kept, and without trained weights the model starts as timm starts it.
+    kept = build_model(TIMM_NAME, 5, weights=str(file)).get_classifier().weight
+    assert torch.equal(kept, trained.get_classifier().weight)
+    assert build_model(TIMM_NAME, 8).get_classifier().weight.std() > 0.02

@@ -272,7 +272,7 @@ def test_the_preview_shows_the_views_of_the_training(
     for epoch in range(config.epochs):
         dataset.set_epoch(epoch)
         sampler.set_epoch(epoch)
-        for views, labels, _ in build_loader(dataset, config.batch_size, sampler):
+        for views, labels, *_ in build_loader(dataset, config.batch_size, sampler):
             for view, label in zip(views.numpy(), labels, strict=True):
                 pixels = view.transpose(1, 2, 0) * np.float32(STATS[1]) + np.float32(STATS[0])
                 seen[f"epoch {epoch + 1}", np.rint(255 * pixels).clip(0, 255).astype(np.uint8).tobytes()] = names[label]

@@ -49,7 +49,7 @@ def test_items_are_pixels_and_labels_of_the_split(crop_set: CropSet) -> None:
     assert len(dataset) == len(dataset.records) == 5
     assert dataset.labels.dtype == np.int64
     assert dataset.labels.tolist() == [0, 0, 1, 0, 0]
-    tensor, label, deltas = dataset[2]
+    tensor, label, deltas, *_ = dataset[2]
     assert tensor[0, 0, 0] == 20 and label == 1
     # A window of 8 px with margins of 0.2 around a face of 6 px, which fills a little more than the middle.
     unit = 8 / 1.4
@@ -120,7 +120,7 @@ def same_as_from_the_photo(crops: CropSet, margin: float) -> None:
     """Compare the dataset's view of each crop with what inference cuts from the photo."""
     dataset = CropDataset(crops, "train", plain_transform, margin=margin)
     for i, record in enumerate(crops.records):
-        view, _, deltas = dataset[i]
+        view, _, deltas, *_ = dataset[i]
         assert np.array_equal(dataset.pixels(i), cut_crop(photo_of(crops), record.box, margin))
         assert np.array_equal(view.numpy(), dataset.pixels(i))
         assert deltas.numpy() == pytest.approx(box_deltas(record.box, window_anchor(record.box, margin)), abs=1e-5)
@@ -162,7 +162,7 @@ def test_views_are_jittered_by_seed_epoch_and_draw(tmp_path: Path) -> None:
     def item(seed: int, epoch: int, draw: int, index: int = 0) -> tuple[np.ndarray, np.ndarray]:
         dataset = CropDataset(crops, "train", plain_transform, seed, margin=0.2, jitter=jitter)
         dataset.set_epoch(epoch)
-        view, label, deltas = dataset[draw, index]
+        view, label, deltas, *_ = dataset[draw, index]
         assert label == 0
         return view.numpy(), deltas.numpy()
 
@@ -191,7 +191,7 @@ def test_hard_negatives_come_after_the_faces_with_another_class(crop_set: CropSe
     dataset = CropDataset(with_negatives, "train", seed_transform, hard_negatives=True)
     assert dataset.labels.tolist() == [0, 0, 1, 0, 0, 2]
     assert dataset.class_names == CLASSES
-    tensor, label, _ = dataset[5]
+    tensor, label, *_ = dataset[5]
     assert tensor[0, 0, 0] == 40 and label == 2
     assert CropDataset(with_negatives, "train", seed_transform).labels.tolist() == [0, 0, 1, 0, 0]
 
@@ -307,7 +307,7 @@ def test_loader_batches_do_not_depend_on_workers(crop_set: CropSet) -> None:
         for epoch in range(2):
             dataset.set_epoch(epoch)
             sampler.set_epoch(epoch)
-            batches.append(torch.cat([images for images, _, _ in loader]))
+            batches.append(torch.cat([images for images, *_ in loader]))
         return batches
 
     alone, helped = epochs(0), epochs(2)
@@ -318,7 +318,7 @@ def test_loader_batches_do_not_depend_on_workers(crop_set: CropSet) -> None:
 
 def test_loader_can_drop_a_short_last_batch(crop_set: CropSet) -> None:
     dataset = CropDataset(crop_set, "train", seed_transform)
-    images, labels, deltas = next(iter(build_loader(dataset, 4)))
+    images, labels, deltas, *_ = next(iter(build_loader(dataset, 4)))
     assert images.dtype == deltas.dtype == torch.float32 and labels.dtype == torch.int64
     assert deltas.shape == (4, 4)
     assert labels.tolist() == [0, 0, 1, 0]

@@ -185,7 +185,7 @@ def drawn(dataset: CropDataset, label: str, draws: int = 240) -> list[tuple[str,
     seen = []
     for draw in range(draws):
         i = int(members[draw % len(members)])
-        view, label_index, _ = dataset[draw, i]
+        view, label_index, *_ = dataset[draw, i]
         assert label_index == kind
         seen.append((Path(dataset.records[i].path).parent.name, face_kind(view.numpy())))
     return seen
@@ -218,7 +218,7 @@ def test_rare_draws_show_nose_or_mouth_and_masked_ones_neither(faces: CropSet) -
     for label in ("with_mask", "mask_weared_incorrect"):
         members = np.flatnonzero(dataset.labels == CLASSES.index(label))
         for draw in range(240):
-            view, _, deltas = dataset[draw, int(members[0])]
+            view, _, deltas, *_ = dataset[draw, int(members[0])]
             pixels = view.numpy()
             if face_kind(pixels) == label:
                 continue
@@ -240,7 +240,7 @@ def test_box_deltas_are_the_bare_faces(faces: CropSet, jitter: BoxJitter | None)
     dataset = dataset_of(faces, 1.0, jitter=jitter)
     rare = int(np.flatnonzero(dataset.labels == 2)[0])
     for draw in range(30):
-        view, _, deltas = dataset[draw, rare]
+        view, _, deltas, *_ = dataset[draw, rare]
         x1, y1, x2, y2 = BOXES[face_kind(view.numpy())]
         assert float(deltas[2] - deltas[3]) == pytest.approx(np.log((x2 - x1) / (y2 - y1)), abs=1e-4)
         if jitter is None:  # the window is the bare face's, up to whole pixels

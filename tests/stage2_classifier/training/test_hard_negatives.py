@@ -56,7 +56,7 @@ def outputs_of(run: Path, crops: CropSet, jitter: BoxJitter | None = None) -> tu
     model, meta = load_model(run / "best.safetensors")
     plain = eval_transform(meta.input_size, meta.mean, meta.std)
     val = CropDataset(crops, "val", plain, margin=meta.margin, jitter=jitter, hard_negatives=True)
-    ((images, targets, deltas),) = build_loader(val, len(val))
+    ((images, targets, deltas, *_),) = build_loader(val, len(val))
     with torch.no_grad():
         return meta.heads, model.eval()(images), targets, deltas
 
