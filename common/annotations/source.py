@@ -46,6 +46,17 @@ class Source:
         if self.face_free and (self.classes is not None or self.twins or self.left_out):
             raise UserError(f"source {self.name}: face_free photos have no classes, twins or left_out; remove these")
 
+    def facts(self) -> dict[str, object]:
+        """Return what may be learned from the source, for records; without places on this machine."""
+        return {
+            "name": self.name,
+            "classes": None if self.classes is None else list(self.classes),
+            "edges": self.edges,
+            "background": self.background,
+            "face_free": self.face_free,
+            "share": self.share,
+        }
+
     def trusts(self, label: str) -> bool:
         """Return whether labels of that class are learned."""
         return self.classes is None or label in self.classes

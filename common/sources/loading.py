@@ -68,6 +68,14 @@ def load_sources(args: SourcesArgs, log: Log = warn) -> Annotations:
     )
 
 
+def main_part(annotations: Annotations) -> Annotations:
+    """Return the annotations with the images of the main source alone."""
+    if not annotations.sources:
+        return annotations
+    main = annotations.sources[0].name
+    return replace(annotations, images=tuple(image for image in annotations.images if image.source == main))
+
+
 def describe_sources(data: Sequence[Path], file: Path | None) -> list[Source]:
     """Return each folder's source, by the folder's name in the file; a folder that is not in it is fully trusted.
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.annotations.options import ReadingArgs
+from common.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +18,10 @@ class SourcesArgs(ReadingArgs):
     sources: Path | None = None
     """YAML file that says what may be learned from each folder (docs/sources.md); without it, everything."""
 
+    def __post_init__(self) -> None:
+        if not self.data:
+            raise UserError("--data: name at least one folder")
+
     @property
     def main_data(self) -> Path:
         """Return the main dataset's folder: it alone is split, validated and tested."""
@@ -24,5 +29,9 @@ class SourcesArgs(ReadingArgs):
 
     def data_flags(self) -> list[str]:
         """Return the datasets and how they are read, as arguments of another command."""
-        flags = ["--data", *map(str, self.data), *self.reading_flags()]
+        return ["--data", *map(str, self.data), *self.source_flags()]
+
+    def source_flags(self) -> list[str]:
+        """Return how the datasets are read, as arguments of a command that takes several."""
+        flags = self.reading_flags()
         return flags if self.sources is None else [*flags, "--sources", str(self.sources)]

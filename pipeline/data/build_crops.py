@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
 from numpy.typing import NDArray
 from PIL import Image
 
-from common.annotations import AnnotatedImage, Annotations, ReadingArgs, count_line, load_dataset, require_faces
+from common.annotations import AnnotatedImage, Annotations, count_line, require_faces
 from common.annotations.loading import Log, warn
 from common.cli import console, program_name, progress, run_cli
 from common.display import counted
@@ -23,14 +24,15 @@ from common.errors import MediaError, UserError
 from common.files import atomic_replace, check_writable_folder
 from common.images import read_image
 from common.processes import map_jobs
+from common.sources import SourcesArgs, load_sources
 from common.splits import SPLITS, read_splits
 from pipeline.data.checks import check_apart, size_mismatch
 from pipeline.data.hard_negatives import MinedFaces, load_detector, mine_faces
 from pipeline.data.split import SplitArgs
 from pipeline.data.split import run as make_splits
 from pipeline.data.splitting import TooFewGroupsError
-from stage2_classifier.cropping import cut_crop
-from stage2_classifier.data.crop_manifest import BACKGROUND, CropRecord, CropSet, write_crop_set
+from stage2_classifier.cropping import cut_crop, resize_crop
+from stage2_classifier.data.crop_manifest import BACKGROUND, CropRecord, CropSet, CropSource, write_crop_set
 from stage2_classifier.reports.contact_sheet import Cell, contact_sheet
 
 # More than any network sees (TrainConfig.margin): training moves its views like stage 1's boxes.
@@ -38,17 +40,20 @@ DEFAULT_MARGIN = 0.6
 CONTACT_COLUMNS, CONTACT_ROWS = 12, 6
 # Next to the split folders: inside one, torchvision's ImageFolder would take it for a class.
 HARD_NEGATIVE_FOLDER = "rejects"
+# Crops of further sources are many, and near faces are large: a network of 80 px with a margin of 0.35 sees 173 px.
+FURTHER_MAX_SIDE = 224
+JPEG_QUALITY = 95
+SUFFIXES = (".png", ".jpg")
 
 
 @dataclass(frozen=True)
-class BuildCropsArgs(ReadingArgs):
+class BuildCropsArgs(SourcesArgs):
     """Cut the annotated faces of a dataset into DIR/<split>/<class>/*.png, and list them in DIR/crops.csv.
 
-    Run again, the command cuts only missing and changed crops, and removes crops that no longer belong there.
+    Run again, the command cuts only missing and changed crops, and removes crops that no longer belong there. Crops
+    of further --data are JPEG files of at most 224 px a side.
     """
 
-    data: Path
-    """Annotated dataset: a folder in one of the formats of docs/datasets.md."""
     out: Path = Path("crops")
     """Folder for the crops."""
     splits: Path = Path("splits.csv")
@@ -81,6 +86,7 @@ class _PhotoJob:
     root: Path
     margin: float
     mined: MinedFaces | None
+    max_side: int | None = None  # px, of the stored crops; None keeps the photo's pixels, as PNG
 
     def crops(self) -> list[tuple[str, str, NDArray[np.float32], tuple[float, ...]]]:
         """Return (folder, label, box, landmarks) of each crop: the faces first, then the hard negatives."""
@@ -131,8 +137,16 @@ def build_crops(
     if workers < 1:
         raise UserError(f"workers is {workers}; use 1 or more")
     check_class_names(annotations.class_names)
+    further = {source.name for source in annotations.sources[1:]}
     jobs = [
-        _PhotoJob(image, splits[image.image_id], out, margin, (mined or {}).get(image.image_id))
+        _PhotoJob(
+            image,
+            splits[image.image_id],
+            out,
+            margin,
+            (mined or {}).get(image.image_id),
+            FURTHER_MAX_SIDE if image.source in further else None,
+        )
         for image in annotations.images
         if image.image_id in splits
     ]
@@ -146,7 +160,8 @@ def build_crops(
     if not records:
         raise UserError(f"{out}: no face could be cut; the first photo says: {results[0].error or 'no boxes'}")
     hard_negatives = tuple(record for result in results for record in result.hard_negatives)
-    crops = CropSet(out, records, annotations.class_names, margin, hard_negatives)
+    sources = tuple(CropSource(source.name, source.edges, source.share) for source in annotations.sources)
+    crops = CropSet(out, records, annotations.class_names, margin, hard_negatives, sources)
     write_crop_set(crops)
     _remove_stale(crops)
     for name in annotations.class_names:
@@ -195,23 +210,34 @@ def _cut_photo(job: _PhotoJob) -> _PhotoCrops:
     except OSError as error:
         return _PhotoCrops(error=f"{image.path}: {error.strerror or error}")
     digest.update(repr(job.margin).encode())
-    pixels, records, cut = None, [], 0
+    pixels, records, cut, faces = None, [], 0, len(image.boxes)
     for number, (folder, label, box, landmarks) in enumerate(job.crops()):
         crop_digest = digest.copy()
         crop_digest.update(box.tobytes())
-        path = f"{folder}/{image.image_id.replace('/', '__')}_{number:03d}_{crop_digest.hexdigest()[:8]}.png"
+        name = f"{image.image_id.replace('/', '__')}_{number:03d}_{crop_digest.hexdigest()[:8]}"
+        path = f"{folder}/{name}{SUFFIXES[job.max_side is not None]}"
         if not (job.root / path).is_file():
             try:
                 pixels = _read_checked(image) if pixels is None else pixels
             except MediaError as error:
                 return _PhotoCrops(error=str(error))
-            with atomic_replace(job.root / path) as temporary:
-                Image.fromarray(cut_crop(pixels, box, job.margin)).save(temporary)
+            _save_crop(job.root / path, cut_crop(pixels, box, job.margin), job.max_side)
             cut += 1
         x1, y1, x2, y2 = map(float, box)
-        records.append(CropRecord(path, label, job.split, image.image_id, (x1, y1, x2, y2), landmarks))
-    faces = len(image.boxes)
+        known = number >= faces or bool(image.class_known[number])
+        place = (path, label, job.split, image.image_id, (x1, y1, x2, y2), landmarks)
+        records.append(CropRecord(*place, source=image.source, class_known=known))
     return _PhotoCrops(tuple(records[:faces]), tuple(records[faces:]), cut)
+
+
+def _save_crop(file: Path, crop: NDArray[np.uint8], max_side: int | None) -> None:
+    """Write a crop (S, S, 3) as PNG, or shrunk to `max_side` as JPEG with colours at full resolution."""
+    options: dict[str, Any] = {}
+    if max_side is not None:
+        crop = resize_crop(crop, min(max_side, crop.shape[0]))
+        options = {"quality": JPEG_QUALITY, "subsampling": 0}
+    with atomic_replace(file) as temporary:
+        Image.fromarray(crop).save(temporary, **options)
 
 
 def _read_checked(image: AnnotatedImage) -> NDArray[np.uint8]:
@@ -226,8 +252,8 @@ def _remove_stale(crops: CropSet) -> None:
     """Delete crop files that are in no record: of changed boxes, another split or margin, or a killed run."""
     current = {record.path for record in (*crops.records, *crops.hard_negatives)}
     for parent in (HARD_NEGATIVE_FOLDER, *SPLITS):
-        for file in (crops.root / parent).glob("*/*.png"):
-            if file.relative_to(crops.root).as_posix() not in current:
+        for file in (crops.root / parent).glob("*/*"):
+            if file.suffix in SUFFIXES and file.relative_to(crops.root).as_posix() not in current:
                 file.unlink()
     for split in SPLITS:
         for folder in (crops.root / split).iterdir():
@@ -252,17 +278,18 @@ def _write_contact_sheet(crops: CropSet, label: str) -> None:
 
 def run(args: BuildCropsArgs) -> int:
     """Read, cut, and print a table; return 1 when a photo could not be read."""
-    check_apart(args.data, args.out, "--out")
+    for folder in args.data:
+        check_apart(folder, args.out, "--out")
     log: Log = warn
     if not args.splits.exists():
         print(f"{args.splits}: not found; making it with pipeline.split's defaults")
         try:
-            if code := make_splits(SplitArgs(args.data, args.splits, rename=args.rename, unlabelled=args.unlabelled)):
+            if code := make_splits(_split_args(args)):
                 return code
         except TooFewGroupsError as error:
-            raise error.with_command(args.data, args.splits, args.reading_flags()) from None
+            raise error.with_command(args.data, args.splits, args.source_flags()) from None
         log = _ignore  # pipeline.split has reported it
-    annotations = load_dataset(args.data, args, log)
+    annotations = load_sources(args, log)
     splits = read_splits(args.splits)
     _check_faces(args.splits, splits, annotations.images)
     mined = None
@@ -274,6 +301,12 @@ def run(args: BuildCropsArgs) -> int:
     summary = build_crops(annotations, splits, args.out, args.margin, args.workers, mined)
     _print_summary(summary, annotations)
     return 1 if summary.unreadable else 0
+
+
+def _split_args(args: BuildCropsArgs) -> SplitArgs:
+    """Return the arguments of pipeline.split for the same data."""
+    reading = SourcesArgs(data=args.data, sources=args.sources, rename=args.rename, unlabelled=args.unlabelled)
+    return SplitArgs(**vars(reading), out=args.splits)
 
 
 def _ignore(_: str) -> None:
@@ -301,6 +334,11 @@ def _print_summary(summary: CropSummary, annotations: Annotations) -> None:
         row = [counts[name, label] for label in crops.class_names]
         table.add_row(name, *map(str, (*row, sum(row))))
     console().print(table)
+    for source in crops.sources:
+        own = Counter(record.label for record in crops.records if record.source == source.name)
+        found = ", ".join(f"{own[label]} {label}" for label in crops.class_names)
+        negatives = sum(record.source == source.name for record in crops.hard_negatives)
+        console().print(f"{source.name}: {found}; {negatives} false alarms", markup=False, highlight=False)
     if mined := len(crops.hard_negatives):
         print(f"{mined} false alarms of stage 1 in {crops.root / HARD_NEGATIVE_FOLDER}, of training photos")
     if summary.not_mined:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import tyro
 
-from common.annotations import AnnotatedImage, Annotations, Problem, ReadingArgs, load_dataset
+from common.annotations import AnnotatedImage, Annotations, Problem
 from common.annotations.loading import Log, log_problems, warn
 from common.annotations.photos import files_in
 from common.annotations.tools.via import is_via_file
@@ -20,8 +20,10 @@ from common.cli import console, program_name, run_cli
 from common.errors import UserError
 from common.files import check_writable_file
 from common.paths import IMAGE_SUFFIXES
+from common.sources import SourcesArgs, load_sources, main_part
 from common.splits import SPLITS
 from pipeline.data.duplicates import near_duplicate_groups
+from pipeline.data.further_sources import FurtherSources
 from pipeline.data.name_groups import name_groups, shown_groups
 from pipeline.data.split_checks import check_faces, missing_classes, missing_parts, single_class, small_parts
 from pipeline.data.splitting import (
@@ -44,16 +46,14 @@ DATA_SUFFIXES = IMAGE_SUFFIXES | {".data", ".json", ".labels", ".names", ".txt",
 
 
 @dataclass(frozen=True)
-class SplitArgs(ReadingArgs):
+class SplitArgs(SourcesArgs):
     """Split a dataset into train, val and test, or into folds, and write the split of each photo as CSV.
 
     Photos that show the same (copies, re-crops, mirror images, near-identical shots) stay together. Each split gets
     its share of every class's faces and of the photos. Frames of one camera all show the same; they need --by-time,
-    --group-by or --keep-folders.
+    --group-by or --keep-folders. Of several --data, the first is split; the others are for training.
     """
 
-    data: Path
-    """Annotated dataset: a folder in one of the formats of docs/datasets.md."""
     out: Path = Path("splits.csv")
     """The file to write; with --folds K, NAME.fold0.csv and so on next to it."""
     ratios: tuple[float, float, float] = (0.7, 0.15, 0.15)
@@ -121,16 +121,20 @@ def run(args: SplitArgs, log: Log = warn) -> int:
     names = _output_files(args)
     for name in names:
         check_writable_file(name)
-    _protect_data(names, _files_in(args.data))
-    annotations = load_dataset(args.data, args, log)
+    _protect_data(names, (file for folder in args.data for file in _files_in(folder)))
+    annotations = load_sources(args, log)
     # The files of photos outside the dataset's folder, too.
     used = ((image.path, label_file(image.path)) for image in annotations.images)
     _protect_data(names, (file for files in used for file in files if file))
-    annotations, same_scene, unreadable = _group_readable(args, annotations)
+    further = FurtherSources.find(annotations, args.workers)
+    annotations, same_scene, unreadable = _group_readable(args, main_part(annotations))
     made = _split_images(args, annotations.images, same_scene)
     for name, rows in zip(names, made.splits, strict=True):
-        write_splits(name, rows)
+        found = further.rows(rows)
+        write_splits(name, [*rows, *found.rows])
         _print_table(name, rows, annotations)
+        for line in found.lines():
+            console().print(line, markup=False, highlight=False)
     _print_notes(made, annotations)
     return 1 if unreadable else 0
 
@@ -169,7 +173,7 @@ def _split_images(args: SplitArgs, images: Sequence[AnnotatedImage], same_scene:
         )
     else:
         if args.group_by is not None:
-            names = name_groups(images, args.data, args.group_by)
+            names = name_groups(images, args.main_data, args.group_by)
             groups = [list(dict.fromkeys(names)).index(name) for name in names]
             notes.append(f"--group-by makes {shown_groups(names)}")
         splits = _split_groups(args, images, groups)
@@ -207,7 +211,7 @@ def _group_readable(args: SplitArgs, annotations: Annotations) -> tuple[Annotati
     unreadable = dict(found.unreadable)
     usable = [i for i in range(len(annotations.images)) if i not in unreadable]
     if not usable:
-        raise UserError(f"{args.data}: none of its {len(unreadable)} photos can be read; give other --data")
+        raise UserError(f"{args.main_data}: none of its {len(unreadable)} photos can be read; give other --data")
     problems = [Problem(annotations.images[i].path, f"{why}; not used") for i, why in found.unreadable]
     images = tuple(annotations.images[i] for i in usable)
     # The problems of reading were reported at once.

@@ -46,15 +46,16 @@ class TooFewGroupsError(UserError):
         """Return the same error with other advice."""
         return TooFewGroupsError(self.found, self.usable, fix)
 
-    def with_command(self, data: Path, splits: Path, flags: Sequence[str]) -> TooFewGroupsError:
+    def with_command(self, data: Sequence[Path], splits: Path, flags: Sequence[str]) -> TooFewGroupsError:
         """Return the error for a command that has no flags for other ways: run pipeline.split, then give the file.
 
         Args:
-            data: the dataset.
+            data: the datasets.
             splits: the file to write.
             flags: more arguments of pipeline.split.
         """
-        command = shlex.join(["python", "-m", "pipeline.split", "--data", str(data), "--out", str(splits), *flags])
+        folders = map(str, data)
+        command = shlex.join(["python", "-m", "pipeline.split", "--data", *folders, "--out", str(splits), *flags])
         return self.with_fix(f"run `{command}` with {WAYS}, then give --splits {shlex.quote(str(splits))}")
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -22,6 +23,7 @@ from common.cli import console, program_name, refuse_renamed, requires_extra, ru
 from common.errors import UserError
 from common.files import write_text
 from common.run_folder import RunFolder
+from common.sources import SourcesArgs, load_sources, main_part
 from common.splits import SPLITS, read_splits
 from pipeline.data import split
 from pipeline.data.checks import check_apart, check_dataset
@@ -48,14 +50,12 @@ RENAMED_FLAGS = {"--also": "--external-data", "--also-merge": "--external-merge"
 
 
 @dataclass(frozen=True)
-class CrossvalArgs(ReadingArgs):
+class CrossvalArgs(SourcesArgs):
     """Train and score the whole pipeline once per fold of the photos, and score the stock cascade, too.
 
     --rename is of --data alone; --external-merge names the classes of --external-data.
     """
 
-    data: Path
-    """Annotated photos: a folder in one of the formats of docs/datasets.md."""
     out: Path = Path("runs/crossval")
     """Folder of the folds' splits, runs and scores."""
     folds: int = 5
@@ -87,10 +87,11 @@ def run(args: CrossvalArgs) -> int:
 
     _check_args(args)
     log = partial(console().print, markup=False, highlight=False)
-    annotations = load_dataset(args.data, args)
-    images = check_dataset(args.data, annotations, log)
+    annotations = load_sources(args)
+    images = check_dataset(args.main_data, main_part(annotations), log)
+    ids = {image.image_id for image in images}
     external = _read_external(args, annotations.class_names, log)
-    record = {
+    record: dict[str, Any] = {
         "folds": args.folds,
         "seed": args.seed,
         "group_by": args.group_by,
@@ -101,6 +102,9 @@ def run(args: CrossvalArgs) -> int:
         "also_merge": list(args.external_merge),
         "experiments": list(args.experiments),
     }
+    if annotations.sources:
+        record["sources"] = [source.facts() for source in annotations.sources]
+        record["further_data"] = fingerprint([image for image in annotations.images if image.image_id not in ids])
     with RunFolder(args.out, "cross-validation", "--out", "crossval_config.json").held(record):
         log(_cross_validate(args, images, external, annotations.class_names, log))
     if counts := count_line(annotations):
@@ -121,7 +125,7 @@ def _check_args(args: CrossvalArgs) -> None:
     if args.external_merge and args.external_data is None:
         raise UserError("--external-merge: needs --external-data, whose classes it merges; give both")
     check_experiments(args.experiments)
-    for data in (args.data, args.external_data):
+    for data in (*args.data, args.external_data):
         if data is not None:
             check_apart(data, args.out, "--out")
 
@@ -145,7 +149,11 @@ def _cross_validate(
         of_image = read_splits(splits)
         parts = {name: [i for i in images if of_image.get(i.image_id) == name] for name in SPLITS}
         check_parts(splits, parts, "use fewer --folds, another --seed or more photos, with another --out")
-        plans.append(TrainingPlan(args.data, splits, args.out / f"fold{k}", args.experiments, reading=reading))
+        plans.append(
+            TrainingPlan(
+                args.data, splits, args.out / f"fold{k}", args.experiments, reading=reading, sources=args.sources
+            )
+        )
     run_parallel([(plan.folder, plan.steps) for plan in plans], args.jobs, log)
     folds, samples, reported = [], [], []
     stock = stock_cross_dataset(args.out / "stock_elsewhere.json", external)
@@ -181,7 +189,9 @@ def _split_files(args: CrossvalArgs) -> list[Path]:
     files = [args.out / f"splits.fold{k}.csv" for k in range(args.folds)]
     if not all(file.is_file() for file in files):
         folds = split.SplitArgs(
-            *(args.data, args.out / "splits.csv"),
+            data=args.data,
+            sources=args.sources,
+            out=args.out / "splits.csv",
             folds=args.folds,
             seed=args.seed,
             group_by=args.group_by,

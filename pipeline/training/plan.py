@@ -31,7 +31,7 @@ QUICK_NOTE = "quick: a few steps of each training, as a check that everything fi
 class TrainingPlan:
     """One training of the whole pipeline on one split."""
 
-    data: Path  # annotated photos
+    data: tuple[Path, ...]  # annotated photos: the main dataset, and others that are only learned from
     splits: Path  # splits.csv to follow
     folder: Path  # folder of all results
     experiments: tuple[str, ...] = EXPERIMENTS  # stage 2's experiments, whose networks are averaged
@@ -41,6 +41,7 @@ class TrainingPlan:
     ] = ()  # plans with the same classifiers: what their crops forbid is left out here, too
     quick: bool = False  # whether to run only a few steps of each training, as a check that everything fits
     reading: tuple[str, ...] = ()  # flags that say how to read `data`, of ReadingArgs.reading_flags
+    sources: Path | None = None  # file that says what may be learned from each dataset
 
     @property
     def cascade(self) -> Path:
@@ -69,7 +70,9 @@ class TrainingPlan:
 
     def detector_steps(self) -> list[TrainingStep]:
         """Return the steps that train stage 1 and cut the crops."""
-        photos = ("--data", str(self.data), "--splits", str(self.splits), *self.reading)
+        photos = ("--data", *map(str, self.data), "--splits", str(self.splits), *self.reading)
+        if self.sources is not None:
+            photos = (*photos, "--sources", str(self.sources))
         tune = ("--out", str(self.cascade), "--threads", "1", *self._quick({**QUICK_STEPS, **QUICK_RATES}))
         cut = ("--out", str(self.crops), "--cascade", str(self.cascade), "--workers", "1")
         return [
@@ -96,7 +99,7 @@ class TrainingPlan:
     def bundle_step(self) -> TrainingStep:
         """Return the step that packs the bundle."""
         parts = ("--run", *map(str, self.runs), "--cascade", str(self.cascade), "--out", str(self.bundle))
-        settings = ["--data", str(self.data), "--splits", str(self.splits), *self.reading]
+        settings = ["--data", str(self.data[0]), "--splits", str(self.splits), *self.reading]
         if self.settings_from is not None:
             settings = ["--settings-from", str(self.settings_from)]
         note = ("--note", QUICK_NOTE) if self.quick else ()

@@ -12,29 +12,33 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import tyro
 
-from common.annotations import AnnotatedImage, Annotations, ReadingArgs, count_line, load_dataset
+from common.annotations import AnnotatedImage, Annotations, count_line
 from common.cli import console, program_name, refuse_renamed, requires_extra, run_cli
 from common.errors import UserError
 from common.files import write_bytes
 from common.run_folder import RunFolder
+from common.sources import SourcesArgs, load_sources, main_part
 from common.splits import SPLITS, read_splits
 from pipeline.data.build_crops import check_class_names
 from pipeline.data.checks import check_apart, check_dataset
 from pipeline.data.duplicates import near_duplicate_groups
+from pipeline.data.further_sources import FurtherSources
 from pipeline.data.splitting import SplitRow, TooFewGroupsError, make_split, write_splits
 from pipeline.evaluate.bootstrap import ONE_LABEL
 from pipeline.inference.bundle import GRAPHS, Bundle, check_destination, write_bundle
 from pipeline.training.plan import EXPERIMENTS, TrainingPlan, check_experiments, check_parts
 from pipeline.training.steps import RESUMABLE, Log, TrainingStep, run_parallel, run_steps
 
-RESERVED = ("part", "all", "report", "splits.csv", "splits.all.csv", "train_all.json")  # in --work-dir
+ALL_SPLITS = "splits.all.csv"
+RESERVED = ("part", "all", "report", "splits.csv", ALL_SPLITS, "train_all.json")  # in --work-dir
 MAX_NAMES = 5  # photos in a message
 QUICK_REMARK = "--quick: a few steps of each training, as a check that everything fits; the detector will be poor"
 ALL_PHOTOS_REMARK = """\
@@ -48,11 +52,9 @@ RENAMED_FLAGS = {"--work": "--work-dir"}
 
 
 @dataclass(frozen=True)
-class TrainAllArgs(ReadingArgs):
+class TrainAllArgs(SourcesArgs):
     """Train a detector on annotated photos, from the first step to the last."""
 
-    data: Path
-    """Annotated photos: a folder in one of the formats of docs/datasets.md."""
     out: Path
     """Bundle directory to write."""
     work_dir: Path = Path("runs/train_all")
@@ -79,17 +81,19 @@ def run(args: TrainAllArgs) -> int:
         import torch  # noqa: F401
     from common.annotations.types import fingerprint
 
-    annotations = load_dataset(args.data, args)
+    annotations = load_sources(args)
     check_class_names(annotations.class_names)
     if args.splits is not None:
         read_splits(args.splits)
-    record = {
+    record: dict[str, Any] = {
         "data": fingerprint(annotations.images),
         "splits": None if args.splits is None else args.splits.read_text(encoding="utf-8"),
         "seed": args.seed,
         "experiments": list(args.experiments),
         "quick": args.quick,
     }
+    if annotations.sources:
+        record["sources"] = [source.facts() for source in annotations.sources]
     log = partial(console().print, markup=False, highlight=False)
     with RunFolder(args.work_dir, "training", "--work-dir", "train_all.json").held(record) as resumed:
         if resumed:
@@ -111,8 +115,9 @@ def _check_args(args: TrainAllArgs) -> None:
     work, out = args.work_dir.resolve(), args.out.resolve()
     if work.is_relative_to(out) or any(out.is_relative_to(work / name) for name in RESERVED):
         raise UserError(f"{args.out}: is reserved for files in --work-dir; give another --out")
-    check_apart(args.data, args.work_dir, "--work-dir")
-    check_apart(args.data, args.out, "--out")
+    for folder in args.data:
+        check_apart(folder, args.work_dir, "--work-dir")
+        check_apart(folder, args.out, "--out")
 
 
 def _train(args: TrainAllArgs, annotations: Annotations, log: Log) -> None:
@@ -126,7 +131,7 @@ def _train(args: TrainAllArgs, annotations: Annotations, log: Log) -> None:
         run_steps(plan.folder, [plan.bundle_step()], log)
     folder = args.work_dir / "report"
     report, record = folder / "evaluation.md", folder / "evaluation.json"
-    photos = ("--data", str(args.data), "--splits", str(splits), *args.reading_flags())
+    photos = ("--data", str(args.main_data), "--splits", str(splits), *args.reading_flags())
     scored = (*photos, "--bundle", str(plans[0].bundle))
     command = ("pipeline.evaluate", *scored, "--out", str(folder))
     run_steps(args.work_dir, [TrainingStep("report", command, record)], log)
@@ -145,11 +150,12 @@ def _train(args: TrainAllArgs, annotations: Annotations, log: Log) -> None:
 def _plans(args: TrainAllArgs, splits: Path) -> list[TrainingPlan]:
     """Return the plan of the training part, and that of all photos if asked for."""
     folder, reading = args.work_dir / "part", tuple(args.reading_flags())
-    part = TrainingPlan(args.data, splits, folder, args.experiments, quick=args.quick, reading=reading)
+    part = TrainingPlan(
+        args.data, splits, folder, args.experiments, quick=args.quick, reading=reading, sources=args.sources
+    )
     if not args.all_photos:
         return [part]
-    all_splits, folder = args.work_dir / "splits.all.csv", args.work_dir / "all"
-    write_splits(all_splits, [SplitRow(name, "train", i) for i, name in enumerate(read_splits(splits))])
+    all_splits, folder = args.work_dir / ALL_SPLITS, args.work_dir / "all"
     whole = replace(part, splits=all_splits, folder=folder, settings_from=part.bundle, sibling_runs=(part.folder,))
     return [replace(part, sibling_runs=(folder,)), whole]
 
@@ -159,21 +165,29 @@ def _splits(args: TrainAllArgs, annotations: Annotations, log: Log) -> Path:
     file = args.work_dir / "splits.csv"
     if file.is_file():
         return file
-    images = {image.image_id: image for image in check_dataset(args.data, annotations, log)}
-    rows = _new_split(args, images, log) if args.splits is None else _given_split(args.splits, images, log)
+    main = main_part(annotations)
+    images = {image.image_id: image for image in check_dataset(args.main_data, main, log)}
+    further_ids = {image.image_id for image in annotations.images} - {image.image_id for image in main.images}
+    rows = _new_split(args, images, log) if args.splits is None else _given_split(args.splits, images, further_ids, log)
     parts = {split: [images[row.image_id] for row in rows if row.split == split] for split in SPLITS}
     fix = "use another --seed or more photos" if args.splits is None else "use other --splits"
-    check_parts(args.splits or args.data, parts, fix)
+    check_parts(args.splits or args.main_data, parts, fix)
     faces = {split: Counter(label for image in part for label in image.labels) for split, part in parts.items()}
     for split, counts in faces.items():
         if absent := [name for name in annotations.class_names if not counts[name]]:
             log(f"warning: split {split} has no face of class {', '.join(absent)}")
     photos = Counter(row.split for row in rows)
     log("split: " + "; ".join(f"{split} {photos[split]} photos, {faces[split].total()} faces" for split in SPLITS))
-    if args.splits is not None and len(rows) == len(read_splits(args.splits)):
+    further = FurtherSources.find(annotations)
+    found = further.rows(rows)
+    for line in found.lines():
+        log(line)
+    every = [*(row.image_id for row in rows), *further.photos]
+    write_splits(args.work_dir / ALL_SPLITS, [SplitRow(name, "train", i) for i, name in enumerate(every)])
+    if args.splits is not None and len(rows) + len(found.rows) == len(read_splits(args.splits)):
         write_bytes(file, args.splits.read_bytes())  # unchanged: bundles record its sha256
     else:
-        write_splits(file, rows)
+        write_splits(file, [*rows, *found.rows])
     return file
 
 
@@ -186,12 +200,14 @@ def _new_split(args: TrainAllArgs, images: Mapping[str, AnnotatedImage], log: Lo
     try:
         return make_split(list(images.values()), found.groups, seed=args.seed)
     except TooFewGroupsError as error:
-        raise error.with_command(args.data, Path("splits.csv"), args.reading_flags()) from None
+        raise error.with_command(args.data, Path("splits.csv"), args.source_flags()) from None
 
 
-def _given_split(splits: Path, images: Mapping[str, AnnotatedImage], log: Log) -> list[SplitRow]:
-    """Return the rows of a given split whose photos can be used."""
-    given = read_splits(splits)
+def _given_split(
+    splits: Path, images: Mapping[str, AnnotatedImage], further: Container[str], log: Log
+) -> list[SplitRow]:
+    """Return the rows of a given split whose photos can be used; rows of further sources are made again."""
+    given = {name: split for name, split in read_splits(splits).items() if name not in further}
     if lost := [name for name in given if name not in images]:
         log(f"warning: {splits}: left out {len(lost)} photos that are missing or unusable: {_first_names(lost)}")
     if stray := [name for name in images if name not in given]:

@@ -181,14 +181,19 @@ class CropDataset(Dataset[CropView]):
 
     def _landmarks(self, i: int) -> NDArray[np.float64]:
         """Return the landmarks (5, 2) in pixels of the i-th crop file."""
-        left, top, _, _ = crop_window(self.records[i].box, self._cut_margin)
-        return np.array(self.records[i].landmarks).reshape(5, 2) - (left, top)
+        left, top, scale = self._placement(i)
+        return (np.array(self.records[i].landmarks).reshape(5, 2) - (left, top)) * scale
+
+    def _placement(self, i: int) -> tuple[int, int, float]:
+        """Return left and top of the i-th crop in its photo, and the crop's pixels per pixel of the photo."""
+        left, top, right, _ = crop_window(self.records[i].box, self._cut_margin)
+        return left, top, self._stored_crop(i).shape[0] / (right - left)
 
     def box(self, i: int) -> Box:
         """Return the i-th face in pixels of the crop's file, xyxy."""
         x1, y1, x2, y2 = self.records[i].box
-        left, top, _, _ = crop_window(self.records[i].box, self._cut_margin)
-        return x1 - left, y1 - top, x2 - left, y2 - top
+        left, top, scale = self._placement(i)
+        return (x1 - left) * scale, (y1 - top) * scale, (x2 - left) * scale, (y2 - top) * scale
 
     def pixels(self, i: int, margin: float | None = None) -> NDArray[np.uint8]:
         """Return the i-th crop as inference would cut it, uint8 (H, W, 3) RGB; margin None is the dataset's."""
@@ -198,9 +203,11 @@ class CropDataset(Dataset[CropView]):
             return crop
         # Windows are rounded to the photo's pixels, so their places come from the photo, not from the crop.
         box = self.records[i].box
-        left, top, _, _ = crop_window(box, self._cut_margin)
-        x1, y1, x2, y2 = crop_window(box, margin)
-        return cut_window(crop, (x1 - left, y1 - top, x2 - left, y2 - top))
+        left, top, scale = self._placement(i)
+        x1, y1, x2, y2 = (
+            round(v * scale) for v in (a - b for a, b in zip(crop_window(box, margin), (left, top) * 2, strict=True))
+        )
+        return cut_window(crop, (x1, y1, x2, y2))
 
     def _stored_crop(self, i: int) -> NDArray[np.uint8]:
         """Return the i-th crop as its file holds it, uint8 (H, W, 3) RGB, read-only."""

@@ -93,19 +93,20 @@ def write_crop_set(crops: CropSet) -> None:
         meta["sources"] = [asdict(source) for source in crops.sources]
     write_text(crops.root / "crops.json", json.dumps(meta, indent=2) + "\n")
     if crops.hard_negatives:
-        _write_table(crops.root / "rejects.csv", crops.hard_negatives)
-    _write_table(crops.root / "crops.csv", crops.records)
+        _write_table(crops.root / "rejects.csv", crops.hard_negatives, bool(crops.sources))
+    _write_table(crops.root / "crops.csv", crops.records, bool(crops.sources))
 
 
-def _write_table(table: Path, records: Iterable[CropRecord]) -> None:
-    """Write one table of the manifest."""
+def _write_table(table: Path, records: Iterable[CropRecord], with_sources: bool) -> None:
+    """Write one table of the manifest, with the columns about sources if there are several."""
     with atomic_text(table, newline="") as f:
         writer = csv.writer(f)
-        writer.writerow((*COLUMNS, LANDMARKS, SOURCE, CLASS_KNOWN))
+        writer.writerow((*COLUMNS, LANDMARKS, *((SOURCE, CLASS_KNOWN) if with_sources else ())))
         for r in records:
             box = (f"{v:.17g}" for v in r.box)  # exact
             points = " ".join(f"{v:.2f}" for v in r.landmarks)
-            writer.writerow((r.path, r.label, r.split, r.image_id, *box, points, r.source, int(r.class_known)))
+            more = (r.source, int(r.class_known)) if with_sources else ()
+            writer.writerow((r.path, r.label, r.split, r.image_id, *box, points, *more))
 
 
 def read_crop_set(root: Path | str) -> CropSet:

@@ -162,7 +162,7 @@ def test_a_fold_is_scored_by_both_cascades_and_the_whole_pipeline(data, tmp_path
     monkeypatch.setattr(fold_scoring, "Predictor", FoldPredictor)
     (tmp_path / "s.csv").write_text("image_id,split\np0,val\np1,test\np2,train\n")
     images = read_dataset(data).images
-    plan = TrainingPlan(data, tmp_path / "s.csv", tmp_path / "fold0")
+    plan = TrainingPlan((data,), tmp_path / "s.csv", tmp_path / "fold0")
     external = ExternalData(0.35, images[3:5], {"mask_weared_incorrect": "without_mask"})
     scores, samples = score_fold(plan, images, external)
     assert [(s.detector, s.threshold) for s in scores] == [

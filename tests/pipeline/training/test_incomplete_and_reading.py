@@ -31,7 +31,7 @@ READING = ("--rename", "Mask=with_mask", "bare=without_mask", "--unlabelled", "s
 
 
 def test_every_step_that_reads_photos_gets_the_reading_flags() -> None:
-    plan = TrainingPlan(Path("d"), Path("s.csv"), Path("w"), ("final_cnn",), reading=READING)
+    plan = TrainingPlan((Path("d"),), Path("s.csv"), Path("w"), ("final_cnn",), reading=READING)
     cascade, crops, _, bundle = plan.steps
     for step, args in (
         (cascade, finetune.FinetuneArgs),

@@ -21,7 +21,7 @@ LANDMARKS = (10.0, 12.0, 20.0, 12.0, 15.0, 18.0, 11.0, 24.0, 19.0, 24.0)  # upri
 
 
 def plan(**changes: object) -> TrainingPlan:
-    given = {"data": Path("my data"), "splits": Path("w/splits.csv"), "folder": Path("w/part")}
+    given = {"data": (Path("my data"),), "splits": Path("w/splits.csv"), "folder": Path("w/part")}
     return TrainingPlan(**{**given, **changes})  # type: ignore[arg-type]
 
 

@@ -1,0 +1,78 @@
+"""Further sources in a split of the main one: their photos are for training, unless a held-out photo shows the same."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from common.annotations import Annotations
+from common.display import counted
+from pipeline.data.duplicates import near_duplicate_groups
+from pipeline.data.splitting import SplitRow
+
+
+@dataclass(frozen=True)
+class FurtherRows:
+    """The rows of further sources in one split."""
+
+    rows: tuple[SplitRow, ...]
+    left_out: Mapping[str, int]  # {source: number of photos that show the same as a val or test photo}
+
+    def lines(self) -> list[str]:
+        """Return one line for the user per source."""
+        used = Counter(row.image_id.partition("/")[0] for row in self.rows)
+        lines = []
+        for name in sorted({*used, *self.left_out}):
+            line = f"{name}: {counted(used[name], 'photo')} for training"
+            if count := self.left_out.get(name, 0):
+                line += f"; {counted(count, 'photo')} left out, because a val or test photo shows the same"
+            lines.append(line)
+        return lines
+
+
+@dataclass(frozen=True)
+class FurtherSources:
+    """The photos of further sources that can be read, and which photos of all sources show the same."""
+
+    photos: Mapping[str, str]  # {image id: source}
+    scenes: Mapping[str, int]  # {image id: a number that near-duplicates of all sources share}
+    twins: Mapping[str, str]  # as Annotations.twins
+
+    @classmethod
+    def find(cls, annotations: Annotations, workers: int = 2) -> FurtherSources:
+        """Compare the photos of all sources; `workers` is the number of processes.
+
+        Raises:
+            UserError: imagehash is not installed.
+        """
+        images = annotations.images
+        main = annotations.sources[0].name if annotations.sources else ""
+        if all(image.source == main for image in images):
+            return cls({}, {}, {})
+        found = near_duplicate_groups([image.path for image in images], workers)
+        unreadable = {i for i, _ in found.unreadable}
+        scenes = {image.image_id: group for image, group in zip(images, found.groups, strict=True)}
+        further = {im.image_id: im.source for i, im in enumerate(images) if im.source != main and i not in unreadable}
+        return cls(further, scenes, annotations.twins)
+
+    def rows(self, main_rows: Sequence[SplitRow]) -> FurtherRows:
+        """Return the rows of the further photos in a split of the main source.
+
+        A photo is left out when its twin, or a photo of its scene, is for validation or test. A twin has the group of
+        its photo in the main source; other photos have groups of their own scenes.
+        """
+        held = {row.image_id for row in main_rows if row.split != "train"}
+        held_scenes = {self.scenes[image_id] for image_id in held if image_id in self.scenes}
+        groups = {row.image_id: row.group for row in main_rows}
+        first = max(groups.values(), default=-1) + 1
+        rows: list[SplitRow] = []
+        left_out: Counter[str] = Counter()
+        for image_id, source in self.photos.items():
+            twin = self.twins.get(image_id)
+            if twin in held or self.scenes[image_id] in held_scenes:
+                left_out[source] += 1
+            else:
+                group = groups[twin] if twin in groups else first + self.scenes[image_id]
+                rows.append(SplitRow(image_id, "train", group))
+        return FurtherRows(tuple(rows), left_out)
