@@ -43,7 +43,7 @@ crops = read_crop_set("crops")
 to_tensor = train_transform("opencv", 64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 train = CropDataset(crops, "train", to_tensor, margin=0.2)
 loader = build_loader(train, batch_size=64, sampler=BalancedSampler(train.labels, power=0.5))
-pixels, labels, boxes = next(iter(loader))
+pixels, labels, *_ = next(iter(loader))
 
 print(f"{len(train)} training crops, {len(loader)} batches an epoch")
 print(f"pixels {tuple(pixels.shape)}, from {pixels.min():.2f} to {pixels.max():.2f}; labels {tuple(labels.shape)}")

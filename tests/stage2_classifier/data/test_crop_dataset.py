@@ -316,6 +316,20 @@ def test_loader_batches_do_not_depend_on_workers(crop_set: CropSet) -> None:
     assert all(torch.equal(a, b) for a, b in zip(alone, helped, strict=True))
 
 
+def test_weights_say_how_often_members_of_a_class_are_drawn() -> None:
+    labels = np.array([0] * 12 + [1] * 6)
+    weights = np.array([1.0] * 8 + [3.0] * 4 + [0.5] * 4 + [0.0] * 2)
+    order = drawn(BalancedSampler(labels, num_samples=220, power=0.0, weights=weights))
+    count = np.bincount(order, minlength=18)
+    # Sums of weights: 20 of class 0, of which 12 for its last four, and 2 of class 1.
+    assert count[:12].sum() == 200 and count[8:12].tolist() == [30] * 4 and count[:8].tolist() == [10] * 8
+    assert count[12:].tolist() == [5] * 4 + [0] * 2
+    alike = BalancedSampler(labels, num_samples=50, power=0.5, weights=np.full(18, 0.7))
+    assert drawn(alike) == drawn(BalancedSampler(labels, num_samples=50, power=0.5))
+    with pytest.raises(ValueError, match="leave nothing"):
+        BalancedSampler(labels, fixed={0: 0.5}, weights=np.where(labels == 0, 1.0, 0.0))
+
+
 def test_loader_can_drop_a_short_last_batch(crop_set: CropSet) -> None:
     dataset = CropDataset(crop_set, "train", seed_transform)
     images, labels, deltas, *_ = next(iter(build_loader(dataset, 4)))

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from common.errors import UserError
 from stage2_classifier.config import TrainConfig
@@ -24,6 +29,7 @@ from stage2_classifier.training.fit import fit
 from stage2_classifier.training.setup import build_sampler, training_crops
 from tests.helpers.training.quick_training import QUICK, break_after, rows
 
+ROOT = Path(__file__).resolve().parents[3]
 STATS = ((0.5,) * 3, (0.5,) * 3)
 LEARNS_BOXES = replace(
     QUICK,
@@ -211,3 +217,57 @@ def test_the_preview_has_a_row_for_faces_of_no_known_class(
     )
     save_training_views(tmp_path / "p.png", LEARNS_BOXES, three_sources, STATS, per_class=1, versions=2)
     assert labels == [[*three_sources.class_names, "class not known", "not_a_face"]]
+
+
+AVERAGE_SCRIPT = """
+from types import SimpleNamespace
+import torch
+from accelerate import Accelerator
+from torch import nn
+from stage2_classifier.heads import Heads
+from stage2_classifier.training.engine import _average_offsets
+from stage2_classifier.training.joint_loss import JointLoss
+
+accelerator = Accelerator(cpu=True)
+criterion = JointLoss(nn.CrossEntropyLoss(), Heads(2, has_box=True), offsets=1)
+criterion.offsets.grad = torch.full((1, 4), float(accelerator.process_index))
+_average_offsets(SimpleNamespace(criterion=criterion, accelerator=accelerator))
+assert criterion.offsets.grad.tolist() == [[0.5] * 4], criterion.offsets.grad
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_learn_offsets_and_from_a_teacher_together(
+    three_sources: CropSet, run_of_sources: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "average.py").write_text(AVERAGE_SCRIPT)
+    training = [
+        *("-m", "stage2_classifier.train", f"--crops={three_sources.root}", f"--runs={tmp_path}", "--name=two"),
+        *("--model=face_trunk", "--input-size=48", "--jitter=1", "--hard-negatives=0.25", "--box-head"),
+        *("--box-loss=giou", "--batch-size=10", "--epochs=2", "--warmup-epochs=1", "--augment=none"),
+        *("--checkpoint-epoch=last", f"--teacher={run_of_sources}"),
+    ]
+    for arguments in ([str(tmp_path / "average.py")], training):
+        line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *arguments]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=240)
+        assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "two" / "summary.json").read_text())
+    assert summary["processes"] == 2 and all(summary["edge_offsets"]["news"])
+    assert [teacher["run"] for teacher in summary["teachers"]] == ["boxes"]
+
+
+@pytest.fixture
+def new_accelerator() -> Iterator[None]:
+    """Forget the precision that this process has used, before and after."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("new_accelerator")
+def test_bf16_learns_boxes_and_from_a_teacher(three_sources: CropSet, run_of_sources: Path, tmp_path: Path) -> None:
+    config = replace(LEARNS_BOXES, epochs=2, mixed_precision="bf16", teacher=(str(run_of_sources),))
+    fit(config, three_sources.root, tmp_path)
+    history = rows(tmp_path / "boxes")
+    assert history[1]["train_loss"] < history[0]["train_loss"]
