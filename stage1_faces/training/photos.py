@@ -79,8 +79,13 @@ def read_photos(args: SourcesArgs, splits: Path, vouched: bool = False) -> Finet
 
 
 def _check_further(dataset: Annotations, split_of: Mapping[str, str], splits: Path) -> None:
-    """Raise UserError where a further source's photo, or its twin in the main source, is validated or tested."""
+    """Raise UserError where a further source's photo, or its twin in the main source, is validated or tested.
+
+    The same where the main source's edges are not learned as they are: all offsets are from these.
+    """
     main = dataset.sources[0].name if dataset.sources else ""
+    if dataset.sources and dataset.sources[0].edges != "same":
+        raise UserError(f"source {main}: the first --data teaches the edges; remove its `edges` in the file of sources")
     for image in dataset.images:
         split = split_of.get(image.image_id)
         if image.source == main or split is None:

@@ -38,7 +38,7 @@ def test_the_steps_and_what_each_reads() -> None:
         ("final_cnn", "stage2_classifier.train", Path("w/part/runs/final_cnn/summary.json")),
     ]
     tune = tyro.cli(finetune.FinetuneArgs, args=arguments(learning[0]))
-    assert (tune.data, tune.splits, tune.out) == (Path("my data"), Path("w/splits.csv"), Path("w/part/cascade"))
+    assert (tune.data, tune.splits, tune.out) == ((Path("my data"),), Path("w/splits.csv"), Path("w/part/cascade"))
     assert (tune.threads, tune.recipe) == (1, finetune.FinetuneConfig())
     cut = tyro.cli(build_crops.BuildCropsArgs, args=arguments(learning[1]))
     assert (cut.data, cut.splits, cut.out) == (Path("my data"), Path("w/splits.csv"), Path("w/part/crops"))

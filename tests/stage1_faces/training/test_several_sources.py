@@ -56,6 +56,14 @@ def test_only_the_main_data_is_validated(tmp_path: Path) -> None:
         read_photos(args, splits)
 
 
+def test_the_main_data_teaches_the_edges(tmp_path: Path) -> None:
+    args, splits = write_sources(tmp_path)
+    assert args.sources is not None
+    args.sources.write_text("main: {edges: offset}\n")
+    with pytest.raises(UserError, match="source main: the first --data teaches the edges; remove its `edges`"):
+        read_photos(replace(args, data=args.data[:1]), splits)
+
+
 def test_a_twin_of_a_tested_photo_is_not_learned_from(tmp_path: Path) -> None:
     args, splits = write_sources(tmp_path)
     (tmp_path / "other" / "twins.csv").write_text("p1.png,p3.png\np0.png,p0.png\n")
