@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from common.annotations import AnnotatedImage, ReadingArgs, load_dataset
 from common.annotations.source import Source
+from common.annotations.types import fingerprint
 from common.cli import console
 from common.display import counted
 from common.errors import UserError
@@ -88,7 +89,7 @@ def run_several(args: EvaluateArgs, predictor: Predictor) -> int:
         for name, folder in folders.items()
     ]
     tables = [*([_summary_table(scores)] if scores else []), *([_face_free_table(face_free)] if face_free else [])]
-    show(tables, [])
+    show([*([_console_table(scores)] if scores else []), *tables[bool(scores) :]], [])
     _write(args, predictor, tables, scores, face_free)
     console().print(f"report: {args.out / 'evaluation.md'}", markup=False, highlight=False)
     return 0
@@ -144,7 +145,10 @@ def _score(args: EvaluateArgs, predictor: Predictor, source: Source, part: Datas
 
 def _learned_from(args: EvaluateArgs, predictor: Predictor, source: Source, part: DatasetPart) -> str:
     """Return whether the bundle learned from the scored photos, as far as splits.csv and the bundle say so."""
-    recorded = predictor.bundle.describe().get("provenance", {}).get("data", {})
+    provenance = predictor.bundle.describe().get("provenance", {})
+    recorded = provenance.get("data", {})
+    if provenance.get("stage1", {}).get("data") == fingerprint(part.dataset.images):  # from all of its photos
+        return "yes"
     if args.splits is not None:
         of_photo = read_splits(args.splits)
         sides = {of_photo.get(f"{source.name}/{i.image_id}", of_photo.get(i.image_id)) for i in part.images}
@@ -178,6 +182,18 @@ def _summary_table(scores: Sequence[SourceScore]) -> Table:
         )
     header = ("source", "photos", "faces", "classes", "IoU", *SUMMARY.values(), "learned from")
     return Table("By source", header, tuple(rows), SUMMARY_NOTE)
+
+
+def _console_table(scores: Sequence[SourceScore]) -> Table:
+    """Return the summary for a terminal of 80 columns: one column per dataset, without the intervals."""
+    facts = {
+        "photos": [str(len(s.scored.part.images)) for s in scores],
+        "IoU": [f"{s.scored.part.iou:g}" for s in scores],
+        **{SUMMARY[k]: [number(None if (v := s.summary[k]) is None else v.value) for s in scores] for k in SUMMARY},
+        "learned from": [s.learned_from for s in scores],
+    }
+    rows = tuple((name, *values) for name, values in facts.items())
+    return Table("By source", ("", *(s.source.name for s in scores)), rows, "Intervals are in the report.")
 
 
 def _face_free_table(scores: Sequence[FaceFreeScore]) -> Table:
