@@ -31,6 +31,7 @@ class FaceFreeScore:
     photos_with_one: int  # photos with a false alarm or more
     per_photo: Interval  # false alarms per photo
     unreadable: tuple[str, ...]  # photos that could not be read, and why
+    learned_from: str = "not recorded"  # or "yes", "no": whether the bundle learned from the folder
 
 
 def score_face_free(

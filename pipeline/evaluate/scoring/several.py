@@ -85,7 +85,10 @@ def run_several(args: EvaluateArgs, predictor: Predictor) -> int:
     if threshold is None:
         threshold = predictor.bundle.meta.thresholds["score"]
     face_free = [
-        score_face_free(predictor, name, folder, threshold, args.bootstrap, args.seed)
+        replace(
+            score_face_free(predictor, name, folder, threshold, args.bootstrap, args.seed),
+            learned_from=_recorded(predictor, name),
+        )
         for name, folder in folders.items()
     ]
     tables = [*([_summary_table(scores)] if scores else []), *([_face_free_table(face_free)] if face_free else [])]
@@ -159,9 +162,13 @@ def _learned_from(args: EvaluateArgs, predictor: Predictor, source: Source, part
             and recorded.get("splits_sha256") == hashlib.sha256(args.splits.read_bytes()).hexdigest()
         ):
             return "no"
-    if (names := recorded.get("sources")) is None:
-        return "not recorded"
-    return "yes" if source.name in names else "no"
+    return _recorded(predictor, source.name)
+
+
+def _recorded(predictor: Predictor, name: str) -> str:
+    """Return whether the bundle's provenance names a dataset among those that were learned from."""
+    names = predictor.bundle.describe().get("provenance", {}).get("data", {}).get("sources")
+    return "not recorded" if names is None else "yes" if name in names else "no"
 
 
 def _summary_table(scores: Sequence[SourceScore]) -> Table:
@@ -201,11 +208,19 @@ def _face_free_table(scores: Sequence[FaceFreeScore]) -> Table:
     rows = [
         (
             *(score.name, str(score.photos), f"{score.threshold:.3g}", str(score.false_alarms)),
-            *(str(score.photos_with_one), with_interval(score.per_photo)),
+            *(str(score.photos_with_one), with_interval(score.per_photo), score.learned_from),
         )
         for score in scores
     ]
-    header = ("folder", "photos", "score from", "false alarms", "photos with one or more", "false alarms per photo")
+    header = (
+        "folder",
+        "photos",
+        "score from",
+        "false alarms",
+        "photos with one or more",
+        "false alarms per photo",
+        "learned from",
+    )
     left_out = [f"{score.name}: {line}" for score in scores for line in score.unreadable]
     note = f"Not read: {'; '.join(left_out)}." if left_out else ""
     return Table("Photos without faces", header, tuple(rows), note)
