@@ -1,4 +1,4 @@
-"""The one table: each figure of the targets, beside the peers' figures, with the command that makes it."""
+"""The one table: each figure of the targets, next to the peers' figures, with the command that makes it."""
 
 from __future__ import annotations
 

@@ -49,8 +49,8 @@ def face_recall(samples: Sequence[Sample], iou: float) -> Statistic:
 def calibration_error(samples: Sequence[Sample], classes: int, iou: float) -> Statistic:
     """Return the expected calibration error of the detections from MIN_SCORE on, as `reliability` has it.
 
-    With the score summed over the detections of a bin, and the number of right ones, the bin's part of the error is the
-    distance of both sums, over the number of all detections.
+    A bin's part of the error is the distance between two sums over its detections: of the scores, and of those that
+    are right. The total is divided by the number of all detections.
     """
     matches = [match(one_label(samples), np.array([iou]), k) for k in range(classes)]
     image, score = np.concatenate([m.image_index for m in matches]), np.concatenate([m.score for m in matches])
