@@ -14,6 +14,7 @@ from typing import Any
 from common.errors import UserError
 from pipeline.evaluate.figures.results import OURS, ColumnResults, Record, as_figure, fold_figure
 from pipeline.evaluate.figures.rows import CASCADE, PIPELINE, ROWS, figures_table, peer_notes
+from pipeline.evaluate.scoring.learned import recorded_sources
 
 SECTION = re.compile(r"(<!-- figures: ([^\n]+?) -->\n)(.*?)(<!-- /figures -->)", re.DOTALL)
 Z95 = 1.96  # of the normal distribution
@@ -170,7 +171,7 @@ def bundle_facts(bundle: Record | None) -> str | None:
     lines = []
     if counts := (data.get("class_counts") or {}).get("train"):
         lines.append("- Faces learned from: " + ", ".join(f"{count} `{name}`" for name, count in counts.items()) + ".")
-    if sources := data.get("sources"):
+    if sources := recorded_sources(provenance):
         lines.append(f"- Sources learned from: {', '.join(f'`{name}`' for name in sources)}.")
     else:
         lines.append("- Sources learned from: one dataset; the bundle does not record its name.")
@@ -229,7 +230,7 @@ def _weights(value: Any) -> Iterator[str]:
     """Yield the description of each part of a provenance that has a licence: pretrained weights."""
     if isinstance(value, Mapping):
         if "licence" in value:
-            yield ", ".join(f"{key} {part}" for key, part in value.items() if isinstance(part, str) and len(part) < 200)
+            yield ", ".join(f"{k} {v}" for k, v in value.items() if isinstance(v, str) and k != "sha256")
         for part in value.values():
             yield from _weights(part)
     elif isinstance(value, list | tuple):

@@ -38,6 +38,7 @@ from pipeline.evaluate.scoring.intervals import (
     face_recall,
     interval_over_photos,
 )
+from pipeline.evaluate.scoring.learned import recorded_sources
 from pipeline.evaluate.scoring.overview import draw_overview
 from pipeline.evaluate.selection import select_images
 from pipeline.inference.predictor import Predictor
@@ -167,7 +168,7 @@ def _learned_from(args: EvaluateArgs, predictor: Predictor, source: Source, part
 
 def _recorded(predictor: Predictor, name: str) -> str:
     """Return whether the bundle's provenance names a dataset among those that were learned from."""
-    names = predictor.bundle.describe().get("provenance", {}).get("data", {}).get("sources")
+    names = recorded_sources(predictor.bundle.describe().get("provenance", {}))
     return "not recorded" if names is None else "yes" if name in names else "no"
 
 

@@ -171,9 +171,14 @@ def test_sections_of_a_page_are_written(results: Path, tmp_path: Path, capsys: p
 
 
 def test_what_a_bundle_learned_from_is_taken_from_its_provenance(results: Path, tmp_path: Path) -> None:
-    weights = {"package": "nets 1.0", "licence": "Apache-2.0"}
-    data = {"class_counts": {"train": {"with_mask": 7}}, "sources": ["face-mask-detection", "ilc"]}
-    provenance = {"data": data, "stage2": {"mean_of": [{"pretrained": weights}, {"pretrained": weights}]}}
+    weights = {"package": "nets 1.0", "licence": "Apache-2.0", "sha256": "00ff"}
+    data = {"class_counts": {"train": {"with_mask": 7}}}
+    stage1 = {"sources": {"face-mask-detection": {}, "ilc": {"edges": "offset"}}}
+    provenance = {
+        "data": data,
+        "stage1": stage1,
+        "stage2": {"mean_of": [{"pretrained": weights}, {"pretrained": weights}]},
+    }
     write(tmp_path / "models/default/bundle.json", {"provenance": provenance})
     page = tmp_path / "page.md"
     sections = "<!-- figures: bundle {} -->\n<!-- /figures -->\n"
