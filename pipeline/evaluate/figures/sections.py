@@ -172,7 +172,14 @@ def bundle_facts(bundle: Record | None) -> str | None:
     if counts := (data.get("class_counts") or {}).get("train"):
         lines.append("- Faces learned from: " + ", ".join(f"{count} `{name}`" for name, count in counts.items()) + ".")
     if sources := recorded_sources(provenance):
-        lines.append(f"- Sources learned from: {', '.join(f'`{name}`' for name in sources)}.")
+        facts = (provenance.get("stage1") or {}).get("sources")
+        counts_of = {
+            name: f" ({f['photos']} photos, {f['faces']} faces)"
+            for name, f in (facts.items() if isinstance(facts, Mapping) else ())
+            if {"photos", "faces"} <= set(f)
+        }
+        shown = ", ".join(f"`{name}`{counts_of.get(name, '')}" for name in sources)
+        lines.append(f"- Sources learned from: {shown}.")
     else:
         lines.append("- Sources learned from: one dataset; the bundle does not record its name.")
     weights = list(dict.fromkeys(_weights(provenance)))

@@ -173,7 +173,7 @@ def test_sections_of_a_page_are_written(results: Path, tmp_path: Path, capsys: p
 def test_what_a_bundle_learned_from_is_taken_from_its_provenance(results: Path, tmp_path: Path) -> None:
     weights = {"package": "nets 1.0", "licence": "Apache-2.0", "sha256": "00ff"}
     data = {"class_counts": {"train": {"with_mask": 7}}}
-    stage1 = {"sources": {"face-mask-detection": {}, "ilc": {"edges": "offset"}}}
+    stage1 = {"sources": {"face-mask-detection": {}, "ilc": {"photos": 3, "faces": 5}}}
     provenance = {
         "data": data,
         "stage1": stage1,
@@ -185,7 +185,9 @@ def test_what_a_bundle_learned_from_is_taken_from_its_provenance(results: Path, 
     page.write_text(sections.format("default") + sections.format("kaggle"))
     table(results, "--pages", str(page), "--bundles", str(tmp_path / "models"))
     text = page.read_text()
-    assert "- Faces learned from: 7 `with_mask`." in text and "learned from: `face-mask-detection`, `ilc`." in text
+    assert (
+        "- Faces learned from: 7 `with_mask`." in text and "`face-mask-detection`, `ilc` (3 photos, 5 faces)." in text
+    )
     assert text.count("- Pretrained weights: package nets 1.0, licence Apache-2.0.") == 1
 
 
