@@ -25,6 +25,8 @@ PAGES = (
     "MODEL_CARD.md",
     "docs/course.md",
     "docs/datasets.md",
+    "docs/evaluation.md",
+    "docs/figures.md",
     "docs/inputs.md",
     "docs/scale.md",
     "docs/serving.md",

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.annotations import AnnotatedImage
-from common.boxes import Boxes, as_boxes
+from common.boxes import Boxes, area, as_boxes
 from common.cli import requires_extra
 from pipeline.evaluate.face_free import counted_detections
 
@@ -29,6 +29,8 @@ MIN_CLASS_SCORE = 0.001  # where every class of a box counts; the value of YOLO'
 # Face size = sqrt(box area) in pixels. The lower bound is inside, the upper one outside.
 MAX_SIDE = 1e5
 SIZES = {"<12": (0.0, 12.0), "12-24": (12.0, 24.0), "24-48": (24.0, 48.0), ">48": (48.0, MAX_SIDE)}
+# Faces near the camera, a part of those over 48 px: shown where an annotated face is so large.
+NEAR_SIZES = {">200": (200.0, MAX_SIDE)}
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ class CategoryScores:
 
     name: str  # a class, "mean" over the classes that have annotated faces, or "face" whatever its class
     overall: APMetrics
-    by_size: dict[str, APMetrics]  # for each key of SIZES
+    by_size: dict[str, APMetrics]  # for each key of SIZES, and of NEAR_SIZES where an annotated face is so large
     precision: tuple[float, ...] | None  # at RECALLS and the IoU of the run; None where no face is annotated
 
 
@@ -230,6 +232,12 @@ def score_every_class(
     return _with_mean(classes, best_label.faces, best_label.iou)
 
 
+def size_ranges(samples: Sequence[Sample]) -> dict[str, tuple[float, float]]:
+    """Return SIZES, and those of NEAR_SIZES that an annotated face of the samples has."""
+    largest = max((float(area(s.gt_boxes).max(initial=0)) for s in samples), default=0.0)
+    return SIZES | {name: bounds for name, bounds in NEAR_SIZES.items() if largest >= bounds[0] ** 2}
+
+
 def iou_thresholds(iou: float) -> NDArray[np.float64]:
     """Return COCO's ten IoU thresholds, and `iou` as the eleventh where it differs from all ten."""
     return COCO_IOUS if np.isclose(COCO_IOUS, iou).any() else np.append(COCO_IOUS, iou)
@@ -241,7 +249,7 @@ def iou_index(iou: float) -> int:
 
 
 def _with_mean(classes: Sequence[CategoryScores], faces: CategoryScores, iou: float) -> Scores:
-    by_size = {size: _mean([c.by_size[size] for c in classes]) for size in SIZES}
+    by_size = {size: _mean([c.by_size[size] for c in classes]) for size in faces.by_size}
     curves = [c.precision for c in classes if c.precision is not None]
     precision = tuple(np.mean(curves, axis=0).tolist()) if curves else None
     mean = CategoryScores("mean", _mean([c.overall for c in classes]), by_size, precision)
@@ -255,17 +263,18 @@ def _score(samples: Sequence[Sample], names: Sequence[str], iou: float) -> list[
     categories = [{"id": k, "name": name} for k, name in enumerate(names, start=1)]
     gt = {"images": images, "categories": categories, "annotations": annotations}
     most = max((len(s.boxes) for s in samples), default=1) or 1
-    precision, recall = _run_library(gt, coco_detections(samples), iou, most)
+    sizes = size_ranges(samples)
+    precision, recall = _run_library(gt, coco_detections(samples), iou, most, sizes)
     scores = []
     for k, name in enumerate(names):
-        area = np.array([row["area"] for row in annotations if row["category_id"] == k + 1])
-        counts = [int(((area >= low**2) & (area < high**2)).sum()) for low, high in SIZES.values()]
+        areas = np.array([row["area"] for row in annotations if row["category_id"] == k + 1])
+        counts = [int(((areas >= low**2) & (areas < high**2)).sum()) for low, high in sizes.values()]
         metrics = [
             _metrics(precision[:, :, k, a], recall[:, k, a], iou_index(iou), count)
-            for a, count in enumerate([len(area), *counts])
+            for a, count in enumerate([len(areas), *counts])
         ]
-        curve = tuple(precision[iou_index(iou), :, k, 0].tolist()) if len(area) else None
-        scores.append(CategoryScores(name, metrics[0], dict(zip(SIZES, metrics[1:], strict=True)), curve))
+        curve = tuple(precision[iou_index(iou), :, k, 0].tolist()) if len(areas) else None
+        scores.append(CategoryScores(name, metrics[0], dict(zip(sizes, metrics[1:], strict=True)), curve))
     return scores
 
 
@@ -288,15 +297,20 @@ def _coco_rows(images: Iterable[tuple[Boxes, NDArray[np.intp]]]) -> list[dict[st
 
 
 def _run_library(
-    gt: dict[str, Any], results: list[dict[str, Any]], iou: float, max_detections: int
+    gt: dict[str, Any],
+    results: list[dict[str, Any]],
+    iou: float,
+    max_detections: int,
+    sizes: dict[str, tuple[float, float]],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return precision (IoUs, recalls, categories, sizes) and recall (IoUs, categories, sizes)."""
     with requires_extra("train"):
         from faster_coco_eval import COCO, COCOeval_faster
     coco = COCO(gt)
     # The library counts both bounds as inside. The next smaller number keeps a face out of two ranges.
-    ranges = {size: [low**2, float(np.nextafter(high**2, 0))] for size, (low, high) in SIZES.items()}
-    ranges[">48"][1] = MAX_SIDE**2  # unchanged: the library warns unless the ranges reach its own last bound
+    ranges = {size: [low**2, float(np.nextafter(high**2, 0))] for size, (low, high) in sizes.items()}
+    for size in (">48", *(NEAR_SIZES.keys() & sizes.keys())):
+        ranges[size][1] = MAX_SIDE**2  # unchanged: the library warns unless the ranges reach its own last bound
     evaluator = COCOeval_faster(coco, coco.loadRes(results), "bbox", ranges=ranges)
     evaluator.params.iouThrs = iou_thresholds(iou)
     evaluator.params.maxDets = [max_detections]

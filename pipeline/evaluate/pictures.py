@@ -29,7 +29,7 @@ def draw_confusion(evaluation: DetectionEvaluation, path: Path) -> None:
     counts = np.array(evaluation.confusion)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     names = [*evaluation.class_names, BACKGROUND]
-    figure = _figure(6.2 * 2, 5.4)
+    figure = new_figure(6.2 * 2, 5.4)
     for axes, title, texts in (
         (figure.add_subplot(1, 2, 1), "counts", [[str(v) for v in row] for row in counts]),
         (figure.add_subplot(1, 2, 2), "share of the true class", [[f"{v:.2f}" for v in row] for row in share]),
@@ -41,7 +41,7 @@ def draw_confusion(evaluation: DetectionEvaluation, path: Path) -> None:
         for (i, j), value in np.ndenumerate(share):
             axes.text(j, i, texts[i][j], ha="center", va="center", color="white" if value > 0.5 else "black")
     figure.suptitle(f"{evaluation.name}: IoU {evaluation.settings.iou:g}, score {evaluation.threshold:.3g} or more")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_curves(evaluations: Sequence[DetectionEvaluation], path: Path) -> None:
@@ -52,7 +52,7 @@ def draw_curves(evaluations: Sequence[DetectionEvaluation], path: Path) -> None:
     names = [*evaluations[0].class_names, "face"]
     columns = min(len(names), 4)
     rows = -(-len(names) // columns)
-    figure = _figure(3.6 * columns, 3.4 * rows)
+    figure = new_figure(3.6 * columns, 3.4 * rows)
     for k, name in enumerate(names):
         axes = figure.add_subplot(rows, columns, k + 1)
         for e in evaluations:
@@ -63,7 +63,7 @@ def draw_curves(evaluations: Sequence[DetectionEvaluation], path: Path) -> None:
         if axes.lines:
             axes.legend(loc="best", fontsize="small", title=f"AP@{e.settings.iou:g}")
         axes.grid(alpha=0.3)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_reliability(evaluation: DetectionEvaluation, path: Path) -> None:
@@ -71,7 +71,7 @@ def draw_reliability(evaluation: DetectionEvaluation, path: Path) -> None:
 
     Where scores are probabilities, the bars end on the diagonal (DeGroot & Fienberg 1983).
     """
-    figure = _figure(9, 5)
+    figure = new_figure(9, 5)
     axes = figure.subplots(2, 2, sharex=True, height_ratios=(3, 1))
     for column, (name, part) in enumerate(evaluation.reliability.items()):
         share, count = axes[:, column]
@@ -86,7 +86,7 @@ def draw_reliability(evaluation: DetectionEvaluation, path: Path) -> None:
         count.bar(lows, [b.count for b in part.bins], widths, align="edge", edgecolor="white", color="grey")
         count.set(xlabel="score", ylabel="detections", yscale="log", ylim=(0.5, None))
     figure.suptitle(f"{evaluation.name}: right means IoU {evaluation.settings.iou:g} and the right class")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_worst(
@@ -111,14 +111,14 @@ def draw_worst(
             continue
         columns = min(len(tiles), 6)
         rows = -(-len(tiles) // columns)
-        figure = _figure(2 * columns, 2.5 * rows + 0.5)
+        figure = new_figure(2 * columns, 2.5 * rows + 0.5)
         for k, (tile, e) in enumerate(tiles, start=1):
             axes = figure.add_subplot(rows, columns, k)
             axes.imshow(tile)
             axes.set_axis_off()
             axes.set_title(_caption(samples[e.sample], e, class_names), fontsize=6)
         figure.suptitle(f"{KIND_NAMES[REPORT_KEYS[kind]]}: the worst {len(tiles)} of {len(of_kind)}", fontsize=9)
-        _save(figure, path)
+        save_figure(figure, path)
 
 
 def _severity(s: Sample, e: DetectionError) -> float:
@@ -155,13 +155,14 @@ def _tile(
     return tile
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
     """Return a figure of this size in inches; pyplot would keep the figure alive in a global list."""
     with requires_extra("train"):
         from matplotlib.figure import Figure
     return Figure(figsize=(width, height), layout="tight")
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure as a PNG file."""
     with atomic_replace(path) as temporary:
         figure.savefig(temporary, dpi=130)

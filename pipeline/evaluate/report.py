@@ -14,7 +14,7 @@ from common.cli import console
 from common.display import counted
 from pipeline.evaluate.bootstrap import ONE_LABEL
 from pipeline.evaluate.evaluation import DetectionEvaluation
-from pipeline.evaluate.metrics import SIZES, APMetrics, CategoryScores
+from pipeline.evaluate.metrics import NEAR_SIZES, SIZES, APMetrics, CategoryScores
 from pipeline.evaluate.reliability import MIN_SCORE
 from pipeline.evaluate.slices import DETAIL_SIDE, slice_bounds
 from pipeline.evaluate.tide_errors import ERROR_KINDS, REPORT_KEYS, STAGE
@@ -168,9 +168,9 @@ def _by_size(e: DetectionEvaluation) -> Table:
     rows = tuple(
         (each.name, size, *_cells(e, each.by_size[size], one.by_size[size]))
         for each, one in _categories(e)
-        for size in SIZES
+        for size in each.by_size
     )
-    note = f"Size is the square root of the box's area. {AP_NOTE}"
+    note = f"Size is the square root of the box's area. {_near_note(e)}{AP_NOTE}"
     return Table(f"{e.name}: by face size", ("class", "size (px)", *AP_COLUMNS), rows, note)
 
 
@@ -207,7 +207,7 @@ def _slices(e: DetectionEvaluation) -> Table:
     (dark, bright), (blurred, sharp) = bounds["luma"], bounds["detail"]
     note = (
         f"{_at_threshold(e)} Found: with a box on it, whatever its label. AP50: of a size classes aside, of a class "
-        "with every class scored; a false alarm has no light or blur of its own. "
+        f"with every class scored; a false alarm has no light or blur of its own. {_near_note(e)}"
     )
     if any(s.by == "light" for s in e.slices):
         note += (
@@ -255,6 +255,11 @@ def _unsure(e: DetectionEvaluation) -> Table:
 
 def _at_threshold(e: DetectionEvaluation) -> str:
     return f"At IoU {e.settings.iou:g} and score {e.threshold:.3g} ({e.threshold_from})."
+
+
+def _near_note(e: DetectionEvaluation) -> str:
+    near = NEAR_SIZES.keys() & e.scores.faces.by_size.keys()
+    return f"Faces {', '.join(near)} px are among those >48 px. " if near else ""
 
 
 def _categories(e: DetectionEvaluation) -> list[tuple[CategoryScores, CategoryScores]]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.boxes import Boxes, area
-from pipeline.evaluate.metrics import SIZES, Sample, Scores
+from pipeline.evaluate.metrics import Sample, Scores, size_ranges
 from pipeline.evaluate.tide_errors import assign_errors
 
 SliceBy = Literal["size", "light", "blur", "class"]
@@ -93,7 +93,8 @@ def slice_faces(
     side = np.sqrt(np.concatenate([np.zeros(0), *(area(s.gt_boxes) for s in samples)]))
     label = np.concatenate([np.zeros(0, np.intp), *(s.gt_labels for s in samples)])
     rows: list[tuple[SliceBy, str, NDArray[np.bool_], float | None]] = [
-        ("size", name, _within(side, bounds), scores.faces.by_size[name].ap50) for name, bounds in SIZES.items()
+        ("size", name, _within(side, bounds), scores.faces.by_size[name].ap50)
+        for name, bounds in size_ranges(samples).items()
     ]
     if attributes is not None:
         luma = np.concatenate([np.zeros(0), *(a.luma for a in attributes)])

@@ -27,6 +27,7 @@ from common.sources import SourcesArgs, load_sources, main_part
 from common.splits import SPLITS, read_splits
 from pipeline.data import split
 from pipeline.data.checks import check_apart, check_dataset
+from pipeline.evaluate.bootstrap import bootstrap
 from pipeline.evaluate.metrics import Sample
 from pipeline.evaluate.selection import check_classes, merge_classes, merged_names, parse_merge
 from pipeline.evaluate.tide_errors import filter_by_score
@@ -164,11 +165,17 @@ def _cross_validate(
         samples += found
         reported += filter_by_score(found, scores[-1].threshold)
     table = summarize_folds(folds)
-    tables = [fold_table(table, args.folds), fold_table(table, args.folds, (PIPELINE,)), pooled_table(samples, names)]
+    pooled = bootstrap(samples, names)
+    tables = [fold_table(table, args.folds), fold_table(table, args.folds, (PIPELINE,))]
+    tables.append(pooled_table(samples, names, pooled))
     calibration = calibration_table([Bundle.load(plan.bundle) for plan in plans])
     text = "\n".join([*tables, calibration, unsure_table(reported)])
     write_text(args.out / "crossval.md", text)
-    record = {"folds": [[asdict(s) for s in fold] for fold in folds], "mean_and_spread": table}
+    record = {
+        "folds": [[asdict(s) for s in fold] for fold in folds],
+        "mean_and_spread": table,
+        "pooled": {name: asdict(interval) for name, interval in pooled.items()},
+    }
     write_text(args.out / "crossval.json", json.dumps(record, indent=1) + "\n")
     return text
 

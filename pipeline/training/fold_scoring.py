@@ -19,7 +19,7 @@ from common.splits import read_splits
 from pipeline.evaluate.bootstrap import best_f1_threshold
 from pipeline.evaluate.evaluation import detect_samples
 from pipeline.evaluate.face_free import face_free_part
-from pipeline.evaluate.metrics import Sample, make_sample, score_every_class, score_samples
+from pipeline.evaluate.metrics import SIZES, Sample, make_sample, score_every_class, score_samples
 from pipeline.evaluate.reliability import Reliability, scores_and_correct
 from pipeline.evaluate.selection import check_classes, merge_classes, merged_names
 from pipeline.inference.predictor import Predictor
@@ -121,7 +121,7 @@ def face_metrics(samples: Sequence[Sample]) -> FoldMetrics:
         "face recall at IoU 0.5": faces.overall.recall50,
         "face AP, IoU 0.50-0.95": faces.overall.ap,
         "face AP75": faces.overall.ap75,
-        **{f"faces {size} px found": part.recall50 for size, part in faces.by_size.items()},
+        **{f"faces {size} px found": faces.by_size[size].recall50 for size in SIZES},
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-from pipeline.evaluate.bootstrap import bootstrap
+from pipeline.evaluate.bootstrap import Interval, bootstrap
 from pipeline.evaluate.metrics import Sample
 from pipeline.evaluate.reliability import Reliability, scores_and_correct
 from pipeline.evaluate.risk_coverage import risk_coverage
@@ -40,13 +40,15 @@ def fold_table(
     return "\n".join(lines) + "\n"
 
 
-def pooled_table(samples: Sequence[Sample], class_names: Sequence[str]) -> str:
+def pooled_table(
+    samples: Sequence[Sample], class_names: Sequence[str], intervals: Mapping[str, Interval] | None = None
+) -> str:
     """Return the metrics over all folds' test photos together, with bootstrap intervals over photos.
 
     Each fold's scores are calibrated on its own validation photos, so scores of different folds compare.
     """
     lines = ["| all folds' unseen photos together | value | 95% interval |", "|---|---|---|"]
-    for name, interval in bootstrap(samples, class_names).items():
+    for name, interval in (bootstrap(samples, class_names) if intervals is None else intervals).items():
         lines.append(f"| {name} | {interval.value:.3f} | {interval.low:.3f}-{interval.high:.3f} |")
     probabilities, right = scores_and_correct(samples, len(class_names), MATCH_IOU)
     error = _number(Reliability.above(MIN_DETECTOR_SCORE, probabilities, right).ece)

@@ -13,6 +13,7 @@ from common.images import read_image
 from pipeline.evaluate.bootstrap import best_f1_threshold
 from pipeline.evaluate.evaluation import detect_samples
 from pipeline.evaluate.metrics import score_every_class, score_samples
+from pipeline.evaluate.scoring.crops import accuracy, crop_confusion, macro_f1
 from pipeline.inference.predictor import Predictor
 
 MATCH_IOU = 0.5  # from which a detection is right when the threshold is chosen
@@ -41,17 +42,10 @@ def validation_metrics(predictor: Predictor, val: Sequence[AnnotatedImage]) -> t
 
 
 def crop_scores(predictor: Predictor, images: Sequence[AnnotatedImage]) -> tuple[float, float]:
-    """Return accuracy and macro-F1 of the predictor's classes for the annotated boxes; 0 without boxes."""
-    from sklearn.metrics import f1_score
-
+    """Return accuracy and macro-F1 of the classes given to annotated boxes of a known class; 0 without boxes."""
     names = predictor.bundle.meta.class_names
-    true_labels, labels = [np.zeros(0, np.intp)], [np.zeros(0, np.intp)]
-    for image in images:
-        if len(image.boxes):
-            true_labels.append(np.array([names.index(label) for label in image.labels], np.intp))
-            labels.append(predictor.classify(read_image(image.path), image.boxes).argmax(axis=1))
-    true, given = np.concatenate(true_labels), np.concatenate(labels)
-    if not len(true):
+    found = [crop_confusion(predictor, i, read_image(i.path), names) for i in images if i.class_known.any()]
+    if not found:
         return 0.0, 0.0
-    macro_f1 = f1_score(true, given, labels=sorted(set(true.tolist())), average="macro", zero_division=0)
-    return float((true == given).mean()), float(macro_f1)
+    confusion = np.stack(found).sum(axis=0)
+    return accuracy(confusion), macro_f1(confusion)

@@ -23,4 +23,4 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
 
-    monkeypatch.setattr("pipeline.evaluate.pictures._save", save)
+    monkeypatch.setattr("pipeline.evaluate.pictures.save_figure", save)

@@ -192,7 +192,7 @@ def test_one_row_per_class_of_a_box_is_not_a_duplicate(data: Path) -> None:
 
 def test_the_reliability_diagram_shows_shares_and_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     drawn: list[Any] = []
-    monkeypatch.setattr("pipeline.evaluate.pictures._save", lambda figure, path: drawn.append((figure, path)))
+    monkeypatch.setattr("pipeline.evaluate.pictures.save_figure", lambda figure, path: drawn.append((figure, path)))
     box, far = (0, 0, 50, 50), (200, 200, 250, 250)
     photos = [Sample(str(i), [box], [0], [box, far], [0.95, 0.55], [0, 0]) for i in range(3)]
     result = evaluate_samples(photos, ("with_mask",), EvaluationSettings(rounds=0), threshold=0.6)

@@ -142,7 +142,7 @@ def test_other_spellings_are_offered_as_renames(
     assert "a.png: class 'mask' is not one of with_mask, without_mask" in error
     assert error.endswith("with --rename mask=with_mask no-mask=without_mask")
     renames = error.split("with --rename ")[1].split()
-    monkeypatch.setattr("pipeline.evaluate.pictures._save", lambda *_: None)
+    monkeypatch.setattr("pipeline.evaluate.pictures.save_figure", lambda *_: None)
     assert main([*argv, "--no-pictures", "--rename", *renames]) == 0
 
 

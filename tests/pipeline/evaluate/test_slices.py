@@ -121,3 +121,20 @@ def test_the_bounds_of_the_slices() -> None:
         edges = list(bounds.values())
         assert edges[0][0] == 0 and edges[-1][1] == np.inf
         assert [high for _, high in edges[:-1]] == [low for low, _ in edges[1:]]
+
+
+def test_near_faces_are_a_size_of_their_own_where_there_are_some() -> None:
+    # Sides 199.9, 200 and 300 px; the second is found by the box with the worse score, after a false alarm.
+    gt_boxes = [(0, 0, 199.9, 199.9), (300, 0, 500, 200), (600, 0, 900, 300)]
+    boxes = [gt_boxes[0], (300, 600, 510, 810), gt_boxes[1]]
+    near = Sample("a", gt_boxes, [0, 0, 0], boxes, [0.9, 0.8, 0.7], [0, 0, 0])
+    scores = score_samples([near], NAMES)
+    assert list(scores.faces.by_size) == ["<12", "12-24", "24-48", ">48", ">200"]
+    assert [scores.faces.by_size[size].gt_count for size in (">48", ">200")] == [3, 2]
+    assert scores.mean.by_size[">200"].gt_count == 2 and scores.classes[1].by_size[">200"].ap50 is None
+    rows = {s.name: s for s in slice_faces([near], NAMES, 0.5, scores) if s.by == "size"}
+    assert (rows[">48"].gt_count, rows[">48"].found) == (3, 2)
+    # A false alarm, then one hit of two faces: precision 1/2 at the 51 recalls up to 1/2.
+    assert (rows[">200"].gt_count, rows[">200"].found, rows[">200"].ap50) == (2, 1, pytest.approx(51 / 2 / 101))
+    small = Sample("a", gt_boxes[:1], [0], [], [], [])
+    assert list(score_samples([small], NAMES).faces.by_size) == ["<12", "12-24", "24-48", ">48"]

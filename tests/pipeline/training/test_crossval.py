@@ -245,6 +245,7 @@ def test_folds_that_are_scored_are_not_repeated(data, tmp_path, folds, capsys):
     assert trained == [[(f"fold{k}", 5) for k in range(3)]] * 2
     record = json.loads((out / "crossval.json").read_text())
     assert record["mean_and_spread"]["face AP50"]["stock"] == [0.5, 0.0]
+    assert record["pooled"]["AP50/with_mask"] == {"value": 1, "low": 1, "high": 1}
     tested = [i for k in range(3) for i, side in read_splits(out / f"splits.fold{k}.csv").items() if side == "test"]
     assert sorted(tested) == [f"p{i}" for i in range(9)]  # each photo once
     capsys.readouterr()

@@ -15,7 +15,7 @@ import tyro
 from common.annotations import AnnotatedImage, load_dataset
 from common.errors import UserError
 from pipeline.data import build_crops, split
-from pipeline.evaluate.command import EvaluateArgs
+from pipeline.evaluate.scoring.args import EvaluateArgs
 from pipeline.training import crossval, pack_command, train_all
 from pipeline.training.calibration import calibrate_cascade, collect_outputs, counted_faces
 from pipeline.training.fold_scoring import face_samples, false_alarms

@@ -1,0 +1,1 @@
+"""Score detectors on one dataset, and on several, each on its own."""
