@@ -36,7 +36,7 @@ def load_sources(args: SourcesArgs, log: Log = warn) -> Annotations:
     """
     if len(args.data) == 1 and args.sources is None:
         return load_dataset(args.main_data, args, log)
-    sources = describe_sources(args.data, args.sources)
+    sources = describe_sources(args.data, args.sources, log)
     if sources[0].face_free:
         raise UserError(
             f"{args.main_data}: the first --data is split and tested, and needs faces; give others after it"
@@ -76,8 +76,10 @@ def main_part(annotations: Annotations) -> Annotations:
     return replace(annotations, images=tuple(image for image in annotations.images if image.source == main))
 
 
-def describe_sources(data: Sequence[Path], file: Path | None) -> list[Source]:
+def describe_sources(data: Sequence[Path], file: Path | None, log: Log | None = None) -> list[Source]:
     """Return each folder's source, by the folder's name in the file; a folder that is not in it is fully trusted.
+
+    `log` gets a note of each name in the file that is no folder's.
 
     Raises:
         UserError: two folders have one name, or the file is malformed.
@@ -92,6 +94,10 @@ def describe_sources(data: Sequence[Path], file: Path | None) -> list[Source]:
         if "twins" in given:
             given["twins"] = folder / given["twins"]
         sources.append(Source(name, folder, **given))
+    names = {source.name for source in sources}
+    for name in trust:
+        if name not in names and log is not None:
+            log(f"note: {file}: {name!r} is no folder of --data; it changes nothing")
     return sources
 
 

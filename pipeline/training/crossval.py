@@ -43,6 +43,7 @@ from pipeline.training.fold_scoring import (
     write_fold,
 )
 from pipeline.training.fold_tables import calibration_table, fold_table, pooled_table, summarize_folds, unsure_table
+from pipeline.training.left_out import left_out_training, run_left_out
 from pipeline.training.plan import EXPERIMENTS, TrainingPlan, check_experiments, check_parts
 from pipeline.training.steps import RESUMABLE, Log, run_parallel
 
@@ -71,6 +72,12 @@ class CrossvalArgs(SourcesArgs):
     """Trainings at a time, each with one thread."""
     experiments: tuple[str, ...] = EXPERIMENTS
     """Stage 2's experiments, whose networks are averaged."""
+    leave_out_source: tuple[str, ...] = ()
+    """Instead of folds: for each of these --data (names of folders), learn from the others and score on it."""
+    match_iou: tuple[str, ...] = ()
+    """NAME=0.35: IoU from which a box matches a face of a source that is left out; 0.5 without it."""
+    merge: tuple[str, ...] = ()
+    """NAME:A=B: class A counts as class B in a source that is left out."""
     external_data: Path | None = None
     """Annotated photos of another dataset that each fold is scored on, too; never trained on."""
     external_merge: tuple[str, ...] = ()
@@ -88,6 +95,8 @@ def run(args: CrossvalArgs) -> int:
 
     _check_args(args)
     log = partial(console().print, markup=False, highlight=False)
+    if args.leave_out_source:
+        return _leave_out(args, log)
     annotations = load_sources(args)
     images = check_dataset(args.main_data, main_part(annotations), log)
     ids = {image.image_id for image in images}
@@ -113,6 +122,31 @@ def run(args: CrossvalArgs) -> int:
     return 0
 
 
+def _leave_out(args: CrossvalArgs, log: Log) -> int:
+    """Train without each of the named sources, score on it, and print the table."""
+    from common.annotations.types import fingerprint
+
+    annotations = load_sources(args)
+    record: dict[str, Any] = {
+        "leave_out": list(args.leave_out_source),
+        "seed": args.seed,
+        "data": fingerprint(annotations.images),
+        "sources": [source.facts() for source in annotations.sources],
+        "experiments": list(args.experiments),
+        "match_iou": list(args.match_iou),
+        "merge": list(args.merge),
+    }
+    scoring = [*(("--match-iou", *args.match_iou) if args.match_iou else ())]
+    scoring += ["--merge", *args.merge] if args.merge else []
+    with RunFolder(args.out, "cross-validation", "--out", "crossval_config.json").held(record):
+        trainings = [
+            left_out_training(args, name, args.out / f"left_out_{name}", args.experiments, args.seed, scoring)
+            for name in args.leave_out_source
+        ]
+        log(run_left_out(trainings, args.out, args.jobs, log))
+    return 0
+
+
 def _check_args(args: CrossvalArgs) -> None:
     """Raise UserError on arguments that can be refused before the work."""
     if args.jobs < 1:
@@ -123,6 +157,8 @@ def _check_args(args: CrossvalArgs) -> None:
         raise UserError("--by-time and --group-by exclude each other; give one of them")
     if not 0.1 < args.external_iou < 1:
         raise UserError(f"--external-iou is {args.external_iou}, must be between 0.1 and 1; the default is 0.35")
+    if (args.match_iou or args.merge) and not args.leave_out_source:
+        raise UserError("--match-iou, --merge: are for sources that are left out; give --leave-out-source")
     if args.external_merge and args.external_data is None:
         raise UserError("--external-merge: needs --external-data, whose classes it merges; give both")
     check_experiments(args.experiments)
