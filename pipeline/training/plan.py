@@ -88,6 +88,8 @@ class TrainingPlan:
                 # The fine-tuned O-Net knows masked faces: a better start than the stock one.
                 options += ["--no-pretrained", "--weights", str(self.cascade / "onet.safetensors")]
             options += self._quick({"epochs": QUICK_EPOCHS, "warmup-epochs": min(config.warmup_epochs, 1)})
+            if config.freeze_epochs:
+                options += self._quick({"freeze-epochs": 1})
             command = ("stage2_classifier.train", "--crops", str(self.crops), *options)
             extra_args = partial(args_for_crops, run.name, crops)
             steps.append(TrainingStep(run.name, command, run / "summary.json", extra_args))

@@ -62,7 +62,8 @@ def run(argv: Sequence[str] | None) -> int:
     if args.list:
         table = Table("experiment", "model", "description", title="Experiments (--experiment NAME)")
         for config in EXPERIMENTS.values():
-            table.add_row(config.name, config.model, config.description)
+            model = f"{config.model}, pretrained" if config.pretrained else config.model
+            table.add_row(config.name, model, config.description)
         console().print(table)
         return 0
     if args.threads > 0:

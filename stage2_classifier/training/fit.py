@@ -22,6 +22,7 @@ from stage2_classifier.training.run_folder import (
     OUTPUTS,
     best_row,
     check_folder,
+    first_weights,
     patience_over,
     plot_curves,
     run_record,
@@ -138,4 +139,5 @@ def _summary(state: TrainState, history: Sequence[dict[str, Any]]) -> dict[str, 
         "processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),
         "mixed_precision": accelerator.mixed_precision,
+        **({"pretrained_weights": origin} if (origin := first_weights(state)) else {}),
     }
