@@ -28,6 +28,9 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "margin": (0, 4),
     "jitter": (0, 3),
     "mask_transfer_prob": (0, 1),
+    "mask_hanging_share": (0, 1),
+    "occluder_prob": (0, 1),
+    "mask_recolor_prob": (0, 1),
     "hard_negatives": (0, 0.9),
     "batch_size": (2, None),
     "epochs": (1, None),
@@ -87,6 +90,11 @@ class TrainConfig:
     jitter: float = 0.0  # Random shift and scale of training views, as a multiple of stage 1's box error; 0 is off.
     # Share of the rare class's draws that show a bare face with another face's mask, worn wrongly.
     mask_transfer_prob: float = 0.0
+    mask_hanging_share: float = 0.0  # Share of these masks that hang from one ear; 0: under the nose or on the chin.
+    # Share of the bare faces' draws that show a hand, cup, scarf or microphone before the mouth; the class stays.
+    occluder_prob: float = 0.0
+    # Share of the masked faces' draws whose mask has another colour (black most often) or a print; the class stays.
+    mask_recolor_prob: float = 0.0
     # Share of all draws that are false alarms of stage 1, so that the network learns to reject them; 0 is off.
     hard_negatives: float = 0.0
     box_head: bool = False  # Also learn to correct the face box.
@@ -151,6 +159,10 @@ class TrainConfig:
             (freeze > epochs, f"freeze_epochs: {freeze} exceeds epochs {epochs}; lower it"),
             (0 < epochs <= warmup, f"warmup_epochs: {warmup} must be below epochs {epochs}; lower it"),
             (warmup > 0 and no_warmup, f"warmup_epochs: must be 0 with scheduler {self.scheduler}"),
+            (
+                self.mask_hanging_share > 0 and not self.mask_transfer_prob,
+                "mask_hanging_share: needs mask transfer; set mask_transfer_prob above 0",
+            ),
             (self.box_head and not self.hard_negatives, "box_head: needs hard negatives; set hard_negatives above 0"),
             (self.loss == "focal" and self.label_smoothing > 0, "label_smoothing: must be 0 with loss focal"),
             (
@@ -218,6 +230,15 @@ EXPERIMENTS: dict[str, TrainConfig] = {
         _vary("view_jitter", "Views: stray as stage 1's boxes do, into the photo's own surroundings?", jitter=1.0),
         _vary("view_margin_35", "Views: more context around the face?", margin=0.35),
         _vary("objectness_box", "Objectness: learn stage 1's false alarms and the face's box, too?", **_OBJECTNESS),
+        _vary("aug_mask_transfer", "Data: bare faces with the masks of others, worn wrongly?", mask_transfer_prob=0.25),
+        _vary(
+            "aug_mask_hanging",
+            "Data: a fifth of these masks hanging from one ear?",
+            mask_transfer_prob=0.25,
+            mask_hanging_share=0.2,
+        ),
+        _vary("aug_occluders", "Data: hands, cups, scarves, microphones before bare mouths?", occluder_prob=0.25),
+        _vary("aug_mask_recolor", "Data: black, red and printed masks?", mask_recolor_prob=0.3),
         _vary("input_48", "Input: are 48 pixels enough?", input_size=48),
         _vary("input_96", "Input: do 96 pixels help?", input_size=96),
         _vary("arch_small_cnn_half", "Architecture: is half the width enough?", model="small_cnn_half"),

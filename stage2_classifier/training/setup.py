@@ -177,6 +177,9 @@ def training_crops(config: TrainConfig, crop_set: CropSet, stats: tuple[Stats, S
         jitter=jitter,
         hard_negatives=config.hard_negatives > 0,
         mask_transfer_prob=config.mask_transfer_prob,
+        mask_hanging_share=config.mask_hanging_share,
+        occluder_prob=config.occluder_prob,
+        mask_recolor_prob=config.mask_recolor_prob,
     )
 
 
