@@ -27,6 +27,7 @@ TOP: dict[TransferPosition, tuple[float, float]] = {
 }
 SOURCE_TOP = (0.4, 0.5)
 CHIN = 1.75
+MAX_FRONTAL_TURN = 0.25  # half faces from the middle to the nose tip; beyond it one ear is hidden
 MIN_HEIGHT = 2.0  # px from eyes to mouth; below this, landmarks do not span a face
 
 
@@ -59,7 +60,7 @@ def transfer_mask(
     if rng.random() < 0.5:
         source_axes = source_axes * (-1, 1)  # the mask mirrored
     if position == "hanging":
-        eyes, axes = _hanging_axes(eyes, axes, rng)
+        eyes, axes = _hanging_axes(eyes, axes, np.asarray(bare_landmarks[2], np.float64), rng)
     top, source_top = rng.uniform(*TOP[position]), rng.uniform(*SOURCE_TOP)
     stretch = rng.uniform(0.85, 1.1)
     inverse = np.asarray(np.linalg.inv(axes), np.float64)
@@ -77,15 +78,18 @@ def transfer_mask(
 
 
 def _hanging_axes(
-    eyes: NDArray[np.float64], axes: NDArray[np.float64], rng: np.random.Generator
+    eyes: NDArray[np.float64], axes: NDArray[np.float64], nose: NDArray[np.float64], rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return origin (2,) and axes (2, 2) of a mask that hangs from one ear, turned by some 90 degrees.
 
-    `eyes` and `axes` are the face's. The mask's right end is at the ear or its left end; it is narrower than when worn,
-    because the cloth folds.
+    `eyes`, `axes` and `nose` (2,) are the face's; the ear of a turned face is the visible one. The mask's right or left
+    end is at the ear. The mask is narrower than when worn, because the cloth folds.
     """
     right, down = axes.T
     side = 1.0 if rng.random() < 0.5 else -1.0
+    turn = float((np.linalg.inv(axes) @ (nose - eyes))[0])
+    if abs(turn) > MAX_FRONTAL_TURN:
+        side = -float(np.sign(turn))
     ear = eyes + side * rng.uniform(0.95, 1.1) * right + rng.uniform(0.2, 0.45) * down
     lean = rng.uniform(-0.15, 0.25)  # radians, away from the mouth
     along = down / np.hypot(*down) * np.cos(lean) + side * right / np.hypot(*right) * np.sin(lean)

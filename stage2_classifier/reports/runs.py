@@ -13,7 +13,10 @@ from stage2_classifier.config import TrainConfig, with_new_names
 
 CONFIG_FIELDS = tuple(field.name for field in fields(TrainConfig))
 # Fields of TrainConfig that runs of earlier versions lack: these runs were trained with the defaults.
-LATER_FIELDS = ("margin", "jitter", "mask_transfer_prob", "hard_negatives", "box_head", "checkpoint_epoch")
+LATER_FIELDS = (
+    *("margin", "jitter", "mask_transfer_prob", "hard_negatives", "box_head", "checkpoint_epoch"),
+    *("mask_hanging_share", "occluder_prob", "mask_recolor_prob"),
+)
 _SUMMARY_FIELDS = ("best_epoch", "epochs_run", "stopped_early", "seconds", "parameters")
 _EPOCH_FIELDS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_macro_f1")
 

@@ -71,7 +71,8 @@ def check_folder(folder: Path, record: Mapping[str, Any], resume: bool, overwrit
     if not resume:
         state = "a finished run" if summary_file.is_file() else "an unfinished run"
         raise UserError(f"{folder}: holds {state}; give --resume, --overwrite or another --name")
-    run.check_same(record, with_new_names(run.read_record()))
+    # A run of an earlier version lacks later fields: it was trained with their defaults.
+    run.check_same(record, asdict(TrainConfig()) | with_new_names(run.read_record()))
     if not summary_file.is_file():
         return None
     try:

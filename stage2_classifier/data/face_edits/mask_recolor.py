@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stage2_classifier.data.face_edits.canvas import NEUTRAL_SKIN, Grid
+from stage2_classifier.data.face_edits.canvas import NEUTRAL_SKIN, Grid, blur_and_noise
 from stage2_classifier.data.mask_transfer import CHIN, transfer_axes
 
 MaskPrint = Literal["plain", "stripes", "dots", "letters", "patches"]
@@ -67,6 +67,8 @@ def recolor_mask(
     cloth = print_colours * folds[..., None] * np.float32(exposure) + 6 * (folds[..., None] - 0.6)
     layer = np.dstack([cloth, alpha]).astype(np.float32)
     layer = np.asarray(cv2.resize(layer, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+    if (blur := blur_and_noise(image)[0]) > 0.3:  # a print is as sharp as the crop
+        layer[..., :3] = cv2.GaussianBlur(layer[..., :3], (0, 0), blur)
     cover = layer[..., 3:]
     # The grain of the crop stays in the cloth.
     grain = (image.astype(np.float32) - cv2.GaussianBlur(image, (0, 0), 1.0)).mean(axis=2, keepdims=True) * 0.6

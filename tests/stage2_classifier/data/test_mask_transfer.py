@@ -75,6 +75,18 @@ def test_a_hanging_mask_is_next_to_one_cheek_and_leaves_nose_and_mouth_free(seed
     assert rows.min() > 40 and cloth.sum() > 200
 
 
+def test_a_mask_hangs_from_the_ear_that_is_seen() -> None:
+    for nose, seen in ((38, slice(55, None)), (62, slice(None, 45))):
+        turned = LANDMARKS.copy()
+        turned[2, 0] = nose
+        for seed in range(6):
+            result = transfer_mask(
+                bare_face(), turned, masked_face(), LANDMARKS, "hanging", np.random.default_rng(seed)
+            )
+            cloth = result[..., 2].astype(int) > result[..., 0]
+            assert cloth[:, seen].sum() == cloth.sum() > 0
+
+
 def test_the_mask_follows_a_turned_and_smaller_face() -> None:
     # The bare face is turned by a quarter, with the mouth to the left, at 0.6 of the size.
     quarter = np.array([[0, -1], [1, 0]], np.float64)
