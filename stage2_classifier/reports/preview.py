@@ -77,8 +77,8 @@ def save_training_views(
     """Write a grid with one row per training crop: as inference sees it, then as the training draws it.
 
     The views come from the training's own code, seed and order, pixel for pixel (mixup comes later and is not shown).
-    A row has `versions` views, fewer where the epochs draw the crop less often. A class whose faces are changed (a
-    transferred mask, an occluder, a mask of another colour) has one more row of faces with each change. Where the
+    A row has `versions` views, fewer where the epochs draw the crop less often. Faces may be changed (a transferred
+    mask, an occluder, a mask of another colour): their class has one more row for each change. Where the
     view is still of the drawn crop, the crop comes before it. Hard negatives are last. `stats` are the network's mean
     and std. Raises UserError when `config` and crops do not fit, or `path` does not end in an image suffix.
     """

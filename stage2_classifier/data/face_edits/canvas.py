@@ -37,9 +37,9 @@ class Along(NamedTuple):
 class FaceCanvas:
     """A layer over a crop, empty at first.
 
-    Coordinates have the midpoint of the eyes as origin, x to the face's right side in the picture and y down its nose.
-    The unit is half the width of a face. The mouth is at (`mouth_x`, `mouth`), with `mouth_x` near 0 unless the
-    face is turned; the chin is near mouth + 0.75.
+    The origin is the midpoint of the eyes; x goes right along the line of the eyes, y goes down the face. The unit
+    is half the width of a face. The mouth is at (`mouth_x`, `mouth`), with `mouth_x` near 0 unless the face is turned;
+    the chin is near mouth + 0.75.
 
     Args:
         image: uint8 (H, W, 3) RGB, the crop.
