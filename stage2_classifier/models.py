@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from common.cli import console
 from common.errors import UserError, first_line
 from stage2_classifier.config import FACE_TRUNK
+from stage2_classifier.pretrained import PACKAGES, load_package_weights
 
 # Channels of the first layer of each SmallCNN.
 OWN_MODELS = {"small_cnn": 32, "small_cnn_half": 16}
@@ -129,16 +130,16 @@ def build_model(
     Args:
         name: one of OWN_MODELS, "face_trunk" or any timm model.
         num_classes: number of outputs. The head is new unless `weights` has a head of this size.
-        pretrained: start from trained weights.
+        pretrained: start from trained weights: of an installed package (stage2_classifier.pretrained), or of the hub.
         weights: a local file of weights; "" for none.
         dropout: probability before the last layer.
 
     Raises:
-        UserError: the name is unknown, the hub has no pretrained weights, or `weights` does not fit the model.
+        UserError: the name is unknown, there are no pretrained weights, or `weights` does not fit the model.
     """
     if name in OWN_MODELS:
         if pretrained:
-            raise UserError(f"pretrained: {name} has no weights on the hub; use --weights FILE")
+            raise UserError(f"pretrained: {name} has no pretrained weights; use --weights FILE")
         model: nn.Module = SmallCNN(num_classes, dropout, OWN_MODELS[name])
     elif name == FACE_TRUNK:
         model = FaceTrunk(num_classes, dropout, pretrained)
@@ -157,14 +158,20 @@ def _timm_model(name: str, num_classes: int, pretrained: bool, dropout: float) -
         close = difflib.get_close_matches(name, [*OWN_MODELS, FACE_TRUNK, *timm.list_models()], n=3)
         hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists all"
         raise UserError(f"model: {name!r} is unknown to us and to timm; {hint}")
+    package = PACKAGES.get(name) if pretrained else None
+    from_hub = pretrained and package is None
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, drop_rate=dropout)
+        model: nn.Module = timm.create_model(name, pretrained=from_hub, num_classes=num_classes, drop_rate=dropout)
     except Exception as error:  # the hub's client and timm raise many kinds
         reason = first_line(error)
-        if not pretrained:
+        if not from_hub:
             raise UserError(f"model: timm cannot build {name} ({reason})") from error
         fix = "download them where the hub can be reached, then use --no-pretrained --weights FILE"
-        raise UserError(f"pretrained: no weights for {name} ({reason}); {fix}") from error
+        offline = f"or a model whose weights come with a package: {', '.join(PACKAGES)}"
+        raise UserError(f"pretrained: no weights for {name} ({reason}); {fix}, {offline}") from error
+    if package is not None:
+        load_package_weights(model, package)
+    return model
 
 
 def _head_modules(model: nn.Module) -> tuple[nn.Module, ...]:

@@ -96,7 +96,7 @@ def _from_runs(runs: Sequence[Path]) -> ClassifierSource:
         loaded.append((model, meta))
     meta = loaded[0][1]
     each = zip(runs, loaded, strict=True)
-    origins = [{"run": run.resolve().name, "model": own.model, "epoch": own.epoch} for run, (_, own) in each]
+    origins = [_origin(run, own) for run, (_, own) in each]
     return ClassifierSource(
         meta,
         meta.metrics if len(loaded) == 1 else {},
@@ -105,6 +105,12 @@ def _from_runs(runs: Sequence[Path]) -> ClassifierSource:
         lambda: export_classifier([model for model, _ in loaded], meta.input_size, meta.heads),
         meta.has_objectness,
     )
+
+
+def _origin(run: Path, meta: ModelMeta) -> dict[str, Any]:
+    """Return what a bundle's provenance says of a training run."""
+    pretrained = {"pretrained": meta.pretrained} if meta.pretrained else {}
+    return {"run": run.resolve().name, "model": meta.model, "epoch": meta.epoch, **pretrained}
 
 
 def _from_bundle(path: Path) -> ClassifierSource:

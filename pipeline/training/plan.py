@@ -91,6 +91,8 @@ class TrainingPlan:
                 # The fine-tuned O-Net knows masked faces: a better start than the stock one.
                 options += ["--no-pretrained", "--weights", str(self.cascade / "onet.safetensors")]
             options += self._quick({"epochs": QUICK_EPOCHS, "warmup-epochs": min(config.warmup_epochs, 1)})
+            if config.freeze_epochs:
+                options += self._quick({"freeze-epochs": 1})
             command = ("stage2_classifier.train", "--crops", str(self.crops), *options)
             extra_args = partial(args_for_crops, run.name, crops)
             steps.append(TrainingStep(run.name, command, run / "summary.json", extra_args))
@@ -146,8 +148,14 @@ def args_for_crops(name: str, crops: Sequence[Path]) -> ExtraArgs:
         options += ["--hard-negatives", "0", "--no-box-head"]
         reasons.append(f"trains on faces alone ({' '.join(options)}): stage 1 has no false alarms in training photos")
     if config.mask_transfer_prob and (reason := next(filter(None, map(_why_no_mask_transfer, crop_sets)), "")):
-        options += ["--mask-transfer-prob", "0"]
+        options += ["--mask-transfer-prob", "0", *(("--mask-hanging-share", "0") if config.mask_hanging_share else ())]
         reasons.append(f"trains without mask transfer (--mask-transfer-prob 0): {reason}")
+    for field, what in (("occluder_prob", "things before mouths"), ("mask_recolor_prob", "masks of other colours")):
+        why = (_why_no_edit(field, crops) for crops in crop_sets)
+        if getattr(config, field) and (reason := next(filter(None, why), "")):
+            flag = f"--{field.replace('_', '-')}"
+            options += [flag, "0"]
+            reasons.append(f"trains without {what} ({flag} 0): {reason}")
     return ExtraArgs(tuple(options), tuple(reasons))
 
 
@@ -162,4 +170,15 @@ def _why_no_mask_transfer(crops: CropSet) -> str:
         CropDataset(crops, "train", lambda *_: None, mask_transfer_prob=1)  # type: ignore[arg-type]
     except UserError:
         return "no masked or no bare training face is large enough and has landmarks"
+    return ""
+
+
+def _why_no_edit(field: str, crops: CropSet) -> str:
+    """Return why these crops do not allow the change to faces that a config's field asks for; empty when they do."""
+    from stage2_classifier.data.crop_dataset import CropDataset
+
+    try:
+        CropDataset(crops, "train", lambda *_: None, **{field: 1.0})  # type: ignore[arg-type]
+    except UserError as error:  # "field: what; fix"
+        return str(error).removeprefix(f"{field}: ").split("; ", maxsplit=1)[0]
     return ""

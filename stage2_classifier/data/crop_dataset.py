@@ -23,7 +23,9 @@ from stage2_classifier.data.box_jitter import (
     window_deltas,
 )
 from stage2_classifier.data.crop_manifest import BACKGROUND, CropRecord, CropSet
-from stage2_classifier.data.mask_transfer import MaskPosition, transfer_axes, transfer_mask
+from stage2_classifier.data.face_edits.mask_recolor import recolor_mask
+from stage2_classifier.data.face_edits.occluders import paste_occluder
+from stage2_classifier.data.mask_transfer import TransferPosition, transfer_axes, transfer_mask
 
 # The classes of the Kaggle set that say how a mask is worn: mask transfer needs all three.
 MASKED, BARE, INCORRECT = "with_mask", "without_mask", "mask_weared_incorrect"
@@ -77,10 +79,13 @@ class CropDataset(Dataset[CropView]):
             fifth of this probability.
         class_unknown: also use faces whose class is not known, with the class index CLASS_UNKNOWN.
         teacher_views: views for teacher networks.
+        mask_hanging_share: share of the wrongly worn transferred masks that hang from one ear.
+        occluder_prob: probability that a draw of a bare face has a hand, cup, scarf or microphone before the mouth.
+        mask_recolor_prob: probability that the mask of a masked draw, or of a transfer, has another colour or a print.
 
     Raises:
-        UserError: the split is empty, a margin exceeds the crops' margin, or no face can give a mask. On access: a
-            crop's file cannot be read.
+        UserError: the split is empty, a margin exceeds the crops' margin, or no face can be changed as asked. On
+            access: a crop's file cannot be read.
     """
 
     def __init__(
@@ -96,6 +101,9 @@ class CropDataset(Dataset[CropView]):
         mask_transfer_prob: float = 0.0,
         class_unknown: bool = False,
         teacher_views: Sequence[TeacherView] = (),
+        mask_hanging_share: float = 0.0,
+        occluder_prob: float = 0.0,
+        mask_recolor_prob: float = 0.0,
     ) -> None:
         faces = tuple(r for r in crop_set.split(split) if r.class_known or class_unknown)
         if not any(r.class_known for r in faces):
@@ -116,6 +124,11 @@ class CropDataset(Dataset[CropView]):
         self._no_edges = {source.name for source in crop_set.sources if source.edges == "none"}
         self._jitter, self._mask_transfer_prob = jitter, mask_transfer_prob
         self._donors = _find_donors(crop_set, self.records) if mask_transfer_prob else {}
+        self._mask_hanging_share = mask_hanging_share
+        self._edit_probs = {BARE: occluder_prob, MASKED: mask_recolor_prob}
+        for field, label in (("occluder_prob", BARE), ("mask_recolor_prob", MASKED)):
+            if self._edit_probs[label]:
+                _check_editable(crop_set, self.records, field, label)
         self._cut_margin, self._root = crop_set.margin, crop_set.root
         self._pixels: list[NDArray[np.uint8] | None] = [None] * len(self.records)
 
@@ -129,8 +142,9 @@ class CropDataset(Dataset[CropView]):
     def __getitem__(self, key: int | tuple[int, int]) -> CropView:
         draw, i = key if isinstance(key, tuple) else (key, key)
         seed = int(np.random.SeedSequence((self.seed, self.epoch, draw)).generate_state(1)[0])
-        # A face with a transferred mask is seen as a jittered one is, if only with a jitter of zero.
-        face, painted = (self._transfer_mask(i, seed) if self._mask_transfer_prob else None) or (i, None)
+        # A changed face is seen as a jittered one is, if only with a jitter of zero.
+        transferred = self._transfer_mask(i, seed) if self._mask_transfer_prob else None
+        face, painted = transferred or (i, self._edit(i, seed))
         jitter = self._jitter or (None if painted is None else NO_JITTER)
         pixels, deltas = self._view(face, painted, seed, self.margin, jitter)
         teacher_images = []
@@ -151,7 +165,7 @@ class CropDataset(Dataset[CropView]):
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Return one draw's view (H, W, 3) of crop i, and the face's box deltas (4,) in that view.
 
-        `painted` is the stored crop with a transferred mask, if it has one.
+        `painted` is the stored crop after changes (a mask, another colour, something before the mouth), if it has any.
         """
         if jitter is None:
             return self.pixels(i, margin), window_deltas(self.records[i].box, margin)
@@ -167,16 +181,28 @@ class CropDataset(Dataset[CropView]):
         ):
             return None
         bare, masked = (int(rng.choice(self._donors[label])) for label in (BARE, MASKED))
-        bare_face, masked_face = ((self._stored_crop(k), self._landmarks(k)) for k in (bare, masked))
-        return bare, transfer_mask(*bare_face, *masked_face, position, rng)
+        bare_face = self._stored_crop(bare), self._landmarks(bare)
+        recolored = self._edit(masked, seed)  # dark masks are worn wrongly as often as light ones
+        cloth = self._stored_crop(masked) if recolored is None else recolored
+        return bare, transfer_mask(*bare_face, cloth, self._landmarks(masked), position, rng)
 
-    def _draw_mask_position(self, label: str, rng: np.random.Generator) -> MaskPosition | None:
+    def _edit(self, i: int, seed: int) -> NDArray[np.uint8] | None:
+        """Return the i-th crop with something before the mouth, or with a mask of another colour; None keeps it."""
+        label, rng = self.records[i].label, np.random.default_rng((seed, 3))
+        if rng.random() >= self._edit_probs.get(label, 0.0) or not _is_editable(self.records[i]):
+            return None
+        crop, landmarks = self._stored_crop(i), self._landmarks(i)
+        return paste_occluder(crop, landmarks, rng) if label == BARE else recolor_mask(crop, landmarks, rng)
+
+    def _draw_mask_position(self, label: str, rng: np.random.Generator) -> TransferPosition | None:
         """Return how the mask is worn on the face that replaces a crop of that class; None keeps the crop."""
         probs = {INCORRECT: self._mask_transfer_prob, MASKED: CORRECTLY_WORN_SHARE * self._mask_transfer_prob}
         if rng.random() >= probs.get(label, 0.0):
             return None
         if label == MASKED:
             return "right"
+        if self._mask_hanging_share and rng.random() < self._mask_hanging_share:
+            return "hanging"
         return "nose_out" if rng.random() < NOSE_OUT_SHARE else "chin"
 
     def _landmarks(self, i: int) -> NDArray[np.float64]:
@@ -239,16 +265,31 @@ def _find_donors(crop_set: CropSet, records: Sequence[CropRecord]) -> dict[str, 
         raise UserError(f"mask_transfer_prob: the crops have no class {missing[0]!r}; set it to 0")
     donors: dict[str, list[int]] = {MASKED: [], BARE: []}
     for i, r in enumerate(records):
-        x1, y1, x2, y2 = r.box
-        trusted = r.label in donors and r.class_known
-        large = trusted and r.landmarks and max(x2 - x1, y2 - y1) >= MIN_DONOR_SIDE
-        if large and transfer_axes(np.array(r.landmarks).reshape(5, 2)) is not None:
+        if r.label in donors and r.class_known and _is_editable(r):
             donors[r.label].append(i)
     if empty := [name for name, indices in donors.items() if not indices]:
         what = f"{crop_set.root} has no {empty[0]} faces of {MIN_DONOR_SIDE} px with landmarks"
         fix = "build crops with `pipeline.build_crops --cascade RUN`, or set it to 0"
         raise UserError(f"mask_transfer_prob: {what}; {fix}")
     return donors
+
+
+def _is_editable(record: CropRecord) -> bool:
+    """Return whether a face is large enough and has landmarks that span a face."""
+    x1, y1, x2, y2 = record.box
+    if not record.landmarks or max(x2 - x1, y2 - y1) < MIN_DONOR_SIDE:
+        return False
+    return transfer_axes(np.array(record.landmarks).reshape(5, 2)) is not None
+
+
+def _check_editable(crop_set: CropSet, records: Sequence[CropRecord], field: str, label: str) -> None:
+    """Raise UserError when no face of a class can be changed as the config's `field` asks."""
+    if label not in crop_set.class_names:
+        raise UserError(f"{field}: the crops have no class {label!r}; set it to 0")
+    if not any(r.label == label and _is_editable(r) for r in records):
+        what = f"{crop_set.root} has no {label} faces of {MIN_DONOR_SIDE} px with landmarks"
+        fix = "build crops with `pipeline.build_crops --cascade RUN`, or set it to 0"
+        raise UserError(f"{field}: {what}; {fix}")
 
 
 def check_margin(crop_set: CropSet, margin: float) -> None:

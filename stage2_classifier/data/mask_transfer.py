@@ -6,17 +6,28 @@ faces. Here each mask is a real one from the same data, so colours, folds, light
 
 from __future__ import annotations
 
+from typing import Literal
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stage2_classifier.data.face_axes import MaskPosition, face_axes
+from stage2_classifier.data.face_axes import face_axes
+
+# How a transferred mask is worn: over nose and mouth, under the nose, under the mouth, or hanging from one ear.
+TransferPosition = Literal["right", "nose_out", "chin", "hanging"]
 
 # In a face's axes the line of the eyes is 0, that of the mouth 1, the nose tip near 0.6, the chin near 1.8.
 # Range of the mask's upper edge, on the bare face and on the masked face.
-TOP: dict[MaskPosition, tuple[float, float]] = {"right": (0.28, 0.45), "nose_out": (0.72, 1.0), "chin": (1.2, 1.45)}
+TOP: dict[TransferPosition, tuple[float, float]] = {
+    "right": (0.28, 0.45),
+    "nose_out": (0.72, 1.0),
+    "chin": (1.2, 1.45),
+    "hanging": (0.35, 0.55),
+}
 SOURCE_TOP = (0.4, 0.5)
 CHIN = 1.75
+MAX_FRONTAL_TURN = 0.25  # half faces from the middle to the nose tip; beyond it one ear is hidden
 MIN_HEIGHT = 2.0  # px from eyes to mouth; below this, landmarks do not span a face
 
 
@@ -34,7 +45,7 @@ def transfer_mask(
     bare_landmarks: NDArray[np.floating],
     masked: NDArray[np.uint8],
     masked_landmarks: NDArray[np.floating],
-    position: MaskPosition,
+    position: TransferPosition,
     rng: np.random.Generator,
 ) -> NDArray[np.uint8]:
     """Return a copy of `bare`, uint8 (H, W, 3), with the mask of `masked`, uint8 (h, w, 3), worn as `position` says.
@@ -48,6 +59,8 @@ def transfer_mask(
     (eyes, axes), (source_eyes, source_axes) = target, source
     if rng.random() < 0.5:
         source_axes = source_axes * (-1, 1)  # the mask mirrored
+    if position == "hanging":
+        eyes, axes = _hanging_axes(eyes, axes, np.asarray(bare_landmarks[2], np.float64), rng)
     top, source_top = rng.uniform(*TOP[position]), rng.uniform(*SOURCE_TOP)
     stretch = rng.uniform(0.85, 1.1)
     inverse = np.asarray(np.linalg.inv(axes), np.float64)
@@ -62,6 +75,28 @@ def transfer_mask(
         light = (bare * alpha).sum() / max(float((cloth * alpha).sum()), 1.0)
         cloth = np.clip(cloth * float(np.clip(light, 0.6, 1.6)) ** rng.uniform(0.3, 1), 0, 255)
     return np.round(bare * (1 - alpha) + cloth * alpha).astype(np.uint8)
+
+
+def _hanging_axes(
+    eyes: NDArray[np.float64], axes: NDArray[np.float64], nose: NDArray[np.float64], rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return origin (2,) and axes (2, 2) of a mask that hangs from one ear, turned by some 90 degrees.
+
+    `eyes`, `axes` and `nose` (2,) are the face's; the ear of a turned face is the visible one. The mask's right or left
+    end is at the ear. The mask is narrower than when worn, because the cloth folds.
+    """
+    right, down = axes.T
+    side = 1.0 if rng.random() < 0.5 else -1.0
+    turn = float((np.linalg.inv(axes) @ (nose - eyes))[0])
+    if abs(turn) > MAX_FRONTAL_TURN:
+        side = -float(np.sign(turn))
+    ear = eyes + side * rng.uniform(0.95, 1.1) * right + rng.uniform(0.2, 0.45) * down
+    lean = rng.uniform(-0.15, 0.25)  # radians, away from the mouth
+    along = down / np.hypot(*down) * np.cos(lean) + side * right / np.hypot(*right) * np.sin(lean)
+    across = right / np.hypot(*right) * (1.0 if rng.random() < 0.5 else -1.0)
+    long, short = along * np.hypot(*right) * rng.uniform(0.7, 0.9), across * np.hypot(*down) * rng.uniform(0.45, 0.7)
+    middle = (0.45 + CHIN) / 2  # of the mask's height, in its axes
+    return ear + long - middle * short, np.stack([long, short], axis=1)
 
 
 def _warp(image: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float32]:

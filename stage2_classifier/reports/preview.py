@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,14 +15,29 @@ from PIL import Image
 from common.errors import UserError
 from common.files import atomic_replace
 from stage2_classifier.config import TrainConfig
-from stage2_classifier.data.crop_dataset import CLASS_UNKNOWN, CropDataset, CropTransform
+from stage2_classifier.data.crop_dataset import BARE, CLASS_UNKNOWN, INCORRECT, MASKED, CropDataset, CropTransform
 from stage2_classifier.data.crop_manifest import BACKGROUND, CropSet
 from stage2_classifier.reports.contact_sheet import Cell, contact_sheet
 from stage2_classifier.training.setup import Stats, build_sampler, training_crops
 
 SIDE = 96  # px, approximate side of a picture
 MAX_EPOCHS = 200  # epochs of a training that are searched for views of a crop
-MAX_SEARCHED_DRAWS = 400  # draws of a class that are searched for transferred masks
+MAX_SEARCHED_DRAWS = 400  # draws of a class that are searched for changed faces
+
+
+class FaceEdit(NamedTuple):
+    """A change to the pixels of faces."""
+
+    off: Mapping[str, Any]  # config fields that turn it off; the first one turns it on
+    classes: tuple[str, ...]  # whose draws it changes
+    same_face: bool  # whether the view is still of the drawn crop
+
+
+FACE_EDITS = {
+    "mask transfer": FaceEdit({"mask_transfer_prob": 0.0, "mask_hanging_share": 0.0}, (MASKED, INCORRECT), False),
+    "occluder": FaceEdit({"occluder_prob": 0.0}, (BARE,), True),
+    "recoloured mask": FaceEdit({"mask_recolor_prob": 0.0}, (MASKED,), True),
+}
 HALVES = (0.5, 0.5, 0.5)
 
 
@@ -62,9 +77,10 @@ def save_training_views(
     """Write a grid with one row per training crop: as inference sees it, then as the training draws it.
 
     The views come from the training's own code, seed and order, pixel for pixel (mixup comes later and is not shown).
-    A row has `versions` views, fewer where the epochs draw the crop less often. With mask transfer, each class has one
-    more row of faces with a transferred mask. Hard negatives are last. `stats` are the network's mean and std. Raises
-    UserError when `config` and crops do not fit, or `path` does not end in an image suffix.
+    A row has `versions` views, fewer where the epochs draw the crop less often. Faces may be changed (a transferred
+    mask, an occluder, a mask of another colour): their class has one more row for each change. Where the
+    view is still of the drawn crop, the crop comes before it. Hard negatives are last. `stats` are the network's mean
+    and std. Raises UserError when `config` and crops do not fit, or `path` does not end in an image suffix.
     """
     views = _TrainingViews(config, crops, stats)
     rng = np.random.default_rng(seed)
@@ -73,11 +89,13 @@ def save_training_views(
         for i in rng.permutation(members)[:per_class]:
             before = views.dataset.pixels(int(i))
             rows.append((name, [Cell(before, f"inference, {before.shape[1]} px"), *views.of_crop(int(i), versions)]))
-        if transferred := views.with_transferred_mask(members, versions):
-            rows.append((f"{name}, mask transfer", [Cell(None), *transferred]))
+        edited = (
+            (edit, views.with_edit(edit, members, versions)) for edit in views.edits if name in FACE_EDITS[edit].classes
+        )
+        rows += [(f"{name}, {edit}", [Cell(None), *cells]) for edit, cells in edited if cells]
     shown = min(config.input_size, 2 * SIDE)
     side = shown * max(round(SIDE / shown), 1)  # whole pixels of a small input
-    _save(path, rows, side, caption_lines=2 if config.mask_transfer_prob else 1)
+    _save(path, rows, side, caption_lines=2 if views.edits else 1)
 
 
 class _TrainingViews:
@@ -85,9 +103,12 @@ class _TrainingViews:
 
     def __init__(self, config: TrainConfig, crops: CropSet, stats: tuple[Stats, Stats]) -> None:
         self.dataset, self._stats = training_crops(config, crops, stats), stats
-        # The same draws without mask transfer: a view that differs has a transferred mask.
-        plain = replace(config, mask_transfer_prob=0.0)
-        self._plain = training_crops(plain, crops, stats) if config.mask_transfer_prob else None
+        # The same draws without one change to faces: a view that differs has it.
+        self.edits: dict[str, CropDataset] = {
+            name: training_crops(replace(config, **edit.off), crops, stats)
+            for name, edit in FACE_EDITS.items()
+            if getattr(config, next(iter(edit.off)))
+        }
         sampler = build_sampler(config, self.dataset)
         order = []
         for epoch in range(min(config.epochs, MAX_EPOCHS)):
@@ -98,25 +119,36 @@ class _TrainingViews:
     def of_crop(self, i: int, count: int) -> list[Cell]:
         """Return the first `count` views of the i-th crop, fewer if it is drawn less often."""
         places = np.argwhere(self._order == i)[:count].tolist()
-        return [self._view(epoch, draw, "\nmask transfer")[0] for epoch, draw in places]
+        return [self._view(epoch, draw)[0] for epoch, draw in places]
 
-    def with_transferred_mask(self, members: NDArray[np.int64], count: int) -> list[Cell]:
-        """Return the first `count` views of `members` that show a transferred mask."""
-        if self._plain is None:
-            return []
+    def with_edit(self, edit: str, members: NDArray[np.int64], count: int) -> list[Cell]:
+        """Return views of `members` with a change to the face, `count` cells at most.
+
+        Where the view shows the drawn crop, the crop as inference sees it comes before the view.
+        """
         places = np.argwhere(np.isin(self._order, members))[:MAX_SEARCHED_DRAWS].tolist()
-        views = (self._view(epoch, draw) for epoch, draw in places)
-        return list(islice((cell for cell, transferred in views if transferred), count))
+        pairs = FACE_EDITS[edit].same_face
+        cells: list[Cell] = []
+        for epoch, draw in places:
+            cell, edits = self._view(epoch, draw)
+            if edit in edits and (edits == [edit] or not pairs):
+                before = [Cell(self.dataset.pixels(int(self._order[epoch, draw])), "before")] if pairs else []
+                cells += [*before, cell]
+            if len(cells) + pairs >= count:
+                break
+        return cells
 
-    def _view(self, epoch: int, draw: int, note: str = "") -> tuple[Cell, bool]:
-        """Return a view, with a note if it shows a transferred mask, and whether it does."""
+    def _view(self, epoch: int, draw: int) -> tuple[Cell, list[str]]:
+        """Return a view, and the names of the changes to its face, which the view's caption has, too."""
         i = int(self._order[epoch, draw])
         self.dataset.set_epoch(epoch)
-        view, transferred = self.dataset[draw, i][0], False
-        if self._plain is not None:
-            self._plain.set_epoch(epoch)
-            transferred = not torch.equal(view, self._plain[draw, i][0])
-        return Cell(_pixels(view, *self._stats), f"epoch {epoch + 1}{note if transferred else ''}"), transferred
+        view, edits = self.dataset[draw, i][0], []
+        for edit, without in self.edits.items():
+            without.set_epoch(epoch)
+            if not torch.equal(view, without[draw, i][0]):
+                edits.append(edit)
+        caption = f"epoch {epoch + 1}" + (f"\n{', '.join(edits)}" if edits else "")
+        return Cell(_pixels(view, *self._stats), caption), edits
 
 
 def _classes(dataset: CropDataset) -> Iterator[tuple[str, NDArray[np.int64]]]:

@@ -47,7 +47,7 @@ class RunRow:
 class RunComparison:
     """The baseline and the runs whose first changed field is `field`, best validation macro-F1 first."""
 
-    field: str
+    field: str  # or the heading of a topic's one table
     rows: tuple[RunRow, ...]
 
 
@@ -90,7 +90,8 @@ def answer_topics(scored_runs: Sequence[ScoredRun], baseline: ScoredRun) -> list
     groups: dict[str, dict[str, list[RunRow]]] = {topic.key: {} for topic in TOPICS}
     for scored in scored_runs:
         if changed := changed_fields(scored.run, baseline.run):
-            groups[TOPIC_OF_FIELD[changed[0]]].setdefault(changed[0], []).append(compare_run(scored, baseline))
+            topic = next(topic for topic in TOPICS if topic.key == TOPIC_OF_FIELD[changed[0]])
+            groups[topic.key].setdefault(topic.one_table or changed[0], []).append(compare_run(scored, baseline))
     return [_answer(topic, groups[topic.key], baseline) for topic in TOPICS]
 
 

@@ -9,16 +9,18 @@ from dataclasses import dataclass
 TOPIC_OF_FIELD = {
     field: topic
     for topic, fields in (
-        ("architecture", "model pretrained weights"),
+        ("architecture", "model"),
+        ("transfer", "pretrained weights freeze_epochs backbone_lr_scale"),
         ("optimizer", "optimizer"),
         ("loss", "loss class_weights sampler_power label_smoothing focal_gamma"),
         ("objectness", "hard_negatives box_head box_loss"),
         ("loss", "teacher distill_share distill_temperature"),
         ("overfitting", "augment jitter"),
-        ("loss", "mask_transfer_prob"),
+        ("loss", "mask_transfer_prob mask_hanging_share"),
+        ("overfitting", "occluder_prob mask_recolor_prob"),
         ("overfitting", "mixup dropout weight_decay ema_decay"),
         ("hyperparameters", "batch_size epochs scheduler lr input_size margin checkpoint_epoch"),
-        ("hyperparameters", "warmup_epochs freeze_epochs backbone_lr_scale momentum grad_clip"),
+        ("hyperparameters", "warmup_epochs momentum grad_clip"),
         ("overfitting", "patience min_delta"),
         ("hyperparameters", "mixed_precision"),
         ("noise", "seed workers"),
@@ -35,6 +37,7 @@ class Topic:
     question: str
     settings: tuple[str, ...]  # config fields of the baseline that are shown
     missing: str  # the answer when no run is about this question
+    one_table: str = ""  # heading of one table for all runs; empty: a table for each first changed field
 
 
 TOPICS = (
@@ -43,6 +46,13 @@ TOPICS = (
         "Which architecture first, and which networks next?",
         ("model", "pretrained", "weights", "input_size"),
         "No run with another network was given.",
+    ),
+    Topic(
+        "transfer",
+        "Do trained weights help, and which layers are trained first?",
+        ("pretrained", "weights", "freeze_epochs", "backbone_lr_scale", "epochs"),
+        "No run of the same network with other first weights or frozen layers was given.",
+        one_table="first weights and frozen layers",
     ),
     Topic(
         "optimizer",

@@ -47,6 +47,7 @@ class ModelMeta:
     metrics: dict[str, float] = field(default_factory=dict)  # validation scores at that epoch
     has_objectness: bool = False  # as Heads.has_objectness
     has_box: bool = False  # as Heads.has_box
+    pretrained: dict[str, str] = field(default_factory=dict)  # where its first weights are from, as pretrained_origin
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or not all(isinstance(name, str) for name in self.class_names):
@@ -70,7 +71,8 @@ def save_model(path: Path | str, state_dict: Mapping[str, Tensor], meta: ModelMe
     """Write weights and header into one .safetensors file, atomically."""
     # safetensors refuses tensors that share memory; clones do not.
     tensors = {n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in state_dict.items()}
-    write_bytes(path, save(tensors, {HEADER: json.dumps(asdict(meta))}))
+    header = {name: value for name, value in asdict(meta).items() if name != "pretrained" or value}
+    write_bytes(path, save(tensors, {HEADER: json.dumps(header)}))
 
 
 def load_model(path: Path | str) -> tuple[nn.Module, ModelMeta]:

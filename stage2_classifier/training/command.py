@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 import tyro
-from rich.table import Table
+from rich.table import Column, Table
 
 from common.cli import console, program_name, refuse_renamed, run_cli
 from stage2_classifier.config import EXPERIMENTS, RENAMED_FIELDS, TrainConfig, experiment
@@ -60,9 +60,11 @@ def run(argv: Sequence[str] | None) -> int:
     refuse_renamed(argv, RENAMED_FLAGS)
     args = parse_args(argv)
     if args.list:
-        table = Table("experiment", "model", "description", title="Experiments (--experiment NAME)")
+        names = Column("experiment", min_width=max(map(len, EXPERIMENTS)))  # a name is never cut
+        table = Table(names, "model", "description", title="Experiments (--experiment NAME)")
         for config in EXPERIMENTS.values():
-            table.add_row(config.name, config.model, config.description)
+            model = f"{config.model}, pretrained" if config.pretrained else config.model
+            table.add_row(config.name, model, config.description)
         console().print(table)
         return 0
     if args.threads > 0:

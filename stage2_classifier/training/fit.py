@@ -23,6 +23,7 @@ from stage2_classifier.training.run_folder import (
     OUTPUTS,
     best_row,
     check_folder,
+    first_weights,
     patience_over,
     plot_curves,
     run_record,
@@ -140,6 +141,7 @@ def _summary(state: TrainState, history: Sequence[dict[str, Any]], crop_set: Cro
         "processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),
         "mixed_precision": accelerator.mixed_precision,
+        **({"pretrained_weights": origin} if (origin := first_weights(state)) else {}),
     }
     if len(offsets := state.criterion.offsets):
         summary["edge_offsets"] = dict(zip(crop_set.offset_sources, offsets.tolist(), strict=True))

@@ -18,6 +18,7 @@ from common.run_folder import RunFolder
 from stage2_classifier.config import TrainConfig, with_new_names
 from stage2_classifier.data.crop_manifest import CropSet
 from stage2_classifier.models import input_stats
+from stage2_classifier.pretrained import pretrained_origin
 from stage2_classifier.training.checkpoint import ModelMeta, save_model, save_state
 from stage2_classifier.training.engine import TrainState
 
@@ -114,6 +115,7 @@ def write_epoch(learner: TrainState, history: list[dict[str, Any]], crop_set: Cr
             metrics={k: v for k, v in row.items() if k.startswith("val_") and isinstance(v, float)},
             has_objectness=heads.has_objectness,
             has_box=heads.has_box,
+            pretrained=first_weights(learner),
         )
         save_model(folder / "best.safetensors", learner.eval_model.state_dict(), meta)
     scaler = learner.accelerator.scaler
@@ -128,6 +130,12 @@ def write_epoch(learner: TrainState, history: list[dict[str, Any]], crop_set: Cr
     }
     save_state(folder / "last.pt", state)
     write_metrics(folder, history)
+
+
+def first_weights(state: TrainState) -> dict[str, str]:
+    """Return where the pretrained weights of a training are from; empty when it began with other weights."""
+    config = state.config
+    return pretrained_origin(config.model, state.inner) if config.pretrained else {}
 
 
 def write_metrics(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:

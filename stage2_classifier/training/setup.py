@@ -205,6 +205,9 @@ def training_crops(
             TeacherView(train_transform(config.augment, one.size, one.mean, one.std, policy), one.size, one.margin)
             for one in (() if teacher is None else teacher.inputs)
         ],
+        mask_hanging_share=config.mask_hanging_share,
+        occluder_prob=config.occluder_prob,
+        mask_recolor_prob=config.mask_recolor_prob,
     )
 
 

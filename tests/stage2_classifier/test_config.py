@@ -28,6 +28,7 @@ REQUIRED = {
     "class_weights": {"sampler_power"},
     "scheduler": {"warmup_epochs"},
     "epochs": {"patience"},
+    "mask_hanging_share": {"mask_transfer_prob"},
     "hard_negatives": {"box_head", "jitter"},
     "model": {"pretrained", "lr", "backbone_lr_scale", "freeze_epochs", "input_size"},
 }
@@ -53,6 +54,9 @@ REQUIRED = {
         ("margin", {"margin": 4.5}),
         ("jitter", {"jitter": 3.5}),
         ("mask_transfer_prob", {"mask_transfer_prob": 1.5}),
+        ("mask_hanging_share", {"mask_hanging_share": 0.2}),
+        ("occluder_prob", {"occluder_prob": 1.5}),
+        ("mask_recolor_prob", {"mask_recolor_prob": -0.5}),
         ("hard_negatives", {"hard_negatives": 0.95}),
         ("hard_negatives", {"hard_negatives": math.nan}),
         ("checkpoint_epoch", {"checkpoint_epoch": "first"}),

@@ -67,7 +67,7 @@ def test_settings_from_another_bundle_replace_photos() -> None:
     assert (pack.settings_from, pack.data) == (Path("w/other/bundle"), None)
 
 
-@pytest.mark.parametrize("name", ["final_trunk", "final_cnn", "sched_plateau", "arch_resnet18_pretrained"])
+@pytest.mark.parametrize("name", ["final_trunk", "final_cnn", "sched_plateau", "transfer_frozen_first"])
 def test_quick_is_a_few_steps_of_each(name: str) -> None:
     quick = plan(experiments=(name,), quick=True)
     cascade, _, classifier, _ = quick.steps

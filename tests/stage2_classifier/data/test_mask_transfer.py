@@ -19,7 +19,7 @@ from stage2_classifier.cropping import cut_crop
 from stage2_classifier.data.box_jitter import BoxJitter
 from stage2_classifier.data.crop_dataset import CropDataset
 from stage2_classifier.data.crop_manifest import BACKGROUND, CropRecord, CropSet, write_crop_set
-from stage2_classifier.data.mask_transfer import MaskPosition, transfer_axes, transfer_mask
+from stage2_classifier.data.mask_transfer import TransferPosition, transfer_axes, transfer_mask
 from stage2_classifier.reports import preview
 from stage2_classifier.reports.preview import HALVES, save_training_views
 
@@ -28,7 +28,7 @@ SKIN, CLOTH = (200, 150, 120), (40, 70, 200)
 # A face of 60 px in a picture of 100: eyes on row 40, mouth on row 65, nose tip on row 55.
 LANDMARKS = np.array([[35, 40], [65, 40], [50, 55], [40, 65], [60, 65]], np.float64)
 BRIDGE, NOSE, MOUTH, CHIN = (48, 50), (55, 50), (66, 50), (78, 50)
-POSITIONS: list[MaskPosition] = ["right", "nose_out", "chin"]
+POSITIONS: list[TransferPosition] = ["right", "nose_out", "chin"]
 
 
 def bare_face() -> np.ndarray:
@@ -50,7 +50,9 @@ def is_cloth(pixel: np.ndarray) -> bool:
 @pytest.mark.parametrize(
     ("position", "nose", "mouth"), [("right", True, True), ("nose_out", False, True), ("chin", False, False)]
 )
-def test_each_position_covers_what_its_name_says(position: MaskPosition, nose: bool, mouth: bool, seed: int) -> None:
+def test_each_position_covers_what_its_name_says(
+    position: TransferPosition, nose: bool, mouth: bool, seed: int
+) -> None:
     result = transfer_mask(bare_face(), LANDMARKS, masked_face(), LANDMARKS, position, np.random.default_rng(seed))
     assert result.shape == (100, 100, 3) and result.dtype == np.uint8
     assert is_cloth(result[NOSE]) == nose
@@ -60,6 +62,29 @@ def test_each_position_covers_what_its_name_says(position: MaskPosition, nose: b
     # Eyes, forehead, ears and the background stay as they were, to the last bit.
     for part in (result[:40], result[:, :8], result[:, -8:]):
         assert (part == SKIN).all()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_hanging_mask_is_next_to_one_cheek_and_leaves_nose_and_mouth_free(seed: int) -> None:
+    result = transfer_mask(bare_face(), LANDMARKS, masked_face(), LANDMARKS, "hanging", np.random.default_rng(seed))
+    assert not any(is_cloth(result[place]) for place in (BRIDGE, NOSE, MOUTH, CHIN))
+    cloth = result[..., 2].astype(int) > result[..., 0]
+    rows, columns = np.nonzero(cloth)
+    assert np.ptp(rows) > 1.3 * np.ptp(columns) > 0  # the mask is turned: longer down than across
+    assert (columns < 42).all() or (columns > 58).all()  # on one side only
+    assert rows.min() > 40 and cloth.sum() > 200
+
+
+def test_a_mask_hangs_from_the_ear_that_is_seen() -> None:
+    for nose, seen in ((38, slice(55, None)), (62, slice(None, 45))):
+        turned = LANDMARKS.copy()
+        turned[2, 0] = nose
+        for seed in range(6):
+            result = transfer_mask(
+                bare_face(), turned, masked_face(), LANDMARKS, "hanging", np.random.default_rng(seed)
+            )
+            cloth = result[..., 2].astype(int) > result[..., 0]
+            assert cloth[:, seen].sum() == cloth.sum() > 0
 
 
 def test_the_mask_follows_a_turned_and_smaller_face() -> None:
@@ -96,7 +121,7 @@ def test_a_mask_worn_lower_keeps_the_upper_edge() -> None:
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-def test_rng_alone_decides_and_nothing_is_edited_in_place(position: MaskPosition) -> None:
+def test_rng_alone_decides_and_nothing_is_edited_in_place(position: TransferPosition) -> None:
     bare, masked = bare_face(), masked_face()
     for picture in (bare, masked):
         picture.setflags(write=False)
@@ -210,6 +235,19 @@ def test_the_probability_decides(faces: CropSet, jitter: BoxJitter | None) -> No
         # Faces that are too small or have no landmarks take no mask.
         transferred = {face for pairs in seen.values() for own, face in pairs if own != face}
         assert transferred == ({"first bare", "second bare"} if share else set())
+
+
+def test_the_share_of_hanging_masks_decides(faces: CropSet) -> None:
+    shares = {}
+    for share in (0.0, 0.4, 1.0):
+        dataset = dataset_of(faces, 1.0, mask_hanging_share=share)
+        rng = np.random.default_rng(0)
+        drawn_positions = [dataset._draw_mask_position("mask_weared_incorrect", rng) for _ in range(400)]
+        shares[share] = np.mean([position == "hanging" for position in drawn_positions])
+        assert dataset._draw_mask_position("with_mask", np.random.default_rng(1)) in ("right", None)
+    assert shares[0.0] == 0 and shares[1.0] == 1 and abs(shares[0.4] - 0.4) < 0.08
+    views = [dataset_of(faces, 1.0, **options)[3, 20][0] for options in ({}, {"mask_hanging_share": 0.0})]
+    assert torch.equal(*views)
 
 
 def test_rare_draws_show_nose_or_mouth_and_masked_ones_neither(faces: CropSet) -> None:

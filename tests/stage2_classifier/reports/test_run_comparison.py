@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stage2_classifier.config import TrainConfig
+from stage2_classifier.config import EXPERIMENTS, TrainConfig
 from stage2_classifier.reports.run_comparison import ScoredRun, answer_topics, find_baseline
 from stage2_classifier.reports.runs import TrainedRun
 from stage2_classifier.reports.timeline import build_timeline, measure_noise
@@ -58,6 +58,7 @@ def test_runs_go_to_their_topic() -> None:
     }
     assert names == {
         "architecture": [("model", ["baseline", "net"])],
+        "transfer": [],
         "optimizer": [("optimizer", ["sgd", "baseline"])],
         "loss": [],
         "overfitting": [("augment", ["baseline", "plain"])],
@@ -74,6 +75,21 @@ def test_runs_go_to_their_topic() -> None:
     assert "a gap of 0.100" in overfitting and "augment opencv → none: a gap of 0.250" in overfitting
     assert "from 0.800 to 0.810" in found["noise"].text[0]
     assert "resnet18 0.700 with 2.00 M parameters" in found["architecture"].text[-1]
+
+
+def test_transfer_learning_is_one_table() -> None:
+    names = ("transfer_scratch", "transfer_finetune", "transfer_frozen_first", "transfer_head_only", "arch_face_trunk")
+    runs = []
+    for k, name in enumerate(names):
+        settings = {key: value for key, value in asdict(EXPERIMENTS[name]).items() if key != "name"}
+        runs.append(scored_run(0.8 + k / 100, name, **settings))
+    base = runs[1]
+    assert find_baseline([scored.run for scored in runs]) is base.run
+    found = {answer.topic.key: answer.comparisons for answer in answer_topics(runs, base)}
+    (table,) = found["transfer"]
+    assert [row.scored.run.name for row in table.rows] == [names[3], names[2], names[1], names[0]]
+    assert table.rows[0].changes == ("freeze_epochs 0 → 30",)
+    assert [row.scored.run.name for row in found["architecture"][0].rows] == [names[4], names[1]]
 
 
 def test_a_gap_without_training_crops_is_reported_as_missing() -> None:

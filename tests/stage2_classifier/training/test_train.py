@@ -143,6 +143,17 @@ def test_the_state_of_another_run_is_refused(
     assert rows(tmp_path / "quick") == rows(unbroken)
 
 
+def test_a_run_without_later_fields_is_the_same_run(unbroken: Path, tiny_crops: CropSet, tmp_path: Path) -> None:
+    shutil.copytree(unbroken, tmp_path / "quick")
+    record = json.loads((unbroken / "config.json").read_text())
+    del record["occluder_prob"]
+    (tmp_path / "quick" / "config.json").write_text(json.dumps(record))
+    summary = fit(QUICK, tiny_crops.root, tmp_path, resume=True)
+    assert summary == json.loads((unbroken / "summary.json").read_text())
+    with pytest.raises(UserError, match=r"another occluder_prob \(0.0, now 0.5\)"):
+        fit(replace(QUICK, occluder_prob=0.5), tiny_crops.root, tmp_path, resume=True)
+
+
 def test_resume_before_the_first_epoch_starts_at_the_beginning(
     unbroken: Path, tiny_crops: CropSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,1 @@
+"""Changes to the pixels of a face that keep its class: things before the mouth, and masks of other colours."""
