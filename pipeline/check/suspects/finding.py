@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,8 +48,14 @@ class SuspectReport:
         return found
 
 
-def list_suspects(annotations: Annotations, predictions: Predictions) -> SuspectReport:
-    """Return the faces whose label the models' mean contradicts, and those whose box is a part of a face."""
+def list_suspects(annotations: Annotations, predictions: Predictions, doubt: Collection[str]) -> SuspectReport:
+    """Return the faces whose label the models' mean contradicts, and those whose box is a part of a face.
+
+    Args:
+        annotations: the dataset.
+        predictions: what the models say of its faces.
+        doubt: labelled classes whose faces may be suspects; the thresholds are of all faces.
+    """
     names = annotations.class_names
     faces = [(k, i) for k, image in enumerate(annotations.images) for i in range(len(image.boxes))]
     if not faces:
@@ -62,7 +68,7 @@ def list_suspects(annotations: Annotations, predictions: Predictions) -> Suspect
     overlaps, parts = _overlaps(annotations, predictions)
     found = []
     for n, (k, i) in enumerate(faces):
-        if doubted[n] < 0 and not parts[n]:
+        if names[labels[n]] not in doubt or (doubted[n] < 0 and not parts[n]):
             continue
         best = int(doubted[n] if doubted[n] >= 0 else probs[n].argmax())
         own = int(labels[n])

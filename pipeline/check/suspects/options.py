@@ -17,6 +17,8 @@ class SuspectArgs(ReadingArgs):
     """List faces whose label the models of --bundle contradict (docs/label_noise.md)."""
     bundle: tuple[Path, ...] = ()
     """Bundles for --suspects; they must not have learned from this dataset."""
+    suspect_labels: tuple[str, ...] = ()
+    """Labelled classes to doubt; all when not given. Leave out a class whose contact sheets show right labels."""
     suspects_out: Path = Path("suspects")
     """Folder for suspects.csv and the contact sheets of --suspects."""
     suspect_boxes: bool = False
@@ -26,5 +28,5 @@ class SuspectArgs(ReadingArgs):
         """Raise UserError when the options do not fit together."""
         if self.suspects and not self.bundle:
             raise UserError("--suspects: needs --bundle with a bundle that did not learn from this dataset")
-        if not self.suspects and (self.bundle or self.suspect_boxes):
-            raise UserError("--bundle and --suspect-boxes are used with --suspects only; add --suspects")
+        if not self.suspects and (self.bundle or self.suspect_boxes or self.suspect_labels):
+            raise UserError("--bundle, --suspect-boxes and --suspect-labels need --suspects; add it")
