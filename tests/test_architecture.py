@@ -34,7 +34,11 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pipeline.serve": ("common", "pipeline.inference"),
     "pipeline.batch": ("common", "pipeline.inference"),
     "pipeline.data": ("common", *STAGES),
-    "pipeline.check": ("common", "pipeline.inference.draw", "pipeline.data.checks", "pipeline.data.duplicates"),
+    "pipeline.check": (
+        *("common", "pipeline.inference.draw", "pipeline.data.checks", "pipeline.data.duplicates"),
+        "pipeline.check.suspects",
+    ),
+    "pipeline.check.suspects": ("common", "pipeline.inference.predictor", "pipeline.check.photo_reading"),
     "pipeline.evaluate": ("common", *STAGES, "pipeline.inference", "pipeline.data"),
     "pipeline.training": ("common", *STAGES, "pipeline.inference", "pipeline.data", "pipeline.evaluate"),
     "pipeline.baseline": ("common", *STAGES, "pipeline.data", "pipeline.evaluate", "pipeline.bench"),
@@ -52,7 +56,7 @@ TORCH_FREE = (
         "pipeline.detect.command",
     ),
     *("pipeline.detect.demo", "pipeline.serve.command", "pipeline.serve.app", "pipeline.video.process"),
-    *("pipeline.check.command", "pipeline.check.page"),
+    *("pipeline.check.command", "pipeline.check.page", "pipeline.check.suspects.run"),
     *("pipeline.batch.command", "pipeline.batch.worker", "stage1_faces.detector", "stage1_faces.stock.mtcnn"),
 )
 # Pipes between processes of our own, which nobody else holds.

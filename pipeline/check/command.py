@@ -12,13 +12,13 @@ from pathlib import Path
 
 import tyro
 
-from common.annotations import Annotations, ReadingArgs, read_dataset
+from common.annotations import Annotations, read_dataset
 from common.annotations.class_names import better_names
 from common.annotations.collect import DatasetError
 from common.cli import console, program_name, requires_extra, run_cli
 from common.display import display_name
 from common.errors import UserError
-from common.files import check_writable_file, write_text
+from common.files import check_writable_file, check_writable_folder, write_text
 from common.launcher import missing_package
 from pipeline.check.console_report import show
 from pipeline.check.dataset_check import (
@@ -31,6 +31,7 @@ from pipeline.check.dataset_check import (
 from pipeline.check.next_steps import next_steps
 from pipeline.check.photo_reading import PhotoJob, read_photos
 from pipeline.check.photo_selection import Selection, select
+from pipeline.check.suspects.options import SuspectArgs
 from pipeline.data.checks import check_apart
 
 PAGE_NAME = "check.html"
@@ -38,7 +39,7 @@ PAGE_SUFFIXES = (".html", ".htm")
 
 
 @dataclass(frozen=True)
-class CheckArgs(ReadingArgs):
+class CheckArgs(SuspectArgs):
     """Show what an annotated dataset holds, before anything is trained: in the console and in one HTML page.
 
     The exit code is 1 where an annotation or a photo was refused, or an annotation has no photo. Photos without an
@@ -69,19 +70,30 @@ def run(args: CheckArgs) -> int:
     for file in (page_file, args.json):
         if file is not None:
             check_writable_file(file)
+    if args.suspects:
+        check_writable_folder(args.suspects_out)
     try:
         check, selection = examine(args, duplicates, page_file is not None)
     except DatasetError as error:
         for problem in error.problems:
             print(f"warning: {problem}", file=sys.stderr)
         raise
+    suspects = None
+    if args.suspects:
+        from pipeline.check.suspects.run import find_suspects  # loads the classifier
+
+        suspects = find_suspects(check.annotations, args)
     if page_file is not None:
         from pipeline.check.page import render  # needs jinja2
 
-        write_text(page_file, render(check, selection))
+        write_text(page_file, render(check, selection, suspects))
     if args.json is not None:
         write_text(args.json, json.dumps(to_json(check), indent=2) + "\n")
     show(check)
+    if suspects is not None:
+        from pipeline.check.suspects.files import write_and_show
+
+        write_and_show(console(), suspects, args.suspects_out)
     for file in (page_file, args.json):
         if file is not None:
             console().print(f"wrote {display_name(file)}", markup=False, highlight=False)
@@ -151,6 +163,9 @@ def _check_args(args: CheckArgs) -> None:
     """Raise UserError on options out of range, and where the JSON file would be read as data."""
     if args.workers < 1:
         raise UserError(f"--workers {args.workers}: give 1 or more")
+    args.check_suspects()
+    if args.suspects:
+        check_apart(args.data, args.suspects_out, "--suspects-out")
     if args.json is not None:
         if args.json.suffix.lower() != ".json":
             raise UserError(f"--json {args.json}: give a name that ends in .json")

@@ -26,6 +26,7 @@ from pipeline.check.dataset_check import DatasetCheck, Group, is_leak
 from pipeline.check.photo_reading import Thumbnail
 from pipeline.check.photo_selection import MAX_FINDING_CROPS, MAX_GROUP_PHOTOS, Face, Selection
 from pipeline.check.statistics import FACE_SIZES, NO_SPLIT
+from pipeline.check.suspects.finding import SuspectReport
 from pipeline.inference.draw import class_colour
 
 # Dashes tell classes apart without colours, and beyond the colours' number.
@@ -71,12 +72,13 @@ class PageThumbnail:
         return f"{x1} {y1} {x2 - x1} {y2 - y1}"
 
 
-def render(check: DatasetCheck, selection: Selection) -> str:
+def render(check: DatasetCheck, selection: Selection, suspects: SuspectReport | None = None) -> str:
     """Return the page.
 
     Args:
         check: the numbers.
         selection: what is shown, with its pictures.
+        suspects: the doubtful labels; None where they were not looked for.
     """
     environment = Environment(
         loader=PackageLoader("pipeline.check"),
@@ -88,7 +90,7 @@ def render(check: DatasetCheck, selection: Selection) -> str:
         keep_trailing_newline=True,
     )
     environment.globals["max_listed"] = MAX_LISTED  # for the macros
-    return environment.get_template("check.html.j2").render(_context(check, selection))
+    return environment.get_template("check.html.j2").render({**_context(check, selection), "suspects": suspects})
 
 
 def _context(check: DatasetCheck, selection: Selection) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Finds annotated faces whose label, or whose box, models contradict."""
