@@ -18,6 +18,7 @@ MIN_VALUES = 64  # a smaller tensor (a bias, a constant of the preprocessing) st
 # as a share of the output. float16 keeps 11 bits, so a weight changes by a 4096th at most.
 HALF_TOLERANCE = 0.02
 SUFFIX = "_float16"
+PROBES, OPEN_SIDE = 5, 64  # random inputs of the check; px of a side that the graph leaves open
 
 
 def store_weights(graph: bytes, dtype: WeightsDtype) -> bytes:
@@ -69,19 +70,20 @@ def _to_float16(graph: onnx.GraphProto) -> None:
     graph.node.extend(nodes)
 
 
-def check_stored(name: str, graph: bytes, stored: bytes, shape: tuple[int, ...], scale: float = 1.0) -> float:
+def check_stored(name: str, graph: bytes, stored: bytes, scale: float = 1.0) -> float:
     """Return the largest difference between a graph's outputs and those of the graph as it is stored.
 
     Args:
         name: what error messages call the graph.
         graph: the graph that was checked against torch.
         stored: the same graph by `store_weights`.
-        shape: of a random input; the pixels have mean 0 and standard deviation 1.
-        scale: multiplies the pixels.
+        scale: standard deviation of the random pixels, whose mean is 0.
 
     Raises:
         UserError: an output differs by more than HALF_TOLERANCE, absolute or relative.
     """
+    sides = onnx.load_from_string(graph).graph.input[0].type.tensor_type.shape.dim[1:]
+    shape = (PROBES, *(side.dim_value or OPEN_SIDE for side in sides))
     pixels = (np.random.default_rng(0).normal(0, 1, shape) * scale).astype(np.float32)
     pairs = list(zip(onnx_function(stored)(pixels), onnx_function(graph)(pixels), strict=True))
     difference = max(_difference(after, before) for after, before in pairs)
