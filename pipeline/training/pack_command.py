@@ -35,8 +35,10 @@ class PackArgs(ReadingArgs):
     """Bundle directory to write."""
     cascade: Path | None = None
     """Run of stage1_faces.finetune; by default the stock cascade."""
-    data: Path | None = None
-    """Annotated photos to fit the settings on."""
+    data: tuple[Path, ...] = ()
+    """Annotated photos to fit the settings on; further folders, which were learned from, are only compared."""
+    sources: Path | None = None
+    """YAML file that says what may be learned from each --data (docs/sources.md)."""
     splits: Path = Path("splits.csv")
     """The split of --data."""
     min_face: float | None = None
@@ -67,15 +69,16 @@ def run(args: PackArgs) -> int:
     with requires_extra("train"):
         from pipeline.data.checks import check_apart
         from pipeline.training.pack import pack_bundle, read_fit_photos
-    if args.data is not None:
-        check_apart(args.data, args.out, "--out")
-    elif args.reading_flags():
-        raise UserError(f"{args.reading_flags()[0]}: needs --data, whose annotations it is about; give both")
+    for folder in args.data:
+        check_apart(folder, args.out, "--out")
+    about_data = [*args.reading_flags(), *(["--sources"] if args.sources else [])]
+    if about_data and not args.data:
+        raise UserError(f"{about_data[0]}: needs --data, whose annotations it is about; give both")
     config = args.cascade_config()
     if args.settings_from is not None and (args.min_face, args.pnet_threshold, args.rnet_threshold) != (None,) * 3:
         flags = "--min-face, --pnet-threshold, --rnet-threshold"
         raise UserError(f"--settings-from takes all settings from that bundle; leave out {flags}")
-    photos = None if args.data is None else read_fit_photos(args.data, args.splits, args)
+    photos = read_fit_photos(args.data, args.splits, args, args.sources) if args.data else None
     bundle = pack_bundle(args.run, args.out, config, args.cascade, photos, args.score, args.note, args.settings_from)
     size = sum(file.stat().st_size for file in bundle.path.iterdir()) / 1e6
     classes, threshold = ", ".join(bundle.meta.class_names), bundle.meta.score_threshold
