@@ -17,6 +17,9 @@ class CascadeConfig:
     max_side: float = 800.0  # px: longer side of a photo's largest level; in a larger photo `min_face` grows with it
     pnet_threshold: float = 0.2  # smallest face probability that passes P-Net
     rnet_threshold: float = 0.15  # smallest face probability by P-Net and R-Net together
+    # Whether O-Net reads its own boxes and their mirror images again. Without it, a photo takes less time; a strong
+    # classifier that scores and moves the boxes does the same work.
+    second_look: bool = True
     onet2_threshold: float = 0.05  # smallest face probability by all three nets that O-Net's second pass takes
     score_threshold: float = 0.5  # smallest score of a face
     # Most boxes per photo that pass each step, best first.

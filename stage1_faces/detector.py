@@ -3,7 +3,8 @@
 The three steps are MTCNN's (Zhang et al. 2016): P-Net proposes boxes over an image pyramid, R-Net refines them, O-Net
 scores them and places five landmarks. The nets differ (stage1_faces.training.nets). P-Net and R-Net read a wide view:
 half of the faces are under 22 px, where context helps as much as the face. O-Net runs twice; the second pass
-reads the boxes of the first and their mirror images. The weighted face logits of the three nets make the score.
+reads the boxes of the first and their mirror images, unless `second_look` is off. The weighted face logits of the
+three nets make the score.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from common.boxes import area, clip, nms, soft_nms
+from common.boxes import Boxes, area, clip, nms, soft_nms
 from common.images import Pixels
 from stage1_faces.anchors import box_anchors, decode, stack_anchors
 from stage1_faces.cascade import NetSpec, run_on_windows
@@ -144,13 +145,16 @@ class FaceDetector(Detector):
     def run_onet(
         self, maps: Sequence[Mipmaps], proposals: Sequence[Proposals], config: CascadeConfig | None = None
     ) -> list[Faces]:
-        """Return each image's faces: O-Net on the proposals, then again on its own boxes and their mirror images."""
+        """Return each image's faces: O-Net on the proposals, then again on its own boxes and their mirror images.
+
+        Without `second_look`, O-Net runs once.
+        """
         config = config or self.config
         outputs = _run_on_boxes(self._onet, ONET, maps, proposals)
-        proposals = [
-            _onet_first_pass(photo.size, before, output, config)
-            for photo, before, output in zip(maps, proposals, outputs, strict=True)
-        ]
+        found = list(zip(maps, proposals, outputs, strict=True))
+        if not config.second_look:
+            return [_onet_only_pass(photo.size, before, output, config) for photo, before, output in found]
+        proposals = [_onet_first_pass(photo.size, before, output, config)[0] for photo, before, output in found]
         outputs = _run_on_boxes(with_flip_tta(self._onet), ONET, maps, proposals)
         return [
             _onet_second_pass(photo.size, before, output, config)
@@ -160,19 +164,32 @@ class FaceDetector(Detector):
 
 def _onet_first_pass(
     size: tuple[int, int], before: Proposals, output: Sequence[NDArray[np.float32]], config: CascadeConfig
-) -> Proposals:
-    """Return one image's boxes for O-Net's second pass."""
+) -> tuple[Proposals, NDArray[np.intp]]:
+    """Return one image's boxes for O-Net's second pass, and the row of `before` of each."""
     scores, box_deltas, _ = output
     logits = before.face_logits + ONET_WEIGHT * log_odds(scores)
     probability = sigmoid(logits / (PNET_WEIGHT + RNET_WEIGHT + ONET_WEIGHT))
     after = Proposals(clip(decode(box_anchors(before.boxes), box_deltas), size), probability, logits)
-    after = after[(probability >= config.onet2_threshold) & (area(after.boxes) > 0)]
+    (rows,) = np.nonzero((probability >= config.onet2_threshold) & (area(after.boxes) > 0))
+    after = after[rows]
     kept = nms(after.boxes, after.scores, config.nms_onet)[: config.max_onet2]
     # The score so far, as if the second pass agreed with it.
     expected = config.slope * log_odds(after.scores[kept]) + config.intercept
     kept = kept[expected >= min_logit(config.score_threshold) - MAX_ONET2_GAIN]
     voted = clip(vote_boxes(after.boxes, after.scores, kept, config.box_voting_iou), size)
-    return Proposals(voted, after.scores[kept], after.face_logits[kept])
+    return Proposals(voted, after.scores[kept], after.face_logits[kept]), rows[kept]
+
+
+def _onet_only_pass(
+    size: tuple[int, int], before: Proposals, output: Sequence[NDArray[np.float32]], config: CascadeConfig
+) -> Faces:
+    """Return one image's faces where O-Net has no second pass: the score is as if that pass agreed with the first."""
+    found, rows = _onet_first_pass(size, before, output, config)
+    anchors = box_anchors(before.boxes[rows])
+    landmarks = anchors[:, None, :2] + output[2][rows] * anchors[:, None, 2:]
+    return _best_faces(
+        found.boxes, sigmoid(config.slope * log_odds(found.scores) + config.intercept), landmarks, config
+    )
 
 
 def _onet_second_pass(
@@ -185,6 +202,13 @@ def _onet_second_pass(
     logits = before.face_logits + ONET2_WEIGHT * log_odds(scores)
     probability = sigmoid(config.slope * logits + config.intercept)
     landmarks = anchors[:, None, :2] + points * anchors[:, None, 2:]
+    return _best_faces(boxes, probability, landmarks, config)
+
+
+def _best_faces(
+    boxes: Boxes, probability: NDArray[np.float32], landmarks: NDArray[np.float32], config: CascadeConfig
+) -> Faces:
+    """Return the boxes from the wanted score on as faces, after NMS and soft NMS."""
     passed = np.nonzero((probability >= config.score_threshold) & (area(boxes) > 0))[0]
     kept = passed[nms(boxes[passed], probability[passed], config.nms_onet)]
     order, probability = soft_nms(boxes[kept], probability[kept], config.soft_nms_sigma)

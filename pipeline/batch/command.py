@@ -23,7 +23,7 @@ from common.display import display_name
 from common.errors import UserError
 from common.parallel import usable_cores
 from common.paths import is_address
-from pipeline.inference.bundle import Bundle
+from pipeline.inference.bundle import Bundle, bundle_folder
 
 if TYPE_CHECKING:
     from pipeline.batch.chunk import Chunk
@@ -43,7 +43,7 @@ class BatchArgs:
     """Sources: folders (searched with all subfolders), glob patterns, photos, Parquet files with image bytes.
     Last: the folder of results, ending in .parquet. Each may be an address, too (s3://, gs://, file://, ...)."""
     bundle: Optional[Path] = None
-    """Bundle directory; if not given, the bundle of the project."""
+    """Bundle directory, or the name of a bundle of the project; if not given, the default bundle."""
     min_score: Optional[float] = None
     """Smallest score reported, 0 to 1; if not given, the bundle's."""
     min_face: Optional[float] = None
@@ -76,7 +76,7 @@ def make_job(args: BatchArgs) -> BatchJob:
 
     options = {"min_score": args.min_score, "min_face": args.min_face, "id_column": args.id_column}
     recipe = BatchRecipe(Bundle.load(args.bundle).describe(), options)
-    bundle = None if args.bundle is None else args.bundle.resolve()
+    bundle = None if args.bundle is None else bundle_folder(args.bundle).resolve()
     return BatchJob(recipe, bundle, args.min_score, args.min_face, ParquetColumns(args.column, args.id_column))
 
 

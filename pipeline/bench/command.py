@@ -63,7 +63,7 @@ class BenchArgs:
     rounds: int = 3
     """How often each photo, process or folder is timed; the median counts."""
     bundle: Path | None = None
-    """Bundle directory; default: the bundle of the project."""
+    """Bundle directory, or a bundle of the project by name; by default the default bundle."""
     min_face: float | None = None
     """Smallest face that all look for, pixels; default: the bundle's, which grows with large photos."""
     threads: int = 1

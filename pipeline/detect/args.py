@@ -22,7 +22,7 @@ class DetectArgs:
     paths: tyro.conf.Positional[tuple] = ()
     """Photos, videos, folders (with all folders below), glob patterns, and addresses of streams (rtsp://...)."""
     bundle: Optional[Path] = None
-    """Bundle directory to use; the project's own bundle when not given."""
+    """Bundle directory, or a bundle of the project by name; the default bundle when not given."""
     min_score: Optional[float] = None
     """Smallest score reported, 0 to 1 (the bundle's when not given); 0 keeps every candidate."""
     min_face: Optional[float] = None

@@ -24,7 +24,36 @@ from stage1_faces.stock.mtcnn import MtcnnConfig, MtcnnDetector
 
 GRAPHS = ("pnet", "rnet", "onet", "classifier")
 REPORT = "report.md"  # optional: the bundle's scores, for people
-DEFAULT = Path(__file__).parents[1] / "models" / "default"
+MODELS = Path(__file__).parents[1] / "models"  # the bundles that come with the project, each under its name
+DEFAULT = MODELS / "default"
+
+
+def bundle_names() -> tuple[str, ...]:
+    """Return the names of the bundles that come with the project."""
+    return tuple(sorted(file.parent.name for file in MODELS.glob("*/bundle.json")))
+
+
+def bundle_folder(bundle: Path | str | None) -> Path:
+    """Return the folder of a bundle: a folder as named, or a bundle that comes with the project.
+
+    Args:
+        bundle: a folder, or a name of `bundle_names` where no such folder holds a bundle; the default bundle when None.
+
+    Raises:
+        BundleError: there is neither such a folder nor such a name.
+    """
+    if bundle is None:
+        return DEFAULT
+    folder = Path(bundle)
+    if (folder / "bundle.json").is_file():
+        return folder
+    if str(bundle) in bundle_names():
+        return MODELS / str(bundle)
+    if folder.exists() or len(folder.parts) != 1:  # `read_meta` reports what the folder lacks
+        return folder
+    known = ", ".join(bundle_names())
+    what = "not found; name a bundle directory (one with bundle.json and four .onnx graphs)"
+    raise BundleError(f"{folder / 'bundle.json'}: {what}, or a bundle of the project: {known}")
 
 
 class Bundle:
@@ -38,12 +67,12 @@ class Bundle:
         """Read and verify a bundle directory.
 
         Args:
-            path: the directory; the default bundle when None.
+            path: the directory, or the name of a bundle of the project; the default bundle when None.
 
         Raises:
             BundleError: a file is missing, malformed, of a newer format, or differs from its recorded sha256.
         """
-        root = DEFAULT if path is None else Path(path)
+        root = bundle_folder(path)
         meta = read_meta(root)
         graphs = {}
         for name in GRAPHS:

@@ -14,9 +14,11 @@ from pipeline.inference.fusion import ScoreFusion
 from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.stock.mtcnn import MtcnnConfig
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 # Format 1: stock cascade only. Format 2: no score fusion. Format 3: some fields under other names.
-READABLE_VERSIONS = (1, 2, 3, FORMAT_VERSION)
+# Format 4: weights in float32, and neither second_look nor box_passes.
+READABLE_VERSIONS = (1, 2, 3, 4, FORMAT_VERSION)
+WEIGHTS_DTYPES = ("float16", "float32")
 Search = CascadeConfig | MtcnnConfig
 # The cascades by their name in bundle.json.
 CASCADES: dict[str, type[CascadeConfig] | type[MtcnnConfig]] = {"fine-tuned": CascadeConfig, "stock": MtcnnConfig}
@@ -50,6 +52,7 @@ class BundleMeta:
     fusion: ScoreFusion = field(default_factory=ScoreFusion)  # how the outputs of both stages are joined
     metrics: Mapping[str, Any] = field(default_factory=dict)  # figures measured when the bundle was made
     provenance: Mapping[str, Any] = field(default_factory=dict)  # data, runs and versions that the bundle was made from
+    weights_dtype: str = "float32"  # type of the weights on disk, of WEIGHTS_DTYPES; the nets compute in float32
     sha256: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of each graph file, by graph
     format_version: int = FORMAT_VERSION  # version of bundle.json's format
 
@@ -62,6 +65,9 @@ class BundleMeta:
             raise BundleError(f"mean {self.mean} and std {self.std} must be three numbers each, std above 0")
         if not (0 <= self.score_threshold <= 1 and 0 <= self.margin <= 4):
             raise BundleError(f"score threshold {self.score_threshold} or margin {self.margin} is out of range")
+
+        if self.weights_dtype not in WEIGHTS_DTYPES:
+            raise BundleError(f"weights_dtype {self.weights_dtype!r} is unknown; known are {', '.join(WEIGHTS_DTYPES)}")
 
     @property
     def cascade(self) -> str:
@@ -83,9 +89,20 @@ def meta_to_json(meta: BundleMeta) -> dict[str, Any]:
 
 
 def upgrade_description(description: dict[str, Any]) -> dict[str, Any]:
-    """Return a description of format 3 in format 4's names; any other unchanged. Used for results of pipeline.batch."""
-    if description.get("format_version") != 3:
+    """Return a description of format 3 or 4 as format 5 has it, for results of pipeline.batch; others unchanged."""
+    version = description.get("format_version")
+    if version == 3:
+        description = _upgrade_names(description)
+    if version not in (3, 4):
         return description
+    search, fusion = dict(description["search"]), {**description["fusion"], "box_passes": 1}
+    if search.get("cascade") == "fine-tuned":
+        search["second_look"] = True
+    return {**description, "format_version": 5, "weights_dtype": "float32", "search": search, "fusion": fusion}
+
+
+def _upgrade_names(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a description of format 3 in format 4's names."""
     parts = {key: value for key, value in description.items() if key != "judge"}
     search, fusion = _renamed(description["search"], _RENAMED_SEARCH), _renamed(description["judge"], _RENAMED_FUSION)
     return {**parts, "format_version": 4, "search": search, "fusion": fusion}
@@ -130,6 +147,7 @@ def _from_json(record: Mapping[str, Any]) -> BundleMeta:
         fusion=_fusion(record.get("fusion", record.get("judge", {}))),  # format 3: "judge"; formats 1 and 2: absent
         metrics=dict(record["metrics"]),
         provenance=dict(record["provenance"]),
+        weights_dtype=str(record.get("weights_dtype", "float32")),  # formats 1 to 4: absent
         sha256={str(k): str(v) for k, v in record["sha256"].items()},
     )
 
@@ -140,7 +158,8 @@ def _search(record: Mapping[str, Any]) -> Search:
     if name not in CASCADES:
         raise ValueError(f"the cascade {name!r} is unknown; known are {', '.join(CASCADES)}")
     kind = CASCADES[name]
-    values = {"soft_nms_sigma": 0.0, **_renamed(record, _RENAMED_SEARCH)}  # format 2 had hard suppression only
+    # Format 2 had hard suppression only; formats 2 to 4 always ran O-Net's second pass.
+    values = {"soft_nms_sigma": 0.0, "second_look": True, **_renamed(record, _RENAMED_SEARCH)}
     return kind(**{name: type(default)(values[name]) for name, default in asdict(kind()).items()})
 
 

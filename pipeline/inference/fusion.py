@@ -28,6 +28,8 @@ class ScoreFusion:
     intercept: float = 0.0  # added to the weighted log odds
     temperature: float = 1.0  # divides the class logits (Guo et al. 2017); above 0
     box_blend: float = 0.0  # how far a box moves towards the classifier's box: 0 not at all, 1 all the way
+    # How often the classifier sees a face: 2 cuts a face that reaches the wanted score again, at its moved box.
+    box_passes: int = 1
     min_detector_score: float = 0.0  # smallest detector score, 0 to 1, for which the classifier runs
     # Upper bound of the classifier's log odds; a face that cannot reach a score with it is not classified.
     max_face_logit: float = 50.0
@@ -41,6 +43,9 @@ class ScoreFusion:
             raise UserError(f"{self}: detector_weight and temperature must be above 0, classifier_weight 0 or more")
         if not all(0 <= value <= 1 for value in (self.box_blend, self.min_detector_score, self.unsure_margin)):
             raise UserError(f"{self}: box_blend, min_detector_score and unsure_margin must be in 0..1")
+
+        if self.box_passes not in (1, 2):
+            raise UserError(f"box_passes is {self.box_passes}, must be 1 or 2")
 
     @property
     def is_identity(self) -> bool:

@@ -12,16 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from common.boxes import Boxes, as_boxes
+from common.boxes import Boxes, area, as_boxes
 from common.errors import BundleError, MediaError, UserError
 from common.images import MAX_PIXELS, Photo, Pixels, Shrink, decode_photo, read_photo
 from pipeline.inference.bundle import Bundle
 from pipeline.inference.detections import Detections
 from pipeline.inference.device import Device
+from pipeline.inference.fusion import ScoreFusion
 from pipeline.inference.image_input import ImageInput, check_order, image_list, image_path, image_pixels
 from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.detector import O_CONTEXT, O_SIZE
-from stage1_faces.faces import Detector
+from stage1_faces.faces import Detector, Faces
 from stage2_classifier.cropping import cut_crop, to_input
 
 CLASSIFIER_BATCH = 16  # crops; 64 is as quick and takes some MB more
@@ -66,7 +67,7 @@ class Predictor:
 
     @classmethod
     def load(cls, path: Path | str | None = None, threads: int = 1, device: Device = "cpu") -> Predictor:
-        """Load a predictor from a bundle directory; from the default bundle when `path` is None.
+        """Load a predictor from a bundle directory or a bundle of the project ("kaggle"); the default when None.
 
         Raises:
             UserError: the bundle cannot be used, or a net cannot run on the device.
@@ -209,11 +210,11 @@ class Predictor:
         found = self._detector.detect_batch(images, min_face=min_face, min_score=detector_score)
         outputs = self.run_classifier(images, [faces.boxes for faces in found])
         results = []
-        for image, faces, output in zip(images, found, outputs, strict=True):
-            moved = fusion.refine_boxes(faces.boxes, output.box_deltas, meta.margin, (image.shape[1], image.shape[0]))
+        for image, faces, first in zip(images, found, outputs, strict=True):
+            boxes, output = self._move_boxes(image, faces, first, threshold)
             face_scores = fusion.face_scores(faces.scores, output.face_logits)
             probs = fusion.class_probs(output.class_probs)
-            detections = Detections(moved, face_scores, probs, faces.landmarks, meta.class_names, fusion.unsure_margin)
+            detections = Detections(boxes, face_scores, probs, faces.landmarks, meta.class_names, fusion.unsure_margin)
             scores = detections.scores
             order = np.argsort(-scores, kind="stable")
             results.append(detections[order[scores[order] >= threshold]])
@@ -251,6 +252,47 @@ class Predictor:
         parts = [[None] * len(images) if values is None else np.split(values, ends) for values in output]
         return [ClassifierOutput(*each) for each in zip(*parts, strict=True)]
 
+    def _move_boxes(
+        self, image: Pixels, faces: Faces, output: ClassifierOutput, threshold: float
+    ) -> tuple[Boxes, ClassifierOutput]:
+        """Return the faces' moved boxes, and the outputs after the last pass."""
+        fusion, size = self.bundle.meta.fusion, (image.shape[1], image.shape[0])
+        boxes = fusion.refine_boxes(faces.boxes, output.box_deltas, self.bundle.meta.margin, size)
+        if fusion.box_passes == 1:
+            return boxes, output
+        # No later class lifts a score above its face score: only faces that reach the threshold are seen again.
+        again = fusion.face_scores(faces.scores, output.face_logits) >= threshold
+        return self.second_box_pass(image, boxes, output, again, fusion)
+
+    def second_box_pass(
+        self, image: Pixels, boxes: Boxes, output: ClassifierOutput, again: NDArray[np.bool_], fusion: ScoreFusion
+    ) -> tuple[Boxes, ClassifierOutput]:
+        """Return boxes and outputs in which some faces are classified again, at their moved boxes.
+
+        Iterative box regression (Gidaris & Komodakis 2015). The other faces keep their boxes and outputs.
+
+        Args:
+            image: uint8 (H, W, 3) RGB.
+            boxes: the moved boxes (N, 4), xyxy in pixels of the image.
+            output: the classifier's outputs of the first pass.
+            again: the faces (N,) that get a second pass.
+            fusion: says how far boxes move.
+        """
+        again = again & (area(boxes) > 0)
+        if output.box_deltas is None or not fusion.box_blend or not again.any():
+            return boxes, output
+        (second,) = self.run_classifier([image], [boxes[again]])
+        size = (image.shape[1], image.shape[0])
+        boxes = boxes.copy()
+        boxes[again] = fusion.refine_boxes(boxes[again], second.box_deltas, self.bundle.meta.margin, size)
+        return boxes, ClassifierOutput(
+            _with_rows(output.class_probs, again, second.class_probs),
+            output.face_logits
+            if second.face_logits is None
+            else _with_rows(output.face_logits, again, second.face_logits),
+            _with_rows(output.box_deltas, again, second.box_deltas),
+        )
+
     def _classify_crops(self, crops: Sequence[Pixels]) -> ClassifierOutput:
         """Return the classifier's outputs for all crops, batch by batch."""
         meta = self.bundle.meta
@@ -284,6 +326,16 @@ class Predictor:
         for values, other in zip(results, unmirrored, strict=True):
             values[uncertain] = (values[uncertain] + other) / 2
         return results
+
+
+def _with_rows(
+    values: NDArray[np.float32] | None, rows: NDArray[np.bool_], new: NDArray[np.float32] | None
+) -> NDArray[np.float32]:
+    """Return a copy of values in which some rows are new ones."""
+    assert values is not None and new is not None
+    values = values.copy()
+    values[rows] = new
+    return values
 
 
 def _check_range(min_score: float | None, min_face: float | None) -> None:

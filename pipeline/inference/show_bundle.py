@@ -20,7 +20,7 @@ class ShowArgs:
     """Print where a bundle comes from, what it needs and what it scored."""
 
     folder: tyro.conf.Positional[Path | None] = None
-    """Bundle directory; the default bundle when none is named."""
+    """Bundle directory, or a bundle of the project by name; the default bundle when none is named."""
     bundle: Path | None = None
     """The same, as an option."""
 

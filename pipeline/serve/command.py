@@ -38,7 +38,7 @@ class ServeArgs:
     port: int = 8000
     """The port to listen at; 0 takes a free one."""
     bundle: Path | None = None
-    """Bundle directory; the default bundle when none is named."""
+    """Bundle directory, or a bundle of the project by name; the default bundle when none is named."""
     workers: int | None = None
     """Photos processed at the same time; by default one per core (8 at most), with cuda one."""
     threads: int = 1

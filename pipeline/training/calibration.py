@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from common.annotations import AnnotatedImage
 from common.boxes import Boxes, iou
 from common.errors import UserError
-from common.images import read_image
+from common.images import Pixels, read_image
 from pipeline.evaluate.face_free import counted_detections
 from pipeline.evaluate.metrics import Sample, score_samples
 from pipeline.evaluate.reliability import expected_calibration_error, reliability_bins
 from pipeline.inference.fusion import ScoreFusion
-from pipeline.inference.predictor import Predictor
+from pipeline.inference.predictor import ClassifierOutput, Predictor
 from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.face_logits import log_odds
 from stage1_faces.faces import Detector, Faces
@@ -27,6 +27,7 @@ MIN_DETECTOR_SCORE = 0.01  # very many detections score less, and are of no use
 MIN_SAMPLES = 10  # right ones, and wrong ones
 TEMPERATURES = tuple(round(float(t), 3) for t in np.geomspace(0.2, 5, 201))
 BOX_BLENDS = (0.0, 0.25, 0.5, 0.75)
+MIN_SECOND_PASS_GAIN = 0.002  # average precision by which a second pass must be better: it takes time
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class StageOutputs:
     gt_boxes: Boxes  # (M, 4) annotated boxes
     labels: NDArray[np.intp]  # (M,) annotated classes
     size: tuple[int, int]  # the photo's width and height
+    # Of a second pass, by box blend: the boxes (N, 4) after it, and stage 2's outputs. Empty: there was no such pass.
+    second: Mapping[float, tuple[Boxes, ClassifierOutput]] = field(default_factory=dict)
 
 
 def counted_faces(found: Faces, image: AnnotatedImage) -> Faces:
@@ -72,18 +75,39 @@ def calibrate_cascade(detector: Detector, config: CascadeConfig, images: Iterabl
     return replace(config, slope=round(config.slope * slope, 4), intercept=round(intercept, 4))
 
 
-def collect_outputs(predictor: Predictor, detector: Detector, images: Iterable[AnnotatedImage]) -> list[StageOutputs]:
-    """Run both stages on each image and return their outputs, for stage 1's scores from MIN_DETECTOR_SCORE on."""
+def collect_outputs(
+    predictor: Predictor, detector: Detector, images: Iterable[AnnotatedImage], second_pass: bool = False
+) -> list[StageOutputs]:
+    """Run both stages on each image and return their outputs, for stage 1's scores from MIN_DETECTOR_SCORE on.
+
+    With `second_pass`, stage 2 also sees each face at its moved box, for each box blend.
+    """
     names = predictor.bundle.meta.class_names
     outputs = []
     for image in images:
         pixels = read_image(image.path)
         faces = counted_faces(detector.detect(pixels, min_score=MIN_DETECTOR_SCORE), image)
-        probs, face_logits, box_deltas = predictor.run_classifier([pixels], [faces.boxes])[0]
+        output = predictor.run_classifier([pixels], [faces.boxes])[0]
+        second = _second_passes(predictor, pixels, faces.boxes, output) if second_pass else {}
         labels = np.array([names.index(label) for label in image.labels], np.intp)
-        found = (faces.boxes, faces.scores, probs, face_logits, box_deltas)
-        outputs.append(StageOutputs(*found, image.boxes, labels, size=(pixels.shape[1], pixels.shape[0])))
+        size = (pixels.shape[1], pixels.shape[0])
+        outputs.append(StageOutputs(faces.boxes, faces.scores, *output, image.boxes, labels, size, second))
     return outputs
+
+
+def _second_passes(
+    predictor: Predictor, pixels: Pixels, boxes: Boxes, output: ClassifierOutput
+) -> dict[float, tuple[Boxes, ClassifierOutput]]:
+    """Return the boxes and outputs of a second pass for each box blend; nothing where stage 2 gives no boxes."""
+    if output.box_deltas is None:
+        return {}
+    size, margin = (pixels.shape[1], pixels.shape[0]), predictor.bundle.meta.margin
+    passes = {}
+    for blend in BOX_BLENDS[1:]:
+        fusion = ScoreFusion(box_blend=blend)
+        moved = fusion.refine_boxes(boxes, output.box_deltas, margin, size)
+        passes[blend] = predictor.second_box_pass(pixels, moved, output, np.ones(len(boxes), bool), fusion)
+    return passes
 
 
 def fit_fusion(outputs: Sequence[StageOutputs], margin: float, flip_tta: bool) -> ScoreFusion:
@@ -91,7 +115,8 @@ def fit_fusion(outputs: Sequence[StageOutputs], margin: float, flip_tta: bool) -
 
     - Face score: Platt scaling, a logistic regression on both stages' log odds.
     - Class probabilities: temperature scaling by the lowest negative log-likelihood (Guo et al. 2017).
-    - Box: the blend with the highest average precision over IoU 0.50 to 0.95, ignoring classes.
+    - Box: the blend and the number of passes with the highest average precision over IoU 0.50 to 0.95, ignoring
+      classes. A second pass must be better by MIN_SECOND_PASS_GAIN; scores and temperature are fitted to it then.
     - Margin of `unsure`: the smallest margin that marks half of the wrong labels as unsure.
 
     With fewer than MIN_SAMPLES right or wrong candidates, a warning is printed and stage 1's face score stays.
@@ -107,7 +132,14 @@ def fit_fusion(outputs: Sequence[StageOutputs], margin: float, flip_tta: bool) -
         return fusion
     probs, labels = _matched_classes(outputs)
     fusion = _fit_temperature(_fit_platt_scaling(fusion, outputs, right), probs, labels)
-    fusion = _fit_box_blend(fusion, outputs, margin)
+    precision = box_precision(fusion, outputs, margin)
+    # The first one wins a tie: one pass, and the smaller blend.
+    passes, blend = max(precision, key=lambda k: precision[k] - MIN_SECOND_PASS_GAIN * (k[0] == 2))
+    fusion = replace(fusion, box_passes=passes, box_blend=blend)
+    if passes == 2:
+        outputs = [second_outputs(o, blend) for o in outputs]
+        probs, labels = _matched_classes(outputs)
+        fusion = _fit_temperature(_fit_platt_scaling(fusion, outputs, right), probs, labels)
     return replace(fusion, unsure_margin=choose_unsure_margin(fusion.class_probs(probs), labels))
 
 
@@ -191,22 +223,62 @@ def _fit_temperature(fusion: ScoreFusion, probs: NDArray[np.float32], labels: ND
     return replace(fusion, temperature=min(TEMPERATURES, key=negative_log_likelihood))
 
 
-def _fit_box_blend(fusion: ScoreFusion, outputs: Sequence[StageOutputs], margin: float) -> ScoreFusion:
-    """Fit how far boxes move to where stage 2 sees the face."""
-    if any(o.box_deltas is None and len(o.boxes) for o in outputs):
-        return fusion
+def second_outputs(outputs: StageOutputs, blend: float) -> StageOutputs:
+    """Return a photo's outputs with stage 2's of the second pass at a box blend; the boxes stay stage 1's."""
+    if blend not in outputs.second:  # a photo without candidates
+        return outputs
+    _, (probs, face_logits, box_deltas) = outputs.second[blend]
+    return replace(outputs, probs=probs, face_logits=face_logits, box_deltas=box_deltas)
 
-    def average_precision(box_blend: float) -> float:
-        moved = replace(fusion, box_blend=box_blend)
-        samples = []
-        for i, o in enumerate(outputs):
-            boxes = moved.refine_boxes(o.boxes, o.box_deltas, margin, o.size)
-            scores = moved.face_scores(o.scores, o.face_logits).astype(np.float64)
-            gt_labels, labels = np.zeros(len(o.gt_boxes), np.intp), np.zeros(len(boxes), np.intp)
-            samples.append(Sample(str(i), o.gt_boxes, gt_labels, boxes, scores, labels))
-        return score_samples(samples, ["face"]).faces.overall.ap or 0.0
 
-    return replace(fusion, box_blend=max(BOX_BLENDS, key=average_precision))
+def box_precision(
+    fusion: ScoreFusion, outputs: Sequence[StageOutputs], margin: float
+) -> dict[tuple[int, float], float]:
+    """Return the average precision over IoU 0.50 to 0.95, ignoring classes, by number of passes and box blend.
+
+    Without box deltas, only one pass and no blend is there.
+
+    Args:
+        fusion: makes the face scores.
+        outputs: of the validation photos.
+        margin: of the classifier's crops.
+    """
+    some = [o for o in outputs if len(o.boxes)]
+    choices = [(1, blend) for blend in BOX_BLENDS]
+    if any(o.box_deltas is None for o in some):
+        choices = choices[:1]
+    elif some and all(o.second for o in some):
+        choices += [(2, blend) for blend in BOX_BLENDS[1:]]
+    return {(passes, blend): _average_precision(fusion, outputs, margin, passes, blend) for passes, blend in choices}
+
+
+def best_precision(precision: Mapping[tuple[int, float], float]) -> dict[str, float]:
+    """Return the best average precision of `box_precision` for each number of passes, for a bundle's metrics."""
+    passes = sorted({number for number, _ in precision})
+    return {str(number): max(ap for (n, _), ap in precision.items() if n == number) for number in passes}
+
+
+def without_face_logits(outputs: StageOutputs) -> StageOutputs:
+    """Return a photo's outputs as of a classifier that does not tell faces from background."""
+    second = {blend: (boxes, output._replace(face_logits=None)) for blend, (boxes, output) in outputs.second.items()}
+    return replace(outputs, face_logits=None, second=second)
+
+
+def _average_precision(
+    fusion: ScoreFusion, outputs: Sequence[StageOutputs], margin: float, passes: int, blend: float
+) -> float:
+    """Return the average precision over IoU 0.50 to 0.95, ignoring classes, of boxes after `passes` with a blend."""
+    moved = replace(fusion, box_blend=blend)
+    samples = []
+    for i, o in enumerate(outputs):
+        if passes == 2 and o.second:
+            boxes, face_logits = o.second[blend][0], o.second[blend][1].face_logits
+        else:
+            boxes, face_logits = moved.refine_boxes(o.boxes, o.box_deltas, margin, o.size), o.face_logits
+        scores = moved.face_scores(o.scores, face_logits).astype(np.float64)
+        gt_labels, labels = np.zeros(len(o.gt_boxes), np.intp), np.zeros(len(boxes), np.intp)
+        samples.append(Sample(str(i), o.gt_boxes, gt_labels, boxes, scores, labels))
+    return score_samples(samples, ["face"]).faces.overall.ap or 0.0
 
 
 def choose_unsure_margin(probs: NDArray[np.float32], labels: NDArray[np.intp]) -> float:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import BundleError, UserError
-from pipeline.inference.bundle import Bundle, BundleMeta
+from pipeline.inference.bundle import Bundle, BundleMeta, bundle_folder, bundle_names
 from pipeline.inference.fusion import ScoreFusion
 from stage1_faces.training.export import TOLERANCE, max_difference, to_onnx
 from stage2_classifier.heads import Heads
@@ -77,8 +77,11 @@ def classifier_source(runs: Sequence[Path]) -> ClassifierSource:
 
     Raises UserError when a run is not finished or differs in inputs or outputs, BundleError for an unreadable bundle.
     """
-    is_bundle = len(runs) == 1 and (runs[0] / "bundle.json").is_file()
-    return _from_bundle(runs[0]) if is_bundle else _from_runs(runs)
+    if len(runs) == 1:
+        folder = bundle_folder(runs[0]) if str(runs[0]) in bundle_names() and not runs[0].exists() else runs[0]
+        if (folder / "bundle.json").is_file():
+            return _from_bundle(folder)
+    return _from_runs(runs)
 
 
 def _from_runs(runs: Sequence[Path]) -> ClassifierSource:

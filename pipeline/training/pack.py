@@ -7,6 +7,7 @@ import platform
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +28,28 @@ from pipeline.inference.graphs import load_graph
 from pipeline.inference.predictor import Predictor
 from pipeline.training.box_bias import measure_box_bias
 from pipeline.training.calibration import (
+    best_precision,
+    box_precision,
     calibrate_cascade,
     calibration_error,
     collect_outputs,
     fit_fusion,
     uncalibrated,
+    without_face_logits,
 )
 from pipeline.training.classifier_source import ClassifierSource, classifier_source
 from pipeline.training.git_revision import git_revision
+from pipeline.training.second_look import fit_second_look
 from pipeline.training.validation import validation_metrics
 from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.stock.mtcnn import MtcnnConfig, MtcnnDetector
 from stage1_faces.training.export import FINE_TUNED, STOCK, export_cascade, export_net, stock_nets
 from stage1_faces.training.nets import ExportWrapper
 from stage1_faces.training.run_folder import load_net, run_facts
+from stage1_faces.training.weights_dtype import WeightsDtype, check_stored, store_weights
 
 DEFAULT_SCORE = 0.5
+PIXEL_SCALE = 70.0  # of random pixels for the cascade's nets: about the spread of a photo's
 # The entry of bundle.json in a bundle with another bundle's settings.
 SETTINGS_FROM_NOTE = (
     "the weights were learned from all photos; settings and metrics are those of the bundle named below, "
@@ -101,6 +108,9 @@ def pack_bundle(
     score_threshold: float | None = None,
     note: str = "",
     settings_from: Path | None = None,
+    *,
+    weights_dtype: WeightsDtype = "float16",
+    compare_second_look: bool = False,
 ) -> Bundle:
     """Pack the classifier of one or more runs with a cascade into a bundle.
 
@@ -115,6 +125,9 @@ def pack_bundle(
         note: kept in the provenance.
         settings_from: a bundle whose settings and metrics are taken, for weights of the same recipe trained on all
             photos.
+        weights_dtype: type of the weights on disk.
+        compare_second_look: fit the settings with and without O-Net's second pass, and with and without stage 2's
+            weight in the face score; the quickest of the best is kept, and the figures of each are recorded.
 
     Raises:
         UserError: a run cannot be read, the photos have an unknown class, or arguments exclude each other.
@@ -130,10 +143,16 @@ def pack_bundle(
     graphs, stage1 = _export_cascade(cascade_config, cascade_run, photos)
     graphs["classifier"] = classifier.export()
     meta = _unfitted_meta(classifier, cascade_config, stage1, photos, note)
+    graphs = _store_weights(graphs, weights_dtype)  # before the fit, which sees what is written
+    meta = replace(meta, weights_dtype=weights_dtype)
     if score_threshold is not None:
         meta = replace(meta, score_threshold=score_threshold)
     if photos is not None:
-        meta = _fit(meta, graphs, out, photos.val, choose_threshold=score_threshold is None)
+        fit = partial(_fit, graphs=graphs, out=out, val=photos.val, choose_threshold=score_threshold is None)
+        if compare_second_look:
+            meta = fit_second_look(meta, fit, lambda fitted: Predictor(Bundle(out, fitted, graphs)), photos.val)
+        else:
+            meta = fit(meta)
     if template is not None:
         if template.fusion.classifier_weight and not classifier.has_objectness:
             need = "its face scores need a classifier with objectness, which these runs do not have"
@@ -156,11 +175,20 @@ def _export_cascade(
     facts: dict[str, Any] = {"weights": "fine-tuned", "run": run.resolve().name, **run_facts(run)}
     graphs = export_cascade(nets, FINE_TUNED)
     # The photos of several sources are known only where all of them are given.
-    comparable = photos is not None and ("sources" not in facts or photos.further)
+    comparable = photos is not None and (len(facts.get("sources", ())) < 2 or photos.further)
     if photos is not None and comparable and facts["data"] != photos.learned:
         reason = "was trained on other photos than the split's training photos; its metrics may be too good"
         print(f"warning: {run}: {reason}", file=sys.stderr)
     return graphs, facts
+
+
+def _store_weights(graphs: Mapping[str, bytes], dtype: WeightsDtype) -> dict[str, bytes]:
+    """Return the graphs with their weights stored in a type; check float16 against the graphs that torch checked."""
+    stored = {name: store_weights(graph, dtype) for name, graph in graphs.items()}
+    if dtype == "float16":
+        for name in graphs:
+            check_stored(name, graphs[name], stored[name], 1.0 if name == "classifier" else PIXEL_SCALE)
+    return stored
 
 
 def _unfitted_meta(
@@ -193,30 +221,45 @@ def _unfitted_meta(
 
 
 def _fit(
-    meta: BundleMeta, graphs: Mapping[str, bytes], out: Path, val: Sequence[AnnotatedImage], choose_threshold: bool
+    meta: BundleMeta,
+    graphs: Mapping[str, bytes],
+    out: Path,
+    val: Sequence[AnnotatedImage],
+    choose_threshold: bool,
+    classifier_weight: bool = True,
 ) -> BundleMeta:
-    """Return the metadata with settings fitted and metrics measured on validation photos."""
+    """Return the metadata with settings fitted and metrics measured on validation photos.
+
+    Without `classifier_weight`, stage 2 has no weight in the face score.
+    """
     if isinstance(meta.search, CascadeConfig):
         with progress() as bar:
             images = bar.track(val, description="calibrating scores")
             meta = replace(meta, search=calibrate_cascade(Bundle(out, meta, graphs).detector(), meta.search, images))
-    meta = _fit_fusion(meta, graphs, out, val)
+    meta = _fit_fusion(meta, graphs, out, val, classifier_weight)
     metrics, threshold = validation_metrics(Predictor(Bundle(out, meta, graphs)), val)
     meta = replace(meta, metrics={**meta.metrics, "val": metrics})
     return replace(meta, score_threshold=threshold) if choose_threshold else meta
 
 
-def _fit_fusion(meta: BundleMeta, graphs: Mapping[str, bytes], out: Path, val: Sequence[AnnotatedImage]) -> BundleMeta:
-    """Return the metadata with the fusion fitted, and the calibration error before and after the fit."""
+def _fit_fusion(
+    meta: BundleMeta, graphs: Mapping[str, bytes], out: Path, val: Sequence[AnnotatedImage], classifier_weight: bool
+) -> BundleMeta:
+    """Return the metadata with the fusion fitted, the calibration error before and after, and the boxes' precision."""
     meta = replace(meta, fusion=ScoreFusion(flip_tta=True))
     bundle = Bundle(out, meta, graphs)
     with progress() as bar:
         images = bar.track(val, description="fitting the score fusion")
-        outputs = collect_outputs(Predictor(bundle), bundle.detector(), images)
+        outputs = collect_outputs(Predictor(bundle), bundle.detector(), images, True)
+    if not classifier_weight:
+        outputs = [without_face_logits(o) for o in outputs]
     fusion = fit_fusion(outputs, meta.margin, flip_tta=True)
     before = uncalibrated(meta.search) if isinstance(meta.search, CascadeConfig) else meta.fusion
     error = {"before": calibration_error(before, outputs), "after": calibration_error(fusion, outputs)}
-    return replace(meta, fusion=fusion, metrics={**meta.metrics, "val_calibration_error": error})
+    metrics: dict[str, Any] = {"val_calibration_error": error}
+    if any(o.second for o in outputs):
+        metrics["val_box_AP50-95"] = best_precision(box_precision(fusion, outputs, meta.margin))
+    return replace(meta, fusion=fusion, metrics={**meta.metrics, **metrics})
 
 
 def _take_settings(meta: BundleMeta, other: BundleMeta, path: Path | None) -> BundleMeta:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -17,6 +18,9 @@ from stage1_faces.stock.reference import STOCK_CONFIG as STOCK_SEARCH
 
 # The present flag by its name in earlier versions.
 RENAMED_FLAGS = {"--like": "--settings-from", "--pnet": "--pnet-threshold", "--rnet": "--rnet-threshold"}
+
+WeightsDtype = Literal["float16", "float32"]
+SecondLook = Literal["on", "off", "compare"]
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,17 @@ class PackArgs(ReadingArgs):
     """`score` from which a face is reported; default: the best F1 on validation photos, 0.5 without --data."""
     settings_from: Path | None = None
     """Bundle of the same recipe whose settings and metrics are taken, for weights trained on all photos."""
+    weights_dtype: WeightsDtype = "float16"
+    """Type of the weights on disk; float16 halves the files. The nets compute in float32 in either case."""
+    second_look: SecondLook = "on"
+    """O-Net's second pass: on, off, or compare, which fits the settings with and without it; compare needs --data."""
     note: str = ""
     """Kept in the bundle's provenance."""
 
     def cascade_config(self) -> Search:
         """Return the cascade's settings. Raise UserError when a value is out of range."""
         given = {name: getattr(self, name) for name in ("min_face", "pnet_threshold", "rnet_threshold")}
-        default: Search = CascadeConfig() if self.cascade else STOCK_SEARCH
+        default: Search = CascadeConfig(second_look=self.second_look != "off") if self.cascade else STOCK_SEARCH
         try:
             return replace(default, **{name: value for name, value in given.items() if value is not None})
         except ValueError as error:
@@ -75,15 +83,36 @@ def run(args: PackArgs) -> int:
     if about_data and not args.data:
         raise UserError(f"{about_data[0]}: needs --data, whose annotations it is about; give both")
     config = args.cascade_config()
-    if args.settings_from is not None and (args.min_face, args.pnet_threshold, args.rnet_threshold) != (None,) * 3:
-        flags = "--min-face, --pnet-threshold, --rnet-threshold"
-        raise UserError(f"--settings-from takes all settings from that bundle; leave out {flags}")
+    _check(args)
     photos = read_fit_photos(args.data, args.splits, args, args.sources) if args.data else None
-    bundle = pack_bundle(args.run, args.out, config, args.cascade, photos, args.score, args.note, args.settings_from)
+    bundle = pack_bundle(
+        args.run,
+        args.out,
+        config,
+        args.cascade,
+        photos,
+        args.score,
+        args.note,
+        args.settings_from,
+        weights_dtype=args.weights_dtype,
+        compare_second_look=args.second_look == "compare",
+    )
     size = sum(file.stat().st_size for file in bundle.path.iterdir()) / 1e6
     classes, threshold = ", ".join(bundle.meta.class_names), bundle.meta.score_threshold
     console().print(f"{bundle.path}: {size:.2f} MB; classes {classes}; score from {threshold:g}")
     return 0
+
+
+def _check(args: PackArgs) -> None:
+    """Raise UserError when flags exclude each other."""
+    settings = (args.min_face, args.pnet_threshold, args.rnet_threshold)
+    if args.settings_from is not None and (settings != (None,) * 3 or args.second_look != "on"):
+        flags = "--min-face, --pnet-threshold, --rnet-threshold, --second-look"
+        raise UserError(f"--settings-from takes all settings from that bundle; leave out {flags}")
+    if args.second_look != "on" and args.cascade is None:
+        raise UserError(f"--second-look {args.second_look}: the stock cascade has none; name a run with --cascade")
+    if args.second_look == "compare" and not args.data:
+        raise UserError("--second-look compare: needs validation photos; name them with --data")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -22,6 +22,7 @@ WRONG = {
     "soft_nms_sigma": (-0.01, math.inf, math.nan),
     "slope": (0, -1, math.inf, math.nan),
     "intercept": (math.inf, -math.inf, math.nan),
+    "second_look": (),  # a truth value
 }
 
 

@@ -229,3 +229,28 @@ def test_certain_nets_give_finite_scores(certain: float) -> None:
     faces = FaceDetector(*nets, config).detect(grey(96, 96), min_score=0)
     assert len(faces) and np.isfinite(faces.scores).all()
     assert np.isfinite(log_odds(np.float32([0, 1]))).all()
+
+
+def test_without_a_second_look_the_score_is_as_if_it_agreed() -> None:
+    seen: list[int] = []
+    onet = fake_net(0.8, points=CENTRED)
+
+    def counted(pixels: np.ndarray) -> list[np.ndarray]:
+        seen.append(len(pixels))
+        return onet(pixels)
+
+    pnet = fake_pnet(one_cell(2, 3, only=(16, 24)))
+    config = replace(LOW, score_threshold=0.1, second_look=False, slope=1.5, intercept=-0.25)
+    found = FaceDetector(pnet, fake_net(0.7), counted, config).detect(grey(96, 64))
+    assert seen == [1] and len(found) == 1
+    weights = PNET_WEIGHT + RNET_WEIGHT + ONET_WEIGHT
+    logits = PNET_WEIGHT * logit(0.5) + RNET_WEIGHT * logit(0.7) + ONET_WEIGHT * logit(0.8)
+    assert log_odds(found.scores) == pytest.approx([1.5 * logits / weights - 0.25], abs=1e-4)
+    # The box is the first pass's, and so are the landmarks: here the middle of the window.
+    half = PNET_ANCHOR / 2
+    assert found.boxes[0] == pytest.approx([12.5 - half, 8.5 - half, 12.5 + half, 8.5 + half], abs=1e-3)
+    assert found.landmarks[0] == pytest.approx(np.tile(np.float32([12.5, 8.5]), (5, 1)), abs=1e-3)
+    # With it, O-Net reads the box again, and its mirror image.
+    seen.clear()
+    FaceDetector(pnet, fake_net(0.7), counted, replace(config, second_look=True)).detect(grey(96, 64))
+    assert seen == [1, 1, 1]

@@ -29,7 +29,7 @@ class EvaluateArgs(SourcesArgs):
     split: str = "test"
     """Which photos: train, val, test, or all."""
     bundle: Path | None = None
-    """Bundle directory; the default bundle without this option."""
+    """Bundle directory, or a bundle of the project by name; the default bundle without this option."""
     skip_bundle: bool = False
     """Score only the --predictions."""
     stock: bool = False

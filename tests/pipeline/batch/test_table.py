@@ -35,6 +35,13 @@ def test_results_made_with_a_bundle_of_format_3_are_continued() -> None:
     recorded = {**BUNDLE, "format_version": 3, "search": old, "judge": {"stage1": 1.0, "mirrored": True}}
     metadata = BatchRecipe(recorded, OPTIONS).metadata()
     bundle = {**BUNDLE, "format_version": 4, "search": new, "fusion": {"detector_weight": 1.0, "flip_tta": True}}
-    assert BatchRecipe(bundle, OPTIONS).difference(metadata) is None
+    added = {"format_version": 5, "weights_dtype": "float32", "fusion": {**bundle["fusion"], "box_passes": 1}}
+    assert BatchRecipe({**bundle, **added}, OPTIONS).difference(metadata) is None
+    # The same of format 4, with the fine-tuned cascade.
+    metadata4 = BatchRecipe({**bundle, "search": {"cascade": "fine-tuned", **new}}, OPTIONS).metadata()
+    searched = {"search": {"cascade": "fine-tuned", "second_look": True, **new}}
+    assert BatchRecipe({**bundle, **added, **searched}, OPTIONS).difference(metadata4) is None
+    searched["search"]["second_look"] = False
+    assert BatchRecipe({**bundle, **added, **searched}, OPTIONS).difference(metadata4) is not None
     changed = {**bundle, "search": {**new, "onet2_threshold": 0.5}, "name": "b"}
     assert BatchRecipe(changed, OPTIONS).difference(metadata) == "another bundle ('a'), this is 'b'"

@@ -1,6 +1,7 @@
 """Bundles: a written bundle is read back, also from earlier formats."""
 
 import json
+import shutil
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from common.errors import BundleError, UserError
-from pipeline.inference.bundle import DEFAULT, GRAPHS, Bundle, write_bundle
+from pipeline.inference.bundle import DEFAULT, GRAPHS, MODELS, Bundle, bundle_folder, bundle_names, write_bundle
 from pipeline.inference.bundle_meta import FORMAT_VERSION, READABLE_VERSIONS, BundleMeta
 from pipeline.inference.fusion import ScoreFusion
 from pipeline.training.pack_command import PackArgs
@@ -35,10 +36,35 @@ FUSION = ScoreFusion(
 )
 
 
-def test_default_bundle_loads_and_is_small():
+LIMITS = {"kaggle": 10_000_000, "default": 16_000_000}  # bytes of each bundle of the project
+TOGETHER = 25_000_000
+
+
+def test_the_bundles_of_the_project_are_small():
+    sizes = {folder.name: sum(file.stat().st_size for file in folder.iterdir()) for folder in MODELS.iterdir()}
+    assert set(sizes) <= set(LIMITS) and "default" in sizes
+    assert set(bundle_names()) == set(sizes)
+    assert all(size <= LIMITS[name] for name, size in sizes.items())
+    assert sum(sizes.values()) <= TOGETHER
+
+
+def test_a_bundle_of_the_project_is_named(tmp_path, monkeypatch, bundle_copy):
+    assert Bundle.load("default").path == Bundle.load(Path("default")).path == DEFAULT
+    # A folder of that name is meant only where it holds a bundle.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "default").mkdir()
+    assert bundle_folder("default") == DEFAULT
+    shutil.copytree(bundle_copy, tmp_path / "default", dirs_exist_ok=True)
+    assert bundle_folder("default") == Path("default")
+    with pytest.raises(BundleError, match=r"nobody/bundle.json: not found; name a bundle .*of the project: .*default"):
+        Bundle.load("nobody")
+    with pytest.raises(BundleError, match=r"models/default/bundle.json: not found; name a bundle directory"):
+        Bundle.load("models/default")
+
+
+def test_default_bundle_loads():
     bundle = Bundle.load()
     assert bundle.meta.class_names == ("with_mask", "without_mask", "mask_weared_incorrect")
-    assert sum(file.stat().st_size for file in DEFAULT.iterdir()) < 10_000_000
     size = bundle.meta.input_size
     probs = bundle.graph("classifier")(np.zeros((2, 3, size, size), np.float32))[0]
     assert probs.shape == (2, 3)
@@ -123,8 +149,32 @@ def test_bundles_without_a_cascade_are_read_as_stock(bundle_copy, version):
     assert json.loads((bundle_copy / "bundle.json").read_text())["search"]["cascade"] == "stock"
 
 
-def test_formats_1_to_4_are_read():
-    assert READABLE_VERSIONS == (1, 2, 3, 4) and FORMAT_VERSION == 4
+def test_formats_1_to_5_are_read():
+    assert READABLE_VERSIONS == (1, 2, 3, 4, 5) and FORMAT_VERSION == 5
+
+
+def test_format_4_has_float32_weights_a_second_look_and_one_pass(bundle_copy):
+    search = {"cascade": "fine-tuned", **{k: v for k, v in asdict(FINE_TUNED).items() if k != "second_look"}}
+    fusion = {k: v for k, v in asdict(FUSION).items() if k != "box_passes"}
+    edit_meta(bundle_copy, format_version=4, search=search, fusion=fusion, weights_dtype=...)
+    meta = Bundle.load(bundle_copy).meta
+    assert (meta.search, meta.fusion, meta.weights_dtype) == (FINE_TUNED, FUSION, "float32")
+    assert meta.search.second_look is True and meta.fusion.box_passes == 1
+
+
+def test_new_fields_are_read_back_and_checked(bundle_copy):
+    meta = Bundle.load(bundle_copy).meta
+    search, fusion = replace(FINE_TUNED, second_look=False), replace(FUSION, box_passes=2)
+    graphs = {name: (DEFAULT / f"{name}.onnx").read_bytes() for name in GRAPHS}
+    write_bundle(bundle_copy, replace(meta, search=search, fusion=fusion, weights_dtype="float16"), graphs)
+    read = Bundle.load(bundle_copy).meta
+    assert (read.search, read.fusion, read.weights_dtype) == (search, fusion, "float16")
+    edit_meta(bundle_copy, weights_dtype="int8")
+    with pytest.raises(BundleError, match=r"weights_dtype 'int8' is unknown; known are float16, float32"):
+        Bundle.load(bundle_copy)
+    edit_meta(bundle_copy, weights_dtype="float16", fusion={"box_passes": 3})
+    with pytest.raises(BundleError, match=r"box_passes is 3, must be 1 or 2"):
+        Bundle.load(bundle_copy)
 
 
 def test_format_3_is_read_under_its_old_names(bundle_copy):

@@ -93,7 +93,7 @@ DEFECTS = {  # "..." matches a library's words
     ),
     "a newer format": (
         lambda b: edit_meta(b, format_version=FORMAT_VERSION + 1),
-        "bundle.json: has format 5, this program reads 1 to 4; update the program",
+        "bundle.json: has format 6, this program reads 1 to 5; update the program",
     ),
     "not JSON": (
         lambda b: (b / "bundle.json").write_text("[1, 2"),
@@ -139,12 +139,12 @@ def test_every_defect_of_a_bundle_is_one_line(bundle_copy, defect, capsys):
 @pytest.mark.parametrize(
     ("version", "line"),
     [
-        (FORMAT_VERSION + 1, "has format 5, this program reads 1 to 4; update the program"),
-        (0, "has format 0, this program reads 1 to 4; pack the bundle again"),
-        (-1, "has format -1, this program reads 1 to 4; pack the bundle again"),
-        ("2", 'has format "2", this program reads 1 to 4; pack the bundle again'),
-        (None, "has format null, this program reads 1 to 4; pack the bundle again"),
-        ([3], "has format [3], this program reads 1 to 4; pack the bundle again"),
+        (FORMAT_VERSION + 1, "has format 6, this program reads 1 to 5; update the program"),
+        (0, "has format 0, this program reads 1 to 5; pack the bundle again"),
+        (-1, "has format -1, this program reads 1 to 5; pack the bundle again"),
+        ("2", 'has format "2", this program reads 1 to 5; pack the bundle again'),
+        (None, "has format null, this program reads 1 to 5; pack the bundle again"),
+        ([3], "has format [3], this program reads 1 to 5; pack the bundle again"),
     ],
 )
 def test_other_formats(bundle_copy, version, line):

@@ -140,6 +140,32 @@ def test_boxes_move_to_the_classifiers_box():
     ].tolist() == [8, 0, 16, 8]
 
 
+def test_a_second_pass_sees_the_face_at_its_moved_box():
+    # The box moves right by the crop's blue on the right: one side, onto the third square, which is class b.
+    other = ((204, 230, 0), (204, 230, 0))  # P(b) 0.8, face logit 3.2
+    image = image_of(FACE, ((51, 255, 0), (51, 255, 255)), other, height=SIZE + 2)
+    fusion = ScoreFusion(box_blend=1, classifier_weight=0.25, box_passes=2)
+    found = fixed_predictor(fusion, squares_at((0.9, 8))).detect(image)
+    assert found.boxes[0, [0, 2]] == pytest.approx([16, 24], abs=0.5)
+    assert found.class_probs[0] == pytest.approx([0.2, 0.8], abs=0.1)
+    first = fixed_predictor(replace(fusion, box_passes=1), squares_at((0.9, 8))).detect(image)
+    assert first.class_probs[0] == pytest.approx([0.8, 0.2], abs=1e-5)
+    assert found.face_scores[0] < first.face_scores[0]  # the second pass's face logit counts
+    # A face below the wanted score gets no second pass, and keeps its box and outputs.
+    predictor = fixed_predictor(fusion, squares_at((0.9, 8), (0.01, 0)), score_threshold=0.25)
+    seen = []
+    predictor.run_classifier = lambda images, boxes, run=predictor.run_classifier: (
+        seen.append([len(b) for b in boxes]) or run(images, boxes)
+    )
+    assert len(predictor.detect(image)) == 1 and seen[-1] == [1]
+    seen.clear()
+    assert len(predictor.detect(image, min_score=0)) == 2 and seen[-1] == [2]
+    # Without a classifier's box, there is one pass.
+    seen.clear()
+    plain = fixed_predictor(replace(fusion, classifier_weight=0), squares_at((0.9, 8)), outputs=1)
+    assert plain.detect(image).boxes[0].tolist() == [8, 0, 16, 8]
+
+
 def test_flip_tta_averages_outputs_with_the_mirrored_box():
     fusion = ScoreFusion(classifier_weight=0.25, box_blend=1, flip_tta=True)
     square = ((51, 255, 0), (153, 51, 102))  # the halves differ in all channels

@@ -12,10 +12,15 @@ import pytest
 from common.annotations import AnnotatedImage
 from common.errors import UserError
 from pipeline.inference.fusion import ScoreFusion
+from pipeline.inference.predictor import ClassifierOutput
 from pipeline.training.calibration import (
+    BOX_BLENDS,
     MIN_DETECTOR_SCORE,
     MIN_SAMPLES,
+    MIN_SECOND_PASS_GAIN,
     StageOutputs,
+    best_precision,
+    box_precision,
     calibrate_cascade,
     calibration_error,
     choose_unsure_margin,
@@ -23,6 +28,7 @@ from pipeline.training.calibration import (
     fit_fusion,
     is_true_positive,
     uncalibrated,
+    without_face_logits,
 )
 from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.face_logits import log_odds
@@ -259,6 +265,42 @@ def test_the_box_blend_with_the_best_precision_is_chosen() -> None:
     assert fit_fusion(many(3, weights=(1.0, 0.5, 0.0)), 0.0, flip_tta=False).box_blend == 0
 
 
+def with_second(outputs: list[StageOutputs], move: float) -> list[StageOutputs]:
+    """Return outputs with a second pass, which moves stage 1's boxes to the right, the same at each blend."""
+    made = []
+    for one in outputs:
+        boxes = one.boxes + np.float32([move, 0, move, 0])
+        output = ClassifierOutput(one.probs, one.face_logits, one.box_deltas)
+        made.append(replace(one, second=dict.fromkeys(BOX_BLENDS[1:], (boxes, output))))
+    return made
+
+
+def test_a_second_pass_is_chosen_only_where_its_boxes_are_better() -> None:
+    outputs = shifted(1.0)
+    once = fit_fusion(outputs, 0.0, flip_tta=False)
+    assert once.box_passes == 1
+    right, wrong = with_second(outputs, 4), with_second(outputs, -4)
+    twice = fit_fusion(right, 0.0, flip_tta=False)
+    assert (twice.box_passes, twice.box_blend) == (2, 0.25)  # all blends are as good here
+    assert fit_fusion(wrong, 0.0, flip_tta=False) == once
+    figures = best_precision(box_precision(once, right, 0.0))
+    assert set(figures) == {"1", "2"} and figures["2"] > figures["1"] + MIN_SECOND_PASS_GAIN
+    assert set(best_precision(box_precision(once, outputs, 0.0))) == {"1"}
+    # A photo without candidates does not matter.
+    none = np.zeros((0, 4), np.float32)
+    nothing = StageOutputs(none, none[:, 0], none[:, :3], None, None, none, np.zeros(0, np.intp), SIZE)
+    assert fit_fusion([nothing, *right], 0.0, flip_tta=False) == twice
+
+
+def test_scores_are_fitted_to_the_second_passes_outputs() -> None:
+    outputs = with_second(shifted(1.0), 4)
+    assert fit_fusion(outputs, 0.0, flip_tta=False).classifier_weight > 0.2
+    # Without the face logits at all, as pack compares it.
+    bare = [without_face_logits(o) for o in outputs]
+    fitted = fit_fusion(bare, 0.0, flip_tta=False)
+    assert (fitted.classifier_weight, fitted.box_passes) == (0, 2)
+
+
 def test_too_few_candidates_leave_stage_1s_scores(capsys: pytest.CaptureFixture[str]) -> None:
     (one,) = many(1, weights=(1.0, 1.0, 0.0))
     right = is_true_positive(one.boxes, one.gt_boxes)
@@ -345,4 +387,5 @@ def test_outputs_of_both_stages_are_collected_per_photo(tmp_path: Path) -> None:
     assert one.probs == pytest.approx(np.float32([[0.1, 0.9]]))
     assert one.face_logits == pytest.approx([0.1]) and one.box_deltas == pytest.approx(np.float32([[0.1, 0, 0.2, 0.1]]))
     assert one.gt_boxes.tolist() == gt_boxes.tolist() and one.labels.tolist() == [1, 0] and one.size == SIZE
+    assert one.second == {}
     assert len(two.boxes) == len(two.gt_boxes) == len(two.labels) == 0 and two.size == SIZE

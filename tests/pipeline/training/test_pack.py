@@ -35,7 +35,7 @@ from tests.helpers.training.packing import CLASSES, FITTED, META, TILES, mean_co
 def test_without_photos_stock_boxes_and_the_runs_facts(
     run: Path, tmp_path: Path, cascade: dict[str, bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert pack_it(run, tmp_path / "made", "--min-face", "30", "--note", "mine") == 0
+    assert pack_it(run, tmp_path / "made", "--min-face", "30", "--note", "mine", "--weights-dtype", "float32") == 0
     screen = capsys.readouterr().out
     assert "classes with_mask, without_mask, mask_weared_incorrect" in screen and "score from 0.5" in screen
     meta = Bundle.load(tmp_path / "made").meta
@@ -96,7 +96,9 @@ def test_a_given_threshold_is_kept(
 def test_a_fine_tuned_cascade_and_its_provenance(
     run: Path, tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert pack_it(run, tmp_path / "made", "--cascade", str(tuned), "--min-face", "9") == 0
+    assert (
+        pack_it(run, tmp_path / "made", "--cascade", str(tuned), "--min-face", "9", "--weights-dtype", "float32") == 0
+    )
     assert "score from 0.5" in capsys.readouterr().out
     bundle = Bundle.load(tmp_path / "made")
     assert bundle.meta.search == replace(CascadeConfig(), min_face=9)
@@ -152,7 +154,10 @@ def test_the_fusion_is_fitted_on_the_validation_photos(
     face_logits = np.float32([2, -2])
     outputs = [StageOutputs(boxes, scores, probs, face_logits, None, boxes[:1], np.zeros(1, np.intp), (64, 64))]
 
-    def collect_outputs(predictor: Predictor, detector: FaceDetector, images: object) -> list[StageOutputs]:
+    def collect_outputs(
+        predictor: Predictor, detector: FaceDetector, images: object, second_pass: bool
+    ) -> list[StageOutputs]:
+        assert second_pass
         meta = predictor.bundle.meta
         assert meta.fusion == ScoreFusion(flip_tta=True)  # not fitted yet, but with mirrored crops, too
         assert meta.search == detector.config == search  # calibrated already

@@ -228,7 +228,7 @@ class TestWhatACascadeLearnedFrom:
     def warned(
         self, several: tuple[SourcesArgs, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> object:
-        facts = {"recipe": {}, "data": read_photos(*several).fingerprint, "sources": {"main": {}}}
+        facts = {"recipe": {}, "data": read_photos(*several).fingerprint, "sources": {"main": {}, "other": {}}}
         monkeypatch.setattr(pack, "load_net", lambda *_: None)
         monkeypatch.setattr(pack, "ExportWrapper", lambda _: None)
         monkeypatch.setattr(pack, "export_cascade", lambda *_: {})
