@@ -129,7 +129,7 @@ def build_model(
 
     Args:
         name: one of OWN_MODELS, "face_trunk" or any timm model.
-        num_classes: number of outputs. The head is new unless `weights` has a head of this size.
+        num_classes: number of outputs. The head is new unless the trained weights have a head of this size.
         pretrained: start from trained weights: of an installed package (stage2_classifier.pretrained), or of the hub.
         weights: a local file of weights; "" for none.
         dropout: probability before the last layer.
@@ -145,7 +145,8 @@ def build_model(
         model = FaceTrunk(num_classes, dropout, pretrained)
     else:
         model = _timm_model(name, num_classes, pretrained, dropout)
-        if pretrained or weights:
+        own_head = pretrained and num_classes == (getattr(model, "pretrained_cfg", None) or {}).get("num_classes")
+        if (pretrained or weights) and not own_head:
             _start_head_near_zero(model)
     if weights:
         load_weights(model, weights)

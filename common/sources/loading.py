@@ -44,7 +44,8 @@ def load_sources(args: SourcesArgs, log: Log = warn) -> Annotations:
     read = [_load(source, args, log) for source in sources]
     main = read[0]
     for source, found in zip(sources, read, strict=True):
-        if strange := [name for name in found.class_names if name not in main.class_names]:
+        labels = {label for image in found.images for label in image.labels}  # a mask class may be without faces
+        if strange := [name for name in found.class_names if name in labels and name not in main.class_names]:
             names = ", ".join(main.class_names)
             fix = f"map it with `rename: [{strange[0]}=NAME]` in the file of sources"
             raise UserError(f"{source.data}: class {strange[0]!r} is not among the main data's ({names}); {fix}")

@@ -175,7 +175,7 @@ def _export_cascade(
     facts: dict[str, Any] = {"weights": "fine-tuned", "run": run.resolve().name, **run_facts(run)}
     graphs = export_cascade(nets, FINE_TUNED)
     # The photos of several sources are known only where all of them are given.
-    comparable = photos is not None and ("sources" not in facts or photos.further)
+    comparable = photos is not None and (len(facts.get("sources", ())) < 2 or photos.further)
     if photos is not None and comparable and facts["data"] != photos.learned:
         reason = "was trained on other photos than the split's training photos; its metrics may be too good"
         print(f"warning: {run}: {reason}", file=sys.stderr)

@@ -149,11 +149,14 @@ def write_drawn_photos(root: Path) -> Path:
     return drawn_photos.write_dataset(root)
 
 
-def write_distinct_photos(root: Path, count: int = 8, scale: int = 1) -> Path:
-    """Write a COCO dataset of very different photos (128x96, or `scale` times that) with a face of each class."""
+def write_distinct_photos(root: Path, count: int = 8, scale: int = 1, first_seed: int = 0) -> Path:
+    """Write a COCO dataset of very different photos (128x96, or `scale` times that) with a face of each class.
+
+    Photo i has the seed first_seed + i: another dataset shows other photos from `count` on.
+    """
     root.mkdir(parents=True)
     for i in range(count):
-        blocks = np.random.default_rng(i).integers(0, 255, (6, 8, 3), np.uint8)
+        blocks = np.random.default_rng(first_seed + i).integers(0, 255, (6, 8, 3), np.uint8)
         cv2.imwrite(str(root / f"p{i}.png"), np.kron(blocks, np.ones((16 * scale, 16 * scale, 1), np.uint8)))
     boxes = [[10, 20, 32, 40], [70, 20, 32, 40]]
     rows = [{"image_id": i, "category_id": k, "bbox": boxes[k]} for i in range(count) for k in range(2)]

@@ -61,7 +61,7 @@ def changed_draws(dataset: CropDataset, plain: CropDataset, label: str, draws: i
     members, changed = np.flatnonzero(dataset.labels == CLASSES.index(label)), []
     for draw in range(draws):
         i = int(members[draw % len(members)])
-        (view, kind, deltas), (before, plain_kind, plain_deltas) = dataset[draw, i], plain[draw, i]
+        (view, kind, deltas, *_), (before, plain_kind, plain_deltas, *_) = dataset[draw, i], plain[draw, i]
         assert kind == plain_kind and torch.equal(deltas, plain_deltas) and view.shape == before.shape
         changed.append(not torch.equal(view, before))
     return float(np.mean(changed))
@@ -82,7 +82,7 @@ def test_the_probability_decides_for_one_class(faces: CropSet, option: str, labe
 def test_without_jitter_the_window_is_that_of_inference(faces: CropSet, option: str) -> None:
     dataset, plain = dataset_of(faces, **{option: 1.0}), dataset_of(faces)
     i = int(np.flatnonzero(dataset.labels == (1 if option == "occluder_prob" else 0))[0])
-    (view, _, deltas), (before, _, plain_deltas) = dataset[5, i], plain[5, i]
+    (view, _, deltas, *_), (before, _, plain_deltas, *_) = dataset[5, i], plain[5, i]
     assert deltas.numpy() == pytest.approx(plain_deltas.numpy(), abs=0.03)
     forehead = view.numpy()[:12].astype(int) - before.numpy()[:12]
     assert np.abs(forehead).max() <= 4  # eyes and forehead stay where they were
