@@ -36,6 +36,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pipeline.data": ("common", *STAGES),
     "pipeline.check": ("common", "pipeline.inference.draw", "pipeline.data.checks", "pipeline.data.duplicates"),
     "pipeline.evaluate": ("common", *STAGES, "pipeline.inference", "pipeline.data"),
+    "pipeline.evaluate.videos": (
+        *("common", "pipeline.data.checks", "pipeline.evaluate.report", "pipeline.evaluate.selection"),
+        *("pipeline.inference", "pipeline.video"),
+    ),
     "pipeline.training": ("common", *STAGES, "pipeline.inference", "pipeline.data", "pipeline.evaluate"),
     "pipeline.baseline": ("common", *STAGES, "pipeline.data", "pipeline.evaluate", "pipeline.bench"),
     "pipeline.bench": (

@@ -10,18 +10,19 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pipeline.video.tracker import (
-    CONFIRM_HITS,
     IOU_BUFFER,
-    LOST_TRACK_BUFFER,
     MAX_BUFFER_SCALE,
     MIN_IOU,
     REFERENCE_STEP,
-    SMOOTHING_TIME,
     Track,
     Tracker,
     to_detections,
 )
+from pipeline.video.tracking_settings import DEFAULT_TRACKING
 from tests.helpers.video.tracks import BARE, MASK, box_at, make_detections
+
+CONFIRM_HITS = DEFAULT_TRACKING.confirm_hits
+LOST_TRACK_BUFFER, SMOOTHING_TIME = DEFAULT_TRACKING.lost_track_buffer, DEFAULT_TRACKING.smoothing_time
 
 
 def run_without_faces(tracker: Tracker, start: float, end: float) -> list[Track]:
