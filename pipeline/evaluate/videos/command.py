@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
@@ -34,7 +35,17 @@ from pipeline.video.tracking_settings import DEFAULT_TRACKING, TrackingSettings
 
 MARGINS = (0.0, 0.2, 0.4, 0.6, 0.8)  # of `unsure`, next to the bundle's
 COLUMNS = (
-    *("videos", "faces", "told once", "missing", "told again", "false", "wrong at first", "wrong at last"),
+    *(
+        "videos",
+        "faces",
+        "told once",
+        "missing",
+        "of these unseen",
+        "told again",
+        "false",
+        "wrong at first",
+        "wrong at last",
+    ),
     *("label changes", "of these wrong", "delay (s)", "cost"),
 )
 
@@ -87,10 +98,13 @@ def run(args: VideoScoreArgs) -> int:
         choice = choose_settings(halves["half 1"], halves["half 2"], threshold, DEFAULT_TRACKING)
         for name, half in halves.items():
             rows.append(_row(f"{name}, chosen", score_clips(half, threshold, choice.settings)))
+        for name, value in _changed(choice.settings).items():
+            alone = replace(DEFAULT_TRACKING, **{name: value[1]})
+            rows += [_row(f"{h}, {name} alone", score_clips(half, threshold, alone)) for h, half in halves.items()]
         notes += _choice_notes(choice)
     present = score_clips(clips, threshold, DEFAULT_TRACKING)
     rows.append(_row("all, present", present))
-    note = "Constants are chosen on half 1. Half 2 says whether they help."
+    note = "Constants are chosen on half 1. Half 2 says whether they help. Unseen: the detector never found the face."
     tables = [Table("Events", ("", *COLUMNS), tuple(rows), note if choice else "")]
     tables.append(_unsure_table(clips, threshold, predictor.bundle.meta.fusion.unsure_margin))
     show(tables, notes)
@@ -117,7 +131,7 @@ def _check(args: VideoScoreArgs) -> None:
 
 def _row(name: str, scores: Sequence[EventScores]) -> tuple[str, ...]:
     s = total(scores)
-    counts = (len(scores), s.faces, s.once, s.missing, s.duplicates, s.false, s.wrong, s.wrong_at_end)
+    counts = (len(scores), s.faces, s.once, s.missing, s.unseen, s.duplicates, s.false, s.wrong, s.wrong_at_end)
     delay = f"{s.mean_delay:.2f}" if s.told else "-"
     return (name, *(str(n) for n in (*counts, s.changes, s.wrong_changes)), delay, f"{s.cost:.2f}")
 
@@ -138,7 +152,7 @@ def _choice_notes(choice: SettingsChoice) -> list[str]:
     ]
 
 
-def _changed(settings: TrackingSettings) -> dict[str, tuple[float, float]]:
+def _changed(settings: TrackingSettings) -> dict[str, tuple[Any, Any]]:
     """Return {constant: (present, chosen)} of the constants that differ."""
     old, new = asdict(DEFAULT_TRACKING), asdict(settings)
     return {name: (old[name], new[name]) for name in old if old[name] != new[name]}

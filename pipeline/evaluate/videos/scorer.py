@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from common.boxes import iou
+from common.boxes import Boxes, iou
 from pipeline.evaluate.videos.truth import SAME_APPEARANCE, Appearance, ClipTruth
 from pipeline.video.events import Event
 
 MIN_IOU = 0.3  # between an event's box and a face's visible part; boxes lag a little in a shaken picture
-DELAY_COST = 0.25  # mistakes that a second of delay counts as
+DELAY_COST = 0.1  # mistakes that a second of delay counts as
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class EventScores:
     faces: int = 0  # appearances that must be told
     once: int = 0  # of these, told as often as is right
     missing: int = 0  # of these, never told
+    unseen: int = 0  # of the missing ones, those without a detection that could start a track, in any frame
     duplicates: int = 0  # `entered` events of a face that was told before, in the same appearance
     wrong: int = 0  # first `entered` events with a wrong label
     wrong_at_end: int = 0  # faces whose last reported label is wrong
@@ -57,7 +58,7 @@ def total(scores: Iterable[EventScores]) -> EventScores:
     return sum(scores, EventScores())
 
 
-def score_events(truth: ClipTruth, events: Sequence[Event]) -> EventScores:
+def score_events(truth: ClipTruth, events: Sequence[Event], found: Sequence[Boxes] | None = None) -> EventScores:
     """Compare the `entered` and `changed` events of a video with its truth.
 
     An event belongs to the face that its box overlaps most, from MIN_IOU on. An event at a face that never counts
@@ -67,6 +68,7 @@ def score_events(truth: ClipTruth, events: Sequence[Event]) -> EventScores:
     Args:
         truth: the true faces.
         events: in order; `Event.frame` is the index of the frame in `truth`.
+        found: (N, 4) boxes of each frame that could start a track; without them no face counts as unseen.
     """
     appearances = truth.appearances()
     by_appearance: dict[int, list[Event]] = {i: [] for i in range(len(appearances))}
@@ -81,8 +83,19 @@ def score_events(truth: ClipTruth, events: Sequence[Event]) -> EventScores:
         nearest = [(_distance(a, event.time), i) for i, a in enumerate(appearances) if a.face == face]
         if nearest:
             by_appearance[min(nearest)[1]].append(event)
-    scored = (_score_appearance(a, by_appearance[i], truth.labels[a.face]) for i, a in enumerate(appearances))
-    return total(scored) + EventScores(false=false)
+    scores = EventScores(false=false)
+    for i, a in enumerate(appearances):
+        scored = _score_appearance(a, by_appearance[i], truth.labels[a.face])
+        unseen = scored.missing and found is not None and not _is_seen(truth, a, found)
+        scores += replace(scored, unseen=int(unseen))
+    return scores
+
+
+def _is_seen(truth: ClipTruth, appearance: Appearance, found: Sequence[Boxes]) -> bool:
+    """Return whether a box is on a face in some frame of its appearance."""
+    faces = truth.clipped()[:, appearance.face].astype(np.float32)
+    frames = np.flatnonzero((truth.times >= appearance.start) & (truth.times <= appearance.end))
+    return any(len(found[t]) and iou(faces[t : t + 1], found[t]).max() >= MIN_IOU for t in frames.tolist())
 
 
 def _find_face(truth: ClipTruth, event: Event) -> int | None:

@@ -46,7 +46,7 @@ def test_each_face_told_once_with_its_label_is_right() -> None:
 
 def test_a_face_told_three_times_is_two_duplicates() -> None:
     scores = score_events(truth_of_two(), [event(0.0, LEFT), event(2.0, LEFT), event(4.0, LEFT)])
-    assert scores == EventScores(faces=2, once=1 - 1, missing=1, duplicates=2, told=1)
+    assert scores == EventScores(faces=2, missing=1, duplicates=2, told=1)
     assert scores.cost == 3
 
 
@@ -69,6 +69,12 @@ def test_a_change_that_did_not_happen_is_counted() -> None:
     events = [event(0.0, LEFT), event(2.0, LEFT, "without_mask", "changed"), event(4.0, LEFT, "with_mask", "changed")]
     scores = score_events(truth_of_two(), events)
     assert (scores.wrong, scores.wrong_at_end, scores.changes, scores.wrong_changes) == (0, 0, 2, 1)
+
+
+def test_a_missing_face_is_unseen_where_no_box_is_on_it() -> None:
+    nothing, left = np.zeros((0, 4), np.float32), np.array([LEFT], np.float32)
+    scores = score_events(truth_of_two(), [], [nothing] * 30 + [left] + [nothing] * 29)
+    assert scores == EventScores(faces=2, missing=2, unseen=1)
 
 
 def test_a_face_too_small_to_count_is_neither_right_nor_wrong() -> None:
