@@ -9,8 +9,9 @@ one half of the videos, and compared on the other half. No photo and no video is
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,8 @@ def run(args: VideoScoreArgs) -> int:
     notes.append(f"{len(clips)} videos of {args.seconds:g} s from validation photos, seed {args.seed}")
     notes.append(f"a face counts from {MIN_SIDE:g} px on, where more than half of it is in the frame")
 
+    notes += _learned_notes(predictor.bundle.meta.provenance, args.splits)
+
     halves = {"half 1": clips[0::2], "half 2": clips[1::2]}
     rows = [_row(f"{name}, present", score_clips(half, threshold, DEFAULT_TRACKING)) for name, half in halves.items()]
     choice = None
@@ -149,6 +152,18 @@ def _choice_notes(choice: SettingsChoice) -> list[str]:
     return [
         f"chosen constants: {what}",
         f"half 2 {says} them: cost per video {choice.difference:+.3f} (95% interval {low:+.3f} to {high:+.3f})",
+    ]
+
+
+def _learned_notes(provenance: Mapping[str, Any], splits: Path) -> list[str]:
+    """Return a warning where the bundle is not known to have learned without the validation photos."""
+    data = provenance.get("data")
+    known = data.get("splits_sha256") if isinstance(data, Mapping) else None
+    if known == hashlib.sha256(splits.read_bytes()).hexdigest():
+        return []
+    return [
+        "the bundle does not say that it learned by this split: it may have learned from these photos, so the figures "
+        "flatter it; choose constants with a bundle of the training part (--bundle)"
     ]
 
 
