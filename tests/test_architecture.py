@@ -40,6 +40,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "pipeline.check.suspects": ("common", "pipeline.inference.predictor", "pipeline.check.photo_reading"),
     "pipeline.evaluate": ("common", *STAGES, "pipeline.inference", "pipeline.data"),
+    "pipeline.evaluate.videos": (
+        *("common", "pipeline.data.checks", "pipeline.evaluate.report", "pipeline.evaluate.selection"),
+        *("pipeline.inference", "pipeline.video"),
+    ),
     "pipeline.training": ("common", *STAGES, "pipeline.inference", "pipeline.data", "pipeline.evaluate"),
     "pipeline.baseline": ("common", *STAGES, "pipeline.data", "pipeline.evaluate", "pipeline.bench"),
     "pipeline.bench": (

@@ -18,6 +18,7 @@ from common.files import atomic_text, streaming_text
 from pipeline.inference.detections import Detections
 from pipeline.video.reader import Frame
 from pipeline.video.tracker import Track
+from pipeline.video.tracking_settings import DEFAULT_TRACKING, TrackingSettings
 
 EventKind = Literal["entered", "changed", "left", "stayed"]
 _NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
@@ -46,10 +47,11 @@ class Event:
 
 
 class EventDetector:
-    """Turns tracks into events: a track once it is confirmed, a changed label once it is not unsure."""
+    """Turns tracks into events: a track once it is confirmed, a changed label once it holds and is not unsure."""
 
-    def __init__(self, source: str) -> None:
-        self._source = path_text(source)
+    def __init__(self, source: str, settings: TrackingSettings = DEFAULT_TRACKING) -> None:
+        self._source, self._settings = path_text(source), settings
+        self._new_labels: dict[int, tuple[str, float]] = {}  # track id -> a label not yet reported, and since when
         self._reported_labels: dict[int, str] = {}  # track id -> the label last reported
         self._last_frames: dict[int, Frame] = {}  # track id -> frame of the last detection, without pixels
 
@@ -63,14 +65,27 @@ class EventDetector:
                 events.append(self._make_event("left", frame, track, ended_faces, i))
                 del self._reported_labels[track.track_id]
             self._last_frames.pop(track.track_id, None)
+            self._new_labels.pop(track.track_id, None)
         for i, track in enumerate(tracks):
             self._last_frames[track.track_id] = replace(frame, pixels=_NO_PIXELS)
             label, previous = faces.labels[i], self._reported_labels.get(track.track_id)
-            if not track.confirmed or label == previous or (previous is not None and faces.unsure[i]):
+            if not track.confirmed or not self._is_due(frame.time, track, label, previous, bool(faces.unsure[i])):
                 continue
             events.append(self._make_event("entered" if previous is None else "changed", frame, track, faces, i))
             self._reported_labels[track.track_id] = label
         return events
+
+    def _is_due(self, time: float, track: Track, label: str, previous: str | None, unsure: bool) -> bool:
+        """Return whether a label is to be reported now; `previous` is the one last reported."""
+        if previous is None:
+            return not unsure or time - track.first_time >= self._settings.unsure_wait
+        if label == previous or unsure:
+            self._new_labels.pop(track.track_id, None)
+            return False
+        new, since = self._new_labels.get(track.track_id, ("", time))
+        if new != label:
+            new, since = self._new_labels[track.track_id] = (label, time)
+        return time - since >= self._settings.change_seconds
 
     def finish(self, frame: Frame, tracks: Sequence[Track], faces: Detections) -> list[Event]:
         """Return the events of a video's end: `tracks` are still in sight."""

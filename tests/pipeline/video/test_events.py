@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,15 +16,18 @@ from pipeline.inference.detections import Detections
 from pipeline.video.events import Event, EventDetector, check_event_file, event_writer
 from pipeline.video.reader import Frame
 from pipeline.video.tracker import Tracker, to_detections
+from pipeline.video.tracking_settings import DEFAULT_TRACKING, TrackingSettings
 from tests.helpers.video.tracks import BARE, MASK, box_at, make_detections
 
 FPS = 10
 PIXELS = np.zeros((4, 4, 3), np.uint8)
 
 
-def detect_events(*frames: Detections, clock: datetime | None = None) -> list[Event]:
+def detect_events(
+    *frames: Detections, clock: datetime | None = None, settings: TrackingSettings = DEFAULT_TRACKING
+) -> list[Event]:
     """Return the events of a video with these detections, ten per second."""
-    tracker, detector, events = Tracker(0.4), EventDetector("door.mp4"), []
+    tracker, detector, events = Tracker(0.4, settings), EventDetector("door.mp4", settings), []
     for i, found in enumerate(frames):
         frame = Frame(i, i / FPS, PIXELS, clock)
         tracks, ended = tracker.update(found, frame.time)
@@ -79,6 +83,34 @@ def test_an_unsure_label_is_reported_as_unsure_and_not_as_a_change() -> None:
     assert (events[0].event, events[0].label, events[0].unsure) == ("entered", "without_mask", True)
     events = detect_events(*[masked_face()] * 10, *[doubt] * 30)
     assert [event.event for event in events] == ["entered", "stayed"]
+
+
+def test_a_changed_label_must_hold() -> None:
+    # A second without a mask, averaged over 0.2 s: the label changes for about a second, and back.
+    frames = [*[masked_face()] * 10, *[bare_face()] * 10, *[masked_face()] * 10]
+    quick = replace(DEFAULT_TRACKING, smoothing_time=0.2, change_seconds=0.0)
+    assert [event.event for event in detect_events(*frames, settings=quick)] == [
+        "entered",
+        "changed",
+        "changed",
+        "stayed",
+    ]
+    held = replace(quick, change_seconds=1.5)
+    assert [event.event for event in detect_events(*frames, settings=held)] == ["entered", "stayed"]
+    lasting = detect_events(*frames[:10], *[bare_face()] * 30, settings=held)
+    assert [event.event for event in lasting] == ["entered", "changed", "stayed"]
+    first = detect_events(*frames[:10], *[bare_face()] * 30, settings=quick)
+    assert lasting[1].time == pytest.approx(first[1].time + 1.5)
+
+
+def test_entered_waits_for_a_sure_label_for_a_while_only() -> None:
+    doubt = make_detections((box_at(10), (0.45, 0.5, 0.05), 0.9))
+    waiting = replace(DEFAULT_TRACKING, unsure_wait=1.2)
+    assert detect_events(*[doubt] * 10, settings=waiting) == []
+    late = detect_events(*[doubt] * 20, settings=waiting)
+    assert (late[0].event, late[0].time, late[0].unsure) == ("entered", 1.2, True)
+    sure = detect_events(*[doubt] * 7, *[masked_face()] * 20, settings=waiting)
+    assert (sure[0].event, sure[0].label, sure[0].unsure) == ("entered", "with_mask", False)
 
 
 def test_live_events_carry_the_clock() -> None:

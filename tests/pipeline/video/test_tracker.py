@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,18 +11,19 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pipeline.video.tracker import (
-    CONFIRM_HITS,
     IOU_BUFFER,
-    LOST_TRACK_BUFFER,
     MAX_BUFFER_SCALE,
     MIN_IOU,
     REFERENCE_STEP,
-    SMOOTHING_TIME,
     Track,
     Tracker,
     to_detections,
 )
+from pipeline.video.tracking_settings import DEFAULT_TRACKING
 from tests.helpers.video.tracks import BARE, MASK, box_at, make_detections
+
+CONFIRM_HITS = DEFAULT_TRACKING.confirm_hits
+LOST_TRACK_BUFFER, SMOOTHING_TIME = DEFAULT_TRACKING.lost_track_buffer, DEFAULT_TRACKING.smoothing_time
 
 
 def run_without_faces(tracker: Tracker, start: float, end: float) -> list[Track]:
@@ -155,6 +157,36 @@ def test_tracks_keep_the_order_of_scores() -> None:
     assert seen.labels == ("without_mask", "with_mask")
     assert [track.track_id for track in tracks] == [1, 2]
     assert len(to_detections([], make_detections())) == 0
+
+
+@pytest.mark.parametrize(
+    ("recover", "found_x", "side", "track_id"), [(0, 70, 20, 2), (2.0, 70, 20, 1), (2.0, 70, 40, 2)]
+)
+def test_a_lost_face_is_found_again_where_it_was_last_seen(
+    recover: float, found_x: float, side: float, track_id: int
+) -> None:
+    tracker = Tracker(0.4, replace(DEFAULT_TRACKING, recover_buffer=recover))
+    for i in range(6):  # it moves by 60 px per second to x = 40, and is lost
+        tracker.update(make_detections((box_at(10 + 6 * i), MASK, 0.9)), i / 10)
+    # Its velocity would have taken it to x = 94. A face of twice the size is another one.
+    for time in (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3):
+        tracker.update(make_detections(), time)
+    tracks, _ = tracker.update(make_detections((box_at(40, side=side), MASK, 0.9)), 1.4)
+    assert [track.track_id for track in tracks] == [track_id]
+
+
+def test_a_track_is_confirmed_by_its_best_score_and_its_number_of_detections() -> None:
+    settings = replace(DEFAULT_TRACKING, confirm_gain=0.5, min_hits=4)
+    weak, strong = (box_at(10), MASK, 0.7), (box_at(10), MASK, 0.9)  # scores 0.63 and 0.81; 0.7 is needed
+    tracker = Tracker(0.4, settings)
+    for i in range(10):
+        tracks, _ = tracker.update(make_detections(weak), i / 10)
+        assert not tracks[0].confirmed
+    tracks, _ = tracker.update(make_detections(strong), 1.0)
+    assert tracks[0].confirmed
+    tracker = Tracker(0.4, settings)
+    confirmed = [tracker.update(make_detections(strong), float(i))[0][0].confirmed for i in range(5)]
+    assert confirmed == [False, False, False, True, True]
 
 
 def test_end_returns_every_track_once() -> None:
