@@ -69,14 +69,18 @@ def requires_extra(extra: str) -> Iterator[None]:
 
 
 @contextmanager
-def requires_package(name: str) -> Iterator[None]:
-    """Turn the missing package `name`, which is in no extra, into a UserError that says how to install it."""
+def requires_package(name: str, requirement: str = "") -> Iterator[None]:
+    """Turn the missing package `name`, which is in no extra, into a UserError that says how to install it.
+
+    `requirement` follows `pip install` where it is not the package's name.
+    """
     try:
         yield
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
-        raise UserError(f"this needs the package {name!r}; install it with `pip install {name}`") from error
+        install = f"pip install {requirement or name}"
+        raise UserError(f"this needs the package {name!r}; install it with `{install}`") from error
 
 
 def run_cli(command: Callable[[], int], interrupted: str = "interrupted") -> int:

@@ -137,19 +137,7 @@ def build_crops(
     if workers < 1:
         raise UserError(f"workers is {workers}; use 1 or more")
     check_class_names(annotations.class_names)
-    further = {source.name for source in annotations.sources[1:]}
-    jobs = [
-        _PhotoJob(
-            image,
-            splits[image.image_id],
-            out,
-            margin,
-            (mined or {}).get(image.image_id),
-            FURTHER_MAX_SIDE if image.source in further else None,
-        )
-        for image in annotations.images
-        if image.image_id in splits
-    ]
+    jobs = _photo_jobs(annotations, splits, out, margin, mined or {})
     if not jobs:
         raise UserError("no image of the dataset is in the splits file; make the file again with pipeline.split")
     _take_folder(out)
@@ -173,6 +161,25 @@ def build_crops(
         without_split=tuple(i.image_id for i in annotations.images if i.image_id not in splits),
         not_mined=sum(not i.complete and i.image_id in (mined or {}) for i in annotations.images),
     )
+
+
+def _photo_jobs(
+    annotations: Annotations, splits: Mapping[str, str], out: Path, margin: float, mined: Mapping[str, MinedFaces]
+) -> list[_PhotoJob]:
+    """Return the photos of the splits, as tasks of the worker processes."""
+    further = {source.name for source in annotations.sources[1:]}
+    return [
+        _PhotoJob(
+            image,
+            splits[image.image_id],
+            out,
+            margin,
+            mined.get(image.image_id),
+            FURTHER_MAX_SIDE if image.source in further else None,
+        )
+        for image in annotations.images
+        if image.image_id in splits
+    ]
 
 
 def check_class_names(class_names: Sequence[str]) -> None:

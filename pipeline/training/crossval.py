@@ -43,7 +43,7 @@ from pipeline.training.fold_scoring import (
     write_fold,
 )
 from pipeline.training.fold_tables import calibration_table, fold_table, pooled_table, summarize_folds, unsure_table
-from pipeline.training.left_out import left_out_training, run_left_out
+from pipeline.training.left_out import check_left_out, left_out_training, run_left_out
 from pipeline.training.plan import EXPERIMENTS, TrainingPlan, check_experiments, check_parts
 from pipeline.training.steps import RESUMABLE, Log, run_parallel
 
@@ -136,11 +136,12 @@ def _leave_out(args: CrossvalArgs, log: Log) -> int:
         "match_iou": list(args.match_iou),
         "merge": list(args.merge),
     }
-    scoring = [*(("--match-iou", *args.match_iou) if args.match_iou else ())]
-    scoring += ["--merge", *args.merge] if args.merge else []
+    check_left_out(args, annotations, args.leave_out_source, args.match_iou, args.merge)
     with RunFolder(args.out, "cross-validation", "--out", "crossval_config.json").held(record):
         trainings = [
-            left_out_training(args, name, args.out / f"left_out_{name}", args.experiments, args.seed, scoring)
+            left_out_training(
+                args, name, args.out / f"left_out_{name}", args.experiments, args.seed, args.match_iou, args.merge
+            )
             for name in args.leave_out_source
         ]
         log(run_left_out(trainings, args.out, args.jobs, log))
@@ -159,6 +160,9 @@ def _check_args(args: CrossvalArgs) -> None:
         raise UserError(f"--external-iou is {args.external_iou}, must be between 0.1 and 1; the default is 0.35")
     if (args.match_iou or args.merge) and not args.leave_out_source:
         raise UserError("--match-iou, --merge: are for sources that are left out; give --leave-out-source")
+    for_folds = {"--external-data": args.external_data, "--group-by": args.group_by, "--by-time": args.by_time}
+    if args.leave_out_source and (given := [flag for flag, value in for_folds.items() if value]):
+        raise UserError(f"{given[0]}: is for folds; leave it out, or leave out --leave-out-source")
     if args.external_merge and args.external_data is None:
         raise UserError("--external-merge: needs --external-data, whose classes it merges; give both")
     check_experiments(args.experiments)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.annotations.source import Source
+from common.annotations.types import Annotations, ordered_classes
 from common.cli import requires_extra
 from common.errors import UserError
 from common.files import write_bytes, write_text
@@ -19,8 +20,12 @@ from common.sources import SourcesArgs
 from common.sources.loading import describe_sources
 from common.sources.trust_file import read_trust_file
 from pipeline.data import split
+from pipeline.evaluate.scoring.args import match_ious, merges_by_source
+from pipeline.evaluate.selection import check_classes, merge_classes, merged_names, parse_merge
 from pipeline.training.plan import TrainingPlan
 from pipeline.training.steps import Log, TrainingStep, run_parallel
+
+DEFAULT_IOU = 0.5  # pipeline.evaluate's
 
 # Figures of the table, by their keys in evaluation.json's summary of a source.
 FIGURES = {"mAP": "mAP at IoU", "mAP50-95": "mAP50-95", "face_AP": "face AP at IoU", "calibration_error": "ECE"}
@@ -42,8 +47,46 @@ class LeftOutTraining:
         return [*self.plan.steps, self.report]
 
 
+def check_left_out(
+    args: SourcesArgs, annotations: Annotations, names: Sequence[str], match_iou: Sequence[str], merge: Sequence[str]
+) -> None:
+    """Refuse what would end the scoring after hours of training.
+
+    Args:
+        args: the datasets.
+        annotations: of all of them.
+        names: the sources to leave out.
+        match_iou: NAME=IOU of sources that are left out.
+        merge: NAME:A=B of sources that are left out.
+
+    Raises:
+        UserError: a source cannot be left out, or a pair is not about one, or a class would be unknown.
+    """
+    if len(set(names)) < len(names):
+        raise UserError("--leave-out-source: name each source once")
+    sources = describe_sources(args.data, args.sources)
+    rests = {name: _without(sources, name)[1] for name in names}
+    match_ious(match_iou, names, DEFAULT_IOU)
+    if without_name := [pair for pair in merge if ":" not in pair.partition("=")[0]]:
+        raise UserError(f"--merge {without_name[0]!r}: name a source that is left out, as in NAME:A=B")
+    merges = merges_by_source(merge, names)
+    for name, rest in rests.items():
+        merged = parse_merge(merges[name])
+        images = [image for image in annotations.images if image.source == name]
+        merged_names(_classes(annotations, name), merged)
+        check_classes(
+            merge_classes(images, merged), merged_names(_classes(annotations, rest[0].name), merged), "--merge"
+        )
+
+
 def left_out_training(
-    args: SourcesArgs, name: str, out: Path, experiments: tuple[str, ...], seed: int, scoring: Sequence[str]
+    args: SourcesArgs,
+    name: str,
+    out: Path,
+    experiments: tuple[str, ...],
+    seed: int,
+    match_iou: Sequence[str] = (),
+    merge: Sequence[str] = (),
 ) -> LeftOutTraining:
     """Return the training without a source; write its splits.csv and its file of sources.
 
@@ -51,40 +94,43 @@ def left_out_training(
     out, the first of the others is the main one, and its box edges are learned as they are.
 
     Args:
-        args: the datasets.
+        args: the datasets. `--rename` is of the main one, in training and scoring.
         name: source to leave out.
         out: folder of the training.
         experiments: stage 2's experiments.
         seed: of the split of the main source.
-        scoring: further flags of pipeline.evaluate.
+        match_iou: NAME=IOU; those of other sources are not used.
+        merge: NAME:A=B; those of other sources are not used.
 
     Raises:
-        UserError: no source has that name, or no source with faces is left.
+        UserError: no source has that name, or it cannot be left out.
     """
     sources = describe_sources(args.data, args.sources)
-    chosen = next((source for source in sources if source.name == name), None)
-    if chosen is None or chosen.face_free:
-        names = ", ".join(source.name for source in sources if not source.face_free)
-        raise UserError(f"--leave-out-source {name}: is no source with faces; use {names}")
-    rest = [s for s in sources if s is not chosen and not (chosen is sources[0] and s.twins is not None)]
-    if not rest or rest[0].face_free:
-        raise UserError(f"--leave-out-source {name}: no source with faces is left to learn from; give more --data")
+    chosen, rest = _without(sources, name)
     out.mkdir(parents=True, exist_ok=True)
     trust = _write_trust(args.sources, [*rest, chosen], out / "sources.yaml")
-    reading = replace(args, data=tuple(source.data for source in rest), sources=trust)
+    training = replace(args, data=tuple(source.data for source in rest), sources=trust)
+    scoring = args
+    if chosen is sources[0]:
+        training = replace(training, rename=())
+    else:
+        scoring = replace(args, rename=())
     splits = out / "splits.csv"
     if not splits.is_file():
-        flags = {"data": reading.data, "sources": trust, "rename": args.rename, "unlabelled": args.unlabelled}
-        split.run(split.SplitArgs(**flags, out=splits, seed=seed), log=lambda _: None)  # type: ignore[arg-type]
+        reading = {"rename": training.rename, "unlabelled": training.unlabelled}
+        flags = {"data": training.data, "sources": trust, "out": splits, "seed": seed, **reading}
+        split.run(split.SplitArgs(**flags), log=lambda _: None)  # type: ignore[arg-type]
     plan = TrainingPlan(
-        reading.data, splits, out / "training", experiments, reading=tuple(args.reading_flags()), sources=trust
+        training.data, splits, out / "training", experiments, reading=tuple(training.reading_flags()), sources=trust
     )
     result = out / "report" / "evaluation.json"
-    command = ("pipeline.evaluate", "--data", str(chosen.data), *args.reading_flags(), "--split", "all")
-    command = (*command, "--sources", str(args.sources or trust))
-    flags_of_name = [flag for flag in scoring if flag.startswith("--") or _is_about(flag, name)]
-    scored = (*command, "--bundle", str(plan.bundle), "--out", str(result.parent), *_without_empty(flags_of_name))
-    return LeftOutTraining(name, chosen.data, plan, TrainingStep("report", scored, result), result)
+    command = ["pipeline.evaluate", "--data", str(chosen.data), *scoring.reading_flags(), "--split", "all"]
+    command += ["--sources", str(args.sources or trust), "--bundle", str(plan.bundle), "--out", str(result.parent)]
+    if own := [pair for pair in match_iou if pair.partition("=")[0] == name]:
+        command += ["--match-iou", *own]
+    if own := [pair for pair in merge if pair.partition(":")[0] == name]:
+        command += ["--merge", *own]
+    return LeftOutTraining(name, chosen.data, plan, TrainingStep("report", tuple(command), result), result)
 
 
 def run_left_out(trainings: Sequence[LeftOutTraining], out: Path, jobs: int, log: Log) -> str:
@@ -138,14 +184,24 @@ def _write_trust(file: Path | None, sources: Sequence[Source], out: Path) -> Pat
     return out
 
 
-def _is_about(value: str, name: str) -> bool:
-    """Return whether a value NAME=IOU or NAME:A=B is about that source."""
-    return value.partition("=")[0].partition(":")[0] == name
+def _without(sources: Sequence[Source], name: str) -> tuple[Source, list[Source]]:
+    """Return the source of that name, and those that are learned from without it; raise UserError if there are none."""
+    main = sources[0]
+    chosen = next((source for source in sources if source.name == name and not source.face_free), None)
+    if chosen is None:
+        names = ", ".join(source.name for source in sources if not source.face_free)
+        raise UserError(f"--leave-out-source {name}: is not among the sources with faces; use {names}")
+    if chosen is not main and chosen.twins is not None:
+        reason = f"has the photos of {main.name}, which would be learned from"
+        raise UserError(f"--leave-out-source {name}: {reason}; leave out {main.name}")
+    rest = [s for s in sources if s is not chosen and not (chosen is main and s.twins is not None)]
+    with_faces = [source for source in rest if not source.face_free]
+    if not with_faces:
+        raise UserError(f"--leave-out-source {name}: no source with faces is left to learn from; give more --data")
+    first = with_faces[0]
+    return chosen, [first, *(source for source in rest if source is not first)]
 
 
-def _without_empty(flags: Sequence[str]) -> list[str]:
-    """Return the flags without those that have no value left."""
-    following = [*flags[1:], "--"]
-    return [
-        flag for flag, after in zip(flags, following, strict=True) if not (flag.startswith("--") and after[:2] == "--")
-    ]
+def _classes(annotations: Annotations, source: str) -> tuple[str, ...]:
+    """Return the classes of a source."""
+    return ordered_classes(label for image in annotations.images if image.source == source for label in image.labels)

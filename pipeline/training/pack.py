@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
-from common.annotations import AnnotatedImage, ReadingArgs, load_dataset, require_faces
+from common.annotations import AnnotatedImage, ReadingArgs, require_faces
 from common.annotations.options import DEFAULT_READING
 from common.annotations.types import fingerprint
 from common.cli import progress
 from common.errors import UserError
+from common.sources import SourcesArgs, load_sources, main_part
 from common.splits import read_splits
 from pipeline.evaluate.selection import rename_advice
 from pipeline.inference.bundle import Bundle, check_destination, write_bundle
@@ -63,16 +64,39 @@ class FitPhotos:
     train: tuple[AnnotatedImage, ...]  # for the box bias of the stock cascade
     val: tuple[AnnotatedImage, ...]  # for calibration and score threshold
     splits_sha256: str = ""  # digest of the split file
+    further: tuple[AnnotatedImage, ...] = ()  # training photos of further sources: only to know what was learned from
+
+    @property
+    def learned(self) -> str:
+        """Return the fingerprint of all training photos, as a run of stage1_faces.finetune records it."""
+        return fingerprint(sorted((*self.train, *self.further), key=lambda image: image.image_id))
 
 
-def read_fit_photos(data: Path, splits: Path, reading: ReadingArgs = DEFAULT_READING) -> FitPhotos:
-    """Return the training and validation photos of a dataset. Raise UserError when either has no face."""
+def read_fit_photos(
+    data: Path | Sequence[Path], splits: Path, reading: ReadingArgs = DEFAULT_READING, sources: Path | None = None
+) -> FitPhotos:
+    """Return the training and validation photos of a dataset.
+
+    Args:
+        data: the dataset; of several, settings are fitted on the first.
+        splits: splits.csv.
+        reading: how to read the data.
+        sources: YAML file that says what may be learned from each dataset.
+
+    Raises:
+        UserError: the training or the validation part has no face.
+    """
     split_of = read_splits(splits)
-    read = load_dataset(data, reading)
-    train, val = (tuple(i for i in read.images if split_of.get(i.image_id) == split) for split in ("train", "val"))
+    folders = (data,) if isinstance(data, Path) else tuple(data)
+    args = SourcesArgs(data=folders, sources=sources, rename=reading.rename, unlabelled=reading.unlabelled)
+    read = load_sources(args)
+    main = main_part(read).images
+    train, val = (tuple(i for i in main if split_of.get(i.image_id) == split) for split in ("train", "val"))
     for split, images in (("train", train), ("val", val)):
-        require_faces(images, f"{splits}: split {split!r} of {data}", "make the split again")
-    return FitPhotos(train, val, hashlib.sha256(splits.read_bytes()).hexdigest())
+        require_faces(images, f"{splits}: split {split!r} of {args.main_data}", "make the split again")
+    own = {image.image_id for image in main}
+    further = tuple(i for i in read.images if i.image_id not in own and split_of.get(i.image_id) == "train")
+    return FitPhotos(train, val, hashlib.sha256(splits.read_bytes()).hexdigest(), further)
 
 
 def pack_bundle(
@@ -150,7 +174,9 @@ def _export_cascade(
     nets = {name: ExportWrapper(load_net(run, name)) for name in FINE_TUNED}
     facts: dict[str, Any] = {"weights": "fine-tuned", "run": run.resolve().name, **run_facts(run)}
     graphs = export_cascade(nets, FINE_TUNED)
-    if photos is not None and facts["data"] != fingerprint(photos.train):
+    # The photos of several sources are known only where all of them are given.
+    comparable = photos is not None and ("sources" not in facts or photos.further)
+    if photos is not None and comparable and facts["data"] != photos.learned:
         reason = "was trained on other photos than the split's training photos; its metrics may be too good"
         print(f"warning: {run}: {reason}", file=sys.stderr)
     return graphs, facts

@@ -39,8 +39,10 @@ class PackArgs(ReadingArgs):
     """Bundle directory to write."""
     cascade: Path | None = None
     """Run of stage1_faces.finetune; by default the stock cascade."""
-    data: Path | None = None
-    """Annotated photos to fit the settings on."""
+    data: tuple[Path, ...] = ()
+    """Annotated photos to fit the settings on; further folders, which were learned from, are only compared."""
+    sources: Path | None = None
+    """YAML file that says what may be learned from each --data (docs/sources.md)."""
     splits: Path = Path("splits.csv")
     """The split of --data."""
     min_face: float | None = None
@@ -75,13 +77,14 @@ def run(args: PackArgs) -> int:
     with requires_extra("train"):
         from pipeline.data.checks import check_apart
         from pipeline.training.pack import pack_bundle, read_fit_photos
-    if args.data is not None:
-        check_apart(args.data, args.out, "--out")
-    elif args.reading_flags():
-        raise UserError(f"{args.reading_flags()[0]}: needs --data, whose annotations it is about; give both")
+    for folder in args.data:
+        check_apart(folder, args.out, "--out")
+    about_data = [*args.reading_flags(), *(["--sources"] if args.sources else [])]
+    if about_data and not args.data:
+        raise UserError(f"{about_data[0]}: needs --data, whose annotations it is about; give both")
     config = args.cascade_config()
     _check(args)
-    photos = None if args.data is None else read_fit_photos(args.data, args.splits, args)
+    photos = read_fit_photos(args.data, args.splits, args, args.sources) if args.data else None
     bundle = pack_bundle(
         args.run,
         args.out,
@@ -108,7 +111,7 @@ def _check(args: PackArgs) -> None:
         raise UserError(f"--settings-from takes all settings from that bundle; leave out {flags}")
     if args.second_look != "on" and args.cascade is None:
         raise UserError(f"--second-look {args.second_look}: the stock cascade has none; name a run with --cascade")
-    if args.second_look == "compare" and args.data is None:
+    if args.second_look == "compare" and not args.data:
         raise UserError("--second-look compare: needs validation photos; name them with --data")
 
 

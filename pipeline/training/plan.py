@@ -70,9 +70,7 @@ class TrainingPlan:
 
     def detector_steps(self) -> list[TrainingStep]:
         """Return the steps that train stage 1 and cut the crops."""
-        photos = ("--data", *map(str, self.data), "--splits", str(self.splits), *self.reading)
-        if self.sources is not None:
-            photos = (*photos, "--sources", str(self.sources))
+        photos = self._photos()
         tune = ("--out", str(self.cascade), "--threads", "1", *self._quick({**QUICK_STEPS, **QUICK_RATES}))
         cut = ("--out", str(self.crops), "--cascade", str(self.cascade), "--workers", "1")
         return [
@@ -101,11 +99,16 @@ class TrainingPlan:
     def bundle_step(self) -> TrainingStep:
         """Return the step that packs the bundle."""
         parts = ("--run", *map(str, self.runs), "--cascade", str(self.cascade), "--out", str(self.bundle))
-        settings = ["--data", str(self.data[0]), "--splits", str(self.splits), *self.reading]
+        settings = self._photos()
         if self.settings_from is not None:
-            settings = ["--settings-from", str(self.settings_from)]
+            settings = ("--settings-from", str(self.settings_from))
         note = ("--note", QUICK_NOTE) if self.quick else ()
         return TrainingStep("bundle", ("pipeline.pack", *parts, *settings, *note), self.bundle / "bundle.json")
+
+    def _photos(self) -> tuple[str, ...]:
+        """Return the flags that say which photos are read, and how."""
+        photos = ("--data", *map(str, self.data), "--splits", str(self.splits), *self.reading)
+        return photos if self.sources is None else (*photos, "--sources", str(self.sources))
 
     def _quick(self, options: Mapping[str, float]) -> list[str]:
         """Return options as flags if this is a quick training."""

@@ -131,7 +131,7 @@ def _train(args: TrainAllArgs, annotations: Annotations, log: Log) -> None:
         run_steps(plan.folder, [plan.bundle_step()], log)
     folder = args.work_dir / "report"
     report, record = folder / "evaluation.md", folder / "evaluation.json"
-    photos = ("--data", str(args.main_data), "--splits", str(splits), *args.reading_flags())
+    photos = ("--data", str(args.main_data), "--splits", str(splits), *_main_reading(args, annotations))
     scored = (*photos, "--bundle", str(plans[0].bundle))
     command = ("pipeline.evaluate", *scored, "--out", str(folder))
     run_steps(args.work_dir, [TrainingStep("report", command, record)], log)
@@ -145,6 +145,12 @@ def _train(args: TrainAllArgs, annotations: Annotations, log: Log) -> None:
     if counts := count_line(annotations):
         log(counts)
     log(f"{report}: the report, with pictures next to it; took {time.monotonic() - start:.0f} s now")
+
+
+def _main_reading(args: TrainAllArgs, annotations: Annotations) -> list[str]:
+    """Return the flags that read the main data alone, with its `rename` of the file of sources."""
+    own = annotations.sources[0].rename if annotations.sources else ()
+    return replace(args, rename=(*args.rename, *own)).reading_flags()
 
 
 def _plans(args: TrainAllArgs, splits: Path) -> list[TrainingPlan]:

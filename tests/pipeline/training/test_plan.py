@@ -41,7 +41,7 @@ def test_the_steps_and_what_each_reads() -> None:
     assert (tune.data, tune.splits, tune.out) == ((Path("my data"),), Path("w/splits.csv"), Path("w/part/cascade"))
     assert (tune.threads, tune.recipe) == (1, finetune.FinetuneConfig())
     cut = tyro.cli(build_crops.BuildCropsArgs, args=arguments(learning[1]))
-    assert (cut.data, cut.splits, cut.out) == (Path("my data"), Path("w/splits.csv"), Path("w/part/crops"))
+    assert (cut.data, cut.splits, cut.out) == ((Path("my data"),), Path("w/splits.csv"), Path("w/part/crops"))
     assert (cut.cascade, cut.workers) == (Path("w/part/cascade"), 1)
     trunk, cnn = (train.parse_args(arguments(step)) for step in learning[2:])
     for args in (trunk, cnn):
@@ -57,14 +57,14 @@ def test_the_steps_and_what_each_reads() -> None:
         run=(Path("w/part/runs/final_trunk"), Path("w/part/runs/final_cnn")),
         out=Path("w/part/bundle"),
         cascade=Path("w/part/cascade"),
-        data=Path("my data"),
+        data=(Path("my data"),),
         splits=Path("w/splits.csv"),
     )
 
 
 def test_settings_from_another_bundle_replace_photos() -> None:
     pack = tyro.cli(pack_command.PackArgs, args=arguments(plan(settings_from=Path("w/other/bundle")).bundle_step()))
-    assert (pack.settings_from, pack.data) == (Path("w/other/bundle"), None)
+    assert (pack.settings_from, pack.data) == (Path("w/other/bundle"), ())
 
 
 @pytest.mark.parametrize("name", ["final_trunk", "final_cnn", "sched_plateau", "transfer_frozen_first"])
