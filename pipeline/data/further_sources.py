@@ -59,11 +59,13 @@ class FurtherSources:
     def rows(self, main_rows: Sequence[SplitRow]) -> FurtherRows:
         """Return the rows of the further photos in a split of the main source.
 
-        A photo is left out when its twin, or a photo of its scene, is for validation or test. A twin has the group of
-        its photo in the main source; other photos have groups of their own scenes.
+        A photo is left out when its twin, or a photo of its scene, is for validation or test, or is left out itself. A
+        twin has the group of its photo in the main source; other photos have groups of their own scenes.
         """
         held = {row.image_id for row in main_rows if row.split != "train"}
-        held_scenes = {self.scenes[image_id] for image_id in held if image_id in self.scenes}
+        # At another size or crop, a twin's scene may differ from that of its photo in the main source.
+        shown = held | {image_id for image_id, twin in self.twins.items() if twin in held}
+        held_scenes = {self.scenes[image_id] for image_id in shown if image_id in self.scenes}
         groups = {row.image_id: row.group for row in main_rows}
         first = max(groups.values(), default=-1) + 1
         rows: list[SplitRow] = []

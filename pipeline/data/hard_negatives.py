@@ -18,6 +18,8 @@ from stage1_faces.faces import Detector, Faces
 MIN_SCORE = 0.01
 SAME_FACE_IOU = 0.5  # a face takes the landmarks of a candidate from this overlap on
 MAX_BACKGROUND_IOU = 0.3  # a candidate with more overlap may be that face in a loose box
+# Share of a candidate or of an ignored place, the smaller of the two: with more, the candidate may show a face there.
+MAX_IGNORED_SHARE = 0.3
 
 
 def load_detector(run: Path) -> FaceDetector:
@@ -43,14 +45,17 @@ def mine_faces(detector: Detector, images: Iterable[AnnotatedImage]) -> dict[str
     """Return {image_id: hard negatives and landmarks}, without the photos that cannot be read.
 
     A photo that may show a face without a box (`complete` is False) gives no hard negatives: one may be that face.
+    Other photos give none over their `ignored` places.
     """
     mined = {}
     for image in images:
         try:
             faces = detector.detect(read_image(image.path), min_score=MIN_SCORE)
             compared = _compare(faces, image.boxes)
-            nothing = compared.hard_negatives[:0]
-            mined[image.image_id] = compared if image.complete else replace(compared, hard_negatives=nothing)
+            alarms = compared.hard_negatives
+            inside = iou(alarms, image.ignored, "min").max(axis=1, initial=0)
+            background = alarms[inside <= MAX_IGNORED_SHARE] if image.complete else alarms[:0]
+            mined[image.image_id] = replace(compared, hard_negatives=background)
         except MediaError:
             pass  # build_crops reports the photo
     return mined

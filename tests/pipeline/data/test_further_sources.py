@@ -35,6 +35,21 @@ def test_copies_and_twins_of_held_photos_are_left_out() -> None:
     ]
 
 
+def test_what_resembles_a_photo_that_is_left_out_is_left_out() -> None:
+    # b/twin was not recognised as m2's copy; what shows the same as b/twin shows the same as m2.
+    scenes = {"m0": 0, "m2": 2, "a/like_twin": 4, "a/free": 3, "b/twin": 4}
+    photos = {name: name[0] for name in scenes if "/" in name}
+    found = FurtherSources(photos, scenes, {"b/twin": "m2"}).rows(
+        [SplitRow("m0", "train", 0), SplitRow("m2", "test", 1)]
+    )
+    assert [row.image_id for row in found.rows] == ["a/free"] and found.left_out == {"a": 1, "b": 1}
+    # The same photos are learned where m2 is.
+    found = FurtherSources(photos, scenes, {"b/twin": "m2"}).rows(
+        [SplitRow("m0", "test", 0), SplitRow("m2", "train", 1)]
+    )
+    assert [row.image_id for row in found.rows] == ["a/like_twin", "a/free", "b/twin"] and not found.left_out
+
+
 @pytest.fixture
 def args(tmp_path: Path) -> SourcesArgs:
     return write_sources(tmp_path)[0]

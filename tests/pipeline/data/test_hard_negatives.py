@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from common.annotations import AnnotatedImage
 from common.errors import UserError
 from pipeline.data.hard_negatives import (
     MAX_BACKGROUND_IOU,
+    MAX_IGNORED_SHARE,
     MIN_SCORE,
     SAME_FACE_IOU,
     MinedFaces,
@@ -44,6 +46,20 @@ def annotated(folder: Path, name: str, *boxes: tuple[float, ...]) -> AnnotatedIm
 
 def mined(folder: Path, found: Faces, *boxes: tuple[float, ...]) -> MinedFaces:
     return mine_faces(ScriptedDetector(found), [annotated(folder, "one", *boxes)])["one"]  # type: ignore[arg-type]
+
+
+def test_no_hard_negative_is_over_an_ignored_place(tmp_path: Path) -> None:
+    # Ignored: 10 x 10 px. Shares of the smaller: 0.2, 0.4 beside it, all of it inside a large one, all inside it.
+    ignored = (40.0, 20.0, 50.0, 30.0)
+    near, over = (48.0, 20.0, 58.0, 30.0), (46.0, 20.0, 56.0, 30.0)
+    around, within = (20.0, 4.0, 60.0, 44.0), (42.0, 22.0, 46.0, 26.0)
+    assert 0.2 < MAX_IGNORED_SHARE < 0.4
+    found = faces(over, near, around, within, BOX)
+    for boxes, left in (((BOX,), [near]), ((), [near, BOX])):
+        image = replace(annotated(tmp_path, "one", *boxes), ignored=np.float32([ignored]))
+        alarms = mine_faces(ScriptedDetector(found), [image])["one"]  # type: ignore[arg-type]
+        assert alarms.hard_negatives.tolist() == [list(box) for box in left]
+        assert alarms.landmarks == (points(4),) * len(boxes)
 
 
 def points(k: int) -> tuple[float, ...]:
