@@ -19,7 +19,7 @@ from pipeline.training import steps, train_all
 from pipeline.training.plan import TrainingPlan
 from pipeline.training.steps import TrainingStep
 from pipeline.training.train_all import main
-from tests.helpers.commands import write_data
+from tests.helpers.commands import write_data, write_distinct_photos
 from tests.helpers.in_process import run_in_process
 from tests.helpers.training.quick_finetune import make_quick
 
@@ -267,6 +267,30 @@ def test_the_whole_training(data: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     text = (made.path / "report.md").read_text()
     assert text == (work / "report" / "evaluation.md").read_text() and "split test: 2 photos with 4 faces" in text
     assert Predictor(made).detect(np.zeros((60, 80, 3), np.uint8)).class_names == CLASSES
+
+
+@pytest.mark.slow
+def test_the_whole_training_on_several_sources(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_quick(monkeypatch.setattr)
+    monkeypatch.setattr(steps, "run_module", in_this_process)
+    monkeypatch.setattr(plan_module, "QUICK_STEPS", QUICKEST)
+    monkeypatch.setattr(plan_module, "QUICK_RATES", {})
+    here = data.parent
+    other = write_distinct_photos(here / "other", 4, first_seed=100)
+    data = data.rename(here / "main")
+    trust = "rename: [with_mask=head, without_mask=helmet], edges: offset, background: false, share: 0.3"
+    (here / "sources.yaml").write_text(f"other: {{{trust}}}\n")
+    argv = flags(data, "--quick", "--experiments", "final_cnn", "--no-all-photos", "--jobs", "1")
+    argv[2:2] = [str(other)]
+    assert main([*argv, "--sources", str(here / "sources.yaml")]) == 0
+    made = Bundle.load(here / "made")
+    assert made.meta.metrics["val"]["photos"] == 2  # of the main data
+    learned = made.meta.provenance["stage1"]["sources"]
+    assert {name: (facts["photos"], facts["edges"]) for name, facts in learned.items()} == {
+        "main": (6, "same"), "other": (4, "offset")
+    }  # fmt: skip
+    assert "other photos" not in (here / "work" / "part" / "bundle.log").read_text()
+    assert "split test: 2 photos with 4 faces" in (made.path / "report.md").read_text()
 
 
 def test_errors_of_later_steps_are_found_before_the_work(
