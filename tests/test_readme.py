@@ -29,6 +29,7 @@ PAGES = (
     "docs/scale.md",
     "docs/serving.md",
     "docs/tour.md",
+    "docs/videos.md",
 )
 # Needs a network, a camera, a cluster, minutes of training, or does not end by itself.
 NOT_QUICK = (
