@@ -32,6 +32,7 @@ PAGES = (
     "docs/serving.md",
     "docs/tour.md",
     "docs/sources.md",
+    "docs/videos.md",
 )
 # Needs a network, a camera, a cluster, minutes of training, or does not end by itself.
 NOT_QUICK = (

@@ -30,7 +30,7 @@ GRID: Mapping[str, Sequence[Any]] = {
     "unsure_wait": (0.0, 0.5, 1.0, 1.5),
 }
 LOWEST_RATIO = min(GRID["low_threshold_ratio"])  # of the score that starts a track; detections start there
-ROUNDS = 2  # passes over GRID
+ROUNDS = 1  # passes over GRID
 RESAMPLES = 2000  # of the videos, for the interval
 NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 
