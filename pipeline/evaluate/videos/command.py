@@ -49,6 +49,7 @@ COLUMNS = (
     ),
     *("label changes", "of these wrong", "delay (s)", "cost"),
 )
+CONSOLE_COLUMNS = ("faces", "told once", "missing", "told again", "false", "cost")
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def run(args: VideoScoreArgs) -> int:
     note = "Constants are chosen on half 1. Half 2 says whether they help. Unseen: the detector never found the face."
     tables = [Table("Events", ("", *COLUMNS), tuple(rows), note if choice else "")]
     tables.append(_unsure_table(clips, threshold, predictor.bundle.meta.fusion.unsure_margin))
-    show(tables, notes)
+    show([_narrow(tables[0]), tables[1]], notes)
     per_clip = tuple(_row(_clip_name(c), [s]) for c, s in zip(clips, present, strict=True))
     tables.append(Table("Each video, present constants", ("", *COLUMNS), per_clip))
     write_text(args.out / "videos.md", markdown("Events of made videos", notes, tables))
@@ -137,6 +138,13 @@ def _row(name: str, scores: Sequence[EventScores]) -> tuple[str, ...]:
     counts = (len(scores), s.faces, s.once, s.missing, s.unseen, s.duplicates, s.false, s.wrong, s.wrong_at_end)
     delay = f"{s.mean_delay:.2f}" if s.told else "-"
     return (name, *(str(n) for n in (*counts, s.changes, s.wrong_changes)), delay, f"{s.cost:.2f}")
+
+
+def _narrow(table: Table) -> Table:
+    """Return a table of events with the columns that fit a console."""
+    kept = [table.header.index(name) for name in ("", *CONSOLE_COLUMNS)]
+    rows = tuple(tuple(row[k] for k in kept) for row in table.rows)
+    return Table(table.title, tuple(table.header[k] for k in kept), rows, table.note)
 
 
 def _clip_name(clip: DetectedClip) -> str:
