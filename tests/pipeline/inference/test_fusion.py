@@ -179,6 +179,7 @@ OUT_OF_RANGE = {
     "max_face_logit": (math.nan, math.inf),
     "unsure_margin": (-0.1, 1.1, math.nan),
     "flip_tta": (),
+    "box_passes": (0, 3, math.nan),
 }
 
 
