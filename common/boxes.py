@@ -12,6 +12,9 @@ Boxes = NDArray[np.float32]  # (N, 4)
 Overlap = Literal["union", "min"]
 MAX_OPENCV_BOXES = 4096  # OpenCV's time grows with the square of the number of boxes
 
+# Of a box or of an ignored place, the smaller of the two: with a larger share, the box is not background.
+MAX_IGNORED_SHARE = 0.3
+
 
 def as_boxes(values: Any) -> Boxes:
     """Return a sequence of N boxes as a new float32 (N, 4) array; an empty sequence gives (0, 4).
@@ -51,6 +54,11 @@ def iou(a: Boxes, b: Boxes, overlap: Overlap = "union") -> NDArray[np.float32]:
 def max_iou(a: Boxes, b: Boxes) -> NDArray[np.float32]:
     """Return (N,) the largest intersection over union of each box of `a` (N, 4) with a box of `b`; 0 without any."""
     return iou(a, b).max(axis=1, initial=0)
+
+
+def over_ignored(boxes: Boxes, ignored: Boxes) -> NDArray[np.bool_]:
+    """Return (N,) whether a box may show a face of `ignored` (K, 4): they share over 0.3 of the smaller of the two."""
+    return iou(boxes, ignored, "min").max(axis=1, initial=0) > MAX_IGNORED_SHARE
 
 
 def square(boxes: Boxes) -> Boxes:

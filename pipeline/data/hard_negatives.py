@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.annotations import AnnotatedImage
-from common.boxes import Boxes, iou
+from common.boxes import Boxes, iou, over_ignored
 from common.cli import requires_extra
 from common.errors import MediaError
 from common.images import read_image
@@ -18,8 +18,6 @@ from stage1_faces.faces import Detector, Faces
 MIN_SCORE = 0.01
 SAME_FACE_IOU = 0.5  # a face takes the landmarks of a candidate from this overlap on
 MAX_BACKGROUND_IOU = 0.3  # a candidate with more overlap may be that face in a loose box
-# Share of a candidate or of an ignored place, the smaller of the two: with more, the candidate may show a face there.
-MAX_IGNORED_SHARE = 0.3
 
 
 def load_detector(run: Path) -> FaceDetector:
@@ -53,8 +51,7 @@ def mine_faces(detector: Detector, images: Iterable[AnnotatedImage]) -> dict[str
             faces = detector.detect(read_image(image.path), min_score=MIN_SCORE)
             compared = _compare(faces, image.boxes)
             alarms = compared.hard_negatives
-            inside = iou(alarms, image.ignored, "min").max(axis=1, initial=0)
-            background = alarms[inside <= MAX_IGNORED_SHARE] if image.complete else alarms[:0]
+            background = alarms[~over_ignored(alarms, image.ignored)] if image.complete else alarms[:0]
             mined[image.image_id] = replace(compared, hard_negatives=background)
         except MediaError:
             pass  # build_crops reports the photo

@@ -20,7 +20,10 @@ from common.sources import SourcesArgs
 from common.sources.loading import describe_sources
 from common.sources.trust_file import read_trust_file
 from pipeline.data import split
+from pipeline.evaluate.bootstrap import Interval
+from pipeline.evaluate.report import Table
 from pipeline.evaluate.scoring.args import match_ious, merges_by_source
+from pipeline.evaluate.scoring.several import with_interval
 from pipeline.evaluate.selection import check_classes, merge_classes, merged_names, parse_merge
 from pipeline.training.plan import TrainingPlan
 from pipeline.training.steps import Log, TrainingStep, run_parallel
@@ -147,22 +150,19 @@ def run_left_out(trainings: Sequence[LeftOutTraining], out: Path, jobs: int, log
     for training in trainings:
         write_bytes(out / f"left_out_{training.name}.json", training.result.read_bytes())
         rows.append(_row(training))
-    head = ["left out", "photos", "IoU", *FIGURES.values()]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *rows]
-    text = "\n".join(lines) + "\n"
+    header = ("left out", "photos", "IoU", *FIGURES.values())
+    text = Table("Leave one source out", header, tuple(rows), "In brackets: 95% intervals over photos.").markdown()
     write_text(out / "left_out.md", text)
     return text
 
 
-def _row(training: LeftOutTraining) -> str:
+def _row(training: LeftOutTraining) -> tuple[str, ...]:
     """Return a source's row: figures with their 95% intervals."""
     record = json.loads(training.result.read_text(encoding="utf-8"))
     found: dict[str, Any] = record["sources"][training.name]
-    cells = [training.name, str(found["photos"]), f"{found['iou']:g}"]
-    for key in FIGURES:
-        value = found["summary"].get(key)
-        cells.append("" if value is None else f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]")
-    return "| " + " | ".join(cells) + " |"
+    summary = {key: None if value is None else Interval(**value) for key, value in found["summary"].items()}
+    figures = (with_interval(summary.get(key)) for key in FIGURES)
+    return (training.name, str(found["photos"]), f"{found['iou']:g}", *figures)
 
 
 def _write_trust(file: Path | None, sources: Sequence[Source], out: Path) -> Path:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from stage1_faces.anchors import BBOX_XFORM_CLIP, box_anchors
 from stage1_faces.detector import ONET, RNET
 from stage1_faces.training.draws import BACKGROUND_SHARE, background_weights, face_sampling_weights
-from stage1_faces.training.mining import MinedWindows, over_ignored
+from stage1_faces.training.mining import MinedWindows, windows_over_ignored
 from stage1_faces.training.nets import BoxOffsets
 from stage1_faces.training.samples import TrainingPhoto, sample_patch, sample_window
 
@@ -154,7 +154,7 @@ class WindowBatches(Batches):
         self._spec = RNET if net == "rnet" else ONET
         self._anchors = box_anchors(mined.boxes)
         complete = np.array([photo.complete for photo in photos], bool)
-        background = (mined.overlap < overlaps[0]) & complete[mined.photo] & ~over_ignored(mined, photos)
+        background = (mined.overlap < overlaps[0]) & complete[mined.photo] & ~windows_over_ignored(mined, photos)
         self._negatives = np.nonzero(background)[0]
         factors = np.array([1.0 if photo.face_free else photo.source_factor for photo in photos])
         self._negative_factors = factors[mined.photo[self._negatives]]

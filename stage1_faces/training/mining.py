@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from common.boxes import Boxes, area, iou
+from common.boxes import Boxes, iou, over_ignored
 from stage1_faces.cascade import BoxTable
 from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.detector import FaceDetector
@@ -21,7 +21,6 @@ from stage1_faces.training.samples import TrainingPhoto
 
 # A photo is also searched at other sizes and mirrored, to find more of the detector's mistakes.
 LOG2_SCALES = (-1.2, 0.5)  # range of log2 of the scale
-MAX_IGNORED_OVERLAP = 0.3  # a window that an ignored box overlaps or covers by more is not background
 MIN_SIDE = 16  # px, side of a resized photo
 MINING_CONFIG = CascadeConfig(
     pnet_threshold=0.02, rnet_threshold=0.01, max_pnet=150, max_rnet=80, nms_pnet=0.6, nms_rnet=0.6
@@ -118,14 +117,11 @@ def _match_faces(photo: int, boxes: Boxes, scores: NDArray[np.float32], gt_boxes
     return MinedWindows(np.full(count, photo), boxes, scores, face.astype(np.int64), overlap)
 
 
-def over_ignored(mined: MinedWindows, photos: Sequence[TrainingPhoto]) -> NDArray[np.bool_]:
-    """Return (N,) which windows show an ignored place: by their IoU with it, or by their share inside it."""
+def windows_over_ignored(mined: MinedWindows, photos: Sequence[TrainingPhoto]) -> NDArray[np.bool_]:
+    """Return (N,) which windows may show an ignored place of their photo (common.boxes.over_ignored)."""
     over = np.zeros(len(mined.boxes), bool)
     for i, photo in enumerate(photos):
         if len(photo.ignored):
             (of_photo,) = np.nonzero(mined.photo == i)
-            boxes, ignored = mined.boxes[of_photo], photo.ignored
-            sides = np.minimum(boxes[:, None, 2:], ignored[:, 2:]) - np.maximum(boxes[:, None, :2], ignored[:, :2])
-            inside = np.prod(np.maximum(sides, 0), axis=2) / np.maximum(area(boxes), 1e-9)[:, None]
-            over[of_photo] = (np.maximum(inside, iou(boxes, ignored)) > MAX_IGNORED_OVERLAP).any(axis=1)
+            over[of_photo] = over_ignored(mined.boxes[of_photo], photo.ignored)
     return over

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from common.annotations import AnnotatedImage
+from common.boxes import MAX_IGNORED_SHARE
 from common.errors import UserError
 from pipeline.data.hard_negatives import (
     MAX_BACKGROUND_IOU,
-    MAX_IGNORED_SHARE,
     MIN_SCORE,
     SAME_FACE_IOU,
     MinedFaces,

@@ -168,11 +168,11 @@ def test_the_table(args: SourcesArgs, tmp_path: Path, started: list[tuple[str, s
         left_out_training(args, name, tmp_path / f"left_out_{name}", CLASSES, 0) for name in ("main", "tv")
     ]
     text = run_left_out(trainings, tmp_path, 1, lambda _: None)
-    assert text.splitlines() == [
+    assert [line for line in text.splitlines() if line.startswith("|")] == [
         "| left out | photos | IoU | mAP at IoU | mAP50-95 | face AP at IoU | ECE |",
-        "|---|---|---|---|---|---|---|",
-        "| main | 6 | 0.35 | 0.750 [0.650, 0.850] | 0.750 [0.650, 0.850] | 0.750 [0.650, 0.850] |  |",
-        "| tv | 6 | 0.35 | 0.500 [0.400, 0.600] | 0.500 [0.400, 0.600] | 0.500 [0.400, 0.600] |  |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| main | 6 | 0.35 | 0.750 [0.650, 0.850] | 0.750 [0.650, 0.850] | 0.750 [0.650, 0.850] | - |",
+        "| tv | 6 | 0.35 | 0.500 [0.400, 0.600] | 0.500 [0.400, 0.600] | 0.500 [0.400, 0.600] | - |",
     ]
     assert (tmp_path / "left_out.md").read_text() == text
     assert (tmp_path / "left_out_tv.json").read_text() == evaluation("tv", 0.5)

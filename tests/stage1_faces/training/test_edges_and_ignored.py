@@ -13,7 +13,7 @@ from stage1_faces.faces import Faces
 from stage1_faces.training import compute as compute_module
 from stage1_faces.training.batches import PatchBatches, WindowBatches, box_loss
 from stage1_faces.training.compute import ComputeMode, choose_compute
-from stage1_faces.training.mining import MinedWindows, over_ignored
+from stage1_faces.training.mining import MinedWindows, windows_over_ignored
 from stage1_faces.training.nets import BoxOffsets, build_net
 from stage1_faces.training.samples import CELL_CENTRES, TrainingPhoto, cell_targets, sample_patch, sample_window
 from stage1_faces.training.teacher import IGNORED_SCORE, find_all, find_faces, taught
@@ -164,15 +164,15 @@ def test_windows_over_ignored_places_are_no_negatives() -> None:
     boxes = [
         [100.0, 80, 130, 115],  # the same
         [110, 90, 120, 100],  # inside
-        [60, 40, 159, 119],  # around it: a small share of the window
+        [60, 40, 159, 119],  # around it: all of the place
         [0, 0, 20, 20],  # elsewhere
         [121, 80, 151, 115],  # 9 of 30 px: three tenths, not more
         [119, 80, 149, 115],
     ]
     n = len(boxes)
     table = MinedWindows(np.zeros(n, int), np.float32(boxes), np.ones(n, np.float32), np.zeros(n, int), np.zeros(n))
-    assert over_ignored(table, [photo(ignored=places)]).tolist() == [True, True, False, False, False, True]
-    assert not over_ignored(table, [photo()]).any()
+    assert windows_over_ignored(table, [photo(ignored=places)]).tolist() == [True, True, True, False, False, True]
+    assert not windows_over_ignored(table, [photo()]).any()
     batches = windows(photo(), photo(ignored=np.float32([NOWHERE])), photo(complete=False))
     assert batches._negatives.tolist() == [1, 2, 4]
 

@@ -60,9 +60,9 @@ def test_a_wrong_label_that_is_put_right_counts_once_and_one_that_stays_twice() 
     right = event(0.0, RIGHT, "without_mask")
     stays = score_events(truth_of_two(), [wrong, right])
     assert stays == EventScores(faces=2, once=2, told=2, wrong=1, wrong_at_end=1, unsure=1, unsure_wrong=1)
-    mended = score_events(truth_of_two(), [wrong, right, event(3.0, LEFT, "with_mask", "changed")])
-    assert (mended.wrong, mended.wrong_at_end, mended.changes, mended.wrong_changes) == (1, 0, 1, 0)
-    assert (stays.cost, mended.cost) == (2, 1)
+    corrected = score_events(truth_of_two(), [wrong, right, event(3.0, LEFT, "with_mask", "changed")])
+    assert (corrected.wrong, corrected.wrong_at_end, corrected.changes, corrected.wrong_changes) == (1, 0, 1, 0)
+    assert (stays.cost, corrected.cost) == (2, 1)
 
 
 def test_a_change_that_did_not_happen_is_counted() -> None:
