@@ -28,6 +28,7 @@ from pipeline.evaluate.evaluation import EvaluationSettings
 from pipeline.evaluate.report import markdown, show
 from pipeline.evaluate.scoring.args import EvaluateArgs, check_args
 from pipeline.evaluate.scoring.dataset import dataset_part, draw_dataset, score_dataset
+from pipeline.evaluate.scoring.learned import sources_table
 from pipeline.evaluate.scoring.several import run_several
 from pipeline.evaluate.selection import parse_merge, select_images
 from pipeline.inference.predictor import Predictor
@@ -59,7 +60,9 @@ def run(args: EvaluateArgs) -> int:
     scored = score_dataset(args, predictor, part)
     show(scored.tables, scored.notes)
     draw_dataset(args, scored, args.out)
-    write_text(args.out / "evaluation.md", markdown("Evaluation", scored.notes, scored.tables))
+    learned = None if predictor is None else sources_table(predictor.bundle.describe().get("provenance", {}))
+    written = (*scored.tables, *([learned] if learned else []))
+    write_text(args.out / "evaluation.md", markdown("Evaluation", scored.notes, written))
     write_text(args.out / "evaluation.json", json.dumps(scored.record, indent=1) + "\n")
     console().print(f"report: {args.out / 'evaluation.md'}", markup=False, highlight=False)
     return 0

@@ -100,10 +100,15 @@ def _from_runs(runs: Sequence[Path]) -> ClassifierSource:
     meta = loaded[0][1]
     each = zip(runs, loaded, strict=True)
     origins = [_origin(run, own) for run, (_, own) in each]
+    if (sources := origins[0].get("sources")) and len(runs) > 1 and all(o.get("sources") == sources for o in origins):
+        shared = {"sources": sources}  # of the same crops: said once
+        origins = [{key: value for key, value in one.items() if key != "sources"} for one in origins]
+    else:
+        shared = {}
     return ClassifierSource(
         meta,
         meta.metrics if len(loaded) == 1 else {},
-        origins[0] if len(loaded) == 1 else {"mean_of": origins},
+        origins[0] if len(loaded) == 1 else {"mean_of": origins, **shared},
         _class_counts(runs[0]),
         lambda: export_classifier([model for model, _ in loaded], meta.input_size, meta.heads),
         meta.has_objectness,
@@ -113,7 +118,9 @@ def _from_runs(runs: Sequence[Path]) -> ClassifierSource:
 def _origin(run: Path, meta: ModelMeta) -> dict[str, Any]:
     """Return what a bundle's provenance says of a training run."""
     pretrained = {"pretrained": meta.pretrained} if meta.pretrained else {}
-    return {"run": run.resolve().name, "model": meta.model, "epoch": meta.epoch, **pretrained}
+    sources = _run_sources(run)
+    learned = {"sources": sources} if sources else {}
+    return {"run": run.resolve().name, "model": meta.model, "epoch": meta.epoch, **pretrained, **learned}
 
 
 def _from_bundle(path: Path) -> ClassifierSource:
@@ -134,8 +141,23 @@ def _from_bundle(path: Path) -> ClassifierSource:
 
 def _class_counts(run: Path) -> Mapping[str, Any] | None:
     """Return the number of training and validation crops per class, if the run's config.json has it."""
-    file = run / "config.json"
+    return _record(run / "config.json").get("class_counts")
+
+
+def _run_sources(run: Path) -> dict[str, Any]:
+    """Return {name: facts} of the datasets that a run learned from; empty for one dataset.
+
+    Runs of earlier versions have them in config.json alone, without the faces by class.
+    """
+    if found := _record(run / "summary.json").get("sources"):
+        return dict(found)
+    listed = _record(run / "config.json").get("sources") or ()
+    return {one["name"]: {key: value for key, value in one.items() if key != "name"} for one in listed}
+
+
+def _record(file: Path) -> dict[str, Any]:
+    """Return a run's JSON object; empty without the file. Raise UserError when it is damaged."""
     try:
-        return json.loads(file.read_text(encoding="utf-8")).get("class_counts") if file.is_file() else None
-    except (ValueError, AttributeError) as error:
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    except (ValueError, TypeError) as error:
         raise UserError(f"{file}: is not a JSON object ({error}); train the run again") from error

@@ -33,6 +33,7 @@ from pipeline.data.duplicates import near_duplicate_groups
 from pipeline.data.further_sources import FurtherSources
 from pipeline.data.splitting import SplitRow, TooFewGroupsError, make_split, write_splits
 from pipeline.evaluate.bootstrap import ONE_LABEL
+from pipeline.evaluate.scoring.learned import sources_table
 from pipeline.inference.bundle import GRAPHS, Bundle, check_destination, write_bundle
 from pipeline.training.plan import EXPERIMENTS, TrainingPlan, check_experiments, check_parts
 from pipeline.training.steps import RESUMABLE, Log, TrainingStep, run_parallel, run_steps
@@ -138,13 +139,19 @@ def _train(args: TrainAllArgs, annotations: Annotations, log: Log) -> None:
     text = report.read_text(encoding="utf-8")
     made = Bundle.load(plans[-1].bundle)
     graphs = {name: made.graph_bytes(name) for name in GRAPHS}
-    write_bundle(args.out, made.meta, graphs, ALL_PHOTOS_REMARK + text if args.all_photos else text)
+    write_bundle(args.out, made.meta, graphs, _remark(made) + text if args.all_photos else text)
     log(f"{args.out}: classes {', '.join(made.meta.class_names)}; report.md in it")
     for line in _main_metrics(record):
         log(line)
     if counts := count_line(annotations):
         log(counts)
     log(f"{report}: the report, with pictures next to it; took {time.monotonic() - start:.0f} s now")
+
+
+def _remark(made: Bundle) -> str:
+    """Return the start of the report of a bundle that learned from all photos: what these were, and what follows."""
+    learned = sources_table(made.meta.provenance, "Sources learned from, all photos")
+    return ALL_PHOTOS_REMARK + (f"{learned.markdown()}\n" if learned else "")
 
 
 def _main_reading(args: TrainAllArgs, annotations: Annotations) -> list[str]:

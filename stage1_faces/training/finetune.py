@@ -13,6 +13,7 @@ A run that was stopped resumes with the same command. All training photos are in
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ import tyro
 
 from common.annotations import ReadingArgs
 from common.annotations.options import DEFAULT_READING
+from common.annotations.types import ordered_classes
 from common.cli import console, program_name, run_cli
 from common.errors import UserError
 from common.memory import keep_freed_memory
@@ -106,16 +108,21 @@ def finetune(
 
 
 def _source_facts(photos: FinetuneData) -> dict[str, Any]:
-    """Return what the record says about several sources: what is learned from each, and how many photos and faces."""
+    """Return what the record says about several sources: what is learned from each, and how many photos and faces.
+
+    Faces are counted by class where their class is learned.
+    """
     facts: dict[str, Any] = {}
     for source in photos.sources:
         own = [photo for photo in photos.train if photo.source == source.name]
+        counts = Counter(label for photo in own for label in photo.known_labels)
+        faces = sum(len(photo.boxes) for photo in own)
         facts[source.name] = {
-            "edges": source.edges,
-            "face_free": source.face_free,
-            "share": source.share,
+            **{key: value for key, value in source.facts().items() if key != "name"},
             "photos": len(own),
-            "faces": sum(len(photo.boxes) for photo in own),
+            "faces": faces,
+            "class_counts": {name: counts[name] for name in ordered_classes(counts) if counts[name]},
+            "class_unknown": faces - counts.total(),
         }
     return {"sources": facts} if facts else {}
 

@@ -34,10 +34,12 @@ class FinetuneFolder(RunFolder):
         super().__init__(path, "fine-tuning", outputs=OUTPUTS, free_keys=("compute",))
 
     def check_same(self, record: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> None:
-        """Raise UserError where the folder's record is another run's; an older one lacks newer fields of the recipe."""
+        """Raise UserError where the folder's record is another run's; an older one lacks newer fields."""
         before = self.read_record() if before is None else before
         if isinstance(before.get("recipe"), Mapping):
             before = {**before, "recipe": {**asdict(FinetuneConfig()), **before["recipe"]}}
+        if isinstance(before.get("sources"), Mapping):
+            before = {**before, "sources": _with_new_facts(before["sources"], record.get("sources", {}))}
         super().check_same(record, before)
 
     @property
@@ -87,6 +89,14 @@ class FinetuneFolder(RunFolder):
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             raise UserError(f"{file}: of another version of this program; remove it to train this net again")
         return state
+
+
+def _with_new_facts(before: Mapping[str, Any], now: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return {source: facts} of a record, with facts of `now` that the record does not have.
+
+    What these facts say of the photos is in the record's fingerprint, too.
+    """
+    return {name: {**now.get(name, {}), **facts} for name, facts in before.items()}
 
 
 def load_net(folder: Path | str, name: str) -> nn.Module:

@@ -63,6 +63,12 @@ class TrainingPhoto:
     source_factor: float = 1.0
     face_factors: NDArray[np.float64] | None = None  # (N,) how much more often each face is drawn; None: alike
 
+    @property
+    def known_labels(self) -> tuple[str, ...]:
+        """Return the classes of the faces whose class is known."""
+        known = np.ones(len(self.labels), bool) if self.class_known is None else self.class_known
+        return tuple(label for label, trusted in zip(self.labels, known, strict=True) if trusted)
+
 
 def affine(
     centre: NDArray[np.floating] | Sequence[float], step: float, degrees: float, stretch: float, mirror: bool, side: int

@@ -27,6 +27,7 @@ from stage2_classifier.training.run_folder import (
     patience_over,
     plot_curves,
     run_record,
+    source_facts,
     write_epoch,
     write_metrics,
 )
@@ -142,6 +143,7 @@ def _summary(state: TrainState, history: Sequence[dict[str, Any]], crop_set: Cro
         "threads": torch.get_num_threads(),
         "mixed_precision": accelerator.mixed_precision,
         **({"pretrained_weights": origin} if (origin := first_weights(state)) else {}),
+        **source_facts(state.config, crop_set),
     }
     if len(offsets := state.criterion.offsets):
         summary["edge_offsets"] = dict(zip(crop_set.offset_sources, offsets.tolist(), strict=True))

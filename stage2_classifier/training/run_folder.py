@@ -69,6 +69,31 @@ def run_record(config: TrainConfig, crop_set: CropSet, crops: Path | str) -> dic
     return record
 
 
+def source_facts(config: TrainConfig, crop_set: CropSet) -> dict[str, Any]:
+    """Return the entry of summary.json about several sources: what each gave to the training; empty with one.
+
+    Faces are counted by class where their class is learned; `photos` are those of the crops.
+    """
+    facts = {}
+    negatives = crop_set.hard_negatives if config.hard_negatives else ()
+    for source in crop_set.sources:
+        faces, alarms = (
+            [r for r in records if r.split == "train" and r.source == source.name]
+            for records in (crop_set.records, negatives)
+        )
+        counts = Counter(r.label for r in faces if r.class_known)
+        facts[source.name] = {
+            "edges": source.edges,
+            "share": source.share,
+            "photos": len({r.image_id for r in (*faces, *alarms)}),
+            "faces": len(faces),
+            "class_counts": {name: counts[name] for name in crop_set.class_names if counts[name]},
+            "class_unknown": len(faces) - counts.total(),
+            "false_alarms": len(alarms),
+        }
+    return {"sources": facts} if facts else {}
+
+
 def check_folder(folder: Path, record: Mapping[str, Any], resume: bool, overwrite: bool) -> dict[str, Any] | None:
     """Return the summary of a finished run that is not to be trained again; None where training is needed.
 

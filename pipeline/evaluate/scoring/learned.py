@@ -2,15 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from pipeline.evaluate.report import Table
+
+UNKNOWN = "-"  # a cell of what an earlier version did not record
+SOURCES_NOTE = (
+    "Faces by class: those whose class is learned. Edges: how box edges are learned. Background: whether places "
+    "without a box are learned as such. Share: of the draws; without one, by the number of faces. Crops: stage 2's "
+    "faces + false alarms."
+)
 
 
 def recorded_sources(provenance: Mapping[str, Any]) -> tuple[str, ...] | None:
     """Return the names of the datasets that a bundle learned from; None where the bundle does not record them.
 
-    A bundle of several datasets records them with the run of its cascade, or with its data.
+    A bundle of several datasets records them with the run of its cascade, with those of its classifier, or with its
+    data.
     """
-    parts = [provenance.get("stage1") or {}, provenance.get("data") or {}]
-    found = [part["sources"] for part in parts if part.get("sources")]
+    found = [names for names in _recorded(provenance) if names]
     return tuple(dict.fromkeys(name for names in found for name in names)) if found else None
+
+
+def sources_table(provenance: Mapping[str, Any], title: str = "Sources learned from") -> Table | None:
+    """Return one row per dataset that a bundle learned from; None where it learned from one, or does not say.
+
+    Args:
+        provenance: of the bundle.
+        title: of the table.
+    """
+    names = recorded_sources(provenance)
+    stage1 = _facts((provenance.get("stage1") or {}).get("sources"))
+    stage2 = _facts(next((part.get("sources") for part in _classifiers(provenance) if part.get("sources")), None))
+    if names is None or not (stage1 or stage2):
+        return None
+    rows = []
+    for name in names:
+        own, crops = stage1.get(name, {}), stage2.get(name, {})
+        facts = {**crops, **own}
+        counts = facts.get("class_counts")
+        by_class = UNKNOWN if counts is None else ", ".join(f"{count} {label}" for label, count in counts.items())
+        if unknown := facts.get("class_unknown"):
+            by_class = f"{by_class}, {unknown} of no known class" if by_class else f"{unknown} of no known class"
+        background = facts.get("background")
+        share = facts.get("share")
+        cells = (str(facts.get("photos", UNKNOWN)), str(facts.get("faces", UNKNOWN)), by_class or UNKNOWN)
+        learned = (facts.get("edges", UNKNOWN), UNKNOWN if background is None else "yes" if background else "no")
+        drawn = UNKNOWN if share is None else f"{share:g}"
+        rows.append((name, *cells, *learned, drawn, _crops(crops)))
+    header = ("source", "photos", "faces", "faces by class", "edges", "background", "share", "crops")
+    return Table(title, header, tuple(rows), SOURCES_NOTE)
+
+
+def _crops(facts: Mapping[str, Any]) -> str:
+    """Return the numbers of stage 2's faces and false alarms of a dataset."""
+    if "faces" not in facts:
+        return UNKNOWN
+    return str(facts["faces"]) + (f" + {facts['false_alarms']}" if facts.get("false_alarms") else "")
+
+
+def _recorded(provenance: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield each record of datasets in a provenance: names, or facts by name."""
+    yield (provenance.get("stage1") or {}).get("sources")
+    for classifier in _classifiers(provenance):
+        yield classifier.get("sources")
+    yield (provenance.get("data") or {}).get("sources")
+
+
+def _classifiers(provenance: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the records of a provenance about its classifier, and about each network of a mean."""
+    stage2 = provenance.get("stage2") or {}
+    yield stage2
+    yield from stage2.get("mean_of") or ()
+
+
+def _facts(sources: Any) -> Mapping[str, Mapping[str, Any]]:
+    """Return {name: facts} of a record that has facts; empty for one that has names alone."""
+    return sources if isinstance(sources, Mapping) else {}

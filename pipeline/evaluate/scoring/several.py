@@ -38,7 +38,7 @@ from pipeline.evaluate.scoring.intervals import (
     face_recall,
     interval_over_photos,
 )
-from pipeline.evaluate.scoring.learned import recorded_sources
+from pipeline.evaluate.scoring.learned import recorded_sources, sources_table
 from pipeline.evaluate.scoring.overview import draw_overview
 from pipeline.evaluate.selection import select_images
 from pipeline.inference.predictor import Predictor
@@ -246,7 +246,8 @@ def _write(
     """Write the pictures, evaluation.md and evaluation.json."""
     total = f"{counted(len(scores), 'dataset')} scored each on its own, {len(face_free)} without faces"
     notes = [f"{total}; bootstrap seed {args.seed}", f"bundle: {predictor.bundle.describe().get('name', 'default')}"]
-    text = markdown("Evaluation by source", notes, tables)
+    learned = sources_table(predictor.bundle.describe().get("provenance", {}))
+    text = markdown("Evaluation by source", notes, [*tables, *([learned] if learned else [])])
     if scores:
         draw_overview({s.source.name: s.summary for s in scores}, args.out / "sources.png")
         text += "\n![mAP and face AP by source](sources.png)\n"

@@ -167,6 +167,22 @@ def test_the_first_dataset_is_split_and_the_report_says_what_was_learned_from(
     monkeypatch.setattr("pipeline.evaluate.command.Predictor.load", lambda *_, **__: learned)
     record = evaluate()
     assert [s["learned_from"] for s in record["sources"].values()] == ["yes", "no"]
+    assert "Sources learned from" not in Path("out/evaluation.md").read_text()  # names alone
+    # As pipeline.train_all makes it of several datasets.
+    facts = {"photos": 3, "faces": 5, "class_counts": {"with_mask": 4}, "class_unknown": 1, "background": False}
+    stage1 = {"sources": {"webcam": {**facts, "edges": "offset", "share": 0.25}, "empty": {"photos": 9, "faces": 0}}}
+    stage2 = {"mean_of": [{}], "sources": {"webcam": {"faces": 4, "false_alarms": 2, "edges": "offset"}}}
+    learned = PictureBook(BOOK.answers, provenance={"stage1": stage1, "stage2": stage2})
+    monkeypatch.setattr("pipeline.evaluate.command.Predictor.load", lambda *_, **__: learned)
+    record = evaluate("--face-free", "empty")
+    assert [s["learned_from"] for s in record["sources"].values()] == ["no", "yes"]
+    assert record["face_free"]["empty"]["learned_from"] == "yes"
+    text = Path("out/evaluation.md").read_text()
+    assert "| webcam | 3 | 5 | 4 with_mask, 1 of no known class | offset | no | 0.25 | 4 + 2 |" in text
+    assert "| empty | 9 | 0 | - | - | - | - | - |" in text
+    argv = ["--data", "main", "--split", "all", "--bootstrap", "0", "--no-pictures", "--out", "one"]
+    assert main(argv) == 0
+    assert "| webcam | 3 | 5 | 4 with_mask, 1 of no known class |" in Path("one/evaluation.md").read_text()
 
 
 @pytest.mark.usefixtures("root", "undrawn")

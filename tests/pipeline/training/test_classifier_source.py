@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,8 @@ import pytest
 import torch
 
 from common.errors import BundleError, UserError
+from pipeline.evaluate.scoring.learned import recorded_sources
+from pipeline.inference import show_bundle
 from pipeline.inference.bundle import Bundle
 from pipeline.inference.fusion import ScoreFusion
 from pipeline.training import classifier_source, pack
@@ -112,6 +116,34 @@ def test_runs_with_the_same_inputs_are_averaged(objectness_run: Path, run: Path,
     save_model(other / "best.safetensors", model.state_dict(), replace(meta, margin=0.1))
     with pytest.raises(UserError, match=r"other: its margin 0\.1 differs from .*objectness's 0\.3"):
         pack_bundle([objectness_run, other], tmp_path / "mixed", MtcnnConfig())
+
+
+@pytest.mark.usefixtures("exported")
+def test_a_bundle_says_what_its_networks_learned_from(
+    objectness_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = {"main": {"share": None, "faces": 7}, "web": {"share": 0.3, "faces": 5, "class_counts": {"with_mask": 4}}}
+    (objectness_run / "summary.json").write_text(json.dumps({"sources": facts}))
+    other = tmp_path / "other"
+    shutil.copytree(objectness_run, other)
+    made = pack_bundle([objectness_run], tmp_path / "one", MtcnnConfig())
+    assert made.meta.provenance["stage2"]["sources"] == facts and recorded_sources(made.meta.provenance) == (*facts,)
+    assert show_bundle.main(["show", str(tmp_path / "one")]) == 0
+    assert json.loads(capsys.readouterr().out)["provenance"]["stage2"]["sources"] == facts
+    # Networks of the same crops: said once.
+    stage2 = pack_bundle([objectness_run, other], tmp_path / "two", MtcnnConfig()).meta.provenance["stage2"]
+    assert stage2["sources"] == facts and not any("sources" in one for one in stage2["mean_of"])
+    # A run of an earlier version has them in config.json, as a list.
+    (other / "summary.json").unlink()
+    (other / "config.json").write_text(json.dumps({"sources": [{"name": "web", "faces": 5}]}))
+    mixed = pack_bundle([objectness_run, other], tmp_path / "three", MtcnnConfig()).meta.provenance
+    assert [one["sources"] for one in mixed["stage2"]["mean_of"]] == [facts, {"web": {"faces": 5}}]
+    assert "sources" not in mixed["stage2"] and recorded_sources(mixed) == ("main", "web")
+    assert pack_it(tmp_path / "two", tmp_path / "four") == 0
+    assert Bundle.load(tmp_path / "four").meta.provenance["stage2"] == stage2
+    (other / "config.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"config\.json: is not a JSON object .*; train the run again"):
+        pack_bundle([other], tmp_path / "five", MtcnnConfig())
 
 
 @pytest.mark.usefixtures("cascade")

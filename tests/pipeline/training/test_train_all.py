@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from common.splits import read_splits
+from pipeline.evaluate.scoring.learned import recorded_sources
 from pipeline.inference.bundle import DEFAULT, Bundle
 from pipeline.inference.predictor import Predictor
 from pipeline.training import plan as plan_module
@@ -289,6 +290,11 @@ def test_the_whole_training_on_several_sources(data: Path, monkeypatch: pytest.M
     assert {name: (facts["photos"], facts["edges"]) for name, facts in learned.items()} == {
         "main": (6, "same"), "other": (4, "offset")
     }  # fmt: skip
+    assert learned["other"]["class_counts"] and not learned["other"]["background"]
+    crops = made.meta.provenance["stage2"]["sources"]
+    assert {name: crops[name]["faces"] for name in crops} == {name: learned[name]["faces"] for name in learned}
+    assert recorded_sources(made.meta.provenance) == ("main", "other")
+    assert "| other | 4 | " in (made.path / "report.md").read_text()
     assert "other photos" not in (here / "work" / "part" / "bundle.log").read_text()
     assert "split test: 2 photos with 4 faces" in (made.path / "report.md").read_text()
 

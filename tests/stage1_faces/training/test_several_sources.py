@@ -49,6 +49,39 @@ def test_photos_carry_what_may_be_learned_from_them(read: FinetuneData) -> None:
     assert [photo.source for photo in read.val] == ["main"]
 
 
+def test_the_record_counts_faces_whose_class_is_learned(read: FinetuneData) -> None:
+    facts = finetune._source_facts(read)["sources"]
+    assert list(facts) == ["main", "other", "partial", "empty"]
+    labels = [label for photo in read.train if photo.source == "other" for label in photo.labels]
+    bare = labels.count("without_mask")
+    assert 0 < bare < len(labels)
+    assert facts["other"] == {
+        **{"classes": ["without_mask"], "edges": "offset", "background": True, "face_free": False, "share": 0.4},
+        **{"photos": 2, "faces": len(labels), "class_counts": {"without_mask": bare}},
+        "class_unknown": len(labels) - bare,
+    }
+    assert sum(facts["main"]["class_counts"].values()) == facts["main"]["faces"] and not facts["main"]["class_unknown"]
+    assert (facts["partial"]["background"], facts["partial"]["edges"]) == (False, "none")
+    assert (facts["empty"]["photos"], facts["empty"]["faces"], facts["empty"]["class_counts"]) == (2, 0, {})
+
+
+def test_a_run_before_these_facts_resumes(read: FinetuneData, tmp_path: Path) -> None:
+    record = {"format": 1, "recipe": {}, "data": "abc", **finetune._source_facts(read)}
+    new = ("classes", "background", "class_counts", "class_unknown")
+    older = {n: {k: v for k, v in facts.items() if k not in new} for n, facts in record["sources"].items()}
+    folder = FinetuneFolder(tmp_path / "run")
+    folder.claim({**record, "sources": older})
+    folder.write_json("log.jsonl", {})
+    assert folder.claim(record)
+    older["other"]["share"] = 0.5
+    folder.write_json("config.json", {**record, "sources": older})
+    with pytest.raises(UserError, match="holds a fine-tuning with another sources"):
+        folder.claim(record)
+    folder.write_json("config.json", {**record, "sources": {"main": older["main"]}})
+    with pytest.raises(UserError, match="holds a fine-tuning with another sources"):
+        folder.claim(record)
+
+
 def test_only_the_main_data_is_validated(tmp_path: Path) -> None:
     args, splits = write_sources(tmp_path)
     splits.write_text(splits.read_text().replace("other/p1,train", "other/p1,val"))
@@ -101,7 +134,8 @@ def test_a_run_learns_from_all_and_records_them(tmp_path: Path, monkeypatch: pyt
     assert len(searched) == 2 * (2 * 2 + 5)
     record = json.loads((out / "config.json").read_text())
     assert record["sources"]["other"] == {
-        "edges": "offset", "face_free": False, "share": 0.4, "photos": 2, "faces": 8
+        "classes": ["without_mask"], "edges": "offset", "background": True, "face_free": False, "share": 0.4,
+        "photos": 2, "faces": 8, "class_counts": {"without_mask": 4}, "class_unknown": 4,
     }  # fmt: skip
     assert run_facts(out)["sources"] == record["sources"]
     # The offsets are in no net.

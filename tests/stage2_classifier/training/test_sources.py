@@ -22,7 +22,7 @@ from common.errors import UserError
 from stage2_classifier.config import TrainConfig
 from stage2_classifier.data.box_jitter import jittered_box
 from stage2_classifier.data.crop_dataset import CLASS_UNKNOWN, CropDataset
-from stage2_classifier.data.crop_manifest import CropSet, CropSource, write_crop_set
+from stage2_classifier.data.crop_manifest import CropSet, CropSource, read_crop_set, write_crop_set
 from stage2_classifier.reports.preview import save_training_views
 from stage2_classifier.training.checkpoint import load_model, load_state
 from stage2_classifier.training.fit import fit
@@ -176,6 +176,17 @@ def test_a_run_records_its_sources_and_keeps_offsets_out_of_the_weights(run_of_s
         {"name": "web", "edges": "none", "share": None, "faces": 10, "class_unknown": 1},
     ]
     assert sum(record["class_counts"]["train"].values()) == 27
+    learned = json.loads((run_of_sources / "summary.json").read_text())["sources"]
+    crops = read_crop_set(record["crops"])
+    own = [r for r in crops.records if r.split == "train" and r.source == "news"]
+    known = Counter(r.label for r in own if r.class_known)
+    assert list(learned) == ["main", "news", "web"] and known.total() == 9
+    assert learned["news"] == {
+        **{"edges": "offset", "share": None, "photos": len({r.image_id for r in own}), "faces": 10},
+        **{"class_counts": dict(known), "class_unknown": 1, "false_alarms": learned["news"]["false_alarms"]},
+    }
+    alarms = Counter(r.source for r in crops.hard_negatives if r.split == "train")
+    assert {name: facts["false_alarms"] for name, facts in learned.items()} == {n: alarms[n] for n in learned}
     offsets = json.loads((run_of_sources / "summary.json").read_text())["edge_offsets"]
     state = load_state(run_of_sources / "last.pt")
     assert offsets == {"news": state["offsets"][0].tolist()} and all(offsets["news"])
