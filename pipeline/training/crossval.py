@@ -4,7 +4,8 @@
 
 In fold k, part k of the photos is the test set. Part k + 1 fits what pipeline.pack fits (calibration, threshold). The
 cascade and the classifiers train on the rest. The stock cascade is scored on the same test photos. After a kill, the
-same command resumes: finished trainings are not repeated.
+same command resumes: finished trainings are not repeated. Of several `--data`, only the first has folds; the others are
+learned from in each fold (docs/sources.md).
 """
 
 from __future__ import annotations

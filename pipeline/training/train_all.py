@@ -1,10 +1,12 @@
 """From a folder of annotated photos to a detector: split, fine-tune, crops, classifiers, bundle, report.
 
     python -m pipeline.train_all --data DIR --out my-bundle
+    python -m pipeline.train_all --data DIR MORE... --sources sources.yaml --out my-bundle
 
-All annotation formats and class names are possible. The recipe is trained twice, in parallel. The first training
-uses the split's training part. Its settings are fitted on the validation photos, and it is scored on the test photos.
-The second training uses all photos and gives the bundle's weights. After a kill, the same command resumes.
+Of several folders, the first is split, validated and tested; the others are only learned from (docs/sources.md). All
+annotation formats and class names are possible. The recipe is trained twice, in parallel. The first training uses the
+split's training part. Its settings are fitted on the validation photos, and it is scored on the test photos. The second
+training uses all photos and gives the bundle's weights. After a kill, the same command resumes.
 """
 
 from __future__ import annotations

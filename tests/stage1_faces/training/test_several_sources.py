@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def test_the_record_counts_faces_whose_class_is_learned(read: FinetuneData) -> N
 
 
 def test_a_run_before_these_facts_resumes(read: FinetuneData, tmp_path: Path) -> None:
-    record = {"format": 1, "recipe": {}, "data": "abc", **finetune._source_facts(read)}
+    record = {"format": 1, "recipe": asdict(RECIPE), "data": "abc", **finetune._source_facts(read)}
     new = ("classes", "background", "class_counts", "class_unknown")
     older = {n: {k: v for k, v in facts.items() if k not in new} for n, facts in record["sources"].items()}
     folder = FinetuneFolder(tmp_path / "run")
