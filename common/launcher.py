@@ -8,6 +8,8 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 
+REPEAT_SECONDS = 0.05  # until a Ctrl-C that was lost is sent again
+
 
 def start(target: str, package: str | None = None) -> None:
     """Load a command's module, call its function, and exit with the code that the function returns.
@@ -43,7 +45,23 @@ def restore_sigint() -> bool:
     installed = signal.getsignal(signal.SIGINT) is _exit
     if installed:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.unraisablehook = _repeat_interrupt
     return installed
+
+
+def _repeat_interrupt(unraisable: sys.UnraisableHookArgs) -> None:
+    """Send Ctrl-C again where Python has dropped its exception, as the hook for exceptions that cannot be raised.
+
+    A KeyboardInterrupt in `__del__` or in a callback of a weak reference ends there, and the command would go on.
+    """
+    if unraisable.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(unraisable)
+        return
+    from threading import Timer
+
+    timer = Timer(REPEAT_SECONDS, os.kill, (os.getpid(), signal.SIGINT))
+    timer.daemon = True  # a command that ends meanwhile does not wait
+    timer.start()
 
 
 def _exit(*_: object) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import pickle
+import subprocess
+import sys
 
 import pytest
 
@@ -45,6 +47,33 @@ def test_expected_errors_become_one_line(
 def test_a_command_has_its_own_line_at_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli(lambda: failing(KeyboardInterrupt()), interrupted="interrupted; it can be resumed") == 130
     assert capsys.readouterr().err == "interrupted; it can be resumed\n"
+
+
+LOST_INTERRUPT = """
+import os, signal, sys, time
+from common.cli import run_cli
+from common.launcher import install_sigint_exit
+
+class Freed:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+def command():
+    Freed()  # Python drops what is raised in __del__
+    time.sleep(60)
+    return 0
+
+install_sigint_exit()
+sys.exit(run_cli(command))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_ctrl_c_that_python_drops_is_repeated() -> None:
+    command = [sys.executable, "-c", LOST_INTERRUPT]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=50)
+    assert (ended.returncode, ended.stderr) == (130, "interrupted\n")
 
 
 def test_the_exit_code_of_the_command_is_returned() -> None:
