@@ -7,8 +7,10 @@ import signal
 import sys
 from importlib import import_module
 from importlib.util import find_spec
+from types import FrameType
 
-REPEAT_SECONDS = 0.05  # until a Ctrl-C that was lost is sent again
+REPEAT_SECONDS = 0.05  # until a Ctrl-C that was lost or came too early is sent again
+IMPORT_FILE = "<frozen importlib._bootstrap>"  # of the frames of an import
 
 
 def start(target: str, package: str | None = None) -> None:
@@ -36,27 +38,45 @@ def install_sigint_exit() -> None:
     KeyboardInterrupt would unwind through half-imported packages, and some packages catch it.
     Nothing changes where Ctrl-C is already ignored, as in a shell's background processes.
     """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, _interrupt):
         signal.signal(signal.SIGINT, _exit)
 
 
 def restore_sigint() -> bool:
-    """Let Ctrl-C raise KeyboardInterrupt again; return whether `install_sigint_exit` was active."""
+    """Let Ctrl-C raise KeyboardInterrupt again, after an import; return whether `install_sigint_exit` was active."""
     installed = signal.getsignal(signal.SIGINT) is _exit
     if installed:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        sys.unraisablehook = _repeat_interrupt
+        signal.signal(signal.SIGINT, _interrupt)
+        sys.unraisablehook = _unraisable
     return installed
 
 
-def _repeat_interrupt(unraisable: sys.UnraisableHookArgs) -> None:
+def _interrupt(_: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, as a signal handler; during an import, wait for its end.
+
+    Packages written in C turn a KeyboardInterrupt during their import into an ImportError.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename == IMPORT_FILE:
+            _send_again()
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def _unraisable(unraisable: sys.UnraisableHookArgs) -> None:
     """Send Ctrl-C again where Python has dropped its exception, as the hook for exceptions that cannot be raised.
 
     A KeyboardInterrupt in `__del__` or in a callback of a weak reference ends there, and the command would go on.
     """
-    if unraisable.exc_type is not KeyboardInterrupt:
+    if unraisable.exc_type is KeyboardInterrupt:
+        _send_again()
+    else:
         sys.__unraisablehook__(unraisable)
-        return
+
+
+def _send_again() -> None:
+    """Send Ctrl-C to this process in a moment."""
     from threading import Timer
 
     timer = Timer(REPEAT_SECONDS, os.kill, (os.getpid(), signal.SIGINT))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -49,7 +51,7 @@ def test_a_command_has_its_own_line_at_ctrl_c(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err == "interrupted; it can be resumed\n"
 
 
-LOST_INTERRUPT = """
+INTERRUPTED = """
 import os, signal, sys, time
 from common.cli import run_cli
 from common.launcher import install_sigint_exit
@@ -60,19 +62,31 @@ class Freed:
         time.sleep(1)
 
 def command():
-    Freed()  # Python drops what is raised in __del__
+    {work}
     time.sleep(60)
     return 0
 
 install_sigint_exit()
 sys.exit(run_cli(command))
 """
+# As a package written in C: what is raised during the import becomes another error.
+PACKAGE = """
+import os, signal, time
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(1)
+except KeyboardInterrupt as error:
+    raise ImportError("initialization failed") from error
+"""
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-def test_ctrl_c_that_python_drops_is_repeated() -> None:
-    command = [sys.executable, "-c", LOST_INTERRUPT]
-    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=50)
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+@pytest.mark.parametrize("work", ["Freed()  # Python drops what is raised in __del__", "import package"])
+def test_no_ctrl_c_is_lost_or_becomes_another_error(work: str, tmp_path: Path) -> None:
+    (tmp_path / "package.py").write_text(PACKAGE)
+    command = [sys.executable, "-c", INTERRUPTED.format(work=work)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), *sys.path))}
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=50, env=environment)
     assert (ended.returncode, ended.stderr) == (130, "interrupted\n")
 
 

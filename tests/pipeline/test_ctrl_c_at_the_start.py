@@ -147,7 +147,7 @@ def test_an_ignored_signal_stays_ignored() -> None:
     code = "import signal; from common.cli import run_cli; from common.launcher import install_sigint_exit;"
     run = "install_sigint_exit(); run_cli(lambda: print(signal.getsignal(signal.SIGINT)) or 0)"
     ignored = "signal.signal(signal.SIGINT, signal.SIG_IGN);"
-    for before, expected in (("", "default_int_handler"), (ignored, "SIG_IGN")):
+    for before, expected in (("", "_interrupt"), (ignored, "SIG_IGN")):
         done = subprocess.run(
             [sys.executable, "-c", f"{code}{before}{run}"], env=ENVIRONMENT, capture_output=True, text=True, check=True
         )
