@@ -110,6 +110,53 @@ def test_the_wrong_label_is_listed_and_can_be_left_out(data: Path, capsys: pytes
     assert file.read_bytes() == before
 
 
+def folds(folder: Path, tests: Sequence[Sequence[str]]) -> Path:
+    """Write what pipeline.crossval leaves: each fold's splits and a bundle."""
+    names = [name for part in tests for name in part]
+    for k, part in enumerate(tests):
+        (folder / f"fold{k}" / "bundle").mkdir(parents=True)
+        (folder / f"fold{k}" / "bundle" / "bundle.json").touch()
+        rows = [f"{name},{'test' if name in part else 'train'}" for name in names]
+        (folder / f"splits.fold{k}.csv").write_text("\n".join(["image_id,split", *rows, ""]))
+    return folder
+
+
+class OppositeModel(MadeModel):
+    """Takes each face for the other class."""
+
+    def run_classifier(self, images: Sequence[np.ndarray], boxes: Sequence[Boxes]) -> list[ClassifierOutput]:
+        made = super().run_classifier(images, boxes)
+        return [ClassifierOutput(output.class_probs[:, [1, 0, 2]], None, None) for output in made]
+
+
+@pytest.mark.parametrize("other", ["fold0", "fold1"])
+def test_each_photo_is_judged_by_the_fold_that_tests_it(
+    data: Path, other: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = folds(Path("runs"), (["p0", "p1", "p5"], ["p3", "p4", "p6"]))
+
+    def load(path: Path) -> MadeModel:
+        return OppositeModel() if path.parent.name == other else MadeModel()
+
+    monkeypatch.setattr(predictions_module.Predictor, "load", load)
+    assert check(data, "--suspects", "--crossval", str(runs)) == 0
+    # The opposite model contradicts all right labels of its part, and agrees with the wrong one.
+    expected = {"p4", "p0", "p1", "p5"} if other == "fold0" else {"p3", "p6"}
+    assert {row["image_id"] for row in rows()} == expected
+    assert "warning: photos in no fold's test part of runs, not doubted: 1\n" in capsys.readouterr().err  # p2
+
+
+def test_folds_that_cannot_be_used(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder, message in (
+        (Path("none"), "none: has no splits.fold0.csv"),
+        (folds(Path("others"), (["q0"], ["q1"])), "others: no photo of --data is in a fold's test part"),
+        (folds(Path("killed"), (["p0"], ["p1"])), "killed/fold1/bundle: not found; run"),
+    ):
+        (Path("killed/fold1/bundle/bundle.json")).unlink(missing_ok=True)
+        assert check(data, "--suspects", "--crossval", str(folder)) == 1
+        assert message in capsys.readouterr().err
+
+
 def test_only_the_given_labels_are_doubted(data: Path) -> None:
     assert check(data, "--suspects", "--bundle", "a", "--suspect-labels", "with_mask") == 0
     assert rows() == []
@@ -133,6 +180,7 @@ def test_a_bundle_that_learned_from_the_data_is_named(
     ("options", "message"),
     [
         (["--suspects"], "needs --bundle"),
+        (["--suspects", "--bundle", "a", "--crossval", "runs"], "give one, --bundle"),
         (["--bundle", "a"], "need --suspects; add it"),
         (["--suspects", "--bundle", "a", "--suspect-labels", "hat"], "--suspect-labels hat: the dataset has no"),
     ],
