@@ -8,6 +8,7 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 from types import FrameType
+from typing import Any
 
 REPEAT_SECONDS = 0.05  # until a Ctrl-C that was lost or came too early is sent again
 IMPORT_FILE = "<frozen importlib._bootstrap>"  # of the frames of an import
@@ -64,7 +65,7 @@ def _interrupt(_: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+def _unraisable(unraisable: Any) -> None:
     """Send Ctrl-C again where Python has dropped its exception, as the hook for exceptions that cannot be raised.
 
     A KeyboardInterrupt in `__del__` or in a callback of a weak reference ends there, and the command would go on.
