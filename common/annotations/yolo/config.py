@@ -151,10 +151,12 @@ def _yaml_nodes(config: Path) -> dict[str, Any]:
         raise UserError(f"{config}: is not a YOLO data.yaml (it has no `names:`); use another file")
     nodes: dict[str, Any] = {}
     for key, value in node.value:
+        if not isinstance(key.value, str):
+            line = key.start_mark.line + 1
+            raise UserError(f"{config}: the key on line {line} is a list or a table; correct it")
         if key.value in nodes and key.value in USED_KEYS:
             raise UserError(f"{config}: has `{key.value}:` twice; remove one")
-        if isinstance(key.value, str):
-            nodes[key.value] = value
+        nodes[key.value] = value
     return nodes
 
 

@@ -248,6 +248,7 @@ def test_names_are_read_as_written(tmp_path: Path, names: str, expected: list[st
         ("names: {0: a, 00: b}", "`names` has number 0 twice (a, b); remove one"),
         ("names:\n  1: a\n  1: b", "`names` has number 1 twice (a, b); remove one"),
         ("names: [a]\nnames: [b]", "has `names:` twice; remove one"),
+        ("names:\n  0: a\n? 1: b", "the key on line 4 is a list or a table; correct it"),
         ("names: mask, no mask", "`names` is not a list of names or a table from number to name; correct it"),
         ("names: gone.names", "names: gone.names does not exist (tried {root}/gone.names); correct it"),
         ("names: []", "no class names; add `names:` to data.yaml or a classes.txt"),
