@@ -6,6 +6,7 @@ Parts (--parts):
   photos: all detectors in turn on the same photos, so that a busy machine slows all alike. With more threads than
     idle cores, ratios mislead even so.
   sizes: the same on synthetic photos of several sizes with 0 to 100 faces.
+  profile: our own time on these synthetic photos, net by net and step by step.
   command: `pipeline.detect` on one photo as a whole process.
   folder: photos per second from file to result, with one worker and with one per core.
   memory: the peak over the photos once, and over --memory-photos, the same ones repeated.
@@ -34,6 +35,7 @@ from common.errors import UserError
 from common.memory import limit_malloc_arenas
 from common.parallel import usable_cores
 from pipeline.bench import photos as bench_photos
+from pipeline.bench import profile as bench_profile
 from pipeline.bench import runs as bench_runs
 from pipeline.bench.competitors import NaivePipeline, OneStageDetector, OwnPipeline
 from pipeline.bench.environment import machine_info, same_threads, versions
@@ -41,7 +43,7 @@ from pipeline.evaluate.report import Table
 from pipeline.inference.bundle import Bundle
 from pipeline.inference.device import Device
 
-Part = Literal["photos", "sizes", "command", "folder", "memory", "video"]
+Part = Literal["photos", "sizes", "profile", "command", "folder", "memory", "video"]
 # ONNX Runtime's threads spin for 40 ms after a call and would take the next call's cores.
 REST = 0.1  # s
 # The present flag by its name in earlier versions.
@@ -135,10 +137,12 @@ def _measure(
     options = ["--threads", str(args.threads), "--device", args.device]
     options += [] if args.bundle is None else ["--bundle", str(args.bundle)]
     options += [] if args.min_face is None else ["--min-face", str(args.min_face)]
+    profiled = (setup.ours.predictor.bundle, args.min_face, args.threads, args.device, args.rounds)
     folder = (setup.ours.predictor, setup.naive, names, args.rounds, usable_cores(), args.min_face)
     parts: dict[Part, tuple[Callable[[], Any], Callable[[Any], list[Table]]]] = {
         "photos": (lambda: bench_photos.time_photos(setup, photos), bench_photos.photos_tables),
         "sizes": (lambda: bench_photos.time_sizes(setup), bench_photos.sizes_tables),
+        "profile": (lambda: bench_profile.profile_sizes(*profiled), bench_profile.profile_tables),
         "folder": (lambda: bench_runs.time_folder(*folder), bench_runs.folder_tables),
         "command": (lambda: bench_runs.time_command(names[0], options, args.rounds), bench_runs.command_tables),
         "memory": (lambda: bench_runs.measure_memory(names, args.memory_photos, options), bench_runs.memory_tables),
