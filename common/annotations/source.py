@@ -26,6 +26,7 @@ class Source:
     name: str  # name in reports and in image ids
     data: Path  # folder of the dataset
     classes: tuple[str, ...] | None = None  # classes whose labels are learned; None: all
+    absent_classes: tuple[str, ...] = ()  # classes that its annotators did not use, so that no label rules them out
     edges: EdgeTrust = "same"  # how box edges are learned
     background: bool = True  # False: faces may lack their box, so that nothing in its photos is background
     face_free: bool = False  # photos without any face and without annotations, as background
@@ -43,6 +44,8 @@ class Source:
             )
         if self.share is not None and not 0 <= self.share < 1:
             raise UserError(f"source {self.name}: share {self.share} must be 0 or more and below 1")
+        if both := sorted(set(self.classes or ()) & set(self.absent_classes)):
+            raise UserError(f"source {self.name}: {both[0]!r} is in classes and in absent_classes; remove one")
         if self.face_free and (self.classes is not None or self.twins or self.left_out):
             raise UserError(f"source {self.name}: face_free photos have no classes, twins or left_out; remove these")
 
@@ -51,6 +54,7 @@ class Source:
         return {
             "name": self.name,
             "classes": None if self.classes is None else list(self.classes),
+            **({"absent_classes": list(self.absent_classes)} if self.absent_classes else {}),
             "edges": self.edges,
             "background": self.background,
             "face_free": self.face_free,

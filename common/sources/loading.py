@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ def load_sources(args: SourcesArgs, log: Log = warn) -> Annotations:
             names = ", ".join(main.class_names)
             fix = f"map it with `rename: [{strange[0]}=NAME]` in the file of sources"
             raise UserError(f"{source.data}: class {strange[0]!r} is not among the main data's ({names}); {fix}")
+        _check_absent(source, labels, main.class_names)
     twins: dict[str, str] = {}
     for source, found in zip(sources, read, strict=True):
         if source.twins is not None:
@@ -67,6 +68,16 @@ def load_sources(args: SourcesArgs, log: Log = warn) -> Annotations:
         sources=tuple(sources),
         twins=twins,
     )
+
+
+def _check_absent(source: Source, labels: Set[str], class_names: Sequence[str]) -> None:
+    """Raise UserError when an absent class is no class of the main dataset, or is one of the source's labels."""
+    for name in source.absent_classes:
+        entry = f"source {source.name}: absent_classes: {name!r}"
+        if name not in class_names:
+            raise UserError(f"{entry} is not among the main data's classes ({', '.join(class_names)}); correct it")
+        if name in labels:
+            raise UserError(f"{entry} is a label of its faces; remove it from absent_classes")
 
 
 def main_part(annotations: Annotations) -> Annotations:

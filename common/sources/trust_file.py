@@ -14,7 +14,7 @@ from common.errors import UserError
 # Fields of Source that the file sets, with the type of their values.
 TYPES: dict[str, type] = {
     **{"edges": str, "background": bool, "face_free": bool, "share": float, "twins": str, "left_out": str},
-    **{"classes": list, "rename": list},
+    **{"classes": list, "absent_classes": list, "rename": list},
 }
 WORDS = {str: "a text", bool: "true or false", float: "a number", list: "a list of texts"}
 

@@ -148,7 +148,7 @@ def build_crops(
     if not records:
         raise UserError(f"{out}: no face could be cut; the first photo says: {results[0].error or 'no boxes'}")
     hard_negatives = tuple(record for result in results for record in result.hard_negatives)
-    sources = tuple(CropSource(source.name, source.edges, source.share) for source in annotations.sources)
+    sources = tuple(CropSource(s.name, s.edges, s.share, s.absent_classes) for s in annotations.sources)
     crops = CropSet(out, records, annotations.class_names, margin, hard_negatives, sources)
     write_crop_set(crops)
     _remove_stale(crops)

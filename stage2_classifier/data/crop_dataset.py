@@ -48,6 +48,7 @@ class CropView(NamedTuple):
     # 1 + the index in CropSet.offset_sources, negative in a mirrored view; 0 where the edges are learned as they are.
     edge_offset: int
     teacher_images: tuple[torch.Tensor, ...]  # the same view for each TeacherView, float32 (3, S, S)
+    told_apart: torch.Tensor  # bool (C,): the classes that the face's annotators told apart
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,11 @@ class CropDataset(Dataset[CropView]):
             check_margin(crop_set, needed)
         self._teacher_views = tuple(teacher_views)
         self._offsets = {name: k for k, name in enumerate(crop_set.offset_sources, start=1)}
+        self._told_apart = {
+            source.name: torch.tensor([name not in source.absent_classes for name in crop_set.class_names])
+            for source in crop_set.sources
+        }
+        self._all_classes = torch.ones(len(crop_set.class_names), dtype=torch.bool)
         self._no_edges = {source.name for source in crop_set.sources if source.edges == "none"}
         self._jitter, self._mask_transfer_prob = jitter, mask_transfer_prob
         self._donors = _find_donors(crop_set, self.records) if mask_transfer_prob else {}
@@ -158,7 +164,9 @@ class CropDataset(Dataset[CropView]):
         if source in self._no_edges:
             deltas = np.full_like(deltas, np.nan)
         image = self.transform(pixels, seed)
-        return CropView(image, int(self.labels[i]), torch.from_numpy(deltas), offset, tuple(teacher_images))
+        # How a transferred mask is worn is known, whoever annotated the faces.
+        told_apart = self._all_classes if transferred else self._told_apart.get(source, self._all_classes)
+        return CropView(image, int(self.labels[i]), torch.from_numpy(deltas), offset, tuple(teacher_images), told_apart)
 
     def _view(
         self, i: int, painted: NDArray[np.uint8] | None, seed: int, margin: float, jitter: BoxJitter | None

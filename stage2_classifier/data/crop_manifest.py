@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from common.annotations.source import EdgeTrust
 from common.errors import UserError
@@ -55,6 +56,11 @@ class CropSource:
     name: str
     edges: EdgeTrust = "same"  # how box edges are learned
     share: float | None = None  # share of the draws; None: as many as its faces
+    absent_classes: tuple[str, ...] = ()  # classes that its annotators did not use
+
+    def facts(self) -> dict[str, object]:
+        """Return the fields for records; without `absent_classes` where there are none."""
+        return {name: value for name, value in asdict(self).items() if value != ()}
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ def write_crop_set(crops: CropSet) -> None:
         (crops.root / table).unlink(missing_ok=True)
     meta: dict[str, object] = {"class_names": list(crops.class_names), "margin": crops.margin}
     if crops.sources:
-        meta["sources"] = [asdict(source) for source in crops.sources]
+        meta["sources"] = [source.facts() for source in crops.sources]
     write_text(crops.root / "crops.json", json.dumps(meta, indent=2) + "\n")
     if crops.hard_negatives:
         _write_table(crops.root / "rejects.csv", crops.hard_negatives, bool(crops.sources))
@@ -124,7 +130,7 @@ def read_crop_set(root: Path | str) -> CropSet:
         meta = json.loads(meta_file.read_text(encoding="utf-8"))
         class_names = tuple(str(name) for name in meta["class_names"])
         margin = float(meta["margin"])
-        sources = tuple(CropSource(**source) for source in meta.get("sources", ()))
+        sources = tuple(_read_source(source) for source in meta.get("sources", ()))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{meta_file}: malformed ({error}); build the crops again") from error
     records = _read_table(table)
@@ -135,6 +141,11 @@ def read_crop_set(root: Path | str) -> CropSet:
     if any(r.label != BACKGROUND for r in hard_negatives):
         raise UserError(f"{negatives_table}: holds another label than {BACKGROUND}; build the crops again")
     return CropSet(root, records, class_names, margin, hard_negatives, sources)
+
+
+def _read_source(source: Mapping[str, Any]) -> CropSource:
+    """Return a source of crops.json; raise TypeError when it has another field."""
+    return CropSource(**{**source, "absent_classes": tuple(source.get("absent_classes", ()))})
 
 
 def _read_table(table: Path) -> tuple[CropRecord, ...]:

@@ -22,6 +22,9 @@ BOX_WEIGHT = 4.0
 GIOU_WEIGHT = 2.0
 # Weight of smooth L1 next to it: a quarter of BOX_WEIGHT, for boxes whose IoU hardly changes with an edge.
 GIOU_L1_WEIGHT = 1.0
+# How far the logit of a class that was not told apart lies under the highest one: a share of 1e-9. It is finite, so
+# that label smoothing adds a constant, not infinity.
+ABSENT_MARGIN = 20.0
 MAX_LOG_SIDE = 4.0  # as in cropping.apply_box_deltas
 
 
@@ -70,6 +73,7 @@ class JointLoss(nn.Module):
         targets: Tensor,
         box_deltas: Tensor,
         edge_offsets: Tensor | None = None,
+        told_apart: Tensor | None = None,
         teacher: TeacherTargets | None = None,
     ) -> Tensor:
         """Return the loss, a scalar.
@@ -79,17 +83,20 @@ class JointLoss(nn.Module):
             targets: (N,) class indices: `classes` for a hard negative, below 0 for a face whose class is not learned.
             box_deltas: (N, 4); NaN where the edges are not learned.
             edge_offsets: (N,) 1 + the row of `offsets`, negative in a mirrored view, 0 for none; None: all 0.
+            told_apart: bool (N, C): the classes that each face's annotators told apart. The label is compared with
+                these alone, and says nothing on the others; None: all.
             teacher: the teachers' outputs.
         """
         heads = self.heads
         if not heads.has_objectness and not heads.has_box and teacher is None:
-            return self.criterion(outputs, targets)
+            return self.criterion(_among(outputs, told_apart), targets)
         is_face = targets < heads.classes
         known = is_face & (targets >= 0)
         label_share = 1.0 if teacher is None or self.distillation is None else 1 - self.distillation.share
         loss = outputs.sum() * 0.0  # a batch may hold no face
         if known.any():
-            loss = loss + label_share * self.criterion(heads.class_logits(outputs)[known], targets[known])
+            logits = _among(heads.class_logits(outputs), told_apart)
+            loss = loss + label_share * self.criterion(logits[known], targets[known])
         if heads.has_box:
             loss = loss + self._box_loss(outputs, box_deltas, edge_offsets, is_face)
         if heads.has_objectness:
@@ -129,6 +136,14 @@ class JointLoss(nn.Module):
         t = self.distillation.temperature
         divergence = F.kl_div(F.log_softmax(logits / t, dim=1), teacher_probs, reduction="batchmean")
         return self.distillation.share * t**2 * divergence
+
+
+def _among(logits: Tensor, told_apart: Tensor | None) -> Tensor:
+    """Return logits (N, C) that leave no probability, and no gradient, to classes that were not told apart."""
+    if told_apart is None:
+        return logits
+    lowest = logits.detach().amax(dim=1, keepdim=True) - ABSENT_MARGIN
+    return torch.where(told_apart, logits, lowest)
 
 
 def _unit_boxes(deltas: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ def run_record(config: TrainConfig, crop_set: CropSet, crops: Path | str) -> dic
         faces = Counter(r.source for r in crop_set.records if r.split == "train")
         unknown = Counter(r.source for r in crop_set.records if r.split == "train" and not r.class_known)
         record["sources"] = [
-            {**asdict(source), "faces": faces[source.name], "class_unknown": unknown[source.name]}
+            {**source.facts(), "faces": faces[source.name], "class_unknown": unknown[source.name]}
             for source in crop_set.sources
         ]
     return record

@@ -96,6 +96,24 @@ def test_what_is_refused(args: SourcesArgs, tmp_path: Path) -> None:
         load_sources(args)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "with_mask",
+            "source other: absent_classes: 'with_mask' is a label of its faces; remove it from absent_classes",
+        ),
+        ("helmet", "source other: absent_classes: 'helmet' is not among the main data's classes (with_mask, "),
+    ],
+)
+def test_an_absent_class_must_be_known_and_absent(args: SourcesArgs, name: str, message: str) -> None:
+    assert args.sources is not None
+    args.sources.write_text(TRUST.replace("share: 0.4", f"share: 0.4, absent_classes: [{name}]"))
+    with pytest.raises(UserError) as raised:
+        load_sources(args)
+    assert str(raised.value).startswith(message)
+
+
 def test_a_name_that_is_no_folder_is_noted(args: SourcesArgs) -> None:
     assert args.sources is not None
     args.sources.write_text(TRUST + "othr: {share: 0.1}\n")

@@ -13,13 +13,21 @@ from common.sources.trust_file import read_trust_file
 
 def test_fields_and_places(tmp_path: Path) -> None:
     file = tmp_path / "sources.yaml"
-    text = "a: {}\nb:\n  classes: [without_mask]\n  edges: offset\n  share: 1\n  twins: t.csv\n  left_out: s.csv\nc:\n"
+    text = (
+        "a: {}\nb:\n  classes: [without_mask]\n  absent_classes: [other]\n  edges: offset\n  share: 1\n"
+        "  twins: t.csv\n  left_out: s.csv\nc:\n"
+    )
     file.write_text(text, encoding="utf-8")
     found = read_trust_file(file)
     assert found["a"] == found["c"] == {}
     assert found["b"] == {
-        "classes": ("without_mask",), "edges": "offset", "share": 1, "twins": "t.csv", "left_out": tmp_path / "s.csv"
-    }  # fmt: skip
+        "classes": ("without_mask",),
+        "absent_classes": ("other",),
+        "edges": "offset",
+        "share": 1,
+        "twins": "t.csv",
+        "left_out": tmp_path / "s.csv",
+    }
 
 
 @pytest.mark.parametrize(
@@ -58,6 +66,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
         ({"edges": "some"}, "edges 'some' is unknown"),
         ({"share": 1.0}, "share 1.0 must be 0 or more and below 1"),
         ({"face_free": True, "classes": ("x",)}, "face_free photos have no classes"),
+        ({"classes": ("x", "y"), "absent_classes": ("y",)}, "'y' is in classes and in absent_classes; remove one"),
     ],
 )
 def test_sources_check_themselves(fields: dict[str, object], message: str) -> None:

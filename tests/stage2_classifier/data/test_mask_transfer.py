@@ -18,7 +18,7 @@ from stage2_classifier.config import TrainConfig
 from stage2_classifier.cropping import cut_crop
 from stage2_classifier.data.box_jitter import BoxJitter
 from stage2_classifier.data.crop_dataset import CropDataset
-from stage2_classifier.data.crop_manifest import BACKGROUND, CropRecord, CropSet, write_crop_set
+from stage2_classifier.data.crop_manifest import BACKGROUND, CropRecord, CropSet, CropSource, write_crop_set
 from stage2_classifier.data.mask_transfer import TransferPosition, transfer_axes, transfer_mask
 from stage2_classifier.reports import preview
 from stage2_classifier.reports.preview import HALVES, save_training_views
@@ -271,6 +271,24 @@ def test_rare_draws_show_nose_or_mouth_and_masked_ones_neither(faces: CropSet) -
     rare = covered["mask_weared_incorrect"]
     assert set(rare) == {(False, True), (False, False)}
     assert 0.5 < np.mean([mouth for _, mouth in rare]) < 0.8  # the nose alone, more often than the chin
+
+
+def test_how_a_transferred_mask_is_worn_is_known_whoever_annotated_the_faces(faces: CropSet) -> None:
+    records = tuple(replace(r, source="news") for r in faces.records)
+    sources = (CropSource("main"), CropSource("news", absent_classes=("mask_weared_incorrect",)))
+    crops = replace(faces, records=records, sources=sources)
+    for label in (1, 0):  # a bare face as it is; and masked ones, some with the mask of another on a bare face
+        found = set()
+        dataset = dataset_of(crops, 1.0)
+        member = int(np.flatnonzero(dataset.labels == label)[0])
+        for draw in range(60):
+            view = dataset[draw, member]
+            found.add(
+                (face_kind(view.image.numpy()) != Path(records[member].path).parent.name, *view.told_apart.tolist())
+            )
+        assert found == (
+            {(False, True, True, False), (True, True, True, True)} if label == 0 else {(False, True, True, False)}
+        )
 
 
 @pytest.mark.parametrize("jitter", [None, BoxJitter(degrees_p=0)])

@@ -91,6 +91,41 @@ def test_without_other_outputs_it_is_the_criterion(seed: int, smoothing: float) 
     assert loss.item() == criterion(logits, targets).item()
 
 
+def test_a_label_says_nothing_on_classes_that_were_not_told_apart() -> None:
+    """The second face's annotators knew the first two classes alone: its label is one of two."""
+    heads = Heads(3, has_objectness=True)
+    outputs = torch.tensor([[1.0, 2.0, 3.0, 0.0], [1.0, 2.0, 3.0, 0.0]], requires_grad=True)
+    targets, deltas = torch.tensor([0, 1]), torch.zeros(2, 4)
+    told_apart = torch.tensor([[True, True, True], [True, True, False]])
+    loss = JointLoss(nn.CrossEntropyLoss(), heads)(outputs, targets, deltas, None, told_apart)
+    of_three = math.log(math.exp(1) + math.exp(2) + math.exp(3)) - 1
+    of_two = math.log(math.exp(1) + math.exp(2)) - 2
+    faces = FACE_WEIGHT * cross_entropy(0.5, YES)
+    assert loss.item() == pytest.approx((of_three + of_two) / 2 + faces, rel=1e-5)
+    loss.backward()
+    assert outputs.grad is not None
+    assert (outputs.grad[0, :3] != 0).all()
+    assert outputs.grad[1, 2].item() == 0
+    assert outputs.grad[1, 1].item() == pytest.approx(-outputs.grad[1, 0].item()) and outputs.grad[1, 1].item() < 0
+
+
+@given(st.integers(0, 2**31), st.sampled_from([0.0, 0.1]))
+def test_where_all_classes_were_told_apart_nothing_changes(seed: int, smoothing: float) -> None:
+    logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(seed))
+    loss = JointLoss(nn.CrossEntropyLoss(label_smoothing=smoothing), Heads(3))
+    arguments = logits, torch.tensor([0, 1, 2, 0, 1, 2]), torch.full((6, 4), torch.nan)
+    assert loss(*arguments, None, torch.ones(6, 3, dtype=torch.bool)).item() == loss(*arguments).item()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_an_absent_class_has_no_gradient_with_label_smoothing(smoothing: float) -> None:
+    logits = torch.tensor([[0.0, 1.0, 9.0]], requires_grad=True)
+    loss = JointLoss(nn.CrossEntropyLoss(label_smoothing=smoothing), Heads(3))
+    loss(logits, torch.tensor([1]), torch.zeros(1, 4), None, torch.tensor([[True, True, False]])).backward()
+    assert logits.grad is not None and torch.isfinite(logits.grad).all()
+    assert logits.grad[0, 2].item() == 0 and logits.grad[0, 1].item() < 0 < logits.grad[0, 0].item()
+
+
 BOX_ONLY = Heads(2, has_box=True)
 
 
@@ -175,7 +210,7 @@ def test_distillation_by_hand() -> None:
         nn.CrossEntropyLoss(), Heads(2, has_objectness=True), distillation=Distillation(share, temperature)
     )
     targets = torch.tensor([0, -1, 2])
-    found = loss(OUTPUTS[:, :3], targets, DELTAS, None, TeacherTargets(probs, faces)).item()
+    found = loss(OUTPUTS[:, :3], targets, DELTAS, teacher=TeacherTargets(probs, faces)).item()
     # At temperature 2 the logits log 3 and 0 become probabilities root 3 : 1. The hard negative teaches no class.
     own = [math.sqrt(3) / (math.sqrt(3) + 1), 1 / (math.sqrt(3) + 1)]
     divergence = sum(
@@ -187,5 +222,5 @@ def test_distillation_by_hand() -> None:
     assert found == pytest.approx(by_hand, rel=1e-5)
     # A teacher that agrees, of classes alone.
     same = TeacherTargets((OUTPUTS[:, :2] / temperature).softmax(dim=1), None)
-    found = loss(OUTPUTS[:, :3], targets, DELTAS, None, same).item()
+    found = loss(OUTPUTS[:, :3], targets, DELTAS, teacher=same).item()
     assert found == pytest.approx((1 - share) * math.log(4 / 3) + FACE_WEIGHT * FACE_LOSS, rel=1e-5)
