@@ -18,6 +18,8 @@ def check_config(config: VideoConfig) -> None:
     _check_sources(config)
     if options.frame_stride < 1:
         raise UserError(f"--frame-stride is {options.frame_stride}; use 1 or more")
+    if options.follow and options.frame_stride == 1:
+        raise UserError("--follow is for the frames that --frame-stride leaves out; set --frame-stride to 2 or more")
     for flag, value in (("--max-fps", options.max_fps), ("--seconds", options.seconds)):
         if value is not None and not 0 < value < float("inf"):
             raise UserError(f"{flag} is {value:g}; use a number above 0")

@@ -21,6 +21,10 @@ class VideoOptions:
     """Number of the camera to watch until Ctrl-C; 0 is the first."""
     frame_stride: int = 1
     """Process every Nth frame of a video."""
+    follow: bool = False
+    """With --frame-stride: also write the frames between, in which the boxes move along with the picture."""
+    motion: bool = False
+    """Detect only in frames that differ from the last such frame, and once a second: for cameras that stand still."""
     max_fps: Optional[float] = None
     """Largest number of frames processed per second of video. A picture's address is fetched so often (else 2)."""
     rtsp_transport: RtspTransport = "tcp"

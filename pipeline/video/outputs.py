@@ -106,6 +106,7 @@ class VideoOutputs:
             **({"clock": frame.clock.isoformat(timespec="milliseconds")} if frame.clock else {}),
             "width": width,
             "height": height,
+            **({} if frame.look == "detect" else {"look": frame.look}),
             "faces": [{"track": track.track_id, **face} for track, face in zip(result.tracks, faces, strict=True)],
         }
 
@@ -122,7 +123,7 @@ class VideoOutputs:
 
 def _output_rate(source: Source, config: VideoConfig) -> Fraction:
     """Return the frame rate of the annotated video, in frames per second."""
-    rate = Fraction(source.rate) / config.options.frame_stride
+    rate = Fraction(source.rate) / (1 if config.options.follow else config.options.frame_stride)
     max_fps = config.options.max_fps
     return min(rate, max(Fraction(max_fps).limit_denominator(1000), MIN_RATE)) if max_fps else rate
 

@@ -19,6 +19,8 @@ from pipeline.inference.detections import Detections
 from pipeline.inference.predictor import Predictor
 from pipeline.video.camera import LiveStream, Source, open_source
 from pipeline.video.events import Event, EventDetector
+from pipeline.video.motion.face_follower import FaceFollower
+from pipeline.video.motion.looks import LookSelector
 from pipeline.video.options import VideoConfig
 from pipeline.video.output_paths import OutputNamer, OutputPaths
 from pipeline.video.outputs import FrameResult, VideoOutputs, clock
@@ -80,13 +82,16 @@ def _process_video(
     live = isinstance(source, LiveStream)
     analyzer, signals = FrameAnalyzer(source.name, config, predictor), StopSignals()
     fetched = isinstance(source, LiveStream) and source.fetched  # already at --max-fps
-    sampler = FrameSampler(config.options.frame_stride, None if fetched else config.options.max_fps)
-    frames = source.frames(sampler, config.options.seconds)
+    options = config.options
+    # With --follow, the frames between are read as well.
+    read, looked = (1, options.frame_stride) if options.follow else (options.frame_stride, 1)
+    frames = source.frames(FrameSampler(read, None if fetched else options.max_fps), options.seconds)
+    marked = LookSelector(looked, options.motion).marked(frames)
     with ExitStack() as stack:
         stack.enter_context(closing(frames))
-        detected = stack.enter_context(closing(map_ordered(analyzer.detect, frames, config.workers)))
+        detected = stack.enter_context(closing(map_ordered(analyzer.detect, marked, config.workers)))
         outputs = VideoOutputs(stack, source, paths, config, webhook)
-        show_progress = _progress_bar(stack, source, config.options.seconds)
+        show_progress = _progress_bar(stack, source, options.seconds)
         try:
             with signals.installed() if live else nullcontext():
                 for frame, detections in detected:
@@ -113,22 +118,37 @@ class FrameAnalyzer:
         self._detection_threshold = min(low, MIN_BLUR_SCORE) if config.blur else low
         self._event_detector = EventDetector(name)
         self._no_detections = Detections.empty(meta.class_names)
+        self._follower = FaceFollower() if config.options.follow else None
+        self._last_detections = self._no_detections
         self.summary = VideoSummary()
         self.last_frame: Frame | None = None
 
-    def detect(self, frame: Frame) -> tuple[Frame, Detections]:
-        """Return the frame and all its detections; called from several threads."""
+    def detect(self, frame: Frame) -> tuple[Frame, Detections | None]:
+        """Return a frame and its detections, None where the detector does not look; called from several threads."""
+        if frame.look != "detect":
+            return frame, None
         return frame, self._predictor.detect(frame.pixels, self._detection_threshold, self._min_face)
 
-    def update(self, frame: Frame, detections: Detections) -> FrameResult:
-        """Add the next frame and return its tracks and events."""
+    def update(self, frame: Frame, detections: Detections | None) -> FrameResult:
+        """Add the next frame and return its tracks and events; `detections` are those of `detect`."""
+        self.last_frame = frame
+        self.summary.frames += 1
+        self.summary.seconds = frame.time
+        if frame.look == "follow" and self._follower is not None:
+            return self._follower.move(frame)
+        if detections is not None:
+            self._last_detections = detections
+        result = self._add(frame, self._last_detections)
+        if self._follower is not None:
+            self._follower.start(result)
+        return result
+
+    def _add(self, frame: Frame, detections: Detections) -> FrameResult:
+        """Add a frame's detections to the tracks and return its results."""
         tracks, ended = self._tracker.update(detections, frame.time)
         faces = to_detections(tracks, detections)
         events = self._event_detector.update(frame, tracks, faces, ended, to_detections(ended, detections))
-        self.summary.frames += 1
-        self.summary.seconds = frame.time
         self.summary.faces.update(event.label for event in events if event.event == "entered")
-        self.last_frame = frame
         return FrameResult(frame, detections, tracks, faces, self._tracker.lost_boxes(frame.time), events)
 
     def finish(self, last_frame: Frame) -> list[Event]:

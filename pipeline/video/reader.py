@@ -13,7 +13,7 @@ from itertools import takewhile
 from math import inf
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from common.cli import requires_extra
 from common.errors import MediaError
@@ -41,6 +41,11 @@ class NoVideoError(MediaError):
     """An address that answers, but not with a video; it may show a picture."""
 
 
+# What a frame's faces are: found in it by the detector; those of the last look, as nothing moved; or those of the last
+# look with boxes that moved along with the picture.
+Look = Literal["detect", "hold", "follow"]
+
+
 @dataclass(frozen=True)
 class Frame:
     """One picture of a video."""
@@ -49,6 +54,7 @@ class Frame:
     time: float  # seconds from the start
     pixels: Pixels  # uint8 (H, W, 3) RGB, upright
     clock: datetime | None = None  # date and time of a live frame; None for a file
+    look: Look = "detect"
 
 
 class FrameSampler:

@@ -47,7 +47,11 @@ class SettingsChoice:
 
 
 def replay(
-    clip: DetectedClip, high_threshold: float, settings: TrackingSettings, unsure_margin: float | None = None
+    clip: DetectedClip,
+    high_threshold: float,
+    settings: TrackingSettings,
+    unsure_margin: float | None = None,
+    stride: int = 1,
 ) -> list[Event]:
     """Return the events of a video as `detect` reports them.
 
@@ -56,10 +60,13 @@ def replay(
         high_threshold: score that starts a track.
         settings: the constants.
         unsure_margin: margin below which a face is unsure; the detections' own when None.
+        stride: only every so many frames are looked at.
     """
     tracker, detector = Tracker(high_threshold, settings), EventDetector("clip", settings)
     events: list[Event] = []
     for index, (time, found) in enumerate(zip(clip.truth.times.tolist(), clip.detections, strict=True)):
+        if index % stride:
+            continue
         detections = found if unsure_margin is None else replace(found, unsure_margin=unsure_margin)
         tracks, ended = tracker.update(detections, time)
         faces, ended_faces = to_detections(tracks, detections), to_detections(ended, detections)
@@ -75,12 +82,13 @@ def score_clips(
     high_threshold: float,
     settings: TrackingSettings,
     unsure_margin: float | None = None,
+    stride: int = 1,
 ) -> list[EventScores]:
     """Return the scores of each video; arguments as for `replay`."""
     scores = []
     for clip in clips:
         found = [faces.boxes[faces.scores >= high_threshold] for faces in clip.detections]
-        scores.append(score_events(clip.truth, replay(clip, high_threshold, settings, unsure_margin), found))
+        scores.append(score_events(clip.truth, replay(clip, high_threshold, settings, unsure_margin, stride), found))
     return scores
 
 

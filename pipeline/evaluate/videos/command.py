@@ -34,6 +34,7 @@ from pipeline.evaluate.videos.truth import MIN_SIDE
 from pipeline.inference.predictor import Predictor
 from pipeline.video.tracking_settings import DEFAULT_TRACKING, TrackingSettings
 
+STRIDES = (1, 2, 3, 5)
 MARGINS = (0.0, 0.2, 0.4, 0.6, 0.8)  # of `unsure`, next to the bundle's
 COLUMNS = (
     *(
@@ -111,7 +112,8 @@ def run(args: VideoScoreArgs) -> int:
     note = "Constants are chosen on half 1. Half 2 says whether they help. Unseen: the detector never found the face."
     tables = [Table("Events", ("", *COLUMNS), tuple(rows), note if choice else "")]
     tables.append(_unsure_table(clips, threshold, predictor.bundle.meta.fusion.unsure_margin))
-    show([_narrow(tables[0]), tables[1]], notes)
+    tables.append(_looks_table(clips, threshold))
+    show([_narrow(tables[0]), *tables[1:]], notes)
     per_clip = tuple(_row(_clip_name(c), [s]) for c, s in zip(clips, present, strict=True))
     tables.append(Table("Each video, present constants", ("", *COLUMNS), per_clip))
     write_text(args.out / "videos.md", markdown("Events of made videos", notes, tables))
@@ -140,9 +142,9 @@ def _row(name: str, scores: Sequence[EventScores]) -> tuple[str, ...]:
     return (name, *(str(n) for n in (*counts, s.changes, s.wrong_changes)), delay, f"{s.cost:.2f}")
 
 
-def _narrow(table: Table) -> Table:
-    """Return a table of events with the columns that fit a console."""
-    kept = [table.header.index(name) for name in ("", *CONSOLE_COLUMNS)]
+def _narrow(table: Table, *more: str) -> Table:
+    """Return a table of events with the columns that fit a console; `more` are others to keep."""
+    kept = [table.header.index(name) for name in ("", *more, *CONSOLE_COLUMNS)]
     rows = tuple(tuple(row[k] for k in kept) for row in table.rows)
     return Table(table.title, tuple(table.header[k] for k in kept), rows, table.note)
 
@@ -192,6 +194,25 @@ def _unsure_table(clips: Sequence[DetectedClip], threshold: float, bundle_margin
         )
     header = ("margin", "faces told", "unsure", "of these wrong", "wrong of the sure", "label changes (wrong)")
     return Table("Unsure at `entered`, all videos, present constants", header, tuple(rows))
+
+
+def _looks_table(clips: Sequence[DetectedClip], threshold: float) -> Table:
+    """Return what is lost where the detector looks at fewer frames: by stride, and by --motion for each camera."""
+    rows: list[tuple[str, int, Sequence[EventScores]]] = []
+    for stride in STRIDES:
+        looks = sum(-(-len(clip.detections) // stride) for clip in clips)
+        rows.append((f"stride {stride}", looks, score_clips(clips, threshold, DEFAULT_TRACKING, stride=stride)))
+    for camera in sorted({clip.recipe.motion for clip in clips}):
+        some = [clip for clip in clips if clip.recipe.motion == camera]
+        every = sum(len(clip.detections) for clip in some)
+        rows.append((f"{camera}: all frames", every, score_clips(some, threshold, DEFAULT_TRACKING)))
+        held, looks = [clip.with_motion() for clip in some], sum(sum(clip.moving) for clip in some)
+        rows.append((f"{camera}: --motion", looks, score_clips(held, threshold, DEFAULT_TRACKING)))
+    cells = tuple((name, str(looks), *_row("", scores)[1:]) for name, looks, scores in rows)
+    frames = sum(len(clip.detections) for clip in clips)
+    note = f"Looks: how many of {frames} frames the detector saw; below: of the frames of each kind of camera."
+    wide = Table("Fewer looks, present constants", ("", "looks", *COLUMNS), cells, note)
+    return _narrow(wide, "looks")
 
 
 def _record(

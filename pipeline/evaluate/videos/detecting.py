@@ -6,7 +6,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -21,9 +21,10 @@ from pipeline.evaluate.videos.clips import ClipRecipe, make_clip
 from pipeline.evaluate.videos.truth import ClipTruth
 from pipeline.inference.detections import Detections
 from pipeline.inference.predictor import Predictor
-from pipeline.video.reader import VideoFile
+from pipeline.video.motion.looks import MotionGate
+from pipeline.video.reader import Frame, VideoFile
 
-MAKER_VERSION = 1  # raise it when the same recipe makes another video
+MAKER_VERSION = 2  # raise it when the same recipe makes another video
 TIME_BASE = Fraction(1, 90000)  # seconds
 
 
@@ -34,6 +35,14 @@ class DetectedClip:
     recipe: ClipRecipe
     truth: ClipTruth
     detections: tuple[Detections, ...]  # of each frame
+    moving: tuple[bool, ...] = ()  # whether `detect --motion` looks at each frame
+
+    def with_motion(self) -> DetectedClip:
+        """Return the video with the detections that `detect --motion` uses: those of the last frame looked at."""
+        held: list[Detections] = []
+        for found, looked in zip(self.detections, self.moving, strict=True):
+            held.append(found if looked else held[-1])
+        return replace(self, detections=tuple(held))
 
 
 def encode_and_decode(frames: Sequence[Pixels], times: Sequence[float], rate: int, bit_rate: int) -> list[Pixels]:
@@ -100,7 +109,9 @@ def detect_clips(
 def _detect(recipe: ClipRecipe, image: AnnotatedImage, predictor: Predictor, min_score: float) -> DetectedClip:
     frames, truth = make_clip(read_image(image.path), image, recipe)
     shown = encode_and_decode(frames, truth.times.tolist(), recipe.rate, recipe.bit_rate)
-    return DetectedClip(recipe, truth, tuple(predictor.detect(pixels, min_score) for pixels in shown))
+    gate = MotionGate()
+    moving = tuple(gate.opens(Frame(k, float(truth.times[k]), pixels)) for k, pixels in enumerate(shown))
+    return DetectedClip(recipe, truth, tuple(predictor.detect(pixels, min_score) for pixels in shown), moving)
 
 
 def _digest(recipe: ClipRecipe, image: AnnotatedImage, predictor: Predictor, min_score: float) -> str:
@@ -120,6 +131,7 @@ def _write(file: Path, clip: DetectedClip) -> None:
             times=clip.truth.times,
             gt_boxes=clip.truth.boxes,
             gt_labels=np.array(clip.truth.labels),
+            moving=np.array(clip.moving),
             **arrays,  # type: ignore[arg-type]
         )
 
@@ -136,7 +148,8 @@ def _read(file: Path, recipe: ClipRecipe, predictor: Predictor) -> DetectedClip:
         )
         labels = tuple(str(label) for label in saved["gt_labels"])
         truth = ClipTruth(saved["times"], saved["gt_boxes"], labels, recipe.size)
-    return DetectedClip(recipe, truth, detections)
+        moving = tuple(saved["moving"].tolist())
+    return DetectedClip(recipe, truth, detections, moving)
 
 
 _ARRAYS = ("boxes", "face_scores", "class_probs", "landmarks")

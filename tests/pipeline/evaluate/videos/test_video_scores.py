@@ -116,6 +116,21 @@ def test_a_replay_reports_what_detect_reports() -> None:
     assert score_clips([doubt], 0.4, DEFAULT_TRACKING, 0.5)[0].unsure == 1
 
 
+def test_a_stride_leaves_frames_out() -> None:
+    """The face that is there in every second frame alone is not told when the others are looked at."""
+    nothing, left = make_detections(), make_detections((LEFT, MASK, 0.9))
+    clip = clip_of(*[part for _ in range(20) for part in (nothing, left)])
+    assert score_clips([clip], 0.4, DEFAULT_TRACKING)[0].once == 1
+    assert score_clips([clip], 0.4, DEFAULT_TRACKING, stride=2)[0].told == 0
+    assert [e.frame % 3 for e in replay(clip_of(*[both()] * 40), 0.4, DEFAULT_TRACKING, stride=3)[:2]] == [0, 0]
+
+
+def test_with_motion_a_frame_has_the_detections_of_the_last_one_looked_at() -> None:
+    found = [both(), make_detections(), make_detections((LEFT, MASK, 0.9)), make_detections()]
+    clip = replace(clip_of(*found), moving=(True, False, True, False))
+    assert [len(d) for d in clip.with_motion().detections] == [2, 2, 1, 1]
+
+
 def test_the_choice_is_confirmed_only_where_the_other_half_gets_cheaper() -> None:
     flicker, calm = [flickering_clip()] * 3, [clip_of(*[both()] * 30)] * 3
     present = replace(DEFAULT_TRACKING, lost_track_buffer=1.0)

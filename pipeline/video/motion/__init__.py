@@ -1,0 +1,1 @@
+"""What happens in frames that the detector does not look at."""

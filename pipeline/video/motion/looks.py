@@ -1,0 +1,72 @@
+"""Decides which frames of a video the detector looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from dataclasses import replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from common.images import Pixels
+from pipeline.video.reader import Frame
+
+# Frames are compared as small grey pictures, by the mean of each block. A block of 8 of 160 pixels is a twentieth of
+# the picture's width: the noise of a camera averages out, and a face of 16 px in a picture of 640 px fills a quarter.
+WIDTH, BLOCK = 160, 8
+# Grey levels, of 255, that a block must change by, beyond the change of the whole picture (exposure). Chosen on half of
+# the videos that pipeline.evaluate.videos makes (docs/videos.md).
+MIN_CHANGE = 3.0
+MAX_HOLD = 1.0  # s without a look; slow changes are seen by then
+
+
+class MotionGate:
+    """Tells whether a frame differs from the last one that the detector looked at."""
+
+    def __init__(self, min_change: float = MIN_CHANGE) -> None:
+        self._min_change = min_change
+        self._blocks: NDArray[np.float32] | None = None  # (rows, columns) of the last frame looked at
+        self._time = 0.0  # s, of that frame
+
+    def opens(self, frame: Frame) -> bool:
+        """Return whether the detector should look at a frame; if so, later frames are compared with it."""
+        blocks = block_means(frame.pixels)
+        last = self._blocks
+        if last is not None and last.shape == blocks.shape and frame.time - self._time < MAX_HOLD:
+            change = blocks - last
+            if float(np.abs(change - np.median(change)).max()) < self._min_change:
+                return False
+        self._blocks, self._time = blocks, frame.time
+        return True
+
+
+def block_means(pixels: Pixels) -> NDArray[np.float32]:
+    """Return the mean grey level of each block of a picture (H, W, 3): (rows, columns), WIDTH / BLOCK columns."""
+    height, width = pixels.shape[:2]
+    rows = max(round(WIDTH * height / (width * BLOCK)), 1)
+    coarse = cv2.resize(pixels, (WIDTH // BLOCK, rows), interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(coarse, cv2.COLOR_RGB2GRAY).astype(np.float32)
+
+
+class LookSelector:
+    """Marks each frame: the detector looks at it, its faces are those of the last look, or its boxes are moved."""
+
+    def __init__(self, stride: int = 1, motion: bool = False) -> None:
+        """Set what is looked at.
+
+        Args:
+            stride: one of so many frames is a candidate; the boxes of the others are moved.
+            motion: look only at candidates that differ from the last frame looked at.
+        """
+        self._stride, self._gate = stride, MotionGate() if motion else None
+
+    def marked(self, frames: Iterable[Frame]) -> Generator[Frame]:
+        """Yield the frames with their `look`."""
+        for number, frame in enumerate(frames):
+            if number % self._stride:
+                yield replace(frame, look="follow")
+            elif self._gate is None or self._gate.opens(frame):
+                yield frame
+            else:
+                yield replace(frame, look="hold")
