@@ -22,6 +22,9 @@ def start(target: str, package: str | None = None) -> None:
         package: a package of the `train` extra that the module needs; without it, the error has the install command.
     """
     install_sigint_exit()
+    # numpy's own BLAS starts a thread for each core at its import, for 0.04 s of CPU time. No command multiplies large
+    # matrices with it; torch and ONNX Runtime have their own threads.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if package is not None and find_spec(package) is None:
         sys.exit(f"error: {missing_package(package, 'train')}")
     module, _, function = target.partition(":")

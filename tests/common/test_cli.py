@@ -169,3 +169,19 @@ def test_a_missing_module_of_our_own_is_not_a_missing_extra() -> None:
         raise ModuleNotFoundError("No module named 'av'", name="av")
     with pytest.raises(ModuleNotFoundError), requires_extra("video"):
         raise ModuleNotFoundError("No module named 'pipeline.x'", name="pipeline.x")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+@pytest.mark.parametrize(("given", "printed"), [(None, "1 1"), ("2", "2")])
+def test_a_command_starts_no_threads_of_blas_unless_asked(tmp_path: Path, given: str | None, printed: str) -> None:
+    text = "import os\ndef run():\n    import numpy\n"
+    text += "    print(os.environ['OPENBLAS_NUM_THREADS'], len(os.listdir('/proc/self/task')))\n"
+    (tmp_path / "own.py").write_text(text)
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from common.launcher import start; start('own:run')"
+    environment = {name: value for name, value in os.environ.items() if "_NUM_THREADS" not in name}
+    environment |= {} if given is None else {"OPENBLAS_NUM_THREADS": given}
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True, cwd=root
+    )
+    assert done.stdout.strip().startswith(printed)
