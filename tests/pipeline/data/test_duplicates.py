@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import itertools
 import tempfile
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,10 @@ from PIL import Image, ImageOps
 
 from pipeline.data import duplicates
 from pipeline.data.duplicates import (
+    MAX_WEAK_GROUP,
+    MIN_INLIERS,
     MIRROR_MIN_INLIERS,
+    STRONG_INLIERS,
     PhotoFingerprint,
     connected_components,
     count_inliers,
@@ -131,6 +136,37 @@ def test_frames_of_one_camera_need_few_comparisons(tmp_path: Path, monkeypatch: 
     assert not isinstance(frame, str)
     monkeypatch.setattr(duplicates, "count_inliers", lambda *_: pytest.fail("compared in full"))
     assert len(same_scene_pairs([frame] * 50)) == 49
+
+
+@pytest.mark.parametrize(
+    ("inliers", "sizes"),
+    [
+        (STRONG_INLIERS, [30]),
+        (STRONG_INLIERS - 1, [MAX_WEAK_GROUP] * 3 + [30 - 3 * MAX_WEAK_GROUP]),
+        (MIN_INLIERS - 1, [1] * 30),
+    ],
+)
+def test_weak_pairs_do_not_chain_a_whole_set(monkeypatch: pytest.MonkeyPatch, inliers: int, sizes: list[int]) -> None:
+    """Each photo shows something of the next one, as portraits share the corners of eyes."""
+    rng = np.random.default_rng(0)
+    photos = [PhotoFingerprint(rng.random(64) < 0.5, np.zeros((0, 32), np.uint8), np.zeros((0, 2))) for _ in range(30)]
+    photos = [replace(photo, mirrored=photo) for photo in photos]
+    monkeypatch.setattr(duplicates, "_candidates", lambda _: [(i, i + 1) for i in range(29)])
+    monkeypatch.setattr(duplicates, "_close_hashes", lambda *_: iter(()))
+    monkeypatch.setattr(duplicates, "count_inliers", lambda *_: inliers)
+    groups = connected_components(30, same_scene_pairs(photos))
+    assert sorted(Counter(groups).values(), reverse=True) == sizes
+
+
+def test_the_strongest_of_the_weak_pairs_are_joined_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "MAX_WEAK_GROUP", 2)
+    photos = [PhotoFingerprint(np.zeros(64, bool), np.zeros((0, 32), np.uint8), np.full((1, 2), i)) for i in range(3)]
+    photos = [replace(photo, mirrored=photo) for photo in photos]
+    found = {(0, 1): MIN_INLIERS, (1, 2): MIN_INLIERS + 1}
+    monkeypatch.setattr(duplicates, "_candidates", lambda _: list(found))
+    monkeypatch.setattr(duplicates, "_close_hashes", lambda *_: iter(()))
+    monkeypatch.setattr(duplicates, "count_inliers", lambda a, b: found[int(a.points[0, 0]), int(b.points[0, 0])])
+    assert same_scene_pairs(photos) == [(1, 2)]
 
 
 def test_a_photo_without_features_or_unreadable_is_alone(tmp_path: Path) -> None:
