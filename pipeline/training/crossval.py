@@ -28,6 +28,7 @@ from common.sources import SourcesArgs, load_sources, main_part
 from common.splits import SPLITS, read_splits
 from pipeline.data import split
 from pipeline.data.checks import check_apart, check_dataset
+from pipeline.data.further_sources import FurtherSources
 from pipeline.evaluate.bootstrap import bootstrap
 from pipeline.evaluate.metrics import Sample
 from pipeline.evaluate.selection import check_classes, merge_classes, merged_names, parse_merge
@@ -44,7 +45,13 @@ from pipeline.training.fold_scoring import (
     write_fold,
 )
 from pipeline.training.fold_tables import calibration_table, fold_table, pooled_table, summarize_folds, unsure_table
-from pipeline.training.left_out import check_left_out, left_out_training, run_left_out
+from pipeline.training.left_out import (
+    SPLITS_FILE,
+    check_left_out,
+    left_out_training,
+    run_left_out,
+    same_as_left_out,
+)
 from pipeline.training.plan import EXPERIMENTS, TrainingPlan, check_experiments, check_parts
 from pipeline.training.steps import RESUMABLE, Log, run_parallel
 
@@ -139,11 +146,16 @@ def _leave_out(args: CrossvalArgs, log: Log) -> int:
     }
     check_left_out(args, annotations, args.leave_out_source, args.match_iou, args.merge)
     with RunFolder(args.out, "cross-validation", "--out", "crossval_config.json").held(record):
+        folders = {name: args.out / f"left_out_{name}" for name in args.leave_out_source}
+        # An unbroken run compares the photos once; a resumed one has its splits.
+        made = all((folder / SPLITS_FILE).is_file() for folder in folders.values())
+        scenes = {} if made else FurtherSources.find(annotations).scenes
+        options = (args.experiments, args.seed, args.match_iou, args.merge)
         trainings = [
             left_out_training(
-                args, name, args.out / f"left_out_{name}", args.experiments, args.seed, args.match_iou, args.merge
+                args, name, folder, *options, set() if made else same_as_left_out(annotations, scenes, name)
             )
-            for name in args.leave_out_source
+            for name, folder in folders.items()
         ]
         log(run_left_out(trainings, args.out, args.jobs, log))
     return 0

@@ -5,8 +5,9 @@ This is the honest figure for a stranger's photos: other cameras, other annotato
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from common.sources import SourcesArgs
 from common.sources.loading import describe_sources
 from common.sources.trust_file import read_trust_file
 from pipeline.data import split
+from pipeline.data.splitting import SplitRow, write_splits
 from pipeline.evaluate.bootstrap import Interval
 from pipeline.evaluate.report import Table
 from pipeline.evaluate.scoring.args import match_ious, merges_by_source
@@ -28,6 +30,7 @@ from pipeline.evaluate.selection import check_classes, merge_classes, merged_nam
 from pipeline.training.plan import TrainingPlan
 from pipeline.training.steps import Log, TrainingStep, run_parallel
 
+SPLITS_FILE = "splits.csv"  # in the folder of a training
 DEFAULT_IOU = 0.5  # pipeline.evaluate's
 
 # Figures of the table, by their keys in evaluation.json's summary of a source.
@@ -90,6 +93,7 @@ def left_out_training(
     seed: int,
     match_iou: Sequence[str] = (),
     merge: Sequence[str] = (),
+    same: Set[str] = frozenset(),
 ) -> LeftOutTraining:
     """Return the training without a source; write its splits.csv and its file of sources.
 
@@ -104,6 +108,7 @@ def left_out_training(
         seed: of the split of the main source.
         match_iou: NAME=IOU; those of other sources are not used.
         merge: NAME:A=B; those of other sources are not used.
+        same: image ids of photos that are not learned from, as they show the same as a photo of that source.
 
     Raises:
         UserError: no source has that name, or it cannot be left out.
@@ -118,11 +123,16 @@ def left_out_training(
         training = replace(training, rename=())
     else:
         scoring = replace(args, rename=())
-    splits = out / "splits.csv"
+    splits = out / SPLITS_FILE
     if not splits.is_file():
         reading = {"rename": training.rename, "unlabelled": training.unlabelled}
-        flags = {"data": training.data, "sources": trust, "out": splits, "seed": seed, **reading}
+        every = splits.with_name("splits.every.csv")  # splits.csv is there when it is complete
+        flags = {"data": training.data, "sources": trust, "out": every, "seed": seed, **reading}
         split.run(split.SplitArgs(**flags), log=lambda _: None)  # type: ignore[arg-type]
+        # The ids of the main source's photos have no name of a source before them.
+        named = f"{rest[0].name}/" if chosen is sources[0] else ""
+        _copy_without(every, splits, {image_id.removeprefix(named) for image_id in same})
+        every.unlink()
     plan = TrainingPlan(
         training.data, splits, out / "training", experiments, reading=tuple(training.reading_flags()), sources=trust
     )
@@ -134,6 +144,25 @@ def left_out_training(
     if own := [pair for pair in merge if pair.partition(":")[0] == name]:
         command += ["--merge", *own]
     return LeftOutTraining(name, chosen.data, plan, TrainingStep("report", tuple(command), result), result)
+
+
+def same_as_left_out(annotations: Annotations, scenes: Mapping[str, int], name: str) -> set[str]:
+    """Return the ids of other sources' photos that show the same as a photo of the source that is left out.
+
+    Args:
+        annotations: of all sources.
+        scenes: {image id: a number that near-duplicates of all sources share}.
+        name: the source that is left out.
+    """
+    shown = {scenes[image.image_id] for image in annotations.images if image.source == name}
+    return {i.image_id for i in annotations.images if i.source != name and scenes[i.image_id] in shown}
+
+
+def _copy_without(every: Path, splits: Path, image_ids: Set[str]) -> None:
+    """Write a copy of a file of splits without some photos."""
+    with every.open(newline="", encoding="utf-8") as file:
+        rows = [SplitRow(row["image_id"], row["split"], int(row["group"])) for row in csv.DictReader(file)]
+    write_splits(splits, [row for row in rows if row.image_id not in image_ids])
 
 
 def run_left_out(trainings: Sequence[LeftOutTraining], out: Path, jobs: int, log: Log) -> str:
@@ -177,7 +206,7 @@ def _write_trust(file: Path | None, sources: Sequence[Source], out: Path) -> Pat
         if "left_out" in fields:
             fields["left_out"] = str(Path(fields["left_out"]).resolve())
         if number == 0:
-            for key in ("edges", "share"):
+            for key in ("edges", "share", "absent_classes"):
                 fields.pop(key, None)
         kept[source.name] = fields
     write_text(out, yaml.safe_dump(kept, sort_keys=False))

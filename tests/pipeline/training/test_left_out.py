@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,14 @@ import numpy as np
 import pytest
 import tyro
 
-from common.sources import SourcesArgs
+from common.sources import SourcesArgs, load_sources
 from common.sources.trust_file import read_trust_file
 from common.splits import read_splits
 from pipeline.data import split
+from pipeline.data.further_sources import FurtherSources
 from pipeline.evaluate.scoring.args import EvaluateArgs
 from pipeline.training import crossval, steps
-from pipeline.training.left_out import LeftOutTraining, left_out_training, run_left_out
+from pipeline.training.left_out import LeftOutTraining, left_out_training, run_left_out, same_as_left_out
 from pipeline.training.steps import TrainingStep
 from tests.helpers.commands import write_distinct_photos
 
@@ -97,6 +99,37 @@ def test_without_another_source_the_main_one_is_split_as_before(args: SourcesArg
         name for name, part in parts.items() if part != "train"
     }
     assert not any(name.startswith("tv/") for name in parts)
+
+
+def test_photos_that_show_the_same_are_not_learned_from(args: SourcesArgs, tmp_path: Path) -> None:
+    """A photo of tv is a copy of one of ilc; whichever is left out, the copy of the other one is not learned from."""
+    for source in args.data:
+        shutil.copytree(source, tmp_path / "data" / source.name)
+    assert args.sources is not None
+    for file in (args.sources, args.sources.parent / "doubtful.csv"):
+        shutil.copy(file, tmp_path / "data")
+    copied = replace(args, data=tuple(tmp_path / "data" / source.name for source in args.data))
+    found = []
+    for copy in (False, True):
+        if copy:
+            shutil.copy(copied.data[3] / "p2.png", copied.data[4] / "p4.png")
+        annotations = load_sources(copied)
+        scenes = FurtherSources.find(annotations).scenes
+        found.append({name: same_as_left_out(annotations, scenes, name) for name in ("main", "ilc", "tv")})
+    before, after = found
+    assert after["ilc"] - before["ilc"] == {"tv/p4"} and "ilc/p2" in after["tv"]
+    assert {f"large/p{i}" for i in range(6)} <= after["main"]
+    assert not any(image_id.startswith("tv/") for image_id in after["tv"])
+    for name, photo, of in (("ilc", "tv/p4", "tv/"), ("tv", "ilc/p2", "ilc/"), ("main", "p2", "")):
+        # Without main, ilc is the main source, whose ids have no name before them.
+        same = {"ilc": {"tv/p4"}, "tv": {"ilc/p2"}, "main": {"ilc/p2"}}[name]
+        for given in (set(), same):
+            out = tmp_path / f"{name}{len(given)}"
+            left_out_training(copied, name, out, CLASSES, seed=0, same=given)
+            parts = read_splits(out / "splits.csv")
+            assert (photo in parts) is not bool(given)
+            assert sum(i.startswith(of) and ("/" in i) is bool(of) for i in parts) == (5 if given else 6)
+            assert [file.name for file in out.iterdir() if "splits" in file.name] == ["splits.csv"]
 
 
 def test_names_of_classes_are_of_the_main_data_alone(args: SourcesArgs, tmp_path: Path) -> None:
