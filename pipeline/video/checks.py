@@ -20,6 +20,11 @@ def check_config(config: VideoConfig) -> None:
         raise UserError(f"--frame-stride is {options.frame_stride}; use 1 or more")
     if options.follow and options.frame_stride == 1:
         raise UserError("--follow is for the frames that --frame-stride leaves out; set --frame-stride to 2 or more")
+    for flag, given in (("--follow", options.follow), ("--motion", options.motion)):
+        if given and config.blur:
+            raise UserError(
+                f"--blur covers only faces that are looked for, and {flag} skips frames; remove one of them"
+            )
     for flag, value in (("--max-fps", options.max_fps), ("--seconds", options.seconds)):
         if value is not None and not 0 < value < float("inf"):
             raise UserError(f"{flag} is {value:g}; use a number above 0")

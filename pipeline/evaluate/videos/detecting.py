@@ -24,7 +24,7 @@ from pipeline.inference.predictor import Predictor
 from pipeline.video.motion.looks import MotionGate
 from pipeline.video.reader import Frame, VideoFile
 
-MAKER_VERSION = 2  # raise it when the same recipe makes another video
+MAKER_VERSION = 3  # raise it when the same recipe makes another video
 TIME_BASE = Fraction(1, 90000)  # seconds
 
 

@@ -23,8 +23,7 @@ class FaceFollower:
     def start(self, result: FrameResult) -> None:
         """Begin with the results of a frame."""
         self._last = result
-        boxes = (result.faces.boxes, result.detections.boxes, result.lost_boxes)
-        self._boxes.start(result.frame.pixels, np.concatenate(boxes))
+        self._boxes.start(result.frame.pixels, result.faces.boxes)
 
     def move(self, frame: Frame) -> FrameResult:
         """Return the results of the next frame; faces that left the picture are left out.
@@ -36,12 +35,12 @@ class FaceFollower:
         if last is None:
             raise ValueError("a frame is followed before one was looked at")
         size = (frame.pixels.shape[1], frame.pixels.shape[0])
-        parts = np.cumsum([len(last.faces), len(last.detections)])
-        tracked, found, lost = np.split(self._boxes.move(frame.pixels), parts)
-        inside = np.flatnonzero(area(clip(tracked, size)) > 0)
-        faces = _at(last.faces, tracked, size)[inside]
+        boxes = self._boxes.move(frame.pixels)
+        inside = np.flatnonzero(area(clip(boxes, size)) > 0)
         tracks = [last.tracks[i] for i in inside.tolist()]
-        return FrameResult(frame, _at(last.detections, found, size), tracks, faces, lost, ())
+        # What only --blur uses is left out: it searches each frame.
+        nothing = Detections.empty(last.detections.class_names)
+        return FrameResult(frame, nothing, tracks, _at(last.faces, boxes, size)[inside], nothing.boxes, ())
 
 
 def _at(faces: Detections, boxes: Boxes, size: tuple[int, int]) -> Detections:

@@ -12,20 +12,19 @@ from numpy.typing import NDArray
 from common.images import Pixels
 from pipeline.video.reader import Frame
 
-# Frames are compared as small grey pictures, by the mean of each block. A block of 8 of 160 pixels is a twentieth of
-# the picture's width: the noise of a camera averages out, and a face of 16 px in a picture of 640 px fills a quarter.
-WIDTH, BLOCK = 160, 8
-# Grey levels, of 255, that a block must change by, beyond the change of the whole picture (exposure). Chosen on half of
-# the videos that pipeline.evaluate.videos makes (docs/videos.md).
-MIN_CHANGE = 3.0
+# Frames are compared by the mean grey level of square blocks. In a picture of 640 px, a face of 16 px fills a quarter
+# of a block, and the noise of a camera averages out over its 1024 pixels.
+COLUMNS = 20  # blocks in a row
+# Grey levels, of 255, that a block must change by, beyond the exposure of the whole picture: a face of 16 px that
+# differs by 20 from what was there.
+MIN_CHANGE = 5.0
 MAX_HOLD = 1.0  # s without a look; slow changes are seen by then
 
 
 class MotionGate:
     """Tells whether a frame differs from the last one that the detector looked at."""
 
-    def __init__(self, min_change: float = MIN_CHANGE) -> None:
-        self._min_change = min_change
+    def __init__(self) -> None:
         self._blocks: NDArray[np.float32] | None = None  # (rows, columns) of the last frame looked at
         self._time = 0.0  # s, of that frame
 
@@ -34,18 +33,18 @@ class MotionGate:
         blocks = block_means(frame.pixels)
         last = self._blocks
         if last is not None and last.shape == blocks.shape and frame.time - self._time < MAX_HOLD:
-            change = blocks - last
-            if float(np.abs(change - np.median(change)).max()) < self._min_change:
+            exposure = np.median(blocks / np.maximum(last, 1))
+            if float(np.abs(blocks - exposure * last).max()) < MIN_CHANGE:
                 return False
         self._blocks, self._time = blocks, frame.time
         return True
 
 
 def block_means(pixels: Pixels) -> NDArray[np.float32]:
-    """Return the mean grey level of each block of a picture (H, W, 3): (rows, columns), WIDTH / BLOCK columns."""
+    """Return the mean grey level of each block of a picture (H, W, 3): (rows, COLUMNS)."""
     height, width = pixels.shape[:2]
-    rows = max(round(WIDTH * height / (width * BLOCK)), 1)
-    coarse = cv2.resize(pixels, (WIDTH // BLOCK, rows), interpolation=cv2.INTER_AREA)
+    rows = max(round(COLUMNS * height / width), 1)
+    coarse = cv2.resize(pixels, (COLUMNS, rows), interpolation=cv2.INTER_AREA)
     return cv2.cvtColor(coarse, cv2.COLOR_RGB2GRAY).astype(np.float32)
 
 

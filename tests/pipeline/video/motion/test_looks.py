@@ -12,11 +12,11 @@ SIZE = (640, 360)
 
 
 def frame(
-    index: int, time: float, face: tuple[int, int] | None = None, light: int = 0, size: tuple[int, int] = SIZE
+    index: int, time: float, face: tuple[int, int] | None = None, light: float = 1.0, size: tuple[int, int] = SIZE
 ) -> Frame:
     """Return a noisy grey picture, with a face of 16 px of little contrast at a place."""
     generator = np.random.default_rng(index)
-    pixels = generator.normal(110 + light, 6, (size[1], size[0], 3))
+    pixels = light * generator.normal(110, 6, (size[1], size[0], 3))
     if face is not None:
         x, y = face
         pixels[y : y + 16, x : x + 16] += 40
@@ -26,8 +26,8 @@ def frame(
 def test_noise_and_exposure_do_not_open_and_a_small_face_does() -> None:
     gate = MotionGate()
     assert gate.opens(frame(0, 0.0))
-    assert not any(gate.opens(frame(k, k * 0.04, light=k)) for k in range(1, 6))
-    assert gate.opens(frame(6, 0.24, face=(100, 100), light=6))
+    assert not any(gate.opens(frame(k, k * 0.04, light=1 + k / 20)) for k in range(1, 6))
+    assert gate.opens(frame(6, 0.24, face=(100, 100), light=1.3))
     assert not gate.opens(frame(7, 0.28, face=(100, 100)))
     assert gate.opens(frame(8, 0.32, face=(130, 100)))
     assert gate.opens(frame(9, 0.36))
