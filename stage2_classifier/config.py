@@ -35,6 +35,7 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "hard_negatives": (0, 0.9),
     "batch_size": (2, None),
     "epochs": (1, None),
+    "epoch_draws": (0, None),
     "weight_decay": (0, None),
     "momentum": (0, 0.9999),
     "backbone_lr_scale": (0, 1),
@@ -104,6 +105,9 @@ class TrainConfig:
     box_loss: str = "smooth_l1"  # Of box_head: smooth_l1, or giou (Rezatofighi et al. 2019, plus a little smooth L1).
     batch_size: int = 64  # Crops per update, over all processes together.
     epochs: int = 30  # Most passes over the training crops; early stopping may end sooner.
+    # Crops drawn per epoch, hard negatives included, so that data of any size is learned for the same time; 0: as many
+    # as there are faces, plus hard negatives.
+    epoch_draws: int = 0
     optimizer: str = "adamw"  # Any timm optimizer name; timm's "sgd" has Nesterov momentum, "momentum" has not.
     lr: float = 2e-3  # Highest learning rate (of the head).
     weight_decay: float = 0.05  # Weight decay of matrices and kernels; biases and norms have none.

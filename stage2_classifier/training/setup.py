@@ -212,7 +212,7 @@ def training_crops(
 
 
 def build_sampler(config: TrainConfig, crops: CropDataset) -> BalancedSampler:
-    """Return a sampler of as many faces per epoch as there are, by `config.sampler_power`, plus hard negatives.
+    """Return a sampler of `config.epoch_draws` crops per epoch, or of as many faces as there are plus hard negatives.
 
     Faces whose class is not known are drawn by their number. A source's faces are drawn more or less often by its share
     (common.annotations.source.draw_factors), before the classes are balanced.
@@ -225,7 +225,7 @@ def build_sampler(config: TrainConfig, crops: CropDataset) -> BalancedSampler:
         raise UserError("sources: no face whose class is known is drawn; give its source a higher share")
     if unknown.any():
         fixed[CLASS_UNKNOWN] = (1 - config.hard_negatives) * float(weights[unknown].sum() / weights[is_face].sum())
-    draws = round(int(is_face.sum()) / (1 - config.hard_negatives))
+    draws = config.epoch_draws or round(int(is_face.sum()) / (1 - config.hard_negatives))
     return BalancedSampler(crops.labels, draws, config.sampler_power, config.seed, fixed, weights)
 
 

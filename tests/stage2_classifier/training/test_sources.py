@@ -117,6 +117,25 @@ def test_faces_of_no_known_class_have_a_quota_by_their_number(wide_crops: CropSe
     assert len(CropDataset(crops, "train", plain.transform)) == 24
 
 
+@pytest.mark.parametrize("draws", [7, 80])
+def test_an_epoch_of_a_given_number_of_draws(wide_crops: CropSet, draws: int) -> None:
+    """Shares and balance are those of an epoch over all faces."""
+    sources = (MAIN, replace(NEWS, share=0.6), WEB)
+    config = replace(LEARNS_BOXES, sampler_power=0.0, epoch_draws=draws)
+    for crops in (wide_crops, with_sources(wide_crops, sources)):
+        assert drawn(config, crops).total() == draws
+    if draws == 80:  # 20 hard negatives, and 0.6 of the faces
+        assert drawn(config, with_sources(wide_crops, sources)) == {
+            ("main", 0): 12, ("news", 1): 36, ("web", 2): 12, ("", 3): 20
+        }  # fmt: skip
+    # Two epochs draw different crops.
+    dataset = training_crops(config, wide_crops, STATS)
+    sampler = build_sampler(config, dataset)
+    first = list(sampler)
+    sampler.set_epoch(1)
+    assert list(sampler) != first
+
+
 def test_unknown_classes_alone_are_refused(wide_crops: CropSet) -> None:
     everything = with_sources(wide_crops, unknown=tuple(range(len(wide_crops.records))))
     with pytest.raises(UserError, match=r"crops\.csv: split 'train' has no crop whose class is known; trust"):
