@@ -55,7 +55,7 @@ class LookSelector:
         """Set what is looked at.
 
         Args:
-            stride: one of so many frames is a candidate; the boxes of the others are moved.
+            stride: every `stride`th frame is a candidate; in the others, boxes are moved.
             motion: look only at candidates that differ from the last frame looked at.
         """
         self._stride, self._gate = stride, MotionGate() if motion else None

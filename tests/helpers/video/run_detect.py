@@ -29,6 +29,15 @@ def read_json(path: str = "detections/detections.json") -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
+def read_lines(path: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def read_events(path: str) -> list[dict[str, str]]:
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 def read_rows(path: str) -> list[list[str]]:
     with Path(path).open(newline="", encoding="utf-8") as file:
         return list(csv.reader(file))

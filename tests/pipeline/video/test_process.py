@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import signal
 import subprocess
@@ -24,7 +23,7 @@ from pipeline.video.outputs import clock
 from pipeline.video.writer import video_writer
 from tests.helpers.fake_predictor import FakePredictor, write_picture
 from tests.helpers.video.made_videos import blob_frame, blob_video
-from tests.helpers.video.run_detect import run_detect, use_fake_predictor
+from tests.helpers.video.run_detect import read_events, read_lines, run_detect, use_fake_predictor
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -37,15 +36,6 @@ def passing_blob(i: int) -> list[tuple[int, int, int, int]]:
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakePredictor:
     return use_fake_predictor(tmp_path, monkeypatch)
-
-
-def read_lines(path: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-
-
-def read_events(path: str) -> list[dict[str, str]]:
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def read_pictures(path: str | Path) -> list[np.ndarray]:

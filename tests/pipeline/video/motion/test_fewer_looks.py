@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import cv2
@@ -18,7 +15,7 @@ from pipeline.detect.demo import portrait
 from pipeline.video.writer import video_writer
 from tests.helpers.fake_predictor import FakePredictor
 from tests.helpers.video.made_videos import blob_video
-from tests.helpers.video.run_detect import run_detect, use_fake_predictor
+from tests.helpers.video.run_detect import read_events, read_lines, run_detect, use_fake_predictor
 
 
 @pytest.fixture
@@ -26,13 +23,8 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakePredictor:
     return use_fake_predictor(tmp_path, monkeypatch)
 
 
-def lines(path: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-
-
 def events(path: str) -> list[tuple[str, str]]:
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        return [(row["event"], row["frame"]) for row in csv.DictReader(file)]
+    return [(row["event"], row["frame"]) for row in read_events(path)]
 
 
 def walking(i: int) -> list[tuple[int, int, int, int]]:
@@ -52,7 +44,7 @@ def test_boxes_move_between_two_looks(tmp_path: Path, monkeypatch: pytest.Monkey
     assert run_detect("a.mp4", "--out", "all") == 0
     assert run_detect("a.mp4", *options, "--out", "plain") == 0
     assert run_detect("a.mp4", *options, "--follow", "--out", "followed") == 0
-    read, every = lines("followed/a.jsonl"), lines("all/a.jsonl")
+    read, every = read_lines("followed/a.jsonl"), read_lines("all/a.jsonl")
     assert [line["frame"] for line in read] == list(range(31))
     assert [line.get("look") for line in read[:7]] == [None, *["follow"] * 4, None, "follow"]
     for line, found in list(zip(read, every, strict=True))[10:]:  # once the track is confirmed
@@ -64,7 +56,9 @@ def test_boxes_move_between_two_looks(tmp_path: Path, monkeypatch: pytest.Monkey
         np.testing.assert_allclose(nose, nose_found, atol=6)
     # The events, and the faces of the frames looked at, are those without --follow.
     assert events("followed/a.events.csv") == events("plain/a.events.csv")
-    assert [line["faces"] for line in read if "look" not in line] == [line["faces"] for line in lines("plain/a.jsonl")]
+    assert [line["faces"] for line in read if "look" not in line] == [
+        line["faces"] for line in read_lines("plain/a.jsonl")
+    ]
     with av.open("followed/a.mp4") as container:
         assert sum(1 for _ in container.decode(video=0)) == 31
 
@@ -72,13 +66,13 @@ def test_boxes_move_between_two_looks(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_no_more_frames_are_looked_at(fake: FakePredictor) -> None:
     blob_video(Path("a.mp4"), walking, frames=20, size=(240, 160))
     assert run_detect("a.mp4", "--frame-stride", "5", "--follow") == 0
-    assert len(fake.calls) == 4 and len(lines("detections/a.jsonl")) == 20
+    assert len(fake.calls) == 4 and len(read_lines("detections/a.jsonl")) == 20
 
 
 def test_faces_that_leave_the_picture_are_left_out(fake: FakePredictor) -> None:
     blob_video(Path("a.mp4"), lambda i: [(10 + 6 * i, 60, 58 + 6 * i, 116)], frames=50, size=(240, 160))
     assert run_detect("a.mp4", "--frame-stride", "10", "--follow") == 0
-    for line in lines("detections/a.jsonl"):
+    for line in read_lines("detections/a.jsonl"):
         for face in line["faces"]:
             x1, y1, x2, y2 = face["box"]
             assert 0 <= x1 < x2 <= 240 and 0 <= y1 < y2 <= 160
@@ -94,8 +88,8 @@ def test_a_still_scene_is_looked_at_once_a_second_and_nothing_is_told_again(fake
     assert run_detect("a.mp4", "--motion", "--out", "motion") == 0
     assert every == 150 and len(fake.calls) - every <= 12
     assert events("motion/a.events.csv") == events("all/a.events.csv")
-    read = lines("motion/a.jsonl")
-    assert [len(line["faces"]) for line in read] == [len(line["faces"]) for line in lines("all/a.jsonl")]
+    read = read_lines("motion/a.jsonl")
+    assert [len(line["faces"]) for line in read] == [len(line["faces"]) for line in read_lines("all/a.jsonl")]
     assert {line.get("look") for line in read} == {None, "hold"}
 
 
