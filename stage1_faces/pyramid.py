@@ -35,7 +35,8 @@ def build_pyramid(index: int, image: Pixels, config: CascadeConfig) -> Iterable[
     picture = image
     while True:
         size = (max(round(width * scale), 1), max(round(height * scale), 1))
-        interpolation = cv2.INTER_LINEAR if size[0] > picture.shape[1] else cv2.INTER_AREA
+        # INTER_LINEAR_EXACT gives the same pixels on every machine, and in the exported graph (pipeline.export).
+        interpolation = cv2.INTER_LINEAR_EXACT if size[0] > picture.shape[1] else cv2.INTER_AREA
         picture = np.asarray(cv2.resize(picture, size, interpolation=interpolation), np.uint8)
         bottom, right = -size[1] % PNET_MULTIPLE, -size[0] % PNET_MULTIPLE
         padded = cv2.copyMakeBorder(picture, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=(GREY, GREY, GREY))

@@ -66,10 +66,13 @@ def cut_window(image: NDArray[np.uint8], window: tuple[int, int, int, int]) -> N
 
 
 def resize_crop(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Resize a crop (H, W, 3) to (size, size, 3): area averaging when shrinking, bilinear when enlarging."""
+    """Resize a crop (H, W, 3) to (size, size, 3): area averaging when shrinking, bilinear when enlarging.
+
+    INTER_LINEAR_EXACT gives the same pixels on every machine, and in the exported graph (pipeline.export).
+    """
     if crop.shape[:2] == (size, size):
         return np.ascontiguousarray(crop)
-    method = cv2.INTER_AREA if crop.shape[0] > size else cv2.INTER_LINEAR
+    method = cv2.INTER_AREA if crop.shape[0] > size else cv2.INTER_LINEAR_EXACT
     return np.asarray(cv2.resize(crop, (size, size), interpolation=method), dtype=np.uint8)
 
 
