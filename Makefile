@@ -17,7 +17,7 @@ help: ## List the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
 
 demo: $(VENV)/light ## Find the faces in a photo: make demo PHOTO=me.jpg
-	@$(BIN)/python -m pipeline.demo $(if $(PHOTO),"$(PHOTO)")
+	@$(BIN)/python -m pipeline.detect.demo $(if $(PHOTO),"$(PHOTO)")
 
 serve: $(VENV)/serve ## Web page and HTTP API on this machine; installs video, too: make serve PORT=8080
 	@$(BIN)/python -m pipeline.serve --port $(PORT)

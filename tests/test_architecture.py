@@ -59,7 +59,7 @@ TORCH_FREE = (
         "pipeline.inference.draw",
         "pipeline.detect.command",
     ),
-    *("pipeline.detect.demo", "pipeline.serve.command", "pipeline.serve.app", "pipeline.video.process"),
+    *("pipeline.detect.demo.command", "pipeline.serve.command", "pipeline.serve.app", "pipeline.video.process"),
     *("pipeline.check.command", "pipeline.check.page", "pipeline.check.suspects.run"),
     *("pipeline.batch.command", "pipeline.batch.worker", "stage1_faces.detector", "stage1_faces.stock.mtcnn"),
 )

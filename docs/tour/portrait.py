@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from common.annotations.types import MASK_CLASSES
 from common.files import write_text
-from pipeline.detect.demo import portrait, tiled_photo
+from pipeline.detect.demo.command import portrait, tiled_photo
 from pipeline.inference.image_writer import write_image
 from pipeline.inference.predictor import Predictor
 

@@ -19,7 +19,7 @@ from common.paths import find_images
 from pipeline.bench.competitors import CASCADE, FACENET, NAIVE, PIPELINE, NaivePipeline, OneStageDetector, OwnPipeline
 from pipeline.bench.synthetic_photos import synthetic_photo
 from pipeline.bench.timing import Quartiles, TimedDetector, time_interleaved, time_ratio, timing_stats
-from pipeline.detect.demo import portrait
+from pipeline.detect.demo.command import portrait
 from pipeline.evaluate.report import Table
 from pipeline.inference.image_writer import write_image
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from common.images import Pixels
-from pipeline.detect.demo import portrait
+from pipeline.detect.demo.command import portrait
 
 OCTAVES, SPREAD = 5, 32  # of the background's noise: number of scales; standard deviation of the coarsest, grey levels
 FILL = 0.9  # side of a portrait, as a share of its grid cell

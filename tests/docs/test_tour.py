@@ -28,7 +28,7 @@ from docs.tour.portrait import TILES, write_portraits
 from docs.tour.runner import RECORDS, StepResult, StepRunner, TourStep
 from pipeline.data import split
 from pipeline.data.duplicates import Duplicates
-from pipeline.detect.demo import portrait, tiled_photo
+from pipeline.detect.demo.command import portrait, tiled_photo
 from pipeline.inference.predictor import Predictor
 from stage2_classifier.config import EXPERIMENTS
 from tests.helpers.in_process import run_in_process

@@ -154,7 +154,7 @@ CASES = {
     "train_all": Case(with_work_dir("pipeline.train_all", "--work-dir", "disk/work", "--quick"), (0, 9 * PAGE)),
     "crossval": Case(with_work_dir("pipeline.crossval", "--folds", "3"), (0, 9 * PAGE)),
     "tour": Case(with_work_dir("docs.tour", "--work-dir", "disk/work"), (0, 9 * PAGE)),
-    "demo": Case(lambda inputs, _: ["-m", "pipeline.demo", "--out", "disk/out"]),
+    "demo": Case(lambda inputs, _: ["-m", "pipeline.detect.demo", "--out", "disk/out"]),
     "baseline": Case(baseline, (0, 2 * PAGE)),
 }
 FAST = ("split", "check", "detect")  # the tests of all other commands are slow

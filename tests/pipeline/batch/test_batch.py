@@ -26,7 +26,7 @@ from pipeline.batch import pool as batch_pool
 from pipeline.batch.photo_source import ParquetColumns
 from pipeline.batch.work import BatchJob
 from pipeline.detect import command as detect
-from pipeline.detect.demo import portrait
+from pipeline.detect.demo.command import portrait
 from pipeline.inference.image_writer import write_image
 from tests.helpers.batch_fakes import deadly, fake_job, load_once, run_here, table
 from tests.helpers.commands import INTERRUPTED

@@ -21,7 +21,7 @@ from pipeline.bench.command import main
 from pipeline.bench.competitors import CASCADE, CLASSIFIER, FACENET, NAIVE, PIPELINE
 from pipeline.bench.environment import cpu_model
 from pipeline.bench.photos import BenchPhoto, evenly_spaced
-from pipeline.detect.demo import portrait
+from pipeline.detect.demo.command import portrait
 from pipeline.inference.bundle import DEFAULT, Bundle, write_bundle
 from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.stock.mtcnn import MtcnnConfig

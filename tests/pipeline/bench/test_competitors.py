@@ -22,7 +22,7 @@ from pipeline.bench.competitors import (
     letterbox,
 )
 from pipeline.bench.yolo11n_sized import Yolo11nSizedNet
-from pipeline.detect.demo import portrait
+from pipeline.detect.demo.command import portrait
 from pipeline.inference.bundle import Bundle
 from pipeline.inference.predictor import Predictor
 from stage1_faces.training.export import to_onnx

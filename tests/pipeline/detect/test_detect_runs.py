@@ -20,7 +20,7 @@ from common.paths import find_images
 from pipeline.detect import command as detect
 from pipeline.detect import photos
 from pipeline.detect.args import DetectArgs
-from pipeline.detect.demo import portrait
+from pipeline.detect.demo.command import portrait
 from pipeline.detect.summary import MAX_FACE_TABLES
 from pipeline.inference.predictor import Predictor
 from tests.helpers.fake_predictor import FakePredictor, write_picture
@@ -145,7 +145,7 @@ def test_nothing_of_the_training_extra_is_imported(tmp_path: Path) -> None:
 import sys
 from tests.helpers.fake_predictor import FakePredictor
 from pipeline.detect import command as detect
-from pipeline.detect.demo import portrait
+from pipeline.detect.demo.command import portrait
 from pipeline.inference.predictor import Predictor
 import pipeline.inference.predictor
 detect.load_predictor = lambda bundle, threads, device: FakePredictor()

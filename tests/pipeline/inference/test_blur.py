@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.detect.demo import portrait
+from pipeline.detect.demo.command import portrait
 from pipeline.inference.blur import BLOCKS, MARGIN, blur_faces
 from pipeline.inference.predictor import Predictor
 

@@ -168,7 +168,7 @@ NO_ITEMS = "object has no attribute 'items'"
         ({"std": [1, 1]}, "not enough values to unpack..."),
         ({"class_names": ["a", "a"]}, "class names ('a', 'a') are empty or repeat"),
         ({"input_size": "big"}, "invalid literal for int()..."),
-        ({"score_threshold": 2}, "score threshold 2.0 or margin 0.1 is out of range"),
+        ({"score_threshold": 2}, f"score threshold 2.0 or margin {Bundle.load().meta.margin} is out of range"),
         ({"search": {"min_face": 20}}, "the field 'factor' is missing"),
         ({"search": {"cascade": "fine-tuned", "min_face": 20}}, "the field 'max_side' is missing"),
         ({"search": {"cascade": "mine"}}, "the cascade 'mine' is unknown; known are fine-tuned, stock"),

@@ -11,7 +11,7 @@ from common.boxes import iou
 from common.errors import BundleError, UserError
 from common.images import Photo, read_image
 from pipeline.bench.synthetic_photos import synthetic_photo
-from pipeline.detect.demo import portrait, tiled_photo
+from pipeline.detect.demo.command import portrait, tiled_photo
 from pipeline.inference import predictor as module
 from pipeline.inference.bundle import GRAPHS, Bundle
 from pipeline.inference.fusion import ScoreFusion
@@ -139,8 +139,15 @@ def test_min_score_loses_no_face_on_real_photos():
     assert fewer < 0.75 * all_windows
 
 
-@pytest.mark.parametrize(("min_face", "times"), [(None, 1), (79, 1), (80, 2), (170, 4)])
-def test_a_huge_jpeg_is_read_as_small_as_its_smallest_face_admits(predictor, tmp_path, min_face, times):
+def least_face(predictor) -> float:
+    """Return the side in pixels that a face needs to fill the windows of both stages."""
+    meta = predictor.bundle.meta
+    return max(40, meta.input_size / (1 + 2 * meta.margin))
+
+
+@pytest.mark.parametrize(("share", "times"), [(None, 1), (1.99, 1), (2.01, 2), (4.25, 4)])
+def test_a_huge_jpeg_is_read_as_small_as_its_smallest_face_admits(predictor, tmp_path, share, times):
+    min_face = None if share is None else share * least_face(predictor)
     whole = synthetic_photo(1600, 1200, 2)
     Image.fromarray(whole).save(tmp_path / "a.jpg", quality=95)
     photo = predictor.read(tmp_path / "a.jpg", min_face)
@@ -162,10 +169,11 @@ def test_a_turned_jpeg_read_smaller_gives_the_boxes_of_the_upright_file(predicto
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(stored).save(tmp_path / "a.jpg", quality=95, exif=exif)
-    photo = predictor.read(tmp_path / "a.jpg", 80)
+    min_face = 2.01 * least_face(predictor)
+    photo = predictor.read(tmp_path / "a.jpg", min_face)
     assert photo.size == (1200, 900) and photo.pixels.shape == (450, 600, 3)
-    found = predictor.detect(tmp_path / "a.jpg", min_face=80)
-    expected = predictor.detect(read_image(tmp_path / "a.jpg"), min_face=80)
+    found = predictor.detect(tmp_path / "a.jpg", min_face=min_face)
+    expected = predictor.detect(read_image(tmp_path / "a.jpg"), min_face=min_face)
     assert len(found) == len(expected) == 2
     assert (iou(found.boxes, expected.boxes).max(axis=1) > 0.9).all()
 
@@ -185,7 +193,9 @@ def test_default_settings_read_only_huge_photos_smaller(predictor, monkeypatch):
     received = {}
     monkeypatch.setattr(module, "read_photo", lambda path, shrink: received.update(shrink=shrink))
     predictor.read("any.jpg")
-    assert received["shrink"]((4000, 3000)) == pytest.approx(1) and received["shrink"]((3000, 8000)) == pytest.approx(2)
+    least = least_face(predictor)  # the smallest face looked for is a hundredth of the longer side
+    assert received["shrink"]((4000, 3000)) == pytest.approx(40 / least)
+    assert received["shrink"]((3000, 8000)) == pytest.approx(80 / least)
     assert received["shrink"]((400, 300)) < 1
 
 

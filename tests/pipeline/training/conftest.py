@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.detect.demo import portrait
+from pipeline.detect.demo.command import portrait
 from pipeline.inference.bundle import GRAPHS, Bundle
 from pipeline.training import classifier_source, pack
 from stage1_faces.stock.mtcnn import MtcnnDetector

@@ -149,7 +149,9 @@ def test_a_bundle_says_what_its_networks_learned_from(
 @pytest.mark.usefixtures("cascade")
 def test_the_classifier_of_a_bundle_can_be_taken(tmp_path: Path) -> None:
     default = Bundle.load()
-    assert pack_it(Path("default"), tmp_path / "made", "--weights-dtype", "float32") == 0  # by its name
+    assert (
+        pack_it(Path("default"), tmp_path / "made", "--weights-dtype", default.meta.weights_dtype) == 0
+    )  # by its name
     bundle = Bundle.load(tmp_path / "made")
     assert bundle.graph_bytes("classifier") == default.graph_bytes("classifier")
     assert bundle.meta.cascade == "stock"

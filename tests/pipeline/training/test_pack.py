@@ -13,7 +13,7 @@ from PIL import Image
 
 from common.boxes import iou
 from common.errors import UserError
-from pipeline.detect.demo import portrait
+from pipeline.detect.demo.command import portrait
 from pipeline.inference.bundle import DEFAULT, GRAPHS, Bundle, write_bundle
 from pipeline.inference.fusion import ScoreFusion
 from pipeline.inference.predictor import Predictor

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.detect.demo import portrait, tiled_photo
+from pipeline.detect.demo.command import portrait, tiled_photo
 from pipeline.inference.predictor import Predictor
 from pipeline.video.outputs import clock
 from pipeline.video.writer import video_writer

@@ -10,7 +10,7 @@ import cv2
 import pytest
 from PIL import Image
 
-from pipeline.detect.demo import portrait, tiled_photo
+from pipeline.detect.demo.command import portrait, tiled_photo
 from pipeline.inference.predictor import Predictor
 
 if TYPE_CHECKING:

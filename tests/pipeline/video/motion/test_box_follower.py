@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from common.boxes import iou
-from pipeline.detect.demo import portrait
+from pipeline.detect.demo.command import portrait
 from pipeline.video.motion.box_follower import MAX_SIDE, BoxFollower
 
 FACE = np.asarray(cv2.resize(portrait(), (120, 120), interpolation=cv2.INTER_AREA), np.uint8)

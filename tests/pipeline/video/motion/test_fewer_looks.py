@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from common.boxes import iou
-from pipeline.detect.demo import portrait
+from pipeline.detect.demo.command import portrait
 from pipeline.video.writer import video_writer
 from tests.helpers.fake_predictor import FakePredictor
 from tests.helpers.video.made_videos import blob_video

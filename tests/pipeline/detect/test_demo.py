@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from common.errors import UserError
-from pipeline.detect.demo import main, portrait, tiled_photo
+from pipeline.detect.demo.command import main, portrait, tiled_photo
 from pipeline.inference.predictor import Predictor
 
 

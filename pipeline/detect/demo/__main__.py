@@ -3,4 +3,4 @@
 from common.launcher import start
 
 if __name__ == "__main__":
-    start("pipeline.detect.demo:main")
+    start("pipeline.detect.demo.command:main")

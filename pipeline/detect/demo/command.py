@@ -1,4 +1,4 @@
-"""Command pipeline.demo: runs pipeline.detect on a photo, or on a real face without and with drawn masks."""
+"""Command pipeline.detect.demo: runs pipeline.detect on a photo, or on a real face without and with drawn masks."""
 
 from __future__ import annotations
 
@@ -71,4 +71,4 @@ def run(args: DemoArgs) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the arguments, run the demo, and return its exit code."""
-    return run_cli(lambda: run(tyro.cli(DemoArgs, args=argv, prog=program_name("pipeline.demo"))))
+    return run_cli(lambda: run(tyro.cli(DemoArgs, args=argv, prog=program_name("pipeline.detect.demo"))))

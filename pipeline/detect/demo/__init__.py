@@ -1,0 +1,1 @@
+"""Detects in a photo that comes with a dependency."""
