@@ -9,9 +9,10 @@ PHOTO ?=
 PORT ?= 8000
 KILLS ?= 20
 MINUTES ?= 10
+JS := onnxruntime-node@1.30.0 onnxruntime-web@1.30.0
 
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test slow kills fuzz check format lock clean
+.PHONY: help demo serve test slow js kills fuzz check format lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -27,6 +28,8 @@ test: $(VENV)/full ## Run the tests, without the slow ones
 
 slow: $(VENV)/full ## Run the slow tests: a real browser (Debian: chromium), real photos, kills, trainings, short fuzzing
 	$(BIN)/python -m pytest -n auto --dist loadfile -m slow
+
+js: $(VENV)/js ## Install ONNX Runtime for Node and browsers with npm, which some of the slow tests use
 
 kills: $(VENV)/full ## Kill every command at KILLS random moments, and resume it
 	KILLS=$(KILLS) $(BIN)/python -m pytest tests/pipeline/test_kills.py
@@ -67,6 +70,10 @@ $(VENV)/full: requirements.lock .ci/no-deps.lock pyproject.toml | $(BIN)/python
 	$(PIP) --no-deps -r .ci/no-deps.lock
 	$(SCRIPT)
 	touch $@ $(VENV)/serve $(VENV)/light
+
+$(VENV)/js: pipeline/export/runtime.py | $(BIN)/python
+	npm install --prefix $@ --no-save --ignore-scripts --no-audit --no-fund --loglevel error $(JS)
+	touch $@
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; name one: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'

@@ -22,6 +22,7 @@ COMMANDS = {
     "report": ("stage2_classifier.report", "score trained classifiers, and compare them"),
     "transforms": ("stage2_classifier.transforms", "show crops before and after augmentation"),
     "pack": ("pipeline.pack", "make a bundle from trained runs"),
+    "export": ("pipeline.export", "write the whole detector as one ONNX file"),
     "bundle": ("pipeline.bundle", "show where a bundle comes from and what it scored"),
     "evaluate": ("pipeline.evaluate", "score detectors on annotated photos"),
     "crossval": ("pipeline.crossval", "train and score both stages once per fold"),

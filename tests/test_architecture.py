@@ -21,6 +21,8 @@ DETECTORS = (
     *("stage1_faces.cascade_config", "stage1_faces.detector", "stage1_faces.face_logits", "stage1_faces.faces"),
     "stage1_faces.stock",
 )
+# The constants of the cascade.
+CASCADE = tuple(f"stage1_faces.{m}" for m in ("anchors", "cascade_config", "detector", "face_logits", "proposals"))
 ALLOWED: dict[str, tuple[str, ...]] = {
     "common": (),
     "stage1_faces": ("common",),
@@ -33,6 +35,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pipeline.detect": ("common", "stage2_classifier.data.mask_drawing", "pipeline.inference", "pipeline.video"),
     "pipeline.serve": ("common", "pipeline.inference"),
     "pipeline.batch": ("common", "pipeline.inference"),
+    "pipeline.export": (
+        *("common", *CASCADE, "stage1_faces.pyramid", "stage1_faces.roi_crop", "pipeline.inference"),
+        "pipeline.serve.page_files",
+    ),
     "pipeline.data": ("common", *STAGES),
     "pipeline.check": (
         *("common", "pipeline.inference.draw", "pipeline.data.checks", "pipeline.data.duplicates"),

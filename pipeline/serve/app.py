@@ -32,12 +32,12 @@ from pipeline.serve.body_parser import HOW_TO_SEND, Upload, body_parser
 from pipeline.serve.limiter import ClientDisconnectedError, RequestLimiter
 from pipeline.serve.limits import Limits
 from pipeline.serve.metrics import ServeMetrics
-from pipeline.serve.middleware import PAGE_POLICY, error_response, middlewares
+from pipeline.serve.middleware import PAGE_POLICY, WASM_POLICY, error_response, middlewares
+from pipeline.serve.page_files import DEVICE_FOLDER, SERVER_AND_DEVICE, SERVER_ONLY, STATIC, page_html
 from pipeline.serve.parameters import check_query, shown
 from pipeline.serve.schema import DETECT_BODY, Health, PhotoFaces, error_responses
 
 VERSION = "0.1.0"
-STATIC = Path(__file__).parent / "static"
 DOCS_FILES = "/static-offline-docs"  # the address of Swagger UI's files, from fastapi-offline
 API_PATHS = ("/v1/detect", "/v1/model", "/v1/health", "/metrics")
 COUNTED_PATHS = ("/", *API_PATHS, "/docs", "/openapi.json", "/static/*", DOCS_FILES + "/*")
@@ -60,6 +60,7 @@ def create_app(
     hosts: Collection[str] | None = None,
     origins: Collection[str] = (),
     root_path: str = "",
+    device: Path | None = None,
 ) -> FastAPI:
     """Make the application. Its `state.limiter` is the RequestLimiter.
 
@@ -71,9 +72,12 @@ def create_app(
         hosts: names under which the server may be addressed; any when None.
         origins: origins of other sites whose pages may use the API, as `access.checked_origins` returns them.
         root_path: path prefix under which a proxy shows the server, as `access.checked_root_path` returns it.
+        device: folder of the model and runtime for browsers, as `checked_device_folder` returns it; with it, the page
+            can look at photos on the visitor's device.
     """
     limiter = RequestLimiter(workers, limits)
-    metrics = ServeMetrics(COUNTED_PATHS, predictor.bundle.meta.class_names, lambda: limiter.in_flight)
+    paths = COUNTED_PATHS if device is None else (*COUNTED_PATHS, f"/{DEVICE_FOLDER}/*")
+    metrics = ServeMetrics(paths, predictor.bundle.meta.class_names, lambda: limiter.in_flight)
     app: FastAPI = FastAPIOffline(
         title="Face mask detection",
         version=VERSION,
@@ -87,7 +91,7 @@ def create_app(
     app.state.limiter = limiter
     dependencies = [] if token is None else [Depends(BearerToken(token))]
     _answer_errors(app)
-    _add_page(app, root_path)
+    _add_page(app, root_path, device)
     _add_docs(app)
     _add_detection(app, predictor, limits, metrics, dependencies)
     _add_information(app, predictor, metrics, dependencies)
@@ -182,19 +186,24 @@ class BearerToken(HTTPBearer):
         return credentials
 
 
-def _add_page(app: FastAPI, root_path: str) -> None:
+def _add_page(app: FastAPI, root_path: str, device: Path | None) -> None:
     """Add the web page and its files. The page's addresses are relative."""
     static = StaticFiles(directory=STATIC)
     app.mount("/static", static)
+    policy, attributes, head = PAGE_POLICY, SERVER_ONLY, ""
+    if device is not None:
+        app.mount(f"/{DEVICE_FOLDER}", StaticFiles(directory=device))
+        policy, attributes = WASM_POLICY, SERVER_AND_DEVICE
     # A proxy that removes the prefix may show the page at the prefix without a slash, from which nothing is relative.
-    text = (STATIC / "index.html").read_text(encoding="utf-8")
-    based = text.replace("<head>", f'<head>\n  <base href="{root_path}/">', 1)
-    policy = PAGE_POLICY.replace("base-uri 'none'", "base-uri 'self'")
+    if root_path:
+        head = f'<base href="{root_path}/">'
+        policy = policy.replace("base-uri 'none'", "base-uri 'self'")
+    html = page_html(attributes, head)
 
     @app.get("/", include_in_schema=False)
     async def page(request: Request) -> Response:
-        if root_path:
-            return HTMLResponse(based, headers={"content-security-policy": policy})
+        if root_path or device is not None:
+            return HTMLResponse(html, headers={"content-security-policy": policy})
         return await static.get_response("index.html", request.scope)
 
 

@@ -21,6 +21,7 @@ from pipeline.inference.device import Device, default_workers
 from pipeline.inference.lazy import load_predictor
 from pipeline.serve.access import checked_hosts, checked_origins, checked_root_path
 from pipeline.serve.limits import Limits
+from pipeline.serve.page_files import checked_device_folder
 
 TOKEN_VARIABLE = "MASK_TOKEN"
 LOOPBACK_NAMES = ("127.0.0.1", "::1", "localhost")
@@ -54,6 +55,8 @@ class ServeArgs:
     allow_origin: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """An origin of another site whose pages may use the API, such as https://app.example.org; may be repeated.
     The value * admits every page, and needs a token."""
+    on_device: Path | None = None
+    """A site of `pipeline.export --web`: with it, the page can look at photos on the visitor's device, too."""
     limits: Annotated[Limits, tyro.conf.arg(name="")] = field(default_factory=Limits)
 
 
@@ -61,6 +64,7 @@ def run(args: ServeArgs) -> int:
     """Serve until a signal ends the server; return the exit code."""
     token = _checked_token(args)
     root_path, names = checked_root_path(args.root_path), checked_hosts(args.allow_host)
+    device = None if args.on_device is None else checked_device_folder(args.on_device)
     origins = checked_origins(args.allow_origin, token is not None)
     workers = args.workers or default_workers(args.device)
     with requires_extra("serve"):
@@ -76,7 +80,7 @@ def run(args: ServeArgs) -> int:
         if not is_local and token is None:
             who = f"everyone who reaches {address_of(listener)} can use it"
             print(f"warning: {who}; set {TOKEN_VARIABLE} to require a token", file=sys.stderr)
-        app = create_app(predictor, args.limits, token, workers, hosts, origins, root_path)
+        app = create_app(predictor, args.limits, token, workers, hosts, origins, root_path, device)
         logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each broken body
         asyncio.run(make_server(app, args.limits).serve([listener]))
         if app.state.limiter.is_busy:  # a normal exit would wait for the threads

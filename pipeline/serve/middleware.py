@@ -21,11 +21,16 @@ PAGE_POLICY = (
     "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
     "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
+# With WebAssembly, in a worker that is started from a blob and so has this policy, too.
+WASM_POLICY = f"script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; {PAGE_POLICY}"
 SECURITY_HEADERS = {
     "content-security-policy": PAGE_POLICY,
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
+    # With these two, browsers give the page memory that threads share.
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-embedder-policy": "require-corp",
     "permissions-policy": "camera=(self), microphone=(), geolocation=()",
 }
 Handler = Callable[[ASGIApp, Scope, Receive, Send], Awaitable[None]]

@@ -81,6 +81,10 @@ ROWS: dict[str, tuple[Row, ...]] = {
         Row("train", ("--run", "nothing", "--out", "b"), "nothing", code=1),
     ),
     "bundle": (Row("", ("show",), "classifier", quick=True),),
+    "export": (
+        Row("export", ("--out", "d.onnx"), "d.onnx", quick=True),
+        Row("", ("--out", "d.onnx"), "pip install -e '.[export]'", code=1),
+    ),
     "evaluate": (Row("train", DATA, "recall"),),
     "crossval": (
         Row("train", ("--help",), "--folds"),

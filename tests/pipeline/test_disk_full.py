@@ -141,9 +141,7 @@ CASES = {
     "check": Case(with_work_dir("pipeline.check", "--json", "disk/check.json"), (0, 0.5, 0.95)),
     "build_crops": Case(lambda inputs, _: build_crops(inputs.data, "disk/out"), (0, 0.3, 0.95), True),
     "detect": Case(detect, (0, 0.3, 0.95), True),
-    "detect a video": Case(
-        lambda inputs, _: ["-m", "pipeline.detect", inputs.video, "--out", "disk/out"], (0, 0.3, 0.7)
-    ),
+    "video": Case(lambda inputs, _: ["-m", "pipeline.detect", inputs.video, "--out", "disk/out"], (0, 0.3, 0.7)),
     "evaluate": Case(evaluate, (0, 0.5, 0.95)),
     "batch": Case(batch, (0, 0.5)),
     "finetune": Case(lambda inputs, _: finetune(inputs.drawn, "disk/out"), (0, 0.6), True),
@@ -155,6 +153,7 @@ CASES = {
     "crossval": Case(with_work_dir("pipeline.crossval", "--folds", "3"), (0, 9 * PAGE)),
     "tour": Case(with_work_dir("docs.tour", "--work-dir", "disk/work"), (0, 9 * PAGE)),
     "demo": Case(lambda inputs, _: ["-m", "pipeline.detect.demo", "--out", "disk/out"]),
+    "export": Case(lambda inputs, _: ["-m", "pipeline.export", "--out", "disk/detector.onnx"], (0, 0.5)),
     "baseline": Case(baseline, (0, 2 * PAGE)),
 }
 FAST = ("split", "check", "detect")  # the tests of all other commands are slow

@@ -1,6 +1,7 @@
 // Joins the modules: user actions, requests, display.
 
-import { Api, Refusal } from "./api.js";
+import { Refusal } from "./api.js";
+import { Backend } from "./backend.js";
 import { Camera, severalCameras } from "./camera.js";
 import { saveAll, savePicture, saveResult } from "./download.js";
 import { rightShare, shownFaces } from "./faces.js";
@@ -8,6 +9,7 @@ import { intake } from "./intake.js";
 import { lineOf, Notices } from "./notices.js";
 import { Photos } from "./photos.js";
 import { decode, shrunk } from "./picture.js";
+import { Places } from "./places.js";
 import { CloseUp, FaceTable, inWords, showCounts } from "./results.js";
 import { settings } from "./settings.js";
 import { Stage } from "./stage.js";
@@ -28,14 +30,19 @@ let view = { photo: null, canvas: null }; // the current photo's pixels
 let live = { result: null, rate: 0, frame: null, message: "" }; // the camera's newest frame
 
 const notices = new Notices(at("notices"), at("status"));
-const api = new Api(
-  tokenDialog({
-    dialog: at("token"),
-    form: at("token-form"),
-    value: at("token-value"),
-    help: at("token-help"),
-    cancel: at("token-cancel"),
-  }),
+const askToken = tokenDialog({
+  dialog: at("token"),
+  form: at("token-form"),
+  value: at("token-value"),
+  help: at("token-help"),
+  cancel: at("token-cancel"),
+});
+const { backends, serviceWorker } = document.documentElement.dataset;
+const backend = new Backend(backends.split(" "), { askToken, onProgress: (share) => places.progress(share) });
+const places = new Places(
+  { label: at("where-label"), select: at("where"), privacy: at("privacy"), loading: at("loading"), share: at("share-loaded") },
+  backend.places,
+  moveTo,
 );
 const photos = new Photos(detectPhoto, photoChanged);
 const stage = new Stage(
@@ -49,7 +56,7 @@ const camera = new Camera(at("video"), {
       live.message = "busy";
       renderFaces();
     };
-    return api.detect(blob, { ...asked(), signal, onWait });
+    return backend.detect(blob, { ...asked(), signal, onWait });
   },
   onResult: (result, rate, frame) => {
     live = { result, rate, frame, message: "" };
@@ -68,16 +75,17 @@ const strip = new Strip(at("strip"), (photo) => {
   render();
 });
 
-// Requests to the server
+// Requests to the server or the device
 
 let loading = null;
 
 /** The model, requested once; again after a failure. */
 function loadModel() {
-  loading ??= api.model().then(
+  loading ??= backend.model().then(
     (answer) => {
       model = answer;
       setUpSlider(model.thresholds.score);
+      if (serviceWorker) navigator.serviceWorker?.register(serviceWorker); // later than the model, which it keeps, too
       notices.forget(({ refusal }) => OF_ALL.includes(refusal.kind));
       render();
     },
@@ -108,7 +116,7 @@ async function detectPhoto(photo, signal) {
     photo.busy = true;
     photoChanged(photo);
   };
-  return api.detect(photo.file, { name: photo.name, ...asked(), signal, onWait });
+  return backend.detect(photo.file, { name: photo.name, ...asked(), signal, onWait });
 }
 
 function photoChanged(photo) {
@@ -124,7 +132,7 @@ function photoChanged(photo) {
   render();
 }
 
-const OF_ALL = ["offline", "noToken"]; // matters of the server, not of one photo
+const OF_ALL = ["offline", "noToken", "noModel"]; // matters of the server or the model, not of one photo
 
 function tellFailure({ name, error }) {
   if (!OF_ALL.includes(error.kind)) return notices.tell(error, { file: name });
@@ -133,6 +141,15 @@ function tellFailure({ name, error }) {
 }
 
 // User actions
+
+/** Looks at photos elsewhere: on the server or on this device. */
+function moveTo(place) {
+  backend.place = place;
+  model = loading = null;
+  places.show(place);
+  tryModel();
+  photos.again(photos.list);
+}
 
 function addFiles(files) {
   if (!files.length) {
@@ -370,6 +387,7 @@ intake(
 );
 settings(at("language"), at("theme"), (code) => {
   speak(code);
+  places.show(backend.place);
   render(true);
 });
 tryModel();

@@ -39,9 +39,9 @@ COUNTED = "#counts li[data-class={}] b"
 
 
 @contextmanager
-def serving(**variables: str) -> Iterator[str]:
+def serving(*options: str, **variables: str) -> Iterator[str]:
     """Run a server with the default bundle in its own process; yield its address without a final slash."""
-    command = [sys.executable, "-m", "pipeline.serve", "--port", "0"]
+    command = [sys.executable, "-m", "pipeline.serve", "--port", "0", *options]
     environment = {**os.environ, **variables}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:

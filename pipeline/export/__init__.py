@@ -1,0 +1,1 @@
+"""Exports a bundle as one ONNX graph."""

@@ -1,0 +1,72 @@
+"""Write a bundle's whole detector as one ONNX graph: a picture in, boxes, labels and scores out.
+
+Example: python -m pipeline.export --out mask-detector.onnx
+
+Pyramid, P-, R- and O-Net, suppression, crops, classifier, fusion and calibration are inside, with standard operators
+alone. So the file needs nothing but ONNX Runtime, in any language. With --web, a static site is written: the web page
+of pipeline.serve, which finds the faces in the browser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from common.cli import console, program_name, requires_extra, run_cli
+from common.errors import UserError
+from common.files import write_bytes
+from pipeline.inference.bundle import Bundle
+
+
+@dataclass(frozen=True)
+class ExportArgs:
+    """Write a bundle's whole detector as one ONNX graph, or as a web page that needs no server."""
+
+    out: Path | None = None
+    """File to write, .onnx."""
+    web: Path | None = None
+    """Folder to write: a static site. npm fetches the runtime."""
+    bundle: Path | None = None
+    """Bundle directory, or a bundle of the project by name; the default bundle without this option."""
+    runtime: Path | None = None
+    """For --web: a folder with the files of onnxruntime-web, in place of npm."""
+    all_inputs: bool = False
+    """Make min_score and min_face inputs that must be given: JavaScript takes no optional inputs."""
+
+
+def run(args: ExportArgs) -> int:
+    """Write what is wanted, and return the exit code."""
+    if args.out is None and args.web is None:
+        raise UserError("nothing to write; give --out FILE.onnx or --web FOLDER")
+    if args.out is not None and args.out.suffix != ".onnx":
+        raise UserError(f"--out {args.out}: is not named .onnx; give it this suffix")
+    if args.out is not None and args.out.is_dir():
+        raise UserError(f"--out {args.out}: is a folder; name a file")
+    with requires_extra("export"):
+        from pipeline.export.graph.detector_graph import detector_graph
+        from pipeline.export.site import check_site_folder, site_files, write_site
+    bundle = Bundle.load(args.bundle)
+    if args.web is not None:
+        check_site_folder(args.web)
+        files = site_files(bundle, args.runtime)
+        write_site(args.web, files)
+        _say(f"{args.web}: {len(files)} files, {sum(map(len, files.values())) / 1e6:.1f} MB; put it on any web server")
+    if args.out is not None:
+        data = detector_graph(bundle, optional_inputs=not args.all_inputs).SerializeToString()
+        write_bytes(args.out, data)
+        _say(f"{args.out}: {len(data) / 1e6:.2f} MB; classes {', '.join(bundle.meta.class_names)}")
+    return 0
+
+
+def _say(line: str) -> None:
+    console().print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `python -m pipeline.export`; return the exit code."""
+    return run_cli(
+        lambda: run(tyro.cli(ExportArgs, args=argv, description=__doc__, prog=program_name("pipeline.export")))
+    )

@@ -1,0 +1,1 @@
+"""The whole detector as nodes of one ONNX graph: a picture in, faces out."""

@@ -1,0 +1,104 @@
+"""Writes a static site: the server's page with the model and a runtime for browsers, which needs no server."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from common.errors import UserError
+from pipeline.export.graph.detector_graph import detector_graph
+from pipeline.export.runtime import PACKAGE, VERSION, runtime_files
+from pipeline.inference.bundle import Bundle
+from pipeline.serve.page_files import DEVICE_FOLDER, MODEL_JSON, STATIC, page_html
+
+MODEL = "mask-detector.onnx"
+SERVICE_WORKER = "service-worker.js"
+# No photo can leave the device: the page may only connect to its own site.
+POLICY = (
+    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' blob: data:; "
+    "media-src 'self' blob:; connect-src 'self'; worker-src 'self' blob:; base-uri 'none'; form-action 'none'"
+)
+RUNTIME_LICENSE = f"""{PACKAGE} {VERSION}: Copyright (c) Microsoft Corporation, MIT License.
+
+The full text is in the repository of ONNX Runtime, microsoft/onnxruntime on GitHub.
+"""
+
+
+def device_files(bundle: Bundle, runtime: Path | None) -> dict[str, bytes]:
+    """Return the files of the folder "device" by name: the model, its description and the runtime.
+
+    Raises:
+        UserError: the runtime cannot be had.
+    """
+    found = runtime_files(runtime)
+    graph = detector_graph(bundle, optional_inputs=False).SerializeToString()
+    sizes = len(graph) + max(len(data) for data in found.values())  # of the two files whose loading is shown
+    description = json.dumps({"bytes": sizes, "bundle": bundle.describe()})
+    files = {MODEL: graph, MODEL_JSON: description.encode(), "LICENSE.onnxruntime": RUNTIME_LICENSE.encode(), **found}
+    return {f"{DEVICE_FOLDER}/{name}": data for name, data in files.items()}
+
+
+def site_files(bundle: Bundle, runtime: Path | None) -> dict[str, bytes]:
+    """Return all files of the site by their path.
+
+    Raises:
+        UserError: the runtime cannot be had.
+    """
+    policy = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+    attributes = f'data-backends="device" data-service-worker="{SERVICE_WORKER}"'
+    files = {
+        "index.html": page_html(attributes, policy).encode(),
+        **{f"static/{path.name}": path.read_bytes() for path in sorted(STATIC.iterdir()) if path.name != "index.html"},
+        **device_files(bundle, runtime),
+    }
+    return {**files, SERVICE_WORKER: _service_worker(files)}
+
+
+def _service_worker(files: Mapping[str, bytes]) -> bytes:
+    """Return the service worker that keeps these files; its version changes with them."""
+    digest = hashlib.sha256()
+    for name, data in files.items():
+        digest.update(f"{name} {len(data)}\n".encode() + data)
+    names = ["./", *(name for name in files if name != "index.html")]
+    prefix = "mask-detector-"
+    head = f"const PREFIX = {prefix!r};\nconst VERSION = {prefix + digest.hexdigest()[:16]!r};\nconst FILES = "
+    body = (Path(__file__).parent / SERVICE_WORKER).read_text(encoding="utf-8")
+    return (head + json.dumps(names, indent=2) + ";\n" + body).encode()
+
+
+def check_site_folder(out: Path) -> None:
+    """Check that a site can be written to a folder: there is none, it is empty, or it holds a site.
+
+    Raises:
+        UserError: it holds something else, or is a file.
+    """
+    if out.is_dir() and ((out / DEVICE_FOLDER / MODEL_JSON).is_file() or not any(out.iterdir())):
+        return
+    if out.exists():
+        raise UserError(f"--web {out}: exists and is not a site of this command; name another folder")
+
+
+def write_site(out: Path, files: Mapping[str, bytes]) -> None:
+    """Write the files into a folder in one step; a site that is there is replaced.
+
+    Raises:
+        UserError: see check_site_folder.
+    """
+    check_site_folder(out)
+    out = out.resolve()  # a link to a site stays a link
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        for name, data in files.items():
+            path = temporary / "new" / PurePosixPath(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        if out.exists():
+            out.replace(temporary / "old")
+        (temporary / "new").replace(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,43 @@
+"""The exported detector with the interface of Predictor, so that both are scored alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from pipeline.inference.bundle import Bundle
+from pipeline.inference.detections import Detections
+
+OUTPUTS = ["boxes", "scores", "labels", "class_probs", "landmarks"]
+
+
+def open_session(file: Path, threads: int = 0) -> ort.InferenceSession:
+    """Return a session that does not warn of the optional inputs."""
+    options = ort.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, threads
+    return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+class ExportedDetector:
+    """Detects with an exported graph; `bundle` is the one that it was exported from."""
+
+    def __init__(self, file: Path, bundle: Bundle, threads: int = 0) -> None:
+        self.bundle, self._session = bundle, open_session(file, threads)
+
+    def run(self, image: NDArray[np.uint8], **more: float) -> dict[str, NDArray[np.generic]]:
+        """Return the graph's outputs by name; `more` are min_score and min_face."""
+        inputs = {"image": image, **{name: np.array(value, np.float32) for name, value in more.items()}}
+        return dict(zip(OUTPUTS, self._session.run(OUTPUTS, inputs), strict=True))
+
+    def detect(self, image: NDArray[np.uint8], min_score: float | None = None) -> Detections:
+        """Return the faces, as Predictor.detect."""
+        found = self.run(image) if min_score is None else self.run(image, min_score=min_score)
+        probs = np.asarray(found["class_probs"], np.float32)
+        face_scores = np.asarray(found["scores"], np.float32) / np.maximum(probs.max(axis=1, initial=0), 1e-9)
+        meta = self.bundle.meta
+        margin, boxes = meta.fusion.unsure_margin, np.asarray(found["boxes"], np.float32)
+        landmarks = np.asarray(found["landmarks"], np.float32)
+        return Detections(boxes, np.minimum(face_scores, 1), probs, landmarks, meta.class_names, margin)

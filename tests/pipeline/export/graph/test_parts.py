@@ -1,0 +1,112 @@
+"""The parts of the exported graph against the numpy and OpenCV code that they stand for."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common import boxes as numpy_boxes
+from pipeline.export.graph import ops, resizing
+from pipeline.export.graph.ops import constant
+from pipeline.export.graph.resizing import enlarge, shrink, square_resize
+from pipeline.export.graph.windows import build_mipmaps, crop_windows
+from stage1_faces.anchors import box_anchors
+from stage1_faces.roi_crop import Mipmaps
+from stage2_classifier.cropping import resize_crop
+from tests.helpers.onnx_graphs import run_part
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Return a random picture that is smooth over some pixels, uint8 (H, W, 3)."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 255, (height // 4 + 2, width // 4 + 2, 3)).astype(np.uint8)
+    return np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def planes(pixels: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
+
+
+def random_boxes(rng: np.random.Generator, count: int, width: float, height: float) -> np.ndarray:
+    """Return boxes, some of which stick out of the picture."""
+    centre = rng.uniform(-0.05, 1.05, (count, 2)) * (width, height)
+    sides = np.exp(rng.uniform(np.log(4), np.log(max(width, height, 8)), (count, 2)))
+    return np.concatenate([centre - sides / 2, centre + sides / 2], axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 80), (61, 83), (40, 40), (97, 31), (1, 9), (2, 2)])
+@pytest.mark.parametrize("share", [0.5, 0.7, 0.99, 0.4])
+@pytest.mark.parametrize("strip", [1_000_000, 100])
+def test_shrinking_is_opencvs_area_averaging(
+    height: int, width: int, share: float, strip: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resizing, "STRIP_PIXELS", strip)
+    pixels = picture(height, width)
+    size = max(round(height * share), 1), max(round(width * share), 1)
+    expected = cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA)
+    (found,) = run_part(lambda b, x: shrink(b.op, x, constant(b.op, list(size))), {"x": pixels})
+    difference = np.abs(found.astype(int) - expected)
+    assert found.dtype == np.uint8 and difference.max() <= 1 and (difference == 0).mean() > 0.97
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 80), (2, 2), (8, 6)])
+def test_halves_are_those_of_opencv(height: int, width: int) -> None:
+    pixels, half = picture(height, width), [height // 2, width // 2]
+    (found,) = run_part(lambda b, x: shrink(b.op, x, constant(b.op, half)), {"x": pixels})
+    assert found.tolist() == cv2.resize(pixels, half[::-1], interpolation=cv2.INTER_AREA).tolist()
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 55), (60, 82), (31, 300)])
+def test_enlarging_is_that_of_opencv(height: int, width: int) -> None:
+    pixels = picture(30, 41)
+    expected = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
+    (found,) = run_part(lambda b, x: enlarge(b.op, x, constant(b.op, [height, width])), {"x": pixels})
+    difference = np.abs(found.astype(int) - expected)
+    assert difference.max() <= 1 and (difference == 0).mean() > 0.999
+
+
+@pytest.mark.parametrize("side", [1, 7, 40, 80, 81, 133, 500])
+def test_a_crop_is_resized_as_for_the_classifier(side: int) -> None:
+    crop = picture(side, side)
+    (found,) = run_part(lambda b, x: square_resize(b.op, x, constant(b.op, side), 80), {"x": crop.astype(np.float32)})
+    assert np.abs(found - planes(resize_crop(crop, 80))[0]).max() <= 1
+
+
+@pytest.mark.parametrize(("height", "width"), [(120, 160), (121, 87), (1, 1), (1, 50), (64, 3)])
+@pytest.mark.parametrize("side", [32, 48])
+def test_windows_are_those_of_the_cascade(height: int, width: int, side: int) -> None:
+    pixels = picture(height, width)
+    boxes = random_boxes(np.random.default_rng(1), 40, width, height)
+    anchors = box_anchors(boxes)
+    half = anchors[:, 2:] * 0.6
+    squares = np.concatenate([anchors[:, :2] - half, anchors[:, :2] + half], axis=1)
+    expected = Mipmaps(pixels).crop_boxes(squares, side).transpose(0, 3, 1, 2)
+    found_anchors, found = run_part(
+        lambda b, image, boxes: crop_windows(b.op, build_mipmaps(b, image), boxes, 1.2, side),
+        {"image": pixels, "boxes": boxes},
+    )
+    np.testing.assert_allclose(found_anchors, anchors, rtol=1e-5)
+    difference = np.abs(found - expected)
+    assert difference.max() <= 1 and (difference == 0).mean() > 0.98
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 30), st.sampled_from([0.3, 0.5, 0.65]))
+def test_suppression_is_that_of_the_detector(seed: int, count: int, threshold: float) -> None:
+    rng = np.random.default_rng(seed)
+    boxes, scores = random_boxes(rng, count, 50, 50), rng.permutation(count).astype(np.float32) / count
+    (kept,) = run_part(lambda b, x, s: ops.nms(b.op, x, s, 1000, threshold), {"x": boxes, "s": scores})
+    assert kept.tolist() == numpy_boxes.nms(boxes, scores, threshold).tolist()
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 20))
+def test_soft_suppression_is_that_of_the_detector(seed: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    boxes, scores = random_boxes(rng, count, 40, 40), rng.uniform(0.1, 1, count).astype(np.float32)
+    (found,) = run_part(lambda b, x, s: ops.soft_nms(b, x, s, 0.3), {"x": boxes, "s": scores})
+    order, decayed = numpy_boxes.soft_nms(boxes, scores, 0.3)
+    np.testing.assert_allclose(found[order], decayed, rtol=1e-4, atol=1e-6)

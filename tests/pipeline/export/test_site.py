@@ -1,0 +1,112 @@
+"""The static site: its files, its policy, what is refused, and that a folder of another kind stays as it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from pipeline.export import runtime, site
+from pipeline.export.command import main
+from pipeline.inference.bundle import Bundle
+from pipeline.serve.page_files import STATIC, checked_device_folder
+
+
+@pytest.fixture
+def made_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder with files in place of the runtime's, which are the expected ones."""
+    folder = tmp_path / "runtime" / "dist"
+    folder.mkdir(parents=True)
+    for name in runtime.FILES:
+        (folder / name).write_bytes(name.encode())
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in runtime.FILES}
+    monkeypatch.setattr(runtime, "FILES", digests)
+    return folder.parent
+
+
+def test_the_site_is_complete(made_runtime: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "site"
+    assert main(["--web", str(out), "--runtime", str(made_runtime)]) == 0
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert f"{len(files)} files" in capsys.readouterr().out
+    assert {f"static/{path.name}" for path in STATIC.iterdir()} - files == {"static/index.html"}
+    assert {f"device/{name}" for name in ("model.json", "mask-detector.onnx", *runtime.FILES)} < files
+    html = (out / "index.html").read_text(encoding="utf-8")
+    assert html.index("Content-Security-Policy") < html.index("<link")  # it counts for what comes after it
+    assert "connect-src 'self';" in html and 'data-backends="device"' in html
+    described = json.loads((out / "device/model.json").read_text(encoding="utf-8"))
+    assert described["bundle"] == Bundle.load().describe()
+    loaded = ("mask-detector.onnx", "ort-wasm-simd-threaded.wasm")
+    assert described["bytes"] == sum((out / "device" / name).stat().st_size for name in loaded)
+    worker = (out / "service-worker.js").read_text(encoding="utf-8")
+    kept = json.loads(re.findall(r"const FILES = (\[.*?\]);", worker, re.DOTALL)[0])
+    assert set(kept) == files - {"index.html", "service-worker.js"} | {"./"}
+    assert checked_device_folder(out) == out / "device"
+
+
+def test_another_content_has_another_version() -> None:
+    files = {"index.html": b"a", "static/a.js": b"b"}
+    versions = {
+        re.findall(rb"const VERSION = '(.*?)'", site._service_worker(each))[0]
+        for each in (files, {**files, "static/a.js": b"c"}, {**files, "static/b.js": b"b"})
+    }
+    assert len(versions) == 3
+
+
+def test_a_site_is_replaced_and_nothing_else(tmp_path: Path) -> None:
+    out = tmp_path / "site"
+    site.write_site(out, {"device/model.json": b"{}", "old.js": b""})
+    site.write_site(out, {"device/model.json": b"{}", "new.js": b""})
+    assert sorted(path.name for path in out.rglob("*")) == ["device", "model.json", "new.js"]
+    assert [path.name for path in tmp_path.iterdir()] == ["site"]
+    (out / "device/model.json").unlink()
+    with pytest.raises(UserError, match="is not a site of this command"):
+        site.write_site(out, {"device/model.json": b"{}"})
+    assert (out / "new.js").is_file()
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(UserError, match="is not a site of this command"):
+        site.write_site(file, {})
+
+
+@pytest.mark.parametrize("folder", ["", "dist"])
+def test_the_runtimes_files_may_be_at_two_places(made_runtime: Path, folder: str) -> None:
+    assert set(runtime.runtime_files(made_runtime / folder)) == set(runtime.FILES)
+
+
+def test_a_runtime_that_is_incomplete_or_another_one(
+    made_runtime: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--web", str(tmp_path / "site"), "--runtime", str(made_runtime)]
+    (made_runtime / "dist/ort.wasm.min.mjs").write_text("changed")
+    assert main(command) == 1
+    (made_runtime / "dist/ort.wasm.min.mjs").unlink()
+    assert main(command) == 1
+    other, missing = capsys.readouterr().err.splitlines()
+    assert "ort.wasm.min.mjs is not that of version" in other and "ort.wasm.min.mjs cannot be read" in missing
+    assert not (tmp_path / "site").exists()
+
+
+def test_npm_is_missing_or_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    monkeypatch.setenv("PATH", str(tools))
+    assert main(["--web", str(tmp_path / "site")]) == 1
+    (tools / "npm").write_text("#!/bin/sh\necho 'npm error code ENOTFOUND' >&2\necho more >&2\nexit 1\n")
+    (tools / "npm").chmod(0o755)
+    assert main(["--web", str(tmp_path / "site")]) == 1
+    missing, failed = capsys.readouterr().err.splitlines()
+    assert "npm is missing" in missing and "give --runtime DIR" in missing
+    assert "(npm error code ENOTFOUND)" in failed and "give --runtime DIR" in failed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tools"]
+
+
+def test_the_server_wants_a_site(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is not a site; make one with `python -m pipeline\.export --web"):
+        checked_device_folder(tmp_path)
