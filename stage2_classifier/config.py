@@ -212,7 +212,7 @@ _FINAL = _OBJECTNESS | _LONG | _INPUT | {"sampler_power": 0.7, "label_smoothing"
 _LAST_STAGE: dict[str, object] = {
     **{"model": "tf_efficientnet_lite0", "pretrained": True, "input_size": 80, "margin": 0.35, "jitter": 1.0},
     **{"hard_negatives": 0.3, "box_head": True, "box_loss": "giou"},
-    **{"lr": 2e-3, "backbone_lr_scale": 0.5, "warmup_epochs": 1, "epochs": 16, "batch_size": 128, "ema_decay": 0.99},
+    **{"lr": 2e-3, "backbone_lr_scale": 0.5, "warmup_epochs": 1, "epochs": 14, "batch_size": 128, "ema_decay": 0.99},
     **{"label_smoothing": 0.0, "sampler_power": 0.7, "patience": 0, "checkpoint_epoch": "last"},
 }
 EXPERIMENTS: dict[str, TrainConfig] = {

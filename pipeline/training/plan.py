@@ -16,10 +16,12 @@ from pipeline.training.steps import ExtraArgs, TrainingStep
 from stage2_classifier.config import FACE_TRUNK, experiment
 from stage2_classifier.data.crop_manifest import CropSet, read_crop_set
 
-# Two networks of different kinds make different errors; their mean beats each of them (EXPERIMENTS.md).
-EXPERIMENTS = ("final_trunk", "final_cnn")
+# One network with ImageNet weights in place of two without (EXPERIMENTS.md, 2026-11-28).
+EXPERIMENTS = ("last_stage_lite0",)
+# Longer than by finetune's defaults, for more sources; the teacher finds the faces without a box.
+CASCADE = {"teacher": "retinaface", "pnet-steps": 10_000, "rnet-steps": 1500, "onet-steps": 2000}
 # A few steps of each training, as a check that everything fits. The rates are higher: all steps are in the warm-up.
-QUICK_STEPS = {"pnet-steps": 60, "rnet-steps": 30, "onet-steps": 30, "epoch-steps": 20, "passes": 1}
+QUICK_STEPS = {"teacher": "stock", "pnet-steps": 60, "rnet-steps": 30, "onet-steps": 30, "epoch-steps": 20, "passes": 1}
 QUICK_STEPS |= {"rnet-batch": 64, "onet-batch": 64}
 QUICK_RATES = {"pnet-rate": 0.01, "rnet-rate": 0.01, "onet-rate": 0.01}
 QUICK_EPOCHS = 2
@@ -71,7 +73,8 @@ class TrainingPlan:
     def detector_steps(self) -> list[TrainingStep]:
         """Return the steps that train stage 1 and cut the crops."""
         photos = self._photos()
-        tune = ("--out", str(self.cascade), "--threads", "1", *self._quick({**QUICK_STEPS, **QUICK_RATES}))
+        recipe = {**QUICK_STEPS, **QUICK_RATES} if self.quick else CASCADE
+        tune = ("--out", str(self.cascade), "--threads", "1", *_flags(recipe))
         cut = ("--out", str(self.crops), "--cascade", str(self.cascade), "--workers", "1")
         return [
             TrainingStep("cascade", ("stage1_faces.finetune", *photos, *tune)),
@@ -99,7 +102,7 @@ class TrainingPlan:
     def bundle_step(self) -> TrainingStep:
         """Return the step that packs the bundle."""
         parts = ("--run", *map(str, self.runs), "--cascade", str(self.cascade), "--out", str(self.bundle))
-        settings = self._photos()
+        settings = (*self._photos(), *(() if self.quick else ("--second-look", "compare")))
         if self.settings_from is not None:
             settings = ("--settings-from", str(self.settings_from))
         note = ("--note", QUICK_NOTE) if self.quick else ()
@@ -110,9 +113,14 @@ class TrainingPlan:
         photos = ("--data", *map(str, self.data), "--splits", str(self.splits), *self.reading)
         return photos if self.sources is None else (*photos, "--sources", str(self.sources))
 
-    def _quick(self, options: Mapping[str, float]) -> list[str]:
+    def _quick(self, options: Mapping[str, object]) -> list[str]:
         """Return options as flags if this is a quick training."""
-        return [part for name, value in options.items() for part in (f"--{name}", str(value))] if self.quick else []
+        return _flags(options) if self.quick else []
+
+
+def _flags(options: Mapping[str, object]) -> list[str]:
+    """Return options as flags."""
+    return [part for name, value in options.items() for part in (f"--{name}", str(value))]
 
 
 def check_experiments(names: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ import tyro
 
 from pipeline.data import build_crops
 from pipeline.training import pack_command
-from pipeline.training.plan import QUICK_NOTE, TrainingPlan, args_for_crops
+from pipeline.training.plan import CASCADE, QUICK_NOTE, TrainingPlan, args_for_crops
 from pipeline.training.steps import ExtraArgs, TrainingStep
 from stage1_faces.training import finetune
 from stage2_classifier.config import EXPERIMENTS
@@ -30,7 +30,8 @@ def arguments(step: TrainingStep) -> list[str]:
 
 
 def test_the_steps_and_what_each_reads() -> None:
-    learning = [*plan().detector_steps(), *plan().classifier_steps()]
+    planned = plan(experiments=("final_trunk", "final_cnn"))
+    learning = [*planned.detector_steps(), *planned.classifier_steps()]
     assert [(step.name, step.command[0], step.result) for step in learning] == [
         ("cascade", "stage1_faces.finetune", None),
         ("crops", "pipeline.build_crops", Path("w/part/crops/crops.csv")),
@@ -39,7 +40,10 @@ def test_the_steps_and_what_each_reads() -> None:
     ]
     tune = tyro.cli(finetune.FinetuneArgs, args=arguments(learning[0]))
     assert (tune.data, tune.splits, tune.out) == ((Path("my data"),), Path("w/splits.csv"), Path("w/part/cascade"))
-    assert (tune.threads, tune.recipe) == (1, finetune.FinetuneConfig())
+    assert (tune.threads, tune.recipe) == (
+        1,
+        finetune.FinetuneConfig(**{flag.replace("-", "_"): value for flag, value in CASCADE.items()}),
+    )
     cut = tyro.cli(build_crops.BuildCropsArgs, args=arguments(learning[1]))
     assert (cut.data, cut.splits, cut.out) == ((Path("my data"),), Path("w/splits.csv"), Path("w/part/crops"))
     assert (cut.cascade, cut.workers) == (Path("w/part/cascade"), 1)
@@ -50,16 +54,18 @@ def test_the_steps_and_what_each_reads() -> None:
     # O-Net's layers start from the fine-tuned weights.
     assert (trunk.config.pretrained, trunk.config.weights) == (False, "w/part/cascade/onet.safetensors")
     assert cnn.config == EXPERIMENTS["final_cnn"]
-    assert [step.name for step in plan().steps] == [*(step.name for step in learning), "bundle"]
-    pack = tyro.cli(pack_command.PackArgs, args=arguments(plan().bundle_step()))
-    assert plan().bundle_step().command[0] == "pipeline.pack"
+    assert [step.name for step in planned.steps] == [*(step.name for step in learning), "bundle"]
+    pack = tyro.cli(pack_command.PackArgs, args=arguments(planned.bundle_step()))
+    assert planned.bundle_step().command[0] == "pipeline.pack"
     assert pack == pack_command.PackArgs(
         run=(Path("w/part/runs/final_trunk"), Path("w/part/runs/final_cnn")),
         out=Path("w/part/bundle"),
         cascade=Path("w/part/cascade"),
         data=(Path("my data"),),
         splits=Path("w/splits.csv"),
+        second_look="compare",
     )
+    assert plan().experiments == ("last_stage_lite0",)
 
 
 def test_settings_from_another_bundle_replace_photos() -> None:
