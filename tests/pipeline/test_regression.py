@@ -24,13 +24,14 @@ def subset(data: Path, folder: Path) -> Path:
     return folder
 
 
-# Measured with the bundle of 2026-11-26; change the values only with a new bundle. The bundle was trained on the first
+# Measured with the bundle of 2026-11-28; change the values only with a new bundle. The bundle was trained on the first
 # dataset: its scores check the code, not the quality. Web photos have boxes of whole heads (so IoU 0.35), two classes.
+# Their values are those of the bundle before, which the present one reaches.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "minimums"),
     [
-        ("face-mask-detection", (), {"mAP": 0.893, "mean AP": 0.578, "face AP": 0.930, "face recall": 0.960}),
+        ("face-mask-detection", (), {"mAP": 0.896, "mean AP": 0.559, "face AP": 0.913, "face recall": 0.944}),
         (
             "other-photos",
             ("--iou", "0.35", "--merge", "mask_weared_incorrect=without_mask"),
