@@ -68,7 +68,7 @@ if sys.argv[1] == "malloc":
             self.enable_cpu_mem_arena = False
     onnxruntime.SessionOptions = Options
 limit_malloc_arenas()
-predictor = Predictor.default()
+predictor = Predictor.load("kaggle")
 sizes = [(300, 400), (400, 300), (366, 512), (156, 400), (500, 400)]
 photos = [np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8) for size in sizes]
 def detect(photos):

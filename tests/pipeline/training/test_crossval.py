@@ -29,7 +29,7 @@ from pipeline.training.fold_scoring import (
     write_fold,
 )
 from pipeline.training.fold_tables import fold_table, pooled_table, summarize_folds
-from pipeline.training.plan import TrainingPlan
+from pipeline.training.plan import EXPERIMENTS, TrainingPlan
 from pipeline.training.steps import TrainingStep
 from stage1_faces.faces import Faces
 from tests.helpers.fake_predictor import fake_detections
@@ -242,7 +242,8 @@ def test_folds_that_are_scored_are_not_repeated(data, tmp_path, folds, capsys):
     (out / "fold1.json").unlink()
     assert main(argv) == 0
     assert scored == ["fold0", "fold1", "fold2", "fold1"]
-    assert trained == [[(f"fold{k}", 5) for k in range(3)]] * 2
+    steps = len(EXPERIMENTS) + 3  # cascade, crops, bundle
+    assert trained == [[(f"fold{k}", steps) for k in range(3)]] * 2
     record = json.loads((out / "crossval.json").read_text())
     assert record["mean_and_spread"]["face AP50"]["stock"] == [0.5, 0.0]
     assert record["pooled"]["AP50/with_mask"] == {"value": 1, "low": 1, "high": 1}
