@@ -145,7 +145,7 @@ function tellFailure({ name, error }) {
 /** Looks at photos elsewhere: on the server or on this device. */
 function moveTo(place) {
   backend.place = place;
-  model = loading = null;
+  loading = null; // the model at hand stays until the other place has told its own
   places.show(place);
   tryModel();
   photos.again(photos.list);
