@@ -3,4 +3,4 @@
 from common.launcher import start
 
 if __name__ == "__main__":
-    start("pipeline.export.command:main", "onnxscript")
+    start("pipeline.export.command:main")

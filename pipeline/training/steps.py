@@ -99,8 +99,8 @@ def run_parallel(works: Sequence[tuple[Path, Sequence[TrainingStep]]], jobs: int
             raise
 
     with ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(work, folder, steps) for folder, steps in works]
-        try:
+        try:  # around the submissions, too: the pool waits for what was submitted before a Ctrl-C
+            futures = [pool.submit(work, folder, steps) for folder, steps in works]
             wait(futures)
         finally:
             stop.set()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from pipeline.training.steps import RESUMABLE, ExtraArgs, TrainingStep, run_para
 from tests.helpers.commands import INTERRUPTED
 
 ROOT = Path(__file__).resolve().parents[3]
+Work = tuple[Path, list[TrainingStep]]
 # A module that writes its words to a file and exits with the given code; "for_ever" does not end by itself.
 MODULE = """
 import sys, time
@@ -109,6 +111,22 @@ def test_when_one_fails_the_others_are_ended_at_once(tmp_path: Path) -> None:
         run_parallel(works, jobs=2)
     assert time.monotonic() - begun < 60
     assert not never.exists()
+
+
+def test_ctrl_c_while_works_begin_ends_those_that_run(tmp_path: Path) -> None:
+    alive = tmp_path / "alive.txt"
+
+    class Interrupted(list[Work]):
+        def __iter__(self) -> Iterator[Work]:
+            yield from super().__iter__()
+            while not alive.exists():
+                time.sleep(0.02)
+            raise KeyboardInterrupt
+
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_parallel(Interrupted([(tmp_path / "a", [step("long", alive, "for_ever", str(os.getpid()))])]), jobs=2)
+    assert time.monotonic() - begun < 60
 
 
 def test_with_one_job_the_works_run_in_order(tmp_path: Path) -> None:
