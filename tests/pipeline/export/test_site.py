@@ -107,6 +107,11 @@ def test_npm_is_missing_or_fails(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tools"]
 
 
+def test_the_makefile_installs_the_same_version() -> None:
+    makefile = (Path(__file__).resolve().parents[3] / "Makefile").read_text(encoding="utf-8")
+    assert f"{runtime.PACKAGE}@{runtime.VERSION}\n" in makefile
+
+
 def test_the_server_wants_a_site(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is not a site; make one with `python -m pipeline\.export --web"):
         checked_device_folder(tmp_path)
