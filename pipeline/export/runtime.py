@@ -9,7 +9,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from common.errors import UserError
+from common.errors import UserError, first_line
 
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 # SHA-256 of the files of that version.
@@ -64,6 +64,11 @@ def _fetch(folder: Path) -> Path:
     if done.returncode or packed is None:
         said = next(iter((done.stderr or done.stdout).strip().splitlines()), "no message")
         raise UserError(f"npm could not fetch {PACKAGE} {VERSION} ({said}); try again, or {HOW_TO_GIVE}")
-    with tarfile.open(packed) as archive:
-        archive.extractall(folder, filter="data")
+    try:
+        with tarfile.open(packed) as archive:
+            archive.extractall(folder, filter="data")
+    except (tarfile.TarError, EOFError) as error:
+        raise UserError(
+            f"npm fetched a damaged {packed.name} ({first_line(error)}); try again, or {HOW_TO_GIVE}"
+        ) from error
     return folder / "package" / "dist"

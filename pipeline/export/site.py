@@ -22,9 +22,25 @@ POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' blob: data:; "
     "media-src 'self' blob:; connect-src 'self'; worker-src 'self' blob:; base-uri 'none'; form-action 'none'"
 )
-RUNTIME_LICENSE = f"""{PACKAGE} {VERSION}: Copyright (c) Microsoft Corporation, MIT License.
+# The MIT licence wants its text with each copy; the npm package has none.
+RUNTIME_LICENSE = f"""{PACKAGE} {VERSION}
 
-The full text is in the repository of ONNX Runtime, microsoft/onnxruntime on GitHub.
+MIT License
+
+Copyright (c) Microsoft Corporation
+
+Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
+documentation files (the "Software"), to deal in the Software without restriction, including without limitation the rights
+to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit persons to whom the
+Software is furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
+Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
+WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
+COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
 """
 
 
@@ -71,7 +87,7 @@ def _service_worker(files: Mapping[str, bytes]) -> bytes:
 
 
 def check_site_folder(out: Path) -> None:
-    """Check that a site can be written to a folder: there is none, it is empty, or it holds a site.
+    """Check that a site can be written to a folder: it is missing or empty, or it holds a site.
 
     Raises:
         UserError: it holds something else, or is a file.
@@ -97,8 +113,14 @@ def write_site(out: Path, files: Mapping[str, bytes]) -> None:
             path = temporary / "new" / PurePosixPath(name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
+        old = temporary / "old"
         if out.exists():
-            out.replace(temporary / "old")
-        (temporary / "new").replace(out)
+            out.replace(old)
+        try:
+            (temporary / "new").replace(out)
+        except OSError:
+            if old.exists():
+                old.replace(out)
+            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -73,6 +73,22 @@ def test_a_site_is_replaced_and_nothing_else(tmp_path: Path) -> None:
         site.write_site(file, {})
 
 
+def test_a_site_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "site"
+    site.write_site(out, {"device/model.json": b"{}", "old.js": b""})
+    replace = Path.replace
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path.name == "new":
+            raise OSError("no")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(OSError, match="no"):
+        site.write_site(out, {"device/model.json": b"{}", "new.js": b""})
+    assert (out / "old.js").is_file() and [path.name for path in tmp_path.iterdir()] == ["site"]
+
+
 @pytest.mark.parametrize("folder", ["", "dist"])
 def test_the_runtimes_files_may_be_at_two_places(made_runtime: Path, folder: str) -> None:
     assert set(runtime.runtime_files(made_runtime / folder)) == set(runtime.FILES)
@@ -101,7 +117,10 @@ def test_npm_is_missing_or_fails(
     (tools / "npm").write_text("#!/bin/sh\necho 'npm error code ENOTFOUND' >&2\necho more >&2\nexit 1\n")
     (tools / "npm").chmod(0o755)
     assert main(["--web", str(tmp_path / "site")]) == 1
-    missing, failed = capsys.readouterr().err.splitlines()
+    (tools / "npm").write_text("#!/bin/sh\necho broken > package.tgz\n")
+    assert main(["--web", str(tmp_path / "site")]) == 1
+    missing, failed, damaged = capsys.readouterr().err.splitlines()
+    assert "npm fetched a damaged package.tgz" in damaged
     assert "npm is missing" in missing and "give --runtime DIR" in missing
     assert "(npm error code ENOTFOUND)" in failed and "give --runtime DIR" in failed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tools"]
