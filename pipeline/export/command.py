@@ -4,12 +4,12 @@ Example: python -m pipeline.export --out mask-detector.onnx
 
 Pyramid, P-, R- and O-Net, suppression, crops, classifier, fusion and calibration are inside, with standard operators
 alone. So the file needs nothing but ONNX Runtime, in any language. With --web, a static site is written: the web page
-of pipeline.serve, which finds the faces in the browser.
+of pipeline.serve, which finds the faces in the browser. With --hub, a folder for the Hugging Face Hub.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,17 +18,20 @@ import tyro
 from common.cli import console, program_name, requires_extra, run_cli
 from common.errors import UserError
 from common.files import write_bytes
+from pipeline.export.folders import FolderKind, check_folder, write_folder
 from pipeline.inference.bundle import Bundle
 
 
 @dataclass(frozen=True)
 class ExportArgs:
-    """Write a bundle's whole detector as one ONNX graph, or as a web page that needs no server."""
+    """Write a bundle's whole detector as one ONNX graph, a web page that needs no server, or a model folder."""
 
     out: Path | None = None
     """File to write, .onnx."""
     web: Path | None = None
     """Folder to write: a static site. npm fetches the runtime."""
+    hub: Path | None = None
+    """Folder to write: a model for the Hugging Face Hub."""
     bundle: Path | None = None
     """Bundle directory, or a bundle of the project by name; the default bundle without this option."""
     runtime: Path | None = None
@@ -39,26 +42,34 @@ class ExportArgs:
 
 def run(args: ExportArgs) -> int:
     """Write what is wanted, and return the exit code."""
-    if args.out is None and args.web is None:
-        raise UserError("nothing to write; give --out FILE.onnx or --web FOLDER")
+    if args.out is None and args.web is None and args.hub is None:
+        raise UserError("nothing to write; give --out FILE.onnx, --web FOLDER or --hub FOLDER")
     if args.out is not None and args.out.suffix != ".onnx":
         raise UserError(f"--out {args.out}: is not named .onnx; give it this suffix")
     if args.out is not None and args.out.is_dir():
         raise UserError(f"--out {args.out}: is a folder; name a file")
     with requires_extra("export"):
         from pipeline.export.graph.detector_graph import detector_graph
-        from pipeline.export.site import check_site_folder, site_files, write_site
+        from pipeline.export.hub import HUB_FOLDER, hub_files
+        from pipeline.export.site import SITE, site_files
     bundle = Bundle.load(args.bundle)
     if args.web is not None:
-        check_site_folder(args.web)
-        files = site_files(bundle, args.runtime)
-        write_site(args.web, files)
-        _say(f"{args.web}: {len(files)} files, {sum(map(len, files.values())) / 1e6:.1f} MB; put it on any web server")
+        check_folder(args.web, SITE)
+        _write_folder(args.web, site_files(bundle, args.runtime), SITE, "put it on any web server")
+    if args.hub is not None:
+        check_folder(args.hub, HUB_FOLDER)
+        _write_folder(args.hub, hub_files(bundle), HUB_FOLDER, f"upload it with `hf upload NAME {args.hub}`")
     if args.out is not None:
         data = detector_graph(bundle, optional_inputs=not args.all_inputs).SerializeToString()
         write_bytes(args.out, data)
         _say(f"{args.out}: {len(data) / 1e6:.2f} MB; classes {', '.join(bundle.meta.class_names)}")
     return 0
+
+
+def _write_folder(out: Path, files: Mapping[str, bytes], kind: FolderKind, advice: str) -> None:
+    """Write a folder, and say how large it is and what to do with it."""
+    write_folder(out, files, kind)
+    _say(f"{out}: {len(files)} files, {sum(map(len, files.values())) / 1e6:.1f} MB; {advice}")
 
 
 def _say(line: str) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from common.errors import UserError
+from pipeline.export.folders import FolderKind
 from pipeline.export.graph.detector_graph import detector_graph
 from pipeline.export.runtime import PACKAGE, VERSION, runtime_files
 from pipeline.inference.bundle import Bundle
@@ -17,6 +15,12 @@ from pipeline.serve.page_files import DEVICE_FOLDER, MODEL_JSON, STATIC, page_ht
 
 MODEL = "mask-detector.onnx"
 SERVICE_WORKER = "service-worker.js"
+SITE = FolderKind(
+    "--web",
+    "a site",
+    marker=f"{DEVICE_FOLDER}/{MODEL_JSON}",
+    names=frozenset({"index.html", "static", DEVICE_FOLDER, SERVICE_WORKER}),
+)
 # No photo can leave the device: the page may only connect to its own site.
 POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' blob: data:; "
@@ -85,43 +89,3 @@ def _service_worker(files: Mapping[str, bytes]) -> bytes:
     head = f"const PREFIX = {prefix!r};\nconst VERSION = {prefix + digest.hexdigest()[:16]!r};\nconst FILES = "
     body = (Path(__file__).parent / SERVICE_WORKER).read_text(encoding="utf-8")
     return (head + json.dumps(names, indent=2) + ";\n" + body).encode()
-
-
-def check_site_folder(out: Path) -> None:
-    """Check that a site can be written to a folder: it is missing or empty, or it holds a site.
-
-    Raises:
-        UserError: it holds something else, or is a file.
-    """
-    if out.is_dir() and ((out / DEVICE_FOLDER / MODEL_JSON).is_file() or not any(out.iterdir())):
-        return
-    if out.exists():
-        raise UserError(f"--web {out}: exists and is not a site of this command; name another folder")
-
-
-def write_site(out: Path, files: Mapping[str, bytes]) -> None:
-    """Write the files into a folder in one step; a site that is there is replaced.
-
-    Raises:
-        UserError: see check_site_folder.
-    """
-    check_site_folder(out)
-    out = out.resolve()  # a link to a site stays a link
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    try:
-        for name, data in files.items():
-            path = temporary / "new" / PurePosixPath(name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-        old = temporary / "old"
-        if out.exists():
-            out.replace(old)
-        try:
-            (temporary / "new").replace(out)
-        except OSError:
-            if old.exists():
-                old.replace(out)
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

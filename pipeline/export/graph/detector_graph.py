@@ -20,8 +20,18 @@ from stage1_faces.cascade_config import CascadeConfig
 
 OPSET, IR_VERSION = 18, 9
 NETS = ("pnet", "rnet", "onet", "classifier")
-INPUTS = {"image": "uint8 (height, width, 3), RGB, upright", "min_score": "smallest score reported; optional",
-          "min_face": "smallest face in pixels; 0: by the size of the image; optional"}  # fmt: skip
+INPUTS = {
+    "image": "uint8 (height, width, 3), RGB, upright",
+    "min_score": "float32 scalar, the smallest score reported; optional",
+    "min_face": "float32 scalar, the smallest face in pixels; 0: by the size of the image; optional",
+}
+OUTPUTS = {
+    "boxes": "float32 (N, 4), x1, y1, x2, y2 in pixels; right and bottom edge exclusive",
+    "scores": "float32 (N), probability that it is a face and its label is right; best first",
+    "labels": "int64 (N), index of the class",
+    "class_probs": "float32 (N, C), probability of each class",
+    "landmarks": "float32 (N, 5, 2), x, y of both eyes, the nose and the mouth's corners",
+}
 
 
 def detector_graph(bundle: Bundle, optional_inputs: bool = True) -> onnx.ModelProto:
@@ -97,6 +107,7 @@ def _metadata(bundle: Bundle) -> dict[str, str]:
         "score_threshold": meta.score_threshold,
         "unsure_margin": meta.fusion.unsure_margin,
         "inputs": INPUTS,
+        "outputs": OUTPUTS,
         "bundle_sha256": meta.sha256,
         "provenance": meta.provenance,
         "license": "MIT",

@@ -1,4 +1,4 @@
-"""The ten lines of Python in docs/deploy.md run, and need nothing but ONNX Runtime, numpy and pillow."""
+"""The Python of docs/deploy.md and of the Hub's card runs, and needs nothing but ONNX Runtime, numpy and pillow."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from pipeline.detect.demo.command import portrait, tiled_photo
@@ -21,14 +22,16 @@ assert not {"cv2", "onnx", "onnxscript", "pipeline", "common", "torch"} & set(sy
 """
 
 
-def test_the_ten_lines(tmp_path: Path) -> None:
-    text = (ROOT / "docs/deploy.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("where", ["deploy", "hub"])
+def test_the_ten_lines(where: str, tmp_path: Path) -> None:
+    option = ["--out", str(tmp_path / "mask-detector.onnx")] if where == "deploy" else ["--hub", str(tmp_path)]
+    assert main(option) == 0
+    text = (ROOT / "docs/deploy.md" if where == "deploy" else tmp_path / "README.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len([line for line in block.splitlines() if line]) <= 11
     predictor = Predictor.default()
     photo = tiled_photo(predictor, portrait())
     Image.fromarray(photo).save(tmp_path / "photo.jpg", quality=95)
-    assert main(["--out", str(tmp_path / "mask-detector.onnx")]) == 0
     (tmp_path / "run.py").write_text(block + CHECK)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, "-I", "run.py"]

@@ -12,6 +12,8 @@ import pytest
 from common.errors import UserError
 from pipeline.export import runtime, site
 from pipeline.export.command import main
+from pipeline.export.folders import write_folder
+from pipeline.export.site import SITE
 from pipeline.inference.bundle import Bundle
 from pipeline.serve.page_files import STATIC, checked_device_folder
 
@@ -59,23 +61,32 @@ def test_another_content_has_another_version() -> None:
 
 def test_a_site_is_replaced_and_nothing_else(tmp_path: Path) -> None:
     out = tmp_path / "site"
-    site.write_site(out, {"device/model.json": b"{}", "old.js": b""})
-    site.write_site(out, {"device/model.json": b"{}", "new.js": b""})
-    assert sorted(path.name for path in out.rglob("*")) == ["device", "model.json", "new.js"]
+    write_folder(out, {"device/model.json": b"{}", "index.html": b"old"}, SITE)
+    write_folder(out, {"device/model.json": b"{}", "service-worker.js": b"new"}, SITE)
+    assert sorted(path.name for path in out.rglob("*")) == ["device", "model.json", "service-worker.js"]
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
     (out / "device/model.json").unlink()
     with pytest.raises(UserError, match="is not a site of this command"):
-        site.write_site(out, {"device/model.json": b"{}"})
-    assert (out / "new.js").is_file()
+        write_folder(out, {"device/model.json": b"{}"}, SITE)
+    assert (out / "service-worker.js").is_file()
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(UserError, match="is not a site of this command"):
-        site.write_site(file, {})
+        write_folder(file, {}, SITE)
+
+
+def test_a_site_with_other_files_stays(tmp_path: Path) -> None:
+    out = tmp_path / "site"
+    write_folder(out, {"device/model.json": b"{}"}, SITE)
+    (out / ".git").mkdir()
+    with pytest.raises(UserError, match=r"also has \.git, which would be lost"):
+        write_folder(out, {"device/model.json": b"{}"}, SITE)
+    assert (out / ".git").is_dir()
 
 
 def test_a_site_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "site"
-    site.write_site(out, {"device/model.json": b"{}", "old.js": b""})
+    write_folder(out, {"device/model.json": b"{}", "index.html": b"old"}, SITE)
     replace = Path.replace
 
     def refuse(path: Path, target: Path) -> Path:
@@ -85,8 +96,8 @@ def test_a_site_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(Path, "replace", refuse)
     with pytest.raises(OSError, match="no"):
-        site.write_site(out, {"device/model.json": b"{}", "new.js": b""})
-    assert (out / "old.js").is_file() and [path.name for path in tmp_path.iterdir()] == ["site"]
+        write_folder(out, {"device/model.json": b"{}", "service-worker.js": b"new"}, SITE)
+    assert (out / "index.html").is_file() and [path.name for path in tmp_path.iterdir()] == ["site"]
 
 
 @pytest.mark.parametrize("folder", ["", "dist"])
