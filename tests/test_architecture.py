@@ -54,6 +54,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pipeline.baseline": ("common", *STAGES, "pipeline.data", "pipeline.evaluate", "pipeline.bench"),
     "pipeline.bench": (
         *("common", "stage1_faces", "pipeline.inference", "pipeline.evaluate", "pipeline.detect", "pipeline.video"),
+        "pipeline.export",
     ),
 }
 HEAVY = ("torch", "torchvision", "timm", "albumentations", "facenet_pytorch", "sklearn", "scipy", "matplotlib")

@@ -10,6 +10,7 @@ Parts (--parts):
   command: `pipeline.detect` on one photo as a whole process.
   folder: photos per second from file to result, with one worker and with one per core.
   memory: the peak over the photos once, and over --memory-photos, the same ones repeated.
+  export: the exported ONNX file of pipeline.export against our own code: same faces, CPU time.
   video: the peak over ten seconds and over --hours of a synthetic video, with an annotated video written.
 
 The other detectors are facenet-pytorch's MTCNN and the naive pipeline: MTCNN, then a timm model in eager PyTorch, crop
@@ -34,6 +35,7 @@ from common.cli import console, program_name, refuse_renamed, requires_extra, ru
 from common.errors import UserError
 from common.memory import limit_malloc_arenas
 from common.parallel import usable_cores
+from pipeline.bench import exported as bench_exported
 from pipeline.bench import photos as bench_photos
 from pipeline.bench import profile as bench_profile
 from pipeline.bench import runs as bench_runs
@@ -43,7 +45,7 @@ from pipeline.evaluate.report import Table
 from pipeline.inference.bundle import Bundle
 from pipeline.inference.device import Device
 
-Part = Literal["photos", "sizes", "profile", "command", "folder", "memory", "video"]
+Part = Literal["photos", "sizes", "profile", "command", "folder", "memory", "video", "export"]
 # ONNX Runtime's threads spin for 40 ms after a call and would take the next call's cores.
 REST = 0.1  # s
 # The present flag by its name in earlier versions.
@@ -139,6 +141,7 @@ def _measure(
     options += [] if args.min_face is None else ["--min-face", str(args.min_face)]
     profiled = (setup.ours.predictor.bundle, args.min_face, args.threads, args.device, args.rounds)
     folder = (setup.ours.predictor, setup.naive, names, args.rounds, usable_cores(), args.min_face)
+    compared = (setup.ours.predictor, photos, args.threads, args.rounds)
     parts: dict[Part, tuple[Callable[[], Any], Callable[[Any], list[Table]]]] = {
         "photos": (lambda: bench_photos.time_photos(setup, photos), bench_photos.photos_tables),
         "sizes": (lambda: bench_photos.time_sizes(setup), bench_photos.sizes_tables),
@@ -146,6 +149,7 @@ def _measure(
         "folder": (lambda: bench_runs.time_folder(*folder), bench_runs.folder_tables),
         "command": (lambda: bench_runs.time_command(names[0], options, args.rounds), bench_runs.command_tables),
         "memory": (lambda: bench_runs.measure_memory(names, args.memory_photos, options), bench_runs.memory_tables),
+        "export": (lambda: bench_exported.compare_exported(*compared), bench_exported.exported_tables),
         "video": (lambda: bench_runs.measure_video(args.hours * 3600, options), bench_runs.video_tables),
     }
     tables = []

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onnxscript import OpBuilder
 
 from pipeline.export.graph.ops import (
+    FLOAT,
     UINT8,
     Shape,
     Value,
@@ -17,12 +18,15 @@ from pipeline.export.graph.ops import (
     choose,
     constant,
     loop,
+    part,
     size_of,
 )
 
 PICTURE: Shape = [None, None, 3]
 TAPS = 4  # source pixels that one pixel of a picture up to three times smaller may touch
 EXACT_STEPS = 256.0  # weights of OpenCV's INTER_LINEAR_EXACT are multiples of 1/256
+# From the channels of two neighbours, 6, to those of their mean, 3.
+MEAN_OF_TWO = np.tile(np.eye(3, dtype=np.float32) * 0.5, (2, 1))
 STRIP_PIXELS = 1_000_000  # a larger picture is made strip by strip, so that few of its pixels are float32 at a time
 
 
@@ -36,7 +40,7 @@ def shrink(op: OpBuilder, picture: Value, size: Value) -> Value:
     """
     height, width = (op.Gather(size, constant(op, k)) for k in (0, 1))
     missing = op.Sub(op.Shape(picture, start=0, end=2), op.Mul(size, constant(op, 2)))
-    is_half = op.Equal(op.ReduceMax(op.Abs(missing), keepdims=0), constant(op, 0))
+    halved = [op.Equal(op.Gather(missing, constant(op, axis)), constant(op, 0)) for axis in (0, 1)]
     per_strip = op.Max(op.Div(constant(op, STRIP_PIXELS), width), constant(op, 1))
     strips = op.Div(op.Add(height, op.Sub(per_strip, constant(op, 1))), per_strip)
 
@@ -44,34 +48,46 @@ def shrink(op: OpBuilder, picture: Value, size: Value) -> Value:
         first = op.Mul(number, per_strip)
         end = op.Min(op.Add(first, per_strip), height)
 
-        def mean_of_four(op: OpBuilder) -> Sequence[Value]:
-            return [_mean_of_four(op, picture, first, end)]
+        def pairs_of_rows(op: OpBuilder) -> Sequence[Value]:
+            return [_pairs_of_rows(op, picture, first, end)]
 
-        def weighted(op: OpBuilder) -> Sequence[Value]:
-            rows = _area_average(op, picture, 0, height, op.Range(first, end, constant(op, 1)))
-            columns = op.Range(constant(op, 0), width, constant(op, 1))
-            return [op.Cast(op.Round(_area_average(op, rows, 1, width, columns)), to=UINT8)]
+        def some_rows(op: OpBuilder) -> Sequence[Value]:
+            return [_area_average(op, picture, height, op.Range(first, end, constant(op, 1)))]
 
-        strip = choose(op.builder, is_half, mean_of_four, weighted, (UINT8, PICTURE))
-        return constant(op, True), op.Concat(made, strip, axis=0)
+        rows = choose(op.builder, halved[0], pairs_of_rows, some_rows, (FLOAT, PICTURE))
+
+        def pairs_of_columns(op: OpBuilder) -> Sequence[Value]:
+            return [_pairs_of_columns(op, rows)]
+
+        def some_columns(op: OpBuilder) -> Sequence[Value]:
+            wanted = op.Range(constant(op, 0), width, constant(op, 1))
+            return [_turned(op, _area_average(op, _turned(op, rows), width, wanted))]
+
+        strip = choose(op.builder, halved[1], pairs_of_columns, some_columns, (FLOAT, PICTURE))
+        # OpenCV rounds halves up where both sides are halved, and to even elsewhere.
+        rounded = op.Where(op.And(*halved), op.Floor(op.Add(strip, 0.5)), op.Round(strip))
+        return constant(op, True), op.Concat(made, op.Cast(rounded, to=UINT8), axis=0)
 
     shape = op.Concat(constant(op, [0]), op.Unsqueeze(width, [0]), constant(op, [3]), axis=0)
     empty = op.ConstantOfShape(shape, value=ir.tensor(np.zeros(1, np.uint8)))
     return loop(op.builder, "strips", make_strip, strips, {"made": (empty, UINT8, PICTURE)})[0]
 
 
-def _mean_of_four(op: OpBuilder, picture: Value, first: Value, end: Value) -> Value:
-    """Return rows first..end (int64 scalars) of a picture at half its size, whose sides are even."""
-    rows = op.Slice(
-        picture, op.Unsqueeze(op.Mul(first, constant(op, 2)), [0]), op.Unsqueeze(op.Mul(end, constant(op, 2)), [0]), [0]
-    )
-    end_of_axes = op.Shape(rows, start=0, end=2)
-    total = None
-    for top in (0, 1):
-        for left in (0, 1):
-            quarter = op.Slice(rows, constant(op, [top, left]), end_of_axes, constant(op, [0, 1]), constant(op, [2, 2]))
-            total = as_float(op, quarter) if total is None else op.Add(total, as_float(op, quarter))
-    return _half_up(op, op.Mul(total, 0.25))  # OpenCV rounds halves up here, and to even elsewhere
+def _pairs_of_rows(op: OpBuilder, picture: Value, first: Value, end: Value) -> Value:
+    """Return rows first..end (int64 scalars) of a picture at half its even height, as float32."""
+    shape = op.Shape(picture, start=1)
+    length = op.ReduceProd(shape)
+    pairs = op.Reshape(picture, op.Concat(constant(op, [-1, 2]), length, axis=0))
+    pairs = op.Slice(pairs, op.Unsqueeze(first, [0]), op.Unsqueeze(end, [0]), [0])
+    upper, lower = (as_float(op, op.Gather(pairs, constant(op, k), axis=1)) for k in (0, 1))
+    mean = op.Mul(op.Add(upper, lower), 0.5)
+    return op.Reshape(mean, op.Concat(op.Shape(mean, end=1), shape, axis=0))
+
+
+def _pairs_of_columns(op: OpBuilder, picture: Value) -> Value:
+    """Return a picture, of float32, at half its even width. A matrix adds the pixels: they are slow to pick out."""
+    mean = op.MatMul(op.Reshape(picture, constant(op, [-1, 6])), constant(op, MEAN_OF_TWO))
+    return op.Reshape(mean, op.Concat(op.Shape(picture, end=1), constant(op, [-1, 3]), axis=0))
 
 
 def _half_up(op: OpBuilder, x: Value) -> Value:
@@ -79,32 +95,38 @@ def _half_up(op: OpBuilder, x: Value) -> Value:
     return op.Cast(op.Floor(op.Add(x, 0.5)), to=UINT8)
 
 
-def _area_average(op: OpBuilder, picture: Value, axis: int, count: Value, wanted: Value) -> Value:
-    """Return a picture whose axis has `count` pixels, each the mean of those that it covers, as float32.
+def _area_average(op: OpBuilder, picture: Value, count: Value, wanted: Value) -> Value:
+    """Return rows of a picture of `count` rows, each the mean of the given picture's rows that it covers, as float32.
 
     `wanted` (K,) are the numbers of those that are made.
     """
-    given = size_of(op, picture, axis)
+    given = size_of(op, picture, 0)
     ratio = op.Div(as_float(op, given), as_float(op, count))
-    first = op.Mul(as_float(op, wanted), ratio)
-    base, end = op.Floor(first), op.Add(first, ratio)
-    total = None
-    for tap in range(TAPS):
-        start = op.Add(base, float(tap))
-        share = op.Div(op.Max(op.Sub(op.Min(end, op.Add(start, 1.0)), op.Max(first, start)), 0.0), ratio)
-        place = op.Min(as_int(op, start), op.Sub(given, constant(op, 1)))
-        weighted = _weighted(op, as_float(op, op.Gather(picture, place, axis=axis)), share, axis)
-        total = weighted if total is None else op.Add(total, weighted)
-    assert total is not None
-    return op.Reshape(total, op.Concat(op.Shape(total, end=1), constant(op, [-1, 3]), axis=0))
+    first = op.Unsqueeze(op.Mul(as_float(op, wanted), ratio), [1])
+    start = op.Add(op.Floor(first), constant(op, [float(tap) for tap in range(TAPS)]))  # (K, TAPS)
+    covered = op.Sub(op.Min(op.Add(first, ratio), op.Add(start, 1.0)), op.Max(first, start))
+    return _mean_of_rows(op, picture, start, op.Div(op.Max(covered, 0.0), ratio))
 
 
-def _weighted(op: OpBuilder, picture: Value, weights: Value, axis: int) -> Value:
-    """Return a picture (H, W, 3) times weights along an axis, as (H, W * 3): ONNX Runtime multiplies long rows fast."""
-    flat = op.Reshape(picture, constant(op, [0, -1]))
-    if axis == 0:
-        return op.Mul(flat, op.Unsqueeze(weights, [1]))
-    return op.Mul(flat, thrice(op, weights))
+def _mean_of_rows(op: OpBuilder, picture: Value, places: Value, weights: Value) -> Value:
+    """Return means of rows of a picture (H, W, 3), as float32 (K, W, 3).
+
+    Args:
+        op: operators.
+        picture: of any type.
+        places: float32 (K, T): the numbers of the rows; those behind the last one are that one.
+        weights: float32 (K, T).
+    """
+    given = op.Shape(picture)
+    last = op.Sub(op.Squeeze(part(op, given, 0, 1, 0), [0]), constant(op, 1))
+    rows = op.Gather(op.Reshape(picture, constant(op, [0, -1])), op.Min(as_int(op, places), last))  # (K, T, W * 3)
+    mean = op.MatMul(op.Unsqueeze(weights, [1]), as_float(op, rows))  # (K, 1, W * 3)
+    return op.Reshape(mean, op.Concat(op.Shape(mean, end=1), part(op, given, 1, 3, 0), axis=0))
+
+
+def _turned(op: OpBuilder, picture: Value) -> Value:
+    """Return a picture with rows as columns: rows are picked out much faster than single pixels."""
+    return op.Transpose(picture, perm=[1, 0, 2])
 
 
 def thrice(op: OpBuilder, weights: Value) -> Value:
@@ -117,25 +139,20 @@ def thrice(op: OpBuilder, weights: Value) -> Value:
 
 def enlarge(op: OpBuilder, picture: Value, size: Value) -> Value:
     """Return a picture at a larger size, int64 (2,): height and width; bilinear."""
-    for axis in (1, 0):
-        picture = _bilinear(op, picture, axis, op.Gather(size, constant(op, axis)))
-    return _half_up(op, picture)
+    columns = _bilinear(op, _turned(op, picture), op.Gather(size, constant(op, 1)))
+    return _half_up(op, _bilinear(op, _turned(op, columns), op.Gather(size, constant(op, 0))))
 
 
-def _bilinear(op: OpBuilder, picture: Value, axis: int, count: Value) -> Value:
-    """Return a picture, as float32, whose axis has `count` pixels, each the mean of two."""
-    given = size_of(op, picture, axis)
-    last = op.Sub(given, constant(op, 1))
-    ratio = op.Div(as_float(op, given), as_float(op, count))
+def _bilinear(op: OpBuilder, picture: Value, count: Value) -> Value:
+    """Return a picture of `count` rows, as float32, each the mean of two."""
+    given = as_float(op, size_of(op, picture, 0))
+    ratio = op.Div(given, as_float(op, count))
     places = op.Sub(op.Mul(op.Add(as_float(op, op.Range(constant(op, 0), count, constant(op, 1))), 0.5), ratio), 0.5)
-    places = op.Min(op.Max(places, 0.0), as_float(op, last))
+    places = op.Unsqueeze(op.Min(op.Max(places, 0.0), op.Sub(given, 1.0)), [1])
     first = op.Floor(places)
     share = op.Div(op.Round(op.Mul(op.Sub(places, first), EXACT_STEPS)), EXACT_STEPS)
-    place = as_int(op, first)
-    near = as_float(op, op.Gather(picture, place, axis=axis))
-    far = as_float(op, op.Gather(picture, op.Min(op.Add(place, constant(op, 1)), last), axis=axis))
-    moved = _weighted(op, op.Sub(far, near), share, axis)
-    return op.Add(near, op.Reshape(moved, op.Shape(near)))
+    both = op.Add(first, constant(op, [0.0, 1.0]))
+    return _mean_of_rows(op, picture, both, op.Concat(op.Sub(1.0, share), share, axis=1))
 
 
 def square_resize(op: OpBuilder, crop: Value, side: Value, wanted: int) -> Value:

@@ -13,14 +13,14 @@ import pytest
 from common.annotations.loading import load_dataset
 from common.boxes import iou
 from common.images import read_image
+from pipeline.bench.exported import agreeing
 from pipeline.bench.synthetic_photos import synthetic_photo
 from pipeline.evaluate.evaluation import detect_samples
 from pipeline.evaluate.metrics import score_every_class, score_samples
 from pipeline.export.command import main
+from pipeline.export.exported_detector import OUTPUTS, ExportedDetector
 from pipeline.inference.bundle import Bundle
-from pipeline.inference.detections import Detections
 from pipeline.inference.predictor import Predictor
-from tests.helpers.exported_detector import OUTPUTS, ExportedDetector
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +33,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def detector(exported: Path) -> ExportedDetector:
     return ExportedDetector(exported, Bundle.load())
-
-
-def agreeing(expected: Detections, found: Detections) -> int:
-    """Return how many of the expected faces have a partner at IoU 0.95 with the same label."""
-    if not len(expected) or not len(found):
-        return 0
-    overlap = iou(expected.boxes, found.boxes)
-    same = found.label_ids[overlap.argmax(axis=1)] == expected.label_ids
-    return int(((overlap.max(axis=1) >= 0.95) & same).sum())
 
 
 @pytest.mark.parametrize(("width", "height", "faces"), [(320, 240, 1), (641, 427, 6), (90, 120, 1)])

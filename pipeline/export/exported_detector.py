@@ -1,4 +1,4 @@
-"""The exported detector with the interface of Predictor, so that both are scored alike."""
+"""An exported file with the interface of Predictor, so that both are scored and timed alike."""
 
 from __future__ import annotations
 
@@ -14,18 +14,26 @@ from pipeline.inference.detections import Detections
 OUTPUTS = ["boxes", "scores", "labels", "class_probs", "landmarks"]
 
 
-def open_session(file: Path, threads: int = 0) -> ort.InferenceSession:
-    """Return a session that does not warn of the optional inputs."""
+def open_session(graph: Path | bytes, threads: int = 0) -> ort.InferenceSession:
+    """Return a session of a file, or of its content, without warnings of the optional inputs; 0 threads: one a core."""
     options = ort.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, threads
-    return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    content = graph if isinstance(graph, bytes) else str(graph)
+    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 class ExportedDetector:
-    """Detects with an exported graph; `bundle` is the one that it was exported from."""
+    """Detects with an exported graph."""
 
-    def __init__(self, file: Path, bundle: Bundle, threads: int = 0) -> None:
-        self.bundle, self._session = bundle, open_session(file, threads)
+    def __init__(self, graph: Path | bytes, bundle: Bundle, threads: int = 0) -> None:
+        """Load an exported graph.
+
+        Args:
+            graph: the file, or its content.
+            bundle: that it was exported from.
+            threads: of ONNX Runtime; 0 for one a core.
+        """
+        self.bundle, self._session = bundle, open_session(graph, threads)
 
     def run(self, image: NDArray[np.uint8], **more: float) -> dict[str, NDArray[np.generic]]:
         """Return the graph's outputs by name; `more` are min_score and min_face."""

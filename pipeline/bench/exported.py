@@ -1,0 +1,92 @@
+"""The benchmark's export part: the exported ONNX file next to the project's own code, on the same photos."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from common.boxes import iou
+from common.cli import progress, requires_extra
+from common.images import Pixels
+from pipeline.bench.photos import BenchPhoto
+from pipeline.evaluate.report import Table
+from pipeline.inference.detections import Detections
+from pipeline.inference.predictor import Predictor
+
+SAME_PLACE = 0.95  # IoU from which two boxes are the same
+
+
+def agreeing(expected: Detections, found: Detections) -> int:
+    """Return how many of the expected faces have a partner at IoU SAME_PLACE with the same label."""
+    if not len(expected) or not len(found):
+        return 0
+    overlap = iou(expected.boxes, found.boxes)
+    same = found.label_ids[overlap.argmax(axis=1)] == expected.label_ids
+    return int(((overlap.max(axis=1) >= SAME_PLACE) & same).sum())
+
+
+def compare_exported(predictor: Predictor, photos: Sequence[BenchPhoto], threads: int, rounds: int) -> dict[str, Any]:
+    """Compare the exported detector with the predictor on photos.
+
+    Args:
+        predictor: whose bundle is exported.
+        photos: the photos; both search each in turn.
+        threads: of the exported graph, as the predictor has.
+        rounds: how often each photo is searched; the quickest round counts.
+
+    Returns:
+        The file's megabytes, the seconds of loading it, the number of faces of each, of the predictor's those with a
+        partner, and for each photo the milliseconds of CPU time of both.
+
+    Raises:
+        UserError: the bundle has the stock cascade.
+    """
+    with requires_extra("export"):
+        from pipeline.export.exported_detector import ExportedDetector
+        from pipeline.export.graph.detector_graph import detector_graph
+    graph = detector_graph(predictor.bundle).SerializeToString()
+    start = time.perf_counter()
+    exported = ExportedDetector(graph, predictor.bundle, threads)
+    record: dict[str, Any] = {"megabytes": len(graph) / 1e6, "load_seconds": time.perf_counter() - start}
+    record |= {"faces": 0, "exported_faces": 0, "agreeing": 0, "ms": [], "exported_ms": []}
+    with progress() as bar:
+        for photo in bar.track(photos, description="comparing the exported file"):
+            pixels = photo.read()
+            found = exported.detect(pixels)  # warms up, as photos differ in size
+            expected = predictor.detect(pixels)
+            record["faces"] += len(expected)
+            record["exported_faces"] += len(found)
+            record["agreeing"] += agreeing(expected, found)
+            own, other = _quickest((predictor.detect, exported.detect), pixels, rounds)
+            record["ms"].append(own)
+            record["exported_ms"].append(other)
+    return record
+
+
+def _quickest(detectors: Sequence[Callable[[Pixels], Detections]], pixels: Pixels, rounds: int) -> list[float]:
+    """Return the milliseconds of CPU time of each detector's quickest round; the detectors alternate."""
+    best = [float("inf")] * len(detectors)
+    for _ in range(rounds):
+        for k, detect in enumerate(detectors):
+            start = time.process_time()
+            detect(pixels)
+            best[k] = min(best[k], (time.process_time() - start) * 1000)
+    return best
+
+
+def exported_tables(record: dict[str, Any]) -> list[Table]:
+    """Return the table of the exported file."""
+    photos, own, other = len(record["ms"]), sum(record["ms"]), sum(record["exported_ms"])
+    rows = (
+        ("file", f"{record['megabytes']:.2f} MB"),
+        ("loading it", f"{record['load_seconds']:.2f} s"),
+        ("photos", str(photos)),
+        ("faces of the pipeline", str(record["faces"])),
+        ("faces of the file", str(record["exported_faces"])),
+        (f"the pipeline's faces with a partner at IoU {SAME_PLACE}, same label", str(record["agreeing"])),
+        ("CPU time of the pipeline, mean", f"{own / photos:.1f} ms"),
+        ("CPU time of the file, mean", f"{other / photos:.1f} ms"),
+        ("file / pipeline", f"{other / own:.3f}"),
+    )
+    return [Table("The exported ONNX file", ("", "value"), rows)]
