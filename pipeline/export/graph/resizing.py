@@ -27,7 +27,7 @@ TAPS = 4  # source pixels that one pixel of a picture up to three times smaller 
 EXACT_STEPS = 256.0  # weights of OpenCV's INTER_LINEAR_EXACT are multiples of 1/256
 # From the channels of two neighbours, 6, to those of their mean, 3.
 MEAN_OF_TWO = np.tile(np.eye(3, dtype=np.float32) * 0.5, (2, 1))
-STRIP_PIXELS = 1_000_000  # a larger picture is made strip by strip, so that few of its pixels are float32 at a time
+STRIP_PIXELS = 100_000  # a larger picture is made strip by strip, so that few of its pixels are float32 at a time
 
 
 def shrink(op: OpBuilder, picture: Value, size: Value) -> Value:
