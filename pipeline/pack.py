@@ -3,4 +3,4 @@
 from common.launcher import start
 
 if __name__ == "__main__":
-    start("pipeline.training.pack_command:main")
+    start("pipeline.training.packing.command:main")

@@ -15,7 +15,7 @@ from stage2_classifier.cropping import apply_box_deltas
 
 @dataclass(frozen=True)
 class ScoreFusion:
-    """Settings that join both stages, fitted on validation photos (pipeline.training.calibration).
+    """Settings that join both stages, fitted on validation photos (pipeline.training.packing.calibration).
 
     A face's log odds are detector_weight * detector's + classifier_weight * classifier's + intercept (Platt 1999).
 

@@ -23,7 +23,7 @@ from pipeline.evaluate.metrics import SIZES, Sample, make_sample, score_every_cl
 from pipeline.evaluate.reliability import Reliability, scores_and_correct
 from pipeline.evaluate.selection import check_classes, merge_classes, merged_names
 from pipeline.inference.predictor import Predictor
-from pipeline.training.calibration import MATCH_IOU, MIN_DETECTOR_SCORE
+from pipeline.training.packing.calibration import MATCH_IOU, MIN_DETECTOR_SCORE
 from pipeline.training.plan import TrainingPlan
 from pipeline.training.validation import crop_scores
 from stage1_faces.faces import Detector

@@ -10,8 +10,8 @@ from pipeline.evaluate.metrics import Sample
 from pipeline.evaluate.reliability import Reliability, scores_and_correct
 from pipeline.evaluate.risk_coverage import risk_coverage
 from pipeline.inference.bundle import Bundle
-from pipeline.training.calibration import MATCH_IOU, MIN_DETECTOR_SCORE
 from pipeline.training.fold_scoring import CASCADES, DetectorScore
+from pipeline.training.packing.calibration import MATCH_IOU, MIN_DETECTOR_SCORE
 
 MeanAndSpread = tuple[float, float]
 

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from torch import nn
 
 from common.errors import UserError
-from pipeline.training.classifier_source import classifier_source
+from pipeline.training.packing.classifier_source import classifier_source
 from stage2_classifier import pretrained
 from stage2_classifier.augment.transforms import eval_transform
 from stage2_classifier.config import EXPERIMENTS, TrainConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 from onnx import TensorProto, helper
 
 from pipeline.inference.fusion import ScoreFusion
-from pipeline.training.pack_command import main
+from pipeline.training.packing.command import main
 from stage2_classifier.heads import Heads
 from stage2_classifier.training.checkpoint import ModelMeta
 

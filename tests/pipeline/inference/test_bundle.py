@@ -12,7 +12,7 @@ from common.errors import BundleError, UserError
 from pipeline.inference.bundle import DEFAULT, GRAPHS, MODELS, Bundle, bundle_folder, bundle_names, write_bundle
 from pipeline.inference.bundle_meta import FORMAT_VERSION, READABLE_VERSIONS, BundleMeta
 from pipeline.inference.fusion import ScoreFusion
-from pipeline.training.pack_command import PackArgs
+from pipeline.training.packing.command import PackArgs
 from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.detector import FaceDetector
 from stage1_faces.stock.mtcnn import MtcnnConfig, MtcnnDetector

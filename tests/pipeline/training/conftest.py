@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline.detect.demo.command import portrait
 from pipeline.inference.bundle import GRAPHS, Bundle
-from pipeline.training import classifier_source, pack
+from pipeline.training.packing import classifier_source, pack
 from stage1_faces.stock.mtcnn import MtcnnDetector
 from stage1_faces.training.export import FINE_TUNED, STOCK, export_cascade, onnx_function, stock_nets
 from stage1_faces.training.nets import build_net

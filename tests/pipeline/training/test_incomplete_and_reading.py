@@ -16,9 +16,10 @@ from common.annotations import AnnotatedImage, load_dataset
 from common.errors import UserError
 from pipeline.data import build_crops, split
 from pipeline.evaluate.scoring.args import EvaluateArgs
-from pipeline.training import crossval, pack_command, train_all
-from pipeline.training.calibration import calibrate_cascade, collect_outputs, counted_faces
+from pipeline.training import crossval, train_all
 from pipeline.training.fold_scoring import face_samples, false_alarms
+from pipeline.training.packing import command as pack_command
+from pipeline.training.packing.calibration import calibrate_cascade, collect_outputs, counted_faces
 from pipeline.training.plan import TrainingPlan, check_parts
 from pipeline.training.steps import TrainingStep
 from stage1_faces.cascade_config import CascadeConfig

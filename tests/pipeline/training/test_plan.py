@@ -8,7 +8,7 @@ import pytest
 import tyro
 
 from pipeline.data import build_crops
-from pipeline.training import pack_command
+from pipeline.training.packing import command as pack_command
 from pipeline.training.plan import CASCADE, QUICK_NOTE, TrainingPlan, args_for_crops
 from pipeline.training.steps import ExtraArgs, TrainingStep
 from stage1_faces.training import finetune

@@ -18,8 +18,10 @@ from common.sources import SourcesArgs
 from common.splits import read_splits
 from pipeline.data import build_crops
 from pipeline.evaluate.scoring.args import EvaluateArgs
-from pipeline.training import crossval, pack, pack_command, train_all
-from pipeline.training.pack import FitPhotos, read_fit_photos
+from pipeline.training import crossval, train_all
+from pipeline.training.packing import command as pack_command
+from pipeline.training.packing import pack
+from pipeline.training.packing.pack import FitPhotos, read_fit_photos
 from pipeline.training.plan import TrainingPlan
 from pipeline.training.steps import TrainingStep
 from stage1_faces.cascade_config import CascadeConfig

@@ -17,11 +17,11 @@ from pipeline.detect.demo.command import portrait
 from pipeline.inference.bundle import DEFAULT, GRAPHS, Bundle, write_bundle
 from pipeline.inference.fusion import ScoreFusion
 from pipeline.inference.predictor import Predictor
-from pipeline.training import classifier_source, pack
-from pipeline.training.calibration import StageOutputs
-from pipeline.training.git_revision import git_revision
-from pipeline.training.pack import pack_bundle, read_fit_photos
-from pipeline.training.pack_command import main
+from pipeline.training.packing import classifier_source, pack
+from pipeline.training.packing.calibration import StageOutputs
+from pipeline.training.packing.command import main
+from pipeline.training.packing.git_revision import git_revision
+from pipeline.training.packing.pack import pack_bundle, read_fit_photos
 from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.detector import FaceDetector
 from stage1_faces.stock.mtcnn import MtcnnConfig

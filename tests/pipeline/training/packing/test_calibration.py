@@ -13,7 +13,7 @@ from common.annotations import AnnotatedImage
 from common.errors import UserError
 from pipeline.inference.fusion import ScoreFusion
 from pipeline.inference.predictor import ClassifierOutput
-from pipeline.training.calibration import (
+from pipeline.training.packing.calibration import (
     BOX_BLENDS,
     MIN_DETECTOR_SCORE,
     MIN_SAMPLES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from pipeline.training.git_revision import git_revision
+from pipeline.training.packing.git_revision import git_revision
 
 
 def git(folder: Path, *command: str) -> str:

@@ -17,9 +17,9 @@ from pipeline.evaluate.scoring.learned import recorded_sources
 from pipeline.inference import show_bundle
 from pipeline.inference.bundle import Bundle
 from pipeline.inference.fusion import ScoreFusion
-from pipeline.training import classifier_source, pack
-from pipeline.training.classifier_source import ClassifierEnsemble, export_classifier
-from pipeline.training.pack import pack_bundle
+from pipeline.training.packing import classifier_source, pack
+from pipeline.training.packing.classifier_source import ClassifierEnsemble, export_classifier
+from pipeline.training.packing.pack import pack_bundle
 from stage1_faces.stock.mtcnn import MtcnnConfig
 from stage1_faces.training.run_folder import load_net
 from stage2_classifier.heads import Heads

@@ -10,9 +10,9 @@ import pytest
 
 from pipeline.inference.bundle import Bundle
 from pipeline.inference.bundle_meta import BundleMeta
-from pipeline.training import second_look
-from pipeline.training.pack_command import PackArgs, _check
-from pipeline.training.second_look import CHOICES, MAX_LOSS, choose, fit_second_look
+from pipeline.training.packing import second_look
+from pipeline.training.packing.command import PackArgs, _check
+from pipeline.training.packing.second_look import CHOICES, MAX_LOSS, choose, fit_second_look
 
 
 def test_the_quickest_of_the_best_is_chosen() -> None:

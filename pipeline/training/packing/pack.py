@@ -26,8 +26,8 @@ from pipeline.inference.bundle_meta import BundleMeta, Search
 from pipeline.inference.fusion import ScoreFusion
 from pipeline.inference.graphs import load_graph
 from pipeline.inference.predictor import Predictor
-from pipeline.training.box_bias import measure_box_bias
-from pipeline.training.calibration import (
+from pipeline.training.packing.box_bias import measure_box_bias
+from pipeline.training.packing.calibration import (
     best_precision,
     box_precision,
     calibrate_cascade,
@@ -37,9 +37,9 @@ from pipeline.training.calibration import (
     uncalibrated,
     without_face_logits,
 )
-from pipeline.training.classifier_source import ClassifierSource, classifier_source
-from pipeline.training.git_revision import git_revision
-from pipeline.training.second_look import fit_second_look
+from pipeline.training.packing.classifier_source import ClassifierSource, classifier_source
+from pipeline.training.packing.git_revision import git_revision
+from pipeline.training.packing.second_look import fit_second_look
 from pipeline.training.validation import validation_metrics
 from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.stock.mtcnn import MtcnnConfig, MtcnnDetector

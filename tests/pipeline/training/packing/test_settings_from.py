@@ -11,8 +11,8 @@ import torch
 
 from pipeline.inference.bundle import DEFAULT, GRAPHS, Bundle
 from pipeline.inference.fusion import ScoreFusion
-from pipeline.training import classifier_source, pack
-from pipeline.training.pack_command import main
+from pipeline.training.packing import classifier_source, pack
+from pipeline.training.packing.command import main
 from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.training.export import FINE_TUNED
 from stage1_faces.training.nets import build_net

@@ -9,7 +9,7 @@ import pytest
 
 from common.annotations import AnnotatedImage
 from common.errors import UserError
-from pipeline.training.box_bias import MIN_FACES, MIN_SCORE, measure_box_bias
+from pipeline.training.packing.box_bias import MIN_FACES, MIN_SCORE, measure_box_bias
 from stage1_faces.faces import Faces
 from tests.helpers.fake_predictor import write_picture
 

@@ -76,7 +76,7 @@ def run(args: PackArgs) -> int:
     """Pack a bundle, and print its size, classes and score threshold."""
     with requires_extra("train"):
         from pipeline.data.checks import check_apart
-        from pipeline.training.pack import pack_bundle, read_fit_photos
+        from pipeline.training.packing.pack import pack_bundle, read_fit_photos
     for folder in args.data:
         check_apart(folder, args.out, "--out")
     about_data = [*args.reading_flags(), *(["--sources"] if args.sources else [])]

@@ -1,0 +1,1 @@
+"""Makes a bundle: export, calibration, settings, storage."""
