@@ -28,18 +28,29 @@ def store_weights(graph: bytes, dtype: WeightsDtype) -> bytes:
     it loads the graph, so that speed and memory stay those of float32.
 
     Args:
-        graph: an ONNX graph, whose weights are of either type.
+        graph: an ONNX graph, whose weights are of either type; one in INT8 is returned as it is.
         dtype: the type on disk.
 
     Raises:
         UserError: a weight is too large for float16.
     """
     model = onnx.load_from_string(graph)
+    if _quantized(model):
+        return graph
     if not _to_float32(model.graph) and dtype == "float32":
         return graph
     if dtype == "float16":
         _to_float16(model.graph)
     return model.SerializeToString()
+
+
+def is_int8(graph: bytes) -> bool:
+    """Return whether a graph computes in INT8."""
+    return _quantized(onnx.load_from_string(graph))
+
+
+def _quantized(model: onnx.ModelProto) -> bool:
+    return any(node.op_type == "QuantizeLinear" for node in model.graph.node)
 
 
 def _to_float32(graph: onnx.GraphProto) -> bool:

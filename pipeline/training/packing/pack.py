@@ -39,6 +39,7 @@ from pipeline.training.packing.calibration import (
 )
 from pipeline.training.packing.classifier_source import ClassifierSource, classifier_source
 from pipeline.training.packing.git_revision import git_revision
+from pipeline.training.packing.int8 import to_int8
 from pipeline.training.packing.second_look import fit_second_look
 from pipeline.training.validation import validation_metrics
 from stage1_faces.cascade_config import CascadeConfig
@@ -73,7 +74,12 @@ class FitPhotos:
 
 
 def read_fit_photos(
-    data: Path | Sequence[Path], splits: Path, reading: ReadingArgs = DEFAULT_READING, sources: Path | None = None
+    data: Path | Sequence[Path],
+    splits: Path,
+    reading: ReadingArgs = DEFAULT_READING,
+    sources: Path | None = None,
+    *,
+    validation: bool = True,
 ) -> FitPhotos:
     """Return the training and validation photos of a dataset.
 
@@ -82,9 +88,10 @@ def read_fit_photos(
         splits: splits.csv.
         reading: how to read the data.
         sources: YAML file that says what may be learned from each dataset.
+        validation: whether the validation part is needed.
 
     Raises:
-        UserError: the training or the validation part has no face.
+        UserError: the training part, or the validation part that is needed, has no face.
     """
     split_of = read_splits(splits)
     folders = (data,) if isinstance(data, Path) else tuple(data)
@@ -92,7 +99,7 @@ def read_fit_photos(
     read = load_sources(args)
     main = main_part(read).images
     train, val = (tuple(i for i in main if split_of.get(i.image_id) == split) for split in ("train", "val"))
-    for split, images in (("train", train), ("val", val)):
+    for split, images in (("train", train), ("val", val))[: 1 + validation]:
         require_faces(images, f"{splits}: split {split!r} of {args.main_data}", "make the split again")
     own = {image.image_id for image in main}
     further = tuple(i for i in read.images if i.image_id not in own and split_of.get(i.image_id) == "train")
@@ -111,6 +118,7 @@ def pack_bundle(
     *,
     weights_dtype: WeightsDtype = "float16",
     compare_second_look: bool = False,
+    int8: Sequence[str] = (),
 ) -> Bundle:
     """Pack the classifier of one or more runs with a cascade into a bundle.
 
@@ -128,14 +136,18 @@ def pack_bundle(
         weights_dtype: type of the weights on disk.
         compare_second_look: fit the settings with and without O-Net's second pass, and with and without stage 2's
             weight in the face score; the quickest of the best is kept, and the figures of each are recorded.
+        int8: nets that compute in INT8, of int8.INT8_NETS; their ranges are measured on the training photos. With
+            `settings_from`, the photos serve for nothing else.
 
     Raises:
         UserError: a run cannot be read, the photos have an unknown class, or arguments exclude each other.
         BundleError: an export fails its check, or `out` cannot be a bundle.
     """
     check_destination(out)
-    if settings_from is not None and (photos is not None or score_threshold is not None):
+    if settings_from is not None and ((photos is not None and not int8) or score_threshold is not None):
         raise UserError("--settings-from takes all settings from that bundle; leave out --data and --score")
+    if int8 and photos is None:
+        raise UserError("--int8 measures ranges on training photos; name them with --data")
     template = None if settings_from is None else Bundle.load(settings_from).meta
     classifier = classifier_source(runs)
     if photos is not None:
@@ -143,11 +155,15 @@ def pack_bundle(
     graphs, stage1 = _export_cascade(cascade_config, cascade_run, photos)
     graphs["classifier"] = classifier.export()
     meta = _unfitted_meta(classifier, cascade_config, stage1, photos, note)
-    graphs = _store_weights(graphs, weights_dtype)  # before the fit, which sees what is written
+    stored = _store_weights(graphs, weights_dtype)  # before the fit, which sees what is written
     meta = replace(meta, weights_dtype=weights_dtype)
+    if int8 and photos is not None:
+        stored = to_int8(Bundle(out, meta, stored), int8, graphs, photos.train)
+        meta = replace(meta, provenance={**meta.provenance, "int8": list(int8)})
+    graphs = stored
     if score_threshold is not None:
         meta = replace(meta, score_threshold=score_threshold)
-    if photos is not None:
+    if photos is not None and template is None:
         fit = partial(_fit, graphs=graphs, out=out, val=photos.val, choose_threshold=score_threshold is None)
         if compare_second_look:
             meta = fit_second_look(meta, fit, lambda fitted: Predictor(Bundle(out, fitted, graphs)), photos.val)

@@ -1,0 +1,143 @@
+"""Stores nets in INT8: weights and activations, by the ranges that values have on training photos.
+
+Post-training static quantisation with ONNX Runtime's tools, weights per channel (Nagel et al. 2021, "A White Paper on
+Neural Network Quantization"; Jacob et al. 2018). The graphs keep standard operators (QuantizeLinear,
+DequantizeLinear), which ONNX Runtime joins with their neighbours when it loads them. Figures: EXPERIMENTS.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from common.annotations import AnnotatedImage
+from common.cli import progress
+from common.errors import UserError
+from common.images import read_image
+from pipeline.inference.bundle import Bundle
+from pipeline.inference.device import Device
+from pipeline.inference.graphs import Graph
+from pipeline.inference.predictor import Predictor
+from stage1_faces.training.weights_dtype import is_int8, store_weights
+
+# P-Net is a thousandth of the weights, and reads pictures of any size.
+INT8_NETS = ("rnet", "onet", "classifier")
+PHOTOS = 150  # training photos, evenly spaced, on which the ranges are measured
+PER_CALL, INPUTS = 8, 400  # inputs of a net: at most per call, and in all
+MIN_SCORE = 0.05  # so that the classifier's inputs are faces and false alarms, as at inference
+# Each is joined with the convolution before it. Without Clip, ReLU6's input would set the range (EXPERIMENTS.md).
+OPERATORS = ["Conv", "Add", "Clip", "Relu", "LeakyRelu", "MaxPool"]
+
+
+def to_int8(
+    bundle: Bundle, names: Sequence[str], graphs: Mapping[str, bytes], photos: Sequence[AnnotatedImage]
+) -> dict[str, bytes]:
+    """Return a bundle's graphs, those of some nets in INT8.
+
+    Args:
+        bundle: with all nets in float32, which the ranges are measured with.
+        names: of INT8_NETS.
+        graphs: the bundle's graphs as exported, with float32 weights.
+        photos: training photos.
+
+    Raises:
+        UserError: a net is in INT8 already, or got no input on these photos.
+    """
+    for name in names:
+        if is_int8(graphs[name]):
+            raise UserError(f"--int8 {name}: the net is in INT8 already; leave it out")
+    inputs = _collect_inputs(bundle, names, photos[:: max(len(photos) // PHOTOS, 1)])
+    stored = {name: bundle.graph_bytes(name) for name in graphs}
+    return {**stored, **{name: quantize(store_weights(graphs[name], "float32"), inputs[name]) for name in names}}
+
+
+class _RecordingBundle(Bundle):
+    """A bundle whose graphs keep some of their inputs."""
+
+    def __init__(self, bundle: Bundle, graphs: Mapping[str, bytes], inputs: dict[str, list[NDArray[np.float32]]]):
+        super().__init__(bundle.path, bundle.meta, graphs)
+        self._inputs = inputs
+
+    def graph(self, name: str, threads: int = 1, device: Device = "cpu") -> Graph:
+        net, kept = super().graph(name, threads, device), self._inputs.get(name)
+        if kept is None:
+            return net
+
+        def run(pixels: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+            kept.extend(pixels[k : k + 1].copy() for k in range(min(len(pixels), PER_CALL)))
+            return net(pixels)
+
+        return run
+
+
+def _collect_inputs(
+    bundle: Bundle, names: Sequence[str], photos: Sequence[AnnotatedImage]
+) -> dict[str, list[NDArray[np.float32]]]:
+    """Return up to INPUTS inputs of each net, from photos that the bundle searches."""
+    inputs: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
+    graphs = {name: bundle.graph_bytes(name) for name in ("pnet", "rnet", "onet", "classifier")}
+    predictor = Predictor(_RecordingBundle(bundle, graphs, inputs))
+    with progress() as bar:
+        for photo in bar.track(photos, description="measuring ranges for INT8"):
+            predictor.detect(read_image(photo.path), min_score=MIN_SCORE)
+    for name, found in inputs.items():
+        if not found:
+            raise UserError(f"--int8 {name}: the net saw nothing in {len(photos)} training photos; pack without it")
+    return {name: found[:: -(-len(found) // INPUTS)] for name, found in inputs.items()}
+
+
+def quantize(graph: bytes, inputs: Sequence[NDArray[np.float32]]) -> bytes:
+    """Return a graph in INT8.
+
+    Args:
+        graph: an ONNX graph with float32 weights.
+        inputs: typical inputs (1, ...), by which the ranges of all values are set.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    name = onnx.load_from_string(graph).graph.input[0].name
+
+    class Reader(CalibrationDataReader):
+        """Gives the inputs one after the other."""
+
+        def __init__(self) -> None:
+            self._rest: Iterator[dict[str, Any]] = ({name: one} for one in inputs)
+
+        def get_next(self) -> dict[str, Any] | None:
+            return next(self._rest, None)
+
+    level = logging.root.level
+    logging.root.setLevel(logging.ERROR)  # the tools write their progress to the root logger
+    try:
+        with tempfile.TemporaryDirectory(prefix="facemask-int8-") as folder:
+            given, ready, made = (Path(folder) / file for file in ("given.onnx", "ready.onnx", "made.onnx"))
+            given.write_bytes(graph)
+            quant_pre_process(str(given), str(ready), skip_symbolic_shape=True)
+            quantize_static(
+                str(ready),
+                str(made),
+                Reader(),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=OPERATORS,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                # Weights of 7 bits: products of 8 bits overflow on processors without VNNI (ONNX Runtime's manual).
+                reduce_range=True,
+            )
+            model = onnx.load(made)
+    finally:
+        logging.root.setLevel(level)
+    used = {node.domain for node in model.graph.node}
+    versions = [entry for entry in model.opset_import if entry.domain in used]  # the tools name all that they know
+    del model.opset_import[:]
+    model.opset_import.extend(versions)
+    return model.SerializeToString()

@@ -1,0 +1,88 @@
+"""Nets in INT8: standard operators, smaller files, nearly the same answers, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from common.boxes import iou
+from common.errors import UserError
+from pipeline.bench.synthetic_photos import synthetic_photo
+from pipeline.inference.bundle import DEFAULT, GRAPHS, Bundle
+from pipeline.inference.predictor import Predictor
+from pipeline.training.packing import pack
+from pipeline.training.packing.command import main
+from pipeline.training.packing.int8 import quantize, to_int8
+from stage1_faces.training.export import FINE_TUNED, onnx_function
+from stage1_faces.training.weights_dtype import is_int8, store_weights
+
+
+@pytest.fixture
+def default_cascade(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the export of a cascade by the default bundle's."""
+    graphs = {name: store_weights(Bundle.load().graph_bytes(name), "float32") for name in FINE_TUNED}
+    monkeypatch.setattr(pack, "export_cascade", lambda nets, how: {name: graphs[name] for name in how})
+
+
+@pytest.mark.usefixtures("default_cascade")
+def test_a_packed_bundle_answers_as_before(tuned: Path, data: Path, tmp_path: Path) -> None:
+    command = [
+        "--run",
+        str(DEFAULT),
+        "--cascade",
+        str(tuned),
+        "--data",
+        str(data),
+        "--splits",
+        str(data / "splits.csv"),
+    ]
+    out = tmp_path / "made"
+    settings = ["--settings-from", str(DEFAULT)]
+    assert main([*command, "--out", str(out), "--int8", "classifier", "onet", *settings]) == 0
+    made, default = Bundle.load(out), Bundle.load()
+    assert made.meta.provenance["int8"] == ["classifier", "onet"]
+    assert (made.meta.fusion, made.meta.search) == (default.meta.fusion, default.meta.search)
+    assert [name for name in GRAPHS if is_int8(made.graph_bytes(name))] == ["onet", "classifier"]
+    assert len(made.graph_bytes("classifier")) < 0.6 * len(default.graph_bytes("classifier"))
+    for name in GRAPHS:
+        model = onnx.load_from_string(made.graph_bytes(name))
+        onnx.checker.check_model(model, full_check=True)
+        assert {entry.domain for entry in model.opset_import} == {""}
+    image = synthetic_photo(640, 480, 6)
+    before, after = Predictor(default).detect(image), Predictor(made).detect(image)
+    assert len(before) == len(after) == 6
+    overlap = iou(before.boxes, after.boxes)
+    assert overlap.max(axis=1).min() > 0.85
+    partner = overlap.argmax(axis=1)
+    assert [after.labels[k] for k in partner] == list(before.labels)
+    np.testing.assert_allclose(after.scores[partner], before.scores, atol=0.15)
+
+
+def test_a_quantised_net_stays_as_it_is() -> None:
+    rng, graph = np.random.default_rng(0), store_weights(Bundle.load().graph_bytes("rnet"), "float32")
+    inputs = [rng.uniform(0, 255, (1, 3, 32, 32)).astype(np.float32) for _ in range(20)]
+    made = quantize(graph, inputs)
+    assert is_int8(made) and not is_int8(graph)
+    assert store_weights(made, "float16") == store_weights(made, "float32") == made
+    pixels = np.concatenate(inputs)
+    for expected, found in zip(onnx_function(graph)(pixels), onnx_function(made)(pixels), strict=True):
+        assert 0 < np.abs(expected - found).mean() < 0.1 * np.abs(expected).mean() + 0.02
+    bundle = Bundle.load()
+    graphs = {name: bundle.graph_bytes(name) for name in GRAPHS} | {"rnet": made}
+    with pytest.raises(UserError, match="--int8 rnet: the net is in INT8 already"):
+        to_int8(bundle, ["rnet"], graphs, [])
+
+
+def test_photos_without_faces_cannot_give_ranges() -> None:
+    bundle = Bundle.load()
+    with pytest.raises(UserError, match="--int8 classifier: the net saw nothing in 0 training photos"):
+        to_int8(bundle, ["classifier"], {name: bundle.graph_bytes(name) for name in GRAPHS}, [])
+
+
+def test_photos_are_needed(tuned: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--run", str(run), "--cascade", str(tuned), "--out", str(tmp_path / "made"), "--int8", "onet"]) == 1
+    assert "--int8 measures ranges on training photos; name them with --data" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
