@@ -141,7 +141,7 @@ def _measure(
     options += [] if args.min_face is None else ["--min-face", str(args.min_face)]
     profiled = (setup.ours.predictor.bundle, args.min_face, args.threads, args.device, args.rounds)
     folder = (setup.ours.predictor, setup.naive, names, args.rounds, usable_cores(), args.min_face)
-    compared = (setup.ours.predictor, photos, args.threads, args.rounds)
+    compared = (setup.ours.predictor, photos, args.min_face, args.threads, args.rounds)
     parts: dict[Part, tuple[Callable[[], Any], Callable[[Any], list[Table]]]] = {
         "photos": (lambda: bench_photos.time_photos(setup, photos), bench_photos.photos_tables),
         "sizes": (lambda: bench_photos.time_sizes(setup), bench_photos.sizes_tables),
@@ -170,6 +170,8 @@ def _check(args: BenchArgs) -> None:
         raise UserError(f"--min-face is {args.min_face}; use 1 pixel or more")
     if not 0 < args.hours < np.inf:
         raise UserError(f"--hours is {args.hours:g}; use a number above 0")
+    if "export" in args.parts and args.device != "cpu":
+        raise UserError(f"--parts export compares on the CPU; leave out --device {args.device}")
     if not args.parts:
         raise UserError("--parts names nothing to measure; name a part")
 

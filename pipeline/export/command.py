@@ -37,13 +37,17 @@ class ExportArgs:
     runtime: Path | None = None
     """For --web: a folder with the files of onnxruntime-web, in place of npm."""
     all_inputs: bool = False
-    """Make min_score and min_face inputs that must be given: JavaScript takes no optional inputs."""
+    """For --out: make min_score and min_face inputs that must be given, as JavaScript takes no optional inputs."""
 
 
 def run(args: ExportArgs) -> int:
     """Write what is wanted, and return the exit code."""
     if args.out is None and args.web is None and args.hub is None:
         raise UserError("nothing to write; give --out FILE.onnx, --web FOLDER or --hub FOLDER")
+    if args.all_inputs and args.out is None:
+        raise UserError("--all-inputs is for the file of --out; name one")
+    if args.web is not None and args.hub is not None and args.web.resolve() == args.hub.resolve():
+        raise UserError(f"--web and --hub both name {args.web}; name two folders")
     if args.out is not None and args.out.suffix != ".onnx":
         raise UserError(f"--out {args.out}: is not named .onnx; give it this suffix")
     if args.out is not None and args.out.is_dir():
@@ -53,11 +57,12 @@ def run(args: ExportArgs) -> int:
         from pipeline.export.hub import HUB_FOLDER, hub_files
         from pipeline.export.site import SITE, site_files
     bundle = Bundle.load(args.bundle)
+    for folder, kind in ((args.web, SITE), (args.hub, HUB_FOLDER)):  # before any work
+        if folder is not None:
+            check_folder(folder, kind)
     if args.web is not None:
-        check_folder(args.web, SITE)
         _write_folder(args.web, site_files(bundle, args.runtime), SITE, "put it on any web server")
     if args.hub is not None:
-        check_folder(args.hub, HUB_FOLDER)
         _write_folder(args.hub, hub_files(bundle), HUB_FOLDER, f"upload it with `hf upload NAME {args.hub}`")
     if args.out is not None:
         data = detector_graph(bundle, optional_inputs=not args.all_inputs).SerializeToString()

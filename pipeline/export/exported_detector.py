@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 from pipeline.inference.bundle import Bundle
 from pipeline.inference.detections import Detections
 
-OUTPUTS = ["boxes", "scores", "labels", "class_probs", "landmarks"]
-
 
 def open_session(graph: Path | bytes, threads: int = 0) -> ort.InferenceSession:
-    """Return a session of a file, or of its content, without warnings of the optional inputs; 0 threads: one a core."""
+    """Return a session of a file, or of its content, without warnings of optional inputs; 0 threads: one per core."""
     options = ort.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, threads
     content = graph if isinstance(graph, bytes) else str(graph)
@@ -31,18 +29,22 @@ class ExportedDetector:
         Args:
             graph: the file, or its content.
             bundle: that it was exported from.
-            threads: of ONNX Runtime; 0 for one a core.
+            threads: of ONNX Runtime; 0 for one per core.
         """
         self.bundle, self._session = bundle, open_session(graph, threads)
+        self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, image: NDArray[np.uint8], **more: float) -> dict[str, NDArray[np.generic]]:
         """Return the graph's outputs by name; `more` are min_score and min_face."""
         inputs = {"image": image, **{name: np.array(value, np.float32) for name, value in more.items()}}
-        return dict(zip(OUTPUTS, self._session.run(OUTPUTS, inputs), strict=True))
+        return dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
 
-    def detect(self, image: NDArray[np.uint8], min_score: float | None = None) -> Detections:
+    def detect(
+        self, image: NDArray[np.uint8], min_score: float | None = None, min_face: float | None = None
+    ) -> Detections:
         """Return the faces, as Predictor.detect."""
-        found = self.run(image) if min_score is None else self.run(image, min_score=min_score)
+        given = {"min_score": min_score, "min_face": min_face}
+        found = self.run(image, **{name: value for name, value in given.items() if value is not None})
         probs = np.asarray(found["class_probs"], np.float32)
         face_scores = np.asarray(found["scores"], np.float32) / np.maximum(probs.max(axis=1, initial=0), 1e-9)
         meta = self.bundle.meta

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from common.errors import UserError
+from common.files import check_writable_folder, with_file_name
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class FolderKind:
 
     flag: str  # the option that names the folder
     noun: str  # what error messages call the folder
-    marker: str  # file that every folder of this kind has
+    is_own: Callable[[Path], bool]  # whether a folder that is there is of this kind
     names: frozenset[str]  # of all that may be in such a folder; one with anything else is not replaced
 
 
@@ -26,11 +27,13 @@ def check_folder(out: Path, kind: FolderKind) -> None:
 
     Raises:
         UserError: it holds something else, or is a file.
+        OSError: the folder cannot be made.
     """
+    check_writable_folder(out.resolve().parent)
     if not out.exists():
         return
     found = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
-    if not out.is_dir() or (found and not (out / kind.marker).is_file()):
+    if not out.is_dir() or (found and not kind.is_own(out)):
         raise UserError(f"{kind.flag} {out}: exists and is not {kind.noun} of this command; name another folder")
     if others := [name for name in found if name not in kind.names]:
         raise UserError(f"{kind.flag} {out}: also has {others[0]}, which would be lost; name another folder")
@@ -46,24 +49,27 @@ def write_folder(out: Path, files: Mapping[str, bytes], kind: FolderKind) -> Non
 
     Raises:
         UserError: see check_folder.
+        OSError: a file cannot be written; what was there stays.
     """
     check_folder(out, kind)
     out = out.resolve()  # a link stays a link
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    with with_file_name(out):
+        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    new, old = temporary / "new", temporary / "old"
     try:
-        for name, data in files.items():
-            path = temporary / "new" / PurePosixPath(name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-        old = temporary / "old"
-        if out.exists():
-            out.replace(old)
+        with with_file_name(out):
+            for name, data in files.items():
+                path = new / PurePosixPath(name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
         try:
-            (temporary / "new").replace(out)
-        except OSError:
-            if old.exists():
+            if out.exists():
+                out.replace(old)
+            new.replace(out)
+        except BaseException:  # Ctrl-C, too
+            if old.exists() and not out.exists():
                 old.replace(out)
             raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary if out.exists() or not old.exists() else new, ignore_errors=True)

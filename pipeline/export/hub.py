@@ -12,12 +12,11 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from pipeline.export.folders import FolderKind
 from pipeline.export.graph.detector_graph import INPUTS, OUTPUTS, detector_graph
-from pipeline.inference.bundle import Bundle
+from pipeline.inference.bundle import REPORT, Bundle
 from pipeline.inference.bundle_meta import BundleMeta
 
 MODEL, CARD, CONFIG, ATTRIBUTES = "model.onnx", "README.md", "config.json", ".gitattributes"
-REPORT = "report.md"  # of a bundle that train_all made
-HUB_FOLDER = FolderKind("--hub", "a model folder", MODEL, frozenset({MODEL, CARD, CONFIG, ATTRIBUTES, REPORT}))
+MODEL_TYPE = "face-mask-detector"
 TASK = "object-detection"
 TAGS = ["onnx", "face-detection", "face-mask-detection", "mtcnn", "image-classification"]
 # The bundle's figures on validation photos, as the card shows them.
@@ -28,6 +27,17 @@ FIGURES = {
     "face_recall50": "face recall at IoU 0.5",
 }
 LARGE_FILES = "*.onnx filter=lfs diff=lfs merge=lfs -text\n"  # for those who push with git
+
+
+def _is_own(folder: Path) -> bool:
+    """Return whether a folder is one that this module wrote."""
+    try:
+        return bool(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["model_type"] == MODEL_TYPE)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+HUB_FOLDER = FolderKind("--hub", "a model folder", _is_own, frozenset({MODEL, CARD, CONFIG, ATTRIBUTES, REPORT}))
 
 
 def hub_files(bundle: Bundle) -> dict[str, bytes]:
@@ -49,7 +59,7 @@ def hub_files(bundle: Bundle) -> dict[str, bytes]:
 def _config(meta: BundleMeta) -> dict[str, Any]:
     """Return config.json: the classes under the names that the Hub's libraries use, and what the numbers mean."""
     return {
-        "model_type": "face-mask-detector",
+        "model_type": MODEL_TYPE,
         "id2label": {str(k): name for k, name in enumerate(meta.class_names)},
         "label2id": {name: k for k, name in enumerate(meta.class_names)},
         "score_threshold": meta.score_threshold,
@@ -90,12 +100,17 @@ def _result(meta: BundleMeta, name: str, value: float) -> EvalResult:
     return EvalResult(
         task_type=TASK,
         dataset_type=dataset.replace(" ", "-"),
-        dataset_name=f"{dataset}: validation photos",
+        dataset_name=f"{dataset}: validation photos{_whose(meta)}",
         dataset_split="validation",
         metric_type=name,
         metric_name=FIGURES[name],
         metric_value=round(value, 4),
     )
+
+
+def _whose(meta: BundleMeta) -> str:
+    """Return what the figures are of, if not of these weights."""
+    return " (of the same recipe, trained without them)" if "settings_and_metrics_from" in meta.provenance else ""
 
 
 def _rows(meanings: Mapping[str, str]) -> str:
@@ -129,6 +144,8 @@ def _origin(provenance: Mapping[str, Any]) -> Iterator[str]:
         if pretrained := one.get("pretrained"):
             origin = f"{pretrained['origin']} ({pretrained['package']}, {pretrained['licence']})"
             yield f"{one['model']} started from {origin}"
+    if int8 := provenance.get("int8"):
+        yield f"computes in INT8: {', '.join(int8)}"
     yield "O-Net started from facenet-pytorch's weights (MIT)"
     yield "the graph, its code and its weights: MIT"
 

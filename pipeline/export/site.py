@@ -18,7 +18,7 @@ SERVICE_WORKER = "service-worker.js"
 SITE = FolderKind(
     "--web",
     "a site",
-    marker=f"{DEVICE_FOLDER}/{MODEL_JSON}",
+    is_own=lambda folder: (folder / DEVICE_FOLDER / MODEL_JSON).is_file(),
     names=frozenset({"index.html", "static", DEVICE_FOLDER, SERVICE_WORKER}),
 )
 # No photo can leave the device: the page may only connect to its own site.

@@ -27,7 +27,9 @@ TAPS = 4  # source pixels that one pixel of a picture up to three times smaller 
 EXACT_STEPS = 256.0  # weights of OpenCV's INTER_LINEAR_EXACT are multiples of 1/256
 # From the channels of two neighbours, 6, to those of their mean, 3.
 MEAN_OF_TWO = np.tile(np.eye(3, dtype=np.float32) * 0.5, (2, 1))
-STRIP_PIXELS = 100_000  # a larger picture is made strip by strip, so that few of its pixels are float32 at a time
+# A larger picture is made strip by strip, so that few of its pixels are float32 at a time. A strip is joined with all
+# before it, so there must not be many.
+STRIP_PIXELS, MAX_STRIPS = 100_000, 32
 
 
 def shrink(op: OpBuilder, picture: Value, size: Value) -> Value:
@@ -41,7 +43,8 @@ def shrink(op: OpBuilder, picture: Value, size: Value) -> Value:
     height, width = (op.Gather(size, constant(op, k)) for k in (0, 1))
     missing = op.Sub(op.Shape(picture, start=0, end=2), op.Mul(size, constant(op, 2)))
     halved = [op.Equal(op.Gather(missing, constant(op, axis)), constant(op, 0)) for axis in (0, 1)]
-    per_strip = op.Max(op.Div(constant(op, STRIP_PIXELS), width), constant(op, 1))
+    least = op.Add(op.Div(height, constant(op, MAX_STRIPS)), constant(op, 1))
+    per_strip = op.Max(op.Div(constant(op, STRIP_PIXELS), width), least)
     strips = op.Div(op.Add(height, op.Sub(per_strip, constant(op, 1))), per_strip)
 
     def make_strip(op: OpBuilder, number: Value, made: Value) -> Sequence[Value]:

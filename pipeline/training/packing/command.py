@@ -57,7 +57,7 @@ class PackArgs(ReadingArgs):
     settings_from: Path | None = None
     """Bundle of the same recipe whose settings and metrics are taken, for weights trained on all photos."""
     weights_dtype: WeightsDtype = "float16"
-    """Type of the weights on disk; float16 halves the files. The nets compute in float32 in either case, but --int8."""
+    """Type of the weights on disk; float16 halves the files. The nets compute in float32, except those of --int8."""
     int8: tuple[Int8Net, ...] = ()
     """Nets that compute in INT8, by ranges measured on the training photos of --data: smaller, and a little quicker."""
     second_look: SecondLook = "on"

@@ -25,13 +25,13 @@ from pipeline.inference.bundle import Bundle
 from pipeline.inference.device import Device
 from pipeline.inference.graphs import Graph
 from pipeline.inference.predictor import Predictor
+from stage1_faces.training.export import onnx_function
 from stage1_faces.training.weights_dtype import is_int8, store_weights
 
-# P-Net is a thousandth of the weights, and reads pictures of any size.
-INT8_NETS = ("rnet", "onet", "classifier")
 PHOTOS = 150  # training photos, evenly spaced, on which the ranges are measured
-PER_CALL, INPUTS = 8, 400  # inputs of a net: at most per call, and in all
+PER_CALL, INPUTS = 3, 400  # inputs of a net: at most per call, and in all
 MIN_SCORE = 0.05  # so that the classifier's inputs are faces and false alarms, as at inference
+MAX_DIFFERENCE = 0.05  # of probabilities in the mean; a net whose ranges are right has 0.01 or less
 # Each is joined with the convolution before it. Without Clip, ReLU6's input would set the range (EXPERIMENTS.md).
 OPERATORS = ["Conv", "Add", "Clip", "Relu", "LeakyRelu", "MaxPool"]
 
@@ -43,19 +43,32 @@ def to_int8(
 
     Args:
         bundle: with all nets in float32, which the ranges are measured with.
-        names: of INT8_NETS.
+        names: of the nets.
         graphs: the bundle's graphs as exported, with float32 weights.
         photos: training photos.
 
     Raises:
-        UserError: a net is in INT8 already, or got no input on these photos.
+        UserError: a net is in INT8 already, got no input on these photos, or answers otherwise in INT8.
     """
     for name in names:
         if is_int8(graphs[name]):
             raise UserError(f"--int8 {name}: the net is in INT8 already; leave it out")
-    inputs = _collect_inputs(bundle, names, photos[:: max(len(photos) // PHOTOS, 1)])
-    stored = {name: bundle.graph_bytes(name) for name in graphs}
-    return {**stored, **{name: quantize(store_weights(graphs[name], "float32"), inputs[name]) for name in names}}
+    inputs = _collect_inputs(bundle, names, photos[:: max(-(-len(photos) // PHOTOS), 1)])
+    made = {name: bundle.graph_bytes(name) for name in graphs}
+    for name in names:
+        graph = store_weights(graphs[name], "float32")
+        made[name] = quantize(graph, inputs[name])
+        difference = probability_difference(graph, made[name], inputs[name])
+        if not difference <= MAX_DIFFERENCE:
+            what = f"in INT8, the net's probabilities differ by {difference:.2g} in the mean"
+            raise UserError(f"--int8 {name}: {what}; pack without it")
+    return made
+
+
+def probability_difference(graph: bytes, made: bytes, inputs: Sequence[NDArray[np.float32]]) -> float:
+    """Return the mean absolute difference between the first outputs, which are probabilities, of two graphs."""
+    before, after = (onnx_function(each) for each in (graph, made))
+    return float(np.mean([np.abs(before(one)[0] - after(one)[0]).mean() for one in inputs]))
 
 
 class _RecordingBundle(Bundle):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from common.errors import UserError
 from common.sources import SourcesArgs, load_sources, main_part
 from common.splits import read_splits
 from pipeline.evaluate.selection import rename_advice
-from pipeline.inference.bundle import Bundle, check_destination, write_bundle
+from pipeline.inference.bundle import GRAPHS, Bundle, check_destination, write_bundle
 from pipeline.inference.bundle_meta import BundleMeta, Search
 from pipeline.inference.fusion import ScoreFusion
 from pipeline.inference.graphs import load_graph
@@ -47,7 +47,7 @@ from stage1_faces.stock.mtcnn import MtcnnConfig, MtcnnDetector
 from stage1_faces.training.export import FINE_TUNED, STOCK, export_cascade, export_net, stock_nets
 from stage1_faces.training.nets import ExportWrapper
 from stage1_faces.training.run_folder import load_net, run_facts
-from stage1_faces.training.weights_dtype import WeightsDtype, check_stored, store_weights
+from stage1_faces.training.weights_dtype import WeightsDtype, check_stored, is_int8, store_weights
 
 DEFAULT_SCORE = 0.5
 PIXEL_SCALE = 70.0  # of random pixels for the cascade's nets: about the spread of a photo's
@@ -62,7 +62,7 @@ SETTINGS_FROM_NOTE = (
 class FitPhotos:
     """Annotated photos that a bundle's settings are fitted on."""
 
-    train: tuple[AnnotatedImage, ...]  # for the box bias of the stock cascade
+    train: tuple[AnnotatedImage, ...]  # for the box bias of the stock cascade, and for the ranges of INT8
     val: tuple[AnnotatedImage, ...]  # for calibration and score threshold
     splits_sha256: str = ""  # digest of the split file
     further: tuple[AnnotatedImage, ...] = ()  # training photos of further sources: only to know what was learned from
@@ -136,18 +136,15 @@ def pack_bundle(
         weights_dtype: type of the weights on disk.
         compare_second_look: fit the settings with and without O-Net's second pass, and with and without stage 2's
             weight in the face score; the quickest of the best is kept, and the figures of each are recorded.
-        int8: nets that compute in INT8, of int8.INT8_NETS; their ranges are measured on the training photos. With
-            `settings_from`, the photos serve for nothing else.
+        int8: nets that compute in INT8: "rnet", "onet", "classifier". Their ranges are measured on the training photos.
+            Only with it may there be photos beside `settings_from`.
 
     Raises:
         UserError: a run cannot be read, the photos have an unknown class, or arguments exclude each other.
         BundleError: an export fails its check, or `out` cannot be a bundle.
     """
     check_destination(out)
-    if settings_from is not None and ((photos is not None and not int8) or score_threshold is not None):
-        raise UserError("--settings-from takes all settings from that bundle; leave out --data and --score")
-    if int8 and photos is None:
-        raise UserError("--int8 measures ranges on training photos; name them with --data")
+    _check_arguments(photos, score_threshold, settings_from, int8)
     template = None if settings_from is None else Bundle.load(settings_from).meta
     classifier = classifier_source(runs)
     if photos is not None:
@@ -159,22 +156,16 @@ def pack_bundle(
     meta = replace(meta, weights_dtype=weights_dtype)
     if int8 and photos is not None:
         stored = to_int8(Bundle(out, meta, stored), int8, graphs, photos.train)
-        meta = replace(meta, provenance={**meta.provenance, "int8": list(int8)})
-    graphs = stored
+    if in_int8 := [name for name in GRAPHS if is_int8(stored[name])]:
+        meta = replace(meta, provenance={**meta.provenance, "int8": in_int8})
     if score_threshold is not None:
         meta = replace(meta, score_threshold=score_threshold)
-    if photos is not None and template is None:
-        fit = partial(_fit, graphs=graphs, out=out, val=photos.val, choose_threshold=score_threshold is None)
-        if compare_second_look:
-            meta = fit_second_look(meta, fit, lambda fitted: Predictor(Bundle(out, fitted, graphs)), photos.val)
-        else:
-            meta = fit(meta)
     if template is not None:
-        if template.fusion.classifier_weight and not classifier.has_objectness:
-            need = "its face scores need a classifier with objectness, which these runs do not have"
-            raise UserError(f"{settings_from}: {need}; name another bundle")
-        meta = _take_settings(meta, template, settings_from)
-    return write_bundle(out, meta, graphs)
+        return write_bundle(out, _take_settings(meta, template, settings_from, classifier.has_objectness), stored)
+    if photos is not None:
+        fit = partial(_fit, graphs=stored, out=out, val=photos.val, choose_threshold=score_threshold is None)
+        meta = _fit_with_second_look(meta, fit, stored, out, photos.val) if compare_second_look else fit(meta)
+    return write_bundle(out, meta, stored)
 
 
 def _export_cascade(
@@ -196,6 +187,18 @@ def _export_cascade(
         reason = "was trained on other photos than the split's training photos; its metrics may be too good"
         print(f"warning: {run}: {reason}", file=sys.stderr)
     return graphs, facts
+
+
+def _check_arguments(
+    photos: FitPhotos | None, score_threshold: float | None, settings_from: Path | None, int8: Sequence[str]
+) -> None:
+    """Raise UserError when arguments of pack_bundle exclude each other."""
+    given = {"--data": photos is not None and not int8, "--score": score_threshold is not None}
+    if settings_from is not None and any(given.values()):
+        flags = " and ".join(flag for flag, is_given in given.items() if is_given)
+        raise UserError(f"--settings-from takes all settings from that bundle; leave out {flags}")
+    if int8 and photos is None:
+        raise UserError("--int8 measures ranges on training photos; name them with --data")
 
 
 def _store_weights(graphs: Mapping[str, bytes], dtype: WeightsDtype) -> dict[str, bytes]:
@@ -258,6 +261,17 @@ def _fit(
     return replace(meta, score_threshold=threshold) if choose_threshold else meta
 
 
+def _fit_with_second_look(
+    meta: BundleMeta,
+    fit: Callable[..., BundleMeta],
+    graphs: Mapping[str, bytes],
+    out: Path,
+    val: Sequence[AnnotatedImage],
+) -> BundleMeta:
+    """Return the metadata fitted with and without O-Net's second pass, whichever is better."""
+    return fit_second_look(meta, fit, lambda fitted: Predictor(Bundle(out, fitted, graphs)), val)
+
+
 def _fit_fusion(
     meta: BundleMeta, graphs: Mapping[str, bytes], out: Path, val: Sequence[AnnotatedImage], classifier_weight: bool
 ) -> BundleMeta:
@@ -278,18 +292,29 @@ def _fit_fusion(
     return replace(meta, fusion=fusion, metrics={**meta.metrics, **metrics})
 
 
-def _take_settings(meta: BundleMeta, other: BundleMeta, path: Path | None) -> BundleMeta:
+def _take_settings(meta: BundleMeta, other: BundleMeta, path: Path | None, has_objectness: bool) -> BundleMeta:
     """Return `meta` with another bundle's settings and metrics. Raise UserError when the recipes differ."""
+    if other.fusion.classifier_weight and not has_objectness:
+        need = "its face scores need a classifier with objectness, which these runs do not have"
+        raise UserError(f"{path}: {need}; name another bundle")
     for name in ("class_names", "input_size", "margin", "cascade"):
         if getattr(meta, name) != getattr(other, name):
             differs = f"its {name} {getattr(other, name)} is not {getattr(meta, name)}"
             raise UserError(f"{path}: {differs}; name a bundle of the same recipe")
+    own, others = (set(each.provenance.get("int8", ())) for each in (meta, other))
+    if own != others:
+        advice = "name a bundle of the same recipe"
+        raise UserError(f"{path}: its nets in INT8 ({_listed(others)}) are not these ({_listed(own)}); {advice}")
     origin = {
         "weights_and_metrics": SETTINGS_FROM_NOTE,
         "settings_and_metrics_from": {"sha256": dict(other.sha256), "data": other.provenance.get("data")},
     }
     settings = {name: getattr(other, name) for name in ("search", "fusion", "score_threshold", "metrics")}
     return replace(meta, **settings, provenance={**meta.provenance, **origin})
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
 
 
 def _stock_cascade(config: MtcnnConfig, photos: FitPhotos | None) -> tuple[dict[str, bytes], dict[str, Any]]:

@@ -20,7 +20,7 @@ from stage1_faces.stock.mtcnn import MtcnnConfig
 def test_the_record_and_its_table() -> None:
     predictor, pixels = Predictor.default(), [synthetic_photo(320, 240, faces) for faces in (0, 2)]
     photos = [BenchPhoto("photo", partial(np.copy, each)) for each in pixels]
-    record = compare_exported(predictor, photos, threads=1, rounds=1)
+    record = compare_exported(predictor, photos, None, threads=1, rounds=1)
     assert record["faces"] == record["exported_faces"] == record["agreeing"] == 2
     assert len(record["ms"]) == len(record["exported_ms"]) == 2 and min(*record["ms"], *record["exported_ms"]) > 0
     (table,) = exported_tables(record)
@@ -39,7 +39,7 @@ def test_a_stock_cascade_is_refused() -> None:
     predictor = Predictor(Bundle.load())
     predictor.bundle = replace_search(predictor.bundle)
     with pytest.raises(UserError, match="stock cascade"):
-        compare_exported(predictor, [], threads=1, rounds=1)
+        compare_exported(predictor, [], None, threads=1, rounds=1)
 
 
 def replace_search(bundle: Bundle) -> Bundle:

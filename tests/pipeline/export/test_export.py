@@ -18,7 +18,8 @@ from pipeline.bench.synthetic_photos import synthetic_photo
 from pipeline.evaluate.evaluation import detect_samples
 from pipeline.evaluate.metrics import score_every_class, score_samples
 from pipeline.export.command import main
-from pipeline.export.exported_detector import OUTPUTS, ExportedDetector
+from pipeline.export.exported_detector import ExportedDetector
+from pipeline.export.graph.detector_graph import OUTPUTS
 from pipeline.inference.bundle import Bundle
 from pipeline.inference.predictor import Predictor
 
@@ -97,6 +98,11 @@ def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "is a folder" in capsys.readouterr().err
     assert main(["--out", str(tmp_path / "c.onnx"), "--bundle", str(tmp_path)]) == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
+    folder = str(tmp_path / "d")
+    assert main(["--hub", folder, "--all-inputs"]) == 1
+    assert "--all-inputs is for the file of --out" in capsys.readouterr().err
+    assert main(["--hub", folder, "--web", folder]) == 1
+    assert "both name" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.onnx"]
 
 

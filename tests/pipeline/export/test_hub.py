@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 from pathlib import Path
 
 import onnx
@@ -18,6 +20,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("hub") / "model"
     assert main(["--hub", str(out)]) == 0
     return out
+
+
+def copied_bundle(folder: Path, **changes: object) -> Path:
+    """Copy the default bundle's graphs, and its description with changes."""
+    shutil.copytree(Bundle.load().path, folder, ignore=shutil.ignore_patterns("report.md"))
+    record = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+    (folder / "bundle.json").write_text(json.dumps({**record, **changes}), encoding="utf-8")
+    return folder
 
 
 def test_the_front_matter(folder: Path) -> None:
@@ -49,17 +59,30 @@ def test_the_card_says_what_it_was_learned_from(folder: Path) -> None:
 
 
 def test_a_bundle_without_figures(tmp_path: Path) -> None:
-    bare = tmp_path / "bare"
-    record = json.loads((Bundle.load().path / "bundle.json").read_text(encoding="utf-8"))
-    record |= {"metrics": {}, "provenance": {}}
-    bare.mkdir()
-    for graph in Bundle.load().path.glob("*.onnx"):
-        (bare / graph.name).write_bytes(graph.read_bytes())
-    (bare / "bundle.json").write_text(json.dumps(record), encoding="utf-8")
+    bare = copied_bundle(tmp_path / "bare", metrics={}, provenance={})
     assert main(["--hub", str(tmp_path / "model"), "--bundle", str(bare)]) == 0
     card = ModelCard.load(tmp_path / "model/README.md")
     assert card.data.eval_results is None
     assert "packed without annotated photos" in card.text and "does not record its name" in card.text
+
+
+def test_a_model_of_others_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither a folder with the Hub's usual names, nor one with a file of --out."""
+    for name, config in (("theirs", '{"model_type": "bert"}'), ("file", None), ("damaged", "[")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "model.onnx").write_bytes(b"model")
+        if config is not None:
+            (folder / "config.json").write_text(config)
+        assert main(["--hub", str(folder)]) == 1
+        assert "is not a model folder of this command" in capsys.readouterr().err
+        assert (folder / "model.onnx").read_bytes() == b"model"
+
+
+def test_a_bundle_in_int8_says_so(tmp_path: Path) -> None:
+    bundle = copied_bundle(tmp_path / "bundle", provenance={"int8": ["classifier"]})
+    assert main(["--hub", str(tmp_path / "model"), "--bundle", str(bundle)]) == 0
+    assert "computes in INT8: classifier" in (tmp_path / "model/README.md").read_text(encoding="utf-8")
 
 
 def test_what_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,3 +96,14 @@ def test_what_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "also has mine.txt" in capsys.readouterr().err
     (folder / "mine.txt").unlink()
     assert main(["--hub", str(folder)]) == 0
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert main(["--hub", str(tmp_path / "model")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(tmp_path / "model") in line and ".model." not in line
+    assert list(tmp_path.iterdir()) == []

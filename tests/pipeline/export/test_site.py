@@ -84,18 +84,21 @@ def test_a_site_with_other_files_stays(tmp_path: Path) -> None:
     assert (out / ".git").is_dir()
 
 
-def test_a_site_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_site_that_cannot_be_replaced_stays(
+    error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "site"
     write_folder(out, {"device/model.json": b"{}", "index.html": b"old"}, SITE)
     replace = Path.replace
 
     def refuse(path: Path, target: Path) -> Path:
         if path.name == "new":
-            raise OSError("no")
+            raise error("no")
         return replace(path, target)
 
     monkeypatch.setattr(Path, "replace", refuse)
-    with pytest.raises(OSError, match="no"):
+    with pytest.raises(error, match="no"):
         write_folder(out, {"device/model.json": b"{}", "service-worker.js": b"new"}, SITE)
     assert (out / "index.html").is_file() and [path.name for path in tmp_path.iterdir()] == ["site"]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,9 @@ from common.errors import UserError
 from pipeline.bench.synthetic_photos import synthetic_photo
 from pipeline.inference.bundle import DEFAULT, GRAPHS, Bundle
 from pipeline.inference.predictor import Predictor
-from pipeline.training.packing import pack
+from pipeline.training.packing import int8, pack
 from pipeline.training.packing.command import main
-from pipeline.training.packing.int8 import quantize, to_int8
+from pipeline.training.packing.int8 import probability_difference, quantize, to_int8
 from stage1_faces.training.export import FINE_TUNED, onnx_function
 from stage1_faces.training.weights_dtype import is_int8, store_weights
 
@@ -28,22 +30,23 @@ def default_cascade(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("default_cascade")
-def test_a_packed_bundle_answers_as_before(tuned: Path, data: Path, tmp_path: Path) -> None:
-    command = [
-        "--run",
-        str(DEFAULT),
-        "--cascade",
-        str(tuned),
-        "--data",
-        str(data),
-        "--splits",
-        str(data / "splits.csv"),
-    ]
-    out = tmp_path / "made"
-    settings = ["--settings-from", str(DEFAULT)]
-    assert main([*command, "--out", str(out), "--int8", "classifier", "onet", *settings]) == 0
+def test_a_packed_bundle_answers_as_before(
+    tuned: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, part = tmp_path / "made", tmp_path / "part"
+    shutil.copytree(DEFAULT, part)
+    parts = ["--run", str(DEFAULT), "--cascade", str(tuned), "--settings-from", str(part)]
+    photos = ["--data", str(data), "--splits", str(data / "splits.csv")]
+    command = [*parts, *photos, "--out", str(out), "--int8", "classifier", "onet"]
+    assert main(command) == 1
+    differs = "its nets in INT8 (none) are not these (classifier, onet); name a bundle of the same recipe"
+    assert differs in capsys.readouterr().err and not out.exists()
+    record = json.loads((part / "bundle.json").read_text(encoding="utf-8"))
+    record["provenance"]["int8"] = ["onet", "classifier"]
+    (part / "bundle.json").write_text(json.dumps(record), encoding="utf-8")
+    assert main(command) == 0
     made, default = Bundle.load(out), Bundle.load()
-    assert made.meta.provenance["int8"] == ["classifier", "onet"]
+    assert made.meta.provenance["int8"] == ["onet", "classifier"]
     assert (made.meta.fusion, made.meta.search) == (default.meta.fusion, default.meta.search)
     assert [name for name in GRAPHS if is_int8(made.graph_bytes(name))] == ["onet", "classifier"]
     assert len(made.graph_bytes("classifier")) < 0.6 * len(default.graph_bytes("classifier"))
@@ -80,6 +83,19 @@ def test_photos_without_faces_cannot_give_ranges() -> None:
     bundle = Bundle.load()
     with pytest.raises(UserError, match="--int8 classifier: the net saw nothing in 0 training photos"):
         to_int8(bundle, ["classifier"], {name: bundle.graph_bytes(name) for name in GRAPHS}, [])
+
+
+def test_a_net_that_answers_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = Bundle.load()
+    graphs = {name: bundle.graph_bytes(name) for name in GRAPHS}
+    rng = np.random.default_rng(0)
+    inputs = [rng.uniform(0, 255, (1, 3, 32, 32)).astype(np.float32) for _ in range(4)]
+    assert probability_difference(graphs["rnet"], graphs["rnet"], inputs) == 0
+    monkeypatch.setattr(int8, "_collect_inputs", lambda *_: {"rnet": inputs})
+    assert is_int8(to_int8(bundle, ["rnet"], graphs, [])["rnet"])
+    monkeypatch.setattr(int8, "MAX_DIFFERENCE", 0.0)
+    with pytest.raises(UserError, match="--int8 rnet: in INT8, the net's probabilities differ by"):
+        to_int8(bundle, ["rnet"], graphs, [])
 
 
 def test_photos_are_needed(tuned: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
