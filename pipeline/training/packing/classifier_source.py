@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from common.errors import BundleError, UserError
 from pipeline.inference.bundle import Bundle, BundleMeta, bundle_folder, bundle_names
 from pipeline.inference.fusion import ScoreFusion
+from pipeline.training.packing.inner_view import inner_view
 from stage1_faces.training.export import TOLERANCE, max_difference, to_onnx
 from stage2_classifier.heads import Heads
 from stage2_classifier.training.checkpoint import ModelMeta, load_model
@@ -75,7 +76,7 @@ class ClassifierSource:
 def classifier_source(runs: Sequence[Path]) -> ClassifierSource:
     """Return the classifier of training runs, averaged, or of one bundle.
 
-    Raises UserError when a run is not finished or differs in inputs or outputs, BundleError for an unreadable bundle.
+    Raises UserError when a run is not finished or differs in outputs, BundleError for an unreadable bundle.
     """
     if len(runs) == 1:
         folder = bundle_folder(runs[0]) if str(runs[0]) in bundle_names() and not runs[0].exists() else runs[0]
@@ -92,14 +93,19 @@ def _from_runs(runs: Sequence[Path]) -> ClassifierSource:
             raise UserError(f"{run}: its training is not finished; finish it with stage2_classifier.train --resume")
         model, meta = load_model(run / "best.safetensors")
         first = loaded[0][1] if loaded else meta
-        for name in ("class_names", "input_size", "margin", "mean", "std", "heads"):
+        for name in ("class_names", "mean", "std", "heads"):
             if getattr(meta, name) != getattr(first, name):
                 differs = f"its {name} {getattr(meta, name)} differs from {runs[0]}'s {getattr(first, name)}"
-                raise UserError(f"{run}: {differs}; average runs with the same inputs and outputs")
+                raise UserError(f"{run}: {differs}; average runs with the same outputs")
         loaded.append((model, meta))
-    meta = loaded[0][1]
+    # All see the crop with the most context; the others see its middle.
+    meta = max((own for _, own in loaded), key=lambda own: (own.margin, own.input_size))
+    models = [inner_view(model, own, meta) for model, own in loaded]
     each = zip(runs, loaded, strict=True)
     origins = [_origin(run, own) for run, (_, own) in each]
+    for origin, (_, own) in zip(origins, loaded, strict=True):
+        if (own.input_size, own.margin) != (meta.input_size, meta.margin):
+            origin |= {"input_size": own.input_size, "margin": own.margin}
     if (sources := origins[0].get("sources")) and len(runs) > 1 and all(o.get("sources") == sources for o in origins):
         shared = {"sources": sources}  # of the same crops: said once
         origins = [{key: value for key, value in one.items() if key != "sources"} for one in origins]
@@ -110,7 +116,7 @@ def _from_runs(runs: Sequence[Path]) -> ClassifierSource:
         meta.metrics if len(loaded) == 1 else {},
         origins[0] if len(loaded) == 1 else {"mean_of": origins, **shared},
         _class_counts(runs[0]),
-        lambda: export_classifier([model for model, _ in loaded], meta.input_size, meta.heads),
+        lambda: export_classifier(models, meta.input_size, meta.heads),
         meta.has_objectness,
     )
 

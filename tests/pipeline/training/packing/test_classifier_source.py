@@ -113,8 +113,8 @@ def test_runs_with_the_same_inputs_are_averaged(objectness_run: Path, run: Path,
     assert bundle.meta.fusion == ScoreFusion()  # no photos to fit it on
     with pytest.raises(UserError, match=r"try: its heads .* differs from .*objectness's .*average runs with the same"):
         pack_bundle([objectness_run, run], tmp_path / "mixed", MtcnnConfig())
-    save_model(other / "best.safetensors", model.state_dict(), replace(meta, margin=0.1))
-    with pytest.raises(UserError, match=r"other: its margin 0\.1 differs from .*objectness's 0\.3"):
+    save_model(other / "best.safetensors", model.state_dict(), replace(meta, mean=(0.4, 0.5, 0.5)))
+    with pytest.raises(UserError, match=r"other: its mean \(0\.4, 0\.5, 0\.5\) differs from .*objectness's"):
         pack_bundle([objectness_run, other], tmp_path / "mixed", MtcnnConfig())
 
 
