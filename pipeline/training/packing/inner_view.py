@@ -7,8 +7,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from common.errors import UserError
-from pipeline.inference.bundle_meta import BundleMeta
 from stage2_classifier.training.checkpoint import ModelMeta
 
 
@@ -30,7 +28,7 @@ class InnerView(nn.Module):
         return outputs
 
 
-def inner_view(model: nn.Module, own: ModelMeta, shared: ModelMeta | BundleMeta) -> nn.Module:
+def inner_view(model: nn.Module, own: ModelMeta, shared: ModelMeta) -> nn.Module:
     """Return a classifier that takes the crops of another one, whose margin is at least its own.
 
     Args:
@@ -39,12 +37,12 @@ def inner_view(model: nn.Module, own: ModelMeta, shared: ModelMeta | BundleMeta)
         shared: the input of the other one; where both are the same, the classifier is returned.
 
     Raises:
-        UserError: the other one's crops do not hold what the classifier sees.
+        ValueError: the other one's crops do not hold what the classifier sees.
     """
     if (own.input_size, own.margin) == (shared.input_size, shared.margin):
         return model
     if own.margin > shared.margin:
-        raise UserError(f"a margin of {shared.margin} does not hold one of {own.margin}; name the runs together")
+        raise ValueError(f"a crop with the margin {shared.margin} does not hold one with {own.margin}")
     share = (1 + 2 * own.margin) / (1 + 2 * shared.margin)
     return InnerView(model, view_weights(shared.input_size, share, own.input_size))
 

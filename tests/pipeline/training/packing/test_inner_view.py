@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from common.errors import UserError
 from pipeline.training.packing.classifier_source import classifier_source
 from pipeline.training.packing.inner_view import InnerView, inner_view, view_weights
 from stage1_faces.training.export import onnx_function
@@ -59,7 +58,7 @@ def test_the_same_input_needs_no_view() -> None:
     model = torch.nn.Identity()
     assert inner_view(model, WIDE, WIDE) is model
     assert isinstance(inner_view(model, replace(WIDE, input_size=64), WIDE), InnerView)
-    with pytest.raises(UserError, match=r"a margin of 0\.1 does not hold one of 0\.35"):
+    with pytest.raises(ValueError, match=r"the margin 0\.1 does not hold one with 0\.35"):
         inner_view(model, WIDE, NARROW)
 
 
