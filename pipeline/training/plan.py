@@ -16,8 +16,10 @@ from pipeline.training.steps import ExtraArgs, TrainingStep
 from stage2_classifier.config import FACE_TRUNK, experiment
 from stage2_classifier.data.crop_manifest import CropSet, read_crop_set
 
-# One network with ImageNet weights in place of two without (EXPERIMENTS.md, 2026-11-28).
-EXPERIMENTS = ("last_stage_lite0",)
+# Two kinds of networks, whose errors differ (EXPERIMENTS.md, 2026-11-28).
+EXPERIMENTS = ("last_stage_lite0", "final_trunk")
+# More photos need fewer passes: several datasets give some six times as many crops as the Kaggle photos.
+EPOCHS_OF_SEVERAL = {"last_stage_lite0": 10, "final_trunk": 30}
 # Longer than by finetune's defaults, for more sources; the teacher finds the faces without a box.
 CASCADE = {"teacher": "retinaface", "pnet-steps": 10_000, "rnet-steps": 1500, "onet-steps": 2000}
 # A few steps of each training, as a check that everything fits. The rates are higher: all steps are in the warm-up.
@@ -44,6 +46,7 @@ class TrainingPlan:
     quick: bool = False  # whether to run only a few steps of each training, as a check that everything fits
     reading: tuple[str, ...] = ()  # flags that say how to read `data`, of ReadingArgs.reading_flags
     sources: Path | None = None  # file that says what may be learned from each dataset
+    int8: bool = True  # whether the bundle's classifier computes in INT8
 
     @property
     def cascade(self) -> Path:
@@ -91,6 +94,8 @@ class TrainingPlan:
             if config.model == FACE_TRUNK:
                 # The fine-tuned O-Net knows masked faces: a better start than the stock one.
                 options += ["--no-pretrained", "--weights", str(self.cascade / "onet.safetensors")]
+            if len(self.data) > 1 and run.name in EPOCHS_OF_SEVERAL and not self.quick:
+                options += _flags({"epochs": EPOCHS_OF_SEVERAL[run.name]})
             options += self._quick({"epochs": QUICK_EPOCHS, "warmup-epochs": min(config.warmup_epochs, 1)})
             if config.freeze_epochs:
                 options += self._quick({"freeze-epochs": 1})
@@ -102,11 +107,14 @@ class TrainingPlan:
     def bundle_step(self) -> TrainingStep:
         """Return the step that packs the bundle."""
         parts = ("--run", *map(str, self.runs), "--cascade", str(self.cascade), "--out", str(self.bundle))
-        settings = (*self._photos(), *(() if self.quick else ("--second-look", "compare")))
-        if self.settings_from is not None:
-            settings = ("--settings-from", str(self.settings_from))
+        # A poor detector of a quick training may find no face to measure the ranges on.
+        int8 = ("--int8", "classifier") if self.int8 and not self.quick else ()
+        if self.settings_from is None:
+            settings = (*self._photos(), *(() if self.quick else ("--second-look", "compare")))
+        else:
+            settings = ("--settings-from", str(self.settings_from), *(self._photos() if int8 else ()))
         note = ("--note", QUICK_NOTE) if self.quick else ()
-        return TrainingStep("bundle", ("pipeline.pack", *parts, *settings, *note), self.bundle / "bundle.json")
+        return TrainingStep("bundle", ("pipeline.pack", *parts, *settings, *int8, *note), self.bundle / "bundle.json")
 
     def _photos(self) -> tuple[str, ...]:
         """Return the flags that say which photos are read, and how."""

@@ -72,6 +72,8 @@ class TrainAllArgs(SourcesArgs):
     """Seed of the split."""
     jobs: int = 2
     """Trainings at a time, each with one thread."""
+    int8: bool = True
+    """--no-int8: the bundle's classifier computes in float32, as a network must that pipeline.pack refuses in INT8."""
     quick: bool = False
     """Run only a few steps of each training, as a check that everything fits; the detector will be poor."""
 
@@ -166,7 +168,14 @@ def _plans(args: TrainAllArgs, splits: Path) -> list[TrainingPlan]:
     """Return the plan of the training part, and that of all photos if asked for."""
     folder, reading = args.work_dir / "part", tuple(args.reading_flags())
     part = TrainingPlan(
-        args.data, splits, folder, args.experiments, quick=args.quick, reading=reading, sources=args.sources
+        args.data,
+        splits,
+        folder,
+        args.experiments,
+        quick=args.quick,
+        reading=reading,
+        sources=args.sources,
+        int8=args.int8,
     )
     if not args.all_photos:
         return [part]

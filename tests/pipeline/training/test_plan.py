@@ -9,7 +9,7 @@ import tyro
 
 from pipeline.data import build_crops
 from pipeline.training.packing import command as pack_command
-from pipeline.training.plan import CASCADE, QUICK_NOTE, TrainingPlan, args_for_crops
+from pipeline.training.plan import CASCADE, EPOCHS_OF_SEVERAL, QUICK_NOTE, TrainingPlan, args_for_crops
 from pipeline.training.steps import ExtraArgs, TrainingStep
 from stage1_faces.training import finetune
 from stage2_classifier.config import EXPERIMENTS
@@ -64,13 +64,34 @@ def test_the_steps_and_what_each_reads() -> None:
         data=(Path("my data"),),
         splits=Path("w/splits.csv"),
         second_look="compare",
+        int8=("classifier",),
     )
-    assert plan().experiments == ("last_stage_lite0",)
+    assert plan().experiments == ("last_stage_lite0", "final_trunk")
 
 
-def test_settings_from_another_bundle_replace_photos() -> None:
-    pack = tyro.cli(pack_command.PackArgs, args=arguments(plan(settings_from=Path("w/other/bundle")).bundle_step()))
-    assert (pack.settings_from, pack.data) == (Path("w/other/bundle"), ())
+def test_of_settings_from_another_bundle_photos_are_only_for_the_ranges_of_int8() -> None:
+    def packed(**changes: object) -> pack_command.PackArgs:
+        step = plan(settings_from=Path("w/other/bundle"), **changes).bundle_step()
+        return tyro.cli(pack_command.PackArgs, args=arguments(step))
+
+    pack = packed()
+    assert (pack.settings_from, pack.second_look) == (Path("w/other/bundle"), "on")
+    assert (pack.data, pack.splits, pack.int8) == ((Path("my data"),), Path("w/splits.csv"), ("classifier",))
+    for pack in (packed(int8=False), packed(quick=True)):
+        assert (pack.settings_from, pack.data, pack.int8) == (Path("w/other/bundle"), (), ())
+
+
+def test_several_datasets_are_learned_from_in_fewer_epochs() -> None:
+    def epochs(*data: str, **changes: object) -> list[int]:
+        steps = plan(data=tuple(map(Path, data)), **changes).classifier_steps()
+        return [train.parse_args(arguments(step)).config.epochs for step in steps]
+
+    lite0, trunk = (EXPERIMENTS[name].epochs for name in ("last_stage_lite0", "final_trunk"))
+    assert epochs("a") == [lite0, trunk]
+    assert epochs("a", "b") == [EPOCHS_OF_SEVERAL[name] for name in ("last_stage_lite0", "final_trunk")]
+    assert all(few < many for few, many in zip(epochs("a", "b"), epochs("a"), strict=True))
+    assert epochs("a", "b", experiments=("final_cnn",)) == [EXPERIMENTS["final_cnn"].epochs]
+    assert epochs("a", "b", quick=True) == [2, 2]
 
 
 @pytest.mark.parametrize("name", ["final_trunk", "final_cnn", "sched_plateau", "transfer_frozen_first"])

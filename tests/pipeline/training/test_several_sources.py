@@ -84,8 +84,8 @@ def test_a_training_reads_all_sources_and_tests_the_main_one(
     assert train_all.main(train_all_flags(args, "--experiments", "final_cnn")) == 1
     work = args.main_data.parent / "work"
     reading = [step for step in started if "--data" in step.command]
-    assert [step.name for step in reading] == ["cascade", "crops", "cascade", "crops", "bundle", "report"]
-    check_reading(reading[:5], args)
+    assert [step.name for step in reading] == ["cascade", "crops", "cascade", "crops", "bundle", "bundle", "report"]
+    check_reading(reading[:6], args)
     # The report has one section: the main data is scored as it was before there were sources.
     report = tyro.cli(EvaluateArgs, args=list(reading[-1].command[1:]))
     assert (report.data, report.sources, report.by_source) == ((args.main_data,), None, False)

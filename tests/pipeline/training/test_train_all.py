@@ -79,7 +79,7 @@ def test_the_order_of_the_steps_and_the_results(
     data: Path, started: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(flags(data, "--jobs", "1")) == 0
-    pairs = (("cascade", "crops"), ("last_stage_lite0",), ("bundle",))
+    pairs = (("cascade", "crops"), ("last_stage_lite0", "final_trunk"), ("bundle",))
     learned = [(folder, step) for some in pairs for folder in ("part", "all") for step in some]
     assert started == [*learned, ("work", "report")]
     lines = capsys.readouterr().out.splitlines()
