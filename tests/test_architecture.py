@@ -50,7 +50,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *("common", "pipeline.data.checks", "pipeline.evaluate.report", "pipeline.evaluate.selection"),
         *("pipeline.inference", "pipeline.video"),
     ),
-    "pipeline.training": ("common", *STAGES, "pipeline.inference", "pipeline.data", "pipeline.evaluate"),
+    "pipeline.training": (
+        *("common", *STAGES, "pipeline.inference", "pipeline.data", "pipeline.evaluate"),
+        *("pipeline.export.int8", "pipeline.export.weights_dtype"),
+    ),
     "pipeline.baseline": ("common", *STAGES, "pipeline.data", "pipeline.evaluate", "pipeline.bench"),
     "pipeline.bench": (
         *("common", "stage1_faces", "pipeline.inference", "pipeline.evaluate", "pipeline.detect", "pipeline.video"),

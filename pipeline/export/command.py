@@ -4,7 +4,8 @@ Example: python -m pipeline.export --out mask-detector.onnx
 
 Pyramid, P-, R- and O-Net, suppression, crops, classifier, fusion and calibration are inside, with standard operators
 alone. So the file needs nothing but ONNX Runtime, in any language. With --web, a static site is written: the web page
-of pipeline.serve, which finds the faces in the browser. With --hub, a folder for the Hugging Face Hub.
+of pipeline.serve, which finds the faces in the browser. With --hub, a folder for the Hugging Face Hub. With --int8
+PHOTOS, all of these get smaller.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ class ExportArgs:
     """Bundle directory, or a bundle of the project by name; the default bundle without this option."""
     runtime: Path | None = None
     """For --web: a folder with the files of onnxruntime-web, in place of npm."""
+    int8: Path | None = None
+    """Folder of photos with faces: the classifier computes in INT8, by the ranges its values have on these photos."""
     all_inputs: bool = False
     """For --out: make min_score and min_face inputs that must be given, as JavaScript takes no optional inputs."""
 
@@ -55,11 +58,14 @@ def run(args: ExportArgs) -> int:
     with requires_extra("export"):
         from pipeline.export.graph.detector_graph import detector_graph
         from pipeline.export.hub import HUB_FOLDER, hub_files
+        from pipeline.export.int8 import int8_bundle
         from pipeline.export.site import SITE, site_files
     bundle = Bundle.load(args.bundle)
     for folder, kind in ((args.web, SITE), (args.hub, HUB_FOLDER)):  # before any work
         if folder is not None:
             check_folder(folder, kind)
+    if args.int8 is not None:
+        bundle = int8_bundle(bundle, args.int8)
     if args.web is not None:
         _write_folder(args.web, site_files(bundle, args.runtime), SITE, "put it on any web server")
     if args.hub is not None:

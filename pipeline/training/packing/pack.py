@@ -21,6 +21,8 @@ from common.errors import UserError
 from common.sources import SourcesArgs, load_sources, main_part
 from common.splits import read_splits
 from pipeline.evaluate.selection import rename_advice
+from pipeline.export.int8 import to_int8
+from pipeline.export.weights_dtype import WeightsDtype, check_stored, is_int8, store_weights
 from pipeline.inference.bundle import GRAPHS, Bundle, check_destination, write_bundle
 from pipeline.inference.bundle_meta import BundleMeta, Search
 from pipeline.inference.fusion import ScoreFusion
@@ -39,7 +41,6 @@ from pipeline.training.packing.calibration import (
 )
 from pipeline.training.packing.classifier_source import ClassifierSource, classifier_source
 from pipeline.training.packing.git_revision import git_revision
-from pipeline.training.packing.int8 import to_int8
 from pipeline.training.packing.second_look import fit_second_look
 from pipeline.training.validation import validation_metrics
 from stage1_faces.cascade_config import CascadeConfig
@@ -47,7 +48,6 @@ from stage1_faces.stock.mtcnn import MtcnnConfig, MtcnnDetector
 from stage1_faces.training.export import FINE_TUNED, STOCK, export_cascade, export_net, stock_nets
 from stage1_faces.training.nets import ExportWrapper
 from stage1_faces.training.run_folder import load_net, run_facts
-from stage1_faces.training.weights_dtype import WeightsDtype, check_stored, is_int8, store_weights
 
 DEFAULT_SCORE = 0.5
 PIXEL_SCALE = 70.0  # of random pixels for the cascade's nets: about the spread of a photo's
@@ -155,7 +155,7 @@ def pack_bundle(
     stored = _store_weights(graphs, weights_dtype)  # before the fit, which sees what is written
     meta = replace(meta, weights_dtype=weights_dtype)
     if int8 and photos is not None:
-        stored = to_int8(Bundle(out, meta, stored), int8, graphs, photos.train)
+        stored = to_int8(Bundle(out, meta, stored), int8, graphs, [photo.path for photo in photos.train])
     if in_int8 := [name for name in GRAPHS if is_int8(stored[name])]:
         meta = replace(meta, provenance={**meta.provenance, "int8": in_int8})
     if score_threshold is not None:

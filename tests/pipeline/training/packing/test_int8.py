@@ -1,4 +1,4 @@
-"""Nets in INT8: standard operators, smaller files, nearly the same answers, and what is refused."""
+"""Bundles that are packed with nets in INT8: the same answers, and what is refused."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ import onnx
 import pytest
 
 from common.boxes import iou
-from common.errors import UserError
 from pipeline.bench.synthetic_photos import synthetic_photo
+from pipeline.export.weights_dtype import is_int8, store_weights
 from pipeline.inference.bundle import DEFAULT, GRAPHS, Bundle
 from pipeline.inference.predictor import Predictor
-from pipeline.training.packing import int8, pack
+from pipeline.training.packing import pack
 from pipeline.training.packing.command import main
-from pipeline.training.packing.int8 import probability_difference, quantize, to_int8
-from stage1_faces.training.export import FINE_TUNED, onnx_function
-from stage1_faces.training.weights_dtype import is_int8, store_weights
+from stage1_faces.training.export import FINE_TUNED
 
 
 @pytest.fixture
@@ -62,40 +60,6 @@ def test_a_packed_bundle_answers_as_before(
     partner = overlap.argmax(axis=1)
     assert [after.labels[k] for k in partner] == list(before.labels)
     np.testing.assert_allclose(after.scores[partner], before.scores, atol=0.15)
-
-
-def test_a_quantised_net_stays_as_it_is() -> None:
-    rng, graph = np.random.default_rng(0), store_weights(Bundle.load().graph_bytes("rnet"), "float32")
-    inputs = [rng.uniform(0, 255, (1, 3, 32, 32)).astype(np.float32) for _ in range(20)]
-    made = quantize(graph, inputs)
-    assert is_int8(made) and not is_int8(graph)
-    assert store_weights(made, "float16") == store_weights(made, "float32") == made
-    pixels = np.concatenate(inputs)
-    for expected, found in zip(onnx_function(graph)(pixels), onnx_function(made)(pixels), strict=True):
-        assert 0 < np.abs(expected - found).mean() < 0.1 * np.abs(expected).mean() + 0.02
-    bundle = Bundle.load()
-    graphs = {name: bundle.graph_bytes(name) for name in GRAPHS} | {"rnet": made}
-    with pytest.raises(UserError, match="--int8 rnet: the net is in INT8 already"):
-        to_int8(bundle, ["rnet"], graphs, [])
-
-
-def test_photos_without_faces_cannot_give_ranges() -> None:
-    bundle = Bundle.load()
-    with pytest.raises(UserError, match="--int8 classifier: the net saw nothing in 0 training photos"):
-        to_int8(bundle, ["classifier"], {name: bundle.graph_bytes(name) for name in GRAPHS}, [])
-
-
-def test_a_net_that_answers_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle = Bundle.load()
-    graphs = {name: bundle.graph_bytes(name) for name in GRAPHS}
-    rng = np.random.default_rng(0)
-    inputs = [rng.uniform(0, 255, (1, 3, 32, 32)).astype(np.float32) for _ in range(4)]
-    assert probability_difference(graphs["rnet"], graphs["rnet"], inputs) == 0
-    monkeypatch.setattr(int8, "_collect_inputs", lambda *_: {"rnet": inputs})
-    assert is_int8(to_int8(bundle, ["rnet"], graphs, [])["rnet"])
-    monkeypatch.setattr(int8, "MAX_DIFFERENCE", 0.0)
-    with pytest.raises(UserError, match="--int8 rnet: in INT8, the net's probabilities differ by"):
-        to_int8(bundle, ["rnet"], graphs, [])
 
 
 def test_photos_are_needed(tuned: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Stores nets in INT8: weights and activations, by the ranges that values have on training photos.
+"""Stores nets in INT8: weights and activations, by the ranges that values have on photos.
 
 Post-training static quantisation with ONNX Runtime's tools, weights per channel (Nagel et al. 2021, "A White Paper on
 Neural Network Quantization"; Jacob et al. 2018). The graphs keep standard operators (QuantizeLinear,
@@ -7,9 +7,11 @@ DequantizeLinear), which ONNX Runtime joins with their neighbours when it loads 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +19,17 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from common.annotations import AnnotatedImage
 from common.cli import progress
 from common.errors import UserError
 from common.images import read_image
-from pipeline.inference.bundle import Bundle
+from common.paths import find_images
+from pipeline.export.weights_dtype import is_int8, store_weights
+from pipeline.inference.bundle import GRAPHS, Bundle
 from pipeline.inference.device import Device
-from pipeline.inference.graphs import Graph
+from pipeline.inference.graphs import Graph, load_graph
 from pipeline.inference.predictor import Predictor
-from stage1_faces.training.export import onnx_function
-from stage1_faces.training.weights_dtype import is_int8, store_weights
 
-PHOTOS = 150  # training photos, evenly spaced, on which the ranges are measured
+PHOTOS = 150  # photos, evenly spaced, on which the ranges are measured
 PER_CALL, INPUTS = 3, 400  # inputs of a net: at most per call, and in all
 MIN_SCORE = 0.05  # so that the classifier's inputs are faces and false alarms, as at inference
 MAX_DIFFERENCE = 0.05  # of probabilities in the mean; the default bundle's nets have 0.004 to 0.022
@@ -36,8 +37,30 @@ MAX_DIFFERENCE = 0.05  # of probabilities in the mean; the default bundle's nets
 OPERATORS = ["Conv", "Add", "Clip", "Relu", "LeakyRelu", "MaxPool"]
 
 
+def int8_bundle(bundle: Bundle, folder: Path, names: Sequence[str] = ("classifier",)) -> Bundle:
+    """Return a bundle with some nets in INT8, and with its settings as they are.
+
+    Args:
+        bundle: with these nets in float32.
+        folder: photos with faces, of the kind that the bundle will see; they need no annotations.
+        names: of the nets.
+
+    Raises:
+        MediaError: the folder holds no photo, or one of them cannot be read.
+        UserError: see `to_int8`.
+    """
+    photos, errors = find_images([folder])
+    if errors:
+        raise errors[0]
+    given = {name: bundle.graph_bytes(name) for name in GRAPHS}
+    graphs = to_int8(bundle, names, given, [Path(photo.path) for photo in photos])
+    sha256 = {name: hashlib.sha256(graph).hexdigest() for name, graph in graphs.items()}
+    provenance = {**bundle.meta.provenance, "int8": list(names)}
+    return Bundle(bundle.path, replace(bundle.meta, sha256=sha256, provenance=provenance), graphs)
+
+
 def to_int8(
-    bundle: Bundle, names: Sequence[str], graphs: Mapping[str, bytes], photos: Sequence[AnnotatedImage]
+    bundle: Bundle, names: Sequence[str], graphs: Mapping[str, bytes], photos: Sequence[Path]
 ) -> dict[str, bytes]:
     """Return a bundle's graphs, those of some nets in INT8.
 
@@ -45,14 +68,15 @@ def to_int8(
         bundle: with all nets in float32, which the ranges are measured with.
         names: of the nets.
         graphs: the bundle's graphs as exported, with float32 weights.
-        photos: training photos.
+        photos: files of photos with faces.
 
     Raises:
+        MediaError: a photo cannot be read.
         UserError: a net is in INT8 already, got no input on these photos, or answers otherwise in INT8.
     """
     for name in names:
         if is_int8(graphs[name]):
-            raise UserError(f"--int8 {name}: the net is in INT8 already; leave it out")
+            raise UserError(f"--int8 {name}: the net is in INT8 already; leave out --int8")
     inputs = _collect_inputs(bundle, names, photos[:: max(-(-len(photos) // PHOTOS), 1)])
     made = {name: bundle.graph_bytes(name) for name in graphs}
     for name in names:
@@ -61,13 +85,13 @@ def to_int8(
         difference = probability_difference(graph, made[name], inputs[name])
         if not difference <= MAX_DIFFERENCE:
             what = f"in INT8, the net's probabilities differ by {difference:.2g} in the mean"
-            raise UserError(f"--int8 {name}: {what}; pack without it")
+            raise UserError(f"--int8 {name}: {what}; leave out --int8")
     return made
 
 
 def probability_difference(graph: bytes, made: bytes, inputs: Sequence[NDArray[np.float32]]) -> float:
     """Return the mean absolute difference between the first outputs, which are probabilities, of two graphs."""
-    before, after = (onnx_function(each) for each in (graph, made))
+    before, after = (load_graph(each, "INT8") for each in (graph, made))
     return float(np.mean([np.abs(before(one)[0] - after(one)[0]).mean() for one in inputs]))
 
 
@@ -91,7 +115,7 @@ class _RecordingBundle(Bundle):
 
 
 def _collect_inputs(
-    bundle: Bundle, names: Sequence[str], photos: Sequence[AnnotatedImage]
+    bundle: Bundle, names: Sequence[str], photos: Sequence[Path]
 ) -> dict[str, list[NDArray[np.float32]]]:
     """Return up to INPUTS inputs of each net, from photos that the bundle searches."""
     inputs: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
@@ -99,10 +123,10 @@ def _collect_inputs(
     predictor = Predictor(_RecordingBundle(bundle, graphs, inputs))
     with progress() as bar:
         for photo in bar.track(photos, description="measuring ranges for INT8"):
-            predictor.detect(read_image(photo.path), min_score=MIN_SCORE)
+            predictor.detect(read_image(photo), min_score=MIN_SCORE)
     for name, found in inputs.items():
         if not found:
-            raise UserError(f"--int8 {name}: the net saw nothing in {len(photos)} training photos; pack without it")
+            raise UserError(f"--int8 {name}: the net saw nothing in {len(photos)} photos; use photos with faces")
     return {name: found[:: -(-len(found) // INPUTS)] for name, found in inputs.items()}
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from common.errors import UserError
-from stage1_faces.training.export import onnx_function
+from pipeline.inference.graphs import load_graph
 
 WeightsDtype = Literal["float16", "float32"]
 MIN_VALUES = 64  # a smaller tensor (a bias, a constant of the preprocessing) stays in float32: it takes no place
@@ -96,7 +96,7 @@ def check_stored(name: str, graph: bytes, stored: bytes, scale: float = 1.0) -> 
     sides = onnx.load_from_string(graph).graph.input[0].type.tensor_type.shape.dim[1:]
     shape = (PROBES, *(side.dim_value or OPEN_SIDE for side in sides))
     pixels = (np.random.default_rng(0).normal(0, 1, shape) * scale).astype(np.float32)
-    pairs = list(zip(onnx_function(stored)(pixels), onnx_function(graph)(pixels), strict=True))
+    pairs = list(zip(load_graph(stored, name)(pixels), load_graph(graph, name)(pixels), strict=True))
     difference = max(_difference(after, before) for after, before in pairs)
     if not difference <= HALF_TOLERANCE:
         what = f"with float16 weights, its outputs differ by {difference:.2g}"

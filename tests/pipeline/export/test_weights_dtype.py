@@ -8,8 +8,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from common.errors import UserError
-from stage1_faces.training.export import onnx_function
-from stage1_faces.training.weights_dtype import check_stored, store_weights
+from pipeline.export.weights_dtype import check_stored, store_weights
+from pipeline.inference.graphs import load_graph
 
 RNG = np.random.default_rng(0)
 
@@ -36,7 +36,7 @@ def test_float16_halves_the_file_and_keeps_the_outputs() -> None:
     kinds = {t.name: t.data_type for t in onnx.load_from_string(stored).graph.initializer}
     assert kinds == {"weights_float16": TensorProto.FLOAT16, "bias": TensorProto.FLOAT}  # small tensors stay
     pixels = RNG.normal(0, 1, (3, 16)).astype(np.float32)
-    (before,), (after,) = onnx_function(graph)(pixels), onnx_function(stored)(pixels)
+    (before,), (after,) = load_graph(graph, "g")(pixels), load_graph(stored, "g")(pixels)
     assert after.dtype == np.float32 and 0 < np.abs(after - before).max() < 1e-3
     assert 0 < check_stored("g", graph, stored) < 1e-3
     onnx.checker.check_model(onnx.load_from_string(stored))

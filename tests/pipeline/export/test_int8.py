@@ -1,0 +1,113 @@
+"""Nets in INT8: smaller files, nearly the same answers, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+
+from common.boxes import iou
+from common.errors import UserError
+from pipeline.bench.synthetic_photos import synthetic_photo
+from pipeline.export import int8
+from pipeline.export.command import main
+from pipeline.export.exported_detector import ExportedDetector
+from pipeline.export.int8 import int8_bundle, probability_difference, quantize, to_int8
+from pipeline.export.weights_dtype import is_int8, store_weights
+from pipeline.inference.bundle import GRAPHS, Bundle, write_bundle
+from pipeline.inference.graphs import load_graph
+from pipeline.inference.predictor import Predictor
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for k in range(8):
+        assert cv2.imwrite(str(folder / f"{k}.png"), synthetic_photo(480 + 20 * k, 360, 5)[..., ::-1])
+    return folder
+
+
+def test_the_exported_file_is_smaller_and_answers_as_before(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "small.onnx"
+    assert main(["--out", str(out), "--int8", str(photos)]) == 0
+    assert f"{out}: " in capsys.readouterr().out
+    default = Bundle.load()
+    saved = sum(len(default.graph_bytes(name)) for name in GRAPHS)
+    assert out.stat().st_size < 0.75 * saved
+    model = onnx.load(out, load_external_data=False)
+    onnx.checker.check_model(model, full_check=True)
+    assert {entry.domain for entry in model.opset_import} == {""}
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(metadata["provenance"])["int8"] == ["classifier"]
+    hashes = json.loads(metadata["bundle_sha256"])
+    assert {name for name in GRAPHS if hashes[name] != default.meta.sha256[name]} == {"classifier"}
+    detector = ExportedDetector(out, default)
+    image = synthetic_photo(640, 480, 6)
+    before, after = Predictor(default).detect(image), detector.detect(image)
+    assert len(before) == len(after) == 6
+    overlap = iou(before.boxes, after.boxes)
+    assert overlap.max(axis=1).min() > 0.85
+    partner = overlap.argmax(axis=1)
+    assert [after.labels[k] for k in partner] == list(before.labels)
+    np.testing.assert_allclose(after.scores[partner], before.scores, atol=0.15)
+
+
+def test_what_is_refused(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = int8_bundle(Bundle.load(), photos)
+    write_bundle(tmp_path / "small", made.meta, {name: made.graph_bytes(name) for name in GRAPHS})
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.jpg").write_bytes(b"no photo")
+    (tmp_path / "dark").mkdir()
+    assert cv2.imwrite(str(tmp_path / "dark" / "a.png"), np.zeros((80, 80, 3), np.uint8))
+    for options, message in (
+        (["--int8", str(tmp_path / "gone")], "gone: not found; check the name"),
+        (["--int8", str(tmp_path / "empty")], "empty: holds no pictures; name a folder that does"),
+        (["--int8", str(tmp_path / "broken")], "a.jpg: "),
+        (["--int8", str(tmp_path / "dark")], "the net saw nothing in 1 photos; use photos with faces"),
+        (["--int8", str(photos), "--bundle", str(tmp_path / "small")], "is in INT8 already; leave out --int8"),
+    ):
+        assert main(["--out", str(tmp_path / "made.onnx"), *options]) == 1
+        said = capsys.readouterr().err.strip().splitlines()
+        assert len(said) == 1 and message in said[0], options
+    assert not (tmp_path / "made.onnx").exists()
+
+
+def test_a_quantised_net_stays_as_it_is() -> None:
+    rng, graph = np.random.default_rng(0), store_weights(Bundle.load().graph_bytes("rnet"), "float32")
+    inputs = [rng.uniform(0, 255, (1, 3, 32, 32)).astype(np.float32) for _ in range(20)]
+    made = quantize(graph, inputs)
+    assert is_int8(made) and not is_int8(graph)
+    assert store_weights(made, "float16") == store_weights(made, "float32") == made
+    pixels = np.concatenate(inputs)
+    for expected, found in zip(load_graph(graph, "before")(pixels), load_graph(made, "after")(pixels), strict=True):
+        assert 0 < np.abs(expected - found).mean() < 0.1 * np.abs(expected).mean() + 0.02
+    bundle = Bundle.load()
+    graphs = {name: bundle.graph_bytes(name) for name in GRAPHS} | {"rnet": made}
+    with pytest.raises(UserError, match="--int8 rnet: the net is in INT8 already"):
+        to_int8(bundle, ["rnet"], graphs, [])
+
+
+def test_photos_without_faces_cannot_give_ranges() -> None:
+    bundle = Bundle.load()
+    with pytest.raises(UserError, match="--int8 classifier: the net saw nothing in 0 photos"):
+        to_int8(bundle, ["classifier"], {name: bundle.graph_bytes(name) for name in GRAPHS}, [])
+
+
+def test_a_net_that_answers_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = Bundle.load()
+    graphs = {name: bundle.graph_bytes(name) for name in GRAPHS}
+    rng = np.random.default_rng(0)
+    inputs = [rng.uniform(0, 255, (1, 3, 32, 32)).astype(np.float32) for _ in range(4)]
+    assert probability_difference(graphs["rnet"], graphs["rnet"], inputs) == 0
+    monkeypatch.setattr(int8, "_collect_inputs", lambda *_: {"rnet": inputs})
+    assert is_int8(to_int8(bundle, ["rnet"], graphs, [])["rnet"])
+    monkeypatch.setattr(int8, "MAX_DIFFERENCE", 0.0)
+    with pytest.raises(UserError, match="--int8 rnet: in INT8, the net's probabilities differ by"):
+        to_int8(bundle, ["rnet"], graphs, [])
