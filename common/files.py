@@ -9,6 +9,7 @@ import errno
 import io
 import os
 import re
+import shutil
 import socket
 import tempfile
 import threading
@@ -59,6 +60,35 @@ def atomic_replace(path: Path | str) -> Iterator[Path]:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replaced_folder(path: Path | str) -> Iterator[Path]:
+    """Yield an empty folder next to `path`, which takes its place when the block ends without an error.
+
+    After an exception, Ctrl-C included, what was there stays. A link to a folder stays a link. Raises OSError, with
+    the name `path`, for a failed write.
+    """
+    out = Path(path).resolve()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with with_file_name(out):
+        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    new, old = temporary / "new", temporary / "old"
+    try:
+        with with_file_name(out):
+            new.mkdir()
+            yield new
+        try:
+            if out.exists():
+                out.replace(old)
+            new.replace(out)
+        except BaseException:  # Ctrl-C, too
+            if old.exists() and not out.exists():
+                old.replace(out)
+            raise
+    finally:
+        # Should the earlier folder not have come back, it is not removed.
+        shutil.rmtree(temporary if out.exists() or not old.exists() else new, ignore_errors=True)
 
 
 def write_text(path: Path | str, text: str) -> None:

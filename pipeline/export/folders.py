@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from common.errors import UserError
-from common.files import check_writable_folder, with_file_name
+from common.files import check_writable_folder, replaced_folder
 
 
 @dataclass(frozen=True)
@@ -52,24 +50,8 @@ def write_folder(out: Path, files: Mapping[str, bytes], kind: FolderKind) -> Non
         OSError: a file cannot be written; what was there stays.
     """
     check_folder(out, kind)
-    out = out.resolve()  # a link stays a link
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with with_file_name(out):
-        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    new, old = temporary / "new", temporary / "old"
-    try:
-        with with_file_name(out):
-            for name, data in files.items():
-                path = new / PurePosixPath(name)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(data)
-        try:
-            if out.exists():
-                out.replace(old)
-            new.replace(out)
-        except BaseException:  # Ctrl-C, too
-            if old.exists() and not out.exists():
-                old.replace(out)
-            raise
-    finally:
-        shutil.rmtree(temporary if out.exists() or not old.exists() else new, ignore_errors=True)
+    with replaced_folder(out) as folder:
+        for name, data in files.items():
+            path = folder / PurePosixPath(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import BundleError, first_line
-from common.files import check_writable_folder, with_file_name
+from common.files import check_writable_folder, replaced_folder
 from pipeline.inference.bundle_meta import BundleMeta, meta_to_json, read_meta
 from pipeline.inference.device import Device
 from pipeline.inference.graphs import PROBE_SIDE, Graph, graph_specs, load_graph
@@ -155,27 +153,13 @@ def write_bundle(out: Path | str, meta: BundleMeta, graphs: Mapping[str, bytes],
         raise BundleError(f"{out}: a bundle needs the graphs {', '.join(GRAPHS)}, got {', '.join(sorted(graphs))}")
     check_destination(out)
     record = {**meta_to_json(meta), "sha256": {name: hashlib.sha256(graphs[name]).hexdigest() for name in GRAPHS}}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with with_file_name(out):
-        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    try:
-        with with_file_name(out):
-            for name, graph in graphs.items():
-                (temporary / f"{name}.onnx").write_bytes(graph)
-            (temporary / "bundle.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-            if report is not None:
-                (temporary / REPORT).write_text(report, encoding="utf-8")
-            temporary.chmod(0o755)
-        Bundle.load(temporary)
-        if out.exists():
-            old = temporary.with_name(temporary.name + ".old")
-            out.replace(old)
-            temporary.replace(out)
-            shutil.rmtree(old)
-        else:
-            temporary.replace(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with replaced_folder(out) as folder:
+        for name, graph in graphs.items():
+            (folder / f"{name}.onnx").write_bytes(graph)
+        (folder / "bundle.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        if report is not None:
+            (folder / REPORT).write_text(report, encoding="utf-8")
+        Bundle.load(folder)
     return Bundle.load(out)
 
 

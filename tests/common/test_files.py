@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from common import files
-from common.files import atomic_replace, write_text
+from common.files import atomic_replace, replaced_folder, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,6 +37,49 @@ def test_a_failure_keeps_the_old_file_only(tmp_path: Path, error: type[BaseExcep
         raise error
     assert (tmp_path / "a.txt").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path, link: bool) -> None:
+    out = tmp_path / "deep" / "folder"
+    for name in ("first", "second"):
+        with replaced_folder(out) as folder:
+            (folder / name).write_text("text")
+        assert [path.name for path in out.iterdir()] == [name]
+        if link and name == "first":
+            out = tmp_path / "link"
+            out.symlink_to(tmp_path / "deep" / "folder")
+    assert out.is_symlink() == link
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["folder"]
+    (tmp_path / "plain").mkdir()
+    assert (tmp_path / "deep" / "folder").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+@pytest.mark.parametrize("moment", ["writing", "replacing", "between"])
+def test_a_folder_stays_when_its_replacement_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], moment: str
+) -> None:
+    out = tmp_path / "folder"
+    with replaced_folder(out) as folder:
+        (folder / "old").write_text("text")
+    replace = Path.replace
+
+    def fail(path: Path, target: Path) -> Path:
+        if path == out and moment == "between":
+            replace(path, target)
+        if path == out or (moment == "replacing" and path.name == "new"):
+            raise error("no")
+        return replace(path, target)
+
+    if moment != "writing":
+        monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(error, match="no"), replaced_folder(out) as folder:
+        (folder / "new file").write_text("text")
+        if moment == "writing":
+            raise error("no")
+    assert [path.name for path in out.iterdir()] == ["old"]
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
 def test_permissions_are_those_of_a_plain_open(tmp_path: Path) -> None:

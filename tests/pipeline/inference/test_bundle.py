@@ -231,6 +231,23 @@ def test_write_refuses_another_folder_and_a_missing_graph(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_a_bundle_that_is_not_replaced_in_the_end_stays(bundle_copy, monkeypatch):
+    meta = Bundle.load(bundle_copy).meta
+    graphs = {name: (DEFAULT / f"{name}.onnx").read_bytes() for name in GRAPHS}
+    plain = Path.replace
+
+    def interrupted(path, target):
+        plain(path, target)
+        if path == bundle_copy:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_bundle(bundle_copy, replace(meta, score_threshold=0.9), graphs)
+    assert Bundle.load(bundle_copy).meta == meta
+    assert [path.name for path in bundle_copy.parent.iterdir()] == [bundle_copy.name]
+
+
 def test_other_files_next_to_a_bundle_are_not_lost(bundle_copy):
     meta = Bundle.load(bundle_copy).meta
     graphs = {name: (DEFAULT / f"{name}.onnx").read_bytes() for name in GRAPHS}
