@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from common.annotations import Annotations
 from common.display import counted
@@ -18,15 +18,19 @@ class FurtherRows:
 
     rows: tuple[SplitRow, ...]
     left_out: Mapping[str, int]  # {source: number of photos that show the same as a val or test photo}
+    # {source without faces: number of photos that are not learned from, for the false alarms of a fold}
+    held_out: Mapping[str, int] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """Return one line for the user per source."""
         used = Counter(row.image_id.partition("/")[0] for row in self.rows)
         lines = []
-        for name in sorted({*used, *self.left_out}):
+        for name in sorted({*used, *self.left_out, *self.held_out}):
             line = f"{name}: {counted(used[name], 'photo')} for training"
             if count := self.left_out.get(name, 0):
                 line += f"; {counted(count, 'photo')} left out, because a val or test photo shows the same"
+            if count := self.held_out.get(name, 0):
+                line += f"; {counted(count, 'photo')} held out, to count false alarms"
             lines.append(line)
         return lines
 
@@ -38,6 +42,7 @@ class FurtherSources:
     photos: Mapping[str, str]  # {image id: source}
     scenes: Mapping[str, int]  # {image id: a number that near-duplicates of all sources share}
     twins: Mapping[str, str]  # as Annotations.twins
+    face_free: frozenset[str] = frozenset()  # names of the sources without faces
 
     @classmethod
     def find(cls, annotations: Annotations, workers: int = 2) -> FurtherSources:
@@ -54,14 +59,22 @@ class FurtherSources:
         unreadable = {i for i, _ in found.unreadable}
         scenes = {image.image_id: group for image, group in zip(images, found.groups, strict=True)}
         further = {im.image_id: im.source for i, im in enumerate(images) if im.source != main and i not in unreadable}
-        return cls(further, scenes, annotations.twins)
+        face_free = frozenset(source.name for source in annotations.sources if source.face_free)
+        return cls(further, scenes, annotations.twins, face_free)
 
-    def rows(self, main_rows: Sequence[SplitRow]) -> FurtherRows:
+    def rows(self, main_rows: Sequence[SplitRow], fold: int = 0, folds: int | None = None) -> FurtherRows:
         """Return the rows of the further photos in a split of the main source.
 
         A photo is left out when its twin, or a photo of its scene, is for validation or test, or is left out itself. A
         twin has the group of its photo in the main source; other photos have groups of their own scenes.
+
+        Args:
+            main_rows: the split of the main source.
+            fold: number of the split, from 0.
+            folds: number of splits; each holds out its part of the photos of sources without faces. None: no fold.
         """
+        empty = {self.scenes[image_id] for image_id, source in self.photos.items() if source in self.face_free}
+        held_empty = set(sorted(empty)[fold::folds]) if folds else set()
         held = {row.image_id for row in main_rows if row.split != "train"}
         # At another size or crop, a twin's scene may differ from that of its photo in the main source.
         shown = held | {image_id for image_id, twin in self.twins.items() if twin in held}
@@ -70,11 +83,14 @@ class FurtherSources:
         first = max(groups.values(), default=-1) + 1
         rows: list[SplitRow] = []
         left_out: Counter[str] = Counter()
+        held_out: Counter[str] = Counter()
         for image_id, source in self.photos.items():
             twin = self.twins.get(image_id)
-            if twin in held or self.scenes[image_id] in held_scenes:
+            if source in self.face_free and self.scenes[image_id] in held_empty:
+                held_out[source] += 1
+            elif twin in held or self.scenes[image_id] in held_scenes | held_empty:
                 left_out[source] += 1
             else:
                 group = groups[twin] if twin in groups else first + self.scenes[image_id]
                 rows.append(SplitRow(image_id, "train", group))
-        return FurtherRows(tuple(rows), left_out)
+        return FurtherRows(tuple(rows), left_out, held_out)

@@ -129,8 +129,8 @@ def run(args: SplitArgs, log: Log = warn) -> int:
     further = FurtherSources.find(annotations, args.workers)
     annotations, same_scene, unreadable = _group_readable(args, main_part(annotations))
     made = _split_images(args, annotations.images, same_scene)
-    for name, rows in zip(names, made.splits, strict=True):
-        found = further.rows(rows)
+    for fold, (name, rows) in enumerate(zip(names, made.splits, strict=True)):
+        found = further.rows(rows, fold, args.folds)
         write_splits(name, [*rows, *found.rows])
         _print_table(name, rows, annotations)
         for line in found.lines():

@@ -5,13 +5,13 @@
 In fold k, part k of the photos is the test set. Part k + 1 fits what pipeline.pack fits (calibration, threshold). The
 cascade and the classifiers train on the rest. The stock cascade is scored on the same test photos. After a kill, the
 same command resumes: finished trainings are not repeated. Of several `--data`, only the first has folds; the others are
-learned from in each fold (docs/sources.md).
+learned from in each fold (docs/sources.md), except for a part of the photos without faces.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -19,10 +19,12 @@ from typing import Any
 
 import tyro
 
-from common.annotations import AnnotatedImage, ReadingArgs, count_line, load_dataset
+from common.annotations import AnnotatedImage, Annotations, ReadingArgs, count_line, load_dataset
+from common.annotations.photos import photos_in
 from common.cli import console, program_name, refuse_renamed, requires_extra, run_cli
-from common.errors import UserError
+from common.errors import MediaError, UserError
 from common.files import write_text
+from common.images import read_image
 from common.run_folder import RunFolder
 from common.sources import SourcesArgs, load_sources, main_part
 from common.splits import SPLITS, read_splits
@@ -30,13 +32,10 @@ from pipeline.data import split
 from pipeline.data.checks import check_apart, check_dataset
 from pipeline.data.further_sources import FurtherSources
 from pipeline.evaluate.bootstrap import bootstrap
-from pipeline.evaluate.metrics import Sample
 from pipeline.evaluate.selection import check_classes, merge_classes, merged_names, parse_merge
 from pipeline.evaluate.tide_errors import filter_by_score
-from pipeline.inference.bundle import Bundle
 from pipeline.training.fold_scoring import (
     PIPELINE,
-    DetectorScore,
     ExternalData,
     read_samples,
     read_scores,
@@ -86,6 +85,8 @@ class CrossvalArgs(SourcesArgs):
     """NAME=0.35: IoU from which a box matches a face of a source that is left out; 0.5 without it."""
     merge: tuple[str, ...] = ()
     """NAME:A=B: class A counts as class B in a source that is left out."""
+    face_free: tuple[Path, ...] = ()
+    """Folders of photos without any face, never trained on: each fold's false alarms are counted there."""
     external_data: Path | None = None
     """Annotated photos of another dataset that each fold is scored on, too; never trained on."""
     external_merge: tuple[str, ...] = ()
@@ -109,6 +110,7 @@ def run(args: CrossvalArgs) -> int:
     images = check_dataset(args.main_data, main_part(annotations), log)
     ids = {image.image_id for image in images}
     external = _read_external(args, annotations.class_names, log)
+    face_free = _face_free_photos(args, annotations, log)
     record: dict[str, Any] = {
         "folds": args.folds,
         "seed": args.seed,
@@ -118,13 +120,14 @@ def run(args: CrossvalArgs) -> int:
         "also": fingerprint(external.images) if external.images else None,
         "also_iou": args.external_iou,
         "also_merge": list(args.external_merge),
+        "face_free": sorted(face_free) or None,
         "experiments": list(args.experiments),
     }
     if annotations.sources:
         record["sources"] = [source.facts() for source in annotations.sources]
         record["further_data"] = fingerprint([image for image in annotations.images if image.image_id not in ids])
     with RunFolder(args.out, "cross-validation", "--out", "crossval_config.json").held(record):
-        log(_cross_validate(args, images, external, annotations.class_names, log))
+        log(_cross_validate(args, images, external, face_free, annotations.class_names, log))
     if counts := count_line(annotations):
         log(counts)
     return 0
@@ -173,13 +176,14 @@ def _check_args(args: CrossvalArgs) -> None:
         raise UserError(f"--external-iou is {args.external_iou}, must be between 0.1 and 1; the default is 0.35")
     if (args.match_iou or args.merge) and not args.leave_out_source:
         raise UserError("--match-iou, --merge: are for sources that are left out; give --leave-out-source")
-    for_folds = {"--external-data": args.external_data, "--group-by": args.group_by, "--by-time": args.by_time}
+    for_folds: dict[str, object] = {"--external-data": args.external_data, "--face-free": args.face_free}
+    for_folds |= {"--group-by": args.group_by, "--by-time": args.by_time}
     if args.leave_out_source and (given := [flag for flag, value in for_folds.items() if value]):
         raise UserError(f"{given[0]}: is for folds; leave it out, or leave out --leave-out-source")
     if args.external_merge and args.external_data is None:
         raise UserError("--external-merge: needs --external-data, whose classes it merges; give both")
     check_experiments(args.experiments)
-    for data in (*args.data, args.external_data):
+    for data in (*args.data, *args.face_free, args.external_data):
         if data is not None:
             check_apart(data, args.out, "--out")
 
@@ -193,8 +197,32 @@ def _read_external(args: CrossvalArgs, class_names: Sequence[str], log: Log) -> 
     return ExternalData(args.external_iou, images, merge)
 
 
+def _face_free_photos(args: CrossvalArgs, annotations: Annotations, log: Log) -> dict[str, Path]:
+    """Return {id: file} of the photos without any face that can be read: of --face-free, and of such sources."""
+    sources = {source.name for source in annotations.sources if source.face_free}
+    found = {image.image_id: image.path for image in annotations.images if image.source in sources}
+    for folder in args.face_free:
+        photos = photos_in(folder, recursive=True)
+        if not photos:
+            raise UserError(f"--face-free {folder}: holds no photos; check the folder")
+        found |= {str(file): file for file in photos}
+    usable = {}
+    for image_id, file in found.items():
+        try:
+            read_image(file)
+            usable[image_id] = file
+        except MediaError as error:
+            log(f"warning: {error}; no false alarms are counted there")
+    return usable
+
+
 def _cross_validate(
-    args: CrossvalArgs, images: Sequence[AnnotatedImage], external: ExternalData, names: Sequence[str], log: Log
+    args: CrossvalArgs,
+    images: Sequence[AnnotatedImage],
+    external: ExternalData,
+    face_free: Mapping[str, Path],
+    names: Sequence[str],
+    log: Log,
 ) -> str:
     """Train and score the remaining folds, write both files, and return the text of crossval.md."""
     reading = tuple(args.reading_flags())
@@ -208,11 +236,18 @@ def _cross_validate(
                 args.data, splits, args.out / f"fold{k}", args.experiments, reading=reading, sources=args.sources
             )
         )
-    run_parallel([(plan.folder, plan.steps) for plan in plans], args.jobs, log)
+    unscored = {plan.folder: plan for plan in plans if not _scores_file(plan).is_file()}
+
+    def score(folder: Path) -> None:
+        files = (_scores_file(unscored[folder]), _samples_file(unscored[folder]))
+        write_fold(*files, *score_fold(unscored[folder], images, external, face_free))
+        log(f"{folder.name}: scored")
+
+    run_parallel([(folder, plan.steps) for folder, plan in unscored.items()], args.jobs, log, score)
     folds, samples, reported = [], [], []
     stock = stock_cross_dataset(args.out / "stock_elsewhere.json", external)
     for plan in plans:
-        scores, found = _scored_fold(plan, images, external, len(names), log)
+        scores, found = read_scores(_scores_file(plan)), read_samples(_samples_file(plan), len(names))
         scores[0].figures.update(stock)
         folds.append(scores)
         samples += found
@@ -221,7 +256,7 @@ def _cross_validate(
     pooled = bootstrap(samples, names)
     tables = [fold_table(table, args.folds), fold_table(table, args.folds, (PIPELINE,))]
     tables.append(pooled_table(samples, names, pooled))
-    calibration = calibration_table([Bundle.load(plan.bundle) for plan in plans])
+    calibration = calibration_table([scores[-1].calibration for scores in folds])
     text = "\n".join([*tables, calibration, unsure_table(reported)])
     write_text(args.out / "crossval.md", text)
     record = {
@@ -233,15 +268,14 @@ def _cross_validate(
     return text
 
 
-def _scored_fold(
-    plan: TrainingPlan, images: Sequence[AnnotatedImage], external: ExternalData, classes: int, log: Log
-) -> tuple[list[DetectorScore], list[Sample]]:
-    """Return a fold's scores and detections, made when missing."""
-    scores_file, samples_file = (plan.folder.with_suffix(suffix) for suffix in (".json", ".samples.json"))
-    if not scores_file.is_file():
-        write_fold(scores_file, samples_file, *score_fold(plan, images, external))
-        log(f"{plan.folder.name}: scored")
-    return read_scores(scores_file), read_samples(samples_file, classes)
+def _scores_file(plan: TrainingPlan) -> Path:
+    """Return the file of a fold's scores; with it, the fold is finished, and its folder is needed no more."""
+    return plan.folder.with_suffix(".json")
+
+
+def _samples_file(plan: TrainingPlan) -> Path:
+    """Return the file of a fold's detections."""
+    return plan.folder.with_suffix(".samples.json")
 
 
 def _split_files(args: CrossvalArgs) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from pipeline.training.validation import crop_scores
 from stage1_faces.faces import Detector
 from stage1_faces.stock.reference import stock_detector
 
+FALSE_ALARMS = "false alarms per face-free photo"
 CASCADES = ("stock", "fine-tuned")  # scored by the faces that they find
 PIPELINE = "whole pipeline"
 SAMPLE_ARRAYS = ("gt_boxes", "gt_labels", "boxes", "scores", "labels")
@@ -42,6 +43,8 @@ class DetectorScore:
     detector: str  # one of CASCADES, or PIPELINE
     threshold: float  # score threshold, chosen on the fold's validation photos
     figures: FoldMetrics  # metrics by name, None where undefined
+    # Of PIPELINE: the calibration error on the photos that it was fitted on, "before" and "after".
+    calibration: FoldMetrics = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,19 @@ class ExternalData:
 
 
 def score_fold(
-    plan: TrainingPlan, images: Sequence[AnnotatedImage], external: ExternalData
+    plan: TrainingPlan,
+    images: Sequence[AnnotatedImage],
+    external: ExternalData,
+    face_free: Mapping[str, Path] | None = None,
 ) -> tuple[list[DetectorScore], list[Sample]]:
     """Return the scores of both cascades and the whole pipeline on a fold's test photos, and the pipeline's detections.
 
-    The training `plan` is finished. `images` are all photos of the dataset. External photos are scored by the
-    fine-tuned cascade and the whole pipeline, too.
+    Args:
+        plan: the fold's training, which is finished.
+        images: all photos of the dataset.
+        external: photos that the fine-tuned cascade and the whole pipeline are scored on, too.
+        face_free: {id: file} of photos without any face. The whole pipeline's false alarms are counted on those that
+            the fold did not learn from.
     """
     splits = read_splits(plan.splits)
     val, test = ([i for i in images if splits.get(i.image_id) == split] for split in ("val", "test"))
@@ -76,7 +86,12 @@ def score_fold(
         "crop macro-F1": macro_f1,
         **pipeline_cross_dataset(predictor, external),
     }
-    return [*scores, DetectorScore(PIPELINE, predictor.bundle.meta.score_threshold, figures)], samples
+    unseen = [file for image_id, file in (face_free or {}).items() if image_id not in splits]
+    if unseen:
+        figures[FALSE_ALARMS] = statistics.fmean(len(predictor.detect(read_image(file))) for file in unseen)
+    meta = predictor.bundle.meta
+    calibration = meta.metrics.get("val_calibration_error", {})
+    return [*scores, DetectorScore(PIPELINE, meta.score_threshold, figures, calibration)], samples
 
 
 def _score_cascades(

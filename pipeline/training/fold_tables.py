@@ -9,8 +9,7 @@ from pipeline.evaluate.bootstrap import Interval, bootstrap
 from pipeline.evaluate.metrics import Sample
 from pipeline.evaluate.reliability import Reliability, scores_and_correct
 from pipeline.evaluate.risk_coverage import risk_coverage
-from pipeline.inference.bundle import Bundle
-from pipeline.training.fold_scoring import CASCADES, DetectorScore
+from pipeline.training.fold_scoring import CASCADES, DetectorScore, FoldMetrics
 from pipeline.training.packing.calibration import MATCH_IOU, MIN_DETECTOR_SCORE
 
 MeanAndSpread = tuple[float, float]
@@ -55,9 +54,8 @@ def pooled_table(
     return "\n".join([*lines, f"| expected calibration error | {error} | |"]) + "\n"
 
 
-def calibration_table(bundles: Sequence[Bundle]) -> str:
+def calibration_table(errors: Sequence[FoldMetrics]) -> str:
     """Return the calibration error on validation photos before and after the fit, by fold."""
-    errors = [bundle.meta.metrics.get("val_calibration_error", {}) for bundle in bundles]
     lines = ["| calibration error on the photos that it was fitted on, by fold | |", "|---|---|"]
     for when in ("before", "after"):
         numbers = ", ".join(_number(error.get(when)) for error in errors)

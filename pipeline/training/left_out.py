@@ -168,30 +168,37 @@ def _copy_without(every: Path, splits: Path, image_ids: Set[str]) -> None:
 def run_left_out(trainings: Sequence[LeftOutTraining], out: Path, jobs: int, log: Log) -> str:
     """Run the remaining trainings; write left_out_NAME.json of each, and left_out.md. Return the table's text.
 
+    A source with its left_out_NAME.json is finished, and its folder is needed no more.
+
     Args:
         trainings: one per source that is left out.
         out: folder of the results.
         jobs: trainings at a time.
         log: gets each line.
     """
-    run_parallel([(training.plan.folder, training.steps) for training in trainings], jobs, log)
-    rows = []
-    for training in trainings:
-        write_bytes(out / f"left_out_{training.name}.json", training.result.read_bytes())
-        rows.append(_row(training))
+    files = {training.name: out / f"left_out_{training.name}.json" for training in trainings}
+    remaining = {each.plan.folder: each for each in trainings if not files[each.name].is_file()}
+
+    def keep(folder: Path) -> None:
+        write_bytes(files[remaining[folder].name], remaining[folder].result.read_bytes())
+
+    run_parallel([(folder, training.steps) for folder, training in remaining.items()], jobs, log, keep)
+    rows = [_row(name, file) for name, file in files.items()]
     header = ("left out", "photos", "IoU", *FIGURES.values())
     text = Table("Leave one source out", header, tuple(rows), "In brackets: 95% intervals over photos.").markdown()
     write_text(out / "left_out.md", text)
     return text
 
 
-def _row(training: LeftOutTraining) -> tuple[str, ...]:
-    """Return a source's row: figures with their 95% intervals."""
-    record = json.loads(training.result.read_text(encoding="utf-8"))
-    found: dict[str, Any] = record["sources"][training.name]
+def _row(name: str, file: Path) -> tuple[str, ...]:
+    """Return a source's row: figures with their 95% intervals; raise UserError when its file is damaged."""
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["sources"][name]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: damaged ({error}); remove it to score this source again") from error
     summary = {key: None if value is None else Interval(**value) for key, value in found["summary"].items()}
     figures = (with_interval(summary.get(key)) for key in FIGURES)
-    return (training.name, str(found["photos"]), f"{found['iou']:g}", *figures)
+    return (name, str(found["photos"]), f"{found['iou']:g}", *figures)
 
 
 def _write_trust(file: Path | None, sources: Sequence[Source], out: Path) -> Path:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,10 +82,16 @@ def run_steps(
         log(f"{folder.name}: {step.name} done in {time.monotonic() - start:.0f} s")
 
 
-def run_parallel(works: Sequence[tuple[Path, Sequence[TrainingStep]]], jobs: int, log: Log = lambda _: None) -> None:
+def run_parallel(
+    works: Sequence[tuple[Path, Sequence[TrainingStep]]],
+    jobs: int,
+    log: Log = lambda _: None,
+    finished: Callable[[Path], None] = lambda _: None,
+) -> None:
     """Call `run_steps` for each (folder, steps), `jobs` of them at a time.
 
     When one fails, and at Ctrl-C, the others are ended at once: all of them resume when they are started again.
+    `finished` gets each folder whose steps have ended, in the calling thread, while others still run.
 
     Raises UserError as `run_steps` does.
     """
@@ -100,8 +106,10 @@ def run_parallel(works: Sequence[tuple[Path, Sequence[TrainingStep]]], jobs: int
 
     with ThreadPoolExecutor(jobs) as pool:
         try:  # around the submissions, too: the pool waits for what was submitted before a Ctrl-C
-            futures = [pool.submit(work, folder, steps) for folder, steps in works]
-            wait(futures)
+            futures = {pool.submit(work, folder, steps): folder for folder, steps in works}
+            for future in as_completed(futures):
+                if future.exception() is None and not stop.is_set():
+                    finished(futures[future])
         finally:
             stop.set()
     for future in futures:

@@ -50,6 +50,21 @@ def test_what_resembles_a_photo_that_is_left_out_is_left_out() -> None:
     assert [row.image_id for row in found.rows] == ["a/like_twin", "a/free", "b/twin"] and not found.left_out
 
 
+def test_each_fold_holds_out_its_part_of_the_photos_without_faces() -> None:
+    scenes = {"m0": 0, "e/0": 1, "e/1": 2, "e/2": 3, "e/like_0": 1, "a/0": 4, "a/like_e1": 2}
+    photos = {name: name[0] for name in scenes if "/" in name}
+    further = FurtherSources(photos, scenes, {}, frozenset({"e"}))
+    main = [SplitRow("m0", "train", 0)]
+    learned = [{row.image_id for row in further.rows(main, fold, 3).rows} for fold in range(3)]
+    assert [set(photos) - own for own in learned] == [{"e/0", "e/like_0"}, {"e/1", "a/like_e1"}, {"e/2"}]
+    found = further.rows(main, 1, 3)
+    assert found.lines() == [
+        "a: 1 photo for training; 1 photo left out, because a val or test photo shows the same",
+        "e: 3 photos for training; 1 photo held out, to count false alarms",
+    ]
+    assert {row.image_id for row in further.rows(main).rows} == set(photos)  # no fold: all are learned from
+
+
 @pytest.fixture
 def args(tmp_path: Path) -> SourcesArgs:
     return write_sources(tmp_path)[0]

@@ -1,7 +1,7 @@
 """Cross-validation: a detector's metrics by hand, folds kept and resumed, failures in one line."""
 
 import json
-from types import SimpleNamespace
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from pipeline.training import crossval, fold_scoring
 from pipeline.training.crossval import main
 from pipeline.training.fold_scoring import (
     CASCADES,
+    FALSE_ALARMS,
     PIPELINE,
     DetectorScore,
     ExternalData,
@@ -141,6 +142,7 @@ class FoldPredictor:
         class meta:  # noqa: N801
             class_names = MASK_CLASSES
             score_threshold = 0.5
+            metrics = MappingProxyType({"val_calibration_error": {"before": 0.2, "after": 0.1}})
 
         detector = FoldDetector
 
@@ -164,7 +166,9 @@ def test_a_fold_is_scored_by_both_cascades_and_the_whole_pipeline(data, tmp_path
     images = read_dataset(data).images
     plan = TrainingPlan((data,), tmp_path / "s.csv", tmp_path / "fold0")
     external = ExternalData(0.35, images[3:5], {"mask_weared_incorrect": "without_mask"})
-    scores, samples = score_fold(plan, images, external)
+    face_free = {f"empty{k}": data / f"p{k}.png" for k in range(3)}
+    (tmp_path / "s.csv").write_text((tmp_path / "s.csv").read_text() + "empty2,train\n")
+    scores, samples = score_fold(plan, images, external, face_free)
     assert [(s.detector, s.threshold) for s in scores] == [
         ("stock", pytest.approx(0.9)),  # of the best F1: the corner's 0.4 is wrong
         ("fine-tuned", pytest.approx(0.9)),
@@ -176,6 +180,8 @@ def test_a_fold_is_scored_by_both_cascades_and_the_whole_pipeline(data, tmp_path
     assert "face AP at IoU 0.35 on external photos" not in stock  # scored once for all folds
     assert (whole["mAP50"], whole["AP50 with_mask"], whole["AP50 without_mask"]) == (1, 1, None)
     assert whole["expected calibration error"] == pytest.approx(0.325)  # 0.63 is right, 0.28 wrong: (0.37 + 0.28) / 2
+    assert whole[FALSE_ALARMS] == 2  # on two photos that were not learned from, two each: no threshold is asked for
+    assert scores[2].calibration == {"before": 0.2, "after": 0.1}
     assert (whole["crop accuracy"], whole["crop macro-F1"]) == (0, 0)  # every annotated box is called without_mask
     assert (
         whole["mAP at IoU 0.35 on external photos"]
@@ -202,30 +208,46 @@ def test_detections_are_kept_in_a_file(tmp_path):
 @pytest.fixture
 def folds(monkeypatch):
     """Replace training and scoring: return the names of the folds trained and scored."""
-    trained, scored = [], []
+    trained, scored, seen_empty = [], [], []
 
-    def fake_score_fold(plan, images, external):
+    def fake_score_fold(plan, images, external, face_free):
         scored.append(plan.folder.name)
+        seen_empty[:] = face_free
         own = set(read_splits(plan.splits).items())
         test = [image for image in images if (image.image_id, "test") in own]
         samples = [Sample(i.image_id, i.boxes, [0], i.boxes, [0.75], [0], np.array([[0.75, 0, 0]])) for i in test]
         whole = pipeline_metrics(samples, MASK_CLASSES)
         cascades = [DetectorScore(name, 0.5, {"face AP50": 0.5}) for name in CASCADES]
-        return [*cascades, DetectorScore(PIPELINE, 0.5, whole)], samples
+        return [*cascades, DetectorScore(PIPELINE, 0.5, whole, {"before": 0.1, "after": None})], samples
 
-    def run_parallel(works, jobs, log):
+    def run_parallel(works, jobs, log, finished):
         trained.append([(folder.name, len(steps)) for folder, steps in works])
+        for folder, _ in works:
+            finished(folder)
 
     monkeypatch.setattr(crossval, "run_parallel", run_parallel)
     monkeypatch.setattr(crossval, "score_fold", fake_score_fold)
     monkeypatch.setattr(fold_scoring, "stock_detector", FoldDetector)
-    meta = SimpleNamespace(metrics={"val_calibration_error": {"before": 0.1, "after": None}})
-    monkeypatch.setattr(crossval, "Bundle", SimpleNamespace(load=lambda path: SimpleNamespace(meta=meta)))
-    return trained, scored
+    return trained, scored, seen_empty
+
+
+def test_photos_without_faces_are_read_before_the_work(data, tmp_path, folds, capsys):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    argv = ["--data", str(data), "--out", str(tmp_path / "cv"), "--folds", "3", "--face-free", str(empty)]
+    assert main(argv) == 1
+    assert f"--face-free {empty}: holds no photos; check the folder" in capsys.readouterr().err
+    (empty / "a.jpg").write_bytes(b"no photo")
+    Image.new("RGB", (40, 40)).save(empty / "b.png")
+    assert main(argv) == 0
+    assert "a.jpg: " in (said := capsys.readouterr().out) and "no false alarms are counted there" in said
+    assert folds[2] == [str(empty / "b.png")]
+    assert main([*argv, "--leave-out-source", "data"]) == 1
+    assert "--face-free: is for folds" in capsys.readouterr().err
 
 
 def test_folds_that_are_scored_are_not_repeated(data, tmp_path, folds, capsys):
-    trained, scored = folds
+    trained, scored, _ = folds
     out = tmp_path / "cv"
     argv = ["--data", str(data), "--out", str(out), "--folds", "3", "--external-data", str(data)]
     assert main(argv) == 0
@@ -243,7 +265,8 @@ def test_folds_that_are_scored_are_not_repeated(data, tmp_path, folds, capsys):
     assert main(argv) == 0
     assert scored == ["fold0", "fold1", "fold2", "fold1"]
     steps = len(EXPERIMENTS) + 3  # cascade, crops, bundle
-    assert trained == [[(f"fold{k}", steps) for k in range(3)]] * 2
+    # A scored fold is not trained again, also where its folder is gone.
+    assert trained == [[(f"fold{k}", steps) for k in range(3)], [("fold1", steps)]]
     record = json.loads((out / "crossval.json").read_text())
     assert record["mean_and_spread"]["face AP50"]["stock"] == [0.5, 0.0]
     assert record["pooled"]["AP50/with_mask"] == {"value": 1, "low": 1, "high": 1}

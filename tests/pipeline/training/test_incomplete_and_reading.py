@@ -137,7 +137,7 @@ def test_folds_are_read_alike_and_checked(
     class StopError(Exception):
         """Ends the command before any training."""
 
-    def parallel(works: Sequence[tuple[Path, Sequence[TrainingStep]]], jobs: int, log: object) -> None:
+    def parallel(works: Sequence[tuple[Path, Sequence[TrainingStep]]], *_: object) -> None:
         for _, steps in works:
             assert steps[0].command[5:7] == ("--rename", "with_mask=covered")
         raise StopError

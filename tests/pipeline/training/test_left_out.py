@@ -232,8 +232,18 @@ def test_the_command_resumes(
     splits.write_text(splits.read_text() + "tv/none,train,99\n")
     kept = splits.read_text()
     started.clear()
+    result = out / "left_out_ilc.json"
+    result.unlink()
     assert crossval.main(argv) == 0
     assert started == [("left_out_ilc", "cascade")] and splits.read_text() == kept  # finetune itself checks
+    assert crossval.main(argv) == 0
+    assert len(started) == 1  # the source is scored
+    capsys.readouterr()
+    text = result.read_text()
+    result.write_text("{}")
+    assert crossval.main(argv) == 1
+    assert f"{result}: damaged ('sources'); remove it to score this source again" in capsys.readouterr().err
+    result.write_text(text)
     for more, what in ((["--seed", "1"], "seed"), (["--leave-out-source", "tv", "--match-iou"], "leave_out")):
         capsys.readouterr()
         assert crossval.main([*argv, *more]) == 1

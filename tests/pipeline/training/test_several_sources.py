@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,10 +59,17 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[TrainingStep]:
     """Return the steps that would be started; nothing is trained, so that the command fails at its end."""
     steps: list[TrainingStep] = []
 
-    def parallel(works: Iterable[tuple[Path, Sequence[TrainingStep]]], jobs: int, log: object) -> None:
+    def parallel(
+        works: Iterable[tuple[Path, Sequence[TrainingStep]]],
+        jobs: int,
+        log: object,
+        finished: Callable[[Path], None] = lambda _: None,
+    ) -> None:
         for folder, some in works:
             folder.mkdir(exist_ok=True)
             steps.extend(some)
+        for folder, _ in works:
+            finished(folder)
 
     for module in (train_all, crossval):
         monkeypatch.setattr(module, "run_parallel", parallel)
@@ -183,11 +190,12 @@ def test_results_are_not_written_among_further_data(
 def test_folds_read_all_sources_and_test_the_main_one(
     args: SourcesArgs, started: list[TrainingStep], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stop(plan: TrainingPlan, images: Sequence[object], *_: object) -> None:
+    def stop(plan: TrainingPlan, images: Sequence[object], external: object, face_free: Mapping[str, Path]) -> None:
         assert len(images) == 6  # those of the main data are scored
+        assert list(face_free) == ["empty/e"]
         raise UserError("no further")
 
-    monkeypatch.setattr(crossval, "_scored_fold", stop)
+    monkeypatch.setattr(crossval, "score_fold", stop)
     out = args.main_data.parent / "cv"
     argv = [*args.data_flags(), "--out", str(out), "--folds", "3", "--experiments", "final_cnn"]
     assert crossval.main(argv) == 1
@@ -200,7 +208,8 @@ def test_folds_read_all_sources_and_test_the_main_one(
         assert len(own) == 6 and set(own.values()) == {"train", "val", "test"}
         learned = [f"other/{name}" for name, part in own.items() if part == "train"] + ["other/p6", "other/p7"]
         further = {name: part for name, part in parts.items() if "/" in name}
-        assert sorted(further) == sorted([*learned, "empty/e"]) and set(further.values()) == {"train"}
+        empty = ["empty/e"] * (k > 0)  # its false alarms are counted in the first fold
+        assert sorted(further) == sorted([*learned, *empty]) and set(further.values()) == {"train"}
     record = json.loads((out / "crossval_config.json").read_text())
     assert [source["name"] for source in record["sources"]] == ["main", "other", "empty"]
     # One photo fewer to learn from is another cross-validation, although the folds are the same.
