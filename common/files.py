@@ -1,6 +1,6 @@
-"""Atomic writes: a killed run leaves either the old file or the new file, never a part of one.
+"""Atomic writes: a killed run leaves either the old file or folder or the new one, never a part of one.
 
-The next process that writes into the same folder removes a killed process's temporary files.
+The next process that writes into the same folder removes a killed process's temporary files and folders.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from zlib import crc32
 _UMASK_LOCK = threading.Lock()
 # A temporary name holds its owner: the machine (several may write into one folder) and the process id.
 _MACHINE = f"{crc32(socket.gethostname().encode()):08x}"
-_TEMPORARY_NAME = re.compile(r"\..*\.([0-9a-f]{8})-([0-9]+)-[^.]*\.tmp(\.[^.]*)?")
+_TEMPORARY_NAME = re.compile(r"\.(.*)\.([0-9a-f]{8})-([0-9]+)-[^.]*\.tmp(\.[^.]*)?")
 _CLEANED_FOLDERS: set[str] = set()  # by this process
 
 
@@ -71,8 +71,10 @@ def replaced_folder(path: Path | str) -> Iterator[Path]:
     """
     out = Path(path).resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale_files(out.parent)
     with with_file_name(out):
-        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+        prefix = f".{out.name}.{_MACHINE}-{os.getpid()}-"
+        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=prefix, suffix=".tmp"))
     new, old = temporary / "new", temporary / "old"
     try:
         with with_file_name(out):
@@ -176,7 +178,7 @@ def _check_writable(path: Path) -> None:
 
 
 def _remove_stale_files(folder: Path) -> None:
-    """Remove the temporary files of this machine's ended processes, once per folder and process."""
+    """Remove the temporary files and folders of this machine's ended processes, once per folder and process."""
     real = os.path.realpath(folder)
     if real in _CLEANED_FOLDERS:
         return
@@ -184,9 +186,20 @@ def _remove_stale_files(folder: Path) -> None:
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             owner = _TEMPORARY_NAME.fullmatch(entry.name)
-            if owner and owner[1] == _MACHINE and not _is_running(int(owner[2])):
+            if owner and owner[2] == _MACHINE and not _is_running(int(owner[3])):
                 with suppress(OSError):
-                    os.unlink(entry.path)  # noqa: PTH108  # no Path per entry: there may be many
+                    _remove_stale(Path(entry.path), owner[1])
+
+
+def _remove_stale(temporary: Path, name: str) -> None:
+    """Remove a temporary file or folder; a folder that was killed between two renames gets its earlier content back."""
+    if not temporary.is_dir():
+        temporary.unlink()
+        return
+    old, out = temporary / "old", temporary.with_name(name)
+    if old.is_dir() and not out.exists():
+        old.replace(out)
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _is_running(pid: int) -> bool:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from common.boxes import iou
 from common.cli import progress, requires_extra
 from common.images import Pixels
+from pipeline.bench.measure_process import measured
 from pipeline.bench.photos import BenchPhoto
+from pipeline.bench.repeated_call import CALLS
+from pipeline.bench.synthetic_photos import synthetic_photo
 from pipeline.evaluate.report import Table
 from pipeline.inference.detections import Detections
 from pipeline.inference.predictor import Predictor
 
 SAME_PLACE = 0.95  # IoU from which two boxes are the same
+SIZES = ((640, 480), (1920, 1080), (4000, 3000))  # px, of synthetic photos
+FACES = 3  # in each of them
 
 
 def agreeing(expected: Detections, found: Detections) -> int:
@@ -41,7 +50,8 @@ def compare_exported(
 
     Returns:
         The file's megabytes, the seconds of loading it, the number of faces of each, of the predictor's those with a
-        partner, and for each photo the milliseconds of CPU time of both.
+        partner, and for each photo the milliseconds of CPU time of both. For synthetic photos of several sizes, the
+        same time, and the peak megabytes of a process of its own for each.
 
     Raises:
         UserError: the bundle has the stock cascade.
@@ -66,7 +76,33 @@ def compare_exported(
             own, other = _quickest(detectors, pixels, rounds)
             record["ms"].append(own)
             record["exported_ms"].append(other)
+    searches: list[Callable[[Pixels], Detections]] = [predictor.detect, exported.detect]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "detector.onnx"
+        file.write_bytes(graph)
+        names = (predictor.bundle.path.resolve(), file)
+        with progress() as bar:
+            sizes = bar.track(SIZES, description="time and memory by size")
+            record["sizes"] = [_at_size(width, height, searches, names, threads, rounds) for width, height in sizes]
     return record
+
+
+def _at_size(
+    width: int,
+    height: int,
+    detectors: Sequence[Callable[[Pixels], Detections]],
+    names: Sequence[Path],
+    threads: int,
+    rounds: int,
+) -> dict[str, Any]:
+    """Return CPU time and peak memory of both detectors, which are also named by bundle and file, at one size."""
+    pixels = synthetic_photo(width, height, FACES)
+    for detect in detectors:
+        detect(pixels)
+    picture = names[1].with_name("pixels.npy")
+    np.save(picture, pixels)
+    peaks = [measured("pipeline.bench.repeated_call", [picture, name, threads])["megabytes"] for name in names]
+    return {"width": width, "height": height, "ms": _quickest(detectors, pixels, rounds), "megabytes": peaks}
 
 
 def _quickest(detectors: Sequence[Callable[[Pixels], Detections]], pixels: Pixels, rounds: int) -> list[float]:
@@ -81,7 +117,7 @@ def _quickest(detectors: Sequence[Callable[[Pixels], Detections]], pixels: Pixel
 
 
 def exported_tables(record: dict[str, Any]) -> list[Table]:
-    """Return the table of the exported file."""
+    """Return the tables of the exported file."""
     photos, own, other = len(record["ms"]), sum(record["ms"]), sum(record["exported_ms"])
     rows = (
         ("file", f"{record['megabytes']:.2f} MB"),
@@ -94,4 +130,19 @@ def exported_tables(record: dict[str, Any]) -> list[Table]:
         ("CPU time of the file, mean", f"{other / photos:.1f} ms"),
         ("file / pipeline", f"{other / own:.3f}"),
     )
-    return [Table("The exported ONNX file", ("", "value"), rows, "CPU time: the quickest round of each photo counts.")]
+    by_size = tuple(
+        (
+            f"{one['width']}x{one['height']}",
+            *(f"{value:.0f}" for value in one["ms"]),
+            f"{one['ms'][1] / one['ms'][0]:.2f}",
+            *(f"{value:.0f}" for value in one["megabytes"]),
+            f"{one['megabytes'][1] / one['megabytes'][0]:.2f}",
+        )
+        for one in record["sizes"]
+    )
+    header = ("size, px", "CPU ms, pipeline", "file", "ratio", "peak MB, pipeline", "file", "ratio")
+    note = f"Synthetic photos of {FACES} faces; the peak of a process that searches one {CALLS} times."
+    return [
+        Table("The exported ONNX file", ("", "value"), rows, "CPU time: the quickest round of each photo counts."),
+        Table("The exported ONNX file, by size", header, by_size, note),
+    ]

@@ -7,11 +7,41 @@ Example: python -m pipeline.bench.measure_process FILE.json python -c pass
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
+
+from common.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def measured(module: str, arguments: Sequence[str | Path | int]) -> dict[str, float]:
+    """Run `python -m MODULE ARGUMENTS`.
+
+    Returns the process's wall time, "seconds", and the most memory (resident set) that it held, "megabytes".
+    Raises UserError with the command's last line when it fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "measured.json"
+        command = [sys.executable, "-m", module, *map(str, arguments)]
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline.bench.measure_process", str(report), *command],
+            capture_output=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        if done.returncode != 0:
+            lines = done.stderr.decode(errors="replace").strip().splitlines()
+            raise UserError(f"{module} failed: {lines[-1] if lines else f'code {done.returncode}'}")
+        return cast(dict[str, float], json.loads(report.read_text(encoding="utf-8")))
 
 
 def main(argv: list[str]) -> int:

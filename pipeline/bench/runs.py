@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from common.errors import UserError
 from common.images import read_image
 from common.paths import IMAGE_SUFFIXES, FoundImage, find_images
 from pipeline.bench.competitors import NAIVE, PIPELINE, NaivePipeline
+from pipeline.bench.measure_process import measured
 from pipeline.bench.photos import quartile_cells
 from pipeline.bench.synthetic_photos import synthetic_photo
 from pipeline.bench.timing import Quartiles
@@ -29,30 +25,13 @@ from pipeline.evaluate.report import Table
 from pipeline.inference.predictor import Predictor
 from pipeline.video.writer import video_writer
 
-ROOT = Path(__file__).resolve().parents[2]
 VIDEO_SIZE, VIDEO_RATE = (320, 240), 25  # pixels; frames per second
 
 
 def run_detect(arguments: Sequence[str | Path | int]) -> dict[str, float]:
-    """Run `python -m pipeline.detect` with the arguments, and --out a temporary folder.
-
-    Returns the process's wall time, "seconds", and the most memory (resident set) that it held, "megabytes".
-    Raises UserError with the command's last line when it fails.
-    """
+    """Run `python -m pipeline.detect` with the arguments, and --out a temporary folder; see `measured`."""
     with tempfile.TemporaryDirectory() as folder:
-        report, out = Path(folder) / "measured.json", Path(folder) / "out"
-        detect = [sys.executable, "-m", "pipeline.detect", *map(str, arguments), "--out", str(out)]
-        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        done = subprocess.run(
-            [sys.executable, "-m", "pipeline.bench.measure_process", str(report), *detect],
-            capture_output=True,
-            check=False,
-            env={**os.environ, "PYTHONPATH": path},
-        )
-        if done.returncode != 0:
-            lines = done.stderr.decode(errors="replace").strip().splitlines()
-            raise UserError(f"pipeline.detect failed: {lines[-1] if lines else f'code {done.returncode}'}")
-        return cast(dict[str, float], json.loads(report.read_text(encoding="utf-8")))
+        return measured("pipeline.detect", [*arguments, "--out", str(Path(folder) / "out")])
 
 
 def time_command(photo: str | Path, options: Sequence[str], rounds: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import tyro
 
 from common.cli import console, program_name, requires_extra, run_cli
 from common.errors import UserError
-from common.files import write_bytes
+from common.files import check_writable_file, write_bytes
 from pipeline.export.folders import FolderKind, check_folder, write_folder
 from pipeline.inference.bundle import Bundle
 
@@ -45,16 +45,7 @@ class ExportArgs:
 
 def run(args: ExportArgs) -> int:
     """Write what is wanted, and return the exit code."""
-    if args.out is None and args.web is None and args.hub is None:
-        raise UserError("nothing to write; give --out FILE.onnx, --web FOLDER or --hub FOLDER")
-    if args.all_inputs and args.out is None:
-        raise UserError("--all-inputs is for the file of --out; name one")
-    if args.web is not None and args.hub is not None and args.web.resolve() == args.hub.resolve():
-        raise UserError(f"--web and --hub both name {args.web}; name two folders")
-    if args.out is not None and args.out.suffix != ".onnx":
-        raise UserError(f"--out {args.out}: is not named .onnx; give it this suffix")
-    if args.out is not None and args.out.is_dir():
-        raise UserError(f"--out {args.out}: is a folder; name a file")
+    _check(args)
     with requires_extra("export"):
         from pipeline.export.graph.detector_graph import detector_graph
         from pipeline.export.hub import HUB_FOLDER, hub_files
@@ -75,6 +66,27 @@ def run(args: ExportArgs) -> int:
         write_bytes(args.out, data)
         _say(f"{args.out}: {len(data) / 1e6:.2f} MB; classes {', '.join(bundle.meta.class_names)}")
     return 0
+
+
+def _check(args: ExportArgs) -> None:
+    """Raise UserError, or OSError, on options that can be refused before the work."""
+    if args.out is None and args.web is None and args.hub is None:
+        raise UserError("nothing to write; give --out FILE.onnx, --web FOLDER or --hub FOLDER")
+    if args.all_inputs and args.out is None:
+        raise UserError("--all-inputs is for the file of --out; name one")
+    if args.runtime is not None and args.web is None:
+        raise UserError("--runtime is for the page of --web; name its folder")
+    if args.web is not None and args.hub is not None and args.web.resolve() == args.hub.resolve():
+        raise UserError(f"--web and --hub both name {args.web}; name two folders")
+    if args.out is not None and args.out.suffix != ".onnx":
+        raise UserError(f"--out {args.out}: is not named .onnx; give it this suffix")
+    if args.out is not None and args.out.is_dir():
+        raise UserError(f"--out {args.out}: is a folder; name a file")
+    for flag, folder in (("--web", args.web), ("--hub", args.hub)):
+        if args.out is not None and folder is not None and args.out.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"--out {args.out}: is in the folder of {flag}; name a file outside it")
+    if args.out is not None:
+        check_writable_file(args.out)
 
 
 def _write_folder(out: Path, files: Mapping[str, bytes], kind: FolderKind, advice: str) -> None:

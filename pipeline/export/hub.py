@@ -52,8 +52,12 @@ def hub_files(bundle: Bundle) -> dict[str, bytes]:
         CARD: _card(bundle).encode(),
         ATTRIBUTES: LARGE_FILES.encode(),
     }
-    report = bundle.path / REPORT
-    return {**files, REPORT: report.read_bytes()} if report.is_file() else files
+    return {**files, REPORT: (bundle.path / REPORT).read_bytes()} if _has_report(bundle) else files
+
+
+def _has_report(bundle: Bundle) -> bool:
+    """Return whether there is a report, and of these nets."""
+    return bool(bundle.meta.metrics) and (bundle.path / REPORT).is_file()
 
 
 def _config(meta: BundleMeta) -> dict[str, Any]:
@@ -121,14 +125,16 @@ def _rows(meanings: Mapping[str, str]) -> str:
 def _figures(bundle: Bundle, figures: Mapping[str, float]) -> str:
     """Return the section of the figures."""
     if not figures:
-        return "The bundle has none: it was packed without annotated photos."
+        changed = "its nets were stored in INT8 after the figures were measured"
+        reason = changed if bundle.meta.provenance.get("int8") else "it was packed without annotated photos"
+        return f"The bundle has none: {reason}."
     photos = bundle.meta.metrics["val"]["photos"]
     rows = "\n".join(f"| {FIGURES[name]} | {value:.3f} |" for name, value in figures.items())
     table = f"| on {photos} validation photos | |\n| --- | --- |\n{rows}"
     chosen = "Calibration and threshold were chosen on the same photos."
     apart = "These figures are of weights that had not seen those photos; the weights here learned from all photos."
     notes = [chosen, *([apart] if "settings_and_metrics_from" in bundle.meta.provenance else [])]
-    more = [f"[{REPORT}]({REPORT}) has the figures on test photos."] if (bundle.path / REPORT).is_file() else []
+    more = [f"[{REPORT}]({REPORT}) has the figures on test photos."] if _has_report(bundle) else []
     return f"{table}\n\n{' '.join([*notes, *more])}"
 
 

@@ -38,7 +38,7 @@ OPERATORS = ["Conv", "Add", "Clip", "Relu", "LeakyRelu", "MaxPool"]
 
 
 def int8_bundle(bundle: Bundle, folder: Path, names: Sequence[str] = ("classifier",)) -> Bundle:
-    """Return a bundle with some nets in INT8, and with its settings as they are.
+    """Return a bundle with some nets in INT8 and the same settings; its figures, of other nets, are left out.
 
     Args:
         bundle: with these nets in float32.
@@ -56,7 +56,7 @@ def int8_bundle(bundle: Bundle, folder: Path, names: Sequence[str] = ("classifie
     graphs = to_int8(bundle, names, given, [Path(photo.path) for photo in photos])
     sha256 = {name: hashlib.sha256(graph).hexdigest() for name, graph in graphs.items()}
     provenance = {**bundle.meta.provenance, "int8": list(names)}
-    return Bundle(bundle.path, replace(bundle.meta, sha256=sha256, provenance=provenance), graphs)
+    return Bundle(bundle.path, replace(bundle.meta, sha256=sha256, metrics={}, provenance=provenance), graphs)
 
 
 def to_int8(

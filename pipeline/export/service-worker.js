@@ -1,14 +1,17 @@
 
 // Keeps the page for use without a network, and gives it the headers that threads and a strict policy need.
 
-const POLICY = {
+const HEADERS = {
+  "Content-Security-Policy": POLICY,
   "Cross-Origin-Opener-Policy": "same-origin",
   "Cross-Origin-Embedder-Policy": "require-corp",
   "Cross-Origin-Resource-Policy": "same-origin",
 };
 
 self.addEventListener("install", (event) => {
-  event.waitUntil(caches.open(VERSION).then((cache) => cache.addAll(FILES)).then(() => self.skipWaiting()));
+  // A file that the browser has kept is asked for again: it may be of an earlier version of the site.
+  const fresh = FILES.map((name) => new Request(name, { cache: "no-cache" }));
+  event.waitUntil(caches.open(VERSION).then((cache) => cache.addAll(fresh)).then(() => self.skipWaiting()));
 });
 
 self.addEventListener("activate", (event) => {
@@ -22,11 +25,12 @@ self.addEventListener("fetch", (event) => {
 });
 
 async function answer(request) {
-  const page = request.mode === "navigate";
+  const { origin, pathname } = new URL(request.url);
+  const page = [registration.scope, `${registration.scope}index.html`].includes(origin + pathname);
   const cache = await caches.open(VERSION);
   const kept = await cache.match(page ? "./" : request, { ignoreSearch: true });
   const { body, status, statusText, headers } = kept ?? (await fetch(request));
   const more = new Headers(headers);
-  for (const [name, value] of Object.entries(POLICY)) more.set(name, value);
+  for (const [name, value] of Object.entries(HEADERS)) more.set(name, value);
   return new Response(body, { status, statusText, headers: more });
 }

@@ -59,7 +59,12 @@ def device_files(bundle: Bundle, runtime: Path | None) -> dict[str, bytes]:
     graph = detector_graph(bundle, optional_inputs=False).SerializeToString()
     sizes = len(graph) + max(len(data) for data in found.values())  # of the two files whose loading is shown
     description = json.dumps({"bytes": sizes, "bundle": bundle.describe()})
-    files = {MODEL: graph, MODEL_JSON: description.encode(), "LICENSE.onnxruntime": RUNTIME_LICENSE.encode(), **found}
+    files = {
+        MODEL: graph,
+        MODEL_JSON: description.encode(),
+        "LICENSE.onnxruntime.txt": RUNTIME_LICENSE.encode(),
+        **found,
+    }
     return {f"{DEVICE_FOLDER}/{name}": data for name, data in files.items()}
 
 
@@ -86,6 +91,7 @@ def _service_worker(files: Mapping[str, bytes]) -> bytes:
         digest.update(f"{name} {len(data)}\n".encode() + data)
     names = ["./", *(name for name in files if name != "index.html")]
     prefix = "mask-detector-"
-    head = f"const PREFIX = {prefix!r};\nconst VERSION = {prefix + digest.hexdigest()[:16]!r};\nconst FILES = "
+    head = f"const PREFIX = {prefix!r};\nconst VERSION = {prefix + digest.hexdigest()[:16]!r};\n"
+    head += f"const POLICY = {json.dumps(POLICY)};\nconst FILES = "
     body = (Path(__file__).parent / SERVICE_WORKER).read_text(encoding="utf-8")
     return (head + json.dumps(names, indent=2) + ";\n" + body).encode()

@@ -140,6 +140,40 @@ def test_the_next_process_removes_the_files_of_a_killed_process(
     }
 
 
+KILLED_FOLDER = """
+import os, signal, sys
+from pathlib import Path
+from common import files
+from common.files import replaced_folder
+plain, moment = Path.replace, sys.argv[2]
+def replace(path, target):
+    if path.name == "new" and moment == "between":
+        os.kill(os.getpid(), signal.SIGKILL)
+    plain(path, target)
+Path.replace = replace
+with replaced_folder(Path(sys.argv[1])) as folder:
+    (folder / "new").touch()
+    if moment == "writing":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("moment", ["writing", "between"])
+def test_a_folder_whose_replacement_was_killed_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    out = tmp_path / "my.folder"
+    with replaced_folder(out) as folder:
+        (folder / "old").touch()
+    done = subprocess.run([sys.executable, "-c", KILLED_FOLDER, out, moment], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == (2 if moment == "writing" else 1)
+    monkeypatch.setattr(files, "_CLEANED_FOLDERS", set())
+    write_text(tmp_path / "other.txt", "x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["my.folder", "other.txt"]
+    assert [path.name for path in out.iterdir()] == ["old"]
+
+
 def test_the_files_of_a_running_process_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with atomic_replace(tmp_path / "a.txt") as temporary:
         temporary.write_text("half")

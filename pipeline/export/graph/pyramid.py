@@ -71,7 +71,8 @@ def _first_level(builder: GraphBuilder, image: Value, size: Value, scale: Value)
     wanted = _level_size(op, size, scale)
 
     def step(op: OpBuilder, _: Value, picture: Value) -> Sequence[Value]:
-        half = op.Div(op.Shape(picture, start=0, end=2), constant(op, 2))
+        # The picture is halved before the loop ends: a side of one pixel stays.
+        half = op.Max(op.Div(op.Shape(picture, start=0, end=2), constant(op, 2)), constant(op, 1))
         return _all(op, op.GreaterOrEqual(half, op.Mul(wanted, constant(op, 2)))), shrink(op, picture, half)
 
     def smaller(op: OpBuilder) -> Sequence[Value]:

@@ -31,7 +31,7 @@ async function load({ address }, number) {
   Object.assign(ort.env.wasm, { wasmBinary: binary.buffer, wasmPaths: { mjs: at(RUNTIME[1]) } });
   // Threads need memory that they share, which browsers give to cross-origin isolated pages only.
   ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, MOST_THREADS) : 1;
-  const session = await ort.InferenceSession.create(graph, { logSeverityLevel: 3 });
+  const session = await ort.InferenceSession.create(graph, { logSeverityLevel: 3, enableMemPattern: false });
   loaded = { ort, session, model: { ...model.bundle, threads: ort.env.wasm.numThreads } };
   return loaded.model;
 }

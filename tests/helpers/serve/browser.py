@@ -61,15 +61,19 @@ def ask(server: str, file: Path, min_score: float = 0.05) -> Any:
         return {**json.load(answer), "file": file.name}
 
 
-def write_camera(path: Path, picture: np.ndarray) -> None:
-    """Write a video for Chromium's fake camera: the RGB picture, 1280 px wide, moves down by 8 px per frame."""
+def write_camera(path: Path, picture: np.ndarray, width: int = 1280, height: int = 720) -> None:
+    """Write a video for Chromium's fake camera: the RGB picture, as wide as the video, moves down from frame to frame.
+
+    A frame has 1/90 of the height more than the one before.
+    """
     scaled = cv2.resize(
-        picture, (1280, round(1280 * picture.shape[0] / picture.shape[1])), interpolation=cv2.INTER_AREA
+        picture, (width, round(width * picture.shape[0] / picture.shape[1])), interpolation=cv2.INTER_AREA
     )
     with path.open("wb") as file:
         for i in range(20):
-            frame = np.full((720, 1280, 3), 60, np.uint8)
-            frame[100 + 8 * i : 100 + 8 * i + len(scaled)] = scaled
+            frame = np.full((height, width, 3), 60, np.uint8)
+            top = round(height * (12.5 + i) / 90)
+            frame[top : top + len(scaled)] = scaled
             file.write(cv2.imencode(".jpg", frame[..., ::-1])[1].tobytes())
 
 

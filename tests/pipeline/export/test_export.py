@@ -61,7 +61,7 @@ def test_nearly_all_faces_are_the_same(detector: ExportedDetector) -> None:
     assert faces > 80 and same >= 0.99 * faces
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 300), (40, 40), (500, 8000)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 300), (40, 40), (500, 8000), (1, 20000), (4000, 1)])
 def test_pictures_of_any_size_without_faces(detector: ExportedDetector, size: tuple[int, int]) -> None:
     found = detector.run(np.full((*size, 3), 127, np.uint8))
     assert [found[name].shape for name in OUTPUTS] == [(0, 4), (0,), (0,), (0, 3), (0, 5, 2)]
@@ -103,6 +103,14 @@ def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "--all-inputs is for the file of --out" in capsys.readouterr().err
     assert main(["--hub", folder, "--web", folder]) == 1
     assert "both name" in capsys.readouterr().err
+    assert main(["--hub", folder, "--runtime", str(tmp_path)]) == 1
+    assert "--runtime is for the page of --web" in capsys.readouterr().err
+    assert main(["--hub", folder, "--out", f"{folder}/d.onnx"]) == 1
+    assert "is in the folder of --hub" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert main(["--hub", folder, "--out", str(tmp_path / "file" / "e.onnx")]) == 1  # before the folder is written
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    (tmp_path / "file").unlink()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.onnx"]
 
 

@@ -58,6 +58,15 @@ def test_the_exported_file_is_smaller_and_answers_as_before(
     np.testing.assert_allclose(after.scores[partner], before.scores, atol=0.15)
 
 
+def test_the_hub_folder_has_no_figures_of_other_nets(photos: Path, tmp_path: Path) -> None:
+    assert main(["--hub", str(tmp_path / "hub"), "--int8", str(photos)]) == 0
+    assert not (tmp_path / "hub" / "report.md").exists()
+    card = (tmp_path / "hub" / "README.md").read_text(encoding="utf-8")
+    assert "metric_value" not in card and "report.md" not in card
+    assert "The bundle has none: its nets were stored in INT8 after the figures were measured." in card
+    assert "computes in INT8: classifier" in card
+
+
 def test_what_is_refused(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = int8_bundle(Bundle.load(), photos)
     write_bundle(tmp_path / "small", made.meta, {name: made.graph_bytes(name) for name in GRAPHS})

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import threading
+import shutil
+import time
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,12 @@ from common.boxes import iou
 from pipeline.bench.synthetic_photos import synthetic_photo
 from pipeline.detect.demo.command import portrait, tiled_photo
 from pipeline.export.command import main
+from pipeline.export.site import POLICY, SERVICE_WORKER
 from pipeline.inference.predictor import Predictor
 from tests.helpers.js_runtime import WEB_RUNTIME, needs_web_runtime
 from tests.helpers.serve.browser import CHROMIUM, FLAGS, write_camera
 from tests.helpers.serve.page_visits import saved
+from tests.helpers.serve.static_host import Host
 
 pytestmark = [
     pytest.mark.slow,
@@ -50,24 +51,6 @@ WATCH = """
   tick();
 })()
 """
-
-
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-class Host:
-    """A plain static file server, which can be switched off."""
-
-    def __init__(self, folder: Path) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(folder)))
-        self.address = f"http://127.0.0.1:{self._server.server_port}/"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +146,35 @@ def test_a_second_visit_needs_no_network_and_has_threads(page: Page, host: Host,
     page.reload()
     assert page.evaluate("crossOriginIsolated") is True
     check_faces(found(page, photos / "tiled.png"), photos / "tiled.png")
+    policy = "fetch('static/page.css').then((kept) => kept.headers.get('Content-Security-Policy'))"
+    assert page.evaluate(policy) == POLICY  # so that ONNX Runtime's threads have it, too
+    page.goto(f"{host.address}device/LICENSE.onnxruntime.txt")
+    expect(page.locator("body")).to_contain_text("MIT License")
+
+
+def test_a_new_version_replaces_what_the_browser_has_kept(browser: Browser, site: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(site, tmp_path / "site")
+    host = Host(copy, {"Cache-Control": "max-age=600"})
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_default_timeout(SECONDS)
+    page.goto(host.address)
+    page.evaluate("navigator.serviceWorker.ready.then(() => true)")
+    for name, change in (
+        ("static/words.js", ("", "// new\n")),
+        (SERVICE_WORKER, ("VERSION = 'mask-detector-", "VERSION = 'mask-detector-new")),
+    ):
+        file = copy / name
+        file.write_text(file.read_text(encoding="utf-8").replace(*change, 1), encoding="utf-8")
+    page.evaluate("navigator.serviceWorker.getRegistration().then((own) => own.update())")  # as a later visit does
+    until = time.monotonic() + SECONDS / 1000
+    while len(names := page.evaluate("caches.keys()")) != 1 or "new" not in names[0]:
+        assert time.monotonic() < until, names
+        page.wait_for_timeout(200)
+    words = page.evaluate("caches.match('static/words.js').then((kept) => kept.text())")
+    assert words.startswith("// new")
+    context.close()
+    host.close()
 
 
 def test_no_photo_can_leave_the_page_or_its_worker(page: Page, browser: Browser, site: Path, photos: Path) -> None:
