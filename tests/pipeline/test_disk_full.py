@@ -33,6 +33,7 @@ from tests.helpers.commands import (
     write_drawn_photos,
     write_photos,
 )
+from tests.helpers.js_runtime import WEB_RUNTIME, needs_web_runtime
 from tests.helpers.small_disk import PAGE, CommandResult, disk_usage, run_on_disk
 from tests.helpers.unprivileged import can_drop_privileges, drop_root_privileges
 from tests.helpers.video.made_videos import blob_video
@@ -154,6 +155,10 @@ CASES = {
     "tour": Case(with_work_dir("docs.tour", "--work-dir", "disk/work"), (0, 9 * PAGE)),
     "demo": Case(lambda inputs, _: ["-m", "pipeline.detect.demo", "--out", "disk/out"]),
     "export": Case(lambda inputs, _: ["-m", "pipeline.export", "--out", "disk/detector.onnx"], (0, 0.5)),
+    "hub": Case(lambda inputs, _: ["-m", "pipeline.export", "--hub", "disk/out"], (0, 0.5)),
+    "web": Case(
+        lambda inputs, _: ["-m", "pipeline.export", "--web", "disk/out", "--runtime", WEB_RUNTIME], (0, 0.3, 0.7)
+    ),
     "baseline": Case(baseline, (0, 2 * PAGE)),
 }
 FAST = ("split", "check", "detect")  # the tests of all other commands are slow
@@ -162,7 +167,7 @@ FULL_DISKS = [(name, size) for name, case in CASES.items() for size in case.size
 
 def with_slow_mark(name: str, *values: Any) -> Any:
     """Return parameters for a command's test, marked as slow unless the command is fast."""
-    marks = () if name in FAST else (pytest.mark.slow,)
+    marks = () if name in FAST else (pytest.mark.slow, needs_web_runtime) if name == "web" else (pytest.mark.slow,)
     return pytest.param(name, *values, id="-".join(map(str, (name, *values))), marks=marks)
 
 

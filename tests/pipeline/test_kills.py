@@ -119,6 +119,12 @@ def test_detect_on_a_folder(photos: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_export(tmp_path: Path) -> None:
+    command = ["-m", "pipeline.export", "--out", "out/detector.onnx", "--hub", "out/hub"]
+    check_killed(lambda folder: command, "out", tmp_path)
+
+
+@pytest.mark.slow
 def test_build_crops(data: Path, tmp_path: Path) -> None:
     check_killed(lambda folder: build_crops(data), "crops", tmp_path)
 
