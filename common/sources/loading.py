@@ -13,7 +13,7 @@ import numpy as np
 from common.annotations.loading import Log, load_dataset, warn
 from common.annotations.options import ReadingArgs
 from common.annotations.photos import header_size, photos_in
-from common.annotations.source import Source
+from common.annotations.source import Source, draw_factors
 from common.annotations.types import AnnotatedImage, Annotations, Problem
 from common.errors import MediaError, UserError
 from common.sources.doubtful import check_names, read_doubtful, without_doubtful
@@ -41,6 +41,8 @@ def load_sources(args: SourcesArgs, log: Log = warn) -> Annotations:
         raise UserError(
             f"{args.main_data}: the first --data is split and tested, and needs faces; give others after it"
         )
+    with_faces = [source for source in sources if not source.face_free]
+    draw_factors({each.name: 1 for each in with_faces}, {each.name: each.share for each in with_faces})
     read = [_load(source, args, log) for source in sources]
     main = read[0]
     for source, found in zip(sources, read, strict=True):

@@ -367,12 +367,12 @@ PRINTING: dict[str, Callable[[Inputs], Command]] = {
     "train": lambda inputs: ["-m", "stage2_classifier.train", "--list"],
     "finetune": lambda inputs: ["-m", "stage1_faces.finetune", "--help"],
 }
+PRINTED = [pytest.param(n, marks=[pytest.mark.slow] * (n in ("train", "finetune"))) for n in PRINTING]
+needs_full_device = pytest.mark.skipif(not FULL_DEVICE.exists(), reason="needs a device that is always full")
 
 
-@pytest.mark.skipif(not FULL_DEVICE.exists(), reason="needs a device that is always full")
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in ("train", "finetune"))) for n in PRINTING]
-)
+@needs_full_device
+@pytest.mark.parametrize("name", PRINTED)
 def test_standard_output_on_a_full_disk(inputs: Inputs, tmp_path: Path, name: str) -> None:
     with FULL_DEVICE.open("wb") as full:
         process = start(PRINTING[name](inputs), tmp_path, stdout=full)
@@ -382,9 +382,7 @@ def test_standard_output_on_a_full_disk(inputs: Inputs, tmp_path: Path, name: st
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in ("train", "finetune"))) for n in PRINTING]
-)
+@pytest.mark.parametrize("name", PRINTED)
 def test_a_pipe_whose_reader_has_ended(inputs: Inputs, tmp_path: Path, name: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
@@ -395,9 +393,8 @@ def test_a_pipe_whose_reader_has_ended(inputs: Inputs, tmp_path: Path, name: str
     assert process.returncode in (0, 1)
 
 
+@needs_full_device
 def test_standard_error_on_a_full_disk(tmp_path: Path) -> None:
-    if not FULL_DEVICE.exists():
-        pytest.skip("needs a device that is always full")
     with FULL_DEVICE.open("wb") as full:
         process = start(["-m", "pipeline.detect", "nothing.jpg"], tmp_path, stderr=full)
         process.communicate()

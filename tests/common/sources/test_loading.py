@@ -114,6 +114,12 @@ def test_an_absent_class_must_be_known_and_absent(args: SourcesArgs, name: str, 
     assert str(raised.value).startswith(message)
 
 
+def test_shares_that_leave_nothing_for_the_main_source_are_refused_before_reading(args: SourcesArgs) -> None:
+    args.sources.write_text(TRUST.replace("background: false}", "background: false, share: 0.6}"))
+    with pytest.raises(UserError, match="sources: the shares sum to 1, which leaves no draws for others; lower them"):
+        load_sources(args)
+
+
 def test_a_name_that_is_no_folder_is_noted(args: SourcesArgs) -> None:
     assert args.sources is not None
     args.sources.write_text(TRUST + "othr: {share: 0.1}\n")
