@@ -348,9 +348,8 @@ sys.exit(run_cli(command))
 def test_a_live_recording_on_a_full_disk(tmp_path: Path, frames: int) -> None:
     """The error is reported even if only the last fragment does not fit; the written part can be played."""
     (tmp_path / "disk").mkdir()
-    result = run_on_disk(
-        tmp_path / "disk", 50 * PAGE if frames > 50 else 10 * PAGE, ["-c", LIVE, str(frames)], tmp_path
-    )
+    pages = 50 if frames > 50 else 10
+    result = run_on_disk(tmp_path / "disk", pages * PAGE, ["-c", LIVE, str(frames)], tmp_path)
     assert (result.code, result.stderr) == (1, f"error: disk/live.mp4: {SPACE}; make room or name another place\n")
     decoded = 0
     with suppress(av.error.FFmpegError), av.open(str(result.files / "live.mp4")) as container:
