@@ -19,6 +19,7 @@ from common.splits import read_splits
 from pipeline.evaluate.bootstrap import best_f1_threshold
 from pipeline.evaluate.evaluation import detect_samples
 from pipeline.evaluate.face_free import face_free_part
+from pipeline.evaluate.figures.rows import FALSE_ALARMS
 from pipeline.evaluate.metrics import SIZES, Sample, make_sample, score_every_class, score_samples
 from pipeline.evaluate.reliability import Reliability, scores_and_correct
 from pipeline.evaluate.selection import check_classes, merge_classes, merged_names
@@ -29,7 +30,6 @@ from pipeline.training.validation import crop_scores
 from stage1_faces.faces import Detector
 from stage1_faces.stock.reference import stock_detector
 
-FALSE_ALARMS = "false alarms per face-free photo"
 CASCADES = ("stock", "fine-tuned")  # scored by the faces that they find
 PIPELINE = "whole pipeline"
 SAMPLE_ARRAYS = ("gt_boxes", "gt_labels", "boxes", "scores", "labels")
