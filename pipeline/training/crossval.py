@@ -205,7 +205,7 @@ def _face_free_photos(args: CrossvalArgs, annotations: Annotations, log: Log) ->
         photos = photos_in(folder, recursive=True)
         if not photos:
             raise UserError(f"--face-free {folder}: holds no photos; check the folder")
-        found |= {str(file): file for file in photos}
+        found |= {f"{folder.name}/{file.relative_to(folder).as_posix()}": file for file in photos}
     usable = {}
     for image_id, file in found.items():
         try:
