@@ -44,7 +44,7 @@ def map_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int, chunks
     try:
         with ProcessPoolExecutor(workers, context, initializer=_init_worker, initargs=(stop,)) as pool:
             try:
-                with _sigint_blocked():
+                with _sigint_held():
                     results = pool.map(partial(_run_unless_stopped, function), jobs, chunksize=chunksize)
                 processes += (getattr(pool, "_processes", None) or {}).values()
                 for result in results:
@@ -59,17 +59,29 @@ def map_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int, chunks
 
 
 @contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """Let processes that start in the block never receive Ctrl-C, which a terminal sends to all processes."""
-    if not hasattr(signal, "pthread_sigmask"):
+def _sigint_held() -> Iterator[None]:
+    """Handle a Ctrl-C of the block after it; processes that start in the block never receive Ctrl-C.
+
+    A terminal sends Ctrl-C to all processes. The mask of blocked signals passes to a new process, but it holds for this
+    thread alone: with another thread, as that of a progress bar, Python would still call its handler here and leave a
+    process half-started. So a handler that only notes Ctrl-C stands in for the other in the block.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
         yield
         return
-    # Blocked, not ignored: this process receives a Ctrl-C of this time after the block.
+    arrived: list[int] = []
+    if callable(handler):  # neither ignored nor unknown to Python
+        signal.signal(signal.SIGINT, lambda number, _: arrived.append(number))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # notes a Ctrl-C that was sent to this thread
+        if callable(handler):
+            signal.signal(signal.SIGINT, handler)
+        if arrived:
+            signal.raise_signal(signal.SIGINT)
 
 
 _STOP: list[Event] = []  # in a worker process: one event, set when no further job may start

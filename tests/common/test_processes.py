@@ -88,3 +88,39 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     while any(is_running(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(is_running(pid) for pid in pids)
+
+
+WHILE_PROCESSES_START = """
+import os, signal, subprocess, threading, time
+from multiprocessing import resource_tracker, util
+from common.processes import map_jobs
+
+def main():
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()  # it takes the signals that main blocks
+    resource_tracker.ensure_running()  # a process of its own
+    started = util.spawnv_passfds
+    def start_and_interrupt(*args):
+        pid = started(*args)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        return pid
+    util.spawnv_passfds = start_and_interrupt
+    try:
+        list(map_jobs(abs, [1, 2, 3], 2))
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_ctrl_c_while_the_processes_start_leaves_none_half_started(tmp_path):
+    script = tmp_path / "interrupted.py"
+    script.write_text(WHILE_PROCESSES_START)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(
+        [sys.executable, script], check=False, capture_output=True, text=True, env=environment, timeout=60
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "interrupted\n", "")
