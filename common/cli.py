@@ -7,7 +7,7 @@ import gc
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -35,26 +35,6 @@ def progress() -> Progress:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
-
-
-def program_name(module: str) -> str:
-    """Return what the user typed to start the command in `module`: "facemask detect" or "python -m pipeline.detect"."""
-    return sys.argv[0] if sys.argv[0].startswith("facemask ") else f"python -m {module}"
-
-
-def refuse_renamed(argv: Sequence[str] | None, renamed: Mapping[str, str]) -> None:
-    """Raise UserError for an old flag.
-
-    Args:
-        argv: the command's arguments; None for those of the process.
-        renamed: maps the old flag, or "flag value", to the new one, each with its dashes.
-    """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
-        flag, _, value = argument.partition("=")
-        for old in (flag, f"{flag} {value or following}"):
-            if old in renamed:
-                raise UserError(f"{old}: has a new name; use {renamed[old]}")
 
 
 @contextmanager

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, Literal, Optional
 import numpy as np
 import tyro
 
-from common.cli import console, program_name, refuse_renamed, requires_extra, run_cli
+from common.arguments import parse_args
+from common.cli import console, requires_extra, run_cli
 from common.errors import UserError
 from common.memory import limit_malloc_arenas
 from common.paths import find_images
@@ -283,8 +284,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `python -m docs.scale`; return the exit code."""
 
     def command() -> int:
-        refuse_renamed(argv, RENAMED_FLAGS)
-        name = program_name("docs.scale")
-        return run(tyro.cli(BatchBenchArgs, args=argv, description=__doc__, prog=name))
+        return run(parse_args(BatchBenchArgs, argv, "docs.scale", RENAMED_FLAGS, description=__doc__))
 
     return run_cli(command)

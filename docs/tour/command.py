@@ -13,10 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tyro
-
 from common.annotations import Annotations, ReadingArgs, load_dataset
-from common.cli import console, program_name, refuse_renamed, requires_extra, run_cli
+from common.arguments import parse_args
+from common.cli import console, requires_extra, run_cli
 from common.errors import UserError
 from common.files import check_writable_folder, with_file_name, write_bytes, write_text
 from common.run_folder import RunFolder
@@ -233,7 +232,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line of `python -m docs.tour`."""
 
     def command() -> int:
-        refuse_renamed(argv, RENAMED_FLAGS)
-        return run(tyro.cli(TourArgs, args=argv, description=__doc__, prog=program_name("docs.tour")))
+        return run(parse_args(TourArgs, argv, "docs.tour", RENAMED_FLAGS, description=__doc__))
 
     return run_cli(command, interrupted=RESUMABLE)

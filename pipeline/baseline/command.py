@@ -24,7 +24,8 @@ import tyro
 
 from common.annotations import AnnotatedImage, Annotations, ReadingArgs, load_dataset, require_faces
 from common.annotations.types import fingerprint
-from common.cli import program_name, requires_extra, run_cli
+from common.arguments import parse_args
+from common.cli import requires_extra, run_cli
 from common.display import counted
 from common.errors import UserError, first_line
 from common.images import read_image
@@ -166,6 +167,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command() -> int:
         # Inside run_cli, because a config checks its values when it is built.
-        return run(tyro.cli(BaselineArgs, args=argv, description=__doc__, prog=program_name("pipeline.baseline")))
+        return run(parse_args(BaselineArgs, argv, "pipeline.baseline", description=__doc__))
 
     return run_cli(command)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Literal, Optional
 
 import tyro
 
-from common.cli import console, program_name, progress, requires_extra, run_cli
+from common.arguments import parse_args
+from common.cli import console, progress, requires_extra, run_cli
 from common.display import display_name
 from common.errors import UserError
 from common.parallel import usable_cores
@@ -162,4 +163,4 @@ def _check(args: BatchArgs) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    return run_cli(lambda: run(tyro.cli(BatchArgs, args=argv, prog=program_name("pipeline.batch"))))
+    return run_cli(lambda: run(parse_args(BatchArgs, argv, "pipeline.batch")))

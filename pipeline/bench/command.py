@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import tyro
 
-from common.cli import console, program_name, refuse_renamed, requires_extra, run_cli
+from common.arguments import parse_args
+from common.cli import console, requires_extra, run_cli
 from common.errors import UserError
 from common.memory import limit_malloc_arenas
 from common.parallel import usable_cores
@@ -191,7 +191,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `python -m pipeline.bench`; return the exit code."""
 
     def command() -> int:
-        refuse_renamed(argv, RENAMED_FLAGS)
-        return run(tyro.cli(BenchArgs, args=argv, description=__doc__, prog=program_name("pipeline.bench")))
+        return run(parse_args(BenchArgs, argv, "pipeline.bench", RENAMED_FLAGS, description=__doc__))
 
     return run_cli(command)

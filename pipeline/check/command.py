@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-import tyro
-
 from common.annotations import Annotations, read_dataset
 from common.annotations.class_names import better_names
 from common.annotations.collect import DatasetError
-from common.cli import console, program_name, requires_extra, run_cli
+from common.arguments import parse_args
+from common.cli import console, requires_extra, run_cli
 from common.display import display_name
 from common.errors import UserError
 from common.files import check_writable_file, check_writable_folder, write_text
@@ -174,4 +173,4 @@ def _check_args(args: CheckArgs) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line of `python -m pipeline.check`."""
-    return run_cli(lambda: run(tyro.cli(CheckArgs, args=argv, prog=program_name("pipeline.check"))))
+    return run_cli(lambda: run(parse_args(CheckArgs, argv, "pipeline.check")))

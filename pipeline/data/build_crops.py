@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from numpy.typing import NDArray
 from PIL import Image
 
 from common.annotations import AnnotatedImage, Annotations, count_line, require_faces
 from common.annotations.loading import Log, warn
-from common.cli import console, program_name, progress, run_cli
+from common.arguments import parse_args
+from common.cli import console, progress, run_cli
 from common.display import counted
 from common.errors import MediaError, UserError
 from common.files import atomic_replace, check_writable_folder
@@ -363,4 +363,4 @@ def _print_summary(summary: CropSummary, annotations: Annotations) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line of `python -m pipeline.build_crops`."""
-    return run_cli(lambda: run(tyro.cli(BuildCropsArgs, args=argv, prog=program_name("pipeline.build_crops"))))
+    return run_cli(lambda: run(parse_args(BuildCropsArgs, argv, "pipeline.build_crops")))

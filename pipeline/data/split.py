@@ -9,14 +9,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import tyro
-
 from common.annotations import AnnotatedImage, Annotations, Problem
 from common.annotations.loading import Log, log_problems, warn
 from common.annotations.photos import files_in
 from common.annotations.tools.via import is_via_file
 from common.annotations.yolo import label_file
-from common.cli import console, program_name, run_cli
+from common.arguments import parse_args
+from common.cli import console, run_cli
 from common.errors import UserError
 from common.files import check_writable_file
 from common.paths import IMAGE_SUFFIXES
@@ -271,4 +270,4 @@ def _print_notes(made: _MadeSplits, annotations: Annotations) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line of `python -m pipeline.split`."""
-    return run_cli(lambda: run(tyro.cli(SplitArgs, args=argv, prog=program_name("pipeline.split"))))
+    return run_cli(lambda: run(parse_args(SplitArgs, argv, "pipeline.split")))

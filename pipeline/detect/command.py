@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
-import tyro
 
-from common.cli import console, program_name, refuse_renamed, requires_extra, run_cli
+from common.arguments import parse_args
+from common.cli import console, requires_extra, run_cli
 from common.display import display_name
 from common.errors import UserError
 from common.memory import limit_malloc_arenas
@@ -167,7 +167,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the arguments, run the command, and return its exit code."""
 
     def command() -> int:
-        refuse_renamed(argv, RENAMED_FLAGS)
-        return run(tyro.cli(DetectArgs, args=argv, prog=program_name("pipeline.detect")))
+        return run(parse_args(DetectArgs, argv, "pipeline.detect", RENAMED_FLAGS))
 
     return run_cli(command)

@@ -19,10 +19,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-import tyro
-
 from common.annotations import load_dataset
-from common.cli import console, program_name, refuse_renamed, requires_extra, run_cli
+from common.arguments import parse_args
+from common.cli import console, requires_extra, run_cli
 from common.files import write_text
 from pipeline.evaluate.evaluation import EvaluationSettings
 from pipeline.evaluate.report import markdown, show
@@ -72,7 +71,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line of `python -m pipeline.evaluate`."""
 
     def command() -> int:
-        refuse_renamed(argv, RENAMED_FLAGS)
-        return run(tyro.cli(EvaluateArgs, args=argv, description=__doc__, prog=program_name("pipeline.evaluate")))
+        return run(parse_args(EvaluateArgs, argv, "pipeline.evaluate", RENAMED_FLAGS, description=__doc__))
 
     return run_cli(command)

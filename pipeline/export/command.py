@@ -14,9 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
-from common.cli import console, program_name, requires_extra, run_cli
+from common.arguments import parse_args
+from common.cli import console, requires_extra, run_cli
 from common.errors import UserError
 from common.files import check_writable_file, write_bytes
 from pipeline.export.folders import FolderKind, check_folder, write_folder
@@ -101,6 +100,4 @@ def _say(line: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `python -m pipeline.export`; return the exit code."""
-    return run_cli(
-        lambda: run(tyro.cli(ExportArgs, args=argv, description=__doc__, prog=program_name("pipeline.export")))
-    )
+    return run_cli(lambda: run(parse_args(ExportArgs, argv, "pipeline.export", description=__doc__)))

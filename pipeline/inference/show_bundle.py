@@ -10,7 +10,8 @@ from pathlib import Path
 
 import tyro
 
-from common.cli import console, program_name, run_cli
+from common.arguments import program_name
+from common.cli import console, run_cli
 from common.errors import UserError
 from pipeline.inference.bundle import Bundle
 

@@ -14,7 +14,8 @@ from typing import Annotated
 import cv2
 import tyro
 
-from common.cli import program_name, requires_extra, run_cli
+from common.arguments import parse_args
+from common.cli import requires_extra, run_cli
 from common.errors import UserError
 from common.memory import limit_malloc_arenas
 from pipeline.inference.device import Device, default_workers
@@ -107,4 +108,4 @@ def _checked_token(args: ServeArgs) -> str | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    return run_cli(lambda: run(tyro.cli(ServeArgs, args=argv, prog=program_name("pipeline.serve"))))
+    return run_cli(lambda: run(parse_args(ServeArgs, argv, "pipeline.serve")))

@@ -17,11 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from common.annotations import AnnotatedImage, Annotations, ReadingArgs, count_line, load_dataset
 from common.annotations.photos import photos_in
-from common.cli import console, program_name, refuse_renamed, requires_extra, run_cli
+from common.arguments import parse_args
+from common.cli import console, requires_extra, run_cli
 from common.errors import MediaError, UserError
 from common.files import write_text
 from common.images import read_image
@@ -301,7 +300,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line of `python -m pipeline.crossval`."""
 
     def command() -> int:
-        refuse_renamed(argv, RENAMED_FLAGS)
-        return run(tyro.cli(CrossvalArgs, args=argv, description=__doc__, prog=program_name("pipeline.crossval")))
+        return run(parse_args(CrossvalArgs, argv, "pipeline.crossval", RENAMED_FLAGS, description=__doc__))
 
     return run_cli(command, interrupted=RESUMABLE)

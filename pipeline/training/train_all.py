@@ -20,10 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from common.annotations import AnnotatedImage, Annotations, count_line
-from common.cli import console, program_name, refuse_renamed, requires_extra, run_cli
+from common.arguments import parse_args
+from common.cli import console, requires_extra, run_cli
 from common.errors import UserError
 from common.files import write_bytes
 from common.run_folder import RunFolder
@@ -261,7 +260,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line of `python -m pipeline.train_all`."""
 
     def command() -> int:
-        refuse_renamed(argv, RENAMED_FLAGS)
-        return run(tyro.cli(TrainAllArgs, args=argv, description=__doc__, prog=program_name("pipeline.train_all")))
+        return run(parse_args(TrainAllArgs, argv, "pipeline.train_all", RENAMED_FLAGS, description=__doc__))
 
     return run_cli(command, interrupted=RESUMABLE)

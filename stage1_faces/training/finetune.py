@@ -25,7 +25,8 @@ import tyro
 from common.annotations import ReadingArgs
 from common.annotations.options import DEFAULT_READING
 from common.annotations.types import ordered_classes
-from common.cli import console, program_name, run_cli
+from common.arguments import parse_args
+from common.cli import console, run_cli
 from common.errors import UserError
 from common.memory import keep_freed_memory
 from common.sources import SourcesArgs
@@ -131,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `python -m stage1_faces.finetune`."""
 
     def command() -> int:
-        args = tyro.cli(FinetuneArgs, args=argv, prog=program_name("stage1_faces.finetune"))
+        args = parse_args(FinetuneArgs, argv, "stage1_faces.finetune")
         options = (args.recipe, args.overwrite, args.threads, args, args.sources, args.device)
         out = finetune(args.data, args.splits, args.out, *options)
         console().print(f"{out}: finished")

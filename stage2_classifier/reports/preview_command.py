@@ -13,7 +13,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from common.cli import program_name, refuse_renamed, run_cli
+from common.arguments import parse_args
+from common.cli import run_cli
 from common.errors import UserError
 from stage2_classifier.augment.transforms import AUGMENTATIONS, train_transform
 from stage2_classifier.config import experiment
@@ -68,7 +69,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
 
     def command() -> int:
-        refuse_renamed(argv, {"--augment own": "--augment opencv"})
-        return run(tyro.cli(PreviewArgs, args=argv, prog=program_name("stage2_classifier.transforms")))
+        return run(parse_args(PreviewArgs, argv, "stage2_classifier.transforms", {"--augment own": "--augment opencv"}))
 
     return run_cli(command)

@@ -22,7 +22,8 @@ from urllib.parse import quote
 import tyro
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from common.cli import console, program_name, progress, run_cli
+from common.arguments import parse_args
+from common.cli import console, progress, run_cli
 from common.errors import UserError
 from common.files import atomic_text, check_writable_folder, write_bytes, write_text
 from stage2_classifier.data.crop_manifest import CropSet, read_crop_set
@@ -190,4 +191,4 @@ def _data_uri(file: Path) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    return run_cli(lambda: run(tyro.cli(ReportArgs, args=argv, prog=program_name("stage2_classifier.report"))))
+    return run_cli(lambda: run(parse_args(ReportArgs, argv, "stage2_classifier.report")))

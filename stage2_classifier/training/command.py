@@ -18,7 +18,8 @@ import torch
 import tyro
 from rich.table import Column, Table
 
-from common.cli import console, program_name, refuse_renamed, run_cli
+from common import arguments
+from common.cli import console, run_cli
 from stage2_classifier.config import EXPERIMENTS, RENAMED_FIELDS, TrainConfig, experiment
 from stage2_classifier.training.fit import fit
 from stage2_classifier.training.torchrun import end_with_launcher, exit_now, rank, report_errors_once
@@ -52,12 +53,11 @@ def parse_args(argv: Sequence[str] | None) -> TrainArgs:
     first.add_argument("--experiment", default="baseline")
     name = first.parse_known_args(argv)[0].experiment
     default = TrainArgs(experiment=name, config=experiment(name))
-    return tyro.cli(TrainArgs, args=argv, default=default, prog=program_name("stage2_classifier.train"))
+    return arguments.parse_args(TrainArgs, argv, "stage2_classifier.train", RENAMED_FLAGS, default=default)
 
 
 def run(argv: Sequence[str] | None) -> int:
     """Parse, train and print the run's folder."""
-    refuse_renamed(argv, RENAMED_FLAGS)
     args = parse_args(argv)
     if args.list:
         names = Column("experiment", min_width=max(map(len, EXPERIMENTS)))  # a name is never cut

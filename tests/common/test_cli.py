@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from common.cli import console, program_name, progress, refuse_renamed, requires_extra, requires_package, run_cli
+from common.cli import console, progress, requires_extra, requires_package, run_cli
 from common.errors import ProgrammingError, UserError
 
 
@@ -98,33 +98,6 @@ def test_the_exit_code_of_the_command_is_returned() -> None:
 def test_other_errors_keep_their_traceback(error: Exception) -> None:
     with pytest.raises(type(error)):
         run_cli(lambda: failing(error))
-
-
-@pytest.mark.parametrize("argument", ["--work", "--work=runs"])
-def test_a_renamed_flag_is_refused(argument: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    renamed = {"--work": "--work-dir"}
-    message = "--work: has a new name; use --work-dir"
-    refuse_renamed(["--work-dir", "runs", "--workers", "2"], renamed)
-    with pytest.raises(UserError, match=message):
-        refuse_renamed(["--out", "x", argument], renamed)
-    monkeypatch.setattr("sys.argv", ["train_all", argument])
-    with pytest.raises(UserError, match=message):
-        refuse_renamed(None, renamed)
-
-
-@pytest.mark.parametrize("given", [["--augment", "own"], ["--augment=own"]])
-def test_a_renamed_value_is_refused(given: list[str]) -> None:
-    renamed = {"--augment own": "--augment opencv"}
-    refuse_renamed(["--augment", "opencv", "--name", "own"], renamed)
-    with pytest.raises(UserError, match="--augment own: has a new name; use --augment opencv"):
-        refuse_renamed(given, renamed)
-
-
-def test_the_program_name_is_what_the_user_typed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["/project/pipeline/detect/__main__.py"])
-    assert program_name("pipeline.detect") == "python -m pipeline.detect"
-    monkeypatch.setattr("sys.argv", ["facemask detect"])
-    assert program_name("pipeline.detect") == "facemask detect"
 
 
 def test_a_missing_package_gives_the_install_command() -> None:

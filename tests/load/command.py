@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
 from PIL import Image
 from rich.table import Table
 
-from common.cli import console, program_name, run_cli
+from common.arguments import parse_args
+from common.cli import console, run_cli
 from common.errors import UserError
 from pipeline.bench.synthetic_photos import synthetic_photo
 from pipeline.serve.command import TOKEN_VARIABLE
@@ -145,4 +145,4 @@ def _check(args: LoadArgs) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    return run_cli(lambda: run(tyro.cli(LoadArgs, args=argv, prog=program_name("tests.load"))))
+    return run_cli(lambda: run(parse_args(LoadArgs, argv, "tests.load")))

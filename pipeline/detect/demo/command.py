@@ -11,7 +11,8 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from common.cli import program_name, requires_extra, run_cli
+from common.arguments import parse_args
+from common.cli import requires_extra, run_cli
 from common.errors import UserError
 from common.images import read_image
 from pipeline.detect import command as detect
@@ -71,4 +72,4 @@ def run(args: DemoArgs) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the arguments, run the demo, and return its exit code."""
-    return run_cli(lambda: run(tyro.cli(DemoArgs, args=argv, prog=program_name("pipeline.detect.demo"))))
+    return run_cli(lambda: run(parse_args(DemoArgs, argv, "pipeline.detect.demo")))

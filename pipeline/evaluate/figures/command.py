@@ -17,9 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
-from common.cli import console, program_name, run_cli
+from common.arguments import parse_args
+from common.cli import console, run_cli
 from common.errors import UserError
 from common.files import write_text
 from pipeline.evaluate.figures.results import Record, read_column, read_json, read_reference
@@ -84,8 +83,4 @@ def _bundles(folder: Path) -> dict[str, Record]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line of `python -m pipeline.evaluate.figures`."""
 
-    def command() -> int:
-        prog = program_name("pipeline.evaluate.figures")
-        return run(tyro.cli(FiguresArgs, args=argv, description=__doc__, prog=prog))
-
-    return run_cli(command)
+    return run_cli(lambda: run(parse_args(FiguresArgs, argv, "pipeline.evaluate.figures", description=__doc__)))

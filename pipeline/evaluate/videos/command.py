@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
 from common.annotations import ReadingArgs, load_dataset
-from common.cli import console, program_name, requires_extra, run_cli
+from common.arguments import parse_args
+from common.cli import console, requires_extra, run_cli
 from common.errors import UserError
 from common.files import check_writable_folder, write_text
 from pipeline.data.checks import check_apart
@@ -236,8 +236,4 @@ def _record(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line of `python -m pipeline.evaluate.videos`."""
-    return run_cli(
-        lambda: run(
-            tyro.cli(VideoScoreArgs, args=argv, description=__doc__, prog=program_name("pipeline.evaluate.videos"))
-        )
-    )
+    return run_cli(lambda: run(parse_args(VideoScoreArgs, argv, "pipeline.evaluate.videos", description=__doc__)))

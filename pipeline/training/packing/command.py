@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
 from common.annotations import ReadingArgs
-from common.cli import console, program_name, refuse_renamed, requires_extra, run_cli
+from common.arguments import parse_args
+from common.cli import console, requires_extra, run_cli
 from common.errors import UserError
 from pipeline.inference.bundle_meta import Search
 from stage1_faces.cascade_config import CascadeConfig
@@ -126,7 +125,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
 
     def command() -> int:
-        refuse_renamed(argv, RENAMED_FLAGS)
-        return run(tyro.cli(PackArgs, args=argv, prog=program_name("pipeline.pack")))
+        return run(parse_args(PackArgs, argv, "pipeline.pack", RENAMED_FLAGS))
 
     return run_cli(command)
