@@ -114,7 +114,8 @@ class TrainConfig:
     momentum: float = 0.9  # Momentum of optimizers that have one.
     backbone_lr_scale: float = 1.0  # Learning rate of the backbone as a share of the head's.
     freeze_epochs: int = 0  # Number of first epochs that train the head alone (only with pretrained or weights).
-    # constant, cosine, poly, step (x0.1 after each third), plateau (x0.1 after patience/3 epochs) or onecycle.
+    # constant, cosine, poly (linear to 0), step (x0.1 after each third), plateau (x0.1 after patience // 3 epochs, at
+    # least 2, without gain) or onecycle.
     scheduler: str = "cosine"
     # Epochs of linear warm-up of the learning rate, update by update; 0 with plateau and onecycle.
     warmup_epochs: int = 2
@@ -205,10 +206,10 @@ _OBJECTNESS: dict[str, object] = {"jitter": 1.0, "hard_negatives": 0.25, "box_he
 _TRUNK: dict[str, object] = {"model": FACE_TRUNK, "input_size": 48}
 _LONG = {"epochs": 80, "warmup_epochs": 5, "ema_decay": 0.998, "patience": 0, "checkpoint_epoch": "last"}
 _INPUT = {"margin": 0.1, "input_size": 48, "batch_size": 128}
-# Settings of the default bundle's networks; EXPERIMENTS.md has the effect of each.
+# Settings of `final_trunk` and `final_cnn`; EXPERIMENTS.md has the effect of each.
 _FINAL = _OBJECTNESS | _LONG | _INPUT | {"sampler_power": 0.7, "label_smoothing": 0.0}
 # One stronger network for all candidates of stage 1: a short fine-tuning of pretrained weights, the backbone at half of
-# the head's rate. A moving average with decay 0.998 was too slow for it.
+# the head's rate.
 _LAST_STAGE: dict[str, object] = {
     **{"model": "tf_efficientnet_lite0", "pretrained": True, "input_size": 80, "margin": 0.35, "jitter": 1.0},
     **{"hard_negatives": 0.3, "box_head": True, "box_loss": "giou"},
@@ -225,7 +226,7 @@ EXPERIMENTS: dict[str, TrainConfig] = {
         _vary("loss_focal", "Loss: focal loss instead of cross entropy?", loss="focal", label_smoothing=0.0),
         _vary(
             "loss_class_weights",
-            "Imbalance: weigh the loss instead of drawing the classes equally?",
+            "Imbalance: weigh the loss instead of drawing rare classes more often?",
             class_weights="effective",
             sampler_power=0.0,
         ),
@@ -295,12 +296,12 @@ EXPERIMENTS: dict[str, TrainConfig] = {
         ),
         _vary(
             "final_trunk",
-            "The default bundle's recipe, with O-Net's layers?",
+            "Final: all that helped, with O-Net's layers?",
             pretrained=True,
             mask_transfer_prob=0.25,
             **_FINAL | _TRUNK,
         ),
-        _vary("final_cnn", "The default bundle's recipe, with our own network?", **_FINAL),
+        _vary("final_cnn", "Final: all that helped, with our own network?", **_FINAL),
         _vary("last_stage_lite0", "Last stage: EfficientNet-Lite0 with ImageNet weights?", **_LAST_STAGE),
         _vary(
             "last_stage_lite0_96",

@@ -1,6 +1,7 @@
 """The networks: our SmallCNN and FaceTrunk, and any timm model by name.
 
-A network takes float32 (N, 3, S, S) and returns logits (N, C).
+A network takes float32 (N, 3, S, S) and returns float32 (N, outputs): a logit for each of the C classes, then, where
+the training has them, the face logit and four box deltas (`stage2_classifier.heads.Heads`).
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with a shortcut (He et al. 2016); halves height and width.
 
     The shortcut averages 2x2 pixels before the 1x1 convolution, so that every pixel counts (ResNet-D, He et al. 2019).
+
+    Args:
+        inputs: channels of the input.
+        outputs: channels of the output.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -57,6 +62,11 @@ class SmallCNN(nn.Module):
 
     It has only layers that ONNX Runtime runs fast: 3x3 and 1x1 convolutions, batch norm and ReLU. Channel counts are
     multiples of 16. Global average pooling at the end takes any input of 32 pixels or more.
+
+    Args:
+        num_classes: number of outputs, those beside the classes included.
+        dropout: probability that a feature is dropped before the last layer.
+        width: channels of the first layer; later ones have more.
     """
 
     def __init__(self, num_classes: int, dropout: float = 0.0, width: int = 32) -> None:
@@ -75,7 +85,7 @@ class SmallCNN(nn.Module):
         return self.head
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, S, S) -> logits (N, num_classes)."""
+        """(N, 3, S, S) -> outputs (N, num_classes)."""
         x = self.blocks(self.stem(x))  # (N, C, S / 16, S / 16)
         return self.head(self.dropout(x.mean(dim=(2, 3))))
 
@@ -85,6 +95,11 @@ class FaceTrunk(nn.Module):
 
     The pretrained weights come with facenet-pytorch, so they need no download. They were trained on faces and landmarks
     of WIDER FACE and CelebA. Each layer's PReLU slopes become their mean, which ONNX Runtime fuses.
+
+    Args:
+        num_classes: number of outputs, those beside the classes included.
+        dropout: probability that a feature is dropped before the last layer.
+        pretrained: whether the layers start from facenet-pytorch's weights.
     """
 
     pretrained_cfg: ClassVar[dict[str, Any]] = {"input_size": (3, 48, 48)}  # as timm's models have it
@@ -112,7 +127,7 @@ class FaceTrunk(nn.Module):
         return self.head
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, 48, 48) -> logits (N, num_classes)."""
+        """(N, 3, 48, 48) -> outputs (N, num_classes)."""
         # The stock dense layer counts columns first, then rows, then channels.
         return self.head(self.dense(self.features(x).permute(0, 3, 2, 1).flatten(1)))
 

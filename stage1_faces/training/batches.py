@@ -20,6 +20,12 @@ from stage1_faces.training.nets import BoxOffsets
 from stage1_faces.training.samples import TrainingPhoto, sample_patch, sample_window
 
 FOCAL_GAMMA = 2.0  # focal loss (Lin et al. 2017)
+# Smooth L1 (Girshick, "Fast R-CNN", 2015) is a square under these differences, in anchor units.
+BOX_BETA = 0.1
+LANDMARK_BETA = 0.05
+# Weights of the windows' losses; the box loss has 1. Chosen by hand, not tuned.
+FACE_WEIGHT = 2.0
+LANDMARK_WEIGHT = 2.0
 POSITIVE_SHARE = 0.4  # share of a batch of windows that show a face
 MINED_SHARE = 0.6  # share of those that are where the net before put them; the others are near the annotated box
 ANCHOR_JITTER = (0.13, 0.18)  # of the others, standard deviations: centre, in units; logarithm of the unit
@@ -81,7 +87,7 @@ def box_loss(box_deltas: Tensor, target: Tensor) -> Tensor:
     union = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - shared
     hull = (torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])).prod(1)
     giou = shared / (union + 1e-7) - (hull - union) / (hull + 1e-7)
-    return 1 - giou + F.smooth_l1_loss(box_deltas, target, beta=0.1, reduction="none").mean(1)
+    return 1 - giou + F.smooth_l1_loss(box_deltas, target, beta=BOX_BETA, reduction="none").mean(1)
 
 
 def _corners(box_deltas: Tensor) -> Tensor:
@@ -94,6 +100,11 @@ class PatchBatches(Batches):
     """P-Net's batches: patches around faces drawn by `face_sampling_weights`, and a share from anywhere.
 
     The share from anywhere is of complete photos only.
+
+    Args:
+        photos: the training photos.
+        size: patches per batch.
+        seed: of the draws.
     """
 
     def __init__(self, photos: Sequence[TrainingPhoto], size: int, seed: int) -> None:
@@ -136,8 +147,15 @@ class PatchBatches(Batches):
 class WindowBatches(Batches):
     """R-Net's or O-Net's batches: windows with a face, and mined ones without, mostly those that fool the net.
 
-    `overlaps`: IoU of a mined box with a face below which it is background, and from which it shows that face. In a
-    photo that is not complete, no box is background.
+    In a photo that is not complete, no box is background.
+
+    Args:
+        photos: the training photos.
+        mined: windows that the net before proposes on these photos.
+        net: "rnet" or "onet".
+        size: windows per batch.
+        seed: of the draws.
+        overlaps: IoU of a mined box with a face below which it is background, and from which it shows that face.
     """
 
     def __init__(
@@ -213,14 +231,16 @@ class WindowBatches(Batches):
             predicted, box_deltas = predicted[edges], box_deltas[edges]
         box = box_loss(self._shifted(predicted, offset, edges), box_deltas)
         losses = {
-            "face": 2 * F.binary_cross_entropy_with_logits(outputs[:, 0], face),
+            "face": FACE_WEIGHT * F.binary_cross_entropy_with_logits(outputs[:, 0], face),
             "box": box.mean() if len(edges) else outputs.sum() * 0,
         }
         if outputs.shape[1] > 5:
             known = ~torch.isnan(points)
             found = positives[:, 5:].reshape(-1, 5, 2)
-            loss = F.smooth_l1_loss(found[known], points[known], beta=0.05) if known.any() else outputs.sum() * 0
-            losses["landmarks"] = 2 * loss
+            loss = outputs.sum() * 0
+            if known.any():
+                loss = F.smooth_l1_loss(found[known], points[known], beta=LANDMARK_BETA)
+            losses["landmarks"] = LANDMARK_WEIGHT * loss
         return losses
 
     def after_step(self, step: int, outputs: Tensor) -> None:

@@ -38,7 +38,15 @@ MINED_IOU = {"rnet": (0.3, 0.45), "onet": (0.25, 0.4)}
 
 
 class FinetuneRun:
-    """One fine-tuning in progress: its photos, and the finished nets as functions on torch's number of CPU threads."""
+    """One fine-tuning in progress: its photos, and the finished nets as functions on torch's number of CPU threads.
+
+    Args:
+        folder: where nets, states and log go.
+        recipe: steps, batches and rates.
+        train: photos to learn from.
+        val: photos on which each net's recall is reported.
+        compute: device and precision of the training.
+    """
 
     def __init__(
         self,

@@ -30,6 +30,9 @@ class ProposalNet(nn.Module):
     """P-Net: normalised (N, 3, H, W), sides multiples of 8 -> (N, 5, H/4, W/4): face logit, box deltas.
 
     Cells at stride 4 see 15 px closely and, through features at stride 8, 63 px coarsely.
+
+    Args:
+        width: channels at stride 4; those at stride 8 are half as many again.
     """
 
     def __init__(self, width: int) -> None:

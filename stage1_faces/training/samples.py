@@ -43,6 +43,29 @@ LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
 @dataclass(frozen=True)
+class PhotometricRanges:
+    """Range and probability (`*_p`) of each change of a sample's colours and sharpness; chosen by hand, not tuned."""
+
+    light_p: float = 0.7  # of contrast, tint, saturation and brightness together
+    contrast: tuple[float, float] = (0.65, 1.4)  # factor of all channels
+    tint: tuple[float, float] = (0.93, 1.07)  # factor of each channel
+    colour_p: float = 0.8  # of these; the others are grey
+    saturation: tuple[float, float] = (0.4, 1.4)  # factor
+    brightness: float = 30.0  # +-, of 255
+    low_resolution_p: float = 0.2
+    low_resolution: tuple[float, float] = (0.35, 0.9)  # factor of the side
+    blur_p: float = 0.15  # of the samples without low resolution
+    blur_sigma: tuple[float, float] = (0.4, 1.3)  # px
+    noise_p: float = 0.2
+    noise_std: tuple[float, float] = (2.0, 12.0)  # of 255
+    jpeg_p: float = 0.25
+    jpeg_quality: tuple[int, int] = (25, 90)  # the second is never reached
+
+
+PHOTOMETRIC = PhotometricRanges()
+
+
+@dataclass(frozen=True)
 class TrainingPhoto:
     """A training photo with its faces."""
 
@@ -73,7 +96,16 @@ class TrainingPhoto:
 def affine(
     centre: NDArray[np.floating] | Sequence[float], step: float, degrees: float, stretch: float, mirror: bool, side: int
 ) -> Affine:
-    """Return the view of a photo whose middle (side / 2) is at `centre`, with `step` photo pixels per pixel."""
+    """Return a view of a photo, (2, 3) from the view's pixels to the photo's.
+
+    Args:
+        centre: the photo's point (x, y) in the middle of the view.
+        step: photo pixels per pixel of the view.
+        degrees: rotation.
+        stretch: photo pixels per pixel across, divided by those down; `step` is their geometric mean.
+        mirror: whether left and right change places.
+        side: of the view, in px.
+    """
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     scale = np.diag([step * math.sqrt(stretch) * (-1 if mirror else 1), step / math.sqrt(stretch)])
     linear = np.array([[c, -s], [s, c]]) @ scale
@@ -92,27 +124,36 @@ def transform_points(points: NDArray[np.floating], view: Affine) -> NDArray[np.f
     return (points - view[:, 2]) @ np.linalg.inv(view[:, :2]).T
 
 
-def photometric_augment(image: Pixels, rng: Rng) -> Pixels:
-    """Change light, contrast, tint and saturation; then add low resolution or blur, noise, JPEG."""
+def photometric_augment(image: Pixels, rng: Rng, ranges: PhotometricRanges = PHOTOMETRIC) -> Pixels:
+    """Change light, contrast, tint and saturation; then add low resolution or blur, noise, JPEG.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        rng: of the draws.
+        ranges: range and probability of each change.
+
+    Returns:
+        uint8 (H, W, 3) RGB.
+    """
     height, width = image.shape[:2]
-    if rng.random() < 0.7:
-        gain = rng.uniform(0.65, 1.4) * rng.uniform(0.93, 1.07, 3)
-        saturation = rng.uniform(0.4, 1.4) if rng.random() < 0.8 else 0.0
+    if rng.random() < ranges.light_p:
+        gain = rng.uniform(*ranges.contrast) * rng.uniform(*ranges.tint, 3)
+        saturation = rng.uniform(*ranges.saturation) if rng.random() < ranges.colour_p else 0.0
         matrix = gain[:, None] * (saturation * np.eye(3) + (1 - saturation) * LUMA_WEIGHTS)
-        offset = rng.uniform(-30, 30) + GREY * (1 - gain.mean()) * rng.uniform(0, 1)
+        offset = rng.uniform(-ranges.brightness, ranges.brightness) + GREY * (1 - gain.mean()) * rng.uniform(0, 1)
         image = np.asarray(cv2.transform(image, np.hstack([matrix, np.full((3, 1), offset)])), np.uint8)
-    if rng.random() < 0.2:
-        low = rng.uniform(0.35, 0.9)
+    if rng.random() < ranges.low_resolution_p:
+        low = rng.uniform(*ranges.low_resolution)
         small = cv2.resize(image, (max(int(width * low), 8), max(int(height * low), 8)), interpolation=cv2.INTER_AREA)
         image = np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
-    elif rng.random() < 0.15:
-        image = np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.3)), np.uint8)
-    if rng.random() < 0.2:
-        noise = np.float32(rng.uniform(2, 12)) * rng.standard_normal(image.shape, dtype=np.float32)
+    elif rng.random() < ranges.blur_p:
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(*ranges.blur_sigma)), np.uint8)
+    if rng.random() < ranges.noise_p:
+        noise = np.float32(rng.uniform(*ranges.noise_std)) * rng.standard_normal(image.shape, dtype=np.float32)
         image = np.clip(image + noise, 0, 255).astype(np.uint8)
-    if rng.random() < 0.25:
+    if rng.random() < ranges.jpeg_p:
         # Encoding and decoding keep the channels' order, whichever it is.
-        _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 90))])
+        _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(*ranges.jpeg_quality))])
         image = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), np.uint8)
     return image
 

@@ -15,9 +15,10 @@ from stage1_faces.training.batches import Batches
 from stage1_faces.training.compute import FLOAT32_CPU, ComputeMode
 from stage1_faces.training.nets import normalize_pixels
 
+# Chosen by hand, not tuned.
 WARMUP_STEPS = 200  # steps over which the learning rate rises
 FINAL_RATE_SHARE = 0.005  # share of the largest learning rate that is left at the end
-CLIP_NORM = 5.0
+CLIP_NORM = 5.0  # largest norm of the gradient; it cuts a few steps at the beginning
 # timm's warm-up of the weights' moving average: 1 - (1 + step) ** -power, up to the decay.
 EMA_DECAY, EMA_POWER = 0.998, 0.75
 
@@ -56,10 +57,21 @@ def train_epoch(
     on_step: Callable[[], None] = lambda: None,
     compute: ComputeMode = FLOAT32_CPU,
 ) -> dict[str, float]:
-    """Train `net` and the moving average `ema` of its weights for one epoch, counted from 0.
+    """Train a net for one epoch.
 
-    Return the mean of each term of the loss. `on_step` is called after each step. The net and the batches' offsets
-    are on the device of `compute`; batches are made on the CPU, and losses are in float32.
+    Args:
+        net: the net, on the device of `compute`.
+        ema: the moving average of its weights.
+        optimizer: of the net and the batches' offsets.
+        batches: makes the batches, on the CPU.
+        schedule: learning rate and steps.
+        epoch: number of the epoch, from 0.
+        seed: of dropout.
+        on_step: called after each step.
+        compute: device and precision; losses are in float32.
+
+    Returns:
+        the mean of each term of the loss.
     """
     net.train()
     torch.manual_seed(1000 * seed + epoch)  # dropout

@@ -17,7 +17,12 @@ import albumentations as A
 class AlbumentationsAugment:
     """Applies the policy with albumentations: (uint8 (S, S, 3), seed) -> a new uint8 (S, S, 3).
 
-    An erased patch has the colour `fill`, RGB in 0..255.
+    An erased patch is a square: the policy's `erase_ratio` is not used.
+
+    Args:
+        size: side of the input in px, by which blur and low resolution are scaled.
+        fill: RGB in 0..255 of an erased patch.
+        policy: ranges and probabilities.
     """
 
     def __init__(self, size: int, fill: tuple[float, float, float], policy: AugmentPolicy = DEFAULT_POLICY) -> None:

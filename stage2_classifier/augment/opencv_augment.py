@@ -15,7 +15,10 @@ _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 class OpencvAugment:
     """Applies the policy with numpy and OpenCV: (uint8 (S, S, 3), seed) -> a new uint8 (S, S, 3).
 
-    An erased patch has the colour `fill`, RGB in 0..255.
+    Args:
+        size: side of the input in px, by which blur and low resolution are scaled.
+        fill: RGB in 0..255 of an erased patch.
+        policy: ranges and probabilities.
     """
 
     def __init__(self, size: int, fill: tuple[float, float, float], policy: AugmentPolicy = DEFAULT_POLICY) -> None:

@@ -14,7 +14,10 @@ from stage2_classifier.augment.policy import DEFAULT_POLICY, AugmentPolicy, Imag
 class TorchvisionAugment:
     """Applies the policy with torchvision: (uint8 (S, S, 3), seed) -> a new uint8 (S, S, 3).
 
-    An erased patch has the colour `fill`, RGB in 0..255.
+    Args:
+        size: side of the input in px, by which blur and low resolution are scaled.
+        fill: RGB in 0..255 of an erased patch.
+        policy: ranges and probabilities.
     """
 
     def __init__(self, size: int, fill: tuple[float, float, float], policy: AugmentPolicy = DEFAULT_POLICY) -> None:

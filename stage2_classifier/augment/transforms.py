@@ -20,7 +20,14 @@ Augment = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
 
 
 class CropPreprocess:
-    """Resizes, augments (unless `augment` is None) and normalises a crop."""
+    """Resizes, augments and normalises a crop: (uint8 (H, W, 3) RGB, seed) -> float32 tensor (3, S, S).
+
+    Args:
+        input_size: side S of the network's input in px.
+        mean: of each channel, in 0..1, subtracted from pixels in 0..1.
+        std: of each channel, by which the difference is divided.
+        augment: changes the resized crop; None for validation and test.
+    """
 
     def __init__(self, input_size: int, mean: Sequence[float], std: Sequence[float], augment: Augment | None) -> None:
         self.input_size, self.mean, self.std, self.augment = input_size, tuple(mean), tuple(std), augment

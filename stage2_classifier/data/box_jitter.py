@@ -17,7 +17,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class BoxJitter:
-    """Random errors of a training view's box, as large as those of stage 1's boxes."""
+    """Random errors of a training view's box, as large as those of stage 1's boxes (EXPERIMENTS.md, 2026-11-25)."""
 
     shift: float = 0.06  # standard deviation of the centre, as a share of the box's longer side
     scale: float = 0.1  # standard deviation of the logarithm of the side

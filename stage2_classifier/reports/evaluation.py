@@ -55,7 +55,17 @@ def check_fits(meta: ModelMeta, crops: CropSet, run: str) -> None:
 
 
 def evaluate(model: nn.Module, meta: ModelMeta, crops: CropSet, split: str) -> CropEvaluation:
-    """Predict one split's crops as inference would; raise UserError when the split is empty."""
+    """Return the predictions for one split's crops, made as inference makes them.
+
+    Args:
+        model: the network in eval mode.
+        meta: its classes, input and outputs.
+        crops: the crops.
+        split: "train", "val" or "test".
+
+    Raises:
+        UserError: the split is empty.
+    """
     transform = eval_transform(meta.input_size, meta.mean, meta.std)
     dataset = CropDataset(crops, split, transform, margin=meta.margin)
     probs, targets = predict(model, build_loader(dataset, batch_size=128), meta.heads)

@@ -46,8 +46,18 @@ def save_preview(
 ) -> None:
     """Write a grid with one row per training crop: the crop as cut, then `versions` times by each transform.
 
-    The crops have the baseline's margin, or their own if that is less. Transforms have mean = std = 0.5. Raises
-    UserError when a crop cannot be read, or `path` does not end in an image suffix.
+    The crops have the baseline's margin, or their own if that is less.
+
+    Args:
+        path: the picture to write.
+        crops: the crops, of which training crops are shown.
+        transforms: {caption: transform with mean = std = 0.5}.
+        per_class: crops shown of each class.
+        versions: augmented versions by each transform.
+        seed: of the choice of crops and of the augmentation.
+
+    Raises:
+        UserError: a crop cannot be read, or `path` does not end in an image suffix.
     """
     rng = np.random.default_rng(seed)
     rows: list[tuple[str, list[Cell]]] = []
@@ -79,8 +89,19 @@ def save_training_views(
     The views come from the training's own code, seed and order, pixel for pixel (mixup comes later and is not shown).
     A row has `versions` views, fewer where the epochs draw the crop less often. Faces may be changed (a transferred
     mask, an occluder, a mask of another colour): their class has one more row for each change. Where the
-    view is still of the drawn crop, the crop comes before it. Hard negatives are last. `stats` are the network's mean
-    and std. Raises UserError when `config` and crops do not fit, or `path` does not end in an image suffix.
+    view is still of the drawn crop, the crop comes before it. Hard negatives are last.
+
+    Args:
+        path: the picture to write.
+        config: the experiment.
+        crops: the crops that it trains on.
+        stats: the network's mean and std of each channel.
+        per_class: crops shown of each class.
+        versions: most views of a crop.
+        seed: of the choice of crops.
+
+    Raises:
+        UserError: `config` and crops do not fit, or `path` does not end in an image suffix.
     """
     views = _TrainingViews(config, crops, stats)
     rng = np.random.default_rng(seed)

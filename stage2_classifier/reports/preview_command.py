@@ -23,11 +23,11 @@ from stage2_classifier.models import build_model, input_stats
 from stage2_classifier.reports.preview import HALVES, save_preview, save_training_views
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PreviewArgs:
     """Draw crops before and after augmentation."""
 
-    crops: Path  # Folder of crops made by pipeline.build_crops.
+    crops: Path = Path("crops")  # Folder of crops made by pipeline.build_crops.
     preview: Path  # The picture to write (.png).
     # Show the training views of this named experiment; without it, the implementations side by side.
     experiment: Annotated[str, tyro.conf.arg(metavar="NAME")] = ""

@@ -1,6 +1,6 @@
 """Command: score trained runs on a split of crops, and compare them in a report.
 
-    python -m stage2_classifier.report runs/baseline runs/opt_sgd --crops DIR [--split test] [--out reports]
+    python -m stage2_classifier.report runs/baseline runs/opt_sgd [--crops DIR] [--split val] [--out reports]
 
 Writes OUT/<run>/: classification_report.json, predictions.csv, confusion_matrix.png, pr_curves.png, mistakes.png,
 curves.png, augmentation.png; and OUT/report.html (self-contained) and OUT/report.md over all runs.
@@ -49,7 +49,7 @@ class ReportArgs:
     """Score trained runs and compare them in a report."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]  # Run folders made by stage2_classifier.train.
-    crops: Path  # Folder of crops made by pipeline.build_crops.
+    crops: Path = Path("crops")  # Folder of crops made by pipeline.build_crops.
     split: Literal["val", "test"] = "test"  # The crops to score on.
     out: Path = Path("reports")  # Folder of the report.
     # --no-faces leaves out pictures of people (worst mistakes, training crops), so that the report can be shared.

@@ -74,11 +74,20 @@ def set_training_mode(model: nn.Module, freeze_backbone: bool) -> None:
 def train_one_epoch(
     state: TrainState, loader: DataLoader[Any], epoch: int, advance: Callable[[], None] = lambda: None
 ) -> dict[str, float]:
-    """Train one epoch (0-based), call `advance` after each update; raise UserError when the loss is no longer finite.
+    """Train one epoch.
+
+    Args:
+        state: network, loss, optimizer and schedule, which the epoch changes.
+        loader: batches of CropView.
+        epoch: number of the epoch, from 0.
+        advance: called after each update.
 
     Returns:
         train_loss (the criterion's), train_accuracy (over faces whose class is known; with mixup against the label of
         the larger share) and lr (the head's, at the last update).
+
+    Raises:
+        UserError: the loss is no longer finite.
     """
     config, accelerator = state.config, state.accelerator
     rng = seed_epoch(config.seed, epoch, accelerator.process_index)
@@ -152,8 +161,12 @@ def predict(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return class probabilities float32 (N, C) and class indices int64 (N,) of all crops, in the loader's order.
 
-    With an accelerator, which must have prepared the loader, each process gets all crops, each once. Without one the
-    model runs on its own device. The model's mode stays as it was.
+    Args:
+        model: a network, which runs in eval mode; its mode stays as it was.
+        loader: batches of CropView.
+        heads: what the network's outputs are.
+        accelerator: must have prepared the loader; each process then gets all crops, each once. Without one the model
+            runs on its own device.
     """
     was_training = model.training
     model.eval()
@@ -173,6 +186,11 @@ def validate(state: TrainState, loader: DataLoader[Any], class_names: Sequence[s
     """Return val_loss, val_accuracy, val_macro_f1 and val_f1 {class: F1} of the eval model.
 
     val_loss is plain cross entropy whatever the training loss, so that experiments can be compared.
+
+    Args:
+        state: the training, whose averaged weights are the eval model.
+        loader: batches of the validation crops.
+        class_names: the classes, in the order of their indices.
     """
     if state.accelerator.num_processes > 1:
         # Each process saw other crops, so their batch norm statistics differ; the main process's are saved.
@@ -182,7 +200,16 @@ def validate(state: TrainState, loader: DataLoader[Any], class_names: Sequence[s
 
 
 def score(probs: NDArray[np.float32], targets: NDArray[np.int64], class_names: Sequence[str]) -> dict[str, Any]:
-    """Score probabilities (N, C) against class indices (N,). The macro-F1 is over classes that have crops."""
+    """Score class probabilities; the macro-F1 is over classes that have crops.
+
+    Args:
+        probs: float32 (N, C).
+        targets: class indices int64 (N,).
+        class_names: the C classes.
+
+    Returns:
+        val_loss, val_accuracy, val_macro_f1 and val_f1 {class: F1}.
+    """
     predicted = probs.argmax(axis=1)
     present = sorted(set(targets.tolist()))
     f1 = f1_score(targets, predicted, labels=present, average=None, zero_division=0)

@@ -49,6 +49,15 @@ def fit(
     A resumed run continues after the last whole epoch. With the same machine, threads and processes, it
     ends in the same scores and weights as an unbroken run. A finished run stays as it is.
 
+    Args:
+        config: the experiment.
+        crops: folder of crops that pipeline.build_crops made.
+        runs: folder of all runs.
+        resume: continue a broken run.
+        overwrite: start again even if the run exists.
+        cpu: do not use a GPU.
+        tensorboard: also log to runs/<config.name>/tensorboard.
+
     Raises:
         UserError: crops and config do not fit, or the run exists.
     """

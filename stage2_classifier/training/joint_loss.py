@@ -14,6 +14,8 @@ from stage2_classifier.heads import Heads
 
 # Label smoothing of "is a face": some of stage 1's false alarms are faces that the annotators left out.
 FACE_SMOOTHING = 0.02
+# Weights of the losses beside the class loss, which has weight 1. They were chosen by hand, so that the losses are of
+# similar size, and not tuned.
 FACE_WEIGHT = 0.5
 # Beta of smooth L1, in box deltas: errors below a twentieth of the face's side count by their square.
 BOX_BETA = 0.05
@@ -22,7 +24,7 @@ BOX_WEIGHT = 4.0
 GIOU_WEIGHT = 2.0
 # Weight of smooth L1 next to it: a quarter of BOX_WEIGHT, for boxes whose IoU hardly changes with an edge.
 GIOU_L1_WEIGHT = 1.0
-# How far the logit of a class that was not told apart lies under the highest one: a share of 1e-9. It is finite, so
+# How far the logit of a class that was not told apart is below the highest one: a share of 1e-9. It is finite, so
 # that label smoothing adds a constant, not infinity.
 ABSENT_MARGIN = 20.0
 MAX_LOG_SIDE = 4.0  # as in cropping.apply_box_deltas

@@ -47,8 +47,11 @@ def _folds(folder: Path) -> list[tuple[Path, set[str]]]:
         raise UserError(f"{folder}: has no splits.fold0.csv; give the --out of `python -m pipeline.crossval`")
     found = []
     for file in files:
-        bundle = folder / file.stem.removeprefix("splits.") / "bundle"
+        fold = file.stem.removeprefix("splits.")
+        bundle = folder / fold / "bundle"
         if not (bundle / "bundle.json").is_file():
-            raise UserError(f"{bundle}: not found; run `python -m pipeline.crossval` again, which resumes")
+            scores = folder / f"{fold}.json"
+            fix = f"remove {scores} and run" if scores.is_file() else "run"
+            raise UserError(f"{bundle}: not found; {fix} `python -m pipeline.crossval` again, which resumes")
         found.append((bundle, {image_id for image_id, split in read_splits(file).items() if split == "test"}))
     return found

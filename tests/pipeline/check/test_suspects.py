@@ -155,6 +155,9 @@ def test_folds_that_cannot_be_used(data: Path, capsys: pytest.CaptureFixture[str
         (Path("killed/fold1/bundle/bundle.json")).unlink(missing_ok=True)
         assert check(data, "--suspects", "--crossval", str(folder)) == 1
         assert message in capsys.readouterr().err
+    Path("killed/fold1.json").touch()  # scored; its folder was removed to save room
+    assert check(data, "--suspects", "--crossval", "killed") == 1
+    assert "not found; remove killed/fold1.json and run" in capsys.readouterr().err
 
 
 def test_only_the_given_labels_are_doubted(data: Path) -> None:
