@@ -43,7 +43,7 @@ class SettingsChoice:
     tried: tuple[tuple[str, float, float], ...]  # constant, value, cost on the half that was chosen on
     difference: float  # chosen minus present, cost per video on the other half
     interval: tuple[float, float]  # 95% interval of the difference, by resampling the videos
-    confirmed: bool  # whether the other half costs less, and has not more faces missing, told again or false
+    confirmed: bool  # whether the other half costs less, and has not more faces missing, reported again or false
 
 
 def replay(

@@ -40,17 +40,17 @@ COLUMNS = (
     *(
         "videos",
         "faces",
-        "told once",
+        "reported once",
         "missing",
         "of these unseen",
-        "told again",
+        "reported again",
         "false",
         "wrong at first",
         "wrong at last",
     ),
     *("label changes", "of these wrong", "delay (s)", "cost"),
 )
-CONSOLE_COLUMNS = ("faces", "told once", "missing", "told again", "false", "cost")
+CONSOLE_COLUMNS = ("faces", "reported once", "missing", "reported again", "false", "cost")
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _check(args: VideoScoreArgs) -> None:
 def _row(name: str, scores: Sequence[EventScores]) -> tuple[str, ...]:
     s = total(scores)
     counts = (len(scores), s.faces, s.once, s.missing, s.unseen, s.duplicates, s.false, s.wrong, s.wrong_at_end)
-    delay = f"{s.mean_delay:.2f}" if s.told else "-"
+    delay = f"{s.mean_delay:.2f}" if s.reported else "-"
     return (name, *(str(n) for n in (*counts, s.changes, s.wrong_changes)), delay, f"{s.cost:.2f}")
 
 
@@ -188,11 +188,10 @@ def _unsure_table(clips: Sequence[DetectedClip], threshold: float, bundle_margin
     for margin in sorted({*MARGINS, bundle_margin}):
         s = total(score_clips(clips, threshold, DEFAULT_TRACKING, margin))
         name = f"{margin:g}" + (" (the bundle's)" if margin == bundle_margin else "")
-        sure, changes = s.told - s.unsure, f"{s.changes} ({s.wrong_changes})"
-        rows.append(
-            (name, str(s.told), str(s.unsure), str(s.unsure_wrong), f"{s.wrong - s.unsure_wrong} of {sure}", changes)
-        )
-    header = ("margin", "faces told", "unsure", "of these wrong", "wrong of the sure", "label changes (wrong)")
+        sure, wrong = s.reported - s.unsure, s.wrong - s.unsure_wrong
+        changes = f"{s.changes} ({s.wrong_changes})"
+        rows.append((name, str(s.reported), str(s.unsure), str(s.unsure_wrong), f"{wrong} of {sure}", changes))
+    header = ("margin", "faces reported", "unsure", "of these wrong", "wrong of the sure", "label changes (wrong)")
     return Table("Unsure at `entered`, all videos, present constants", header, tuple(rows))
 
 

@@ -19,11 +19,11 @@ DELAY_COST = 0.1  # mistakes that a second of delay counts as
 class EventScores:
     """Counts over one video or several."""
 
-    faces: int = 0  # appearances that must be told
-    once: int = 0  # of these, told as often as is right
-    missing: int = 0  # of these, never told
+    faces: int = 0  # appearances that must be reported
+    once: int = 0  # of these, reported as often as is right
+    missing: int = 0  # of these, never reported
     unseen: int = 0  # of the missing ones, those without a detection that could start a track, in any frame
-    duplicates: int = 0  # `entered` events of a face that was told before, in the same appearance
+    duplicates: int = 0  # `entered` events of a face that was reported before, in the same appearance
     wrong: int = 0  # first `entered` events with a wrong label
     wrong_at_end: int = 0  # faces whose last reported label is wrong
     false: int = 0  # `entered` events where no face is annotated
@@ -31,16 +31,16 @@ class EventScores:
     wrong_changes: int = 0  # of these, to a wrong label
     unsure: int = 0  # first `entered` events that are unsure
     unsure_wrong: int = 0  # of these, with a wrong label
-    delay: float = 0.0  # seconds from the start of an appearance until it is told, summed
-    told: int = 0  # appearances that were told
+    delay: float = 0.0  # seconds from the start of an appearance until it is reported, summed
+    reported: int = 0  # appearances that were reported
 
     def __add__(self, other: EventScores) -> EventScores:
         return EventScores(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
     @property
     def mean_delay(self) -> float:
-        """Return the mean delay in seconds; NaN where nothing was told."""
-        return self.delay / self.told if self.told else float("nan")
+        """Return the mean delay in seconds; NaN where nothing was reported."""
+        return self.delay / self.reported if self.reported else float("nan")
 
     @property
     def cost(self) -> float:
@@ -133,5 +133,5 @@ def _score_appearance(appearance: Appearance, events: Sequence[Event], label: st
         unsure=int(first.unsure),
         unsure_wrong=int(first.unsure and wrong),
         delay=max(first.time - appearance.start, 0.0),
-        told=1,
+        reported=1,
     )

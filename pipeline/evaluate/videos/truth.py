@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 MIN_SIDE = 16.0  # px of a face's shorter side in the frame, from which the face counts
 MIN_VISIBLE = 0.5  # a face counts when more than this share of its box is in the frame
-SAME_APPEARANCE = 1.0  # seconds: a face out of sight for no longer must not be told again
-NEW_APPEARANCE = 3.0  # seconds: a face out of sight for longer must be told again; between both, it may be
-MIN_APPEARANCE = 1.0  # seconds in sight, from which a face must be told; a shorter one may be
+SAME_APPEARANCE = 1.0  # seconds: a face out of sight for no longer must not be reported again
+NEW_APPEARANCE = 3.0  # seconds: a face out of sight for longer must be reported again; between both, it may be
+MIN_APPEARANCE = 1.0  # seconds in sight, from which a face must be reported; a shorter one may be
 
 
 @dataclass(frozen=True)

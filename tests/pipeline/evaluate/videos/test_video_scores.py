@@ -39,14 +39,14 @@ def event(
 
 def test_each_face_told_once_with_its_label_is_right() -> None:
     scores = score_events(truth_of_two(), [event(0.5, LEFT), event(1.5, RIGHT, "without_mask")])
-    assert scores == EventScores(faces=2, once=2, told=2, delay=2.0)
+    assert scores == EventScores(faces=2, once=2, reported=2, delay=2.0)
     assert scores.mean_delay == 1.0
     assert scores.cost == pytest.approx(2 * DELAY_COST)
 
 
 def test_a_face_told_three_times_is_two_duplicates() -> None:
     scores = score_events(truth_of_two(), [event(0.0, LEFT), event(2.0, LEFT), event(4.0, LEFT)])
-    assert scores == EventScores(faces=2, missing=1, duplicates=2, told=1)
+    assert scores == EventScores(faces=2, missing=1, duplicates=2, reported=1)
     assert scores.cost == 3
 
 
@@ -59,7 +59,7 @@ def test_a_wrong_label_that_is_put_right_counts_once_and_one_that_stays_twice() 
     wrong = event(0.0, LEFT, "without_mask", unsure=True)
     right = event(0.0, RIGHT, "without_mask")
     stays = score_events(truth_of_two(), [wrong, right])
-    assert stays == EventScores(faces=2, once=2, told=2, wrong=1, wrong_at_end=1, unsure=1, unsure_wrong=1)
+    assert stays == EventScores(faces=2, once=2, reported=2, wrong=1, wrong_at_end=1, unsure=1, unsure_wrong=1)
     corrected = score_events(truth_of_two(), [wrong, right, event(3.0, LEFT, "with_mask", "changed")])
     assert (corrected.wrong, corrected.wrong_at_end, corrected.changes, corrected.wrong_changes) == (1, 0, 1, 0)
     assert (stays.cost, corrected.cost) == (2, 1)
@@ -87,7 +87,7 @@ def test_a_face_told_before_more_than_half_of_it_is_visible_is_told() -> None:
     truth = truth_of_two()
     truth.boxes[:20, 0] += (-23, 0, -23, 0)  # 7 of 20 px visible
     scores = score_events(truth, [event(1.0, (0, 10, 7, 30)), event(0.0, RIGHT, "without_mask")])
-    assert scores == EventScores(faces=2, once=2, told=2)
+    assert scores == EventScores(faces=2, once=2, reported=2)
 
 
 def clip_of(*found: Detections) -> DetectedClip:
@@ -117,11 +117,11 @@ def test_a_replay_reports_what_detect_reports() -> None:
 
 
 def test_a_stride_leaves_frames_out() -> None:
-    """The face that is there in every second frame alone is not told when the others are looked at."""
+    """The face that is there in every second frame alone is not reported when the others are looked at."""
     nothing, left = make_detections(), make_detections((LEFT, MASK, 0.9))
     clip = clip_of(*[part for _ in range(20) for part in (nothing, left)])
     assert score_clips([clip], 0.4, DEFAULT_TRACKING)[0].once == 1
-    assert score_clips([clip], 0.4, DEFAULT_TRACKING, stride=2)[0].told == 0
+    assert score_clips([clip], 0.4, DEFAULT_TRACKING, stride=2)[0].reported == 0
     assert [e.frame % 3 for e in replay(clip_of(*[both()] * 40), 0.4, DEFAULT_TRACKING, stride=3)[:2]] == [0, 0]
 
 

@@ -124,9 +124,9 @@ def test_a_face_counts_where_more_than_half_of_it_is_visible() -> None:
 def test_short_gaps_are_one_appearance_and_long_ones_are_two() -> None:
     seen, gone = 10.0, 200.0
     assert truth_at(*[seen] * 4, gone, *[seen] * 3).appearances() == [Appearance(0, 0.0, 3.5, 1, True)]
-    # From 1.5 to 4.0: longer than 1 s, shorter than 3 s, so it may be told again.
+    # From 1.5 to 4.0: longer than 1 s, shorter than 3 s, so it may be reported again.
     assert truth_at(*[seen] * 4, *[gone] * 4, *[seen] * 3).appearances() == [Appearance(0, 0.0, 5.0, 2, True)]
-    # From 1.5 to 5.0: it must be told again. The second time is too short to be required.
+    # From 1.5 to 5.0: it must be reported again. The second time is too short to be required.
     assert truth_at(*[seen] * 4, *[gone] * 6, *[seen] * 2).appearances() == [
         Appearance(0, 0.0, 1.5, 1, True),
         Appearance(0, 5.0, 5.5, 1, False),
