@@ -193,7 +193,7 @@ def _errors(e: DetectionEvaluation) -> Table:
     header = ("error", "stage", "count", *(f"{size} px" for size in SIZES), fixed_column)
     note = (
         f"Of {counts.gt_count} faces and {counts.detections} detections with score {e.threshold:.3g} or more, "
-        f"{counts.correct} are right. The last column is over detections of any score, mending one kind at a time."
+        f"{counts.correct} are right. The last column is over detections of any score, fixing one kind at a time."
     )
     return Table(f"{e.name}: errors by stage", header, tuple(rows), note)
 
