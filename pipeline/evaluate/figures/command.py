@@ -1,6 +1,6 @@
 """Write every figure of the documentation from results, so that no figure is typed.
 
-Example: python -m pipeline.evaluate.figures --results runs/figures --pages MODEL_CARD.md README.md
+Example: python -m pipeline.evaluate.figures --results docs/results --pages MODEL_CARD.md
 
 --results has one folder per bundle, kaggle/ and default/. Files are found by name in them, at any depth:
   crossval.json: of pipeline.crossval.
