@@ -1,7 +1,8 @@
-"""Flags of all commands: parsing into a dataclass, old names, and flags that would silently drop a value."""
+"""Flags of all commands: parsing into a dataclass, old names, repeated flags."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -12,6 +13,7 @@ import tyro
 from common.errors import UserError
 
 T = TypeVar("T")
+NUMBER = re.compile(r"-\d+|-\d*\.\d+")  # no flag, but a value, as for argparse
 
 
 def parse_args(
@@ -31,12 +33,13 @@ def parse_args(
         options: further arguments of tyro.cli, such as `description`.
 
     Raises:
-        UserError: a flag has a new name, or a flag for several values is given twice.
+        UserError: a flag has a new name.
         SystemExit: tyro printed the help text or refused a value.
     """
-    refuse_renamed(argv, renamed or {})
-    refuse_repeated(argv, set(_flags_for_several(args_type)))
-    return tyro.cli(args_type, args=argv, prog=program_name(module), **options)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    refuse_renamed(arguments, renamed or {})
+    arguments = join_repeated(arguments, set(_flags_for_several(args_type)))
+    return tyro.cli(args_type, args=arguments, prog=program_name(module), **options)
 
 
 def program_name(module: str) -> str:
@@ -59,14 +62,35 @@ def refuse_renamed(argv: Sequence[str] | None, renamed: Mapping[str, str]) -> No
                 raise UserError(f"{old}: has a new name; use {renamed[old]}")
 
 
-def refuse_repeated(argv: Sequence[str] | None, several: set[str]) -> None:
-    """Raise UserError for a flag of `several` that is given twice: the parser would drop the first one's values."""
-    given: set[str] = set()
-    for argument in sys.argv[1:] if argv is None else argv:
-        flag = argument.partition("=")[0].replace("_", "-")
-        if flag in several and flag in given:
-            raise UserError(f"{flag}: is given twice; give all its values after one {flag}")
-        given.add(flag)
+def join_repeated(argv: Sequence[str], several: set[str]) -> list[str]:
+    """Return arguments with each flag of `several` once, and all its values: `--run a b` for `--run a --run b`.
+
+    The parser alone would keep the values of the last, and drop the others in silence.
+    """
+    part: list[str] = []
+    parts = [part]  # a flag and what follows it
+    first: dict[str, list[str]] = {}  # the part of each flag of `several`
+    for k, argument in enumerate(argv):
+        flag, equals, value = argument.partition("=")
+        flag = flag.replace("_", "-")
+        if argument == "--":
+            parts.append(list(argv[k:]))
+            break
+        if flag in several:
+            if flag not in first:
+                first[flag] = [flag]
+                parts.append(first[flag])
+            part = first[flag]
+            if equals:
+                part.append(value)
+                part = []  # such a flag takes no further value
+                parts.append(part)
+        elif argument.startswith("-") and not NUMBER.fullmatch(argument):
+            part = [argument]
+            parts.append(part)
+        else:
+            part.append(argument)
+    return [argument for part in parts for argument in part]
 
 
 def _flags_for_several(args_type: type) -> Iterator[str]:

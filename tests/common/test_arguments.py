@@ -1,4 +1,4 @@
-"""Flags: old names, flags that are given twice, and the name of the program."""
+"""Flags: old names, repeated flags, and the name of the program."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 import tyro
 
-from common.arguments import parse_args, program_name, refuse_renamed
+from common.arguments import join_repeated, parse_args, program_name, refuse_renamed
 from common.errors import UserError
 
 
@@ -21,28 +21,41 @@ class Recipe:
 class Args:
     data: tuple[str, ...] = ()
     out: str = ""
+    numbers: tuple[float, ...] = ()
     allow: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     recipe: tyro.conf.OmitArgPrefixes[Recipe] = field(default_factory=Recipe)
 
 
 @pytest.mark.parametrize(
-    "argv",
+    ("argv", "expected"),
     [
-        ["--data", "a", "--data", "b"],
-        ["--data=a", "--out", "x", "--data", "b", "c"],
-        ["--teachers", "a", "--teachers=b"],
+        (["--data", "a", "--data", "b", "c"], Args(data=("a", "b", "c"))),
+        (["--data=a", "--out", "x", "--data", "b"], Args(data=("a", "b"), out="x")),
+        (["--teachers", "a", "--data", "d", "--teachers=b"], Args(data=("d",), recipe=Recipe(("a", "b")))),
+        (["--numbers", "-1", "--numbers", "-.5", "2"], Args(numbers=(-1, -0.5, 2))),
+        (["--data", "--data", "a"], Args(data=("a",))),
+        (["--out", "x", "--out", "y", "--allow", "p", "--allow", "q"], Args(out="y", allow=("p", "q"))),
+        (["--size", "1", "2", "--size", "3", "4"], Args(recipe=Recipe(size=(3, 4)))),
     ],
 )
-def test_a_flag_for_several_values_that_is_given_twice_is_refused(argv: list[str]) -> None:
-    flag = argv[0].partition("=")[0]
-    with pytest.raises(UserError, match=f"{flag}: is given twice; give all its values after one {flag}"):
-        parse_args(Args, argv, "pipeline.x")
+def test_all_values_of_a_repeated_flag_are_kept(argv: list[str], expected: Args) -> None:
+    assert parse_args(Args, argv, "pipeline.x") == expected
 
 
-def test_other_flags_may_be_given_twice() -> None:
-    argv = ["--data", "a", "b", "--out", "x", "--out", "y", "--allow", "p", "--allow", "q", "--size", "1", "2"]
-    args = parse_args(Args, argv, "pipeline.x")
-    assert args == Args(("a", "b"), "y", ("p", "q"), Recipe(size=(1, 2)))
+@pytest.mark.parametrize(
+    ("argv", "joined"),
+    [
+        (
+            ["me.jpg", "--data", "a", "-o", "x", "--data=b", "you.jpg"],
+            ["me.jpg", "--data", "a", "b", "-o", "x", "you.jpg"],
+        ),
+        (["--data", "a", "--", "--data", "b"], ["--data", "a", "--", "--data", "b"]),
+        (["--my_data", "a", "--my-data", "b"], ["--my-data", "a", "b"]),
+        ([], []),
+    ],
+)
+def test_other_arguments_keep_their_places(argv: list[str], joined: list[str]) -> None:
+    assert join_repeated(argv, {"--data", "--my-data"}) == joined
 
 
 def test_a_renamed_flag_is_refused_before_the_parser_sees_it() -> None:

@@ -214,7 +214,6 @@ def test_a_folder_of_another_training_is_refused(
         (["--out", "{here}/my data/made"], "would be read as data; give another --out"),
         (["--work-dir", "{here}/photos"], "photos: holds other files"),
         (["--splits", "{here}/nowhere.csv"], "nowhere.csv"),
-        (["--data", "{here}/nowhere"], "nowhere"),
     ],
 )
 def test_refusals_come_before_the_work(
@@ -227,6 +226,13 @@ def test_refusals_come_before_the_work(
     error = capsys.readouterr().err
     assert message in error and error.startswith("error: ") and error.count("\n") == 1
     assert not started and sorted(data.parent.rglob("*")) == before
+
+
+def test_data_that_is_not_there(data: Path, started: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(flags(data.parent / "nowhere")) == 1
+    error = capsys.readouterr().err
+    assert "nowhere" in error and error.startswith("error: ") and error.count("\n") == 1
+    assert not started
 
 
 def test_a_failed_step_is_reported_with_its_log(
