@@ -22,6 +22,8 @@ from pipeline.inference.bundle import GRAPHS, Bundle, write_bundle
 from pipeline.inference.graphs import load_graph
 from pipeline.inference.predictor import Predictor
 
+FLOAT = "kaggle"  # a bundle whose nets are all in float32
+
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -35,10 +37,10 @@ def test_the_exported_file_is_smaller_and_answers_as_before(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "small.onnx"
-    assert main(["--out", str(out), "--int8", str(photos)]) == 0
+    assert main(["--bundle", FLOAT, "--out", str(out), "--int8", str(photos)]) == 0
     assert f"{out}: " in capsys.readouterr().out
-    default = Bundle.load()
-    saved = sum(len(default.graph_bytes(name)) for name in GRAPHS)
+    given = Bundle.load(FLOAT)
+    saved = sum(len(given.graph_bytes(name)) for name in GRAPHS)
     assert out.stat().st_size < 0.75 * saved
     model = onnx.load(out, load_external_data=False)
     onnx.checker.check_model(model, full_check=True)
@@ -46,10 +48,10 @@ def test_the_exported_file_is_smaller_and_answers_as_before(
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(metadata["provenance"])["int8"] == ["classifier"]
     hashes = json.loads(metadata["bundle_sha256"])
-    assert {name for name in GRAPHS if hashes[name] != default.meta.sha256[name]} == {"classifier"}
-    detector = ExportedDetector(out, default)
+    assert {name for name in GRAPHS if hashes[name] != given.meta.sha256[name]} == {"classifier"}
+    detector = ExportedDetector(out, given)
     image = synthetic_photo(640, 480, 6)
-    before, after = Predictor(default).detect(image), detector.detect(image)
+    before, after = Predictor(given).detect(image), detector.detect(image)
     assert len(before) == len(after) == 6
     overlap = iou(before.boxes, after.boxes)
     assert overlap.max(axis=1).min() > 0.85
@@ -59,7 +61,7 @@ def test_the_exported_file_is_smaller_and_answers_as_before(
 
 
 def test_the_hub_folder_has_no_figures_of_other_nets(photos: Path, tmp_path: Path) -> None:
-    assert main(["--hub", str(tmp_path / "hub"), "--int8", str(photos)]) == 0
+    assert main(["--bundle", FLOAT, "--hub", str(tmp_path / "hub"), "--int8", str(photos)]) == 0
     assert not (tmp_path / "hub" / "report.md").exists()
     card = (tmp_path / "hub" / "README.md").read_text(encoding="utf-8")
     assert "metric_value" not in card and "report.md" not in card
@@ -68,7 +70,7 @@ def test_the_hub_folder_has_no_figures_of_other_nets(photos: Path, tmp_path: Pat
 
 
 def test_what_is_refused(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made = int8_bundle(Bundle.load(), photos)
+    made = int8_bundle(Bundle.load(FLOAT), photos)
     write_bundle(tmp_path / "small", made.meta, {name: made.graph_bytes(name) for name in GRAPHS})
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
@@ -82,14 +84,14 @@ def test_what_is_refused(photos: Path, tmp_path: Path, capsys: pytest.CaptureFix
         (["--int8", str(tmp_path / "dark")], "the net saw nothing in 1 photos; use photos with faces"),
         (["--int8", str(photos), "--bundle", str(tmp_path / "small")], "is in INT8 already; leave out --int8"),
     ):
-        assert main(["--out", str(tmp_path / "made.onnx"), *options]) == 1
+        assert main(["--bundle", FLOAT, "--out", str(tmp_path / "made.onnx"), *options]) == 1
         said = capsys.readouterr().err.strip().splitlines()
         assert len(said) == 1 and message in said[0], options
     assert not (tmp_path / "made.onnx").exists()
 
 
 def test_a_quantised_net_stays_as_it_is() -> None:
-    rng, graph = np.random.default_rng(0), store_weights(Bundle.load().graph_bytes("rnet"), "float32")
+    rng, graph = np.random.default_rng(0), store_weights(Bundle.load(FLOAT).graph_bytes("rnet"), "float32")
     inputs = [rng.uniform(0, 255, (1, 3, 32, 32)).astype(np.float32) for _ in range(20)]
     made = quantize(graph, inputs)
     assert is_int8(made) and not is_int8(graph)
@@ -97,20 +99,20 @@ def test_a_quantised_net_stays_as_it_is() -> None:
     pixels = np.concatenate(inputs)
     for expected, found in zip(load_graph(graph, "before")(pixels), load_graph(made, "after")(pixels), strict=True):
         assert 0 < np.abs(expected - found).mean() < 0.1 * np.abs(expected).mean() + 0.02
-    bundle = Bundle.load()
+    bundle = Bundle.load(FLOAT)
     graphs = {name: bundle.graph_bytes(name) for name in GRAPHS} | {"rnet": made}
     with pytest.raises(UserError, match="--int8 rnet: the net is in INT8 already"):
         to_int8(bundle, ["rnet"], graphs, [])
 
 
 def test_photos_without_faces_cannot_give_ranges() -> None:
-    bundle = Bundle.load()
+    bundle = Bundle.load(FLOAT)
     with pytest.raises(UserError, match="--int8 classifier: the net saw nothing in 0 photos"):
         to_int8(bundle, ["classifier"], {name: bundle.graph_bytes(name) for name in GRAPHS}, [])
 
 
 def test_a_net_that_answers_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle = Bundle.load()
+    bundle = Bundle.load(FLOAT)
     graphs = {name: bundle.graph_bytes(name) for name in GRAPHS}
     rng = np.random.default_rng(0)
     inputs = [rng.uniform(0, 255, (1, 3, 32, 32)).astype(np.float32) for _ in range(4)]
