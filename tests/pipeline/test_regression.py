@@ -24,14 +24,15 @@ def subset(data: Path, folder: Path) -> Path:
     return folder
 
 
-# Measured with the bundle of 2026-11-28; change the values only with a new bundle. The bundle was trained on the first
-# dataset: its scores check the code, not the quality. Web photos have boxes of whole heads (so IoU 0.35), two classes.
-# Their values are those of the bundle before, which the present one reaches.
+# Measured with the bundle of 2026-11-29; change the values only with a new bundle. The bundle was trained on the first
+# dataset: its scores check the code, not the quality (a bundle that knows the photos less by heart has lower ones).
+# Web photos have boxes of whole heads (so IoU 0.35), two classes, and were never learned from: their values are those
+# of the bundles before, which the present one reaches.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "minimums"),
     [
-        ("face-mask-detection", (), {"mAP": 0.896, "mean AP": 0.559, "face AP": 0.913, "face recall": 0.944}),
+        ("face-mask-detection", (), {"mAP": 0.883, "mean AP": 0.540, "face AP": 0.906, "face recall": 0.941}),
         (
             "other-photos",
             ("--iou", "0.35", "--merge", "mask_weared_incorrect=without_mask"),

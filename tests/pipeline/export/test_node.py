@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.boxes import iou
 from pipeline.bench.synthetic_photos import synthetic_photo
 from pipeline.export.command import main
 from pipeline.inference.predictor import Predictor
@@ -52,6 +53,9 @@ def test_the_answers_of_the_predictor(tmp_path: Path, package: str, threads: str
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     expected = Predictor.default().detect(image, 0.3 if all_inputs else None)
-    assert found["labels"] == expected.label_ids.tolist() and len(expected) > 3
-    np.testing.assert_allclose(np.reshape(found["boxes"], (-1, 4)), expected.boxes, atol=1.5)
-    np.testing.assert_allclose(found["scores"], expected.scores, atol=0.03)
+    boxes = np.reshape(found["boxes"], (-1, 4)).astype(np.float32)
+    partner = iou(expected.boxes, boxes).argmax(axis=1)  # faces of almost the same score may change places
+    assert sorted(partner) == list(range(len(boxes))) and len(expected) > 3
+    assert [found["labels"][k] for k in partner] == expected.label_ids.tolist()
+    np.testing.assert_allclose(boxes[partner], expected.boxes, atol=1.5)
+    np.testing.assert_allclose([found["scores"][k] for k in partner], expected.scores, atol=0.03)

@@ -138,7 +138,10 @@ def test_all_processes_end_with_each_other(tiny_crops: CropSet, tmp_path: Path, 
         assert launcher.returncode != 0
     # Without torchrun's own report, whose lines begin otherwise.
     ours = [text for text in stderr.splitlines() if text.startswith(("error", "interrupted", "[rank"))]
-    assert ours == ([] if line is None else [line])
+    if end == "a process is killed":
+        assert "SIGKILL" in stderr  # torchrun's report
+    # On a busy machine, torchrun ends the other process before that one misses its peer.
+    assert ours == ([] if line is None else [line]) or (end == "a process is killed" and not ours)
     assert not (tmp_path / "run/summary.json").exists()
 
 
