@@ -19,21 +19,23 @@ from pipeline.training.packing import pack
 from pipeline.training.packing.command import main
 from stage1_faces.training.export import FINE_TUNED
 
+FLOAT = DEFAULT.parent / "kaggle"  # a bundle whose nets are all in float32
+
 
 @pytest.fixture
-def default_cascade(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace the export of a cascade by the default bundle's."""
-    graphs = {name: store_weights(Bundle.load().graph_bytes(name), "float32") for name in FINE_TUNED}
+def float_cascade(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the export of a cascade by that of a bundle in float32."""
+    graphs = {name: store_weights(Bundle.load(FLOAT).graph_bytes(name), "float32") for name in FINE_TUNED}
     monkeypatch.setattr(pack, "export_cascade", lambda nets, how: {name: graphs[name] for name in how})
 
 
-@pytest.mark.usefixtures("default_cascade")
+@pytest.mark.usefixtures("float_cascade")
 def test_a_packed_bundle_answers_as_before(
     tuned: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, part = tmp_path / "made", tmp_path / "part"
-    shutil.copytree(DEFAULT, part)
-    parts = ["--run", str(DEFAULT), "--cascade", str(tuned), "--settings-from", str(part)]
+    shutil.copytree(FLOAT, part)
+    parts = ["--run", str(FLOAT), "--cascade", str(tuned), "--settings-from", str(part)]
     photos = ["--data", str(data), "--splits", str(data / "splits.csv")]
     command = [*parts, *photos, "--out", str(out), "--int8", "classifier", "onet"]
     assert main(command) == 1
@@ -43,17 +45,17 @@ def test_a_packed_bundle_answers_as_before(
     record["provenance"]["int8"] = ["onet", "classifier"]
     (part / "bundle.json").write_text(json.dumps(record), encoding="utf-8")
     assert main(command) == 0
-    made, default = Bundle.load(out), Bundle.load()
+    made, given = Bundle.load(out), Bundle.load(FLOAT)
     assert made.meta.provenance["int8"] == ["onet", "classifier"]
-    assert (made.meta.fusion, made.meta.search) == (default.meta.fusion, default.meta.search)
+    assert (made.meta.fusion, made.meta.search) == (given.meta.fusion, given.meta.search)
     assert [name for name in GRAPHS if is_int8(made.graph_bytes(name))] == ["onet", "classifier"]
-    assert len(made.graph_bytes("classifier")) < 0.6 * len(default.graph_bytes("classifier"))
+    assert len(made.graph_bytes("classifier")) < 0.6 * len(given.graph_bytes("classifier"))
     for name in GRAPHS:
         model = onnx.load_from_string(made.graph_bytes(name))
         onnx.checker.check_model(model, full_check=True)
         assert {entry.domain for entry in model.opset_import} == {""}
     image = synthetic_photo(640, 480, 6)
-    before, after = Predictor(default).detect(image), Predictor(made).detect(image)
+    before, after = Predictor(given).detect(image), Predictor(made).detect(image)
     assert len(before) == len(after) == 6
     overlap = iou(before.boxes, after.boxes)
     assert overlap.max(axis=1).min() > 0.85

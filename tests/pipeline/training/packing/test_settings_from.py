@@ -40,13 +40,13 @@ def learned(tmp_path: Path) -> tuple[Path, list[str]]:
 
 @pytest.fixture
 def part(tmp_path: Path) -> Bundle:
-    """Write the bundle of the training part: the default bundle's graphs, and settings of its own."""
-    default = Bundle.load(DEFAULT)
+    """Write the bundle of the training part: graphs of a bundle in float32, and settings of its own."""
+    given = Bundle.load(DEFAULT.parent / "kaggle")
     search = replace(CascadeConfig(), slope=1.5, intercept=-0.25)
     metrics: Mapping[str, object] = {"val": {"photos": 101, "mAP50": 0.75}}
     data = {"class_counts": {"train": {"with_mask": 7}}, "splits_sha256": "abc"}
     meta = replace(
-        default.meta,
+        given.meta,
         class_names=CLASSES,
         input_size=32,
         margin=0.1,
@@ -56,7 +56,7 @@ def part(tmp_path: Path) -> Bundle:
         metrics=metrics,
         provenance={"data": data},
     )
-    return pack.write_bundle(tmp_path / "part", meta, {name: default.graph_bytes(name) for name in GRAPHS})
+    return pack.write_bundle(tmp_path / "part", meta, {name: given.graph_bytes(name) for name in GRAPHS})
 
 
 def test_the_bundle_records_whose_metrics_it_has(
