@@ -64,7 +64,7 @@ def _sigint_held() -> Iterator[None]:
 
     A terminal sends Ctrl-C to all processes. The mask of blocked signals passes to a new process, but it holds for this
     thread alone: with another thread, as that of a progress bar, Python would still call its handler here and leave a
-    process half-started. So a handler that only notes Ctrl-C stands in for the other in the block.
+    process half-started. So the block has a handler that only notes Ctrl-C.
     """
     handler = signal.getsignal(signal.SIGINT)
     if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
