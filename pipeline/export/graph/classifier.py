@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx_ir as ir
 from onnxscript import GraphBuilder, OpBuilder
 
 from pipeline.export.graph.cascade import Found
+from pipeline.export.graph.crops import cut_crops, square_windows
 from pipeline.export.graph.net import Net
 from pipeline.export.graph.ops import (
     FLOAT,
+    INT64,
+    Shape,
     Value,
     as_float,
-    as_int,
     clip,
     constant,
     decode,
@@ -22,11 +25,9 @@ from pipeline.export.graph.ops import (
     log_odds,
     loop,
     mirrored,
-    part,
     rows,
     size_of,
 )
-from pipeline.export.graph.resizing import square_resize
 from pipeline.inference.bundle_meta import BundleMeta
 from pipeline.inference.fusion import ScoreFusion
 from pipeline.inference.predictor import TTA_SKIP_PROB
@@ -46,6 +47,8 @@ class Classified:
 def classify(builder: GraphBuilder, net: Net, meta: BundleMeta, image: Value, size: Value, found: Found) -> Classified:
     """Return the faces with moved boxes, fused face scores and class probabilities.
 
+    All passes are rounds of a loop, so that the net is in the graph once, and does not run where there is no face.
+
     Args:
         builder: of the graph.
         net: the classifier.
@@ -55,67 +58,88 @@ def classify(builder: GraphBuilder, net: Net, meta: BundleMeta, image: Value, si
         found: faces of the cascade.
     """
     op, fusion = builder.op, meta.fusion
-    windows = _windows(op, found.boxes, meta.margin)
-    outputs = _run(builder, net, meta, _crops(builder, "crops", image, windows, meta.input_size))
-    boxes = _move(op, found.boxes, windows, outputs, meta, size)
-    if fusion.box_passes == 2 and len(outputs) > 2 and fusion.box_blend:
-        windows = _windows(op, boxes, meta.margin)
-        outputs = _run(builder, net, meta, _crops(builder, "second_crops", image, windows, meta.input_size))
-        boxes = _move(op, boxes, windows, outputs, meta, size)
+    moves = net.output_count > 2 and bool(fusion.box_blend)
+    kinds = _output_kinds(net, meta)
+    faces = op.Shape(found.scores)
+
+    def run_pass(op: OpBuilder, _: Value, boxes: Value, *outputs: Value) -> Sequence[Value]:
+        windows = square_windows(op, boxes, meta.margin)
+        found = _run(op.builder, net, meta, cut_crops(op.builder, image, windows, meta.input_size), outputs)
+        moved = _move(op, boxes, windows, found, meta, size) if moves else op.Identity(boxes)
+        return [constant(op, True), moved, *found]
+
+    none = {name: (_zeros(op, faces, shape), FLOAT, shape) for name, shape in kinds.items()}
+    states: dict[str, tuple[Value, ir.DataType, Shape]] = {"boxes": (found.boxes, FLOAT, [None, 4]), **none}
+    passes = fusion.box_passes if moves else 1
+    boxes, *outputs = loop(builder, "passes", run_pass, _rounds(op, faces, passes), states)
     return Classified(boxes, _face_scores(op, found.scores, outputs, fusion), _class_probs(op, outputs[0], fusion))
 
 
-def _windows(op: OpBuilder, boxes: Value, margin: float) -> tuple[Value, Value]:
-    """Return left and top (N, 2), and the side (N, 1), of the square windows that are cut for boxes, int64."""
-    low, high = part(op, boxes, 0, 2, 1), part(op, boxes, 2, 4, 1)
-    longer = op.ReduceMax(op.Sub(high, low), [1], keepdims=1)
-    side = as_int(op, op.Max(op.Round(op.Mul(longer, 1 + 2 * margin)), 1.0))
-    return as_int(op, op.Round(op.Mul(op.Sub(op.Add(low, high), as_float(op, side)), 0.5))), side
+def _output_kinds(net: Net, meta: BundleMeta) -> dict[str, Shape]:
+    """Return names and shapes of the classifier's outputs."""
+    kinds: dict[str, Shape] = {"probs": [None, len(meta.class_names)], "face_logits": [None], "box_deltas": [None, 4]}
+    return dict(list(kinds.items())[: net.output_count])
 
 
-def _crops(builder: GraphBuilder, name: str, image: Value, windows: tuple[Value, Value], wanted: int) -> Value:
-    """Return the crops (N, 3, wanted, wanted) of 0..255; pixels outside the image repeat its edge."""
-    op = builder.op
-    corners, sides = windows
-    last = op.Sub(op.Shape(image, start=0, end=2), constant(op, 1))
-
-    def cut(op: OpBuilder, number: Value, crops: Value) -> Sequence[Value]:
-        side = op.Squeeze(op.Gather(sides, number), [0])
-        corner = op.Gather(corners, number)
-        steps = op.Range(constant(op, 0), side, constant(op, 1))
-        left, top = (op.Add(steps, op.Gather(corner, constant(op, k))) for k in (0, 1))
-        y, x = (
-            op.Min(op.Max(places, constant(op, 0)), op.Gather(last, constant(op, k)))
-            for k, places in enumerate((top, left))
-        )
-        crop = as_float(op, op.Gather(op.Gather(image, y), x, axis=1))
-        added = op.Unsqueeze(square_resize(op, crop, side, wanted), [0])
-        return constant(op, True), op.Concat(crops, added, axis=0)
-
-    shape = (None, 3, wanted, wanted)
-    empty = constant(op, np.zeros((0, *shape[1:]), np.float32))
-    return loop(builder, name, cut, size_of(op, sides, 0), {"crops": (empty, FLOAT, shape)})[0]
+def _zeros(op: OpBuilder, count: Value, shape: Shape) -> Value:
+    """Return zeros in `count` (1,) rows of a shape whose first side is open."""
+    sides = [side for side in shape[1:] if isinstance(side, int)]
+    return op.Expand(constant(op, 0.0), op.Concat(count, constant(op, sides), axis=0) if sides else count)
 
 
-def _run(builder: GraphBuilder, net: Net, meta: BundleMeta, crops: Value) -> list[Value]:
-    """Return the classifier's outputs for crops of 0..255; those of uncertain crops are averaged with the mirrored."""
+def _rounds(op: OpBuilder, faces: Value, rounds: int) -> Value:
+    """Return the number of rounds of a loop over `faces` (1,) faces: none where there are no faces."""
+    return op.Where(op.Greater(op.Squeeze(faces, [0]), constant(op, 0)), constant(op, rounds), constant(op, 0))
+
+
+def _run(
+    builder: GraphBuilder, net: Net, meta: BundleMeta, crops: Value, last_outputs: Sequence[Value]
+) -> Sequence[Value]:
+    """Return the classifier's outputs for crops of 0..255; those of uncertain crops are averaged with the mirrored.
+
+    Args:
+        builder: of the graph.
+        net: the classifier.
+        meta: of the bundle.
+        crops: (N, 3, S, S), at least one.
+        last_outputs: of any values, in the shapes of the outputs.
+    """
     op = builder.op
     std, mean = np.array(meta.std), np.array(meta.mean)
     scale, shift = ((1 / (255 * std)).astype(np.float32), (mean / std).astype(np.float32))
     pixels = op.Mul(crops, constant(op, scale.reshape(1, 3, 1, 1)))
     pixels = op.Sub(pixels, constant(op, shift.reshape(1, 3, 1, 1)))
-    outputs = net(builder, pixels)
-    if not meta.fusion.flip_tta:
-        return outputs
-    unsure = indices(op, op.Less(op.ReduceMax(outputs[0], [1], keepdims=0), TTA_SKIP_PROB))
-    flipped = net(builder, mirrored(op, op.Gather(pixels, unsure)))
-    if len(flipped) > 2:  # in a mirror image, the horizontal box delta has the other sign
-        flipped[2] = op.Mul(flipped[2], constant(op, [-1.0, 1.0, 1.0, 1.0]))
-    place = op.Unsqueeze(unsure, [1])
-    return [
-        op.ScatterND(values, place, op.Mul(op.Add(op.Gather(values, unsure), other), 0.5))
-        for values, other in zip(outputs, flipped, strict=True)
-    ]
+
+    def look(op: OpBuilder, number: Value, pixels: Value, face: Value, *outputs: Value) -> Sequence[Value]:
+        """Look at crops of some faces: first at all, then at the mirrored ones of the uncertain."""
+        found = net(op.builder, pixels)
+        mirror = op.Greater(number, constant(op, 0))
+        unsure = indices(op, op.Less(op.ReduceMax(found[0], [1], keepdims=0), TTA_SKIP_PROB))
+        if len(found) > 2:  # in a mirror image, the horizontal box delta has the other sign
+            sign = op.Where(mirror, -1.0, 1.0)
+            found[2] = op.Mul(found[2], op.Concat(op.Unsqueeze(sign, [0]), constant(op, [1.0, 1.0, 1.0]), axis=0))
+        share, place = op.Where(mirror, 0.5, 1.0), op.Unsqueeze(face, [1])
+        outputs = tuple(
+            op.ScatterND(values, place, _mixed(op, op.Gather(values, face), new, share))
+            for values, new in zip(outputs, found, strict=True)
+        )
+        more = op.Greater(op.Squeeze(op.Shape(unsure), [0]), constant(op, 0))
+        return [more, mirrored(op, op.Gather(pixels, unsure)), op.Gather(face, unsure), *outputs]
+
+    every = op.Range(constant(op, 0), size_of(op, pixels, 0), constant(op, 1))
+    states: dict[str, tuple[Value, ir.DataType, Shape]] = {
+        "pixels": (pixels, FLOAT, [None, 3, meta.input_size, meta.input_size]),
+        "face": (every, INT64, [None]),
+    }
+    for (name, shape), values in zip(_output_kinds(net, meta).items(), last_outputs, strict=True):
+        states[name] = (values, FLOAT, shape)
+    looks = constant(op, 2 if meta.fusion.flip_tta else 1)
+    return loop(builder, "looks", look, looks, states)[2:]
+
+
+def _mixed(op: OpBuilder, old: Value, new: Value, share: Value) -> Value:
+    """Return old * (1 - share) + new * share."""
+    return op.Add(op.Mul(old, op.Sub(1.0, share)), op.Mul(new, share))
 
 
 def _move(
@@ -123,8 +147,6 @@ def _move(
 ) -> Value:
     """Return the boxes moved towards those of the classifier."""
     blend = meta.fusion.box_blend
-    if len(outputs) < 3 or not blend:
-        return boxes
     corners, sides = (as_float(op, value) for value in windows)
     centre, unit = op.Add(corners, op.Mul(sides, 0.5)), op.Div(sides, 1 + 2 * meta.margin)
     moved = clip(op, decode(op, op.Concat(centre, unit, axis=1), outputs[2]), size)

@@ -20,6 +20,7 @@ from stage1_faces.cascade_config import CascadeConfig
 
 OPSET, IR_VERSION = 18, 9
 NETS = ("pnet", "rnet", "onet", "classifier")
+ONCE = ("pnet", "classifier")  # in the bodies of loops
 INPUTS = {
     "image": "uint8 (height, width, 3), RGB, upright",
     "min_score": "float32 scalar, the smallest score reported; optional",
@@ -60,7 +61,7 @@ def detector_graph(bundle: Bundle, optional_inputs: bool = True) -> onnx.ModelPr
         builder.input(name, const_value=_scalar(name, value)) if optional_inputs else builder.input(name, FLOAT, [])
         for name, value in (("min_score", meta.score_threshold), ("min_face", 0.0))
     )
-    nets = {name: Net(builder, name, bundle.graph_bytes(name), name == "pnet") for name in NETS}
+    nets = {name: Net(builder, name, bundle.graph_bytes(name), name in ONCE) for name in NETS}
     wanted = min_detector_score(op, min_score, meta.fusion)
     found = find_faces(builder, nets, meta.search, image, min_face, wanted)
     sides = as_float(op, op.Gather(op.Shape(image), constant(op, [1, 0, 1, 0])))

@@ -21,8 +21,8 @@ class Net:
             root: builder of the main graph, which holds the weights.
             name: of the net.
             graph: its ONNX file.
-            once: it is used once, in a loop. Its weights are then constants of the loop's body: ONNX Runtime takes its
-                fast convolutions only where the weights are in the same graph.
+            once: it is used once, in a loop, and never for an empty batch. Its weights are then constants of the loop's
+                body: ONNX Runtime takes its fast convolutions only where the weights are in the same graph.
         """
         body = ir.serde.deserialize_model(onnx.load_from_string(graph)).graph
         for value in _values(body):
@@ -43,6 +43,11 @@ class Net:
                 value.const_value = None
                 body.inputs.append(value)
         self._name, self._body, self._once = name, body, once
+
+    @property
+    def output_count(self) -> int:
+        """How many outputs the net has."""
+        return len(self._body.outputs)
 
     def __call__(self, builder: GraphBuilder, pixels: ir.Value) -> list[ir.Value]:
         """Add the net's nodes to a graph, and return the outputs for these pixels (N, 3, H, W), of any N.

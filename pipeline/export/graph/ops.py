@@ -107,6 +107,33 @@ def loop(
     return list(found) if len(first) > 1 else [found]
 
 
+def collect(
+    builder: GraphBuilder,
+    name: str,
+    step: Callable[[OpBuilder, Value], Sequence[Value]],
+    rounds: Value,
+    kinds: Sequence[tuple[ir.DataType, Shape]],
+) -> list[Value]:
+    """Return what a step gives in each of `rounds` rounds, joined along a new first axis.
+
+    Args:
+        builder: of the graph that the loop is in.
+        name: of the loop, which must be of no other one.
+        step: takes the operators of the loop's body and the number of the round.
+        rounds: int64 scalar, at least 1.
+        kinds: type and shape of each value that the step gives.
+    """
+
+    def body(op: OpBuilder, number: Value, _: Value) -> Sequence[Value]:
+        return [constant(op, True), *step(op, number)]
+
+    inputs = [ir.val(f"{name}.round", INT64, []), ir.val(f"{name}.on", BOOL, [])]
+    given = [ir.val(f"{name}.given_{k}", *kind) for k, kind in enumerate(kinds)]
+    graph = builder.subgraph(body, inputs, [ir.val(f"{name}.next", BOOL, []), *given], name=name)
+    found = builder.op.Loop(rounds, constant(builder.op, True), body=graph, _outputs=len(kinds))
+    return list(found) if len(kinds) > 1 else [found]
+
+
 def choose(
     builder: GraphBuilder,
     condition: Value,

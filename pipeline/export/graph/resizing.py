@@ -156,25 +156,3 @@ def _bilinear(op: OpBuilder, picture: Value, count: Value) -> Value:
     share = op.Div(op.Round(op.Mul(op.Sub(places, first), EXACT_STEPS)), EXACT_STEPS)
     both = op.Add(first, constant(op, [0.0, 1.0]))
     return _mean_of_rows(op, picture, both, op.Concat(op.Sub(1.0, share), share, axis=1))
-
-
-def square_resize(op: OpBuilder, crop: Value, side: Value, wanted: int) -> Value:
-    """Return a crop (side, side, 3) of 0..255 as (3, wanted, wanted): area averaging when shrinking, else bilinear.
-
-    Both axes have one matrix (wanted, side) of weights.
-    """
-    length = as_float(op, side)
-    ratio = op.Div(length, float(wanted))
-    place = op.Unsqueeze(constant(op, [float(k) for k in range(wanted)]), [1])
-    source = op.Unsqueeze(as_float(op, op.Range(constant(op, 0), side, constant(op, 1))), [0])
-    low, high = op.Mul(place, ratio), op.Mul(op.Add(place, 1.0), ratio)
-    shared = op.Max(op.Sub(op.Min(high, op.Add(source, 1.0)), op.Max(low, source)), 0.0)
-    middle = op.Sub(op.Mul(op.Add(place, 0.5), ratio), 0.5)
-    middle = op.Min(op.Max(middle, 0.0), op.Sub(length, 1.0))
-    near = op.Max(op.Sub(1.0, op.Abs(op.Sub(middle, source))), 0.0)
-    near = op.Div(op.Round(op.Mul(near, EXACT_STEPS)), EXACT_STEPS)
-    weights = op.Where(op.Greater(ratio, 1.0), op.Div(shared, ratio), near)
-    planes = op.MatMul(weights, op.Transpose(crop, perm=[2, 0, 1]))
-    planes = op.MatMul(planes, op.Transpose(weights, perm=[1, 0]))
-    # OpenCV rounds halves up when it enlarges, and to even when it shrinks.
-    return op.Where(op.Greater(ratio, 1.0), op.Round(planes), op.Floor(op.Add(planes, 0.5)))

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from common import boxes as numpy_boxes
 from pipeline.export.graph import ops, resizing
+from pipeline.export.graph.crops import cut_crops
 from pipeline.export.graph.ops import constant
-from pipeline.export.graph.resizing import enlarge, shrink, square_resize
+from pipeline.export.graph.resizing import enlarge, shrink
 from pipeline.export.graph.windows import build_mipmaps, crop_windows
 from stage1_faces.anchors import box_anchors
 from stage1_faces.roi_crop import Mipmaps
-from stage2_classifier.cropping import resize_crop
+from stage2_classifier.cropping import cut_window, resize_crop
 from tests.helpers.onnx_graphs import run_part
 
 
@@ -82,11 +83,22 @@ def test_enlarging_is_that_of_opencv(height: int, width: int) -> None:
     assert difference.max() <= 1 and (difference == 0).mean() > 0.999
 
 
-@pytest.mark.parametrize("side", [1, 7, 40, 80, 81, 133, 500])
-def test_a_crop_is_resized_as_for_the_classifier(side: int) -> None:
-    crop = picture(side, side)
-    (found,) = run_part(lambda b, x: square_resize(b.op, x, constant(b.op, side), 80), {"x": crop.astype(np.float32)})
-    assert np.abs(found - planes(resize_crop(crop, 80))[0]).max() <= 1
+@pytest.mark.parametrize("side", [1, 7, 40, 80, 81, 133, 160, 500])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_crops_are_those_of_the_classifier(side: int, share: float) -> None:
+    """Crops of windows that lie in the image, or of which some or nearly all lies outside of it."""
+    image = picture(180, 160)
+    left, top = 100 - int(100 * share) - int(side * share), 20 - int(20 * share) - int(side * share)
+    windows = [(left, top, left + side, top + side), (100, 100, 130, 130)]
+    corners, sides = (np.array([w[:2] for w in windows]), np.array([[w[2] - w[0]] for w in windows]))
+    (found,) = run_part(
+        lambda b, x, corners, sides: cut_crops(b, x, (corners, sides), 80),
+        {"x": image, "corners": corners, "sides": sides},
+    )
+    for crop, (x1, y1, x2, y2) in zip(found, windows, strict=True):
+        expected = resize_crop(cut_window(image, (x1, y1, x2, y2)), 80)
+        assert np.abs(crop - planes(expected)[0]).max() <= 1
+        assert (crop == planes(expected)[0]).mean() > 0.999
 
 
 @pytest.mark.parametrize(("height", "width"), [(120, 160), (121, 87), (1, 1), (1, 50), (64, 3)])
