@@ -64,8 +64,8 @@ def find_faces(
 ) -> Found:
     """Return the cascade's faces with scores from `min_score` on; arguments as for run_pnet."""
     op = builder.op
-    boxes, scores = run_pnet(builder, nets["pnet"], image, min_face, config)
     maps = build_mipmaps(builder, image)
+    boxes, scores = run_pnet(builder, nets["pnet"], image, maps, min_face, config)
     size = op.Concat(maps.size, maps.size, axis=1)
     logits = op.Mul(log_odds(op, scores), PNET_WEIGHT)
     boxes, _, logits = top_proposals(op, boxes, scores, logits, size, config.nms_pnet, config.max_pnet)

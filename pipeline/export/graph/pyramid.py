@@ -9,8 +9,22 @@ import onnx_ir as ir
 from onnxscript import GraphBuilder, OpBuilder
 
 from pipeline.export.graph.net import Net
-from pipeline.export.graph.ops import FLOAT, UINT8, Shape, Value, as_float, as_int, choose, constant, decode, loop
-from pipeline.export.graph.resizing import PICTURE, enlarge, shrink
+from pipeline.export.graph.ops import (
+    FLOAT,
+    UINT8,
+    Shape,
+    Value,
+    as_float,
+    as_int,
+    choose,
+    constant,
+    decode,
+    loop,
+    part,
+    size_of,
+)
+from pipeline.export.graph.resizing import PICTURE, PLANES, as_planes, enlarge_planes, shrink, shrink_planes
+from pipeline.export.graph.windows import FlatMipmaps, level_pixels
 from stage1_faces.cascade_config import MIN_LEVEL_FACE, CascadeConfig
 from stage1_faces.detector import PNET_ANCHOR, STRIDE
 from stage1_faces.pyramid import PNET_MULTIPLE
@@ -20,7 +34,7 @@ MAX_LEVELS = 24
 
 
 def run_pnet(
-    builder: GraphBuilder, net: Net, image: Value, min_face: Value, config: CascadeConfig
+    builder: GraphBuilder, net: Net, image: Value, maps: FlatMipmaps, min_face: Value, config: CascadeConfig
 ) -> tuple[Value, Value]:
     """Return P-Net's boxes (N, 4), in pixels of the image, and their scores (N,), over all levels.
 
@@ -28,6 +42,7 @@ def run_pnet(
         builder: of the graph.
         net: P-Net.
         image: uint8 (H, W, 3).
+        maps: its mipmaps.
         min_face: float32 scalar: the smallest face in pixels; 0 for the config's, which grows with the image.
         config: of the search.
     """
@@ -39,18 +54,18 @@ def run_pnet(
     )
     given = op.Div(constant(op, MIN_LEVEL_FACE), op.Max(min_face, 1e-3))
     scale = op.Where(op.Greater(min_face, 0.0), given, own)
-    first = _first_level(builder, image, size, scale)
+    first = _first_level(builder, image, maps, size, scale)
 
-    def search(op: OpBuilder, _: Value, picture: Value, scale: Value, boxes: Value, scores: Value) -> Sequence[Value]:
-        found, score = _search_level(op, net, picture, size, config.pnet_threshold)
+    def search(op: OpBuilder, _: Value, planes: Value, scale: Value, boxes: Value, scores: Value) -> Sequence[Value]:
+        found, score = _search_level(op, net, planes, size, config.pnet_threshold)
         half = op.Mul(scale, 0.5)
-        longer = op.ReduceMax(op.Shape(picture, start=0, end=2), keepdims=0)
+        longer = op.ReduceMax(op.Shape(planes, start=2), keepdims=0)
         more = op.Greater(longer, constant(op, round(2 * MIN_LEVEL_FACE)))
-        smaller = shrink(op, picture, _level_size(op, size, half))
+        smaller = shrink_planes(op, planes, _level_size(op, size, half))
         return more, smaller, half, op.Concat(boxes, found, axis=0), op.Concat(scores, score, axis=0)
 
     states: dict[str, tuple[Value, ir.DataType, Shape]] = {
-        "picture": (first, UINT8, PICTURE),
+        "planes": (first, FLOAT, PLANES),
         "scale": (scale, FLOAT, []),
         "boxes": (constant(op, np.zeros((0, 4), np.float32)), FLOAT, [None, 4]),
         "scores": (constant(op, np.zeros(0, np.float32)), FLOAT, [None]),
@@ -65,40 +80,39 @@ def _level_size(op: OpBuilder, size: Value, scale: Value) -> Value:
     return op.Gather(sides, constant(op, [1, 0]))
 
 
-def _first_level(builder: GraphBuilder, image: Value, size: Value, scale: Value) -> Value:
-    """Return the largest level: the image enlarged, or shrunk, by halves first."""
+def _first_level(builder: GraphBuilder, image: Value, maps: FlatMipmaps, size: Value, scale: Value) -> Value:
+    """Return the largest level as planes: the image, or one of its mipmaps, enlarged or shrunk."""
     op = builder.op
     wanted = _level_size(op, size, scale)
+    # The mipmap that is less than twice as large as the level, where the image is more than three times as large.
+    shrinks = op.Div(part(op, maps.levels, 1, 3, 1), op.Gather(wanted, constant(op, [1, 0])))
+    large = op.GreaterOrEqual(op.ReduceMin(shrinks, [1], keepdims=0), constant(op, 2))
+    many = op.ReduceSum(as_int(op, large), keepdims=0)
+    last = op.Sub(size_of(op, maps.levels, 0), constant(op, 1))
+    number = op.Where(op.Less(scale, 1 / 3), op.Min(many, last), constant(op, 0))
 
-    def step(op: OpBuilder, _: Value, picture: Value) -> Sequence[Value]:
-        # The picture is halved before the loop ends: a side of one pixel stays.
-        half = op.Max(op.Div(op.Shape(picture, start=0, end=2), constant(op, 2)), constant(op, 1))
-        return _all(op, op.GreaterOrEqual(half, op.Mul(wanted, constant(op, 2)))), shrink(op, picture, half)
+    def mipmap(op: OpBuilder) -> Sequence[Value]:
+        return [level_pixels(op, maps, number)]
+
+    def whole(op: OpBuilder) -> Sequence[Value]:
+        return [op.Identity(image)]
 
     def smaller(op: OpBuilder) -> Sequence[Value]:
-        # The first round is only made where the picture has three times the level's size.
-        many = op.Where(op.Less(scale, 1 / 3), constant(op, MAX_LEVELS), constant(op, 0))
-        (halved,) = loop(op.builder, "first_level", step, many, {"picture": (image, UINT8, PICTURE)})
-        return [shrink(op, halved, wanted)]
+        source = choose(op.builder, op.Greater(number, constant(op, 0)), mipmap, whole, (UINT8, PICTURE))
+        return [as_planes(op, shrink(op, source, wanted))]
 
     def larger(op: OpBuilder) -> Sequence[Value]:
-        return [enlarge(op, image, wanted)]
+        return [enlarge_planes(op, as_planes(op, image), wanted)]
 
-    return choose(builder, op.Less(scale, 1.0), smaller, larger, (UINT8, PICTURE))
-
-
-def _all(op: OpBuilder, conditions: Value) -> Value:
-    """Return whether all of some conditions hold, a bool scalar."""
-    return op.Greater(op.ReduceMin(as_int(op, conditions), keepdims=0), constant(op, 0))
+    return choose(builder, op.Less(scale, 1.0), smaller, larger, (FLOAT, PLANES))
 
 
-def _search_level(op: OpBuilder, net: Net, picture: Value, size: Value, threshold: float) -> tuple[Value, Value]:
+def _search_level(op: OpBuilder, net: Net, planes: Value, size: Value, threshold: float) -> tuple[Value, Value]:
     """Return boxes (N, 4), in pixels of the image, and scores (N,) of one level."""
-    sides = op.Shape(picture, start=0, end=2)
+    sides = op.Shape(planes, start=2)
     missing = op.Mod(op.Neg(sides), constant(op, PNET_MULTIPLE))
-    pixels = op.Unsqueeze(op.Transpose(as_float(op, picture), perm=[2, 0, 1]), [0])
     pads = op.Concat(constant(op, [0] * 6), missing, axis=0)
-    probability, box_deltas = net(op.builder, op.Pad(pixels, pads, float(GREY)))
+    probability, box_deltas = net(op.builder, op.Pad(planes, pads, float(GREY)))
     probability = op.Squeeze(probability, [0])
     cells = op.Transpose(op.NonZero(op.GreaterOrEqual(probability, threshold)), perm=[1, 0])  # (N, 2) row, column
     scores = op.GatherND(probability, cells)

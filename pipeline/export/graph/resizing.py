@@ -1,4 +1,4 @@
-"""Pictures at other sizes, as OpenCV makes them. A picture is uint8 (H, W, 3)."""
+"""Pictures at other sizes, as OpenCV makes them. A picture is uint8 (H, W, 3), planes are float32 (1, 3, H, W)."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from pipeline.export.graph.ops import (
 )
 
 PICTURE: Shape = [None, None, 3]
+PLANES: Shape = [1, 3, None, None]
 TAPS = 4  # source pixels that one pixel of a picture up to three times smaller may touch
 EXACT_STEPS = 256.0  # weights of OpenCV's INTER_LINEAR_EXACT are multiples of 1/256
 # From the channels of two neighbours, 6, to those of their mean, 3.
@@ -93,38 +94,33 @@ def _pairs_of_columns(op: OpBuilder, picture: Value) -> Value:
     return op.Reshape(mean, op.Concat(op.Shape(picture, end=1), constant(op, [-1, 3]), axis=0))
 
 
-def _half_up(op: OpBuilder, x: Value) -> Value:
-    """Return values of 0..255 as uint8, halves rounded up."""
-    return op.Cast(op.Floor(op.Add(x, 0.5)), to=UINT8)
-
-
 def _area_average(op: OpBuilder, picture: Value, count: Value, wanted: Value) -> Value:
-    """Return rows of a picture of `count` rows, each the mean of the given picture's rows that it covers, as float32.
+    """Return rows of a picture (H, W, 3) as the mean of the rows that each covers, float32 (K, W, 3).
 
-    `wanted` (K,) are the numbers of those that are made.
+    `count` is the number of rows of the whole, `wanted` (K,) the numbers of those that are made.
     """
-    given = size_of(op, picture, 0)
-    ratio = op.Div(as_float(op, given), as_float(op, count))
-    first = op.Unsqueeze(op.Mul(as_float(op, wanted), ratio), [1])
-    start = op.Add(op.Floor(first), constant(op, [float(tap) for tap in range(TAPS)]))  # (K, TAPS)
-    covered = op.Sub(op.Min(op.Add(first, ratio), op.Add(start, 1.0)), op.Max(first, start))
-    return _mean_of_rows(op, picture, start, op.Div(op.Max(covered, 0.0), ratio))
+    shape = op.Shape(picture)
+    places, weights = _covered_rows(op, size_of(op, picture, 0), count, wanted)
+    rows = op.Gather(op.Reshape(picture, constant(op, [0, -1])), places)  # (K, TAPS, W * 3)
+    mean = op.MatMul(op.Unsqueeze(weights, [1]), as_float(op, rows))  # (K, 1, W * 3)
+    return op.Reshape(mean, op.Concat(op.Shape(mean, end=1), part(op, shape, 1, 3, 0), axis=0))
 
 
-def _mean_of_rows(op: OpBuilder, picture: Value, places: Value, weights: Value) -> Value:
-    """Return means of rows of a picture (H, W, 3), as float32 (K, W, 3).
+def _covered_rows(op: OpBuilder, given: Value, count: Value, wanted: Value) -> tuple[Value, Value]:
+    """Return which rows of a picture each row of a smaller one covers, int64 (K, TAPS), and their shares, float32.
 
     Args:
         op: operators.
-        picture: of any type.
-        places: float32 (K, T): the numbers of the rows; those behind the last one are that one.
-        weights: float32 (K, T).
+        given: rows of the picture, a scalar.
+        count: rows of the smaller one, a scalar.
+        wanted: numbers (K,) of its rows.
     """
-    given = op.Shape(picture)
-    last = op.Sub(op.Squeeze(part(op, given, 0, 1, 0), [0]), constant(op, 1))
-    rows = op.Gather(op.Reshape(picture, constant(op, [0, -1])), op.Min(as_int(op, places), last))  # (K, T, W * 3)
-    mean = op.MatMul(op.Unsqueeze(weights, [1]), as_float(op, rows))  # (K, 1, W * 3)
-    return op.Reshape(mean, op.Concat(op.Shape(mean, end=1), part(op, given, 1, 3, 0), axis=0))
+    ratio = op.Div(as_float(op, given), as_float(op, count))
+    first = op.Unsqueeze(op.Mul(as_float(op, wanted), ratio), [1])
+    start = op.Add(op.Floor(first), constant(op, [float(tap) for tap in range(TAPS)]))
+    covered = op.Sub(op.Min(op.Add(first, ratio), op.Add(start, 1.0)), op.Max(first, start))
+    places = op.Min(as_int(op, start), op.Sub(given, constant(op, 1)))
+    return places, op.Div(op.Max(covered, 0.0), ratio)
 
 
 def _turned(op: OpBuilder, picture: Value) -> Value:
@@ -140,19 +136,45 @@ def thrice(op: OpBuilder, weights: Value) -> Value:
     return op.Reshape(repeated, op.Concat(op.Shape(repeated, end=-2), row, axis=0), allowzero=1)
 
 
-def enlarge(op: OpBuilder, picture: Value, size: Value) -> Value:
-    """Return a picture at a larger size, int64 (2,): height and width; bilinear."""
-    columns = _bilinear(op, _turned(op, picture), op.Gather(size, constant(op, 1)))
-    return _half_up(op, _bilinear(op, _turned(op, columns), op.Gather(size, constant(op, 0))))
+def as_planes(op: OpBuilder, picture: Value) -> Value:
+    """Return a picture as float32 planes (1, 3, H, W) of 0..255, which nets take."""
+    return op.Unsqueeze(as_float(op, op.Transpose(picture, perm=[2, 0, 1])), [0])
 
 
-def _bilinear(op: OpBuilder, picture: Value, count: Value) -> Value:
-    """Return a picture of `count` rows, as float32, each the mean of two."""
-    given = as_float(op, size_of(op, picture, 0))
-    ratio = op.Div(given, as_float(op, count))
-    places = op.Sub(op.Mul(op.Add(as_float(op, op.Range(constant(op, 0), count, constant(op, 1))), 0.5), ratio), 0.5)
-    places = op.Unsqueeze(op.Min(op.Max(places, 0.0), op.Sub(given, 1.0)), [1])
-    first = op.Floor(places)
-    share = op.Div(op.Round(op.Mul(op.Sub(places, first), EXACT_STEPS)), EXACT_STEPS)
-    both = op.Add(first, constant(op, [0.0, 1.0]))
-    return _mean_of_rows(op, picture, both, op.Concat(op.Sub(1.0, share), share, axis=1))
+def enlarge_planes(op: OpBuilder, planes: Value, size: Value) -> Value:
+    """Return planes (1, 3, H, W) at a larger size, int64 (2,): height and width; bilinear, in whole numbers.
+
+    OpenCV's INTER_LINEAR_EXACT rounds its weights to 1/256, so that some pixels differ by one.
+    """
+    sizes = op.Concat(constant(op, [1, 3]), size, axis=0)
+    return op.Floor(op.Add(op.Resize(planes, None, None, sizes, mode="linear"), 0.5))
+
+
+def shrink_planes(op: OpBuilder, planes: Value, size: Value) -> Value:
+    """Return planes (1, 3, H, W) at a smaller size, as `shrink` does for pictures."""
+    height, width = (op.Gather(size, constant(op, k)) for k in (0, 1))
+    missing = op.Sub(op.Shape(planes, start=2), op.Mul(size, constant(op, 2)))
+    halved = [op.Equal(op.Gather(missing, constant(op, axis)), constant(op, 0)) for axis in (0, 1)]
+    lower = _fewer_rows(op, planes, height, halved[0])
+    smaller = _turned_planes(op, _fewer_rows(op, _turned_planes(op, lower), width, halved[1]))
+    return op.Where(op.And(*halved), op.Floor(op.Add(smaller, 0.5)), op.Round(smaller))
+
+
+def _fewer_rows(op: OpBuilder, planes: Value, count: Value, halved: Value) -> Value:
+    """Return planes of `count` rows, each the mean of the rows that it covers; `halved` says that these are two."""
+
+    def pairs(op: OpBuilder) -> Sequence[Value]:
+        return [op.AveragePool(planes, kernel_shape=[2, 1], strides=[2, 1])]
+
+    def some(op: OpBuilder) -> Sequence[Value]:
+        wanted = op.Range(constant(op, 0), count, constant(op, 1))
+        places, weights = _covered_rows(op, size_of(op, planes, 2), count, wanted)
+        mean = op.MatMul(op.Unsqueeze(weights, [1]), op.Gather(planes, places, axis=2))  # (1, 3, K, 1, W)
+        return [op.Squeeze(mean, [3])]
+
+    return choose(op.builder, halved, pairs, some, (FLOAT, PLANES))
+
+
+def _turned_planes(op: OpBuilder, planes: Value) -> Value:
+    """Return planes with rows as columns."""
+    return op.Transpose(planes, perm=[0, 1, 3, 2])

@@ -71,6 +71,15 @@ def build_mipmaps(builder: GraphBuilder, image: Value) -> FlatMipmaps:
     return FlatMipmaps(pixels, levels, op.Unsqueeze(as_float(op, size), [0]))
 
 
+def level_pixels(op: OpBuilder, maps: FlatMipmaps, number: Value) -> Value:
+    """Return one of the mipmaps, uint8 (H, W, 3); `number` is an int64 scalar."""
+    level = op.Gather(maps.levels, number)
+    first, sides = part(op, level, 0, 1, 0), op.Gather(level, constant(op, [2, 1]))
+    end = op.Add(first, op.ReduceProd(sides, keepdims=1))
+    pixels = op.Slice(maps.pixels, first, end, constant(op, [0]))
+    return op.Reshape(pixels, op.Concat(sides, constant(op, [3]), axis=0))
+
+
 def crop_windows(op: OpBuilder, maps: FlatMipmaps, boxes: Value, context: float, side: int) -> tuple[Value, Value]:
     """Return the anchors (N, 3) of boxes (N, 4), and their windows (N, 3, side, side) of 0..255; GREY outside.
 
