@@ -23,7 +23,7 @@ from pipeline.export.graph.ops import (
     part,
     size_of,
 )
-from pipeline.export.graph.resizing import PICTURE, PLANES, as_planes, enlarge_planes, shrink, shrink_planes
+from pipeline.export.graph.resizing import PICTURE, PLANES, as_planes, enlarge, shrink, shrink_planes
 from pipeline.export.graph.windows import FlatMipmaps, level_pixels
 from stage1_faces.cascade_config import MIN_LEVEL_FACE, CascadeConfig
 from stage1_faces.detector import PNET_ANCHOR, STRIDE
@@ -102,7 +102,7 @@ def _first_level(builder: GraphBuilder, image: Value, maps: FlatMipmaps, size: V
         return [as_planes(op, shrink(op, source, wanted))]
 
     def larger(op: OpBuilder) -> Sequence[Value]:
-        return [enlarge_planes(op, as_planes(op, image), wanted)]
+        return [enlarge(op, image, wanted)]
 
     return choose(builder, op.Less(scale, 1.0), smaller, larger, (FLOAT, PLANES))
 

@@ -141,13 +141,25 @@ def as_planes(op: OpBuilder, picture: Value) -> Value:
     return op.Unsqueeze(as_float(op, op.Transpose(picture, perm=[2, 0, 1])), [0])
 
 
-def enlarge_planes(op: OpBuilder, planes: Value, size: Value) -> Value:
-    """Return planes (1, 3, H, W) at a larger size, int64 (2,): height and width; bilinear, in whole numbers.
+def enlarge(op: OpBuilder, picture: Value, size: Value) -> Value:
+    """Return a picture at a larger size, int64 (2,): height and width, as planes; bilinear, in whole numbers."""
+    turned = op.Unsqueeze(op.Transpose(picture, perm=[2, 1, 0]), [0])  # columns as rows
+    wider = _turned_planes(op, _more_rows(op, turned, op.Gather(size, constant(op, 1))))
+    return op.Floor(op.Add(_more_rows(op, wider, op.Gather(size, constant(op, 0))), 0.5))
 
-    OpenCV's INTER_LINEAR_EXACT rounds its weights to 1/256, so that some pixels differ by one.
-    """
-    sizes = op.Concat(constant(op, [1, 3]), size, axis=0)
-    return op.Floor(op.Add(op.Resize(planes, None, None, sizes, mode="linear"), 0.5))
+
+def _more_rows(op: OpBuilder, planes: Value, count: Value) -> Value:
+    """Return planes of `count` rows, float32, each between two of the given ones, which may be of any type."""
+    given = as_float(op, size_of(op, planes, 2))
+    places = op.Mul(
+        op.Add(as_float(op, op.Range(constant(op, 0), count, constant(op, 1))), 0.5), op.Div(given, as_float(op, count))
+    )
+    places = op.Min(op.Max(op.Sub(places, 0.5), 0.0), op.Sub(given, 1.0))
+    first = op.Floor(places)
+    after = op.Min(op.Add(first, 1.0), op.Sub(given, 1.0))
+    share = op.Div(op.Round(op.Mul(op.Sub(places, first), EXACT_STEPS)), EXACT_STEPS)
+    upper, lower = (as_float(op, op.Gather(planes, as_int(op, rows), axis=2)) for rows in (first, after))
+    return op.Add(upper, op.Mul(op.Sub(lower, upper), op.Unsqueeze(share, [1])))
 
 
 def shrink_planes(op: OpBuilder, planes: Value, size: Value) -> Value:
