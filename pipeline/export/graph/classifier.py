@@ -47,7 +47,7 @@ class Classified:
 def classify(builder: GraphBuilder, net: Net, meta: BundleMeta, image: Value, size: Value, found: Found) -> Classified:
     """Return the faces with moved boxes, fused face scores and class probabilities.
 
-    All passes are rounds of a loop, so that the net is in the graph once, and does not run where there is no face.
+    All passes are rounds of a loop. So the net is in the graph once, and does not run without faces.
 
     Args:
         builder: of the graph.
@@ -64,12 +64,12 @@ def classify(builder: GraphBuilder, net: Net, meta: BundleMeta, image: Value, si
 
     def run_pass(op: OpBuilder, _: Value, boxes: Value, *outputs: Value) -> Sequence[Value]:
         windows = square_windows(op, boxes, meta.margin)
-        found = _run(op.builder, net, meta, cut_crops(op.builder, image, windows, meta.input_size), outputs)
-        moved = _move(op, boxes, windows, found, meta, size) if moves else op.Identity(boxes)
-        return [constant(op, True), moved, *found]
+        new = _run(op.builder, net, meta, cut_crops(op.builder, image, windows, meta.input_size), outputs)
+        moved = _move(op, boxes, windows, new, meta, size) if moves else op.Identity(boxes)
+        return [constant(op, True), moved, *new]
 
-    none = {name: (_zeros(op, faces, shape), FLOAT, shape) for name, shape in kinds.items()}
-    states: dict[str, tuple[Value, ir.DataType, Shape]] = {"boxes": (found.boxes, FLOAT, [None, 4]), **none}
+    first = {name: (_zeros(op, faces, shape), FLOAT, shape) for name, shape in kinds.items()}
+    states: dict[str, tuple[Value, ir.DataType, Shape]] = {"boxes": (found.boxes, FLOAT, [None, 4]), **first}
     passes = fusion.box_passes if moves else 1
     boxes, *outputs = loop(builder, "passes", run_pass, _rounds(op, faces, passes), states)
     return Classified(boxes, _face_scores(op, found.scores, outputs, fusion), _class_probs(op, outputs[0], fusion))
@@ -111,7 +111,7 @@ def _run(
     pixels = op.Sub(pixels, constant(op, shift.reshape(1, 3, 1, 1)))
 
     def look(op: OpBuilder, number: Value, pixels: Value, face: Value, *outputs: Value) -> Sequence[Value]:
-        """Look at crops of some faces: first at all, then at the mirrored ones of the uncertain."""
+        """Classify all crops in round 0, and the uncertain ones, mirrored, in round 1."""
         found = net(op.builder, pixels)
         mirror = op.Greater(number, constant(op, 0))
         unsure = indices(op, op.Less(op.ReduceMax(found[0], [1], keepdims=0), TTA_SKIP_PROB))

@@ -8,10 +8,9 @@ import numpy as np
 from onnxscript import GraphBuilder, OpBuilder
 
 from pipeline.export.graph.ops import FLOAT, Shape, Value, as_float, as_int, choose, collect, constant, part, size_of
-from pipeline.export.graph.resizing import EXACT_STEPS
+from pipeline.export.graph.resizing import EXACT_STEPS, rounded_as_opencv
 
 FAR = 1e9  # px; farther than any side
-HALF_UP = 2**-16  # makes exact halves a little more, so that they are rounded up
 
 
 def square_windows(op: OpBuilder, boxes: Value, margin: float) -> tuple[Value, Value]:
@@ -28,11 +27,12 @@ def cut_crops(builder: GraphBuilder, image: Value, windows: tuple[Value, Value],
     Args:
         builder: of the graph.
         image: uint8 (H, W, 3).
-        windows: corners and sides from `square_windows`, of at least one window; each touches the image.
+        windows: corners and sides from `square_windows`, of at least one window.
         wanted: side of the crops, in pixels.
 
     Returns:
-        float32 (N, 3, wanted, wanted) of 0..255. Pixels outside the image repeat its edge.
+        float32 (N, 3, wanted, wanted) of 0..255. Pixels outside the image repeat its edge; a window that is
+        wholly outside repeats the nearest pixels.
     """
     op = builder.op
     corners, sides = windows
@@ -42,17 +42,15 @@ def cut_crops(builder: GraphBuilder, image: Value, windows: tuple[Value, Value],
     outside = as_float(op, op.Sub(starts, corners))
     scales = op.Div(as_float(op, sides), float(wanted))
 
-    def cut(op: OpBuilder, number: Value) -> Sequence[Value]:
+    def cut(op: OpBuilder, number: Value) -> Value:
         start, end = op.Gather(starts, number), op.Gather(ends, number)
         planes = op.Transpose(as_float(op, op.Slice(image, start, end, constant(op, [1, 0]))), perm=[2, 0, 1])
         scale = op.Gather(scales, number)
         columns, rows = _weights(op, op.Sub(end, start), op.Gather(outside, number), scale, wanted)
         planes = op.MatMul(op.MatMul(rows, planes), op.Transpose(columns, perm=[1, 0]))
-        # OpenCV rounds halves up when it enlarges or halves a picture, and to even elsewhere.
-        up = op.Or(op.LessOrEqual(scale, 1.0), op.Equal(scale, 2.0))
-        return [op.Round(op.Add(planes, op.Where(up, HALF_UP, 0.0)))]
+        return rounded_as_opencv(op, planes, op.Or(op.LessOrEqual(scale, 1.0), op.Equal(scale, 2.0)))
 
-    return collect(builder, "crops", cut, size_of(op, sides, 0), [(FLOAT, (3, wanted, wanted))])[0]
+    return collect(builder, "crops", cut, size_of(op, sides, 0), FLOAT, (3, wanted, wanted))
 
 
 def _weights(op: OpBuilder, counts: Value, outside: Value, scale: Value, wanted: int) -> tuple[Value, Value]:
@@ -77,7 +75,7 @@ def _weights(op: OpBuilder, counts: Value, outside: Value, scale: Value, wanted:
     shape: Shape = (2, wanted, None)
 
     def areas(op: OpBuilder) -> Sequence[Value]:
-        # The first pixel reaches far to the left, the last one far to the right; none is behind it.
+        # The first pixel reaches far to the left, the last one far to the right; no pixel follows it.
         low = op.Where(op.Greater(number, last), FAR, op.Where(op.Greater(number, 0.0), place, -FAR))
         high = op.Where(op.Less(number, last), op.Add(place, 1.0), FAR)
         start = op.Mul(wanted_places, scale)

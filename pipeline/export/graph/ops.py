@@ -20,7 +20,6 @@ from stage1_faces.proposals import MAX_CELLS_PER_PROPOSAL
 
 FLOAT, INT64, BOOL, UINT8 = ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.UINT8
 TO_THE_END = 2**62  # as the end of a slice
-MAX_ROUNDS = 2**31  # of a loop that ends by its condition
 
 Value = ir.Value
 Shape = Sequence[int | str | None]
@@ -110,28 +109,29 @@ def loop(
 def collect(
     builder: GraphBuilder,
     name: str,
-    step: Callable[[OpBuilder, Value], Sequence[Value]],
+    step: Callable[[OpBuilder, Value], Value],
     rounds: Value,
-    kinds: Sequence[tuple[ir.DataType, Shape]],
-) -> list[Value]:
-    """Return what a step gives in each of `rounds` rounds, joined along a new first axis.
+    dtype: ir.DataType,
+    shape: Shape,
+) -> Value:
+    """Return the values that a step gives in each of some rounds, joined along a new first axis.
 
     Args:
         builder: of the graph that the loop is in.
         name: of the loop, which must be of no other one.
         step: takes the operators of the loop's body and the number of the round.
         rounds: int64 scalar, at least 1.
-        kinds: type and shape of each value that the step gives.
+        dtype: type of each value.
+        shape: shape of each value.
     """
 
     def body(op: OpBuilder, number: Value, _: Value) -> Sequence[Value]:
-        return [constant(op, True), *step(op, number)]
+        return constant(op, True), step(op, number)
 
     inputs = [ir.val(f"{name}.round", INT64, []), ir.val(f"{name}.on", BOOL, [])]
-    given = [ir.val(f"{name}.given_{k}", *kind) for k, kind in enumerate(kinds)]
-    graph = builder.subgraph(body, inputs, [ir.val(f"{name}.next", BOOL, []), *given], name=name)
-    found = builder.op.Loop(rounds, constant(builder.op, True), body=graph, _outputs=len(kinds))
-    return list(found) if len(kinds) > 1 else [found]
+    outputs = [ir.val(f"{name}.next", BOOL, []), ir.val(f"{name}.given", dtype, shape)]
+    graph = builder.subgraph(body, inputs, outputs, name=name)
+    return builder.op.Loop(rounds, constant(builder.op, True), body=graph)
 
 
 def choose(

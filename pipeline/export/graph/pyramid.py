@@ -54,7 +54,7 @@ def run_pnet(
     )
     given = op.Div(constant(op, MIN_LEVEL_FACE), op.Max(min_face, 1e-3))
     scale = op.Where(op.Greater(min_face, 0.0), given, own)
-    first = _first_level(builder, image, maps, size, scale)
+    first = first_level(builder, image, maps, size, scale)
 
     def search(op: OpBuilder, _: Value, planes: Value, scale: Value, boxes: Value, scores: Value) -> Sequence[Value]:
         found, score = _search_level(op, net, planes, size, config.pnet_threshold)
@@ -80,8 +80,16 @@ def _level_size(op: OpBuilder, size: Value, scale: Value) -> Value:
     return op.Gather(sides, constant(op, [1, 0]))
 
 
-def _first_level(builder: GraphBuilder, image: Value, maps: FlatMipmaps, size: Value, scale: Value) -> Value:
-    """Return the largest level as planes: the image, or one of its mipmaps, enlarged or shrunk."""
+def first_level(builder: GraphBuilder, image: Value, maps: FlatMipmaps, size: Value, scale: Value) -> Value:
+    """Return the largest level as planes (1, 3, h, w): the image, or one of its mipmaps, enlarged or shrunk.
+
+    Args:
+        builder: of the graph.
+        image: uint8 (H, W, 3).
+        maps: its mipmaps.
+        size: float32 (2,): width and height of the image.
+        scale: float32 scalar: pixels of the level per pixel of the image.
+    """
     op = builder.op
     wanted = _level_size(op, size, scale)
     # The mipmap that is less than twice as large as the level, where the image is more than three times as large.

@@ -24,7 +24,6 @@ from pipeline.export.graph.ops import (
 
 PICTURE: Shape = [None, None, 3]
 PLANES: Shape = [1, 3, None, None]
-TAPS = 4  # source pixels that one pixel of a picture up to three times smaller may touch
 EXACT_STEPS = 256.0  # weights of OpenCV's INTER_LINEAR_EXACT are multiples of 1/256
 # From the channels of two neighbours, 6, to those of their mean, 3.
 MEAN_OF_TWO = np.tile(np.eye(3, dtype=np.float32) * 0.5, (2, 1))
@@ -39,11 +38,10 @@ def shrink(op: OpBuilder, picture: Value, size: Value) -> Value:
     Args:
         op: operators.
         picture: to shrink.
-        size: int64 (2,): height and width, each from a third of the picture's to the picture's.
+        size: int64 (2,): height and width, at most the picture's.
     """
     height, width = (op.Gather(size, constant(op, k)) for k in (0, 1))
-    missing = op.Sub(op.Shape(picture, start=0, end=2), op.Mul(size, constant(op, 2)))
-    halved = [op.Equal(op.Gather(missing, constant(op, axis)), constant(op, 0)) for axis in (0, 1)]
+    halved = _halved_axes(op, op.Shape(picture, start=0, end=2), size)
     least = op.Add(op.Div(height, constant(op, MAX_STRIPS)), constant(op, 1))
     per_strip = op.Max(op.Div(constant(op, STRIP_PIXELS), width), least)
     strips = op.Div(op.Add(height, op.Sub(per_strip, constant(op, 1))), per_strip)
@@ -68,13 +66,23 @@ def shrink(op: OpBuilder, picture: Value, size: Value) -> Value:
             return [_turned(op, _area_average(op, _turned(op, rows), width, wanted))]
 
         strip = choose(op.builder, halved[1], pairs_of_columns, some_columns, (FLOAT, PICTURE))
-        # OpenCV rounds halves up where both sides are halved, and to even elsewhere.
-        rounded = op.Where(op.And(*halved), op.Floor(op.Add(strip, 0.5)), op.Round(strip))
+        rounded = rounded_as_opencv(op, strip, op.And(*halved))
         return constant(op, True), op.Concat(made, op.Cast(rounded, to=UINT8), axis=0)
 
     shape = op.Concat(constant(op, [0]), op.Unsqueeze(width, [0]), constant(op, [3]), axis=0)
     empty = op.ConstantOfShape(shape, value=ir.tensor(np.zeros(1, np.uint8)))
     return loop(op.builder, "strips", make_strip, strips, {"made": (empty, UINT8, PICTURE)})[0]
+
+
+def _halved_axes(op: OpBuilder, shape: Value, size: Value) -> list[Value]:
+    """Return whether each axis of a shape (2,) is halved exactly to become `size` (2,)."""
+    missing = op.Sub(shape, op.Mul(size, constant(op, 2)))
+    return [op.Equal(op.Gather(missing, constant(op, axis)), constant(op, 0)) for axis in (0, 1)]
+
+
+def rounded_as_opencv(op: OpBuilder, values: Value, up: Value) -> Value:
+    """Return whole numbers. OpenCV rounds halves up when it enlarges or halves a picture, and to even elsewhere."""
+    return op.Where(up, op.Floor(op.Add(values, 0.5)), op.Round(values))
 
 
 def _pairs_of_rows(op: OpBuilder, picture: Value, first: Value, end: Value) -> Value:
@@ -101,13 +109,13 @@ def _area_average(op: OpBuilder, picture: Value, count: Value, wanted: Value) ->
     """
     shape = op.Shape(picture)
     places, weights = _covered_rows(op, size_of(op, picture, 0), count, wanted)
-    rows = op.Gather(op.Reshape(picture, constant(op, [0, -1])), places)  # (K, TAPS, W * 3)
+    rows = op.Gather(op.Reshape(picture, constant(op, [0, -1])), places)  # (K, T, W * 3)
     mean = op.MatMul(op.Unsqueeze(weights, [1]), as_float(op, rows))  # (K, 1, W * 3)
     return op.Reshape(mean, op.Concat(op.Shape(mean, end=1), part(op, shape, 1, 3, 0), axis=0))
 
 
 def _covered_rows(op: OpBuilder, given: Value, count: Value, wanted: Value) -> tuple[Value, Value]:
-    """Return which rows of a picture each row of a smaller one covers, int64 (K, TAPS), and their shares, float32.
+    """Return which rows of a picture each row of a smaller one covers, int64 (K, T), and their shares, float32.
 
     Args:
         op: operators.
@@ -117,7 +125,8 @@ def _covered_rows(op: OpBuilder, given: Value, count: Value, wanted: Value) -> t
     """
     ratio = op.Div(as_float(op, given), as_float(op, count))
     first = op.Unsqueeze(op.Mul(as_float(op, wanted), ratio), [1])
-    start = op.Add(op.Floor(first), constant(op, [float(tap) for tap in range(TAPS)]))
+    taps = op.Range(constant(op, 0.0), op.Add(op.Ceil(ratio), 1.0), constant(op, 1.0))  # as many as one row touches
+    start = op.Add(op.Floor(first), taps)
     covered = op.Sub(op.Min(op.Add(first, ratio), op.Add(start, 1.0)), op.Max(first, start))
     places = op.Min(as_int(op, start), op.Sub(given, constant(op, 1)))
     return places, op.Div(op.Max(covered, 0.0), ratio)
@@ -165,11 +174,10 @@ def _more_rows(op: OpBuilder, planes: Value, count: Value) -> Value:
 def shrink_planes(op: OpBuilder, planes: Value, size: Value) -> Value:
     """Return planes (1, 3, H, W) at a smaller size, as `shrink` does for pictures."""
     height, width = (op.Gather(size, constant(op, k)) for k in (0, 1))
-    missing = op.Sub(op.Shape(planes, start=2), op.Mul(size, constant(op, 2)))
-    halved = [op.Equal(op.Gather(missing, constant(op, axis)), constant(op, 0)) for axis in (0, 1)]
+    halved = _halved_axes(op, op.Shape(planes, start=2), size)
     lower = _fewer_rows(op, planes, height, halved[0])
     smaller = _turned_planes(op, _fewer_rows(op, _turned_planes(op, lower), width, halved[1]))
-    return op.Where(op.And(*halved), op.Floor(op.Add(smaller, 0.5)), op.Round(smaller))
+    return rounded_as_opencv(op, smaller, op.And(*halved))
 
 
 def _fewer_rows(op: OpBuilder, planes: Value, count: Value, halved: Value) -> Value:

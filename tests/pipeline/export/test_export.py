@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import cast
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -15,6 +16,7 @@ from common.boxes import iou
 from common.images import read_image
 from pipeline.bench.exported import agreeing
 from pipeline.bench.synthetic_photos import synthetic_photo
+from pipeline.detect.demo.command import portrait
 from pipeline.evaluate.evaluation import detect_samples
 from pipeline.evaluate.metrics import score_every_class, score_samples
 from pipeline.export.command import main
@@ -76,6 +78,14 @@ def test_optional_inputs(detector: ExportedDetector) -> None:
     assert len(detector.run(image, min_face=4 * side)["boxes"]) == 0
     predictor = Predictor.default()
     assert len(detector.run(image, min_face=20.0)["boxes"]) == len(predictor.detect(image, min_face=20.0))
+
+
+@pytest.mark.parametrize("side", [124, 250, 496])
+def test_a_smallest_face_larger_than_the_photo(detector: ExportedDetector, side: int) -> None:
+    image = np.asarray(cv2.resize(portrait()[:512, :512], (side, side), interpolation=cv2.INTER_AREA), np.uint8)
+    for times in (1.1, 1.2, 3.0):
+        expected = Predictor.default().detect(image, min_face=times * side)
+        assert len(detector.run(image, min_face=times * side)["boxes"]) == len(expected)
 
 
 def test_the_file_is_standard_and_says_what_it_is(exported: Path) -> None:

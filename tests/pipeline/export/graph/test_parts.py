@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnxscript import GraphBuilder
 
 from common import boxes as numpy_boxes
 from pipeline.export.graph import ops, resizing
 from pipeline.export.graph.crops import cut_crops
-from pipeline.export.graph.ops import constant
+from pipeline.export.graph.ops import Value, constant
+from pipeline.export.graph.pyramid import first_level
 from pipeline.export.graph.resizing import enlarge, shrink, shrink_planes
 from pipeline.export.graph.windows import build_mipmaps, crop_windows
 from stage1_faces.anchors import box_anchors
@@ -39,7 +41,7 @@ def random_boxes(rng: np.random.Generator, count: int, width: float, height: flo
 
 
 @pytest.mark.parametrize(("height", "width"), [(60, 80), (61, 83), (40, 40), (97, 31), (1, 9), (2, 2)])
-@pytest.mark.parametrize("share", [0.5, 0.7, 0.99, 0.4])
+@pytest.mark.parametrize("share", [0.5, 0.7, 0.99, 0.4, 0.1])
 @pytest.mark.parametrize("strip", [1_000_000, 100])
 def test_shrinking_is_opencvs_area_averaging(
     height: int, width: int, share: float, strip: int, monkeypatch: pytest.MonkeyPatch
@@ -95,10 +97,28 @@ def test_enlarging_is_that_of_opencv(height: int, width: int) -> None:
     assert difference.max() <= 1 and (difference == 0).mean() > 0.999
 
 
+@pytest.mark.parametrize(("height", "width"), [(496, 496), (100, 150), (40, 400), (31, 16)])
+@pytest.mark.parametrize("share", [0.7, 0.2, 0.03, 0.004])
+def test_the_first_level_is_as_bright_as_opencvs(height: int, width: int, share: float) -> None:
+    """Also at a few pixels, where the smallest face is larger than the picture."""
+    pixels = picture(height, width)
+    expected = cv2.resize(
+        pixels, (max(round(width * share), 1), max(round(height * share), 1)), interpolation=cv2.INTER_AREA
+    )
+
+    def build(b: GraphBuilder, image: Value) -> Value:
+        size, scale = constant(b.op, [float(width), float(height)]), constant(b.op, share)
+        return first_level(b, image, build_mipmaps(b, image), size, scale)
+
+    (found,) = run_part(build, {"image": pixels})
+    assert found.shape == planes(expected).shape
+    assert abs(found.mean() - expected.mean()) <= 2
+
+
 @pytest.mark.parametrize("side", [1, 7, 40, 80, 81, 133, 160, 500])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
 def test_crops_are_those_of_the_classifier(side: int, share: float) -> None:
-    """Crops of windows that lie in the image, or of which some or nearly all lies outside of it."""
+    """The windows are inside the image, or partly or nearly all outside."""
     image = picture(180, 160)
     left, top = 100 - int(100 * share) - int(side * share), 20 - int(20 * share) - int(side * share)
     windows = [(left, top, left + side, top + side), (100, 100, 130, 130)]
