@@ -34,7 +34,8 @@ PER_CALL, INPUTS = 3, 400  # inputs of a net: at most per call, and in all
 MIN_SCORE = 0.05  # so that the classifier's inputs are faces and false alarms, as at inference
 MAX_DIFFERENCE = 0.05  # of probabilities in the mean; the default bundle's nets have 0.004 to 0.022
 # Each is joined with the convolution before it. Without Clip, ReLU6's input would set the range (EXPERIMENTS.md).
-OPERATORS = ["Conv", "Add", "Clip", "Relu", "LeakyRelu", "MaxPool"]
+OPERATORS = ["Conv", "Gemm", "Add", "Clip", "Relu", "LeakyRelu", "MaxPool"]
+MIN_GEMM = 100_000  # weights of a dense layer that is stored in INT8; the heads stay in float32
 
 
 def int8_bundle(bundle: Bundle, folder: Path, names: Sequence[str] = ("classifier",)) -> Bundle:
@@ -162,6 +163,7 @@ def quantize(graph: bytes, inputs: Sequence[NDArray[np.float32]]) -> bytes:
                 str(ready),
                 str(made),
                 Reader(),
+                nodes_to_exclude=_small_gemms(onnx.load(ready)),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=OPERATORS,
                 per_channel=True,
@@ -169,6 +171,7 @@ def quantize(graph: bytes, inputs: Sequence[NDArray[np.float32]]) -> bytes:
                 weight_type=QuantType.QInt8,
                 # Weights of 7 bits: products of 8 bits overflow on processors without VNNI (ONNX Runtime's manual).
                 reduce_range=True,
+                extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
             )
             model = onnx.load(made)
     finally:
@@ -178,3 +181,10 @@ def quantize(graph: bytes, inputs: Sequence[NDArray[np.float32]]) -> bytes:
     del model.opset_import[:]
     model.opset_import.extend(versions)
     return model.SerializeToString()
+
+
+def _small_gemms(model: onnx.ModelProto) -> list[str]:
+    """Return the names of dense layers with few weights."""
+    sizes = {weights.name: int(np.prod(weights.dims)) for weights in model.graph.initializer}
+    gemms = [node for node in model.graph.node if node.op_type == "Gemm"]
+    return [node.name for node in gemms if sizes.get(node.input[1], 0) < MIN_GEMM]

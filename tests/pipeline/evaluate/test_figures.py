@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -262,9 +263,23 @@ def test_the_reference_file_has_known_rows_alone() -> None:
     assert {p["kind"] for p in reference["peers"]} == {"published", "measured"}
 
 
-def test_the_model_card_has_sections_that_can_be_written(tmp_path: Path) -> None:
-    page = "MODEL_CARD.md"
+PAGES = ("MODEL_CARD.md", "README.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_have_sections_that_can_be_written(page: str, tmp_path: Path) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     empty = {name: read_column(tmp_path / name) for name in COLUMNS}
     written, kept = fill_sections(text, page, all_sections(empty, {}, read_reference()))
     assert kept and "<!-- /figures -->" in written
+
+
+def test_the_pages_show_the_present_results(tmp_path: Path) -> None:
+    """docs/results and the bundles have not changed since the pages were written."""
+    for page in PAGES:
+        shutil.copy(ROOT / page, tmp_path)
+    pages = [str(tmp_path / page) for page in PAGES]
+    options = ["--results", str(ROOT / "docs/results"), "--bundles", str(ROOT / "pipeline/models")]
+    assert main([*options, "--out", str(tmp_path / "figures.md"), "--pages", *pages]) == 0
+    for page in (*PAGES, "docs/figures.md"):
+        assert (tmp_path / Path(page).name).read_text(encoding="utf-8") == (ROOT / page).read_text(encoding="utf-8")
