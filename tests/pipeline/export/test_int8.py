@@ -60,6 +60,16 @@ def test_the_exported_file_is_smaller_and_answers_as_before(
     np.testing.assert_allclose(after.scores[partner], before.scores, atol=0.15)
 
 
+def test_large_dense_layers_are_stored_in_int8_and_heads_in_float32(photos: Path) -> None:
+    graph = onnx.load_from_string(int8_bundle(Bundle.load(FLOAT), photos).graph_bytes("classifier")).graph
+    in_float = {
+        one.name: int(np.prod(one.dims)) for one in graph.initializer if one.data_type == onnx.TensorProto.FLOAT
+    }
+    assert max(in_float.values()) < int8.MIN_GEMM
+    heads = [node for node in graph.node if node.op_type == "Gemm" and node.input[1] in in_float]
+    assert heads and all(in_float[head.input[1]] > 100 for head in heads)
+
+
 def test_the_hub_folder_has_no_figures_of_other_nets(photos: Path, tmp_path: Path) -> None:
     assert main(["--bundle", FLOAT, "--hub", str(tmp_path / "hub"), "--int8", str(photos)]) == 0
     assert not (tmp_path / "hub" / "report.md").exists()
