@@ -33,7 +33,7 @@ PHOTOS = 150  # photos, evenly spaced, on which the ranges are measured
 PER_CALL, INPUTS = 3, 400  # inputs of a net: at most per call, and in all
 MIN_SCORE = 0.05  # so that the classifier's inputs are faces and false alarms, as at inference
 MAX_DIFFERENCE = 0.05  # of probabilities in the mean; the default bundle's nets have 0.004 to 0.022
-# Those behind Gemm are joined with the convolution before them. Without Clip, ReLU6's input would set the range
+# ONNX Runtime joins Add to MaxPool with the convolution before them. Without Clip, ReLU6's input would set the range
 # (EXPERIMENTS.md).
 OPERATORS = ["Conv", "Gemm", "Add", "Clip", "Relu", "LeakyRelu", "MaxPool"]
 MIN_GEMM = 100_000  # weights from which a dense layer is stored in INT8; the heads stay in float32

@@ -160,10 +160,9 @@ def enlarge(op: OpBuilder, picture: Value, size: Value) -> Value:
 def _more_rows(op: OpBuilder, planes: Value, count: Value) -> Value:
     """Return planes of `count` rows, float32, each between two of the given ones, which may be of any type."""
     given = as_float(op, size_of(op, planes, 2))
-    places = op.Mul(
-        op.Add(as_float(op, op.Range(constant(op, 0), count, constant(op, 1))), 0.5), op.Div(given, as_float(op, count))
-    )
-    places = op.Min(op.Max(op.Sub(places, 0.5), 0.0), op.Sub(given, 1.0))
+    numbers = as_float(op, op.Range(constant(op, 0), count, constant(op, 1)))
+    places = op.Sub(op.Mul(op.Add(numbers, 0.5), op.Div(given, as_float(op, count))), 0.5)
+    places = op.Min(op.Max(places, 0.0), op.Sub(given, 1.0))
     first = op.Floor(places)
     after = op.Min(op.Add(first, 1.0), op.Sub(given, 1.0))
     share = op.Div(op.Round(op.Mul(op.Sub(places, first), EXACT_STEPS)), EXACT_STEPS)
