@@ -21,8 +21,13 @@ from pipeline.export.weights_dtype import is_int8, store_weights
 from pipeline.inference.bundle import GRAPHS, Bundle, write_bundle
 from pipeline.inference.graphs import load_graph
 from pipeline.inference.predictor import Predictor
+from tests.helpers.float_bundle import float_bundle
 
-FLOAT = "kaggle"  # a bundle whose nets are all in float32
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Return a bundle whose nets are all in float32."""
+    return Bundle.load(float_bundle(tmp_path_factory.mktemp("float") / "bundle"))
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +39,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_exported_file_is_smaller_and_answers_as_before(
-    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    given: Bundle, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "small.onnx"
-    assert main(["--bundle", FLOAT, "--out", str(out), "--int8", str(photos)]) == 0
+    assert main(["--bundle", str(given.path), "--out", str(out), "--int8", str(photos)]) == 0
     assert f"{out}: " in capsys.readouterr().out
-    given = Bundle.load(FLOAT)
     saved = sum(len(given.graph_bytes(name)) for name in GRAPHS)
     assert out.stat().st_size < 0.75 * saved
     model = onnx.load(out, load_external_data=False)
@@ -60,8 +64,8 @@ def test_the_exported_file_is_smaller_and_answers_as_before(
     np.testing.assert_allclose(after.scores[partner], before.scores, atol=0.15)
 
 
-def test_large_dense_layers_are_stored_in_int8_and_heads_in_float32(photos: Path) -> None:
-    graph = onnx.load_from_string(int8_bundle(Bundle.load(FLOAT), photos).graph_bytes("classifier")).graph
+def test_large_dense_layers_are_stored_in_int8_and_heads_in_float32(given: Bundle, photos: Path) -> None:
+    graph = onnx.load_from_string(int8_bundle(given, photos).graph_bytes("classifier")).graph
     in_float = {
         one.name: int(np.prod(one.dims)) for one in graph.initializer if one.data_type == onnx.TensorProto.FLOAT
     }
@@ -70,8 +74,8 @@ def test_large_dense_layers_are_stored_in_int8_and_heads_in_float32(photos: Path
     assert heads and all(in_float[head.input[1]] > 100 for head in heads)
 
 
-def test_the_hub_folder_has_no_figures_of_other_nets(photos: Path, tmp_path: Path) -> None:
-    assert main(["--bundle", FLOAT, "--hub", str(tmp_path / "hub"), "--int8", str(photos)]) == 0
+def test_the_hub_folder_has_no_figures_of_other_nets(given: Bundle, photos: Path, tmp_path: Path) -> None:
+    assert main(["--bundle", str(given.path), "--hub", str(tmp_path / "hub"), "--int8", str(photos)]) == 0
     assert not (tmp_path / "hub" / "report.md").exists()
     card = (tmp_path / "hub" / "README.md").read_text(encoding="utf-8")
     assert "metric_value" not in card and "report.md" not in card
@@ -79,8 +83,8 @@ def test_the_hub_folder_has_no_figures_of_other_nets(photos: Path, tmp_path: Pat
     assert "computes in INT8: classifier" in card
 
 
-def test_what_is_refused(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made = int8_bundle(Bundle.load(FLOAT), photos)
+def test_what_is_refused(given: Bundle, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = int8_bundle(given, photos)
     write_bundle(tmp_path / "small", made.meta, {name: made.graph_bytes(name) for name in GRAPHS})
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
@@ -94,14 +98,14 @@ def test_what_is_refused(photos: Path, tmp_path: Path, capsys: pytest.CaptureFix
         (["--int8", str(tmp_path / "dark")], "the net saw nothing in 1 photos; use photos with faces"),
         (["--int8", str(photos), "--bundle", str(tmp_path / "small")], "is in INT8 already; leave out --int8"),
     ):
-        assert main(["--bundle", FLOAT, "--out", str(tmp_path / "made.onnx"), *options]) == 1
+        assert main(["--bundle", str(given.path), "--out", str(tmp_path / "made.onnx"), *options]) == 1
         said = capsys.readouterr().err.strip().splitlines()
         assert len(said) == 1 and message in said[0], options
     assert not (tmp_path / "made.onnx").exists()
 
 
-def test_a_quantised_net_stays_as_it_is() -> None:
-    rng, graph = np.random.default_rng(0), store_weights(Bundle.load(FLOAT).graph_bytes("rnet"), "float32")
+def test_a_quantised_net_stays_as_it_is(given: Bundle) -> None:
+    rng, graph = np.random.default_rng(0), store_weights(given.graph_bytes("rnet"), "float32")
     inputs = [rng.uniform(0, 255, (1, 3, 32, 32)).astype(np.float32) for _ in range(20)]
     made = quantize(graph, inputs)
     assert is_int8(made) and not is_int8(graph)
@@ -109,26 +113,23 @@ def test_a_quantised_net_stays_as_it_is() -> None:
     pixels = np.concatenate(inputs)
     for expected, found in zip(load_graph(graph, "before")(pixels), load_graph(made, "after")(pixels), strict=True):
         assert 0 < np.abs(expected - found).mean() < 0.1 * np.abs(expected).mean() + 0.02
-    bundle = Bundle.load(FLOAT)
-    graphs = {name: bundle.graph_bytes(name) for name in GRAPHS} | {"rnet": made}
+    graphs = {name: given.graph_bytes(name) for name in GRAPHS} | {"rnet": made}
     with pytest.raises(UserError, match="--int8 rnet: the net is in INT8 already"):
-        to_int8(bundle, ["rnet"], graphs, [])
+        to_int8(given, ["rnet"], graphs, [])
 
 
-def test_photos_without_faces_cannot_give_ranges() -> None:
-    bundle = Bundle.load(FLOAT)
+def test_photos_without_faces_cannot_give_ranges(given: Bundle) -> None:
     with pytest.raises(UserError, match="--int8 classifier: the net saw nothing in 0 photos"):
-        to_int8(bundle, ["classifier"], {name: bundle.graph_bytes(name) for name in GRAPHS}, [])
+        to_int8(given, ["classifier"], {name: given.graph_bytes(name) for name in GRAPHS}, [])
 
 
-def test_a_net_that_answers_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle = Bundle.load(FLOAT)
-    graphs = {name: bundle.graph_bytes(name) for name in GRAPHS}
+def test_a_net_that_answers_otherwise_is_refused(given: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = {name: given.graph_bytes(name) for name in GRAPHS}
     rng = np.random.default_rng(0)
     inputs = [rng.uniform(0, 255, (1, 3, 32, 32)).astype(np.float32) for _ in range(4)]
     assert probability_difference(graphs["rnet"], graphs["rnet"], inputs) == 0
     monkeypatch.setattr(int8, "_collect_inputs", lambda *_: {"rnet": inputs})
-    assert is_int8(to_int8(bundle, ["rnet"], graphs, [])["rnet"])
+    assert is_int8(to_int8(given, ["rnet"], graphs, [])["rnet"])
     monkeypatch.setattr(int8, "MAX_DIFFERENCE", 0.0)
     with pytest.raises(UserError, match="--int8 rnet: in INT8, the net's probabilities differ by"):
-        to_int8(bundle, ["rnet"], graphs, [])
+        to_int8(given, ["rnet"], graphs, [])

@@ -13,29 +13,29 @@ import pytest
 from common.boxes import iou
 from pipeline.bench.synthetic_photos import synthetic_photo
 from pipeline.export.weights_dtype import is_int8, store_weights
-from pipeline.inference.bundle import DEFAULT, GRAPHS, Bundle
+from pipeline.inference.bundle import GRAPHS, Bundle
 from pipeline.inference.predictor import Predictor
 from pipeline.training.packing import pack
 from pipeline.training.packing.command import main
 from stage1_faces.training.export import FINE_TUNED
-
-FLOAT = DEFAULT.parent / "kaggle"  # a bundle whose nets are all in float32
+from tests.helpers.float_bundle import float_bundle
 
 
 @pytest.fixture
-def float_cascade(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace the export of a cascade by that of a bundle in float32."""
-    graphs = {name: store_weights(Bundle.load(FLOAT).graph_bytes(name), "float32") for name in FINE_TUNED}
+def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    """Return a bundle whose nets are all in float32; the export of a cascade gives its nets."""
+    bundle = Bundle.load(float_bundle(tmp_path / "float"))
+    graphs = {name: store_weights(bundle.graph_bytes(name), "float32") for name in FINE_TUNED}
     monkeypatch.setattr(pack, "export_cascade", lambda nets, how: {name: graphs[name] for name in how})
+    return bundle
 
 
-@pytest.mark.usefixtures("float_cascade")
 def test_a_packed_bundle_answers_as_before(
-    tuned: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    given: Bundle, tuned: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, part = tmp_path / "made", tmp_path / "part"
-    shutil.copytree(FLOAT, part)
-    parts = ["--run", str(FLOAT), "--cascade", str(tuned), "--settings-from", str(part)]
+    shutil.copytree(given.path, part)
+    parts = ["--run", str(given.path), "--cascade", str(tuned), "--settings-from", str(part)]
     photos = ["--data", str(data), "--splits", str(data / "splits.csv")]
     command = [*parts, *photos, "--out", str(out), "--int8", "classifier", "onet"]
     assert main(command) == 1
@@ -45,7 +45,7 @@ def test_a_packed_bundle_answers_as_before(
     record["provenance"]["int8"] = ["onet", "classifier"]
     (part / "bundle.json").write_text(json.dumps(record), encoding="utf-8")
     assert main(command) == 0
-    made, given = Bundle.load(out), Bundle.load(FLOAT)
+    made = Bundle.load(out)
     assert made.meta.provenance["int8"] == ["onet", "classifier"]
     assert (made.meta.fusion, made.meta.search) == (given.meta.fusion, given.meta.search)
     assert [name for name in GRAPHS if is_int8(made.graph_bytes(name))] == ["onet", "classifier"]

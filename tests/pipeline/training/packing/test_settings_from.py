@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.inference.bundle import DEFAULT, GRAPHS, Bundle
+from pipeline.inference.bundle import GRAPHS, Bundle
 from pipeline.inference.fusion import ScoreFusion
 from pipeline.training.packing import classifier_source, pack
 from pipeline.training.packing.command import main
@@ -19,6 +19,7 @@ from stage1_faces.training.nets import build_net
 from stage1_faces.training.run_folder import FinetuneFolder
 from stage2_classifier.models import build_model
 from stage2_classifier.training.checkpoint import ModelMeta, save_model
+from tests.helpers.float_bundle import float_bundle
 
 CLASSES = ("with_mask", "without_mask", "mask_weared_incorrect")
 
@@ -41,7 +42,7 @@ def learned(tmp_path: Path) -> tuple[Path, list[str]]:
 @pytest.fixture
 def part(tmp_path: Path) -> Bundle:
     """Write the bundle of the training part: graphs of a bundle in float32, and settings of its own."""
-    given = Bundle.load(DEFAULT.parent / "kaggle")
+    given = Bundle.load(float_bundle(tmp_path / "float"))
     search = replace(CascadeConfig(), slope=1.5, intercept=-0.25)
     metrics: Mapping[str, object] = {"val": {"photos": 101, "mAP50": 0.75}}
     data = {"class_counts": {"train": {"with_mask": 7}}, "splits_sha256": "abc"}
