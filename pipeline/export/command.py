@@ -37,7 +37,7 @@ class ExportArgs:
     runtime: Path | None = None
     """For --web: a folder with the files of onnxruntime-web, in place of npm."""
     int8: Path | None = None
-    """Folder of photos with faces: the classifier computes in INT8, by the ranges its values have on these photos."""
+    """Folder of photos with faces: the nets compute in INT8, by the ranges that their values have on these photos."""
     all_inputs: bool = False
     """For --out: make min_score and min_face inputs that must be given, as JavaScript takes no optional inputs."""
 

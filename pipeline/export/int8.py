@@ -28,36 +28,46 @@ from pipeline.inference.bundle import GRAPHS, Bundle
 from pipeline.inference.device import Device
 from pipeline.inference.graphs import Graph, load_graph
 from pipeline.inference.predictor import Predictor
+from stage1_faces.cascade_config import CascadeConfig
 
 PHOTOS = 150  # photos, evenly spaced, on which the ranges are measured
 PER_CALL, INPUTS = 3, 400  # inputs of a net: at most per call, and in all
+MAX_SIDE = 160  # px of an input of P-Net, whose middle is taken: 400 inputs need 120 MB
 MIN_SCORE = 0.05  # so that the classifier's inputs are faces and false alarms, as at inference
-MAX_DIFFERENCE = 0.05  # of probabilities in the mean; the default bundle's nets have 0.004 to 0.022
+MAX_DIFFERENCE = 0.05  # of probabilities in the mean; the default bundle's nets have 0.0002 to 0.022
 # ONNX Runtime joins Add to MaxPool with the convolution before them. Without Clip, ReLU6's input would set the range
 # (EXPERIMENTS.md).
 OPERATORS = ["Conv", "Gemm", "Add", "Clip", "Relu", "LeakyRelu", "MaxPool"]
-MIN_GEMM = 100_000  # weights from which a dense layer is stored in INT8; the heads stay in float32
+# What stays in float32, because it is quicker there or a head, whose box numbers must stay fine (EXPERIMENTS.md):
+MIN_GEMM = 100_000  # weights, below which a dense layer does
+MIN_CONV_OUTPUTS = 16  # channels, below which a convolution does
+COLOURS = 3  # channels of the input of a first convolution; with a stride above 1, it does
 
 
-def int8_bundle(bundle: Bundle, folder: Path, names: Sequence[str] = ("classifier",)) -> Bundle:
-    """Return a bundle with some nets in INT8 and the same settings; its figures, of other nets, are left out.
+def int8_bundle(bundle: Bundle, folder: Path) -> Bundle:
+    """Return a bundle with all its nets in INT8 and the same settings; its figures, of other nets, are left out.
+
+    The nets of a stock cascade stay in float32: in INT8 they were never scored.
 
     Args:
-        bundle: with these nets in float32.
+        bundle: with nets in float32.
         folder: photos with faces, of the kind that the bundle will see; they need no annotations.
-        names: of the nets.
 
     Raises:
         MediaError: the folder holds no photo, or one of them cannot be read.
-        UserError: see `to_int8`.
+        UserError: the nets are in INT8 already; or see `to_int8`.
     """
     photos, errors = find_images([folder])
     if errors:
         raise errors[0]
+    wanted = GRAPHS if isinstance(bundle.meta.search, CascadeConfig) else ("classifier",)
+    names = [name for name in wanted if not is_int8(bundle.graph_bytes(name))]
+    if not names:
+        raise UserError(f"{bundle.path}: its nets are in INT8 already; leave out --int8")
     given = {name: bundle.graph_bytes(name) for name in GRAPHS}
     graphs = to_int8(bundle, names, given, [Path(photo.path) for photo in photos])
     sha256 = {name: hashlib.sha256(graph).hexdigest() for name, graph in graphs.items()}
-    provenance = {**bundle.meta.provenance, "int8": list(names)}
+    provenance = {**bundle.meta.provenance, "int8": [name for name in GRAPHS if is_int8(graphs[name])]}
     return Bundle(bundle.path, replace(bundle.meta, sha256=sha256, metrics={}, provenance=provenance), graphs)
 
 
@@ -110,10 +120,19 @@ class _RecordingBundle(Bundle):
             return net
 
         def run(pixels: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-            kept.extend(pixels[k : k + 1].copy() for k in range(min(len(pixels), PER_CALL)))
+            kept.extend(_middle(pixels[k : k + 1]) for k in range(min(len(pixels), PER_CALL)))
             return net(pixels)
 
         return run
+
+
+def _middle(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a copy of the middle of pixels (1, 3, H, W), at most MAX_SIDE on each side; the corner is a multiple of 8.
+
+    So the sides stay multiples of 8, as P-Net needs them.
+    """
+    top, left = ((max(side - MAX_SIDE, 0) // 2) // 8 * 8 for side in pixels.shape[2:])
+    return pixels[:, :, top : top + MAX_SIDE, left : left + MAX_SIDE].copy()
 
 
 def _collect_inputs(
@@ -164,7 +183,7 @@ def quantize(graph: bytes, inputs: Sequence[NDArray[np.float32]]) -> bytes:
                 str(ready),
                 str(made),
                 Reader(),
-                nodes_to_exclude=_small_gemms(onnx.load(ready)),
+                nodes_to_exclude=_float_nodes(onnx.load(ready)),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=OPERATORS,
                 per_channel=True,
@@ -184,8 +203,15 @@ def quantize(graph: bytes, inputs: Sequence[NDArray[np.float32]]) -> bytes:
     return model.SerializeToString()
 
 
-def _small_gemms(model: onnx.ModelProto) -> list[str]:
-    """Return the names of dense layers with few weights."""
-    sizes = {weights.name: int(np.prod(weights.dims)) for weights in model.graph.initializer}
-    gemms = [node for node in model.graph.node if node.op_type == "Gemm"]
-    return [node.name for node in gemms if sizes.get(node.input[1], 0) < MIN_GEMM]
+def _float_nodes(model: onnx.ModelProto) -> list[str]:
+    """Return the names of the layers that stay in float32."""
+    shapes = {weights.name: tuple(weights.dims) for weights in model.graph.initializer}
+    names = []
+    for node in model.graph.node:
+        shape = shapes.get(node.input[1], ()) if node.op_type in ("Conv", "Gemm") else ()
+        strides = next((max(entry.ints) for entry in node.attribute if entry.name == "strides"), 1)
+        if (node.op_type == "Gemm" and np.prod(shape) < MIN_GEMM) or (
+            node.op_type == "Conv" and shape and (shape[0] < MIN_CONV_OUTPUTS or (shape[1] == COLOURS and strides > 1))
+        ):
+            names.append(node.name)
+    return names

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from common.annotations import AnnotatedImage, require_faces
 from common.errors import UserError
+from pipeline.inference.bundle import GRAPHS
 from pipeline.training.steps import ExtraArgs, TrainingStep
 from stage2_classifier.config import FACE_TRUNK, experiment
 from stage2_classifier.data.crop_manifest import CropSet, read_crop_set
@@ -46,7 +47,7 @@ class TrainingPlan:
     quick: bool = False  # whether to run only a few steps of each training, as a check that everything fits
     reading: tuple[str, ...] = ()  # flags that say how to read `data`, of ReadingArgs.reading_flags
     sources: Path | None = None  # file that says what may be learned from each dataset
-    int8: bool = True  # whether the bundle's classifier computes in INT8
+    int8: bool = True  # whether the bundle's nets compute in INT8
 
     @property
     def cascade(self) -> Path:
@@ -108,7 +109,7 @@ class TrainingPlan:
         """Return the step that packs the bundle."""
         parts = ("--run", *map(str, self.runs), "--cascade", str(self.cascade), "--out", str(self.bundle))
         # A poor detector of a quick training may find no face to measure the ranges on.
-        int8 = ("--int8", "classifier") if self.int8 and not self.quick else ()
+        int8 = ("--int8", *GRAPHS) if self.int8 and not self.quick else ()
         if self.settings_from is None:
             settings = (*self._photos(), *(() if self.quick else ("--second-look", "compare")))
         else:

@@ -72,7 +72,7 @@ class TrainAllArgs(SourcesArgs):
     jobs: int = 2
     """Trainings at a time, each with one thread."""
     int8: bool = True
-    """--no-int8: the bundle's classifier computes in float32, as a network must that pipeline.pack refuses in INT8."""
+    """--no-int8: the bundle's nets compute in float32, as those must that pipeline.pack refuses in INT8."""
     quick: bool = False
     """Run only a few steps of each training, as a check that everything fits; the detector will be poor."""
 

@@ -19,7 +19,7 @@ from stage1_faces.stock.reference import STOCK_CONFIG as STOCK_SEARCH
 RENAMED_FLAGS = {"--like": "--settings-from", "--pnet": "--pnet-threshold", "--rnet": "--rnet-threshold"}
 
 WeightsDtype = Literal["float16", "float32"]
-Int8Net = Literal["rnet", "onet", "classifier"]
+Int8Net = Literal["pnet", "rnet", "onet", "classifier"]
 SecondLook = Literal["on", "off", "compare"]
 
 
@@ -58,7 +58,7 @@ class PackArgs(ReadingArgs):
     weights_dtype: WeightsDtype = "float16"
     """Type of the weights on disk; float16 halves the files. The nets compute in float32, except those of --int8."""
     int8: tuple[Int8Net, ...] = ()
-    """Nets that compute in INT8, by ranges measured on the training photos of --data: smaller, and a little quicker."""
+    """Nets that compute in INT8, by ranges measured on the training photos of --data: smaller and quicker."""
     second_look: SecondLook = "on"
     """O-Net's second pass: on, off, or compare, which fits the settings with and without it; compare needs --data."""
     note: str = ""

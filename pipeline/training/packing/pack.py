@@ -136,7 +136,7 @@ def pack_bundle(
         weights_dtype: type of the weights on disk.
         compare_second_look: fit the settings with and without O-Net's second pass, and with and without stage 2's
             weight in the face score; the quickest of the best is kept, and the figures of each are recorded.
-        int8: nets that compute in INT8: "rnet", "onet", "classifier". Their ranges are measured on the training photos.
+        int8: nets of GRAPHS that compute in INT8. Their ranges are measured on the training photos.
             Only with it may there be photos beside `settings_from`.
 
     Raises:

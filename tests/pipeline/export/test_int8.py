@@ -50,9 +50,9 @@ def test_the_exported_file_is_smaller_and_answers_as_before(
     onnx.checker.check_model(model, full_check=True)
     assert {entry.domain for entry in model.opset_import} == {""}
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    assert json.loads(metadata["provenance"])["int8"] == ["classifier"]
+    assert json.loads(metadata["provenance"])["int8"] == list(GRAPHS)
     hashes = json.loads(metadata["bundle_sha256"])
-    assert {name for name in GRAPHS if hashes[name] != given.meta.sha256[name]} == {"classifier"}
+    assert all(hashes[name] != given.meta.sha256[name] for name in GRAPHS)
     detector = ExportedDetector(out, given)
     image = synthetic_photo(640, 480, 6)
     before, after = Predictor(given).detect(image), detector.detect(image)
@@ -64,14 +64,26 @@ def test_the_exported_file_is_smaller_and_answers_as_before(
     np.testing.assert_allclose(after.scores[partner], before.scores, atol=0.15)
 
 
-def test_large_dense_layers_are_stored_in_int8_and_heads_in_float32(given: Bundle, photos: Path) -> None:
-    graph = onnx.load_from_string(int8_bundle(given, photos).graph_bytes("classifier")).graph
-    in_float = {
-        one.name: int(np.prod(one.dims)) for one in graph.initializer if one.data_type == onnx.TensorProto.FLOAT
-    }
-    assert max(in_float.values()) < int8.MIN_GEMM
-    heads = [node for node in graph.node if node.op_type == "Gemm" and node.input[1] in in_float]
-    assert heads and all(in_float[head.input[1]] > 100 for head in heads)
+def layers_in_float(graph: bytes, kind: str) -> list[tuple[int, ...]]:
+    """Return the shapes of the weights of a graph's layers in float32, of one kind."""
+    parts = onnx.load_from_string(graph).graph
+    floats = {one.name: tuple(one.dims) for one in parts.initializer if one.data_type == onnx.TensorProto.FLOAT}
+    return [floats[node.input[1]] for node in parts.node if node.op_type == kind and node.input[1] in floats]
+
+
+def test_heads_and_first_layers_stay_in_float32(given: Bundle, photos: Path) -> None:
+    made = int8_bundle(given, photos)
+    assert layers_in_float(made.graph_bytes("pnet"), "Conv") == [(16, 3, 3, 3), (5, 32, 1, 1)]
+    assert layers_in_float(made.graph_bytes("rnet"), "Conv") == [(16, 3, 3, 3)]
+    assert layers_in_float(made.graph_bytes("onet"), "Conv") == []  # its first layer has no stride
+    assert layers_in_float(made.graph_bytes("classifier"), "Conv") == [(32, 3, 3, 3)]
+    for name in ("rnet", "onet", "classifier"):
+        sizes = [int(np.prod(shape)) for shape in layers_in_float(made.graph_bytes(name), "Gemm")]
+        assert sizes and max(sizes) < int8.MIN_GEMM
+    graphs = {name: given.graph_bytes(name) for name in GRAPHS} | {"classifier": made.graph_bytes("classifier")}
+    rest = int8_bundle(Bundle(given.path, given.meta, graphs), photos)
+    assert rest.meta.provenance["int8"] == list(GRAPHS)
+    assert rest.graph_bytes("classifier") == graphs["classifier"]
 
 
 def test_the_hub_folder_has_no_figures_of_other_nets(given: Bundle, photos: Path, tmp_path: Path) -> None:
@@ -80,7 +92,7 @@ def test_the_hub_folder_has_no_figures_of_other_nets(given: Bundle, photos: Path
     card = (tmp_path / "hub" / "README.md").read_text(encoding="utf-8")
     assert "metric_value" not in card and "report.md" not in card
     assert "The bundle has none: its nets were stored in INT8 after the figures were measured." in card
-    assert "computes in INT8: classifier" in card
+    assert "computes in INT8: pnet, rnet, onet, classifier" in card
 
 
 def test_what_is_refused(given: Bundle, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,7 +108,10 @@ def test_what_is_refused(given: Bundle, photos: Path, tmp_path: Path, capsys: py
         (["--int8", str(tmp_path / "empty")], "empty: holds no pictures; name a folder that does"),
         (["--int8", str(tmp_path / "broken")], "a.jpg: "),
         (["--int8", str(tmp_path / "dark")], "the net saw nothing in 1 photos; use photos with faces"),
-        (["--int8", str(photos), "--bundle", str(tmp_path / "small")], "is in INT8 already; leave out --int8"),
+        (
+            ["--int8", str(photos), "--bundle", str(tmp_path / "small")],
+            ": its nets are in INT8 already; leave out --int8",
+        ),
     ):
         assert main(["--bundle", str(given.path), "--out", str(tmp_path / "made.onnx"), *options]) == 1
         said = capsys.readouterr().err.strip().splitlines()

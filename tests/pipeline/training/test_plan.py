@@ -8,6 +8,7 @@ import pytest
 import tyro
 
 from pipeline.data import build_crops
+from pipeline.inference.bundle import GRAPHS
 from pipeline.training.packing import command as pack_command
 from pipeline.training.plan import CASCADE, EPOCHS_OF_SEVERAL, QUICK_NOTE, TrainingPlan, args_for_crops
 from pipeline.training.steps import ExtraArgs, TrainingStep
@@ -64,7 +65,7 @@ def test_the_steps_and_what_each_reads() -> None:
         data=(Path("my data"),),
         splits=Path("w/splits.csv"),
         second_look="compare",
-        int8=("classifier",),
+        int8=GRAPHS,
     )
     assert plan().experiments == ("last_stage_lite0", "final_trunk")
 
@@ -76,7 +77,7 @@ def test_of_settings_from_another_bundle_photos_are_only_for_the_ranges_of_int8(
 
     pack = packed()
     assert (pack.settings_from, pack.second_look) == (Path("w/other/bundle"), "on")
-    assert (pack.data, pack.splits, pack.int8) == ((Path("my data"),), Path("w/splits.csv"), ("classifier",))
+    assert (pack.data, pack.splits, pack.int8) == ((Path("my data"),), Path("w/splits.csv"), GRAPHS)
     for pack in (packed(int8=False), packed(quick=True)):
         assert (pack.settings_from, pack.data, pack.int8) == (Path("w/other/bundle"), (), ())
 
