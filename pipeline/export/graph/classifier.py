@@ -17,6 +17,7 @@ from pipeline.export.graph.ops import (
     INT64,
     Shape,
     Value,
+    area,
     as_float,
     clip,
     constant,
@@ -25,12 +26,13 @@ from pipeline.export.graph.ops import (
     log_odds,
     loop,
     mirrored,
+    part,
     rows,
     size_of,
 )
 from pipeline.inference.bundle_meta import BundleMeta
 from pipeline.inference.fusion import ScoreFusion
-from pipeline.inference.predictor import TTA_SKIP_PROB
+from pipeline.inference.predictor import SETTLED_IOU, SETTLED_PROB, TTA_SKIP_PROB
 
 MIN_PROB = 1e-12  # as in ScoreFusion.class_probs
 
@@ -47,7 +49,8 @@ class Classified:
 def classify(builder: GraphBuilder, net: Net, meta: BundleMeta, image: Value, size: Value, found: Found) -> Classified:
     """Return the faces with moved boxes, fused face scores and class probabilities.
 
-    All passes are rounds of a loop. So the net is in the graph once, and does not run without faces.
+    All passes are rounds of a loop. So the net is in the graph once, and does not run without faces. A second pass is
+    for faces that are not settled.
 
     Args:
         builder: of the graph.
@@ -62,17 +65,41 @@ def classify(builder: GraphBuilder, net: Net, meta: BundleMeta, image: Value, si
     kinds = _output_kinds(net, meta)
     faces = op.Shape(found.scores)
 
-    def run_pass(op: OpBuilder, _: Value, boxes: Value, *outputs: Value) -> Sequence[Value]:
-        windows = square_windows(op, boxes, meta.margin)
-        new = _run(op.builder, net, meta, cut_crops(op.builder, image, windows, meta.input_size), outputs)
-        moved = _move(op, boxes, windows, new, meta, size) if moves else op.Identity(boxes)
-        return [constant(op, True), moved, *new]
+    def run_pass(op: OpBuilder, _: Value, face: Value, boxes: Value, *outputs: Value) -> Sequence[Value]:
+        before, *last = rows(op, face, boxes, *outputs)
+        windows = square_windows(op, before, meta.margin)
+        new = _run(op.builder, net, meta, cut_crops(op.builder, image, windows, meta.input_size), last)
+        moved = _move(op, before, windows, new, meta, size) if moves else op.Identity(before)
+        again = indices(op, _unsettled(op, before, moved, new[0]))
+        more = op.Greater(size_of(op, again, 0), constant(op, 0))
+        place = op.Unsqueeze(face, [1])
+        changed = [
+            op.ScatterND(values, place, values_now)
+            for values, values_now in zip((boxes, *outputs), (moved, *new), strict=True)
+        ]
+        return [more, op.Gather(face, again), *changed]
 
     first = {name: (_zeros(op, faces, shape), FLOAT, shape) for name, shape in kinds.items()}
-    states: dict[str, tuple[Value, ir.DataType, Shape]] = {"boxes": (found.boxes, FLOAT, [None, 4]), **first}
+    every = op.Range(constant(op, 0), op.Squeeze(faces, [0]), constant(op, 1))
+    states: dict[str, tuple[Value, ir.DataType, Shape]] = {
+        "face": (every, INT64, [None]),
+        "boxes": (found.boxes, FLOAT, [None, 4]),
+        **first,
+    }
     passes = fusion.box_passes if moves else 1
-    boxes, *outputs = loop(builder, "passes", run_pass, _rounds(op, faces, passes), states)
+    _, boxes, *outputs = loop(builder, "passes", run_pass, _rounds(op, faces, passes), states)
     return Classified(boxes, _face_scores(op, found.scores, outputs, fusion), _class_probs(op, outputs[0], fusion))
+
+
+def _unsettled(op: OpBuilder, before: Value, moved: Value, class_probs: Value) -> Value:
+    """Return which faces (N,) a second pass is for, as Predictor.second_box_pass; boxes without area are not."""
+    low = op.Max(part(op, before, 0, 2, 1), part(op, moved, 0, 2, 1))
+    high = op.Min(part(op, before, 2, 4, 1), part(op, moved, 2, 4, 1))
+    shared = op.ReduceProd(op.Max(op.Sub(high, low), 0.0), [1], keepdims=0)
+    union = op.Sub(op.Add(area(op, before), area(op, moved)), shared)
+    far = op.Less(op.Div(shared, op.Max(union, 1e-9)), SETTLED_IOU)
+    unsure = op.Less(op.ReduceMax(class_probs, [1], keepdims=0), SETTLED_PROB)
+    return op.And(op.Or(far, unsure), op.Greater(area(op, moved), 0.0))
 
 
 def _output_kinds(net: Net, meta: BundleMeta) -> dict[str, Shape]:

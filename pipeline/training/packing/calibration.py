@@ -106,7 +106,7 @@ def _second_passes(
     for blend in BOX_BLENDS[1:]:
         fusion = ScoreFusion(box_blend=blend)
         moved = fusion.refine_boxes(boxes, output.box_deltas, margin, size)
-        passes[blend] = predictor.second_box_pass(pixels, moved, output, np.ones(len(boxes), bool), fusion)
+        passes[blend] = predictor.second_box_pass(pixels, boxes, moved, output, np.ones(len(boxes), bool), fusion)
     return passes
 
 

@@ -166,6 +166,23 @@ def test_a_second_pass_sees_the_face_at_its_moved_box():
     assert plain.detect(image).boxes[0].tolist() == [8, 0, 16, 8]
 
 
+def test_a_settled_face_gets_no_second_pass():
+    def passes(left: int, blue: int, blend: float) -> int:
+        image = image_of(FACE, ((left, 255, 0), (left, 255, blue)), FACE, height=SIZE + 2)
+        predictor = fixed_predictor(ScoreFusion(box_blend=blend, box_passes=2), squares_at((0.9, 8)))
+        seen = []
+        predictor.run_classifier = lambda images, boxes, run=predictor.run_classifier: (
+            seen.append(1) or run(images, boxes)
+        )
+        assert len(predictor.detect(image)) == 1
+        return len(seen)
+
+    # The box moves right by the blue on the right, times the blend: a tenth of its side is an IoU of 0.82.
+    assert passes(250, 51, 0.5) == 1
+    assert passes(250, 51, 1) == 2  # a fifth: 0.67
+    assert passes(204, 51, 0.5) == 2  # its class has a probability of 0.8
+
+
 def test_flip_tta_averages_outputs_with_the_mirrored_box():
     fusion = ScoreFusion(classifier_weight=0.25, box_blend=1, flip_tta=True)
     square = ((51, 255, 0), (153, 51, 102))  # the halves differ in all channels
