@@ -85,7 +85,7 @@ class FaceDetector(Detector):
         # Levels of equal shape, from any of the images, go through the net together.
         by_shape: dict[tuple[int, ...], list[PyramidLevel]] = {}
         for i, photo in enumerate(maps):
-            for level in build_pyramid(i, photo.image, config):
+            for level in build_pyramid(i, photo, config):
                 by_shape.setdefault(level.picture.shape, []).append(level)
         found: list[list[Proposals]] = [[] for _ in maps]
         for shape, levels in by_shape.items():

@@ -2,6 +2,7 @@
 
 Mipmaps: Williams, "Pyramidal Parametrics", 1983. The chosen level is the coarsest that is at least as fine as the
 window. It is at most twice as fine, so bilinear sampling skips no pixel. Training and inference share this code.
+Halves are exact means of 2x2 pixels, which the exported graph (pipeline.export) makes, too.
 """
 
 from __future__ import annotations
@@ -20,6 +21,15 @@ BORDER = (GREY, GREY, GREY)
 MAX_WARP_SIDE = 32766  # px, longest side that OpenCV's warps take; a longer photo is read from a halved level
 
 
+def halved(picture: Pixels) -> Pixels:
+    """Return a picture (H, W, 3) at half its size, rounded up: means of 2x2 pixels. An odd side's last ones count twice."""
+    height, width = picture.shape[:2]
+    if height % 2 or width % 2:
+        picture = np.asarray(cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE), np.uint8)
+    size = (picture.shape[1] // 2, picture.shape[0] // 2)
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
 class Mipmaps:
     """A photo (H, W, 3 uint8) with its halves, quarters and so on, each made when first needed."""
 
@@ -29,13 +39,12 @@ class Mipmaps:
         self._levels = [image]
         self._finest = max(math.ceil(math.log2(max(image.shape[:2]) / MAX_WARP_SIDE)), 0)
 
-    def level(self, k: int) -> Pixels:
-        """Return the photo halved k times, or as often as both sides stay at least one pixel."""
-        while len(self._levels) <= k and min(self._levels[-1].shape[:2]) >= 2:
-            last = self._levels[-1]
-            size = (last.shape[1] // 2, last.shape[0] // 2)
-            self._levels.append(np.asarray(cv2.resize(last, size, interpolation=cv2.INTER_AREA), np.uint8))
-        return self._levels[min(k, len(self._levels) - 1)]
+    def level(self, k: int) -> tuple[Pixels, int]:
+        """Return the photo halved k times, or until it has one pixel, and the photo's pixels per pixel of it."""
+        while len(self._levels) <= k and max(self._levels[-1].shape[:2]) >= 2:
+            self._levels.append(halved(self._levels[-1]))
+        k = min(k, len(self._levels) - 1)
+        return self._levels[k], 2**k
 
     def warp_crop(self, matrix: NDArray[np.float64], size: int) -> Pixels:
         """Return one window (size, size, 3) whose pixel at (u, v) shows the photo at matrix (2, 3) @ (u, v, 1).
@@ -44,8 +53,8 @@ class Mipmaps:
         photo are GREY.
         """
         step = math.sqrt(abs(matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0]))
-        level = self.level(max(math.floor(math.log2(max(step, 1e-6))), self._finest))
-        scaled = matrix * (np.array([level.shape[1], level.shape[0]]) / self.size)[:, None]
+        level, shrink = self.level(max(math.floor(math.log2(max(step, 1e-6))), self._finest))
+        scaled = matrix / shrink
         # From corner-based places to the pixel indices that OpenCV counts in.
         scaled[:, 2] += scaled[:, :2].sum(axis=1) * 0.5 - 0.5
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -67,13 +76,12 @@ class Mipmaps:
         levels = np.maximum(np.floor(np.log2(mean_steps)).astype(int), self._finest)
         per_call = MAX_WARP_SIDE // size
         for k in np.flatnonzero(np.bincount(levels)):  # not np.unique, which imports all of numpy.ma
-            picture = self.level(int(k))
-            shrink = np.array([picture.shape[1], picture.shape[0]]) / self.size
+            picture, shrink = self.level(int(k))
             (of_level,) = np.nonzero(levels == k)
             for chunk in np.split(of_level, range(per_call, len(of_level), per_call)):
-                step = steps[chunk] * shrink
+                step = steps[chunk] / shrink
                 # The first pixel's centre, as OpenCV counts.
-                first = corners[chunk, :2] * shrink + step * 0.5 - 0.5
+                first = corners[chunk, :2] / shrink + step * 0.5 - 0.5
                 out[chunk] = _sample_grids(picture, first, step, size)
         return out
 

@@ -65,7 +65,7 @@ def find_faces(
     """Return the cascade's faces with scores from `min_score` on; arguments as for run_pnet."""
     op = builder.op
     maps = build_mipmaps(builder, image)
-    boxes, scores = run_pnet(builder, nets["pnet"], image, maps, min_face, config)
+    boxes, scores = run_pnet(builder, nets["pnet"], maps, min_face, config)
     size = op.Concat(maps.size, maps.size, axis=1)
     logits = op.Mul(log_odds(op, scores), PNET_WEIGHT)
     boxes, _, logits = top_proposals(op, boxes, scores, logits, size, config.nms_pnet, config.max_pnet)

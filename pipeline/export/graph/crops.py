@@ -8,7 +8,7 @@ import numpy as np
 from onnxscript import GraphBuilder, OpBuilder
 
 from pipeline.export.graph.ops import FLOAT, Shape, Value, as_float, as_int, choose, collect, constant, part, size_of
-from pipeline.export.graph.resizing import EXACT_STEPS, rounded_as_opencv
+from pipeline.export.graph.resizing import EXACT_STEPS
 
 FAR = 1e9  # px; farther than any side
 
@@ -48,9 +48,14 @@ def cut_crops(builder: GraphBuilder, image: Value, windows: tuple[Value, Value],
         scale = op.Gather(scales, number)
         columns, rows = _weights(op, op.Sub(end, start), op.Gather(outside, number), scale, wanted)
         planes = op.MatMul(op.MatMul(rows, planes), op.Transpose(columns, perm=[1, 0]))
-        return rounded_as_opencv(op, planes, op.Or(op.LessOrEqual(scale, 1.0), op.Equal(scale, 2.0)))
+        return _rounded_as_opencv(op, planes, op.Or(op.LessOrEqual(scale, 1.0), op.Equal(scale, 2.0)))
 
     return collect(builder, "crops", cut, size_of(op, sides, 0), FLOAT, (3, wanted, wanted))
+
+
+def _rounded_as_opencv(op: OpBuilder, values: Value, up: Value) -> Value:
+    """Return whole numbers. OpenCV rounds halves up when it enlarges or halves a picture, else to even."""
+    return op.Where(up, op.Floor(op.Add(values, 0.5)), op.Round(values))
 
 
 def _weights(op: OpBuilder, counts: Value, outside: Value, scale: Value, wanted: int) -> tuple[Value, Value]:
