@@ -22,7 +22,7 @@ MAX_WARP_SIDE = 32766  # px, longest side that OpenCV's warps take; a longer pho
 
 
 def halved(picture: Pixels) -> Pixels:
-    """Return a picture (H, W, 3) at half its size, rounded up: means of 2x2 pixels. An odd side's last ones count twice."""
+    """Return a picture (H, W, 3) at half its size, rounded up: means of 2x2 pixels; an odd side's last count twice."""
     height, width = picture.shape[:2]
     if height % 2 or width % 2:
         picture = np.asarray(cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE), np.uint8)

@@ -144,11 +144,17 @@ def bootstrap(
     return intervals
 
 
-def best_f1_threshold(samples: Sequence[Sample], classes: int, iou: float) -> float:
+def best_f1_threshold(samples: Sequence[Sample], classes: int, iou: float, tolerance: float = 0.0) -> float:
     """Return the score threshold with the best F1 over all classes at one IoU; 0 without detections or hits.
 
-    The threshold is chosen on the images that are scored, so the result looks better than it is. Use it only for
-    detectors whose own threshold is unknown.
+    The threshold is chosen on these images, so their own scores with it look better than they are.
+
+    Args:
+        samples: the images' faces and detections.
+        classes: their number.
+        iou: from which a detection is right.
+        tolerance: how much F1 may lack to the best. The result is the middle of all such thresholds: where F1 is
+            flat, the best alone is chance.
     """
     matches = [match(samples, np.array([iou]), k) for k in range(classes)]
     score = np.concatenate([m.score for m in matches])
@@ -160,7 +166,9 @@ def best_f1_threshold(samples: Sequence[Sample], classes: int, iou: float) -> fl
     f1 = 2 * hits / (np.arange(1, len(hits) + 1) + gt_count)
     # A threshold keeps every detection of an equal score: take F1 at the last one of each score.
     last = np.append(np.diff(score[order]) != 0, True)
-    return float(score[order][np.argmax(np.where(last, f1, -1))])
+    f1 = np.where(last, f1, -1)
+    good = score[order][f1 >= f1.max() - tolerance]
+    return float(good[0] + good[-1]) / 2 if tolerance else float(good[0])
 
 
 def _weighted_scores(

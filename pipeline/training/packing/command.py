@@ -52,7 +52,7 @@ class PackArgs(ReadingArgs):
     rnet_threshold: float | None = None
     """Face probability that passes R-Net (P-Net's weighs in, except in the stock cascade); default: 0.15, stock 0.3."""
     score: float | None = None
-    """`score` from which a face is reported; default: the best F1 on validation photos, 0.5 without --data."""
+    """`score` from which a face is reported; default: by F1 on validation photos, 0.5 without --data."""
     settings_from: Path | None = None
     """Bundle of the same recipe whose settings and metrics are taken, for weights trained on all photos."""
     weights_dtype: WeightsDtype = "float16"

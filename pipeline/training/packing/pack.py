@@ -129,7 +129,8 @@ def pack_bundle(
         cascade_run: of stage1_faces.finetune; None for the stock cascade.
         photos: to correct the stock cascade's boxes, or calibrate the fine-tuned cascade's scores; to fit the fusion;
             and to choose the threshold.
-        score_threshold: from which a face is reported; by default that of the best F1 on validation photos.
+        score_threshold: from which a face is reported; by default the middle of those with nearly the best F1 on
+            validation photos.
         note: kept in the provenance.
         settings_from: a bundle whose settings and metrics are taken, for weights of the same recipe trained on all
             photos.

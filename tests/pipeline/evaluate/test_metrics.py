@@ -202,6 +202,11 @@ def test_best_score_is_that_of_the_best_f1() -> None:
     assert best_f1_threshold([OVERLAPPING], 3, 0.85) == 0.7
     assert best_f1_threshold([sample([T1], [0], [D2, D3], [0.9, 0.8], [0, 0])], 3, 0.5) == 0.9
     assert best_f1_threshold([sample([T1], [0])], 3, 0.5) == 0
+    # F1 is 0.8 from 0.9 on, 0.67 from 0.8 on and 0.86 from 0.7 on.
+    third, nothing = (300, 0, 400, 100), (600, 0, 700, 100)
+    three = [sample([T1, T2, third], [0, 0, 0], [T1, T2, nothing, third], [0.95, 0.9, 0.8, 0.7], [0, 0, 0, 0])]
+    assert best_f1_threshold(three, 3, 0.5) == best_f1_threshold(three, 3, 0.5, tolerance=0.05) == 0.7
+    assert best_f1_threshold(three, 3, 0.5, tolerance=0.1) == pytest.approx(0.8)
 
 
 box = st.tuples(*[st.integers(0, 30)] * 2, *[st.integers(8, 60)] * 2).map(
