@@ -217,7 +217,7 @@ def test_weights_of_all_photos_take_the_settings_of_a_bundle_of_the_same_recipe(
         fusion=FITTED,
         score_threshold=0.375,
         metrics={"val": {"mAP50": 0.5}},
-        provenance={"data": {"splits_sha256": "x"}},
+        provenance={"data": {"splits_sha256": "x"}, "int8": ["pnet", "rnet", "onet"]},  # as the exported nets are
     )
     written = write_bundle(part, meta, graphs)
     assert pack_it(objectness_run, tmp_path / "made", "--settings-from", str(part)) == 0
