@@ -43,6 +43,6 @@ def build_pyramid(index: int, maps: Mipmaps, config: CascadeConfig) -> Iterable[
         bottom, right = -picture.shape[0] % PNET_MULTIPLE, -picture.shape[1] % PNET_MULTIPLE
         padded = cv2.copyMakeBorder(picture, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=(GREY, GREY, GREY))
         yield PyramidLevel(index, np.asarray(padded, np.uint8), step)
-        if max(picture.shape) <= 2 * MIN_LEVEL_FACE:
+        if max(picture.shape[:2]) <= 2 * MIN_LEVEL_FACE:
             return
         picture, step = halved(picture), step * 2

@@ -153,8 +153,8 @@ def best_f1_threshold(samples: Sequence[Sample], classes: int, iou: float, toler
         samples: the images' faces and detections.
         classes: their number.
         iou: from which a detection is right.
-        tolerance: how much F1 may lack to the best. The result is the middle of all such thresholds: where F1 is
-            flat, the best alone is chance.
+        tolerance: how far F1 may be below the best. The result is the middle of all thresholds that are so good, or
+            the one of them that is nearest to it: where F1 is flat, the best alone is chance.
     """
     matches = [match(samples, np.array([iou]), k) for k in range(classes)]
     score = np.concatenate([m.score for m in matches])
@@ -166,9 +166,13 @@ def best_f1_threshold(samples: Sequence[Sample], classes: int, iou: float, toler
     f1 = 2 * hits / (np.arange(1, len(hits) + 1) + gt_count)
     # A threshold keeps every detection of an equal score: take F1 at the last one of each score.
     last = np.append(np.diff(score[order]) != 0, True)
-    f1 = np.where(last, f1, -1)
-    good = score[order][f1 >= f1.max() - tolerance]
-    return float(good[0] + good[-1]) / 2 if tolerance else float(good[0])
+    scores, f1 = score[order][last], f1[last]
+    is_good = f1 >= f1.max() - tolerance
+    good = scores[is_good]
+    middle = (good[0] + good[-1]) / 2 if tolerance else good[0]
+    if is_good[np.searchsorted(-scores, -middle, side="right") - 1]:
+        return float(middle)
+    return float(good[np.abs(good - middle).argmin()])
 
 
 def _weighted_scores(

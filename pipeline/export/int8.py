@@ -32,16 +32,16 @@ from stage1_faces.cascade_config import CascadeConfig
 
 PHOTOS = 150  # photos, evenly spaced, on which the ranges are measured
 PER_CALL, INPUTS = 3, 400  # inputs of a net: at most per call, and in all
-MAX_SIDE = 160  # px of an input of P-Net, whose middle is taken: 400 inputs need 120 MB
+MAX_SIDE = 160  # px: a larger input of P-Net is cropped to its middle; 400 inputs need 120 MB
 MIN_SCORE = 0.05  # so that the classifier's inputs are faces and false alarms, as at inference
 MAX_DIFFERENCE = 0.05  # of probabilities in the mean; the default bundle's nets have 0.0002 to 0.022
 # ONNX Runtime joins Add to MaxPool with the convolution before them. Without Clip, ReLU6's input would set the range
 # (EXPERIMENTS.md).
 OPERATORS = ["Conv", "Gemm", "Add", "Clip", "Relu", "LeakyRelu", "MaxPool"]
-# What stays in float32, because it is quicker there or a head, whose box numbers must stay fine (EXPERIMENTS.md):
-MIN_GEMM = 100_000  # weights, below which a dense layer does
-MIN_CONV_OUTPUTS = 16  # channels, below which a convolution does
-COLOURS = 3  # channels of the input of a first convolution; with a stride above 1, it does
+# Heads, whose box numbers must stay fine, and layers that are quicker there stay in float32 (EXPERIMENTS.md).
+MIN_GEMM = 100_000  # A dense layer with fewer weights stays.
+MIN_CONV_OUTPUTS = 16  # A convolution with fewer channels of output stays.
+COLOURS = 3  # A convolution with a stride and so many channels of input stays: it is a net's first.
 
 
 def int8_bundle(bundle: Bundle, folder: Path) -> Bundle:
@@ -63,7 +63,7 @@ def int8_bundle(bundle: Bundle, folder: Path) -> Bundle:
     wanted = GRAPHS if isinstance(bundle.meta.search, CascadeConfig) else ("classifier",)
     names = [name for name in wanted if not is_int8(bundle.graph_bytes(name))]
     if not names:
-        raise UserError(f"{bundle.path}: its nets are in INT8 already; leave out --int8")
+        raise UserError(f"{bundle.path}: no net is left to store in INT8; leave out --int8")
     given = {name: bundle.graph_bytes(name) for name in GRAPHS}
     graphs = to_int8(bundle, names, given, [Path(photo.path) for photo in photos])
     sha256 = {name: hashlib.sha256(graph).hexdigest() for name, graph in graphs.items()}
@@ -77,7 +77,7 @@ def to_int8(
     """Return a bundle's graphs, those of some nets in INT8.
 
     Args:
-        bundle: with all nets in float32, which the ranges are measured with.
+        bundle: with these nets in float32; the ranges are measured with it.
         names: of the nets.
         graphs: the bundle's graphs as exported, with float32 weights.
         photos: files of photos with faces.
@@ -120,7 +120,8 @@ class _RecordingBundle(Bundle):
             return net
 
         def run(pixels: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-            kept.extend(_middle(pixels[k : k + 1]) for k in range(min(len(pixels), PER_CALL)))
+            some = [pixels[k : k + 1] for k in range(min(len(pixels), PER_CALL))]
+            kept.extend(_middle(one) if name == "pnet" else one.copy() for one in some)
             return net(pixels)
 
         return run

@@ -52,7 +52,7 @@ class BundleMeta:
     fusion: ScoreFusion = field(default_factory=ScoreFusion)  # how the outputs of both stages are joined
     metrics: Mapping[str, Any] = field(default_factory=dict)  # figures measured when the bundle was made
     provenance: Mapping[str, Any] = field(default_factory=dict)  # data, runs and versions that the bundle was made from
-    weights_dtype: str = "float32"  # type of the weights on disk, of WEIGHTS_DTYPES; the nets compute in float32
+    weights_dtype: str = "float32"  # type on disk of weights in floating point, of WEIGHTS_DTYPES
     sha256: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of each graph file, by graph
     format_version: int = FORMAT_VERSION  # version of bundle.json's format
 

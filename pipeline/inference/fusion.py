@@ -28,7 +28,8 @@ class ScoreFusion:
     intercept: float = 0.0  # added to the weighted log odds
     temperature: float = 1.0  # divides the class logits (Guo et al. 2017); above 0
     box_blend: float = 0.0  # how far a box moves towards the classifier's box: 0 not at all, 1 all the way
-    # How often the classifier sees a face: 2 cuts a face that reaches the wanted score again, at its moved box.
+    # How often the classifier sees a face: 2 cuts a face that reaches the wanted score, and is not settled, again, at
+    # its moved box.
     box_passes: int = 1
     min_detector_score: float = 0.0  # smallest detector score, 0 to 1, for which the classifier runs
     # Upper bound of the classifier's log odds; a face that cannot reach a score with it is not classified.

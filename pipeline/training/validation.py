@@ -17,7 +17,7 @@ from pipeline.evaluate.scoring.crops import accuracy, crop_confusion, macro_f1
 from pipeline.inference.predictor import Predictor
 
 MATCH_IOU = 0.5  # from which a detection is right when the threshold is chosen
-# F1 differs by less between thresholds of 0.25 and 0.55 on 101 validation photos (EXPERIMENTS.md).
+# F1 differs by no more between thresholds of 0.25 and 0.55 on 101 validation photos (EXPERIMENTS.md).
 F1_TOLERANCE = 0.005
 
 

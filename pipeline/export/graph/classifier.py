@@ -50,7 +50,7 @@ def classify(builder: GraphBuilder, net: Net, meta: BundleMeta, image: Value, si
     """Return the faces with moved boxes, fused face scores and class probabilities.
 
     All passes are rounds of a loop. So the net is in the graph once, and does not run without faces. A second pass is
-    for faces that are not settled.
+    for faces that are not settled; unlike that of `Predictor`, also for those below the wanted score.
 
     Args:
         builder: of the graph.

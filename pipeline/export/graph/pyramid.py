@@ -21,7 +21,7 @@ from pipeline.export.graph.ops import (
     part,
     size_of,
 )
-from pipeline.export.graph.resizing import PLANES, halve_planes, resample
+from pipeline.export.graph.resizing import DOUBLE, PLANES, double, halve_planes, resample
 from pipeline.export.graph.windows import FlatMipmaps, level_pixels
 from stage1_faces.cascade_config import MIN_LEVEL_FACE, CascadeConfig
 from stage1_faces.detector import PNET_ANCHOR, STRIDE
@@ -44,12 +44,12 @@ def run_pnet(
         config: of the search.
     """
     op = builder.op
-    size = op.Squeeze(maps.size, [0])  # width, height
+    size = op.Cast(op.Squeeze(maps.size, [0]), to=DOUBLE)  # width, height
     own = op.Min(
-        constant(op, MIN_LEVEL_FACE / config.min_face),
-        op.Div(constant(op, float(config.max_side)), op.ReduceMax(size, keepdims=0)),
+        double(op, MIN_LEVEL_FACE / config.min_face),
+        op.Div(double(op, float(config.max_side)), op.ReduceMax(size, keepdims=0)),
     )
-    given = op.Div(constant(op, MIN_LEVEL_FACE), op.Max(min_face, 1e-3))
+    given = op.Div(double(op, MIN_LEVEL_FACE), op.Cast(op.Max(min_face, 1e-3), to=DOUBLE))
     scale = op.Where(op.Greater(min_face, 0.0), given, own)
     first, step = first_level(builder, maps, size, scale)
 
@@ -78,14 +78,14 @@ def first_level(builder: GraphBuilder, maps: FlatMipmaps, size: Value, scale: Va
     Args:
         builder: of the graph.
         maps: of the image.
-        size: float32 (2,): width and height of the image.
-        scale: float32 scalar: pixels of the level per pixel of the image.
+        size: double (2,): width and height of the image.
+        scale: double scalar: pixels of the level per pixel of the image; float32 would round some sides the other way.
     """
     op = builder.op
-    sides = as_int(op, op.Max(op.Round(op.Mul(size, scale)), 1.0))  # width, height
+    sides = as_int(op, op.Max(op.Round(op.Mul(size, scale)), double(op, 1)))  # width, height
     # Halvings of the image after which it is still as large as the level; no logarithm, which may miss a power of two.
-    powers = constant(op, 2.0 ** np.arange(1, MAX_LEVELS, dtype=np.float32))
-    many = op.ReduceSum(as_int(op, op.LessOrEqual(op.Mul(powers, scale), 1.0)), keepdims=0)
+    powers = constant(op, 2.0 ** np.arange(1, MAX_LEVELS, dtype=np.float64))
+    many = op.ReduceSum(as_int(op, op.LessOrEqual(op.Mul(powers, scale), double(op, 1))), keepdims=0)
     number = op.Min(many, op.Sub(size_of(op, maps.levels, 0), constant(op, 1)))
     shrink = op.Pow(constant(op, 2.0), as_float(op, number))
     covered = op.Mul(as_float(op, part(op, op.Gather(maps.levels, number), 1, 3, 0)), shrink)

@@ -1,4 +1,4 @@
-"""Pictures at other sizes, as OpenCV makes them. A picture is uint8 (H, W, 3), planes are float32 (1, 3, H, W)."""
+"""Pictures at other sizes, as in stage1_faces. A picture is uint8 (H, W, 3), planes are float32 (1, 3, H, W)."""
 
 from __future__ import annotations
 
@@ -51,6 +51,11 @@ def halve(op: OpBuilder, picture: Value) -> Value:
     return loop(op.builder, "strips", make_strip, strips, {"made": (empty, UINT8, PICTURE)})[0]
 
 
+def double(op: OpBuilder, number: float) -> Value:
+    """Return a number as a double scalar."""
+    return constant(op, np.array(number, np.float64))
+
+
 def _odd(op: OpBuilder, sides: Value) -> Value:
     """Return 1 for each odd side, 0 for each even one."""
     return op.Mod(sides, constant(op, 2))
@@ -93,11 +98,11 @@ def _resampled_rows(op: OpBuilder, planes: Value, count: Value) -> Value:
     """Return planes of `count` rows, float32, each between two of the given ones, which may be of any type."""
     given, wanted = (op.Cast(number, to=DOUBLE) for number in (size_of(op, planes, 2), count))
     numbers = op.Cast(op.Range(constant(op, 0), count, constant(op, 1)), to=DOUBLE)
-    half, steps = (op.Cast(constant(op, number), to=DOUBLE) for number in (0.5, EXACT_STEPS))
+    zero, half, steps = (double(op, number) for number in (0, 0.5, EXACT_STEPS))
     # In double, as OpenCV: float32 would round some halves of a step the other way.
     places = op.Sub(op.Mul(op.Add(numbers, half), op.Div(given, wanted)), half)
     last = op.Sub(size_of(op, planes, 2), constant(op, 1))
-    places = op.Min(op.Max(places, op.Sub(half, half)), op.Cast(last, to=DOUBLE))
+    places = op.Min(op.Max(places, zero), op.Cast(last, to=DOUBLE))
     first = op.Floor(places)
     share = as_float(op, op.Round(op.Mul(op.Sub(places, first), steps)))
     share = op.Div(share, EXACT_STEPS)

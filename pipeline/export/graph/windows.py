@@ -23,7 +23,7 @@ from pipeline.export.graph.ops import (
     part,
     size_of,
 )
-from pipeline.export.graph.resizing import DOUBLE, PICTURE, halve, thrice
+from pipeline.export.graph.resizing import DOUBLE, PICTURE, double, halve, thrice
 from stage1_faces.roi_crop import GREY
 
 INT32 = ir.DataType.INT32
@@ -58,7 +58,7 @@ def build_mipmaps(builder: GraphBuilder, image: Value) -> FlatMipmaps:
         "pixels": (constant(op, np.zeros((0, 3), np.uint8)), UINT8, [None, 3]),
         "levels": (op.Unsqueeze(op.Concat(constant(op, [0]), size, axis=0), [0]), INT64, [None, 3]),
     }
-    single = op.Equal(op.ReduceMax(size, keepdims=0), constant(op, 1))  # pixel: it has no half
+    single = op.Equal(op.ReduceMax(size, keepdims=0), constant(op, 1))  # a picture of one pixel has no half
     rounds = op.Where(single, constant(op, 0), constant(op, MAX_LEVELS))
     _, pixels, levels = loop(builder, "mipmaps", add, rounds, states)
     # The image is joined last, so that there are never three copies of it.
@@ -91,7 +91,7 @@ def _sample(op: OpBuilder, maps: FlatMipmaps, low: Value, high: Value, side: int
     Places are in double and pixels between four others as in OpenCV's remap, so that windows have the same pixels.
     """
     low, high = (op.Cast(corner, to=DOUBLE) for corner in (low, high))
-    step = op.Div(op.Sub(high, low), _double(op, side))  # pixels of the image per pixel of the window
+    step = op.Div(op.Sub(high, low), double(op, side))  # pixels of the image per pixel of the window
     halvings = 2.0 ** np.arange(1, MAX_LEVELS, dtype=np.float64)
     level = op.ReduceSum(
         as_int(op, op.GreaterOrEqual(part(op, step, 0, 1, 1), constant(op, halvings))), [1], keepdims=0
@@ -100,7 +100,7 @@ def _sample(op: OpBuilder, maps: FlatMipmaps, low: Value, high: Value, side: int
     found = op.Gather(maps.levels, level)
     start, width, height = (op.Cast(column(op, found, k), to=INT32) for k in range(3))  # half the bytes of int64
     shrink = op.Unsqueeze(op.Cast(op.Pow(constant(op, 2.0), as_float(op, level)), to=DOUBLE), [1])  # (N, 1)
-    step, half = op.Div(step, shrink), _double(op, 0.5)
+    step, half = op.Div(step, shrink), double(op, 0.5)
     # The first pixel's centre, as OpenCV counts.
     first = op.Sub(op.Add(op.Div(low, shrink), op.Mul(step, half)), half)
     steps = constant(op, np.arange(side, dtype=np.float64))
@@ -123,11 +123,6 @@ def _sample(op: OpBuilder, maps: FlatMipmaps, low: Value, high: Value, side: int
         lines.append(_between(op, pixels, right))
     filled = op.Round(_between(op, lines, down))
     return op.Transpose(op.Reshape(filled, constant(op, [0, side, side, 3])), perm=[0, 3, 1, 2])
-
-
-def _double(op: OpBuilder, number: float) -> Value:
-    """Return a number as a double scalar."""
-    return constant(op, np.array(number, np.float64))
 
 
 def _between(op: OpBuilder, pair: Sequence[Value], share: Value) -> Value:

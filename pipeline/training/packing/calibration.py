@@ -80,7 +80,7 @@ def collect_outputs(
 ) -> list[StageOutputs]:
     """Run both stages on each image and return their outputs, for stage 1's scores from MIN_DETECTOR_SCORE on.
 
-    With `second_pass`, stage 2 also sees each face at its moved box, for each box blend.
+    With `second_pass`, stage 2 also sees the faces that are not settled at their moved boxes, for each box blend.
     """
     names = predictor.bundle.meta.class_names
     outputs = []

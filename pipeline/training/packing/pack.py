@@ -146,6 +146,8 @@ def pack_bundle(
     """
     check_destination(out)
     _check_arguments(photos, score_threshold, settings_from, int8)
+    if set(int8) - {"classifier"} and not isinstance(cascade_config, CascadeConfig):
+        raise UserError("--int8: the stock cascade's nets stay in float32; use --int8 classifier")
     template = None if settings_from is None else Bundle.load(settings_from).meta
     classifier = classifier_source(runs)
     if photos is not None:

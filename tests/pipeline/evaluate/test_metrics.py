@@ -202,11 +202,15 @@ def test_best_score_is_that_of_the_best_f1() -> None:
     assert best_f1_threshold([OVERLAPPING], 3, 0.85) == 0.7
     assert best_f1_threshold([sample([T1], [0], [D2, D3], [0.9, 0.8], [0, 0])], 3, 0.5) == 0.9
     assert best_f1_threshold([sample([T1], [0])], 3, 0.5) == 0
-    # F1 is 0.8 from 0.9 on, 0.67 from 0.8 on and 0.86 from 0.7 on.
+    # F1 is 0.5, 0.8, 0.67 and 0.86 from 0.95, 0.9, 0.8 and 0.7 on.
     third, nothing = (300, 0, 400, 100), (600, 0, 700, 100)
     three = [sample([T1, T2, third], [0, 0, 0], [T1, T2, nothing, third], [0.95, 0.9, 0.8, 0.7], [0, 0, 0, 0])]
     assert best_f1_threshold(three, 3, 0.5) == best_f1_threshold(three, 3, 0.5, tolerance=0.05) == 0.7
-    assert best_f1_threshold(three, 3, 0.5, tolerance=0.1) == pytest.approx(0.8)
+    assert best_f1_threshold(three, 3, 0.5, tolerance=0.2) == pytest.approx(0.8)
+    assert best_f1_threshold(three, 3, 0.5, tolerance=1) == pytest.approx((0.95 + 0.7) / 2)
+    # The middle of 0.9 and 0.6 is 0.75, where F1 is 0.67; both are as near to it.
+    falling = [sample([T1, T2, third], [0, 0, 0], [T1, T2, nothing, third], [0.95, 0.9, 0.85, 0.6], [0, 0, 0, 0])]
+    assert best_f1_threshold(falling, 3, 0.5, tolerance=0.1) in (0.9, 0.6)
 
 
 box = st.tuples(*[st.integers(0, 30)] * 2, *[st.integers(8, 60)] * 2).map(

@@ -110,7 +110,7 @@ def test_what_is_refused(given: Bundle, photos: Path, tmp_path: Path, capsys: py
         (["--int8", str(tmp_path / "dark")], "the net saw nothing in 1 photos; use photos with faces"),
         (
             ["--int8", str(photos), "--bundle", str(tmp_path / "small")],
-            ": its nets are in INT8 already; leave out --int8",
+            ": no net is left to store in INT8; leave out --int8",
         ),
     ):
         assert main(["--bundle", str(given.path), "--out", str(tmp_path / "made.onnx"), *options]) == 1

@@ -36,7 +36,7 @@ FUSION = ScoreFusion(
 )
 
 
-LIMITS = {"kaggle": 10_000_000, "default": 16_000_000}  # bytes of each bundle of the project
+LIMITS = {"kaggle": 6_000_000, "default": 6_000_000}  # bytes of each bundle of the project
 TOGETHER = 25_000_000
 
 

@@ -16,7 +16,7 @@ from pipeline.export.graph import ops, resizing
 from pipeline.export.graph.crops import cut_crops
 from pipeline.export.graph.ops import Value, constant
 from pipeline.export.graph.pyramid import first_level
-from pipeline.export.graph.resizing import halve, halve_planes, resample
+from pipeline.export.graph.resizing import double, halve, halve_planes, resample
 from pipeline.export.graph.windows import build_mipmaps, crop_windows
 from stage1_faces.anchors import box_anchors
 from stage1_faces.cascade_config import MIN_LEVEL_FACE, CascadeConfig
@@ -66,8 +66,10 @@ def test_resampling_is_that_of_opencv(height: int, width: int) -> None:
     assert found.tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize(("height", "width"), [(496, 496), (100, 150), (40, 401), (31, 16), (1, 1), (1, 60)])
-@pytest.mark.parametrize("min_face", [4.0, 6.0, 11.5, 16.0, 40.0, 270.0, 2000.0])
+@pytest.mark.parametrize(
+    ("height", "width"), [(496, 496), (100, 150), (40, 401), (31, 16), (1, 1), (1, 60), (240, 3072)]
+)
+@pytest.mark.parametrize("min_face", [4.0, 6.0, 11.5, 16.0, 30.72, 40.0, 270.0, 2000.0])
 def test_levels_are_those_of_the_cascade(height: int, width: int, min_face: float) -> None:
     """Also a few pixels, where the smallest face is larger than the picture."""
     pixels = picture(height, width)
@@ -75,8 +77,8 @@ def test_levels_are_those_of_the_cascade(height: int, width: int, min_face: floa
     expected = list(build_pyramid(0, Mipmaps(pixels), config))
 
     def build(b: GraphBuilder, image: Value) -> tuple[Value, Value]:
-        size = constant(b.op, [float(width), float(height)])
-        return first_level(b, build_mipmaps(b, image), size, constant(b.op, MIN_LEVEL_FACE / min_face))
+        size = constant(b.op, np.array([width, height], np.float64))
+        return first_level(b, build_mipmaps(b, image), size, double(b.op, MIN_LEVEL_FACE / min_face))
 
     found, step = run_part(build, {"image": pixels})
     for level in expected:

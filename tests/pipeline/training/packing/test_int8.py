@@ -64,6 +64,15 @@ def test_a_packed_bundle_answers_as_before(
     np.testing.assert_allclose(after.scores[partner], before.scores, atol=0.15)
 
 
+def test_the_stock_cascade_stays_in_float32(
+    data: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = ["--data", str(data), "--splits", str(data / "splits.csv")]
+    assert main(["--run", str(run), *photos, "--out", str(tmp_path / "made"), "--int8", "pnet", "classifier"]) == 1
+    assert "--int8: the stock cascade's nets stay in float32; use --int8 classifier" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_photos_are_needed(tuned: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--run", str(run), "--cascade", str(tuned), "--out", str(tmp_path / "made"), "--int8", "onet"]) == 1
     assert "--int8 measures ranges on training photos; name them with --data" in capsys.readouterr().err
