@@ -129,8 +129,7 @@ def pack_bundle(
         cascade_run: of stage1_faces.finetune; None for the stock cascade.
         photos: to correct the stock cascade's boxes, or calibrate the fine-tuned cascade's scores; to fit the fusion;
             and to choose the threshold.
-        score_threshold: from which a face is reported; by default the middle of those with nearly the best F1 on
-            validation photos.
+        score_threshold: from which a face is reported; by default chosen by F1 on validation photos.
         note: kept in the provenance.
         settings_from: a bundle whose settings and metrics are taken, for weights of the same recipe trained on all
             photos.
@@ -145,9 +144,7 @@ def pack_bundle(
         BundleError: an export fails its check, or `out` cannot be a bundle.
     """
     check_destination(out)
-    _check_arguments(photos, score_threshold, settings_from, int8)
-    if set(int8) - {"classifier"} and not isinstance(cascade_config, CascadeConfig):
-        raise UserError("--int8: the stock cascade's nets stay in float32; use --int8 classifier")
+    _check_arguments(cascade_config, photos, score_threshold, settings_from, int8)
     template = None if settings_from is None else Bundle.load(settings_from).meta
     classifier = classifier_source(runs)
     if photos is not None:
@@ -193,13 +190,19 @@ def _export_cascade(
 
 
 def _check_arguments(
-    photos: FitPhotos | None, score_threshold: float | None, settings_from: Path | None, int8: Sequence[str]
+    config: Search,
+    photos: FitPhotos | None,
+    score_threshold: float | None,
+    settings_from: Path | None,
+    int8: Sequence[str],
 ) -> None:
     """Raise UserError when arguments of pack_bundle exclude each other."""
     given = {"--data": photos is not None and not int8, "--score": score_threshold is not None}
     if settings_from is not None and any(given.values()):
         flags = " and ".join(flag for flag, is_given in given.items() if is_given)
         raise UserError(f"--settings-from takes all settings from that bundle; leave out {flags}")
+    if set(int8) - {"classifier"} and not isinstance(config, CascadeConfig):
+        raise UserError("--int8: the stock cascade's nets stay in float32; use --int8 classifier")
     if int8 and photos is None:
         raise UserError("--int8 measures ranges on training photos; name them with --data")
 
