@@ -95,7 +95,7 @@ def test_the_one_table(results: Path) -> None:
     # The worst of three sources: a mean of 0.04 would pass.
     worst = rows["calibration error of `score`, the worst source that was not learned from"]
     assert worst[4] == "0.060 [0.050, 0.070] (above)"
-    assert rows["time per photo, one thread, against the bundle before"][3] == "1.05 [1.01, 1.12]"
+    assert rows["CPU time per photo; the bundle of 2026-11-26: 1"][3] == "1.05 [1.01, 1.12]"
     assert rows["hours of training on two CPU cores"][3] == "2.60 (above)"
     assert all(len(cells) == 7 for cells in rows.values())
 
