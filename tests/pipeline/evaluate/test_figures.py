@@ -283,3 +283,8 @@ def test_the_pages_show_the_present_results(tmp_path: Path) -> None:
     assert main([*options, "--out", str(tmp_path / "figures.md"), "--pages", *pages]) == 0
     for page in (*PAGES, "docs/figures.md"):
         assert (tmp_path / Path(page).name).read_text(encoding="utf-8") == (ROOT / page).read_text(encoding="utf-8")
+
+
+def test_results_name_no_path_of_the_machine_that_made_them() -> None:
+    for file in (ROOT / "docs/results").rglob("*.json"):
+        assert '": "/' not in file.read_text(encoding="utf-8"), file
