@@ -153,8 +153,8 @@ def best_f1_threshold(samples: Sequence[Sample], classes: int, iou: float, toler
         samples: the images' faces and detections.
         classes: their number.
         iou: from which a detection is right.
-        tolerance: how far F1 may be below the best. The result is the middle of all thresholds that are so good, or
-            the one of them that is nearest to it: where F1 is flat, the best alone is chance.
+        tolerance: how far F1 may be below the best. The result is the middle of the thresholds within it. Where F1 is
+            poor there, it is the nearest of them. A flat F1 makes the best threshold a matter of chance.
     """
     matches = [match(samples, np.array([iou]), k) for k in range(classes)]
     score = np.concatenate([m.score for m in matches])

@@ -41,7 +41,7 @@ OPERATORS = ["Conv", "Gemm", "Add", "Clip", "Relu", "LeakyRelu", "MaxPool"]
 # Heads, whose box numbers must stay fine, and layers that are quicker there stay in float32 (EXPERIMENTS.md).
 MIN_GEMM = 100_000  # A dense layer with fewer weights stays.
 MIN_CONV_OUTPUTS = 16  # A convolution with fewer channels of output stays.
-COLOURS = 3  # A convolution with a stride and so many channels of input stays: it is a net's first.
+COLOURS = 3  # A net's first convolution, which takes these channels, stays where it has a stride.
 
 
 def int8_bundle(bundle: Bundle, folder: Path) -> Bundle:

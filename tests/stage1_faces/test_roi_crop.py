@@ -208,7 +208,7 @@ def faint(width: int, height: int, seed: int) -> np.ndarray:
 
 
 def slowly_halved(image: np.ndarray) -> np.ndarray:
-    """Return the image with half the sides, rounded up: each pixel is the mean of four; beyond the edge it goes on."""
+    """Return the image with half the sides, rounded up: each pixel is the mean of four; edge pixels repeat."""
     height, width = image.shape[:2]
     made = np.zeros((-(-height // 2), -(-width // 2), 3), np.uint8)
     for row, column in np.ndindex(made.shape[:2]):

@@ -86,6 +86,17 @@ def test_heads_and_first_layers_stay_in_float32(given: Bundle, photos: Path) -> 
     assert rest.graph_bytes("classifier") == graphs["classifier"]
 
 
+def test_only_inputs_of_pnet_are_cropped(given: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8, "MAX_SIDE", 40)
+    inputs: dict[str, list[np.ndarray]] = {"pnet": [], "classifier": []}
+    recording = int8._RecordingBundle(given, {name: given.graph_bytes(name) for name in GRAPHS}, inputs)
+    for name in inputs:
+        net = recording.graph(name)
+        net(np.zeros((1, 3, 80, 80), np.float32))
+    assert inputs["pnet"][-1].shape == (1, 3, 40, 40)
+    assert inputs["classifier"][-1].shape == (1, 3, 80, 80)
+
+
 def test_the_hub_folder_has_no_figures_of_other_nets(given: Bundle, photos: Path, tmp_path: Path) -> None:
     assert main(["--bundle", str(given.path), "--hub", str(tmp_path / "hub"), "--int8", str(photos)]) == 0
     assert not (tmp_path / "hub" / "report.md").exists()
