@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from common.annotations import Annotations
 from common.display import counted
@@ -40,13 +41,20 @@ class FurtherSources:
     """The photos of further sources that can be read, and which photos of all sources show the same."""
 
     photos: Mapping[str, str]  # {image id: source}
-    scenes: Mapping[str, int]  # {image id: a number that near-duplicates of all sources share}
+    scenes: Mapping[str, int]  # {image id: a number that near-duplicates of all sources share}; of readable photos
     twins: Mapping[str, str]  # as Annotations.twins
     face_free: frozenset[str] = frozenset()  # names of the sources without faces
 
     @classmethod
-    def find(cls, annotations: Annotations, workers: int = 2) -> FurtherSources:
-        """Compare the photos of all sources; `workers` is the number of processes.
+    def find(
+        cls, annotations: Annotations, workers: int = 2, compared: Mapping[Path, int] | None = None
+    ) -> FurtherSources:
+        """Find which photos of all sources show the same.
+
+        Args:
+            annotations: of all sources.
+            workers: number of processes that compare photos.
+            compared: `scenes_of_files` of these sources and more, which were compared before.
 
         Raises:
             UserError: imagehash is not installed.
@@ -55,12 +63,18 @@ class FurtherSources:
         main = annotations.sources[0].name if annotations.sources else ""
         if all(image.source == main for image in images):
             return cls({}, {}, {})
-        found = near_duplicate_groups([image.path for image in images], workers)
-        unreadable = {i for i, _ in found.unreadable}
-        scenes = {image.image_id: group for image, group in zip(images, found.groups, strict=True)}
-        further = {im.image_id: im.source for i, im in enumerate(images) if im.source != main and i not in unreadable}
+        if compared is None:
+            found = near_duplicate_groups([image.path for image in images], workers)
+            unreadable = {i for i, _ in found.unreadable}
+            compared = {im.path: found.groups[i] for i, im in enumerate(images) if i not in unreadable}
+        scenes = {image.image_id: compared[image.path] for image in images if image.path in compared}
+        further = {im.image_id: im.source for im in images if im.source != main and im.path in compared}
         face_free = frozenset(source.name for source in annotations.sources if source.face_free)
         return cls(further, scenes, annotations.twins, face_free)
+
+    def scenes_of_files(self, annotations: Annotations) -> dict[Path, int]:
+        """Return the scene of each file, for a later `find` on some of the sources, where image ids may differ."""
+        return {im.path: self.scenes[im.image_id] for im in annotations.images if im.image_id in self.scenes}
 
     def rows(self, main_rows: Sequence[SplitRow], fold: int = 0, folds: int | None = None) -> FurtherRows:
         """Return the rows of the further photos in a split of the main source.

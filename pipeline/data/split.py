@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -114,8 +114,14 @@ class _MadeSplits:
         return found
 
 
-def run(args: SplitArgs, log: Log = warn) -> int:
-    """Read, group, split, write and print; `log` gets what was refused. Return 1 when a photo could not be read."""
+def run(args: SplitArgs, log: Log = warn, compared: Mapping[Path, int] | None = None) -> int:
+    """Read, group, split, write and print. Return 1 when a photo could not be read.
+
+    Args:
+        args: the command's arguments.
+        log: gets what was refused.
+        compared: as in `FurtherSources.find`.
+    """
     _check_args(args)
     names = _output_files(args)
     for name in names:
@@ -125,7 +131,7 @@ def run(args: SplitArgs, log: Log = warn) -> int:
     # The files of photos outside the dataset's folder, too.
     used = ((image.path, label_file(image.path)) for image in annotations.images)
     _protect_data(names, (file for files in used for file in files if file))
-    further = FurtherSources.find(annotations, args.workers)
+    further = FurtherSources.find(annotations, args.workers, compared)
     annotations, same_scene, unreadable = _group_readable(args, main_part(annotations))
     made = _split_images(args, annotations.images, same_scene)
     for fold, (name, rows) in enumerate(zip(names, made.splits, strict=True)):

@@ -149,14 +149,14 @@ def _leave_out(args: CrossvalArgs, log: Log) -> int:
     check_left_out(args, annotations, args.leave_out_source, args.match_iou, args.merge)
     with RunFolder(args.out, "cross-validation", "--out", "crossval_config.json").held(record):
         folders = {name: args.out / f"left_out_{name}" for name in args.leave_out_source}
-        # An unbroken run compares the photos once; a resumed one has its splits.
-        made = all((folder / SPLITS_FILE).is_file() for folder in folders.values())
-        scenes = {} if made else FurtherSources.find(annotations).scenes
+        scenes: Mapping[str, int] = {}
+        compared = None
+        if not all((folder / SPLITS_FILE).is_file() for folder in folders.values()):
+            found = FurtherSources.find(annotations)  # once; each split of fewer sources takes its scenes from there
+            scenes, compared = found.scenes, found.scenes_of_files(annotations)
         options = (args.experiments, args.seed, args.match_iou, args.merge)
         trainings = [
-            left_out_training(
-                args, name, folder, *options, set() if made else same_as_left_out(annotations, scenes, name)
-            )
+            left_out_training(args, name, folder, *options, same_as_left_out(annotations, scenes, name), compared)
             for name, folder in folders.items()
         ]
         log(run_left_out(trainings, args.out, args.jobs, log))

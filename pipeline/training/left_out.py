@@ -94,6 +94,7 @@ def left_out_training(
     match_iou: Sequence[str] = (),
     merge: Sequence[str] = (),
     same: Set[str] = frozenset(),
+    compared: Mapping[Path, int] | None = None,
 ) -> LeftOutTraining:
     """Return the training without a source; write its splits.csv and its file of sources.
 
@@ -109,6 +110,7 @@ def left_out_training(
         match_iou: NAME=IOU; those of other sources are not used.
         merge: NAME:A=B; those of other sources are not used.
         same: image ids of photos that are not learned from, as they show the same as a photo of that source.
+        compared: as in `FurtherSources.find`.
 
     Raises:
         UserError: no source has that name, or it cannot be left out.
@@ -128,7 +130,7 @@ def left_out_training(
         reading = {"rename": training.rename, "unlabelled": training.unlabelled}
         every = splits.with_name("splits.every.csv")  # splits.csv is there when it is complete
         flags = {"data": training.data, "sources": trust, "out": every, "seed": seed, **reading}
-        split.run(split.SplitArgs(**flags), log=lambda _: None)  # type: ignore[arg-type]
+        split.run(split.SplitArgs(**flags), log=lambda _: None, compared=compared)  # type: ignore[arg-type]
         # The ids of the main source's photos have no name of a source before them.
         named = f"{rest[0].name}/" if chosen is sources[0] else ""
         _copy_without(every, splits, {image_id.removeprefix(named) for image_id in same})
@@ -154,8 +156,8 @@ def same_as_left_out(annotations: Annotations, scenes: Mapping[str, int], name: 
         scenes: {image id: a number that near-duplicates of all sources share}.
         name: the source that is left out.
     """
-    shown = {scenes[image.image_id] for image in annotations.images if image.source == name}
-    return {i.image_id for i in annotations.images if i.source != name and scenes[i.image_id] in shown}
+    shown = {scenes.get(image.image_id) for image in annotations.images if image.source == name} - {None}
+    return {i.image_id for i in annotations.images if i.source != name and scenes.get(i.image_id) in shown}
 
 
 def _copy_without(every: Path, splits: Path, image_ids: Set[str]) -> None:
