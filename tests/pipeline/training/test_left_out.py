@@ -16,7 +16,7 @@ import tyro
 from common.sources import SourcesArgs, load_sources
 from common.sources.trust_file import read_trust_file
 from common.splits import read_splits
-from pipeline.data import split
+from pipeline.data import further_sources, split
 from pipeline.data.further_sources import FurtherSources
 from pipeline.evaluate.scoring.args import EvaluateArgs
 from pipeline.training import crossval, steps
@@ -130,6 +130,22 @@ def test_photos_that_show_the_same_are_not_learned_from(args: SourcesArgs, tmp_p
             assert (photo in parts) is not bool(given)
             assert sum(i.startswith(of) and ("/" in i) is bool(of) for i in parts) == (5 if given else 6)
             assert [file.name for file in out.iterdir() if "splits" in file.name] == ["splits.csv"]
+
+
+@pytest.mark.parametrize("name", ["main", "ilc"])
+def test_photos_compared_before_are_not_compared_again(
+    args: SourcesArgs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Scenes of all sources give the splits that a new comparison gives, although the new main source's ids differ."""
+    annotations = load_sources(args)
+    compared = FurtherSources.find(annotations).scenes_of_files(annotations)
+    assert len(compared) == len(annotations.images)
+    left_out_training(args, name, tmp_path / "again", CLASSES, seed=0)
+    monkeypatch.setattr(further_sources, "near_duplicate_groups", lambda *_: pytest.fail("compared again"))
+    left_out_training(args, name, tmp_path / "given", CLASSES, seed=0, compared=compared)
+    again, given = ((tmp_path / out / "splits.csv").read_text().splitlines() for out in ("again", "given"))
+    # The last column is the number of the photo's group; numbers of further sources are counted differently.
+    assert [row.rpartition(",")[0] for row in given] == [row.rpartition(",")[0] for row in again]
 
 
 def test_names_of_classes_are_of_the_main_data_alone(args: SourcesArgs, tmp_path: Path) -> None:
