@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from inspect import cleandoc
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
@@ -39,6 +40,8 @@ def parse_args(
     arguments = list(sys.argv[1:] if argv is None else argv)
     refuse_renamed(arguments, renamed or {})
     arguments = join_repeated(arguments, set(_flags_for_several(args_type)))
+    # Without a description, tyro would parse the docstring for one, which takes longer than the arguments.
+    options.setdefault("description", cleandoc(args_type.__doc__ or ""))
     return tyro.cli(args_type, args=arguments, prog=program_name(module), **options)
 
 

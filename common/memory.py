@@ -8,9 +8,11 @@ two workers grew by 50 %. One malloc arena keeps it constant; one ONNX Runtime a
 from __future__ import annotations
 
 import ctypes
+import threading
 from contextlib import suppress
 from functools import lru_cache
 
+_registering = threading.Lock()
 # Of glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 EXTEND_BY_DOUBLING = 0  # ONNX Runtime's arena_extend_strategy; 1, as requested, takes as much (EXPERIMENTS.md)
@@ -31,9 +33,14 @@ def keep_freed_memory() -> None:
             ctypes.CDLL(None).mallopt(option, 1 << 30)
 
 
-@lru_cache(maxsize=1)
 def register_shared_allocator() -> None:
     """Register, once per process, the arena that sessions with "session.use_env_allocators" share."""
+    with _registering:  # sessions may be made in several threads
+        _register_allocator()
+
+
+@lru_cache(maxsize=1)
+def _register_allocator() -> None:
     import onnxruntime as ort  # here, because commands import this module before they need a graph
 
     # The arena keeps its memory between photos, so that malloc cannot fragment it.

@@ -1,8 +1,9 @@
-"""A function over many items in several threads, with results in order."""
+"""A function over many items in several threads, with results in order; or one function beside the caller."""
 
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, TypeVar
@@ -38,6 +39,30 @@ def map_ordered(function: Callable[[T], R], items: Iterable[T], threads: int) ->
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def run_beside(function: Callable[[], R]) -> Callable[[], R]:
+    """Start `function()` in a thread; return a function that waits for its result, or raises its exception."""
+    results: list[R] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            results.append(function())
+        except BaseException as error:
+            errors.append(error)
+
+    # concurrent.futures imports logging, which takes longer than the work is worth.
+    thread = threading.Thread(target=work)
+    thread.start()
+
+    def result() -> R:
+        thread.join()
+        if errors:
+            raise errors[0]
+        return results[0]
+
+    return result
 
 
 def usable_cores() -> int:

@@ -46,8 +46,10 @@ class DetectArgs:
     """Process animated GIF, WebP, PNG and AVIF files as videos; without it, their first frame is a photo."""
     skip_videos: bool = False
     """Leave out the videos of folders and patterns."""
-    video: tyro.conf.OmitArgPrefixes[VideoOptions] = field(default_factory=VideoOptions)
-    """For videos, streams and cameras only."""
+    # This help text is not a docstring, because tyro would parse all docstrings for it, even without --help.
+    video: tyro.conf.OmitArgPrefixes[VideoOptions] = field(
+        default_factory=VideoOptions, metadata={"help": "For videos, streams and cameras only."}
+    )
     workers: Optional[int] = None
     """Photos or frames processed at a time; if not given, one per core (8 at most), one with cuda or a live source."""
     threads: int = 1

@@ -15,6 +15,7 @@ from PIL import Image
 from common.boxes import Boxes, area, as_boxes, iou
 from common.errors import BundleError, MediaError, UserError
 from common.images import MAX_PIXELS, Photo, Pixels, Shrink, decode_photo, read_photo
+from common.parallel import run_beside
 from pipeline.inference.bundle import Bundle
 from pipeline.inference.detections import Detections
 from pipeline.inference.device import Device
@@ -64,9 +65,11 @@ class Predictor:
             UserError: a net cannot run.
         """
         self.bundle = bundle
+        # The classifier takes longest to load; the other nets load meanwhile.
+        classifier = run_beside(lambda: bundle.graph("classifier", threads, device))
         self._detector = detector or bundle.detector(threads, device)
         self._search = None if detector else bundle.meta.search  # another detector has settings that are unknown here
-        self._classifier = bundle.graph("classifier", threads, device)
+        self._classifier = classifier()
 
     @classmethod
     def load(cls, path: Path | str | None = None, threads: int = 1, device: Device = "cpu") -> Predictor:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from common.parallel import QUEUED_PER_THREAD, map_ordered, usable_cores
+from common.parallel import QUEUED_PER_THREAD, map_ordered, run_beside, usable_cores
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -74,6 +74,29 @@ def test_no_thread_runs_after_an_early_stop() -> None:
     results.close()
     assert threading.active_count() == before
     assert len(begun) <= 2 * QUEUED_PER_THREAD
+
+
+def test_a_function_runs_beside_the_caller() -> None:
+    started, go = threading.Event(), threading.Event()
+
+    def work() -> int:
+        started.set()
+        assert go.wait(10)
+        return 7
+
+    result = run_beside(work)
+    assert started.wait(10)  # before its result is asked for
+    go.set()
+    assert result() == 7 and result() == 7
+
+
+def test_an_error_of_a_function_beside_the_caller_is_raised_where_its_result_is_used() -> None:
+    def work() -> int:
+        raise KeyError("gone")
+
+    result = run_beside(work)
+    with pytest.raises(KeyError, match="gone"):
+        result()
 
 
 def test_at_least_one_core_is_usable() -> None:
