@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
-import tyro
-
+from common.arguments import LazyTyro
 from pipeline.inference.device import Device, default_workers
 from pipeline.video.options import VideoOptions
+
+if TYPE_CHECKING:
+    import tyro
+else:
+    tyro = LazyTyro()
 
 # tyro checks `X | None` and `tuple[str, ...]` with typeguard, whose import takes 0.1 s; it does not check these types.
 # ruff: noqa: UP045

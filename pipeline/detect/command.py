@@ -167,6 +167,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the arguments, run the command, and return its exit code."""
 
     def command() -> int:
-        return run(parse_args(DetectArgs, argv, "pipeline.detect", RENAMED_FLAGS))
+        return run(parse_args(DetectArgs, argv, "pipeline.detect", RENAMED_FLAGS, positional="paths"))
 
     return run_cli(command)

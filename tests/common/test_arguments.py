@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 import pytest
 import tyro
 
+from common import arguments
 from common.arguments import join_repeated, parse_args, program_name, refuse_renamed
 from common.errors import UserError
+from pipeline.detect.args import DetectArgs
 
 
 @dataclass(frozen=True)
@@ -88,3 +90,17 @@ def test_the_program_name_is_what_the_user_typed(monkeypatch: pytest.MonkeyPatch
     assert program_name("pipeline.detect") == "python -m pipeline.detect"
     monkeypatch.setattr("sys.argv", ["facemask detect"])
     assert program_name("pipeline.detect") == "facemask detect"
+
+
+@pytest.mark.parametrize(
+    "argv", [["a.jpg"], [], ["b c.png", "*.jpg", "None", "True", "", "rtsp://camera:554/1", "ü.webp", "a=b", "data"]]
+)
+def test_arguments_without_a_flag_are_read_as_tyro_reads_them(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    by_tyro = parse_args(DetectArgs, argv, "pipeline.x")
+    monkeypatch.setattr(arguments, "tyro", None)
+    assert parse_args(DetectArgs, argv, "pipeline.x", positional="paths") == by_tyro
+
+
+@pytest.mark.parametrize("argv", [["a.jpg", "--no-boxes"], ["--no-boxes", "a.jpg"], ["--no-boxes", "--", "a.jpg"]])
+def test_arguments_with_a_flag_are_read_by_tyro(argv: list[str]) -> None:
+    assert parse_args(DetectArgs, argv, "pipeline.x", positional="paths") == DetectArgs(("a.jpg",), boxes=False)

@@ -161,6 +161,22 @@ sys.exit(code)
     assert "imported: []" in done.stdout
 
 
+@pytest.mark.parametrize(("flags", "imported"), [([], False), (["--no-boxes"], True)])
+def test_photos_without_flags_are_read_without_tyro(tmp_path: Path, flags: list[str], imported: bool) -> None:
+    script = f"""
+import sys
+from pipeline.detect.command import main
+code = main(["missing.jpg", *{flags}])
+print("tyro" in sys.modules)
+sys.exit(code)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, f"{imported}\n") and "missing.jpg: not found" in done.stderr
+
+
 def test_blur_makes_every_face_unrecognisable_also_those_below_the_score(tmp_path: Path) -> None:
     photo = portrait()
     Image.fromarray(photo).save(tmp_path / "p.png")
