@@ -42,7 +42,7 @@ from pipeline.bench import runs as bench_runs
 from pipeline.bench.competitors import NaivePipeline, OneStageDetector, OwnPipeline
 from pipeline.bench.environment import machine_info, same_threads, versions
 from pipeline.evaluate.report import Table
-from pipeline.inference.bundle import Bundle
+from pipeline.inference.bundle import Bundle, bundle_folder
 from pipeline.inference.device import Device
 
 Part = Literal["photos", "sizes", "profile", "command", "folder", "memory", "video", "export"]
@@ -136,8 +136,10 @@ def _measure(
 ) -> list[Table]:
     """Measure the parts asked for; add each to the record and return the tables."""
     names = [photo.name for photo in photos]
-    options = ["--threads", str(args.threads), "--device", args.device]
-    options += [] if args.bundle is None else ["--bundle", str(args.bundle)]
+    # Only what differs from the defaults of `detect`, which starts sooner without flags.
+    options = [] if args.threads == 1 else ["--threads", str(args.threads)]
+    options += [] if args.device == "cpu" else ["--device", args.device]
+    options += [] if args.bundle is None else ["--bundle", str(bundle_folder(args.bundle).resolve())]
     options += [] if args.min_face is None else ["--min-face", str(args.min_face)]
     profiled = (setup.ours.predictor.bundle, args.min_face, args.threads, args.device, args.rounds)
     folder = (setup.ours.predictor, setup.naive, names, args.rounds, usable_cores(), args.min_face)

@@ -22,8 +22,10 @@ from common.errors import UserError
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def measured(module: str, arguments: Sequence[str | Path | int]) -> dict[str, float]:
-    """Run `python -m MODULE ARGUMENTS`.
+def measured(
+    module: str, arguments: Sequence[str | Path | int], working_folder: Path | str | None = None
+) -> dict[str, float]:
+    """Run `python -m MODULE ARGUMENTS`, in a working folder if one is given.
 
     Returns the process's wall time, "seconds", and the most memory (resident set) that it held, "megabytes".
     Raises UserError with the command's last line when it fails.
@@ -36,6 +38,7 @@ def measured(module: str, arguments: Sequence[str | Path | int]) -> dict[str, fl
             [sys.executable, "-m", "pipeline.bench.measure_process", str(report), *command],
             capture_output=True,
             check=False,
+            cwd=working_folder,
             env={**os.environ, "PYTHONPATH": path},
         )
         if done.returncode != 0:

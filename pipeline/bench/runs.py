@@ -29,15 +29,16 @@ VIDEO_SIZE, VIDEO_RATE = (320, 240), 25  # pixels; frames per second
 
 
 def run_detect(arguments: Sequence[str | Path | int]) -> dict[str, float]:
-    """Run `python -m pipeline.detect` with the arguments, and --out a temporary folder; see `measured`."""
+    """Run `python -m pipeline.detect` with the arguments in a temporary folder, for its outputs; see `measured`."""
     with tempfile.TemporaryDirectory() as folder:
-        return measured("pipeline.detect", [*arguments, "--out", str(Path(folder) / "out")])
+        return measured("pipeline.detect", arguments, folder)
 
 
 def time_command(photo: str | Path, options: Sequence[str], rounds: int) -> dict[str, Any]:
     """Run the command on one photo, first once for the file cache; return the quartiles of its time and memory."""
-    run_detect([photo, *options])
-    runs = [run_detect([photo, *options]) for _ in range(rounds)]
+    arguments = [str(Path(photo).resolve()), *options]
+    run_detect(arguments)
+    runs = [run_detect(arguments) for _ in range(rounds)]
     figures = {key: asdict(Quartiles.of([run[key] for run in runs])) for key in ("seconds", "megabytes")}
     return {"photo": Path(photo).name, **figures}
 
