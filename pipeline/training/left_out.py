@@ -120,16 +120,14 @@ def left_out_training(
     out.mkdir(parents=True, exist_ok=True)
     trust = _write_trust(args.sources, [*rest, chosen], out / "sources.yaml")
     training = replace(args, data=tuple(source.data for source in rest), sources=trust)
-    scoring = args
+    scoring = args if chosen is sources[0] else replace(args, rename=())
     if chosen is sources[0]:
         training = replace(training, rename=())
-    else:
-        scoring = replace(args, rename=())
     splits = out / SPLITS_FILE
     if not splits.is_file():
-        reading = {"rename": training.rename, "unlabelled": training.unlabelled}
         every = splits.with_name("splits.every.csv")  # splits.csv is there when it is complete
-        flags = {"data": training.data, "sources": trust, "out": every, "seed": seed, **reading}
+        flags = {"data": training.data, "sources": trust, "out": every, "seed": seed}
+        flags |= {"rename": training.rename, "unlabelled": training.unlabelled}
         split.run(split.SplitArgs(**flags), log=lambda _: None, compared=compared)  # type: ignore[arg-type]
         # The ids of the main source's photos have no name of a source before them.
         named = f"{rest[0].name}/" if chosen is sources[0] else ""
