@@ -58,6 +58,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pipeline.bench": (
         *("common", "stage1_faces", "pipeline.inference", "pipeline.evaluate", "pipeline.detect", "pipeline.video"),
         "pipeline.export",
+        "pipeline.training.packing.classifier_source",
     ),
 }
 HEAVY = ("torch", "torchvision", "timm", "albumentations", "facenet_pytorch", "sklearn", "scipy", "matplotlib")

@@ -11,6 +11,7 @@ Parts (--parts):
   folder: photos per second from file to result, with one worker and with one per core.
   memory: the peak over the photos once, and over --memory-photos, the same ones repeated.
   export: the exported ONNX file of pipeline.export against our own code: same faces, CPU time.
+  torch: the nets of a training (--training) in PyTorch, on --device, by 1, 16 and 64 photos a call.
   video: the peak over ten seconds and over --hours of a synthetic video, with an annotated video written.
 
 The other detectors are facenet-pytorch's MTCNN and the naive pipeline: MTCNN, then a timm model in eager PyTorch, crop
@@ -39,13 +40,14 @@ from pipeline.bench import exported as bench_exported
 from pipeline.bench import photos as bench_photos
 from pipeline.bench import profile as bench_profile
 from pipeline.bench import runs as bench_runs
+from pipeline.bench import torch_nets as bench_torch
 from pipeline.bench.competitors import NaivePipeline, OneStageDetector, OwnPipeline
 from pipeline.bench.environment import machine_info, same_threads, versions
 from pipeline.evaluate.report import Table
 from pipeline.inference.bundle import Bundle, bundle_folder
 from pipeline.inference.device import Device
 
-Part = Literal["photos", "sizes", "profile", "command", "folder", "memory", "video", "export"]
+Part = Literal["photos", "sizes", "profile", "command", "folder", "memory", "video", "export", "torch"]
 # ONNX Runtime's threads spin for 40 ms after a call and would take the next call's cores.
 REST = 0.1  # s
 # The present flag by its name in earlier versions.
@@ -73,7 +75,9 @@ class BenchArgs:
     threads: int = 1
     """Threads for each net."""
     device: Device = "cpu"
-    """Device of our nets and the one-stage detector."""
+    """Device of our nets and the one-stage detector; cuda needs onnxruntime-gpu, but PyTorch for the part torch."""
+    training: Path | None = None
+    """The part torch's nets: a folder of one training with cascade and runs, such as pipeline.train_all's part."""
     naive_model: str = "mobilenetv3_small_100"
     """The naive pipeline's timm model."""
     memory_photos: int = 1000
@@ -89,9 +93,11 @@ def run(args: BenchArgs) -> int:
     bundle = Bundle.load(args.bundle)
     with requires_extra("train"):
         import torch  # noqa: F401  # report a missing package now, not after minutes
-    ours = OwnPipeline(bundle, args.min_face, args.threads, args.device)
-    naive = NaivePipeline(args.naive_model, ours.min_face_for, args.device)
-    one_stage = None if args.competitor is None else OneStageDetector(args.competitor, args.threads, args.device)
+    # PyTorch alone needs the GPU for its part.
+    device = "cpu" if args.parts == ("torch",) else args.device
+    ours = OwnPipeline(bundle, args.min_face, args.threads, device)
+    naive = NaivePipeline(args.naive_model, ours.min_face_for, device)
+    one_stage = None if args.competitor is None else OneStageDetector(args.competitor, args.threads, device)
     setup = bench_photos.BenchSetup(ours, naive, one_stage, args.rounds, REST if args.threads > 1 else 0.0)
     record = _describe(args, bundle)
     with ExitStack() as stack:
@@ -144,6 +150,8 @@ def _measure(
     profiled = (setup.ours.predictor.bundle, args.min_face, args.threads, args.device, args.rounds)
     folder = (setup.ours.predictor, setup.naive, names, args.rounds, usable_cores(), args.min_face)
     compared = (setup.ours.predictor, photos, args.min_face, args.threads, args.rounds)
+    chosen = (args.min_face, args.threads, args.device, args.rounds)
+    in_torch = (setup.ours.predictor.bundle, args.training or Path(), photos, *chosen)
     parts: dict[Part, tuple[Callable[[], Any], Callable[[Any], list[Table]]]] = {
         "photos": (lambda: bench_photos.time_photos(setup, photos), bench_photos.photos_tables),
         "sizes": (lambda: bench_photos.time_sizes(setup), bench_photos.sizes_tables),
@@ -152,6 +160,7 @@ def _measure(
         "command": (lambda: bench_runs.time_command(names[0], options, args.rounds), bench_runs.command_tables),
         "memory": (lambda: bench_runs.measure_memory(names, args.memory_photos, options), bench_runs.memory_tables),
         "export": (lambda: bench_exported.compare_exported(*compared), bench_exported.exported_tables),
+        "torch": (lambda: bench_torch.time_torch(*in_torch), bench_torch.torch_tables),
         "video": (lambda: bench_runs.measure_video(args.hours * 3600, options), bench_runs.video_tables),
     }
     tables = []
@@ -174,6 +183,10 @@ def _check(args: BenchArgs) -> None:
         raise UserError(f"--hours is {args.hours:g}; use a number above 0")
     if "export" in args.parts and args.device != "cpu":
         raise UserError(f"--parts export compares on the CPU; leave out --device {args.device}")
+    if "torch" in args.parts:
+        if args.training is None:
+            raise UserError("--parts torch: needs --training, a folder of one training; a bundle has no PyTorch nets")
+        bench_torch.check_device(args.device)
     if not args.parts:
         raise UserError("--parts names nothing to measure; name a part")
 

@@ -63,7 +63,7 @@ class BuildCropsArgs(SourcesArgs):
     cascade: Path | None = None
     """Run of stage1_faces.finetune; its false alarms in training photos go to rejects.csv and rejects/, too."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Processes."""
+    """Processes that cut faces, and threads that look for false alarms."""
 
 
 @dataclass(frozen=True)
@@ -303,8 +303,7 @@ def run(args: BuildCropsArgs) -> int:
     if args.cascade is not None:
         check_writable_folder(args.out)
         train = [image for image in annotations.images if splits.get(image.image_id) == "train"]
-        with progress() as bar:
-            mined = mine_faces(load_detector(args.cascade), bar.track(train, description="finding false alarms"))
+        mined = mine_faces(load_detector(args.cascade), train, args.workers)
     summary = build_crops(annotations, splits, args.out, args.margin, args.workers, mined)
     _print_summary(summary, annotations)
     return 1 if summary.unreadable else 0

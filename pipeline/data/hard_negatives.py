@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.annotations import AnnotatedImage
 from common.boxes import Boxes, iou, over_ignored
-from common.cli import requires_extra
+from common.cli import progress, requires_extra
 from common.errors import MediaError
 from common.images import read_image
+from common.parallel import map_ordered
 from stage1_faces.detector import FaceDetector
 from stage1_faces.faces import Detector, Faces
 
@@ -39,23 +40,26 @@ class MinedFaces:
     landmarks: tuple[tuple[float, ...], ...]  # per annotated face its five points (x1, y1, x2, ...), empty if missed
 
 
-def mine_faces(detector: Detector, images: Iterable[AnnotatedImage]) -> dict[str, MinedFaces]:
+def mine_faces(detector: Detector, images: Sequence[AnnotatedImage], workers: int = 1) -> dict[str, MinedFaces]:
     """Return {image_id: hard negatives and landmarks}, without the photos that cannot be read.
 
     A photo that may show a face without a box (`complete` is False) gives no hard negatives: one may be that face.
-    Other photos give none over their `ignored` places.
+    Other photos give none over their `ignored` places. `workers` threads search photos at a time.
     """
-    mined = {}
-    for image in images:
+
+    def search(image: AnnotatedImage) -> MinedFaces | None:
         try:
             faces = detector.detect(read_image(image.path), min_score=MIN_SCORE)
-            compared = _compare(faces, image.boxes)
-            alarms = compared.hard_negatives
-            background = alarms[~over_ignored(alarms, image.ignored)] if image.complete else alarms[:0]
-            mined[image.image_id] = replace(compared, hard_negatives=background)
         except MediaError:
-            pass  # build_crops reports the photo
-    return mined
+            return None  # build_crops reports the photo
+        compared = _compare(faces, image.boxes)
+        alarms = compared.hard_negatives
+        background = alarms[~over_ignored(alarms, image.ignored)] if image.complete else alarms[:0]
+        return replace(compared, hard_negatives=background)
+
+    with progress() as bar:
+        found = bar.track(map_ordered(search, images, workers), len(images), description="finding false alarms")
+        return {image.image_id: faces for image, faces in zip(images, found, strict=True) if faces is not None}
 
 
 def _compare(faces: Faces, gt_boxes: Boxes) -> MinedFaces:

@@ -50,7 +50,7 @@ from pipeline.training.left_out import (
     run_left_out,
     same_as_left_out,
 )
-from pipeline.training.plan import EXPERIMENTS, TrainingPlan, check_experiments, check_parts
+from pipeline.training.plan import EXPERIMENTS, TrainingPlan, check_experiments, check_parts, check_workers
 from pipeline.training.steps import RESUMABLE, Log, run_parallel
 
 # The present flag by its name in earlier versions.
@@ -76,6 +76,8 @@ class CrossvalArgs(SourcesArgs):
     """Cut the folds in order of time, as pipeline.split --by-time does; scores look better than they are."""
     jobs: int = 2
     """Trainings at a time, each with one thread."""
+    workers: int = 0
+    """Processes per training that make its batches, for a GPU, which waits for them; 0: none."""
     experiments: tuple[str, ...] = EXPERIMENTS
     """Stage 2's experiments, whose networks are averaged."""
     leave_out_source: tuple[str, ...] = ()
@@ -156,7 +158,9 @@ def _leave_out(args: CrossvalArgs, log: Log) -> int:
             scenes, compared = found.scenes, found.scenes_of_files(annotations)
         options = (args.experiments, args.seed, args.match_iou, args.merge)
         trainings = [
-            left_out_training(args, name, folder, *options, same_as_left_out(annotations, scenes, name), compared)
+            left_out_training(
+                args, name, folder, *options, same_as_left_out(annotations, scenes, name), compared, args.workers
+            )
             for name, folder in folders.items()
         ]
         log(run_left_out(trainings, args.out, args.jobs, log))
@@ -167,6 +171,7 @@ def _check_args(args: CrossvalArgs) -> None:
     """Raise UserError on arguments that can be refused before the work."""
     if args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: use 1 or more")
+    check_workers(args.workers)
     if args.folds < len(SPLITS):
         raise UserError(f"--folds {args.folds}: give 3 or more (one to test, one to validate, the rest to train)")
     if args.by_time and args.group_by is not None:
@@ -230,11 +235,8 @@ def _cross_validate(
         of_image = read_splits(splits)
         parts = {name: [i for i in images if of_image.get(i.image_id) == name] for name in SPLITS}
         check_parts(splits, parts, "use fewer --folds, another --seed or more photos, with another --out")
-        plans.append(
-            TrainingPlan(
-                args.data, splits, args.out / f"fold{k}", args.experiments, reading=reading, sources=args.sources
-            )
-        )
+        options: dict[str, Any] = {"reading": reading, "sources": args.sources, "workers": args.workers}
+        plans.append(TrainingPlan(args.data, splits, args.out / f"fold{k}", args.experiments, **options))
     unscored = {plan.folder: plan for plan in plans if not _scores_file(plan).is_file()}
 
     def score(folder: Path) -> None:

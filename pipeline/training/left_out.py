@@ -95,6 +95,7 @@ def left_out_training(
     merge: Sequence[str] = (),
     same: Set[str] = frozenset(),
     compared: Mapping[Path, int] | None = None,
+    workers: int = 0,
 ) -> LeftOutTraining:
     """Return the training without a source; write its splits.csv and its file of sources.
 
@@ -111,6 +112,7 @@ def left_out_training(
         merge: NAME:A=B; those of other sources are not used.
         same: image ids of photos that are not learned from, as they show the same as a photo of that source.
         compared: as in `FurtherSources.find`.
+        workers: processes that make batches; 0: none.
 
     Raises:
         UserError: no source has that name, or it cannot be left out.
@@ -133,9 +135,8 @@ def left_out_training(
         named = f"{rest[0].name}/" if chosen is sources[0] else ""
         _copy_without(every, splits, {image_id.removeprefix(named) for image_id in same})
         every.unlink()
-    plan = TrainingPlan(
-        training.data, splits, out / "training", experiments, reading=tuple(training.reading_flags()), sources=trust
-    )
+    options = {"reading": tuple(training.reading_flags()), "sources": trust, "workers": workers}
+    plan = TrainingPlan(training.data, splits, out / "training", experiments, **options)  # type: ignore[arg-type]
     result = out / "report" / "evaluation.json"
     command = ["pipeline.evaluate", "--data", str(chosen.data), *scoring.reading_flags(), "--split", "all"]
     command += ["--sources", str(args.sources or trust), "--bundle", str(plan.bundle), "--out", str(result.parent)]

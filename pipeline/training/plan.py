@@ -14,7 +14,7 @@ from common.annotations import AnnotatedImage, require_faces
 from common.errors import UserError
 from pipeline.inference.bundle import GRAPHS
 from pipeline.training.steps import ExtraArgs, TrainingStep
-from stage2_classifier.config import FACE_TRUNK, experiment
+from stage2_classifier.config import FACE_TRUNK, RANGES, experiment
 from stage2_classifier.data.crop_manifest import CropSet, read_crop_set
 
 # Two kinds of networks, whose errors differ (EXPERIMENTS.md, 2026-11-28).
@@ -48,6 +48,7 @@ class TrainingPlan:
     reading: tuple[str, ...] = ()  # flags that say how to read `data`, of ReadingArgs.reading_flags
     sources: Path | None = None  # file that says what may be learned from each dataset
     int8: bool = True  # whether the bundle's nets compute in INT8
+    workers: int = 0  # processes that make batches for the nets in training; 0: none
 
     @property
     def cascade(self) -> Path:
@@ -79,7 +80,8 @@ class TrainingPlan:
         photos = self._photos()
         recipe = {**QUICK_STEPS, **QUICK_RATES} if self.quick else CASCADE
         tune = ("--out", str(self.cascade), "--threads", "1", *_flags(recipe))
-        cut = ("--out", str(self.crops), "--cascade", str(self.cascade), "--workers", "1")
+        tune += self._workers()
+        cut = ("--out", str(self.crops), "--cascade", str(self.cascade), "--workers", str(max(self.workers, 1)))
         return [
             TrainingStep("cascade", ("stage1_faces.finetune", *photos, *tune)),
             TrainingStep("crops", ("pipeline.build_crops", *photos, *cut), self.crops / "crops.csv"),
@@ -97,6 +99,7 @@ class TrainingPlan:
                 options += ["--no-pretrained", "--weights", str(self.cascade / "onet.safetensors")]
             if len(self.data) > 1 and run.name in EPOCHS_OF_SEVERAL and not self.quick:
                 options += _flags({"epochs": EPOCHS_OF_SEVERAL[run.name]})
+            options += self._workers()
             options += self._quick({"epochs": QUICK_EPOCHS, "warmup-epochs": min(config.warmup_epochs, 1)})
             if config.freeze_epochs:
                 options += self._quick({"freeze-epochs": 1})
@@ -122,6 +125,10 @@ class TrainingPlan:
         photos = ("--data", *map(str, self.data), "--splits", str(self.splits), *self.reading)
         return photos if self.sources is None else (*photos, "--sources", str(self.sources))
 
+    def _workers(self) -> tuple[str, ...]:
+        """Return the flag of the processes that make batches, if there are any."""
+        return ("--workers", str(self.workers)) if self.workers else ()
+
     def _quick(self, options: Mapping[str, object]) -> list[str]:
         """Return options as flags if this is a quick training."""
         return _flags(options) if self.quick else []
@@ -130,6 +137,13 @@ class TrainingPlan:
 def _flags(options: Mapping[str, object]) -> list[str]:
     """Return options as flags."""
     return [part for name, value in options.items() for part in (f"--{name}", str(value))]
+
+
+def check_workers(workers: int) -> None:
+    """Raise UserError for a number of processes that make batches that the steps would refuse."""
+    lowest, highest = RANGES["workers"]
+    if not lowest <= workers <= (highest or workers):
+        raise UserError(f"--workers {workers}: use a number from {lowest:g} to {highest:g}")
 
 
 def check_experiments(names: Sequence[str]) -> None:

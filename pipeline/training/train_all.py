@@ -36,7 +36,7 @@ from pipeline.data.splitting import SplitRow, TooFewGroupsError, make_split, wri
 from pipeline.evaluate.bootstrap import ONE_LABEL
 from pipeline.evaluate.scoring.learned import sources_table
 from pipeline.inference.bundle import GRAPHS, Bundle, check_destination, write_bundle
-from pipeline.training.plan import EXPERIMENTS, TrainingPlan, check_experiments, check_parts
+from pipeline.training.plan import EXPERIMENTS, TrainingPlan, check_experiments, check_parts, check_workers
 from pipeline.training.steps import RESUMABLE, Log, TrainingStep, run_parallel, run_steps
 
 ALL_SPLITS = "splits.all.csv"
@@ -71,6 +71,8 @@ class TrainAllArgs(SourcesArgs):
     """Seed of the split."""
     jobs: int = 2
     """Trainings at a time, each with one thread."""
+    workers: int = 0
+    """Processes per training that make its batches, for a GPU, which waits for them; 0: none."""
     int8: bool = True
     """--no-int8: the bundle's nets compute in float32, as those must that pipeline.pack refuses in INT8."""
     quick: bool = False
@@ -112,6 +114,7 @@ def _check_args(args: TrainAllArgs) -> None:
     """Raise UserError on arguments that can be refused before the work."""
     if args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: use 1 or more")
+    check_workers(args.workers)
     if args.seed < 0:
         raise UserError(f"--seed {args.seed}: use 0 or more")
     check_experiments(args.experiments)
@@ -175,6 +178,7 @@ def _plans(args: TrainAllArgs, splits: Path) -> list[TrainingPlan]:
         reading=reading,
         sources=args.sources,
         int8=args.int8,
+        workers=args.workers,
     )
     if not args.all_photos:
         return [part]

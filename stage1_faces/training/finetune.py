@@ -37,6 +37,8 @@ from stage1_faces.training.photos import FinetuneData, read_photos
 from stage1_faces.training.run_folder import FinetuneFolder
 from stage1_faces.training.teacher import require_teacher
 
+MAX_WORKERS = 256
+
 
 @dataclass(frozen=True)
 class FinetuneArgs(SourcesArgs):
@@ -47,6 +49,7 @@ class FinetuneArgs(SourcesArgs):
     overwrite: bool = False  # Start again even if the folder holds a run.
     threads: int = 0  # CPU threads of torch; 0 leaves it to torch.
     device: DeviceChoice = "auto"  # Where the nets learn; auto takes a GPU where PyTorch finds one.
+    workers: int = 0  # Processes that make batches; 0: a thread. A GPU needs several.
     recipe: tyro.conf.OmitArgPrefixes[FinetuneConfig] = field(default_factory=FinetuneConfig)
 
 
@@ -60,6 +63,7 @@ def finetune(
     reading: ReadingArgs = DEFAULT_READING,
     sources: Path | None = None,
     device: DeviceChoice = "auto",
+    workers: int = 0,
 ) -> Path:
     """Fine-tune the cascade into a folder; nets that are finished there stay as they are.
 
@@ -76,6 +80,7 @@ def finetune(
         reading: how to read the data.
         sources: YAML file that says what may be learned from each folder.
         device: where the nets learn.
+        workers: processes that make batches; 0: a thread. The batches are the same.
 
     Returns:
         the folder.
@@ -91,6 +96,8 @@ def finetune(
     keep_freed_memory()
     if threads < 0:
         raise UserError(f"--threads is {threads}, must be 0 or more")
+    if not 0 <= workers <= MAX_WORKERS:
+        raise UserError(f"--workers is {workers}, must be from 0 to {MAX_WORKERS}")
     if threads:
         torch.set_num_threads(threads)
     compute = choose_compute(device, recipe.mixed_precision)
@@ -102,7 +109,7 @@ def finetune(
     record = {"format": 1, "recipe": asdict(recipe), "data": photos.fingerprint, "compute": compute.facts()}
     with folder.held({**record, **_source_facts(photos)}, overwrite):
         if not folder.finished:
-            FinetuneRun(folder, recipe, photos.train, photos.val, compute).train_all()
+            FinetuneRun(folder, recipe, photos.train, photos.val, compute, workers).train_all()
     for line in photos.summary:
         console().print(line, markup=False, highlight=False, soft_wrap=True)
     return folder.path
@@ -133,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command() -> int:
         args = parse_args(FinetuneArgs, argv, "stage1_faces.finetune")
-        options = (args.recipe, args.overwrite, args.threads, args, args.sources, args.device)
+        options = (args.recipe, args.overwrite, args.threads, args, args.sources, args.device, args.workers)
         out = finetune(args.data, args.splits, args.out, *options)
         console().print(f"{out}: finished")
         return 0

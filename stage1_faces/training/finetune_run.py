@@ -46,6 +46,7 @@ class FinetuneRun:
         train: photos to learn from.
         val: photos on which each net's recall is reported.
         compute: device and precision of the training.
+        workers: processes that make batches; 0: a thread.
     """
 
     def __init__(
@@ -55,9 +56,10 @@ class FinetuneRun:
         train: list[TrainingPhoto],
         val: list[TrainingPhoto],
         compute: ComputeMode = FLOAT32_CPU,
+        workers: int = 0,
     ) -> None:
         self.folder, self.recipe, self.threads = folder, recipe, torch.get_num_threads()
-        self.photos, self.val, self.compute = train, val, compute
+        self.photos, self.val, self.compute, self.workers = train, val, compute, workers
         self.nets: dict[str, Net] = {}
 
     def train_all(self) -> None:
@@ -94,7 +96,8 @@ class FinetuneRun:
             while epoch < schedule.epochs:
                 start = time.perf_counter()
                 seed, on_step = self.recipe.seed, lambda: bar.advance(task)
-                losses = train_epoch(net, ema, optimizer, batches, schedule, epoch, seed, on_step, self.compute)
+                how = (seed, on_step, self.compute, self.workers)
+                losses = train_epoch(net, ema, optimizer, batches, schedule, epoch, *how)
                 epoch += 1
                 seconds = round(time.perf_counter() - start, 1)
                 rounded = {term: round(value, 5) for term, value in losses.items()}
@@ -185,7 +188,8 @@ class FinetuneRun:
         with progress() as bar:
             task = bar.add_task(f"mining for {name}", total=len(self.photos))
             passes, further, seed = self.recipe.passes, self.recipe.further_passes, self.recipe.seed + 1
-            return mine(self._detector(), self.photos, after, passes, seed, lambda: bar.advance(task), further)
+            how = (after, passes, seed, lambda: bar.advance(task), further, max(self.workers, 1))
+            return mine(self._detector(), self.photos, *how)
 
     def _landmarks(self) -> bytes:
         """Return the stock cascade's landmarks on the training photos, as bytes of a .npz file."""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.boxes import Boxes, iou, over_ignored
+from common.parallel import map_ordered
 from stage1_faces.cascade import BoxTable
 from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.detector import FaceDetector
@@ -72,33 +73,45 @@ def mine(
     seed: int,
     on_photo: Callable[[], None] = lambda: None,
     further_passes: int | None = None,
+    workers: int = 1,
 ) -> MinedWindows:
     """Return the proposals of the net `after` ("pnet" or "rnet") on each photo, searched `passes` times.
 
     The first pass takes the photo unchanged. A pass depends on seed, photo index and pass index alone. Photos of
     further sources are searched `further_passes` times, or as often as others for None. `on_photo` is called after
-    each photo.
+    each photo. `workers` threads search photos at a time.
     """
-    found = []
-    for i, photo in enumerate(photos):
-        for k in range(passes if photo.main or further_passes is None else further_passes):
-            rng = np.random.default_rng((seed, i, k))
-            image, mirrored = photo.maps.image, k % 2 == 1
-            if k:
-                scale = 2 ** rng.uniform(*LOG2_SCALES)
-                size = [max(round(side * scale), MIN_SIDE) for side in photo.maps.size]
-                interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-                image = np.asarray(cv2.resize(image, size, interpolation=interpolation), np.uint8)
-            if mirrored:
-                image = np.ascontiguousarray(image[:, ::-1])
-            proposals = propose(detector, Mipmaps(image), after, MINING_CONFIG)
-            boxes = proposals.boxes.copy()
-            if mirrored:
-                boxes[:, [0, 2]] = image.shape[1] - boxes[:, [2, 0]]
-            boxes *= np.tile(np.array(photo.maps.size) / (image.shape[1], image.shape[0]), 2).astype(np.float32)
-            found.append(_match_faces(i, boxes, proposals.scores, photo.boxes))
+
+    def search(i: int) -> list[MinedWindows]:
+        photo = photos[i]
+        count = passes if photo.main or further_passes is None else further_passes
+        return [_search(detector, photo, i, k, after, np.random.default_rng((seed, i, k))) for k in range(count)]
+
+    found: list[MinedWindows] = []
+    for of_photo in map_ordered(search, range(len(photos)), workers):
+        found += of_photo
         on_photo()
     return MinedWindows.concatenated(found)
+
+
+def _search(
+    detector: FaceDetector, photo: TrainingPhoto, i: int, k: int, after: str, rng: np.random.Generator
+) -> MinedWindows:
+    """Return the proposals of pass k on photo i."""
+    image, mirrored = photo.maps.image, k % 2 == 1
+    if k:
+        scale = 2 ** rng.uniform(*LOG2_SCALES)
+        size = [max(round(side * scale), MIN_SIDE) for side in photo.maps.size]
+        interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        image = np.asarray(cv2.resize(image, size, interpolation=interpolation), np.uint8)
+    if mirrored:
+        image = np.ascontiguousarray(image[:, ::-1])
+    proposals = propose(detector, Mipmaps(image), after, MINING_CONFIG)
+    boxes = proposals.boxes.copy()
+    if mirrored:
+        boxes[:, [0, 2]] = image.shape[1] - boxes[:, [2, 0]]
+    boxes *= np.tile(np.array(photo.maps.size) / (image.shape[1], image.shape[0]), 2).astype(np.float32)
+    return _match_faces(i, boxes, proposals.scores, photo.boxes)
 
 
 def propose(detector: FaceDetector, maps: Mipmaps, after: str, config: CascadeConfig) -> Proposals:

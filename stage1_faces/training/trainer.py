@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from stage1_faces.training.batch_making import made_batches
 from stage1_faces.training.batches import Batches
 from stage1_faces.training.compute import FLOAT32_CPU, ComputeMode
 from stage1_faces.training.nets import normalize_pixels
@@ -56,6 +56,7 @@ def train_epoch(
     seed: int,
     on_step: Callable[[], None] = lambda: None,
     compute: ComputeMode = FLOAT32_CPU,
+    workers: int = 0,
 ) -> dict[str, float]:
     """Train a net for one epoch.
 
@@ -69,6 +70,7 @@ def train_epoch(
         seed: of dropout.
         on_step: called after each step.
         compute: device and precision; losses are in float32.
+        workers: processes that make batches; 0: a thread.
 
     Returns:
         the mean of each term of the loss.
@@ -78,28 +80,22 @@ def train_epoch(
     steps = schedule.steps_in(epoch)
     batches.start_epoch(epoch, steps)
     sums: dict[str, float] = {}
-    # A thread makes the next batch while the net learns from this one: OpenCV releases the interpreter's lock.
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(batches.batch, epoch, 0)
-        for step in range(steps):
-            arrays = coming.result()
-            if step + 1 < steps:
-                coming = pool.submit(batches.batch, epoch, step + 1)
-            total_step = epoch * schedule.per_epoch + step
-            for group in optimizer.param_groups:
-                group["lr"] = schedule.rate_at(total_step)
-            pixels, *targets = (torch.from_numpy(a).to(compute.device) for a in arrays)
-            with compute.autocast():
-                outputs = net(normalize_pixels(pixels.permute(0, 3, 1, 2).float()))
-            outputs = outputs.float()
-            losses = batches.loss(outputs, targets)
-            optimizer.zero_grad()
-            torch.stack(list(losses.values())).sum().backward()
-            nn.utils.clip_grad_norm_(net.parameters(), CLIP_NORM)
-            optimizer.step()
-            ema.update(net, step=total_step)
-            batches.after_step(step, outputs.detach().cpu())
-            for name, loss in losses.items():
-                sums[name] = sums.get(name, 0.0) + loss.item() / steps
-            on_step()
+    for step, arrays in enumerate(made_batches(batches, epoch, steps, workers)):
+        total_step = epoch * schedule.per_epoch + step
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.rate_at(total_step)
+        pixels, *targets = (array.to(compute.device) for array in arrays)
+        with compute.autocast():
+            outputs = net(normalize_pixels(pixels.permute(0, 3, 1, 2).float()))
+        outputs = outputs.float()
+        losses = batches.loss(outputs, targets)
+        optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        nn.utils.clip_grad_norm_(net.parameters(), CLIP_NORM)
+        optimizer.step()
+        ema.update(net, step=total_step)
+        batches.after_step(step, outputs.detach().cpu())
+        for name, loss in losses.items():
+            sums[name] = sums.get(name, 0.0) + loss.item() / steps
+        on_step()
     return sums

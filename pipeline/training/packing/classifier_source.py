@@ -85,8 +85,11 @@ def classifier_source(runs: Sequence[Path]) -> ClassifierSource:
     return _from_runs(runs)
 
 
-def _from_runs(runs: Sequence[Path]) -> ClassifierSource:
-    """Return the best classifiers of training runs, averaged."""
+def load_classifiers(runs: Sequence[Path]) -> tuple[list[nn.Module], list[ModelMeta], ModelMeta]:
+    """Return the best classifiers of training runs as they see a shared crop, their headers, and the shared header.
+
+    Raises UserError when a run is not finished or differs in outputs.
+    """
     loaded: list[tuple[nn.Module, ModelMeta]] = []
     for run in runs:
         if (run / "last.pt").is_file() and not (run / "summary.json").is_file():
@@ -100,10 +103,14 @@ def _from_runs(runs: Sequence[Path]) -> ClassifierSource:
         loaded.append((model, meta))
     # All see the crop with the most context; the others see its middle.
     meta = max((own for _, own in loaded), key=lambda own: (own.margin, own.input_size))
-    models = [inner_view(model, own, meta) for model, own in loaded]
-    each = zip(runs, loaded, strict=True)
-    origins = [_origin(run, own) for run, (_, own) in each]
-    for origin, (_, own) in zip(origins, loaded, strict=True):
+    return [inner_view(model, own, meta) for model, own in loaded], [own for _, own in loaded], meta
+
+
+def _from_runs(runs: Sequence[Path]) -> ClassifierSource:
+    """Return the best classifiers of training runs, averaged."""
+    models, metas, meta = load_classifiers(runs)
+    origins = [_origin(run, own) for run, own in zip(runs, metas, strict=True)]
+    for origin, own in zip(origins, metas, strict=True):
         if (own.input_size, own.margin) != (meta.input_size, meta.margin):
             origin |= {"input_size": own.input_size, "margin": own.margin}
     if (sources := origins[0].get("sources")) and len(runs) > 1 and all(o.get("sources") == sources for o in origins):
@@ -113,8 +120,8 @@ def _from_runs(runs: Sequence[Path]) -> ClassifierSource:
         shared = {}
     return ClassifierSource(
         meta,
-        meta.metrics if len(loaded) == 1 else {},
-        origins[0] if len(loaded) == 1 else {"mean_of": origins, **shared},
+        meta.metrics if len(runs) == 1 else {},
+        origins[0] if len(runs) == 1 else {"mean_of": origins, **shared},
         _class_counts(runs[0]),
         lambda: export_classifier(models, meta.input_size, meta.heads),
         meta.has_objectness,

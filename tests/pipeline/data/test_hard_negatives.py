@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from common.annotations import AnnotatedImage
 from common.boxes import MAX_IGNORED_SHARE
@@ -101,6 +102,18 @@ def test_photos_are_mined_by_name_without_unreadable_ones(tmp_path: Path) -> Non
     assert list(found) == ["a", "c"]
     assert [len(one.hard_negatives) for one in found.values()] == [0, 1]
     assert detector.asked == [MIN_SCORE] * 2
+
+
+def test_several_threads_keep_the_photos_order(tmp_path: Path) -> None:
+    class ByWidth:
+        def detect(self, image: np.ndarray, min_score: float) -> Faces:
+            return faces((1.0, 1.0, float(image.shape[1]), 9.0))
+
+    images = [annotated(tmp_path, f"{k}") for k in range(6)]
+    for k, image in enumerate(images):
+        Image.new("RGB", (20 + k, 10)).save(image.path)
+    found = mine_faces(ByWidth(), images, workers=3)  # type: ignore[arg-type]
+    assert [float(one.hard_negatives[0][2]) for one in found.values()] == [20.0 + k for k in range(6)]
 
 
 def test_the_cascade_of_a_run_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -333,6 +333,7 @@ def test_results_are_not_written_among_the_data(data, tmp_path, capsys):
     [
         (["--folds", "2"], "--folds 2: give 3 or more"),
         (["--jobs", "0"], "--jobs 0: use 1 or more"),
+        (["--workers", "-1"], "--workers -1: use a number from 0 to 256"),
         (["--by-time", "--group-by", "p"], "--by-time and --group-by exclude each other"),
         (["--external-iou", "1.5"], "--external-iou is 1.5, must be between 0.1 and 1"),
         (["--experiments"], "--experiments: name at least one"),

@@ -70,6 +70,15 @@ def test_the_steps_and_what_each_reads() -> None:
     assert plan().experiments == ("last_stage_lite0", "final_trunk")
 
 
+def test_processes_make_batches_where_they_are_asked_for() -> None:
+    planned = plan(experiments=("final_cnn",), workers=3)
+    (tune, cut), (learn,) = planned.detector_steps(), planned.classifier_steps()
+    assert tyro.cli(finetune.FinetuneArgs, args=arguments(tune)).workers == 3
+    assert tyro.cli(build_crops.BuildCropsArgs, args=arguments(cut)).workers == 3
+    assert train.parse_args(arguments(learn)).config.workers == 3
+    assert all("--workers" not in step.command for step in (plan().detector_steps()[0], *plan().classifier_steps()))
+
+
 def test_of_settings_from_another_bundle_photos_are_only_for_the_ranges_of_int8() -> None:
     def packed(**changes: object) -> pack_command.PackArgs:
         step = plan(settings_from=Path("w/other/bundle"), **changes).bundle_step()

@@ -202,6 +202,7 @@ def test_a_folder_of_another_training_is_refused(
     ("more", "message"),
     [
         (["--jobs", "0"], "--jobs 0: use 1 or more"),
+        (["--workers", "-1"], "--workers -1: use a number from 0 to 256"),
         (["--seed", "-1"], "--seed -1: use 0 or more"),
         (["--experiments"], "--experiments: name at least one"),
         (["--experiments", "final_cnn", "final_cnn"], "and each once"),

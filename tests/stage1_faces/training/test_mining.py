@@ -118,6 +118,14 @@ def test_a_pass_depends_on_seed_photo_and_pass_alone() -> None:
     assert not np.array_equal(whole, boxes(slice(None), 4, 6))
 
 
+def test_several_threads_find_the_same() -> None:
+    photos = [photo_of([LARGE, SMALL], [LARGE]), photo_of([SMALL], []), photo_of([], [SMALL])] * 3
+    calls: list[int] = []
+    alone = mine(Blobs(), photos, "pnet", passes=2, seed=0)  # type: ignore[arg-type]
+    beside = mine(Blobs(), photos, "pnet", 2, 0, lambda: calls.append(1), workers=3)  # type: ignore[arg-type]
+    assert alone.to_bytes() == beside.to_bytes() and len(calls) == 9
+
+
 @pytest.fixture
 def mined() -> MinedWindows:
     photos = [photo_of([LARGE, SMALL], [LARGE]), photo_of([SMALL], [])]
