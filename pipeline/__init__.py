@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import common  # noqa: F401  # first: it turns off ONNX Runtime's telemetry
+
 if TYPE_CHECKING:
     from pipeline.inference.detections import Detections
     from pipeline.inference.predictor import Predictor
