@@ -17,6 +17,7 @@ face is not counted, in any score: it may be that face.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 
 from common.annotations import load_dataset
@@ -27,11 +28,17 @@ from pipeline.evaluate.evaluation import EvaluationSettings
 from pipeline.evaluate.report import markdown, show
 from pipeline.evaluate.scoring.args import EvaluateArgs, check_args
 from pipeline.evaluate.scoring.dataset import dataset_part, draw_dataset, score_dataset
-from pipeline.evaluate.scoring.learned import sources_table
+from pipeline.evaluate.scoring.learned import learned_from, sources_table
 from pipeline.evaluate.scoring.several import run_several
 from pipeline.evaluate.selection import parse_merge, select_images
 from pipeline.inference.predictor import Predictor
 
+# By whether the bundle learned from the scored photos.
+LEARNED_NOTES = {
+    "yes": "the bundle learned from these photos, or from photos of this dataset: the figures flatter it",
+    "no": "the bundle did not learn from these photos",
+    "not recorded": "the bundle does not say whether it learned from these photos; if it did, the figures flatter it",
+}
 # The present flag by its name in earlier versions.
 RENAMED_FLAGS = {
     "--ours": "no flag: the bundle is scored by default",
@@ -57,12 +64,19 @@ def run(args: EvaluateArgs) -> int:
     predictor = None if args.skip_bundle else Predictor.load(args.bundle, threads=args.threads)
     part = dataset_part(args, predictor, data, dataset, images, notes, args.merge, args.iou)
     scored = score_dataset(args, predictor, part)
-    show(scored.tables, scored.notes)
+    notes, record, tables = list(scored.notes), scored.record, list(scored.tables)
+    if predictor is not None:
+        provenance = predictor.bundle.describe().get("provenance", {})
+        learned = learned_from(provenance, data.resolve().name, dataset.images, images, args.splits)
+        notes.append(LEARNED_NOTES[learned])
+        record = {**record, "notes": notes, "learned_from": learned}
+        if learned == "yes":
+            print(f"warning: {data}: {LEARNED_NOTES[learned]}", file=sys.stderr)
+        tables += [table] if (table := sources_table(provenance)) else []
+    show(scored.tables, notes)
     draw_dataset(args, scored, args.out)
-    learned = None if predictor is None else sources_table(predictor.bundle.describe().get("provenance", {}))
-    written = (*scored.tables, *([learned] if learned else []))
-    write_text(args.out / "evaluation.md", markdown("Evaluation", scored.notes, written))
-    write_text(args.out / "evaluation.json", json.dumps(scored.record, indent=1) + "\n")
+    write_text(args.out / "evaluation.md", markdown("Evaluation", notes, tables))
+    write_text(args.out / "evaluation.json", json.dumps(record, indent=1) + "\n")
     console().print(f"report: {args.out / 'evaluation.md'}", markup=False, highlight=False)
     return 0
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from common.annotations import AnnotatedImage
+from common.annotations.types import fingerprint
+from common.splits import read_splits
 from pipeline.evaluate.report import Table
 
 UNKNOWN = "-"  # a cell of what an earlier version did not record
@@ -23,6 +28,44 @@ def recorded_sources(provenance: Mapping[str, Any]) -> tuple[str, ...] | None:
     """
     found = [names for names in _recorded(provenance) if names]
     return tuple(dict.fromkeys(name for names in found for name in names)) if found else None
+
+
+def names_source(provenance: Mapping[str, Any], name: str) -> str:
+    """Return whether a bundle's provenance names a dataset among those learned from: "yes", "no", "not recorded"."""
+    names = recorded_sources(provenance)
+    return "not recorded" if names is None else "yes" if name in names else "no"
+
+
+def learned_from(
+    provenance: Mapping[str, Any],
+    name: str,
+    dataset: Sequence[AnnotatedImage],
+    scored: Sequence[AnnotatedImage],
+    splits: Path | None,
+) -> str:
+    """Return whether a bundle learned from the scored photos, as far as splits.csv and the bundle say so.
+
+    Args:
+        provenance: of the bundle.
+        name: of the dataset: that of its folder.
+        dataset: all photos of the dataset.
+        scored: those that are scored.
+        splits: splits.csv.
+
+    Returns:
+        "yes", "no" or "not recorded".
+    """
+    if (provenance.get("stage1") or {}).get("data") == fingerprint(dataset):  # from all of its photos
+        return "yes"
+    if splits is not None:
+        of_photo = read_splits(splits)
+        sides = {of_photo.get(f"{name}/{image.image_id}", of_photo.get(image.image_id)) for image in scored}
+        if "train" in sides:
+            return "yes"
+        recorded = (provenance.get("data") or {}).get("splits_sha256")
+        if sides <= {"val", "test"} and recorded == hashlib.sha256(splits.read_bytes()).hexdigest():
+            return "no"
+    return names_source(provenance, name)
 
 
 def sources_table(provenance: Mapping[str, Any], title: str = "Sources learned from") -> Table | None:

@@ -6,7 +6,6 @@ they are annotated. Labels that it does not trust are left out of the figures of
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,14 +16,12 @@ from numpy.typing import NDArray
 
 from common.annotations import AnnotatedImage, ReadingArgs, load_dataset
 from common.annotations.source import Source
-from common.annotations.types import fingerprint
 from common.cli import console
 from common.display import counted
 from common.errors import UserError
 from common.files import write_text
 from common.images import Pixels
 from common.sources.loading import describe_sources
-from common.splits import read_splits
 from pipeline.evaluate.bootstrap import Interval
 from pipeline.evaluate.detectors import BUNDLE_NAME
 from pipeline.evaluate.report import Table, markdown, number, show
@@ -38,7 +35,7 @@ from pipeline.evaluate.scoring.intervals import (
     face_recall,
     interval_over_photos,
 )
-from pipeline.evaluate.scoring.learned import recorded_sources, sources_table
+from pipeline.evaluate.scoring.learned import learned_from, names_source, sources_table
 from pipeline.evaluate.scoring.overview import draw_overview
 from pipeline.evaluate.selection import select_images
 from pipeline.inference.predictor import Predictor
@@ -85,10 +82,11 @@ def run_several(args: EvaluateArgs, predictor: Predictor) -> int:
     threshold = args.score_threshold
     if threshold is None:
         threshold = predictor.bundle.meta.thresholds["score"]
+    provenance = predictor.bundle.describe().get("provenance", {})
     face_free = [
         replace(
             score_face_free(predictor, name, folder, threshold, args.bootstrap, args.seed),
-            learned_from=_recorded(predictor, name),
+            learned_from=names_source(provenance, name),
         )
         for name, folder in folders.items()
     ]
@@ -144,32 +142,9 @@ def _score(args: EvaluateArgs, predictor: Predictor, source: Source, part: Datas
     }
     for name, statistic in statistics.items():
         summary[name] = interval_over_photos(statistic, len(part.images), args.bootstrap, args.seed)
-    return SourceScore(source, scored, summary, _learned_from(args, predictor, source, part))
-
-
-def _learned_from(args: EvaluateArgs, predictor: Predictor, source: Source, part: DatasetPart) -> str:
-    """Return whether the bundle learned from the scored photos, as far as splits.csv and the bundle say so."""
     provenance = predictor.bundle.describe().get("provenance", {})
-    recorded = provenance.get("data", {})
-    if provenance.get("stage1", {}).get("data") == fingerprint(part.dataset.images):  # from all of its photos
-        return "yes"
-    if args.splits is not None:
-        of_photo = read_splits(args.splits)
-        sides = {of_photo.get(f"{source.name}/{i.image_id}", of_photo.get(i.image_id)) for i in part.images}
-        if "train" in sides:
-            return "yes"
-        if (
-            sides <= {"val", "test"}
-            and recorded.get("splits_sha256") == hashlib.sha256(args.splits.read_bytes()).hexdigest()
-        ):
-            return "no"
-    return _recorded(predictor, source.name)
-
-
-def _recorded(predictor: Predictor, name: str) -> str:
-    """Return whether the bundle's provenance names a dataset among those that were learned from."""
-    names = recorded_sources(predictor.bundle.describe().get("provenance", {}))
-    return "not recorded" if names is None else "yes" if name in names else "no"
+    learned = learned_from(provenance, source.name, part.dataset.images, part.images, args.splits)
+    return SourceScore(source, scored, summary, learned)
 
 
 def _summary_table(scores: Sequence[SourceScore]) -> Table:

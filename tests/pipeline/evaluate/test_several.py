@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.evaluate.command import main
+from common.annotations import read_dataset
+from common.annotations.types import fingerprint
+from pipeline.evaluate.command import LEARNED_NOTES, main
 from tests.helpers.planted_data import SIZE, Face, picture, write_part
 
 CLASSES = ("with_mask", "without_mask", "mask_weared_incorrect")
@@ -150,6 +152,27 @@ def test_the_file_of_sources_names_classes_and_does_not_flatter(root: Path) -> N
     assert second["summary"]["crop_accuracy"]["value"] == 1  # of the one crop whose label is trusted
     assert any("without_mask are not trusted" in note for note in second["notes"])
     assert any("counts as a false alarm" in note for note in second["notes"])
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("record", ["names", "fingerprint", "other names", "nothing"])
+def test_a_bundle_that_learned_from_the_only_dataset_is_warned_of(
+    root: Path, record: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    provenance = {
+        "names": {"data": {"sources": ["main"]}},
+        "fingerprint": {"stage1": {"data": fingerprint(read_dataset(root / "main").images)}},
+        "other names": {"data": {"sources": ["webcam"]}},
+        "nothing": {},
+    }[record]
+    book = PictureBook(BOOK.answers, provenance=provenance)
+    monkeypatch.setattr("pipeline.evaluate.command.Predictor.load", lambda *_, **__: book)
+    assert main(["--data", "main", "--split", "all", "--bootstrap", "0", "--out", "out"]) == 0
+    learned = {"names": "yes", "fingerprint": "yes", "other names": "no", "nothing": "not recorded"}[record]
+    assert json.loads(Path("out/evaluation.json").read_text())["learned_from"] == learned
+    error = capsys.readouterr().err
+    assert error == ("" if learned != "yes" else f"warning: main: {LEARNED_NOTES['yes']}\n")
+    assert LEARNED_NOTES[learned] in Path("out/evaluation.md").read_text()
 
 
 @pytest.mark.usefixtures("undrawn")
