@@ -171,7 +171,7 @@ class TrainConfig:
                 "freeze_epochs: would freeze random weights; set 0, or use pretrained or weights",
             ),
             (freeze > epochs, f"freeze_epochs: {freeze} exceeds epochs {epochs}; lower it"),
-            (0 < epochs <= warmup, f"warmup_epochs: {warmup} must be below epochs {epochs}; lower it"),
+            (0 < epochs <= warmup, f"warmup_epochs: {warmup} must be below epochs {epochs}; use {max(epochs - 1, 0)}"),
             (warmup > 0 and no_warmup, f"warmup_epochs: must be 0 with scheduler {self.scheduler}"),
             (
                 self.mask_hanging_share > 0 and not self.mask_transfer_prob,

@@ -30,7 +30,8 @@ class ImageTypeError(UserError, TypeError):
 def check_order(image: object, bgr: bool) -> None:
     """Raise ImageTypeError for `bgr` with anything but an array: only an array does not know its channels' order."""
     if bgr and not isinstance(image, np.ndarray):
-        raise ImageTypeError(_name_of(image), "remove bgr=True, which is for OpenCV's arrays only")
+        fix = _fix_of(None) if image is None else "remove bgr=True, which is for OpenCV's arrays only"
+        raise ImageTypeError(_name_of(image), fix)
 
 
 def image_path(path: str | os.PathLike[str]) -> str:

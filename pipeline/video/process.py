@@ -50,7 +50,7 @@ def process_videos(config: VideoConfig, predictor: Predictor) -> int:
         predictor: detects the faces of each frame.
 
     Returns:
-        The exit code: 0, or 1 when a video failed.
+        The exit code: 0, or 1 when a video failed or an event could not be sent.
     """
     options, screen, failed = config.options, console(), 0
     namer = OutputNamer(config)
@@ -68,7 +68,8 @@ def process_videos(config: VideoConfig, predictor: Predictor) -> int:
                 print(f"error: {summary.damage}", file=sys.stderr)
                 failed += 1
             _show_summary(screen, source.name, summary, paths)
-    return 1 if failed else 0
+    lost = webhook.lost if webhook else 0
+    return 1 if failed or lost else 0
 
 
 def _process_video(

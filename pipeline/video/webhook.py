@@ -72,7 +72,8 @@ class Webhook(AbstractContextManager["Webhook"]):
         self._warned = True
         self.lost = self._added - self.sent
         if self.lost:
-            print(f"{self._name}: {self.lost} of {self._added} events could not be sent", file=sys.stderr)
+            lost = f"{self.lost} of {self._added} events could not be sent; check the --webhook address"
+            print(f"error: {self._name}: {lost}", file=sys.stderr)
 
     def _run(self) -> None:
         while not self._stopped.is_set() and (event := self._queue.get()) is not None:
@@ -104,7 +105,7 @@ class Webhook(AbstractContextManager["Webhook"]):
         """Print the first failure only; `close` reports the number of lost events."""
         if not self._warned:
             self._warned = True
-            print(f"{self._name}: an event could not be sent ({reason}); check the --webhook address", file=sys.stderr)
+            print(f"warning: {self._name}: an event could not be sent ({reason})", file=sys.stderr)
 
 
 def check_webhook_address(address: str) -> None:

@@ -188,6 +188,11 @@ def test_bgr_is_for_arrays_only(predictor: Predictor, image: Any) -> None:
         predictor.detect(image, bgr=True)
 
 
+def test_what_opencv_could_not_read_is_named_as_such(predictor: Predictor) -> None:
+    with pytest.raises(ImageTypeError, match=r"the image is None; cv2.imread returns None where a file is missing"):
+        predictor.detect(None, bgr=True)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("image", "line"),
     [

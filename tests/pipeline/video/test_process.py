@@ -302,7 +302,7 @@ def test_a_missing_webhook_is_reported_and_the_video_is_complete(
 ) -> None:
     monkeypatch.setattr("pipeline.video.webhook.MAX_ATTEMPTS", 1)
     blob_video(Path("a.mp4"), passing_blob, frames=80)
-    assert run_detect("a.mp4", "--webhook", "http://127.0.0.1:9/x") == 0
+    assert run_detect("a.mp4", "--webhook", "http://127.0.0.1:9/x") == 1
     assert len(read_lines("detections/a.jsonl")) == 80
     assert "events could not be sent" in capsys.readouterr().err
 

@@ -154,7 +154,7 @@ def test_no_server(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     with quick_webhook(gone.address) as hook:
         hook.add(make_event(1))
     assert (hook.sent, hook.lost) == (0, 1)
-    message = f"{gone.address}: an event could not be sent (Connection refused); check the --webhook address"
+    message = f"warning: {gone.address}: an event could not be sent (Connection refused)"
     assert capsys.readouterr().err.splitlines()[0] == message
 
 
@@ -166,8 +166,8 @@ def test_other_refusals_are_not_retried(refusal: int, capsys: pytest.CaptureFixt
             hook.add(make_event(2))
         assert server.tracks == [1, 2] and (hook.sent, hook.lost) == (1, 1)
     assert capsys.readouterr().err == (
-        f"{server.address}: an event could not be sent (it answered {refusal}); check the --webhook address\n"
-        f"{server.address}: 1 of 2 events could not be sent\n"
+        f"warning: {server.address}: an event could not be sent (it answered {refusal})\n"
+        f"error: {server.address}: 1 of 2 events could not be sent; check the --webhook address\n"
     )
 
 
@@ -181,8 +181,8 @@ def test_an_event_refused_too_often_is_lost_and_the_next_ones_are_sent(
                 hook.add(make_event(track))
         assert server.tracks == [1, 1, 1, 2, 2, 2, 3] and (hook.sent, hook.lost) == (1, 2)
     assert capsys.readouterr().err.splitlines() == [
-        f"{server.address}: an event could not be sent (it answered 500); check the --webhook address",
-        f"{server.address}: 2 of 3 events could not be sent",
+        f"warning: {server.address}: an event could not be sent (it answered 500)",
+        f"error: {server.address}: 2 of 3 events could not be sent; check the --webhook address",
     ]
 
 
@@ -197,7 +197,10 @@ def test_a_hanging_server_does_not_block(capsys: pytest.CaptureFixture[str]) -> 
         assert time.monotonic() - began < 3
     hook._thread.join(5)  # its connection is closed now, which is not reported any more
     assert hook.lost == 500
-    assert capsys.readouterr().err == f"{server.address}: 500 of 500 events could not be sent\n"
+    assert (
+        capsys.readouterr().err
+        == f"error: {server.address}: 500 of 500 events could not be sent; check the --webhook address\n"
+    )
 
 
 def test_a_hanging_server_is_retried() -> None:
@@ -219,8 +222,8 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
             server.release.set()  # the first one gets no answer: its connection is closed, and it is sent again
         assert server.tracks == [0, *range(11)] and (hook.sent, hook.lost) == (11, 20)
     assert capsys.readouterr().err.splitlines() == [
-        f"{server.address}: an event could not be sent (too many wait to be sent); check the --webhook address",
-        f"{server.address}: 20 of 31 events could not be sent",
+        f"warning: {server.address}: an event could not be sent (too many wait to be sent)",
+        f"error: {server.address}: 20 of 31 events could not be sent; check the --webhook address",
     ]
 
 
