@@ -12,7 +12,7 @@ MINUTES ?= 10
 JS := onnxruntime-node@1.30.0 onnxruntime-web@1.30.0
 
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test slow js kills fuzz check format lock clean
+.PHONY: help demo serve install test slow js kills fuzz check format lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -22,6 +22,8 @@ demo: $(VENV)/light ## Find the faces in a photo: make demo PHOTO=me.jpg
 
 serve: $(VENV)/serve ## Web page and HTTP API on this machine; installs video, too: make serve PORT=8080
 	@$(BIN)/python -m pipeline.serve --port $(PORT)
+
+install: $(VENV)/full ## Install everything, PyTorch too (some 8 GB)
 
 test: $(VENV)/full ## Run the tests, without the slow ones
 	$(BIN)/python -m pytest -n auto -m "not slow"

@@ -64,11 +64,12 @@ def _show_image(screen: Console, result: ImageResult) -> None:
         screen.print(title + Text(": no face found", style="not bold"))
         return
     numbers = (Column(name, justify="right") for name in ("score", "face score", "x1", "y1", "x2", "y2"))
-    table = Table("#", "label", *numbers, title=title, title_justify="left")
+    widest = max(len(face["label"]) + face["unsure"] for face in result.faces)  # shown whole, whatever gives way
+    table = Table("#", Column("label", min_width=widest), *numbers, title=title, title_justify="left")
     for number, face in enumerate(result.faces, start=1):
         scores = (f"{face['score']:.3f}", f"{face['face_score']:.3f}")
         label = Text(face["label"] + ("?" if face["unsure"] else ""))
-        table.add_row(str(number), label, *scores, *(f"{v:.1f}" for v in face["box"]))
+        table.add_row(str(number), label, *scores, *(f"{v:.0f}" for v in face["box"]))
     screen.print(table)
 
 

@@ -36,9 +36,8 @@ class FinetuneConfig:
     seed: int = 0  # Seed of everything drawn.
     pnet_width: int = PNET_WIDTH  # Channels of P-Net's inner layers, a multiple of 16.
     mixed_precision: MixedPrecision = "auto"  # bfloat16 in the nets; auto: where CPU or GPU compute in it.
-    teacher: Teacher = (
-        "stock"  # Source of landmarks; retinaface also finds faces without a box, which are then ignored.
-    )
+    # Source of landmarks; retinaface also finds faces without a box, which are then ignored.
+    teacher: Teacher = "stock"
     profile_factor: float = 1.0  # How much more often faces seen from the side are drawn.
     hidden_factor: float = 1.0  # The same for narrow, cut and covered boxes.
 

@@ -12,7 +12,7 @@ COLUMNS = ("kaggle", "default")
 MAIN, OTHER = "face-mask-detection", "other-photos"
 FALSE_ALARMS = "false alarms per face-free photo"  # in the cross-validation: of each fold's own unseen photos
 
-CROSSVAL = "`python -m pipeline.crossval --data $DATA`, for `default` with the folders of `more/` and `--sources`"
+CROSSVAL = "`python -m pipeline.crossval --data $DATA`, for `default` with `MORE...` and `--sources sources.yaml`"
 LEAVE_OUT = "`python -m pipeline.crossval --leave-out-source NAME`, `--match-iou` and `--merge` as in docs/sources.md"
 EVALUATE = (
     "`python -m pipeline.evaluate --data OTHER --split all --iou 0.35 --merge mask_weared_incorrect=without_mask`"

@@ -49,7 +49,7 @@ def test_one_photo(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> N
     drawn = read_image("detections/photo.png")
     assert drawn.shape == (32, 48, 3) and (drawn[6, 8:20] == (0, 158, 115)).all()
     out, err = capsys.readouterr()
-    for text in ("photo.png", "48 x 32", "with_mask", "0.630", "0.900", "8.0", "24.0"):
+    for text in ("photo.png", "48 x 32", "with_mask", "0.630", "0.900", " 8 ", " 24 "):
         assert text in out
     assert "detections/photo.png" in out and "detections/detections.json" in out and err == ""
     assert fake.calls == [(None, None)]
