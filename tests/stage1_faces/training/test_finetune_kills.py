@@ -52,7 +52,7 @@ def test_killed_within_epochs(quick: pytest.MonkeyPatch, data: Path, unbroken: P
         epoch: int,
         seed: int,
         advance: Any,
-        compute: Any,
+        *further: Any,
     ) -> Any:
         def killing() -> None:
             if epoch == 1 and type(net).__name__ not in broken_off:
@@ -60,7 +60,7 @@ def test_killed_within_epochs(quick: pytest.MonkeyPatch, data: Path, unbroken: P
                 raise Killed
             advance()
 
-        return real(net, ema, optimizer, batches, schedule, epoch, seed, killing, compute)
+        return real(net, ema, optimizer, batches, schedule, epoch, seed, killing, *further)
 
     mine = finetune_run.mine
     mined: list[str] = []
