@@ -48,9 +48,8 @@ class TorchBundle(Bundle):
 def check_device(device: Device) -> None:
     """Raise UserError when PyTorch cannot compute on the device."""
     with requires_extra("train"):
-        import torch
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: PyTorch finds no GPU here; use --device cpu, or install PyTorch for your GPU")
+        from stage1_faces.training.compute import choose_compute
+    choose_compute(device, "no")
 
 
 def training_nets(folder: Path, bundle: Bundle) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from pipeline.inference.predictor import Predictor
 # By whether the bundle learned from the scored photos.
 LEARNED_NOTES = {
     "yes": "the bundle learned from these photos, or from photos of this dataset: the figures flatter it",
-    "no": "the bundle did not learn from these photos",
+    "no": "the bundle does not record that it learned from these photos; it names datasets by their folders alone",
     "not recorded": "the bundle does not say whether it learned from these photos; if it did, the figures flatter it",
 }
 # The present flag by its name in earlier versions.
