@@ -45,19 +45,24 @@ def run_beside(function: Callable[[], R]) -> Callable[[], R]:
     """Start `function()` in a thread; return a function that waits for its result, or raises its exception."""
     results: list[R] = []
     errors: list[BaseException] = []
+    done = threading.Event()
 
     def work() -> None:
         try:
             results.append(function())
         except BaseException as error:
             errors.append(error)
+        finally:
+            done.set()
 
     # concurrent.futures imports logging, which takes longer than the work is worth.
     thread = threading.Thread(target=work)
     thread.start()
 
     def result() -> R:
-        thread.join()
+        # Not `thread.join()`: before Python 3.13, Ctrl-C in it marks a running thread as ended. The process would then
+        # exit beneath that thread, and ONNX Runtime would print errors of its own.
+        done.wait()
         if errors:
             raise errors[0]
         return results[0]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -9,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from common.parallel import QUEUED_PER_THREAD, map_ordered, run_beside, usable_cores
+from tests.helpers.commands import ENVIRONMENT
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -101,3 +105,22 @@ def test_an_error_of_a_function_beside_the_caller_is_raised_where_its_result_is_
 
 def test_at_least_one_core_is_usable() -> None:
     assert usable_cores() >= 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_ctrl_c_while_a_function_runs_beside_lets_it_end() -> None:
+    # In a bare process, whose exit waits for the thread.
+    code = """
+import os, signal, threading, time
+from common.parallel import run_beside
+may_end = threading.Event()
+result = run_beside(lambda: (may_end.wait(20), time.sleep(0.3), print("the function has ended", flush=True)))
+threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    result()
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+    may_end.set()
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["interrupted", "the function has ended"]
