@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from importlib import import_module
 from inspect import cleandoc
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from common.errors import UserError
 
@@ -47,7 +48,7 @@ def parse_args(
         renamed: old flags, as `refuse_renamed` takes them.
         positional: the field of type tuple that takes the arguments without a flag. Where there are no others, tyro is
             not needed, whose import takes an eighth of the time of `detect photo.jpg`.
-        options: further arguments of tyro.cli, such as `description`.
+        options: further arguments of tyro.cli, such as `description`; `prog` for another name than `module`'s.
 
     Raises:
         UserError: a flag has a new name.
@@ -60,7 +61,36 @@ def parse_args(
     arguments = join_repeated(arguments, set(_flags_for_several(args_type)))
     # Without a description, tyro would parse the docstring for one, which takes longer than the arguments.
     options.setdefault("description", cleandoc(args_type.__doc__ or ""))
-    return tyro.cli(args_type, args=arguments, prog=program_name(module), **options)
+    options.setdefault("prog", program_name(module))
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.primitive_rule(optional_value)
+    return tyro.cli(args_type, args=arguments, registry=registry, **options)
+
+
+def optional_value(
+    hint: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+    """Return how a flag of type `X | None` is shown and read: as X, for tyro; None for other types.
+
+    By tyro's own rule the help text would have "{None}|FLOAT", and a wrong value an error about NoneType.
+    """
+    types = get_args(hint.type)
+    if hint.type_origin not in (Union, UnionType) or len(types) != 2 or NoneType not in types:
+        return None
+    value_type = types[0] if types[1] is NoneType else types[1]
+    constructors = tyro.constructors
+    spec = constructors.ConstructorRegistry.get_primitive_spec(
+        constructors.PrimitiveTypeInfo.make(value_type, hint.markers)
+    )
+    if not isinstance(spec, constructors.PrimitiveConstructorSpec) or spec.nargs != 1 or spec.choices is not None:
+        return None
+    return replace(
+        spec,
+        # "None" undoes a default, such as one of an experiment.
+        instance_from_str=lambda words: None if words == ["None"] else spec.instance_from_str(words),
+        is_instance=lambda value: value is None or spec.is_instance(value),
+        str_from_instance=lambda value: ["None"] if value is None else spec.str_from_instance(value),
+    )
 
 
 def program_name(module: str) -> str:

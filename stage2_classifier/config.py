@@ -349,7 +349,7 @@ def experiment(name: str) -> TrainConfig:
     if name in RENAMED_EXPERIMENTS:
         raise UserError(f"experiment: {name!r} has a new name or was replaced; use {RENAMED_EXPERIMENTS[name]}")
     if name not in EXPERIMENTS:
-        close = ", ".join(difflib.get_close_matches(name, EXPERIMENTS, n=3) or list(EXPERIMENTS)[:3])
-        hint = f"did you mean {close}? stage2_classifier.train --list shows all"
-        raise UserError(f"experiment: {name!r} is unknown; {hint}")
+        close = ", ".join(difflib.get_close_matches(name, EXPERIMENTS, n=3))
+        hint = f"did you mean {close}? " if close else ""
+        raise UserError(f"experiment: {name!r} is unknown; {hint}stage2_classifier.train --list shows all")
     return EXPERIMENTS[name]

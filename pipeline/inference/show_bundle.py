@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tyro
 
-from common.arguments import program_name
+from common import arguments
 from common.cli import console, run_cli
 from common.errors import UserError
 from pipeline.inference.bundle import Bundle
@@ -37,8 +37,8 @@ def parse_args(argv: Sequence[str]) -> ShowArgs:
     if argv[:1] not in (["show"], ["-h"], ["--help"]):
         raise UserError("use `python -m pipeline.bundle show [FOLDER]`")
     options = argv[1:] if argv[0] == "show" else argv
-    prog = f"{program_name('pipeline.bundle')} show"
-    args = tyro.cli(ShowArgs, args=options, description=ShowArgs.__doc__, prog=prog)
+    prog = f"{arguments.program_name('pipeline.bundle')} show"
+    args = arguments.parse_args(ShowArgs, options, "pipeline.bundle", prog=prog)
     if args.folder is not None and args.bundle is not None:
         raise UserError(f"{args.folder}: --bundle names a bundle, too; name one")
     return args
@@ -55,5 +55,5 @@ def show_bundle(args: ShowArgs) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    return run_cli(lambda: show_bundle(parse_args(arguments)))
+    given = list(sys.argv[1:] if argv is None else argv)
+    return run_cli(lambda: show_bundle(parse_args(given)))

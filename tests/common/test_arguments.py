@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
 import pytest
 import tyro
@@ -104,3 +106,34 @@ def test_arguments_without_a_flag_are_read_as_tyro_reads_them(argv: list[str], m
 @pytest.mark.parametrize("argv", [["a.jpg", "--no-boxes"], ["--no-boxes", "a.jpg"], ["--no-boxes", "--", "a.jpg"]])
 def test_arguments_with_a_flag_are_read_by_tyro(argv: list[str]) -> None:
     assert parse_args(DetectArgs, argv, "pipeline.x", positional="paths") == DetectArgs(("a.jpg",), boxes=False)
+
+
+@dataclass(frozen=True)
+class OptionalArgs:
+    score: float | None = None
+    out: Path | None = Path("runs")
+    words: Literal["a", "b"] | None = None
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ([], OptionalArgs()),
+        (["--score", "-1.5", "--out", "x", "--words", "b"], OptionalArgs(-1.5, Path("x"), "b")),
+        (["--out", "None"], OptionalArgs(out=None)),
+    ],
+)
+def test_a_value_that_may_be_absent(argv: list[str], expected: OptionalArgs) -> None:
+    assert parse_args(OptionalArgs, argv, "pipeline.x") == expected
+
+
+@pytest.mark.parametrize("argv", [["--score", "high"], ["--help"]])
+def test_the_type_of_a_value_that_may_be_absent_is_shown_alone(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse_args(OptionalArgs, argv, "pipeline.x")
+    captured = capsys.readouterr()
+    shown = captured.out + captured.err
+    assert "--score FLOAT" in shown
+    assert not any(word in shown for word in ("{None}|FLOAT", "{None}|PATH", "NoneType"))
