@@ -83,6 +83,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has the peak memory since exec")
 def test_nets_need_less_memory_in_one_arena_than_in_malloc(tmp_path: Path) -> None:
     bundle, peak = str(float_bundle(tmp_path / "bundle")), {}

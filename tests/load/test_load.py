@@ -30,6 +30,7 @@ def record(out: str) -> dict[str, Any]:
     return json.loads(out.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_a_short_load_on_a_real_server(capsys: pytest.CaptureFixture[str]) -> None:
     assert load.main(["--clients", "2", "--seconds", "2"]) == 0
     out = capsys.readouterr().out

@@ -170,6 +170,7 @@ BREAKS: dict[str, tuple[Any, str, int]] = {  # where, what, and in which of its 
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("last_is_best")
 @pytest.mark.parametrize("place", BREAKS)
 def test_a_killed_run_goes_on_and_ends_in_the_same_weights(

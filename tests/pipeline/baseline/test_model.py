@@ -98,6 +98,7 @@ def test_size_is_the_networks_input() -> None:
     assert min(scaled.transform.min_size) < 320 < max(scaled.transform.min_size)
 
 
+@pytest.mark.slow
 def test_a_size_that_is_too_small_is_refused() -> None:
     with pytest.raises(UserError, match="--size is 64: ssd300_vgg16 does not take it"):
         build_detector("ssd300_vgg16", 2, size=64)

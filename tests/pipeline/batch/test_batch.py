@@ -310,6 +310,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_resumes_to_the_same_table(
     photos: Path, uninterrupted: list[dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -53,6 +53,7 @@ def test_results_before_the_error_stay_and_the_run_resumes(
     assert batch.main(arguments) == 0 and len(table(photos.parent / "faces.parquet")) == 17
 
 
+@pytest.mark.slow
 def test_a_crash_on_every_photo_ends_the_run_in_one_line(
     photos: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -65,6 +65,7 @@ def test_a_killed_worker_is_replaced_and_its_chunk_processed_again(start: Any, t
     assert worker.process(chunk).photos == 3 and pid(worker) != first
 
 
+@pytest.mark.slow
 def test_a_photo_that_kills_the_worker_is_an_error_and_the_rest_is_one_part(start: Any, tmp_path: Path) -> None:
     worker = start(fake_job(load_deadly))
     chunk = files(write_picture(tmp_path / "a.png"), deadly(tmp_path / "b.png"), write_picture(tmp_path / "c.png"))
@@ -110,6 +111,7 @@ def test_a_module_that_cannot_be_imported_is_an_error_of_our_code() -> None:
         process.receive()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "kind"), [("detect", "files"), ("read", "files"), ("read_from", "rows")])
 def test_a_crash_on_every_photo_is_not_the_photos_fault(start: Any, tmp_path: Path, method: str, kind: str) -> None:
     photos = [write_picture(tmp_path / f"{i}.png") for i in range(3)]
@@ -135,6 +137,7 @@ def test_the_plain_photo_has_the_columns_that_are_named(tmp_path: Path, columns:
     assert result.photos == 1 and result.errors == ()
 
 
+@pytest.mark.slow
 def test_every_photo_of_a_chunk_can_be_deadly(start: Any, tmp_path: Path) -> None:
     result = start(fake_job(load_deadly)).process(files(deadly(tmp_path / "a.png"), deadly(tmp_path / "b.png")))
     assert [what.split(";")[0] for _, what in result.errors] == ["kills the worker (SIGKILL)"] * 2

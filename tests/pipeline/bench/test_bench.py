@@ -48,6 +48,7 @@ def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return record
 
 
+@pytest.mark.slow
 def test_all_detectors_in_one_run(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = torch.get_num_threads(), cv2.getNumThreads()
     assert main(["--data", str(photos), *PHOTOS, "--threads", "2"]) == 0

@@ -18,6 +18,7 @@ from pipeline.inference.predictor import Predictor
 from stage1_faces.stock.mtcnn import MtcnnConfig
 
 
+@pytest.mark.slow
 def test_the_record_and_its_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exported, "SIZES", ((320, 240),))
     predictor, pixels = Predictor.default(), [synthetic_photo(320, 240, faces) for faces in (0, 2)]

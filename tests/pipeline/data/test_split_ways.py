@@ -323,6 +323,7 @@ def test_case_leak_flips(tmp_path: Path) -> None:
     assert len(parts) == 12 and all(len(splits) == 1 for splits in parts.values())
 
 
+@pytest.mark.slow
 @needs_cases
 def test_case_fixed_camera(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, out = str(CASES / "fixed_camera"), tmp_path / "s.csv"

@@ -196,6 +196,7 @@ def test_merged_classes_are_added_up_before_the_label_is_chosen(data: Path, min_
     assert s.class_scores[:, 0].tolist() == pytest.approx([0.45, 0.36][:count])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_the_stock_cascade_is_scored_next_to_the_bundle(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["--data", str(data), "--split", "all", "--bootstrap", "0", "--no-pictures"]

@@ -242,6 +242,7 @@ def test_a_folder_without_a_readable_photo_is_refused(root: Path, capsys: pytest
     assert "void: holds no photo that can be read" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("root")
 def test_the_pictures_are_drawn() -> None:
     evaluate()

@@ -52,6 +52,7 @@ def test_the_answers_of_the_predictor(detector: ExportedDetector, width: int, he
     assert (np.diff(found.scores) <= 0).all()  # best first
 
 
+@pytest.mark.slow
 def test_nearly_all_faces_are_the_same(detector: ExportedDetector) -> None:
     """99% of the faces have a partner at IoU 0.95 with the same label, at many sizes of photos and faces."""
     predictor, faces, same = Predictor.default(), 0, 0

@@ -23,6 +23,8 @@ from pipeline.inference.graphs import load_graph
 from pipeline.inference.predictor import Predictor
 from tests.helpers.float_bundle import float_bundle
 
+pytestmark = pytest.mark.slow  # nets are calibrated, for 10 s a test
+
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> Bundle:

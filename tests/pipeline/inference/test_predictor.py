@@ -130,6 +130,7 @@ def test_min_score_saves_onet_windows(min_score):
     assert 0 < fewer < all_windows
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL_PHOTOS.is_dir(), reason="needs the real photos next to the project")
 def test_min_score_loses_no_face_on_real_photos():
     photos = sorted((REAL_PHOTOS / "images").iterdir())[::40]

@@ -101,6 +101,7 @@ def test_without_another_source_the_main_one_is_split_as_before(args: SourcesArg
     assert not any(name.startswith("tv/") for name in parts)
 
 
+@pytest.mark.slow
 def test_photos_that_show_the_same_are_not_learned_from(args: SourcesArgs, tmp_path: Path) -> None:
     """A photo of tv is a copy of one of ilc; whichever is left out, the copy of the other one is not learned from."""
     for source in args.data:

@@ -334,6 +334,7 @@ def test_clock(seconds: float, words: str) -> None:
     assert clock(seconds) == words
 
 
+@pytest.mark.slow
 def test_a_real_face_walks_by_and_is_blurred(tmp_path: Path) -> None:
     predictor = Predictor.default()
     faces = cv2.resize(tiled_photo(predictor, portrait()), None, fx=0.4, fy=0.4, interpolation=cv2.INTER_AREA)

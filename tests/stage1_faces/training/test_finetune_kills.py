@@ -83,6 +83,7 @@ def test_killed_within_epochs(quick: pytest.MonkeyPatch, data: Path, unbroken: P
     check_same(tmp_path / "run", unbroken)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_killed_at_the_third_write_of_each_start(
     quick: pytest.MonkeyPatch, data: Path, unbroken: Path, tmp_path: Path, after: bool
@@ -169,6 +170,7 @@ def test_a_full_disk_leaves_nothing_half_written(quick: pytest.MonkeyPatch, data
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json", "log.jsonl"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rnet.windows.npz", "landmarks.npz", "onet.state", "log.jsonl"])
 def test_damaged_files_of_a_run_are_named(quick: pytest.MonkeyPatch, data: Path, tmp_path: Path, name: str) -> None:
     real: Callable[..., dict[str, float]] = finetune_run.train_epoch

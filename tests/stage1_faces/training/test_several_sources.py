@@ -147,6 +147,7 @@ def test_a_run_learns_from_all_and_records_them(tmp_path: Path, monkeypatch: pyt
         finetune.finetune(args.data, splits, out, RECIPE, threads=1, sources=args.sources)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_a_killed_run_resumes_with_its_offsets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unbroken = run(tmp_path / "data", tmp_path / "unbroken")

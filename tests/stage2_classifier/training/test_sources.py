@@ -304,6 +304,7 @@ def new_accelerator() -> Iterator[None]:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("new_accelerator")
 def test_bf16_learns_boxes_and_from_a_teacher(three_sources: CropSet, run_of_sources: Path, tmp_path: Path) -> None:
     config = replace(LEARNS_BOXES, epochs=2, mixed_precision="bf16", teacher=(str(run_of_sources),))

@@ -63,6 +63,7 @@ def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ["--data", str(data), "--splits", str(tmp_path / "splits.csv"), "--out", out, "--seconds", "2"]
 
 
+@pytest.mark.slow
 def test_a_second_run_detects_nothing_and_says_the_same(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,6 +102,7 @@ def test_bad_options_are_one_line(
     assert capsys.readouterr().err == f"error: {message}\n"
 
 
+@pytest.mark.slow
 def test_a_bundle_that_may_know_the_photos_is_named(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -62,6 +62,7 @@ def test_the_same_input_needs_no_view() -> None:
         inner_view(model, WIDE, NARROW)
 
 
+@pytest.mark.slow
 def test_runs_with_different_inputs_are_averaged(tmp_path: Path) -> None:
     torch.manual_seed(0)
     for name, meta in (("narrow", NARROW), ("wide", WIDE)):

@@ -20,6 +20,8 @@ from pipeline.training.packing.command import main
 from stage1_faces.training.export import FINE_TUNED
 from tests.helpers.float_bundle import float_bundle
 
+pytestmark = pytest.mark.slow  # nets are calibrated, for 10 s a test
+
 
 @pytest.fixture
 def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
