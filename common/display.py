@@ -21,6 +21,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def figure_text(text: str) -> str:
+    """Return text that Matplotlib shows as it is: it would read what is between two "$" as a formula."""
+    return text.replace("$", r"\$")
+
+
 def printable(text: str) -> str:
     """Return text as one line of valid Unicode, with U+FFFD for line breaks, control characters and lone surrogates."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -76,14 +76,16 @@ def compare_exported(
             own, other = _quickest(detectors, pixels, rounds)
             record["ms"].append(own)
             record["exported_ms"].append(other)
-    searches: list[Callable[[Pixels], Detections]] = [predictor.detect, exported.detect]
+    searches = [partial(each.detect, min_face=min_face) for each in (predictor, exported)]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "detector.onnx"
         file.write_bytes(graph)
         names = (predictor.bundle.path.resolve(), file)
         with progress() as bar:
             sizes = bar.track(SIZES, description="time and memory by size")
-            record["sizes"] = [_at_size(width, height, searches, names, threads, rounds) for width, height in sizes]
+            record["sizes"] = [
+                _at_size(width, height, searches, names, threads, rounds, min_face) for width, height in sizes
+            ]
     return record
 
 
@@ -94,6 +96,7 @@ def _at_size(
     names: Sequence[Path],
     threads: int,
     rounds: int,
+    min_face: float | None,
 ) -> dict[str, Any]:
     """Return CPU time and peak memory of both detectors, which are also named by bundle and file, at one size."""
     pixels = synthetic_photo(width, height, FACES)
@@ -101,7 +104,8 @@ def _at_size(
         detect(pixels)
     picture = names[1].with_name("pixels.npy")
     np.save(picture, pixels)
-    peaks = [measured("pipeline.bench.repeated_call", [picture, name, threads])["megabytes"] for name in names]
+    settings = [threads] if min_face is None else [threads, min_face]
+    peaks = [measured("pipeline.bench.repeated_call", [picture, name, *settings])["megabytes"] for name in names]
     return {"width": width, "height": height, "ms": _quickest(detectors, pixels, rounds), "megabytes": peaks}
 
 

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def measured(
-    module: str, arguments: Sequence[str | Path | int], working_folder: Path | str | None = None
+    module: str, arguments: Sequence[str | Path | float], working_folder: Path | str | None = None
 ) -> dict[str, float]:
     """Run `python -m MODULE ARGUMENTS`, in a working folder if one is given.
 

@@ -14,20 +14,25 @@ CALLS = 3  # ONNX Runtime may take more memory from the second call on
 
 
 def main(argv: list[str]) -> int:
-    """Search the picture argv[0], an array, with the bundle or exported file argv[1], on argv[2] threads."""
+    """Search the picture argv[0], an array, with the bundle or exported file argv[1], on argv[2] threads.
+
+    The smallest face is of argv[3] pixels; without it, that of the bundle.
+    """
     pixels, detector, threads = np.load(argv[0]), Path(argv[1]), int(argv[2])
+    min_face = float(argv[3]) if len(argv) > 3 else None
     if detector.suffix == ".onnx":
         from pipeline.export.exported_detector import open_session
 
         session = open_session(detector, threads)
+        inputs = {"image": pixels} if min_face is None else {"image": pixels, "min_face": np.float32(min_face)}
         for _ in range(CALLS):
-            session.run(None, {"image": pixels})
+            session.run(None, inputs)
     else:
         from pipeline.inference.predictor import Predictor
 
         predictor = Predictor.load(detector, threads)
         for _ in range(CALLS):
-            predictor.detect(pixels)
+            predictor.detect(pixels, min_face=min_face)
     return 0
 
 

@@ -111,6 +111,10 @@ def examine(args: CheckArgs, duplicates: bool, pictures: bool) -> tuple[DatasetC
         UserError: the dataset cannot be read; DatasetError, with the problems, where they are known.
     """
     annotations = read_dataset(args.data, args)
+    if args.suspects:
+        from pipeline.check.suspects.classes import check_classes
+
+        check_classes(args, annotations.class_names)
     images = annotations.images
     groups = find_near_duplicates(images, args.workers) if duplicates else None
     selection = Selection()

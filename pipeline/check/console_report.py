@@ -152,7 +152,7 @@ def _show_photos(screen: Console, title: str, ids: Sequence[str]) -> None:
 
 
 def _show_boxes(screen: Console, check: DatasetCheck) -> None:
-    if check.annotations.clipped_boxes:
+    if check.annotations.clipped_in:
         _show_photos(screen, f"{clipped_text(check)}:", check.annotations.clipped_in)
     for kind, meaning in BOX_FINDINGS.items():
         if found := check.findings_of(kind):

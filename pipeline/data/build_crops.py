@@ -132,10 +132,7 @@ def build_crops(
     Raises:
         UserError: `out` holds other files, a class name cannot be a folder's name, or no image is in a split.
     """
-    if not 0 <= margin <= 4:
-        raise UserError(f"margin is {margin}, must be in 0..4; use for instance {DEFAULT_MARGIN}")
-    if workers < 1:
-        raise UserError(f"workers is {workers}; use 1 or more")
+    _check_numbers(margin, workers)
     check_class_names(annotations.class_names)
     jobs = _photo_jobs(annotations, splits, out, margin, mined or {})
     if not jobs:
@@ -268,6 +265,14 @@ def _remove_stale(crops: CropSet) -> None:
                 folder.rmdir()
 
 
+def _check_numbers(margin: float, workers: int) -> None:
+    """Raise UserError for a margin or a number of processes out of range."""
+    if not 0 <= margin <= 4:
+        raise UserError(f"margin is {margin}, must be in 0..4; use for instance {DEFAULT_MARGIN}")
+    if workers < 1:
+        raise UserError(f"workers is {workers}; use 1 or more")
+
+
 def _write_contact_sheet(crops: CropSet, label: str) -> None:
     """Write contact_<label>.png: crops of one class, picked evenly by size, to show small and large ones."""
     records = sorted((r for r in crops.records if r.label == label), key=lambda r: r.box[2] - r.box[0])
@@ -285,6 +290,7 @@ def _write_contact_sheet(crops: CropSet, label: str) -> None:
 
 def run(args: BuildCropsArgs) -> int:
     """Read, cut, and print a table; return 1 when a photo could not be read."""
+    _check_numbers(args.margin, args.workers)
     for folder in args.data:
         check_apart(folder, args.out, "--out")
     log: Log = warn
@@ -328,14 +334,15 @@ def _check_faces(file: Path, splits: Mapping[str, str], images: Sequence[Annotat
 
 def _print_summary(summary: CropSummary, annotations: Annotations) -> None:
     """Print the crops per split and class, and all warnings."""
+    from rich.markup import escape
     from rich.table import Table
 
     crops = summary.crops
     counts = Counter((record.split, record.label) for record in crops.records)
-    table = Table(title=f"{len(crops.records)} crops in {crops.root}, {summary.cut} cut now")
+    table = Table(title=escape(f"{len(crops.records)} crops in {crops.root}, {summary.cut} cut now"))
     table.add_column("split")
     for name in (*crops.class_names, "all"):
-        table.add_column(name, justify="right")
+        table.add_column(escape(name), justify="right")
     for name in SPLITS:
         row = [counts[name, label] for label in crops.class_names]
         table.add_row(name, *map(str, (*row, sum(row))))

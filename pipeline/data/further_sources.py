@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.annotations import Annotations
+from common.annotations import Annotations, Problem
 from common.display import counted
 from pipeline.data.duplicates import near_duplicate_groups
 from pipeline.data.splitting import SplitRow
@@ -44,6 +44,7 @@ class FurtherSources:
     scenes: Mapping[str, int]  # {image id: a number that near-duplicates of all sources share}; of readable photos
     twins: Mapping[str, str]  # as Annotations.twins
     face_free: frozenset[str] = frozenset()  # names of the sources without faces
+    unreadable: tuple[Problem, ...] = ()  # photos of further sources that cannot be read, and are in no split
 
     @classmethod
     def find(
@@ -63,14 +64,18 @@ class FurtherSources:
         main = annotations.sources[0].name if annotations.sources else ""
         if all(image.source == main for image in images):
             return cls({}, {}, {})
+        problems: list[Problem] = []
         if compared is None:
             found = near_duplicate_groups([image.path for image in images], workers)
             unreadable = {i for i, _ in found.unreadable}
+            problems = [
+                Problem(images[i].path, f"{w}; not used") for i, w in found.unreadable if images[i].source != main
+            ]
             compared = {im.path: found.groups[i] for i, im in enumerate(images) if i not in unreadable}
         scenes = {image.image_id: compared[image.path] for image in images if image.path in compared}
         further = {im.image_id: im.source for im in images if im.source != main and im.path in compared}
         face_free = frozenset(source.name for source in annotations.sources if source.face_free)
-        return cls(further, scenes, annotations.twins, face_free)
+        return cls(further, scenes, annotations.twins, face_free, tuple(problems))
 
     def scenes_of_files(self, annotations: Annotations) -> dict[Path, int]:
         """Return the scene of each file, for a later `find` on some of the sources, where image ids may differ."""

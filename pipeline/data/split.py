@@ -30,6 +30,8 @@ from pipeline.data.splitting import (
     GROUP_BY,
     SplitRow,
     TooFewGroupsError,
+    check_folds,
+    check_ratios,
     make_folds,
     make_split,
     split_by_folder,
@@ -133,6 +135,7 @@ def run(args: SplitArgs, log: Log = warn, compared: Mapping[Path, int] | None = 
     _protect_data(names, (file for files in used for file in files if file))
     further = FurtherSources.find(annotations, args.workers, compared)
     annotations, same_scene, unreadable = _group_readable(args, main_part(annotations))
+    annotations = replace(annotations, problems=(*annotations.problems, *further.unreadable))
     made = _split_images(args, annotations.images, same_scene)
     for fold, (name, rows) in enumerate(zip(names, made.splits, strict=True)):
         found = further.rows(rows, fold, args.folds)
@@ -141,7 +144,7 @@ def run(args: SplitArgs, log: Log = warn, compared: Mapping[Path, int] | None = 
         for line in found.lines():
             console().print(line, markup=False, highlight=False)
     _print_notes(made, annotations)
-    return 1 if unreadable else 0
+    return 1 if unreadable or further.unreadable else 0
 
 
 def _check_args(args: SplitArgs) -> None:
@@ -159,6 +162,10 @@ def _check_args(args: SplitArgs) -> None:
     for one, other in EXCLUSIVE:
         if given[one] and given[other]:
             raise UserError(f"{one} and {other} exclude each other; give one of them")
+    if args.folds is not None:
+        check_folds(args.folds)
+    elif not args.keep_folders:
+        check_ratios(args.ratios)
 
 
 def _split_images(args: SplitArgs, images: Sequence[AnnotatedImage], same_scene: Sequence[int]) -> _MadeSplits:

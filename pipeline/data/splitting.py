@@ -77,7 +77,7 @@ def make_split(
         UserError: the ratios do not sum to 1, or no image has a face.
         TooFewGroupsError: there are fewer than 3 groups with faces.
     """
-    _check_ratios(ratios)
+    check_ratios(ratios)
     parts = _stratify_images(images, groups, ratios, seed)
     return _rows(images, [SPLITS[part] for part in parts], groups)
 
@@ -89,7 +89,7 @@ def make_folds(
 
     Raises UserError when `folds` is under 3, or there are fewer groups with faces than folds.
     """
-    _check_folds(folds)
+    check_folds(folds)
     return _fold_rows(images, _stratify_images(images, groups, [1 / folds] * folds, seed), groups, folds)
 
 
@@ -104,20 +104,22 @@ def split_by_time(
     Raises UserError when the ratios do not sum to 1, `folds` is under 3, or there are fewer images than parts.
     """
     if folds is None:
-        _check_ratios(ratios)
+        check_ratios(ratios)
         cut = cut_by_time(images, ratios)
         return [_rows(images, [SPLITS[part] for part in cut.parts], groups)], cut
-    _check_folds(folds)
+    check_folds(folds)
     cut = cut_by_time(images, [1 / folds] * folds)
     return _fold_rows(images, cut.parts, groups, folds), cut
 
 
-def _check_ratios(ratios: tuple[float, float, float]) -> None:
+def check_ratios(ratios: tuple[float, float, float]) -> None:
+    """Raise UserError for shares of train, val and test that are not positive or do not sum to 1."""
     if not all(math.isfinite(r) and r > 0 for r in ratios) or abs(sum(ratios) - 1) > 1e-6:
         raise UserError(f"--ratios {' '.join(map(str, ratios))}: give three positive numbers whose sum is 1")
 
 
-def _check_folds(folds: int) -> None:
+def check_folds(folds: int) -> None:
+    """Raise UserError for too few folds."""
     if folds < len(SPLITS):
         raise UserError(f"--folds {folds}: give 3 or more (one to test, one to validate, the rest to train)")
 

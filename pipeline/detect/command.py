@@ -15,7 +15,7 @@ from common.cli import console, requires_extra, run_cli
 from common.display import display_name
 from common.errors import UserError
 from common.memory import limit_malloc_arenas
-from common.paths import FoundImage, FoundMedia, find_media, is_address
+from common.paths import FoundMedia, find_media, is_address
 from pipeline.detect.args import DetectArgs
 from pipeline.detect.photos import detect_images, warn
 from pipeline.detect.summary import show_summary
@@ -44,9 +44,11 @@ def run(args: DetectArgs) -> int:
     for error in found.errors:
         warn(error)
     if not images and videos is None:
+        if not found.errors:
+            raise UserError("there are only videos, and --skip-videos leaves them out; remove it or name photos")
         return 1
     if images:
-        _check_outputs(args, images)
+        _check_outputs(args, found)
     limit_malloc_arenas()
     if max(args.photo_workers(len(images)), videos.workers if videos else 1) > 1:
         cv2.setNumThreads(1)  # the workers use the cores
@@ -145,17 +147,19 @@ def _refuse_video_flags(options: VideoOptions) -> None:
             raise UserError(f"{flag} is for videos, but no video is named; remove {flag}")
 
 
-def _check_outputs(args: DetectArgs, images: Sequence[FoundImage]) -> None:
+def _check_outputs(args: DetectArgs, found: FoundMedia) -> None:
     """Raise UserError for outputs that would overwrite an input, one another, or a folder or device."""
     out = os.path.realpath(args.out)
     if args.pictures and args.out.is_dir() and any(os.path.realpath(path) == out for path in args.paths):
         raise UserError(f"{display_name(args.out)}: is both --out and a folder of pictures; use another --out")
-    inputs = {os.path.realpath(image.path) for image in images}
+    videos = [video.path for video in found.videos if not is_address(video.path)]
+    inputs = set(map(os.path.realpath, (*(image.path for image in found.images), *videos)))
     flags: dict[str, str] = {}  # real path -> flag
-    for flag, path in args.output_files().items():
+    outputs = {**args.output_files(), **({"--events": args.video.events} if args.video.events else {})}
+    for flag, path in outputs.items():
         real = os.path.realpath(path)
         if real in inputs:
-            raise UserError(f"{display_name(path)}: is one of the pictures; name another file with {flag}")
+            raise UserError(f"{display_name(path)}: is one of the inputs; name another file with {flag}")
         if path.exists() and not path.is_file():
             raise UserError(f"{display_name(path)}: is a folder or device; name a file with {flag}")
         if real in flags:

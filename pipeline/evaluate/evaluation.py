@@ -14,7 +14,9 @@ from common.errors import UserError
 from common.images import read_image
 from pipeline.evaluate.bootstrap import Interval, best_f1_threshold, bootstrap, mean_ap
 from pipeline.evaluate.metrics import (
+    MAX_IOU,
     MIN_CLASS_SCORE,
+    MIN_IOU,
     Sample,
     Scores,
     make_sample,
@@ -48,10 +50,12 @@ class EvaluationSettings:
     class_floor: float = MIN_CLASS_SCORE  # where every class is scored, a class of a face counts from this score on
 
     def __post_init__(self) -> None:
-        if not 0.1 < self.iou < 1:
-            raise UserError(f"--iou is {self.iou}, must be between 0.1 and 1")
+        if not MIN_IOU < self.iou < MAX_IOU:
+            raise UserError(f"--iou is {self.iou}, must be between {MIN_IOU:g} and {MAX_IOU:g}")
         if self.rounds < 0:
             raise UserError(f"--bootstrap is {self.rounds}, must be 0 or more")
+        if self.seed < 0:
+            raise UserError(f"--seed is {self.seed}, must be 0 or more")
         if not 0 <= self.class_floor <= 1:
             raise UserError(f"the classes' lowest score is {self.class_floor}, must be in 0..1")
 

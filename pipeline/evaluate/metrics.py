@@ -25,6 +25,7 @@ from pipeline.evaluate.face_free import counted_detections
 
 COCO_IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
+MIN_IOU, MAX_IOU = 0.1, 1.0  # the IoU from which a box matches a face is between them
 MIN_CLASS_SCORE = 0.001  # where every class of a box counts; the value of YOLO's validation
 # Face size = sqrt(box area) in pixels. The lower bound is inside, the upper one outside.
 MAX_SIDE = 1e5

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from common.boxes import area, clip
 from common.cli import requires_extra
+from common.display import figure_text
 from common.files import atomic_replace
 from pipeline.evaluate.evaluation import DetectionEvaluation
 from pipeline.evaluate.metrics import RECALLS, Sample
@@ -28,7 +29,7 @@ def draw_confusion(evaluation: DetectionEvaluation, path: Path) -> None:
     """Write the confusion matrix as counts and as shares of each true class."""
     counts = np.array(evaluation.confusion)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    names = [*evaluation.class_names, BACKGROUND]
+    names = [*map(figure_text, evaluation.class_names), BACKGROUND]
     figure = new_figure(6.2 * 2, 5.4)
     for axes, title, texts in (
         (figure.add_subplot(1, 2, 1), "counts", [[str(v) for v in row] for row in counts]),
@@ -40,7 +41,8 @@ def draw_confusion(evaluation: DetectionEvaluation, path: Path) -> None:
         axes.set(xlabel="predicted", ylabel="true", title=title)
         for (i, j), value in np.ndenumerate(share):
             axes.text(j, i, texts[i][j], ha="center", va="center", color="white" if value > 0.5 else "black")
-    figure.suptitle(f"{evaluation.name}: IoU {evaluation.settings.iou:g}, score {evaluation.threshold:.3g} or more")
+    rule = f"IoU {evaluation.settings.iou:g}, score {evaluation.threshold:.3g} or more"
+    figure.suptitle(f"{figure_text(evaluation.name)}: {rule}")
     save_figure(figure, path)
 
 
@@ -49,7 +51,7 @@ def draw_curves(evaluations: Sequence[DetectionEvaluation], path: Path) -> None:
 
     Every class of a face is scored.
     """
-    names = [*evaluations[0].class_names, "face"]
+    names = [*map(figure_text, evaluations[0].class_names), "face"]
     columns = min(len(names), 4)
     rows = -(-len(names) // columns)
     figure = new_figure(3.6 * columns, 3.4 * rows)
@@ -58,7 +60,9 @@ def draw_curves(evaluations: Sequence[DetectionEvaluation], path: Path) -> None:
         for e in evaluations:
             category = [*e.each_class.classes, e.each_class.faces][k]
             if category.precision is not None:
-                axes.plot(RECALLS, category.precision, label=f"{e.name} ({category.overall.ap_at_iou:.3f})")
+                axes.plot(
+                    RECALLS, category.precision, label=f"{figure_text(e.name)} ({category.overall.ap_at_iou:.3f})"
+                )
         axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="recall", ylabel="precision", title=name)
         if axes.lines:
             axes.legend(loc="best", fontsize="small", title=f"AP@{e.settings.iou:g}")
@@ -85,7 +89,7 @@ def draw_reliability(evaluation: DetectionEvaluation, path: Path) -> None:
         share.legend(loc="upper left", fontsize="small")
         count.bar(lows, [b.count for b in part.bins], widths, align="edge", edgecolor="white", color="grey")
         count.set(xlabel="score", ylabel="detections", yscale="log", ylim=(0.5, None))
-    figure.suptitle(f"{evaluation.name}: right means IoU {evaluation.settings.iou:g} and the right class")
+    figure.suptitle(f"{figure_text(evaluation.name)}: right means IoU {evaluation.settings.iou:g} and the right class")
     save_figure(figure, path)
 
 
@@ -116,7 +120,7 @@ def draw_worst(
             axes = figure.add_subplot(rows, columns, k)
             axes.imshow(tile)
             axes.set_axis_off()
-            axes.set_title(_caption(samples[e.sample], e, class_names), fontsize=6)
+            axes.set_title(figure_text(_caption(samples[e.sample], e, class_names)), fontsize=6)
         figure.suptitle(f"{KIND_NAMES[REPORT_KEYS[kind]]}: the worst {len(tiles)} of {len(of_kind)}", fontsize=9)
         save_figure(figure, path)
 

@@ -45,13 +45,21 @@ class Reliability:
 
 def reliability_bins(scores: NDArray[np.floating], correct: NDArray[np.bool_], bins: int = BINS) -> list[Bin]:
     """Return those of `bins` bins of equal width that have detections, from scores (N,) in 0..1 and correct (N,)."""
-    edges = np.arange(bins + 1) / bins  # division gives exactly the number that "0.3" is read as
-    bin_index = np.clip(np.searchsorted(edges, scores, side="right") - 1, 0, bins - 1)
+    edges, bin_index = _edges(bins), bin_indices(scores, bins)
     return [
         Bin(float(edges[k]), float(edges[k + 1]), int(own.sum()), float(scores[own].mean()), float(correct[own].mean()))
         for k in range(bins)
         if (own := bin_index == k).any()
     ]
+
+
+def bin_indices(scores: NDArray[np.floating], bins: int = BINS) -> NDArray[np.intp]:
+    """Return the number of the bin of each of the scores (N,) in 0..1, of `bins` bins of equal width."""
+    return np.clip(np.searchsorted(_edges(bins), scores, side="right") - 1, 0, bins - 1)
+
+
+def _edges(bins: int) -> NDArray[np.float64]:
+    return np.arange(bins + 1) / bins  # division gives exactly the number that "0.3" is read as
 
 
 def expected_calibration_error(bins: Sequence[Bin]) -> float | None:

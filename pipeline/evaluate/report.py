@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from common.annotations import AnnotatedImage, Annotations, count_line
 from common.cli import console
@@ -55,11 +56,13 @@ class Table:
 
     def rich(self) -> RichTable:
         """Return the table for the console."""
-        table = RichTable(title=self.title, caption=self.note or None, title_justify="left", caption_justify="left")
-        for k, name in enumerate(self.header):
+        # As Text: names of files and classes are no markup.
+        title, note = Text(self.title), Text(self.note) if self.note else None
+        table = RichTable(title=title, caption=note, title_justify="left", caption_justify="left")
+        for k, name in enumerate(map(Text, self.header)):
             table.add_column(name, justify="right" if k else "left", overflow="fold")  # wrapped, never cut off
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))
         return table
 
 

@@ -14,6 +14,7 @@ from pipeline.export.folders import FolderKind
 from pipeline.export.graph.detector_graph import INPUTS, OUTPUTS, detector_graph
 from pipeline.inference.bundle import REPORT, Bundle
 from pipeline.inference.bundle_meta import BundleMeta
+from pipeline.inference.provenance import recorded_sources
 
 MODEL, CARD, CONFIG, ATTRIBUTES = "model.onnx", "README.md", "config.json", ".gitattributes"
 MODEL_TYPE = "face-mask-detector"
@@ -140,10 +141,11 @@ def _figures(bundle: Bundle, figures: Mapping[str, float]) -> str:
 
 def _origin(provenance: Mapping[str, Any]) -> Iterator[str]:
     """Yield lines on what the weights learned from, and on their licences."""
-    for name, facts in _sources(provenance).items():
+    for name in recorded_sources(provenance) or ():
+        facts = _sources(provenance).get(name, {})
         counts = ", ".join(f"{facts[what]} {what}" for what in ("photos", "faces") if what in facts)
         yield f"learned from `{name}`: {counts or 'numbers not recorded'}"
-    if not _sources(provenance):
+    if recorded_sources(provenance) is None:
         yield "learned from one set of annotated photos; the bundle does not record its name"
     stage2 = provenance.get("stage2") or {}
     for one in stage2.get("mean_of", [stage2]):

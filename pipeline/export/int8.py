@@ -141,7 +141,7 @@ def _collect_inputs(
 ) -> dict[str, list[NDArray[np.float32]]]:
     """Return up to INPUTS inputs of each net, from photos that the bundle searches."""
     inputs: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
-    graphs = {name: bundle.graph_bytes(name) for name in ("pnet", "rnet", "onet", "classifier")}
+    graphs = {name: bundle.graph_bytes(name) for name in GRAPHS}
     predictor = Predictor(_RecordingBundle(bundle, graphs, inputs))
     with progress() as bar:
         for photo in bar.track(photos, description="measuring ranges for INT8"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 from io import BytesIO
@@ -81,9 +82,9 @@ class Predictor:
         return cls(Bundle.load(path), threads, device)
 
     @classmethod
-    def default(cls, threads: int = 1, device: Device = "cpu") -> Predictor:
-        """Load a predictor from the bundle that comes with the project."""
-        return cls.load(None, threads, device)
+    def default(cls) -> Predictor:
+        """Load a predictor from the bundle that comes with the project, on one CPU thread."""
+        return cls.load()
 
     def detect(
         self,
@@ -357,5 +358,5 @@ def _with_rows(
 def _check_range(min_score: float | None, min_face: float | None) -> None:
     if min_score is not None and not 0 <= min_score <= 1:
         raise UserError(f"min_score is {min_score}; give a number from 0 to 1")
-    if min_face is not None and not min_face >= 1:
+    if min_face is not None and not 1 <= min_face < math.inf:
         raise UserError(f"min_face is {min_face}; give 1 pixel or more")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -39,6 +40,7 @@ class RequestLimiter:
         self._work: set[Future[Any]] = set()
         self.in_flight = 0  # requests admitted and not yet done
         self.shutting_down = False
+        self._last = math.inf  # when, in the loop's time, requests in flight end at the latest
 
     @property
     def is_busy(self) -> bool:
@@ -71,7 +73,8 @@ class RequestLimiter:
             HTTPException: `status` and `message` when the block takes longer; 503 when the server shuts down.
         """
         try:
-            async with asyncio.timeout(seconds) as timeout:
+            now = asyncio.get_running_loop().time()
+            async with asyncio.timeout_at(min(now + seconds, self._last)) as timeout:
                 self._deadlines.add(timeout)
                 try:
                     yield
@@ -128,11 +131,11 @@ class RequestLimiter:
     def shut_down(self) -> None:
         """Admit no more requests; refuse those still in flight after GRACE_SECONDS."""
         self.shutting_down = True
-        last = asyncio.get_running_loop().time() + GRACE_SECONDS
+        self._last = asyncio.get_running_loop().time() + GRACE_SECONDS
         for timeout in self._deadlines:
             when = timeout.when()
-            if not timeout.expired() and (when is None or when > last):
-                timeout.reschedule(last)
+            if not timeout.expired() and (when is None or when > self._last):
+                timeout.reschedule(self._last)
 
 
 async def _result_while_connected(

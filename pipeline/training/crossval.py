@@ -31,6 +31,7 @@ from pipeline.data import split
 from pipeline.data.checks import check_apart, check_dataset
 from pipeline.data.further_sources import FurtherSources
 from pipeline.evaluate.bootstrap import bootstrap
+from pipeline.evaluate.metrics import MAX_IOU, MIN_IOU
 from pipeline.evaluate.selection import check_classes, merge_classes, merged_names, parse_merge
 from pipeline.evaluate.tide_errors import filter_by_score
 from pipeline.training.fold_scoring import (
@@ -176,8 +177,9 @@ def _check_args(args: CrossvalArgs) -> None:
         raise UserError(f"--folds {args.folds}: give 3 or more (one to test, one to validate, the rest to train)")
     if args.by_time and args.group_by is not None:
         raise UserError("--by-time and --group-by exclude each other; give one of them")
-    if not 0.1 < args.external_iou < 1:
-        raise UserError(f"--external-iou is {args.external_iou}, must be between 0.1 and 1; the default is 0.35")
+    if not MIN_IOU < args.external_iou < MAX_IOU:
+        bounds = f"between {MIN_IOU:g} and {MAX_IOU:g}"
+        raise UserError(f"--external-iou is {args.external_iou}, must be {bounds}; the default is 0.35")
     if (args.match_iou or args.merge) and not args.leave_out_source:
         raise UserError("--match-iou, --merge: are for sources that are left out; give --leave-out-source")
     for_folds: dict[str, object] = {"--external-data": args.external_data, "--face-free": args.face_free}
@@ -206,10 +208,13 @@ def _face_free_photos(args: CrossvalArgs, annotations: Annotations, log: Log) ->
     sources = {source.name for source in annotations.sources if source.face_free}
     found = {image.image_id: image.path for image in annotations.images if image.source in sources}
     for folder in args.face_free:
+        if (name := folder.resolve().name) in sources:
+            raise UserError(f"--face-free: {name!r} is the name of another folder; give it once, or rename it")
+        sources.add(name)
         photos = photos_in(folder, recursive=True)
         if not photos:
             raise UserError(f"--face-free {folder}: holds no photos; check the folder")
-        found |= {f"{folder.name}/{file.relative_to(folder).as_posix()}": file for file in photos}
+        found |= {f"{name}/{file.relative_to(folder).as_posix()}": file for file in photos}
     usable = {}
     for image_id, file in found.items():
         try:

@@ -67,8 +67,8 @@ class TrainingPlan:
 
     @property
     def bundle(self) -> Path:
-        """Return the folder of the bundle."""
-        return self.folder / "bundle"
+        """Return the folder of the bundle; one in float32 has its own, so that a resumed training may ask for it."""
+        return self.folder / ("bundle" if self.int8 else "bundle_float32")
 
     @property
     def steps(self) -> list[TrainingStep]:

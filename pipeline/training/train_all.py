@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from common.annotations import AnnotatedImage, Annotations, count_line
+from common.annotations.loading import log_problems
 from common.arguments import parse_args
 from common.cli import console, requires_extra, run_cli
 from common.errors import UserError
@@ -206,12 +207,14 @@ def _splits(args: TrainAllArgs, annotations: Annotations, log: Log) -> Path:
     photos = Counter(row.split for row in rows)
     log("split: " + "; ".join(f"{split} {photos[split]} photos, {faces[split].total()} faces" for split in SPLITS))
     further = FurtherSources.find(annotations)
+    log_problems(further.unreadable, log)
     found = further.rows(rows)
     for line in found.lines():
         log(line)
     every = [*(row.image_id for row in rows), *further.photos]
     write_splits(args.work_dir / ALL_SPLITS, [SplitRow(name, "train", i) for i, name in enumerate(every)])
-    if args.splits is not None and len(rows) + len(found.rows) == len(read_splits(args.splits)):
+    used = {row.image_id: row.split for row in (*rows, *found.rows)}
+    if args.splits is not None and used == read_splits(args.splits):
         write_bytes(file, args.splits.read_bytes())  # unchanged: bundles record its sha256
     else:
         write_splits(file, [*rows, *found.rows])

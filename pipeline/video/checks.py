@@ -57,5 +57,5 @@ def _check_output_files(config: VideoConfig) -> None:
             raise UserError(f"{display_name(path)}: is a folder or device; name a file with {flag}")
         if any(os.path.realpath(path) == os.path.realpath(video) for video in config.paths):
             raise UserError(f"{display_name(path)}: is the video; name another file with {flag}")
-    if len(files) == 2 and canonical_path(files["--json"]) == canonical_path(files["--events"]):
+    if len({canonical_path(file).casefold() for file in files.values()}) < len(files):
         raise UserError(f"{display_name(files['--json'])}: is named by both --json and --events; use one file for each")

@@ -22,7 +22,14 @@ class OutputPaths:
 
     def names(self) -> set[str]:
         """Return the files' names as they are compared; many file systems ignore case."""
-        return {canonical_path(file).casefold() for file in (self.video, self.lines, self.events) if file is not None}
+        return {canonical_path(file).casefold() for file in self._files()}
+
+    def are_distinct(self) -> bool:
+        """Return whether no two of the files are the same; --events may name what would be the lines' file."""
+        return len(self.names()) == len(self._files())
+
+    def _files(self) -> list[Path]:
+        return [file for file in (self.video, self.lines, self.events) if file is not None]
 
 
 class OutputNamer:
@@ -41,7 +48,7 @@ class OutputNamer:
         if isinstance(source, LiveStream):  # a camera that is started again keeps the earlier results
             stem += datetime.now().strftime("-%Y%m%d-%H%M%S")
         base, number = stem, 2
-        while self._used & (paths := self._paths(base)).names():
+        while self._used & (paths := self._paths(base)).names() or not paths.are_distinct():
             base, number = f"{stem}-{number}", number + 1
         self._used |= paths.names()
         return paths

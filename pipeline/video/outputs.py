@@ -24,13 +24,11 @@ from pipeline.video.camera import LiveStream, Source
 from pipeline.video.events import Event, EventWriter, event_writer
 from pipeline.video.options import VideoConfig
 from pipeline.video.output_paths import OutputPaths
-from pipeline.video.reader import Frame
+from pipeline.video.reader import MIN_RATE, Frame
 from pipeline.video.tracker import Track
 from pipeline.video.webhook import Webhook
 from pipeline.video.window import Window
 from pipeline.video.writer import VideoWriter, growing_video, video_writer
-
-MIN_RATE = Fraction(1, 1000)  # frames per second of an annotated video; a lower --max-fps would round to 0
 
 
 @dataclass(frozen=True)

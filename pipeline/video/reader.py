@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
+MIN_RATE = Fraction(1, 1000)  # frames per second of an annotated video; a lower rate would round to 0
 DEFAULT_RATE = Fraction(25)  # frames per second, where a file does not say
 READ_TIMEOUT = 10.0  # seconds without data after which an address counts as lost
 # Containers whose header holds the duration; for others FFmpeg measures or guesses it.
@@ -118,10 +119,6 @@ class VideoFile:
         self._safe_pts: set[int | None] = set()  # except for those with these time stamps,
         self._sent_pts: deque[int | None] = deque(maxlen=32)  # which are the last ones in decoding order
         self._begin, self._end = 0.0, 0.0  # seconds of the first and last packet; 0 is always included
-
-    def close(self) -> None:
-        """Close a video whose frames are not read."""
-        self._container.close()
 
     def frames(self, sampler: FrameSampler | None = None, seconds: float | None = None) -> Generator[Frame]:
         """Yield the frames of the first `seconds` that `sampler` takes; the other frames are not converted to RGB.

@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
+from common.display import figure_text
 from common.files import atomic_replace
 from stage2_classifier.reports.contact_sheet import Cell, contact_sheet
 from stage2_classifier.reports.evaluation import CropEvaluation
@@ -23,7 +24,7 @@ def _save(figure: Figure, path: Path) -> None:
 
 def save_confusion_matrix(evaluation: CropEvaluation, path: Path) -> None:
     """Draw counts, and shares of each true class; rows are true classes, columns predicted ones."""
-    counts, names = evaluation.confusion, evaluation.class_names
+    counts, names = evaluation.confusion, list(map(figure_text, evaluation.class_names))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = 2.2 + 0.9 * len(names)
     figure = Figure(figsize=(2 * side, side), layout="constrained")
@@ -46,7 +47,7 @@ def save_pr_curves(evaluation: CropEvaluation, path: Path) -> None:
     """Draw precision against recall of each class against the rest, with average precision."""
     figure = Figure(figsize=(6, 4.5), layout="constrained")
     axes = figure.subplots()
-    for c, name in enumerate(evaluation.class_names):
+    for c, name in enumerate(map(figure_text, evaluation.class_names)):
         is_class, probs = evaluation.targets == c, evaluation.probs[:, c]
         if not is_class.any():
             axes.plot([], [], label=f"{name} (no crops in this split)")

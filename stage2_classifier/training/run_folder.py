@@ -12,6 +12,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from common.display import figure_text
 from common.errors import UserError
 from common.files import atomic_replace, write_text
 from common.run_folder import RunFolder
@@ -193,7 +194,7 @@ def patience_over(history: Sequence[Mapping[str, Any]], patience: int, min_delta
 def plot_curves(history: Sequence[dict[str, Any]], path: Path | str, title: str = "") -> None:
     """Plot the rows of metrics.jsonl as a PNG of three panels; a line marks the epoch of the best score."""
     figure = Figure(figsize=(14, 4), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(figure_text(title))
     epochs = [row["epoch"] for row in history]
     for axes, (name, series) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
         for key, label in series:

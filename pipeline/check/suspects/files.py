@@ -22,6 +22,7 @@ from pipeline.check.photo_reading import face_window
 from pipeline.check.suspects.finding import Suspect, SuspectReport
 
 CSV_NAME = "suspects.csv"
+SHEET_NAME = re.compile(r"sheet-\d{2,}-[A-Za-z0-9_-]*-\d{2,}\.png")  # of `write_sheets`
 EXTRA_COLUMNS = ("predicted", "predicted_prob", "label_prob", "agreeing", "detector_iou", "reason", "number")
 TILE, TEXT, ACROSS, PER_SHEET = 120, 14, 10, 100  # px of a crop, px of its line of text, crops in a row and a sheet
 
@@ -50,7 +51,8 @@ def write_sheets(report: SuspectReport, folder: Path) -> list[Path]:
     removed.
     """
     for old in folder.glob("sheet-*.png"):
-        old.unlink()
+        if SHEET_NAME.fullmatch(old.name):
+            old.unlink()
     written = []
     for k, (pair, members) in enumerate(report.by_pair().items(), start=1):
         name = "-".join(re.sub(r"[^A-Za-z0-9_]", "_", part) for part in pair)[:150]

@@ -15,8 +15,8 @@ from common.annotations import AnnotatedImage, Annotations
 from common.annotations.types import fingerprint
 from common.boxes import Boxes
 from common.cli import progress
-from common.errors import UserError
 from common.images import read_image
+from pipeline.check.suspects.classes import check_knows
 from pipeline.inference.predictor import Predictor
 
 BATCH_PHOTOS = 16  # photos in memory at a time
@@ -40,10 +40,8 @@ def load_predictors(bundles: Sequence[Path], annotations: Annotations) -> list[P
     predictors = []
     for path in bundles:
         predictor = Predictor.load(path)
-        meta = predictor.bundle.meta
-        if lost := sorted(set(annotations.class_names) - set(meta.class_names)):
-            raise UserError(f"{path}: does not know the class {lost[0]!r}; give another bundle, or --rename the class")
-        if known in _texts(meta.provenance):
+        check_knows(predictor, annotations.class_names)
+        if known in _texts(predictor.bundle.meta.provenance):
             print(f"warning: {path}: learned from this dataset, so that it hides wrong labels", file=sys.stderr)
         predictors.append(predictor)
     return predictors

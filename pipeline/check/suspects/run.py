@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from common.annotations import Annotations
-from common.errors import UserError
 from pipeline.check.suspects.finding import SuspectReport, list_suspects
 from pipeline.check.suspects.folds import predict_by_folds
 from pipeline.check.suspects.options import SuspectArgs
@@ -20,9 +19,6 @@ def find_suspects(annotations: Annotations, args: SuspectArgs) -> SuspectReport:
     Raises:
         UserError: a bundle or fold cannot be used, or it or the dataset does not know a class.
     """
-    if lost := sorted(set(args.suspect_labels) - set(annotations.class_names)):
-        names = ", ".join(annotations.class_names)
-        raise UserError(f"--suspect-labels {lost[0]}: the dataset has no such class; give some of {names}")
     if args.crossval is not None:
         annotations, predictions = predict_by_folds(annotations, args.crossval, args.suspect_boxes)
     else:

@@ -41,8 +41,8 @@ def _fold(metric: str, detector: str = PIPELINE) -> Get:
     return lambda results: fold_figure(results, metric, detector)
 
 
-def _left_out(source: str, key: str = "mAP") -> Get:
-    return lambda results: summary_figure(results.left_out.get(source), key)
+def _left_out(source: str) -> Get:
+    return lambda results: summary_figure(results.left_out.get(source), "mAP")
 
 
 def _pooled_rare(results: ColumnResults) -> Figure | None:

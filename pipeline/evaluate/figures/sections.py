@@ -14,7 +14,7 @@ from typing import Any
 from common.errors import UserError
 from pipeline.evaluate.figures.results import OURS, ColumnResults, Record, as_figure, fold_figure
 from pipeline.evaluate.figures.rows import CASCADE, PIPELINE, ROWS, figures_table, peer_notes
-from pipeline.evaluate.scoring.learned import recorded_sources
+from pipeline.inference.provenance import recorded_sources
 
 SECTION = re.compile(r"(<!-- figures: ([^\n]+?) -->\n)(.*?)(<!-- /figures -->)", re.DOTALL)
 Z95 = 1.96  # of the normal distribution
@@ -119,6 +119,8 @@ def sources_table(results: ColumnResults) -> str | None:
     """Return one row per dataset that was scored, and one per folder of photos without faces; None without results."""
     rows = []
     for name, record, learned in _scored(results):
+        if not record["summary"]:  # other detectors alone
+            continue
         figures = [as_figure(record["summary"].get(key)) for key in SOURCE_COLUMNS]
         iou = record.get("iou") or _own(record)["settings"]["iou"]
         facts = (name, str(record["photos"]), str(sum(record["faces"].values())), f"{iou:g}")

@@ -10,8 +10,7 @@ from common.errors import UserError
 from common.files import check_writable_folder
 from common.sources import SourcesArgs
 from pipeline.data.checks import check_apart
-
-MIN_IOU, MAX_IOU = 0.1, 1.0  # a match IoU is between them
+from pipeline.evaluate.metrics import MAX_IOU, MIN_IOU
 
 
 @dataclass(frozen=True)

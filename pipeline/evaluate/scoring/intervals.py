@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.evaluate.bootstrap import Interval, match
 from pipeline.evaluate.metrics import Sample, one_label
-from pipeline.evaluate.reliability import BINS, MIN_SCORE
+from pipeline.evaluate.reliability import BINS, MIN_SCORE, bin_indices
 from pipeline.evaluate.scoring.crops import accuracy, macro_f1
 
 Statistic = Callable[[NDArray[np.intp]], float]  # of how often each photo counts (I,); NaN where undefined
@@ -57,8 +57,7 @@ def calibration_error(samples: Sequence[Sample], classes: int, iou: float) -> St
     right = np.concatenate([m.is_hit[0] for m in matches])
     kept = score >= MIN_SCORE
     image, score, right = image[kept], score[kept], right[kept]
-    edges = np.arange(BINS + 1) / BINS
-    of_bin = np.clip(np.searchsorted(edges, score, side="right") - 1, 0, BINS - 1)
+    of_bin = bin_indices(score)
 
     def error(weights: NDArray[np.intp]) -> float:
         weight = weights[image]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from common.annotations import AnnotatedImage
 from common.annotations.types import fingerprint
 from common.splits import read_splits
 from pipeline.evaluate.report import Table
+from pipeline.inference.provenance import classifier_records, recorded_sources
 
 UNKNOWN = "-"  # a cell of what an earlier version did not record
 SOURCES_NOTE = (
@@ -18,16 +19,6 @@ SOURCES_NOTE = (
     "without a box are learned as such. Share: of the draws; without one, by the number of faces. Crops: stage 2's "
     "faces + false alarms."
 )
-
-
-def recorded_sources(provenance: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Return the names of the datasets that a bundle learned from; None where the bundle does not record them.
-
-    A bundle of several datasets records them with the run of its cascade, with those of its classifier, or with its
-    data.
-    """
-    found = [names for names in _recorded(provenance) if names]
-    return tuple(dict.fromkeys(name for names in found for name in names)) if found else None
 
 
 def names_source(provenance: Mapping[str, Any], name: str) -> str:
@@ -77,7 +68,7 @@ def sources_table(provenance: Mapping[str, Any], title: str = "Sources learned f
     """
     names = recorded_sources(provenance)
     stage1 = _facts((provenance.get("stage1") or {}).get("sources"))
-    stage2 = _facts(next((part.get("sources") for part in _classifiers(provenance) if part.get("sources")), None))
+    stage2 = _facts(next((part.get("sources") for part in classifier_records(provenance) if part.get("sources")), None))
     if names is None or not (stage1 or stage2):
         return None
     rows = []
@@ -103,21 +94,6 @@ def _crops(facts: Mapping[str, Any]) -> str:
     if "faces" not in facts:
         return UNKNOWN
     return str(facts["faces"]) + (f" + {facts['false_alarms']}" if facts.get("false_alarms") else "")
-
-
-def _recorded(provenance: Mapping[str, Any]) -> Iterator[Any]:
-    """Yield each record of datasets in a provenance: names, or facts by name."""
-    yield (provenance.get("stage1") or {}).get("sources")
-    for classifier in _classifiers(provenance):
-        yield classifier.get("sources")
-    yield (provenance.get("data") or {}).get("sources")
-
-
-def _classifiers(provenance: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield the records of a provenance about its classifier, and about each network of a mean."""
-    stage2 = provenance.get("stage2") or {}
-    yield stage2
-    yield from stage2.get("mean_of") or ()
 
 
 def _facts(sources: Any) -> Mapping[str, Mapping[str, Any]]:

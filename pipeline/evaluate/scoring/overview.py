@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from common.display import figure_text
 from pipeline.evaluate import pictures
 from pipeline.evaluate.bootstrap import Interval
 
@@ -22,7 +23,7 @@ def draw_overview(summaries: Mapping[str, Mapping[str, Interval | None]], path: 
                 axes.plot([interval.low, interval.high], [row, row], color="steelblue", linewidth=3, alpha=0.5)
                 axes.plot([interval.value], [row], "o", color="steelblue")
                 axes.text(min(interval.value, 0.93), row - 0.14, f"{interval.value:.3f}", ha="center", va="bottom")
-        axes.set_yticks(range(len(names)), names if k == 1 else [""] * len(names))
+        axes.set_yticks(range(len(names)), list(map(figure_text, names)) if k == 1 else [""] * len(names))
         axes.set(xlim=(0, 1.05), ylim=(len(names) - 0.4, -0.8), title=title)
         axes.grid(alpha=0.3)
     pictures.save_figure(figure, path)

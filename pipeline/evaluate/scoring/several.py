@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.annotations import AnnotatedImage, ReadingArgs, load_dataset
+from common.annotations.photos import photos_in
 from common.annotations.source import Source
 from common.cli import console
 from common.display import counted
@@ -72,13 +74,9 @@ def run_several(args: EvaluateArgs, predictor: Predictor) -> int:
     annotated = [source for source in sources if not source.face_free]
     names = [source.name for source in annotated]
     ious, merges = match_ious(args.match_iou, names, args.iou), merges_by_source(args.merge, names)
+    folders = _face_free_folders(args, sources)
     parts = [_read(args, predictor, s, s is annotated[0], merges[s.name], ious[s.name]) for s in annotated]
     scores = [_score(args, predictor, source, part) for source, part in zip(annotated, parts, strict=True)]
-    folders = {source.name: source.data for source in sources if source.face_free}
-    for folder in args.face_free:
-        if (name := folder.resolve().name) in {*names, *folders}:
-            raise UserError(f"--face-free: {name!r} is the name of another folder; give it once, or rename it")
-        folders[name] = folder
     threshold = args.score_threshold
     if threshold is None:
         threshold = predictor.bundle.meta.thresholds["score"]
@@ -95,6 +93,24 @@ def run_several(args: EvaluateArgs, predictor: Predictor) -> int:
     _write(args, predictor, tables, scores, face_free)
     console().print(f"report: {args.out / 'evaluation.md'}", markup=False, highlight=False)
     return 0
+
+
+def _face_free_folders(args: EvaluateArgs, sources: Sequence[Source]) -> dict[str, Path]:
+    """Return the folders of photos without faces, by name.
+
+    Raises:
+        UserError: two folders have the same name, or a folder holds no photo.
+    """
+    folders = {source.name: source.data for source in sources if source.face_free}
+    annotated = {source.name for source in sources if not source.face_free}
+    for folder in args.face_free:
+        if (name := folder.resolve().name) in {*annotated, *folders}:
+            raise UserError(f"--face-free: {name!r} is the name of another folder; give it once, or rename it")
+        folders[name] = folder
+    for folder in folders.values():
+        if not photos_in(folder, recursive=True):
+            raise UserError(f"{folder}: holds no photo; check the folder")
+    return folders
 
 
 def _read(

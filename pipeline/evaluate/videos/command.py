@@ -127,6 +127,8 @@ def _check(args: VideoScoreArgs) -> None:
         raise UserError(f"--clips is {args.clips}; use 2 or more")
     if not 1 <= args.seconds <= 600:
         raise UserError(f"--seconds is {args.seconds:g}; use 1 to 600")
+    if args.seed < 0:
+        raise UserError(f"--seed is {args.seed}; use 0 or more")
     if args.threads < 1:
         raise UserError(f"--threads is {args.threads}; use 1 or more")
     if args.out.exists() and not args.out.is_dir():

@@ -115,6 +115,8 @@ def _check(args: PackArgs) -> None:
     if args.settings_from is not None and (settings != (None,) * 3 or args.second_look != "on"):
         flags = "--min-face, --pnet-threshold, --rnet-threshold, --second-look"
         raise UserError(f"--settings-from takes all settings from that bundle; leave out {flags}")
+    if args.score is not None and not 0 <= args.score <= 1:
+        raise UserError(f"--score is {args.score:g}; use a number from 0 to 1")
     if args.second_look != "on" and args.cascade is None:
         raise UserError(f"--second-look {args.second_look}: the stock cascade has none; name a run with --cascade")
     if args.second_look == "compare" and not args.data:

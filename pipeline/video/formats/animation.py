@@ -11,7 +11,7 @@ from PIL import Image
 
 from common.errors import MediaError
 from common.images import open_image_file, open_undecoded, upright_pixels
-from pipeline.video.reader import Frame, FrameSampler
+from pipeline.video.reader import MIN_RATE, Frame, FrameSampler
 
 SUFFIXES = frozenset({".gif", ".webp", ".png", ".apng", ".avif"})
 DEFAULT_SECONDS = 0.1  # of a frame without a duration, as in browsers
@@ -45,7 +45,8 @@ class AnimationFile:
         self.damage: MediaError | None = None  # the error of a damaged file, once `frames` has ended
         with open_image_file(path) as file, open_undecoded(file, path) as image:
             image.load()
-            self.rate = Fraction(1 / _seconds(image)).limit_denominator(1000)  # frames per second, of the first frame
+            # Frames per second, of the first frame.
+            self.rate = max(Fraction(1 / _seconds(image)).limit_denominator(1000), MIN_RATE)
 
     def frames(self, sampler: FrameSampler | None = None, seconds: float | None = None) -> Generator[Frame]:
         """Yield the frames of the first `seconds` that `sampler` takes; of a damaged file, those before the damage."""

@@ -106,8 +106,12 @@ def test_the_wrong_label_is_listed_and_can_be_left_out(data: Path, capsys: pytes
     file = Path("suspects/suspects.csv")
     assert without_doubtful(image, read_doubtful(file)["p4"], file).class_known.tolist() == [False]
     before = file.read_bytes()
+    own, earlier = Path("suspects/sheet-music.png"), Path("suspects/sheet-09-hat-hat-01.png")
+    for sheet in (own, earlier):
+        sheet.touch()
     check(data, "--suspects", "--bundle", "a", "b")
     assert file.read_bytes() == before
+    assert own.exists() and not earlier.exists()
 
 
 def folds(folder: Path, tests: Sequence[Sequence[str]]) -> Path:

@@ -93,6 +93,17 @@ def test_a_copy_of_a_held_photo_is_not_learned(args: SourcesArgs, tmp_path: Path
             assert f"other/{name}" not in parts
 
 
+def test_photos_of_further_sources_that_cannot_be_read_are_named(
+    args: SourcesArgs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = next(args.data[1].rglob("*.png"))
+    broken.write_bytes(broken.read_bytes()[:-200])
+    out = tmp_path / "all.csv"
+    assert split.main(command_line(args, "--out", str(out), "--by-time")) == 1
+    assert f"warning: {broken}: " in capsys.readouterr().err
+    assert f"other/{broken.stem}" not in read_splits(out)
+
+
 def test_crops_of_all_sources(args: SourcesArgs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "crops"
     flags = ("--splits", str(tmp_path / "splits.csv"), "--out", str(out), "--workers", "1")

@@ -213,6 +213,7 @@ def test_command_warns_of_a_photo_in_two_splits(tmp_path: Path, capsys: pytest.C
     [
         (["--ratios", "0.5", "0.1", "0.1"], "sum is 1"),
         (["--folds", "9"], "too few"),
+        (["--folds", "2"], "--folds 2: give 3 or more"),
         (["--folds", "3", "--keep-folders"], "exclude each other"),
         (["--seed", "-1"], "give 0 or more"),
         (["--workers", "0"], "give 1 or more"),

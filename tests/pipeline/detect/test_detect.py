@@ -141,7 +141,7 @@ def test_bad_files_alone_leave_a_complete_json(fake: FakePredictor) -> None:
         (["a.png", "--out", "a.png"], ("a.png: ", "cannot be written", "--out")),
         (["a.png", "--json", "a.png/x.json"], ("a.png/x.json: ", "cannot be written", "--json")),
         (["a.png", "--csv", "a.png/x.csv"], ("a.png/x.csv: ", "cannot be written", "--csv")),
-        (["a.png", "--json", "a.png"], ("a.png: ", "is one of the pictures", "--json")),
+        (["a.png", "--json", "a.png"], ("a.png: ", "is one of the inputs", "--json")),
         (["a.png", "--json", "empty"], ("empty: ", "folder", "--json")),
         (["a.png", "--csv", "/dev/null"], ("/dev/null: ", "device", "--csv")),
         (["a.png", "--csv", "x", "--submission", "./x"], ("x: ", "both --csv and --submission")),

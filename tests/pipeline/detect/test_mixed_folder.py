@@ -77,6 +77,25 @@ def test_videos_can_be_left_out(mixed: Path, capsys: pytest.CaptureFixture[str])
     assert "--frame-stride is for videos" in capsys.readouterr().err
 
 
+def test_only_videos_and_all_left_out(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for photo in mixed.rglob("*.png"):
+        photo.unlink()
+    assert run_detect("in", "--skip-videos") == 1
+    line = "error: there are only videos, and --skip-videos leaves them out; remove it or name photos\n"
+    assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize(
+    ("flag", "name"), [("--json", "v.mp4"), ("--csv", "v.mp4"), ("--submission", "v.mp4"), ("--events", "a.csv")]
+)
+def test_no_output_replaces_an_input(mixed: Path, flag: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("in/a.png").rename("in/a.csv") if name == "a.csv" else None
+    before = {path: path.read_bytes() for path in mixed.rglob("*") if path.is_file()}
+    assert run_detect("in/v.mp4", "in/a.csv" if name == "a.csv" else "in/a.png", flag, f"in/{name}") == 1
+    assert capsys.readouterr().err.startswith(f"error: in/{name}: is one of the inputs; name another file with {flag}")
+    assert before == {path: path.read_bytes() for path in mixed.rglob("*") if path.is_file()}
+
+
 def test_without_the_video_extra_the_photos_are_done(
     mixed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from common.annotations import read_dataset
 from pipeline.evaluate.command import main
 from pipeline.evaluate.evaluation import EvaluationSettings, evaluate_samples
 from pipeline.evaluate.metrics import Sample
-from pipeline.evaluate.pictures import draw_reliability
+from pipeline.evaluate.pictures import draw_reliability, draw_worst
+from pipeline.evaluate.tide_errors import list_errors
 from tests.helpers.training.evaluation_data import CATEGORIES, RESULTS, detection, evaluate_results, read_report
 
 REAL = Path(__file__).resolve().parents[3].parent / "shared/data/face-mask-detection"
@@ -54,6 +56,13 @@ def test_the_picture_of_a_kind_without_errors_is_removed(data: Path) -> None:
     assert evaluate_results(data, {**header, "annotations": RESULTS[:1]}) == 0
     assert not picture.exists()
     assert (data.parent / "out/other/worst_missed.png").is_file()
+
+
+def test_names_are_no_formulas(tmp_path: Path) -> None:
+    box, far = (5.0, 5.0, 30.0, 30.0), (40.0, 40.0, 70.0, 70.0)
+    photo = Sample("IMG_$1_$2", [box], [0], [box, far], [0.9, 0.8], [1, 0])
+    draw_worst(tmp_path, [photo], list_errors([photo]), ["$x_{$", "a"], lambda _: np.zeros((90, 90, 3), np.uint8))
+    assert len(list(tmp_path.glob("worst_*.png"))) == 2
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -117,7 +126,8 @@ def test_no_detection_at_all(data: Path) -> None:
         ([], ["--split", "val"], "no images in split 'val'"),
         ([], ["--merge", "with_mask"], "form A=B"),
         ([], ["--merge", "with_mask=hat"], "'hat' is not one of"),
-        ([], ["--iou", "0"], "--iou"),
+        ([], ["--iou", "0"], "--iou is 0.0, must be between 0.1 and 1"),
+        ([], ["--seed", "-1"], "--seed is -1, must be 0 or more"),
         ([], ["--score-threshold", "2"], "--score-threshold"),
         ([], ["--out", __file__], "is a file; name a folder with --out"),
         ([], ["--predictions", "nowhere.json"], "nowhere.json: not found"),

@@ -13,7 +13,7 @@ import pytest
 from pipeline.evaluate.figures.command import main
 from pipeline.evaluate.figures.results import Figure, as_figure, read_column, read_reference
 from pipeline.evaluate.figures.rows import COLUMNS, ROWS
-from pipeline.evaluate.figures.sections import all_sections, fill_sections, wilson
+from pipeline.evaluate.figures.sections import all_sections, fill_sections, sources_table, wilson
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -131,6 +131,10 @@ def test_an_evaluation_of_one_dataset_is_read_too(results: Path) -> None:
     rows = table(results)
     assert rows["`other-photos`: two-class mAP at IoU 0.35"][3] == "0.870 [0.850, 0.900] (below)"
     assert rows["calibration error of `score`, the worst source that was not learned from"][3] == "0.110"
+    other = {**record, "data": "somewhere/strangers", "detectors": [{**own, "name": "yolo"}]}
+    write(results / "default/yolo/evaluation.json", other)  # no figure of ours: not in the tables
+    assert main(["--results", str(results), "--out", str(results.parent / "figures.md")]) == 0
+    assert "strangers" not in str(sources_table(read_column(results / "default")))
     del own["reliability"]
     write(results / "kaggle/evaluation.json", record)
     assert main(["--results", str(results), "--out", str(results.parent / "figures.md")]) == 1

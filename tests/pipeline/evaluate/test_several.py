@@ -160,9 +160,9 @@ def test_a_bundle_that_learned_from_the_only_dataset_is_warned_of(
     root: Path, record: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     provenance = {
-        "names": {"data": {"sources": ["main"]}},
+        "names": {"stage1": {"sources": ["main"]}},
         "fingerprint": {"stage1": {"data": fingerprint(read_dataset(root / "main").images)}},
-        "other names": {"data": {"sources": ["webcam"]}},
+        "other names": {"stage2": {"sources": ["webcam"]}},
         "nothing": {},
     }[record]
     book = PictureBook(BOOK.answers, provenance=provenance)
@@ -186,7 +186,7 @@ def test_the_first_dataset_is_split_and_the_report_says_what_was_learned_from(
     assert (first["photos"], second["photos"]) == (1, 2)
     assert (first["learned_from"], second["learned_from"]) == ("not recorded", "yes")
     assert any("all photos are scored" in note for note in second["notes"])
-    learned = PictureBook(BOOK.answers, provenance={"data": {"sources": ["main"]}})
+    learned = PictureBook(BOOK.answers, provenance={"stage1": {"sources": ["main"]}})
     monkeypatch.setattr("pipeline.evaluate.command.Predictor.load", lambda *_, **__: learned)
     record = evaluate()
     assert [s["learned_from"] for s in record["sources"].values()] == ["yes", "no"]
@@ -238,6 +238,10 @@ def test_bad_options_are_one_clear_line(
 def test_a_folder_without_a_readable_photo_is_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "void").mkdir()
     argv = ["--data", "main", "--face-free", "void", "--split", "all", "--no-pictures", "--out", "out"]
+    assert main([*argv, "--bootstrap", "0"]) == 1
+    output = capsys.readouterr()
+    assert output.err == "error: void: holds no photo; check the folder\n" and not output.out  # before any scoring
+    (root / "void/bad.jpg").write_bytes(b"no photo")
     assert main([*argv, "--bootstrap", "0"]) == 1
     assert "void: holds no photo that can be read" in capsys.readouterr().err
 

@@ -94,6 +94,8 @@ def test_refuses_values_out_of_range(predictor, tiles):
     with pytest.raises(UserError, match="min_face"):
         predictor.detect(tiles, min_face=0)
     with pytest.raises(UserError, match="min_face"):
+        predictor.detect(tiles, min_face=float("inf"))
+    with pytest.raises(UserError, match="min_face"):
         predictor.detect("never-read.jpg", min_face=-5)
 
 

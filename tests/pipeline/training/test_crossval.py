@@ -246,6 +246,11 @@ def test_photos_without_faces_are_read_before_the_work(data, tmp_path, folds, ca
     assert record["face_free"] == ["empty/b.png"]  # the folder may be elsewhere when the command resumes
     assert main([*argv, "--leave-out-source", "data"]) == 1
     assert "--face-free: is for folds" in capsys.readouterr().err
+    other = tmp_path / "other" / "empty"
+    other.mkdir(parents=True)
+    Image.new("RGB", (40, 40)).save(other / "b.png")
+    assert main([*argv, str(other)]) == 1
+    assert "--face-free: 'empty' is the name of another folder" in capsys.readouterr().err
 
 
 def test_folds_that_are_scored_are_not_repeated(data, tmp_path, folds, capsys):

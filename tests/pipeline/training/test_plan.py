@@ -87,6 +87,8 @@ def test_of_settings_from_another_bundle_photos_are_only_for_the_ranges_of_int8(
     pack = packed()
     assert (pack.settings_from, pack.second_look) == (Path("w/other/bundle"), "on")
     assert (pack.data, pack.splits, pack.int8) == ((Path("my data"),), Path("w/splits.csv"), GRAPHS)
+    # A training resumed with --no-int8 finds no bundle in INT8 in the place of its own.
+    assert plan().bundle != plan(int8=False).bundle == plan(int8=False).bundle_step().result.parent  # type: ignore[union-attr]
     for pack in (packed(int8=False), packed(quick=True)):
         assert (pack.settings_from, pack.data, pack.int8) == (Path("w/other/bundle"), (), ())
 

@@ -120,7 +120,13 @@ def test_a_split_with_its_further_rows_is_taken_as_it_is(args: SourcesArgs, star
     # Rows that were wrong are made again: a copy of a test photo was among them.
     splits.write_text(splits.read_text() + "other/p5,train\n")
     assert train_all.main([*train_all_flags(args), "--work-dir", str(work.parent / "again")]) == 1
-    assert sorted(n for n in read_splits(work.parent / "again" / "splits.csv") if "/" in n) == LEARNED
+    made = read_splits(work.parent / "again" / "splits.csv")
+    assert sorted(n for n in made if "/" in n) == LEARNED
+    # As many rows as are right, with another part.
+    lines = ["image_id,split", *(f"{name},{'val' if '/' in name else part}" for name, part in made.items())]
+    splits.write_text("\n".join([*lines, ""]))
+    assert train_all.main([*train_all_flags(args), "--work-dir", str(work.parent / "third")]) == 1
+    assert read_splits(work.parent / "third" / "splits.csv") == made
 
 
 def test_a_name_of_the_file_of_sources_is_the_reports_too(args: SourcesArgs, started: list[TrainingStep]) -> None:

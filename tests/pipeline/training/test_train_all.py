@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from common.splits import read_splits
-from pipeline.evaluate.scoring.learned import recorded_sources
 from pipeline.inference.bundle import DEFAULT, Bundle
 from pipeline.inference.predictor import Predictor
+from pipeline.inference.provenance import recorded_sources
 from pipeline.training import plan as plan_module
 from pipeline.training import steps, train_all
 from pipeline.training.plan import TrainingPlan

@@ -169,6 +169,7 @@ def test_a_truncated_video_gives_frames_and_an_error(fake: FakePredictor, capsys
         (["a.mp4", "--events", "folder.csv"], ("folder.csv: ", "folder or device", "--events")),
         (["a.mp4", "b.mp4", "--json", "x"], ("x: ", "--json", "several videos")),
         (["a.mp4", "--json", "x.csv", "--events", "x.csv"], ("x.csv: ", "both --json and --events")),
+        (["a.mp4", "--json", "x.csv", "--events", "X.csv"], ("x.csv: ", "both --json and --events")),
         (["a.mp4", "--webhook", "ftp://x"], ("--webhook is not a web address; ", "http://")),
     ],
 )
@@ -184,6 +185,13 @@ def test_bad_input_is_one_line(
     err = capsys.readouterr().err
     assert err.startswith(f"error: {words[0]}") and all(word in err for word in words) and err.count("\n") == 1
     assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+
+
+def test_events_may_have_the_name_of_the_lines(fake: FakePredictor) -> None:
+    blob_video(Path("a.mp4"), passing_blob, frames=40)
+    assert run_detect("a.mp4", "--events", "detections/a.jsonl", "--no-pictures") == 0
+    assert len(read_lines("detections/a-2.jsonl")) == 40
+    assert [event["event"] for event in read_lines("detections/a.jsonl")] == ["entered", "stayed"]
 
 
 def test_a_missing_camera_is_one_line(

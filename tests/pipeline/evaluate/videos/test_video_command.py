@@ -93,6 +93,7 @@ def test_a_second_run_detects_nothing_and_says_the_same(
         (["--clips", "1"], "--clips is 1; use 2 or more"),
         (["--seconds", "0"], "--seconds is 0; use 1 to 600"),
         (["--threads", "0"], "--threads is 0; use 1 or more"),
+        (["--seed", "-1"], "--seed is -1; use 0 or more"),
     ],
 )
 def test_bad_options_are_one_line(

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from common.errors import BundleError, UserError
-from pipeline.evaluate.scoring.learned import recorded_sources
 from pipeline.inference import show_bundle
 from pipeline.inference.bundle import Bundle
 from pipeline.inference.fusion import ScoreFusion
+from pipeline.inference.provenance import recorded_sources
 from pipeline.training.packing import classifier_source, pack
 from pipeline.training.packing.classifier_source import ClassifierEnsemble, export_classifier
 from pipeline.training.packing.pack import pack_bundle

@@ -54,8 +54,9 @@ def test_every_choice_is_fitted_and_recorded(monkeypatch: pytest.MonkeyPatch) ->
         ({"second_look": "off"}, "--second-look off: the stock cascade has none; name a run with --cascade"),
         ({"second_look": "compare", "cascade": "c"}, "--second-look compare: needs validation photos"),
         ({"second_look": "off", "cascade": "c", "settings_from": "s"}, "leave out .*--second-look"),
+        ({"score": 1.5}, "--score is 1.5; use a number from 0 to 1"),
     ],
 )
-def test_flags_that_exclude_each_other(flags: dict[str, Any], message: str) -> None:
+def test_flags_that_are_refused_before_the_work(flags: dict[str, Any], message: str) -> None:
     with pytest.raises(Exception, match=message):
         _check(PackArgs(run=(), out="o", **flags))  # type: ignore[arg-type]

@@ -52,6 +52,10 @@ def test_no_duration_is_a_tenth_of_a_second(tmp_path: Path) -> None:
     assert [f.time for f in source.frames()] == pytest.approx([0, 0.1, 0.2]) and source.rate == 10
 
 
+def test_a_first_frame_of_an_hour_has_a_frame_rate(tmp_path: Path) -> None:
+    assert AnimationFile(str(animate(tmp_path / "a.webp", [3_600_000, 100]))).rate > 0
+
+
 def test_photos_and_videos_are_no_animations(tmp_path: Path) -> None:
     for name in ("a.gif", "a.png", "a.webp", "a.jpg"):
         Image.fromarray(blob_frame(walk(0))).save(tmp_path / name)
