@@ -170,9 +170,11 @@ def _as_text(raw: io.RawIOBase, newline: str | None) -> TextIO:
 
 
 def _check_writable(path: Path) -> None:
-    """Raise OSError when `path` is a folder or a read-only file."""
+    """Raise OSError when `path` is a folder, a pipe or device (which a file would replace) or a read-only file."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "Is a pipe or device", str(path))
     if path.exists() and not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 

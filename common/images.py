@@ -7,7 +7,7 @@ import stat
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -104,21 +104,29 @@ def read_photo(path: str | Path, shrink: Shrink | None = None) -> Photo:
 @contextmanager
 def open_image_file(path: str | Path) -> Iterator[BinaryIO]:
     """Open a picture file; raise MediaError when it is missing, not a plain file, empty or not readable."""
-    try:
-        status = Path(path).stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise MediaError(path, "is a folder, not a picture; name a picture file")
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait forever
-            raise MediaError(path, "is a pipe or device, not a file; save it as a picture file first")
-        if status.st_size == 0:
-            raise MediaError(path, "is empty (0 bytes); copy or download it again")
-        with Path(path).open("rb") as file:
+    with ExitStack() as stack:
+        try:
+            status = Path(path).stat()
+            if stat.S_ISDIR(status.st_mode):
+                raise MediaError(path, "is a folder, not a picture; name a picture file")
+            if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait forever
+                raise MediaError(path, "is a pipe or device, not a file; save it as a picture file first")
+            if status.st_size == 0:
+                raise MediaError(path, "is empty (0 bytes); copy or download it again")
+            file = stack.enter_context(Path(path).open("rb"))
+        except FileNotFoundError as error:
+            raise MediaError(path, "not found; check the name") from error
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            raise _unreadable(path, error) from error
+        try:
             yield file
-    except FileNotFoundError as error:
-        raise MediaError(path, "not found; check the name") from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise MediaError(path, f"cannot be read ({reason}); check its name and permissions") from error
+        except OSError as error:  # of reading; any other error of the block is not the file's
+            raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str | Path, error: OSError | ValueError) -> MediaError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return MediaError(path, f"cannot be read ({reason}); check its name and permissions")
 
 
 def decode_photo(file: BinaryIO, name: str | Path, shrink: Shrink | None = None, max_pixels: int = MAX_PIXELS) -> Photo:
@@ -155,7 +163,8 @@ def _decode(file: BinaryIO, name: str | Path, shrink: Shrink | None, max_pixels:
             width, height = image.size
             allowed = 1 if shrink is None or image.format not in ("JPEG", "MPO") else shrink((width, height))
             factor = max((each for each in (2, 4, 8) if each <= allowed), default=1)  # those of a JPEG's decoder
-            deep = image.mode in ("RGB", "RGBA") and "16" in str(getattr(image, "tile", ""))
+            # Raw modes such as "RGB;16B"; the tile has numbers, too.
+            deep = image.mode in ("RGB", "RGBA") and ";16" in str(getattr(image, "tile", ""))
             with _file_errors(name):
                 if factor > 1:
                     image.draft(None, (max(width // factor, 1), max(height // factor, 1)))
@@ -229,12 +238,12 @@ def _animation_note(image: Image.Image) -> str:
 
 
 @contextmanager
-def open_undecoded(file: BinaryIO, name: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+def open_undecoded(file: BinaryIO, name: str | Path) -> Iterator[Image.Image]:
     """Open a picture without decoding its pixels; errors of the block count as errors of the file.
 
-    Raises MediaError for a broken file, TooManyPixelsError above `max_pixels` or MAX_PIXELS.
+    Raises MediaError for a broken file, TooManyPixelsError above MAX_PIXELS.
     """
-    with _PILLOW_WARNINGS, _open_checked(file, name, max_pixels) as image, _file_errors(name):
+    with _PILLOW_WARNINGS, _open_checked(file, name, MAX_PIXELS) as image, _file_errors(name):
         yield image
 
 

@@ -28,7 +28,7 @@ def limit_malloc_arenas() -> bool:
 
 def keep_freed_memory() -> None:
     """Make glibc keep freed memory for the next step of a training: returning it takes a third of O-Net's time."""
-    with suppress(OSError, AttributeError):  # not glibc
+    with suppress(OSError, AttributeError, TypeError):  # not glibc, as in `limit_malloc_arenas`
         for option in M_MMAP_THRESHOLD, M_TRIM_THRESHOLD:
             ctypes.CDLL(None).mallopt(option, 1 << 30)
 

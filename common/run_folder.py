@@ -58,7 +58,7 @@ class RunFolder:
     @contextmanager
     def held(self, record: Mapping[str, Any], overwrite: bool = False) -> Iterator[bool]:
         """Lock the folder and `claim` it for the block; gives whether the run resumes."""
-        self._refuse_other_files()
+        self.refuse_other_files()
         self.path.mkdir(parents=True, exist_ok=True)
         with lock_folder(self.path):
             yield self.claim(record, overwrite)
@@ -76,25 +76,28 @@ class RunFolder:
         Raises:
             UserError: the folder holds another run or other files, or the record is damaged.
         """
-        self._refuse_other_files()
+        self.refuse_other_files()
         if self.record_file.is_file():
             if not overwrite and self._has_files():
                 self.check_same(record)
                 return True
             if not overwrite or self.marker is not None:
-                self.read_record()  # refuses a damaged one, and one of another kind
+                self.read_record(overwrite)  # refuses a damaged one, and one of another kind
             if overwrite:
                 for name in (*self.outputs, self.record_file.name):  # a kill on the way leaves a folder known as a run
                     (self.path / name).unlink(missing_ok=True)
         self.write_json(self.record_file.name, record)
         return False
 
-    def read_record(self) -> dict[str, Any]:
-        """Return the record. Raises UserError where it is damaged or of another kind of run."""
+    def read_record(self, overwrite: bool = False) -> dict[str, Any]:
+        """Return the record, which may be read to `overwrite` the run.
+
+        Raises UserError where it is damaged or of another kind of run.
+        """
         try:
             record = dict(json.loads(self.record_file.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
-            raise UserError(f"{self.record_file}: damaged ({error}); give {self._advice()}") from error
+            raise UserError(f"{self.record_file}: damaged ({error}); give {self._advice(overwrite)}") from error
         if self.marker is not None and self.marker not in record:
             raise UserError(f"{self.path}: holds a run of another kind; give another {self.flag}")
         return record
@@ -135,7 +138,8 @@ class RunFolder:
         """Replace log.jsonl: one JSON object per line."""
         self.write(ROWS_NAME, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
-    def _refuse_other_files(self) -> None:
+    def refuse_other_files(self) -> None:
+        """Raise UserError where the folder holds files, and no run of this kind."""
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path}: is a file; give another {self.flag}")
         if not self.record_file.is_file() and self._has_files():
@@ -145,8 +149,9 @@ class RunFolder:
         """Whether there are files besides the record. Hidden ones are the lock, and what a killed process left."""
         return self.path.is_dir() and any(f != self.record_file and f.name[0] != "." for f in self.path.iterdir())
 
-    def _advice(self) -> str:
-        return f"--overwrite or another {self.flag}" if self.outputs else f"another {self.flag}"
+    def _advice(self, overwrite: bool = False) -> str:
+        may_overwrite = self.outputs and not overwrite
+        return f"--overwrite or another {self.flag}" if may_overwrite else f"another {self.flag}"
 
 
 @contextmanager
@@ -168,8 +173,9 @@ def lock_folder(folder: Path) -> Iterator[None]:
             file = path.open("a+", encoding="ascii")
         with file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+                with with_file_name(folder):
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
                 file.seek(0)
                 holder = file.read().strip() or "unknown"
                 what = f"process {holder} works here; wait for it or end it, or use another folder"

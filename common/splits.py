@@ -21,8 +21,10 @@ def read_splits(path: Path | str) -> dict[str, str]:
             if reader.fieldnames is None or {"image_id", "split"} - set(reader.fieldnames):
                 raise UserError(f"{path}: needs the columns image_id and split; make it again with pipeline.split")
             splits: dict[str, str] = {}
-            for line, row in enumerate(reader, start=2):
-                image_id, split = row["image_id"], row["split"]
+            for row in reader:
+                line, image_id, split = reader.line_num, row["image_id"], row["split"]
+                if not image_id:
+                    raise UserError(f"{path}, line {line}: has no image_id; correct it")
                 if split not in SPLITS:
                     raise UserError(f"{path}, line {line}: split {split!r} is not in {', '.join(SPLITS)}; correct it")
                 if image_id in splits:

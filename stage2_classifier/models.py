@@ -288,6 +288,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     for key in ("state_dict", "model"):  # the usual wrappers around a state dict
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
-    if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
+    entries: Iterable[tuple[Any, Any]] = loaded.items() if isinstance(loaded, dict) else [(None, None)]
+    if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in entries):
         raise UserError(f"{path}: holds no dictionary of tensors; save model.state_dict() instead")
-    return {name.removeprefix("module."): tensor for name, tensor in loaded.items()}
+    return {name.removeprefix("module."): tensor for name, tensor in entries}

@@ -81,7 +81,8 @@ def _usual_renames(by_key: Mapping[str, Sequence[str]]) -> dict[str, str]:
         for name in alike
         if name not in MASK_CLASSES
     }
-    return {} if list(usual) == ["face"] else usual  # alone, it says nothing about masks
+    speaking = {key for key in by_key if key in _CLASS_OF_SPELLING or key in map(class_key, MASK_CLASSES)}
+    return {} if speaking == {"face"} else usual  # alone, it says nothing about masks
 
 
 def class_hints(names: Iterable[str]) -> list[str]:

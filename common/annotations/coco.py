@@ -244,7 +244,7 @@ def _match(listed: list[ListedImage], matcher: PhotoMatcher) -> set[Path]:
             continue
         if photo is None:
             image.missing = not image.refusal
-            image.refusal = image.refusal or matcher.missing(image.name, image.file)
+            image.refusal = image.refusal or matcher.missing(image.name)
         elif image.refusal:
             doubtful.add(photo)
         else:

@@ -333,7 +333,7 @@ class PhotoMatcher:
     def _normal(self, name: str) -> tuple[str, ...]:
         return name_parts(self._spellings(name)[0])
 
-    def missing(self, name: str, file: CocoFile) -> str:
+    def missing(self, name: str) -> str:
         """Return the reason of an image that was not found."""
         if not name_parts(name):
             return "an image has no file_name; not used"

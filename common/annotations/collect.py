@@ -298,6 +298,15 @@ class Collector:
         return DatasetError(f"{message}; {count}: {refused}", self._problems)
 
 
+def relative_name(photo: Path, base: Path | str) -> Path:
+    """Return a photo's name below `base`, as text: NFC, and bytes that are not UTF-8 as in "caf\\xe9"."""
+    return Path(unicodedata.normalize("NFC", _named(photo, base)))
+
+
+def _named(photo: Path, base: Path | str) -> str:
+    return os.fsencode(photo.relative_to(base)).decode("utf-8", "backslashreplace")
+
+
 def image_ids(photos: Sequence[Path]) -> list[str]:
     """Return a unique id for each image: its stem.
 
@@ -307,8 +316,8 @@ def image_ids(photos: Sequence[Path]) -> list[str]:
     """
     absolute = [photo.absolute() for photo in photos]
     base = os.path.commonpath([photo.parent for photo in absolute]) if photos else ""
-    as_named = [os.fsencode(p.relative_to(base)).decode("utf-8", "backslashreplace") for p in absolute]
-    relative = [Path(unicodedata.normalize("NFC", name)) for name in as_named]
+    as_named = [_named(photo, base) for photo in absolute]
+    relative = [relative_name(photo, base) for photo in absolute]
     for ids in ([p.stem for p in relative], [p.with_suffix("").as_posix() for p in relative]):
         if len(set(ids)) == len(ids):
             return ids

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from common.annotations.collect import relative_name
 from common.annotations.loading import Log, load_dataset, warn
 from common.annotations.options import ReadingArgs
 from common.annotations.photos import header_size, photos_in
@@ -19,6 +19,7 @@ from common.errors import MediaError, UserError
 from common.sources.doubtful import check_names, read_doubtful, without_doubtful
 from common.sources.options import SourcesArgs
 from common.sources.trust_file import read_trust_file
+from common.sources.twins import read_twins
 
 
 def load_sources(args: SourcesArgs, log: Log = warn) -> Annotations:
@@ -55,7 +56,10 @@ def load_sources(args: SourcesArgs, log: Log = warn) -> Annotations:
     twins: dict[str, str] = {}
     for source, found in zip(sources, read, strict=True):
         if source.twins is not None:
-            twins |= _twins(source, found.images, main.images)
+            pairs, note = read_twins(source.twins, found.images, source.data, main.images, args.main_data)
+            twins |= pairs
+            if note:
+                log(note)
     images = [image for part in read for image in part.images]
     _check_unique(images)
     return Annotations(
@@ -149,46 +153,24 @@ def _load(source: Source, args: SourcesArgs, log: Log) -> Annotations:
 
 def _face_free_images(source: Source) -> Annotations:
     """Return the photos of a folder, each without faces; annotation files in the folder are not read."""
-    images, problems = [], []
+    sizes: dict[Path, tuple[int, int]] = {}
+    problems = []
     for photo in photos_in(source.data, recursive=True):
         try:
-            size = header_size(photo).upright
+            sizes[photo] = header_size(photo).upright
         except MediaError as error:
             problems.append(Problem(photo, f"{error.reason}; left out"))
-            continue
-        image_id = photo.relative_to(source.data).with_suffix("").as_posix()
-        images.append(AnnotatedImage(photo, image_id, size, (), ()))  # type: ignore[arg-type]
+    names = [relative_name(photo, source.data) for photo in sizes]
+    ids = [name.with_suffix("").as_posix() for name in names]
+    if len(set(ids)) < len(ids):  # a.jpg and a.png
+        ids = [name.as_posix() for name in names]
+    images = [
+        AnnotatedImage(photo, image_id, sizes[photo], (), ())  # type: ignore[arg-type]
+        for photo, image_id in zip(sizes, ids, strict=True)
+    ]
     if not images:
         raise UserError(f"{source.data}: holds no photo that can be read; check the folder")
     return Annotations(tuple(images), (), tuple(problems))
-
-
-def _twins(source: Source, images: Iterable[AnnotatedImage], main: Iterable[AnnotatedImage]) -> dict[str, str]:
-    """Return {image id: image id in the main source} of a source's file of pairs, by the names of the photos."""
-    assert source.twins is not None
-    own = {_stem(image.path.name): image.image_id for image in images}
-    other = {_stem(image.path.name): image.image_id for image in main}
-    try:
-        with source.twins.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(
-            f"{source.twins}: cannot be read as CSV ({error}); check `twins` in the file of sources"
-        ) from error
-    found = {}
-    for line, row in enumerate(rows, start=1):
-        if len(row) < 2:
-            raise UserError(f"{source.twins}, line {line}: needs two names of photos; correct it")
-        mine, theirs = own.get(_stem(row[0])), other.get(_stem(row[1]))
-        if mine is not None and theirs is not None:
-            found[mine] = theirs
-    if not found:
-        raise UserError(f"{source.twins}: none of its {len(rows)} pairs is in the data; check the names")
-    return found
-
-
-def _stem(name: str) -> str:
-    return Path(name).stem
 
 
 def _check_unique(images: Iterable[AnnotatedImage]) -> None:

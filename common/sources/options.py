@@ -27,10 +27,6 @@ class SourcesArgs(ReadingArgs):
         """Return the main dataset's folder: it alone is split, validated and tested."""
         return self.data[0]
 
-    def data_flags(self) -> list[str]:
-        """Return the datasets and how they are read, as arguments of another command."""
-        return ["--data", *map(str, self.data), *self.source_flags()]
-
     def source_flags(self) -> list[str]:
         """Return how the datasets are read, as arguments of a command that takes several."""
         flags = self.reading_flags()

@@ -124,18 +124,17 @@ def transform_points(points: NDArray[np.floating], view: Affine) -> NDArray[np.f
     return (points - view[:, 2]) @ np.linalg.inv(view[:, :2]).T
 
 
-def photometric_augment(image: Pixels, rng: Rng, ranges: PhotometricRanges = PHOTOMETRIC) -> Pixels:
+def photometric_augment(image: Pixels, rng: Rng) -> Pixels:
     """Change light, contrast, tint and saturation; then add low resolution or blur, noise, JPEG.
 
     Args:
         image: uint8 (H, W, 3) RGB.
         rng: of the draws.
-        ranges: range and probability of each change.
 
     Returns:
         uint8 (H, W, 3) RGB.
     """
-    height, width = image.shape[:2]
+    ranges, (height, width) = PHOTOMETRIC, image.shape[:2]
     if rng.random() < ranges.light_p:
         gain = rng.uniform(*ranges.contrast) * rng.uniform(*ranges.tint, 3)
         saturation = rng.uniform(*ranges.saturation) if rng.random() < ranges.colour_p else 0.0

@@ -189,6 +189,8 @@ class CropDataset(Dataset[CropView]):
         ):
             return None
         bare, masked = (int(rng.choice(self._donors[label])) for label in (BARE, MASKED))
+        if not (self._spans_face(bare) and self._spans_face(masked)):
+            return None
         bare_face = self._stored_crop(bare), self._landmarks(bare)
         recolored = self._edit(masked, seed)  # dark masks are worn wrongly as often as light ones
         cloth = self._stored_crop(masked) if recolored is None else recolored
@@ -199,8 +201,14 @@ class CropDataset(Dataset[CropView]):
         label, rng = self.records[i].label, np.random.default_rng((seed, 3))
         if rng.random() >= self._edit_probs.get(label, 0.0) or not _is_editable(self.records[i]):
             return None
+        if not self._spans_face(i):
+            return None
         crop, landmarks = self._stored_crop(i), self._landmarks(i)
         return paste_occluder(crop, landmarks, rng) if label == BARE else recolor_mask(crop, landmarks, rng)
+
+    def _spans_face(self, i: int) -> bool:
+        """Return whether landmarks span a face in the i-th crop's file, too, which may be smaller than the photo's."""
+        return transfer_axes(self._landmarks(i)) is not None
 
     def _draw_mask_position(self, label: str, rng: np.random.Generator) -> TransferPosition | None:
         """Return how the mask is worn on the face that replaces a crop of that class; None keeps the crop."""

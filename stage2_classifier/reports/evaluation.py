@@ -18,6 +18,8 @@ from stage2_classifier.data.loaders import build_loader
 from stage2_classifier.training.checkpoint import ModelMeta
 from stage2_classifier.training.engine import predict
 
+DRAWS = 1000  # of a bootstrap
+
 
 @dataclass(frozen=True)
 class CropEvaluation:
@@ -104,7 +106,7 @@ def scores(evaluation: CropEvaluation) -> dict[str, Any]:
     }
 
 
-def macro_f1_interval(evaluation: CropEvaluation, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
+def macro_f1_interval(evaluation: CropEvaluation) -> tuple[float, float]:
     """Return the 95% percentile bootstrap interval of macro-F1.
 
     Whole photos are drawn, not crops: the faces of one photo are alike (Field & Welsh 2007, cluster bootstrap).
@@ -115,8 +117,8 @@ def macro_f1_interval(evaluation: CropEvaluation, draws: int = 1000, seed: int =
     photos = len(ids)
     counts = np.zeros((photos, classes, classes))
     np.add.at(counts, (photo, evaluation.targets, evaluation.predicted), 1)
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(photos, np.full(photos, 1 / photos), size=draws)  # (draws, photos)
+    rng = np.random.default_rng(0)
+    weights = rng.multinomial(photos, np.full(photos, 1 / photos), size=DRAWS)  # (DRAWS, photos)
     confusion = np.einsum("dp,pij->dij", weights, counts)
     hits = np.einsum("dii->di", confusion)
     support, predicted = confusion.sum(axis=2), confusion.sum(axis=1)

@@ -14,6 +14,8 @@ from common.files import atomic_replace
 from stage2_classifier.reports.contact_sheet import Cell, contact_sheet
 from stage2_classifier.reports.evaluation import CropEvaluation
 
+MISTAKES, ACROSS = 24, 6  # crops of the sheet of mistakes, at most; crops in a row
+
 
 def _save(figure: Figure, path: Path) -> None:
     """Write a figure as a picture."""
@@ -68,9 +70,9 @@ def worst_mistakes(evaluation: CropEvaluation, count: int) -> list[int]:
     return [int(i) for i in wrong[np.argsort(-confidence, kind="stable")][:count]]
 
 
-def save_mistakes(evaluation: CropEvaluation, path: Path, count: int = 24, columns: int = 6) -> int:
+def save_mistakes(evaluation: CropEvaluation, path: Path) -> int:
     """Write a contact sheet of the worst mistakes and return their number; without mistakes there is no file."""
-    worst = worst_mistakes(evaluation, count)
+    worst = worst_mistakes(evaluation, MISTAKES)
     if not worst:
         path.unlink(missing_ok=True)
         return 0
@@ -79,7 +81,7 @@ def save_mistakes(evaluation: CropEvaluation, path: Path, count: int = 24, colum
     for i in worst:
         caption = f"true {names[evaluation.targets[i]]}\npredicted {names[predicted[i]]}"
         cells.append(Cell(evaluation.dataset.pixels(i), f"{caption}\n{evaluation.probs[i].max():.2f}"))
-    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    rows = [cells[start : start + ACROSS] for start in range(0, len(cells), ACROSS)]
     with atomic_replace(path) as temporary:
         contact_sheet(rows, side=168, caption_lines=3).save(temporary)
     return len(worst)

@@ -59,6 +59,7 @@ def save_preview(
     Raises:
         UserError: a crop cannot be read, or `path` does not end in an image suffix.
     """
+    _check_image_name(path)
     rng = np.random.default_rng(seed)
     rows: list[tuple[str, list[Cell]]] = []
     first = next(iter(transforms.values()))
@@ -103,6 +104,7 @@ def save_training_views(
     Raises:
         UserError: `config` and crops do not fit, or `path` does not end in an image suffix.
     """
+    _check_image_name(path)
     views = _TrainingViews(config, crops, stats)
     rng = np.random.default_rng(seed)
     rows: list[tuple[str, list[Cell]]] = []
@@ -182,10 +184,14 @@ def _classes(dataset: CropDataset) -> Iterator[tuple[str, NDArray[np.int64]]]:
         yield name, np.flatnonzero(dataset.labels == label)
 
 
+def _check_image_name(path: Path) -> None:
+    """Raise UserError when a path does not end in the suffix of a picture format that can be written."""
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
+        raise UserError(f"{path}: not the name of a picture that can be written; end it with .png")
+
+
 def _save(path: Path, rows: Sequence[tuple[str, list[Cell]]], side: int, caption_lines: int) -> None:
-    """Write labelled rows as a contact sheet; raise UserError when `path` does not end in an image suffix."""
-    if path.suffix.lower() not in Image.registered_extensions():
-        raise UserError(f"{path}: not an image name; end it with .png")
+    """Write labelled rows as a contact sheet."""
     labels, cells = [label for label, _ in rows], [row for _, row in rows]
     with atomic_replace(path) as temporary:
         contact_sheet(cells, side, labels, caption_lines).save(temporary)

@@ -60,6 +60,8 @@ class ModelMeta:
         finite = all(isinstance(v, int | float) and math.isfinite(v) for v in numbers)
         if len(self.mean) != 3 or len(self.std) != 3 or not finite:
             raise ValueError("mean and std must be three numbers each, margin and dropout one")
+        if not 0 <= self.dropout <= 1:
+            raise ValueError(f"dropout {self.dropout} is not within 0 to 1")
 
     @property
     def heads(self) -> Heads:

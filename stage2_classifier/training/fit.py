@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from common.cli import console, progress
 from common.files import write_text
+from common.run_folder import lock_folder
 from stage2_classifier.config import TrainConfig
 from stage2_classifier.data.crop_manifest import CropSet, read_crop_set
 from stage2_classifier.training.checkpoint import load_state
@@ -59,7 +62,7 @@ def fit(
         tensorboard: also log to runs/<config.name>/tensorboard.
 
     Raises:
-        UserError: crops and config do not fit, or the run exists.
+        UserError: crops and config do not fit, the run exists, or another process trains it.
     """
     crop_set = read_crop_set(crops)
     folder = Path(runs) / config.name
@@ -75,21 +78,33 @@ def fit(
     state, train_loader, val_loader = build_training(config, crop_set, accelerator, saved, teacher)
     history: list[dict[str, Any]] = [] if saved is None else saved.content["history"]
     accelerator.wait_for_everyone()  # every process has read the folder before one changes it
-    if accelerator.is_main_process:
-        if not resumes:
-            for name in OUTPUTS:
-                (folder / name).unlink(missing_ok=True)
-        write_text(folder / "config.json", json.dumps(record, indent=2) + "\n")
-        write_metrics(folder, history)
-    if tensorboard:
-        accelerator.init_trackers("tensorboard")
-    _run_epochs(state, train_loader, val_loader, history, crop_set, folder)
-    summary = _summary(state, history, crop_set)
-    if accelerator.is_main_process:
-        plot_curves(history, folder / "curves.png", title=f"{config.name}: {config.model}")
-        write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-    accelerator.end_training()
+    with _held(folder, accelerator):
+        if accelerator.is_main_process:
+            if not resumes:
+                for name in OUTPUTS:
+                    (folder / name).unlink(missing_ok=True)
+            write_text(folder / "config.json", json.dumps(record, indent=2) + "\n")
+            write_metrics(folder, history)
+        if tensorboard:
+            accelerator.init_trackers("tensorboard")
+        _run_epochs(state, train_loader, val_loader, history, crop_set, folder)
+        summary = _summary(state, history, crop_set)
+        if accelerator.is_main_process:
+            plot_curves(history, folder / "curves.png", title=f"{config.name}: {config.model}")
+            write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        accelerator.end_training()
     return summary
+
+
+@contextmanager
+def _held(folder: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Hold the run's folder inside the block, in the main process: no other training may write there."""
+    if not accelerator.is_main_process:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock_folder(folder):
+        yield
 
 
 def _run_epochs(

@@ -23,8 +23,9 @@ from stage2_classifier.pretrained import pretrained_origin
 from stage2_classifier.training.checkpoint import ModelMeta, save_model, save_state
 from stage2_classifier.training.engine import TrainState
 
-# summary.json is removed first: a run whose outputs are being removed does not count as finished.
-OUTPUTS = ("summary.json", "config.json", "metrics.jsonl", "curves.png", "best.safetensors", "last.pt")
+# summary.json is removed first: a run whose outputs are being removed does not count as finished. config.json is
+# removed last: it tells that the other files are a run's.
+OUTPUTS = ("summary.json", "metrics.jsonl", "curves.png", "best.safetensors", "last.pt", "config.json")
 PACKAGES = ("torch", "timm", "accelerate", "numpy", "torchvision", "albumentations")
 # A resumed run may differ in these: they do not change the result.
 FREE_KEYS = ("description", "workers", "crops", "packages", "teacher")
@@ -98,12 +99,13 @@ def source_facts(config: TrainConfig, crop_set: CropSet) -> dict[str, Any]:
 def check_folder(folder: Path, record: Mapping[str, Any], resume: bool, overwrite: bool) -> dict[str, Any] | None:
     """Return the summary of a finished run that is not to be trained again; None where training is needed.
 
-    `record` is what config.json will hold. Raises UserError when the folder holds a run and neither flag is given, or
-    when the run's record is not `record`.
+    `record` is what config.json will hold. Raises UserError when the folder holds other files, when it holds a run and
+    neither flag is given, or when the run's record is not `record`.
     """
     if resume and overwrite:
         raise UserError("resume: contradicts overwrite; give one of the two")
     run = RunFolder(folder, "run", "--name", outputs=OUTPUTS, free_keys=FREE_KEYS)
+    run.refuse_other_files()
     summary_file = folder / "summary.json"
     if overwrite or not run.record_file.is_file():
         return None

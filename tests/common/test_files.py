@@ -223,6 +223,11 @@ def test_paths_are_checked_before_work_without_a_trace(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     with pytest.raises(IsADirectoryError):
         files.check_writable_file(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    for write in (files.check_writable_file, lambda path: files.write_text(path, "text")):
+        with pytest.raises(FileExistsError, match="Is a pipe or device"):
+            write(tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
     with pytest.raises(NotADirectoryError) as raised:
         files.check_writable_file(tmp_path / "file" / "a.txt")
     assert raised.value.filename == str(tmp_path / "file" / "a.txt")

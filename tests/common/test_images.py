@@ -303,3 +303,15 @@ def test_an_error_of_our_code_is_not_an_error_of_the_file(tmp_path: Path, monkey
     monkeypatch.setattr(images, "to_rgb", broken)
     with pytest.raises(AttributeError):
         read_image(path)
+    with pytest.raises(ValueError, match="our bug"), images.open_image_file(path):
+        raise ValueError("our bug")
+    with pytest.raises(MediaError, match=r"a\.jpg: cannot be read \(lost\)"), images.open_image_file(path):
+        raise OSError(5, "lost")
+
+
+def test_a_jpeg_of_1600_pixels_is_not_looked_at_as_16_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(_: object) -> bool:
+        raise AssertionError
+
+    monkeypatch.setattr(images, "_is_dark", never)
+    assert read_image(save(tmp_path / "a.jpg", Image.new("RGB", (1600, 16)))).shape == (16, 1600, 3)

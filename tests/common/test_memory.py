@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from common import memory
 from tests.helpers.float_bundle import float_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +47,15 @@ with tempfile.NamedTemporaryFile() as file:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has an arena per thread")
+def test_a_system_without_glibc_keeps_its_malloc(monkeypatch: pytest.MonkeyPatch) -> None:
+    def windows(_: object) -> None:
+        raise TypeError("argument must be str")
+
+    monkeypatch.setattr(memory.ctypes, "CDLL", windows)
+    assert not memory.limit_malloc_arenas()
+    memory.keep_freed_memory()
+
+
 def test_threads_share_limit_malloc_arenas() -> None:
     counts = {}
     for mode in ("one", "each"):

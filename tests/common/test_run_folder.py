@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -136,6 +137,8 @@ def test_a_damaged_record_is_named(folder: RunFolder, text: str) -> None:
     line = str(error.value)
     assert line.startswith(f"{folder.path}/config.json: damaged (") and "\n" not in line
     assert line.endswith("give --overwrite or another --out")
+    with pytest.raises(UserError, match=r"damaged \(.*\); give another --out"):  # it may be of another kind
+        make(folder.path, marker="format").claim(RECORD, overwrite=True)
     assert not folder.claim(RECORD, overwrite=True)
 
 
@@ -188,6 +191,17 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as raised, lock_folder(tmp_path / "gone"):
         pass
     assert raised.value.filename == str(tmp_path / "gone")
+
+
+@needs_locks
+def test_a_file_system_without_locks_is_no_other_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(run_folder.fcntl, "flock", no_locks)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOLCK)) as raised, lock_folder(tmp_path):
+        pass
+    assert raised.value.filename == str(tmp_path)
 
 
 # Files

@@ -32,6 +32,8 @@ def test_a_file_from_a_spreadsheet_is_read(tmp_path: Path) -> None:
         ("image,split\na,train\n", "needs the columns image_id and split"),
         ("image_id,split\na,train\nb,valid\n", "line 3: split 'valid' is not in train, val, test"),
         ("image_id,split\na\n", "line 2: split None is not in"),
+        ("image_id,split\n\n\na,trian\n", "line 4: split 'trian' is not in"),
+        ("split,image_id\ntrain\n", "line 2: has no image_id"),
         ("image_id,split\na,train\na,test\n", "line 3: image 'a' is listed twice"),
     ],
 )

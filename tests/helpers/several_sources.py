@@ -31,3 +31,8 @@ def write_sources(root: Path) -> tuple[SourcesArgs, Path]:
     (root / "splits.csv").write_text("\n".join(["image_id,split", *rows, ""]))
     folders = tuple(root / name for name in ("main", "other", "partial", "empty"))
     return SourcesArgs(data=folders, sources=root / "sources.yaml"), root / "splits.csv"
+
+
+def data_flags(args: SourcesArgs) -> list[str]:
+    """Return the datasets and how they are read, as arguments of a command."""
+    return ["--data", *map(str, args.data), *args.source_flags()]

@@ -152,6 +152,11 @@ UNREADABLE = "not readable as weights; it may be cut short, download it again"
             lambda file: torch.save([1, 2], file),
             "holds no dictionary of tensors; save model.state_dict() instead",
         ),
+        (
+            "w.pth",
+            lambda file: torch.save({0: torch.zeros(1)}, file),
+            "holds no dictionary of tensors; save model.state_dict() instead",
+        ),
         ("w.pth", lambda file: torch.save(nn.Linear(2, 2), file), UNREADABLE),  # a pickled object could run code
         ("w.pth", lambda file: save_file(OWN, file), UNREADABLE),
         ("w.safetensors", lambda file: torch.save(OWN, file), UNREADABLE),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from stage2_classifier.data.mask_transfer import transfer_axes
 
 MAX_SIDE = 160  # px: larger crops get a layer of this size, which is enlarged
+SHADOW = 0.25  # share by which the layer darkens the face next to it
 NEUTRAL_SKIN = 165.0  # brightness of skin in neutral light, of 255
 # Of 122 sharp crops, blurred with sigmas of 0.7 to 4 px: the ratio at a scale equal to sigma is 0.38 to 0.41, while a
 # sharp crop's is 0.5 to 0.7 at all scales.
@@ -89,7 +90,8 @@ class FaceCanvas:
         pixels = self._small[where] if where.any() else self._small.reshape(-1, 3)
         bright = pixels.mean(axis=1)
         low, high = np.percentile(bright, (50, 85))
-        return np.asarray(pixels[(bright >= low) & (bright <= high)].mean(axis=0), np.float32)
+        chosen = pixels[(bright >= low) & (bright <= high)]  # of two pixels, neither is between
+        return np.asarray((chosen if len(chosen) else pixels).mean(axis=0), np.float32)
 
     def _median(self, where: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Return the median colour (3,) of some pixels, of the whole crop where there are none."""
@@ -134,18 +136,15 @@ class FaceCanvas:
         size = (self.alpha.shape[1], self.alpha.shape[0])
         return np.asarray(cv2.resize(grid, size, interpolation=cv2.INTER_CUBIC), np.float32)
 
-    def compose(self, rng: np.random.Generator, shadow: float = 0.25) -> NDArray[np.uint8]:
-        """Return the crop under the layer: uint8 (H, W, 3), lit from the face's side, as sharp and noisy as the crop.
-
-        `shadow` is how far the layer darkens the face next to it.
-        """
+    def compose(self, rng: np.random.Generator) -> NDArray[np.uint8]:
+        """Return the crop under the layer, uint8 (H, W, 3): lit from the face's side, as sharp and noisy as it is."""
         height, width = self.image.shape[:2]
         image = self.image.astype(np.float32)
         lit = self.colour * np.clip(1 + self._slope * self.x, 0.6, 1.4)[..., None]
         offset = np.array([[1, 0, 0.04 * self.unit], [0, 1, 0.08 * self.unit]], np.float32)
         blur = max(0.12 * self.unit, 0.5)
         moved = cv2.warpAffine(self.alpha, offset, self.alpha.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
-        dark = 1 - shadow * cv2.GaussianBlur(moved, (0, 0), blur)
+        dark = 1 - SHADOW * cv2.GaussianBlur(moved, (0, 0), blur)
         layer = np.dstack([lit, self.alpha, dark]).astype(np.float32)
         layer = np.asarray(cv2.resize(layer, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
         sharpness, noise = blur_and_noise(self.image)

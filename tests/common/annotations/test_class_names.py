@@ -36,5 +36,6 @@ def test_usual_spellings_are_offered() -> None:
         "--rename 'mask=with_mask' 'no-mask=without_mask' 'incorrect_mask=mask_weared_incorrect'"
     ) or all(f"'{pair}'" in hint for pair in ("mask=with_mask", "no-mask=without_mask"))
     assert class_hints(["with_mask", "without_mask", "mask_weared_incorrect"]) == []
-    assert class_hints(["zebra"]) == [] == class_hints(["face"])
+    assert class_hints(["zebra"]) == [] == class_hints(["face"]) == class_hints(["Face", "zebra"])
+    assert "'face=without_mask'" in class_hints(["face", "with_mask"])[0]
     assert "'face=without_mask'" in class_hints(["face", "face_mask"])[0]

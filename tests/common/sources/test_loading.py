@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from common.annotations import load_dataset
+from common.annotations import AnnotatedImage, load_dataset
 from common.errors import UserError
 from common.sources import SourcesArgs, load_sources, main_part
+from common.sources.twins import read_twins
 from tests.helpers.several_sources import TRUST, write_sources
 
 
@@ -44,12 +47,38 @@ def test_twins_by_the_names_of_photos(args: SourcesArgs) -> None:
     (args.data[1] / "pairs.csv").write_text("p1.png,p2.png\nunknown.png,p0.png\n")
     args.sources.write_text(TRUST.replace("share: 0.4", "share: 0.4, twins: pairs.csv"))
     assert load_sources(args).twins == {"other/p1": "p2"}
+    lines: list[str] = []
+    load_sources(args, lines.append)
+    assert f"note: {args.data[1] / 'pairs.csv'}: 1 pair of 2 not in the data" in lines
     (args.data[1] / "pairs.csv").write_text("x.png,y.png\n")
     with pytest.raises(UserError, match=r"pairs.csv: none of its 1 pairs is in the data"):
         load_sources(args)
     (args.data[1] / "pairs.csv").write_text("p1.png\n")
     with pytest.raises(UserError, match=r"pairs.csv, line 1: needs two names"):
         load_sources(args)
+
+
+def test_twins_are_found_by_their_folders(tmp_path: Path) -> None:
+    photo = AnnotatedImage(Path(), "any", (9, 9), (), ())  # type: ignore[arg-type]
+    own = [replace(photo, path=tmp_path / "own/x.jpg", image_id="own/x")]
+    main = [replace(photo, path=tmp_path / f"main/{part}/1.jpg", image_id=f"{part}/1") for part in ("test", "train")]
+    pairs = tmp_path / "twins.csv"
+    for part in ("test", "train"):
+        pairs.write_text(f"x.jpg,{part}/1.jpg\n")
+        found = read_twins(pairs, own, tmp_path / "own", main, tmp_path / "main")
+        assert found == ({"own/x": f"{part}/1"}, "")
+    pairs.write_text("\nx.jpg,1.jpg\n")
+    with pytest.raises(UserError, match=r"twins.csv, line 2: '1.jpg' fits 2 images"):
+        read_twins(pairs, own, tmp_path / "own", main, tmp_path / "main")
+
+
+def test_photos_without_faces_have_ids_of_their_own(args: SourcesArgs) -> None:
+    photo = next(args.data[3].rglob("*.png"))
+    shutil.copy(photo, photo.with_suffix(".jpg"))
+    ids = {image.image_id for image in load_sources(args).images if image.source == "empty"}
+    assert {f"empty/{photo.stem}.jpg", f"empty/{photo.stem}.png"} <= ids
+    photo.rename(os.fsdecode(os.fsencode(photo.parent) + b"/caf\xe9.png"))
+    assert "empty/caf\\xe9" in {image.image_id for image in load_sources(args).images}
 
 
 def test_doubtful_faces_are_not_learned(args: SourcesArgs, tmp_path: Path) -> None:

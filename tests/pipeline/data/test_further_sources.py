@@ -18,7 +18,7 @@ from stage2_classifier.augment.transforms import eval_transform
 from stage2_classifier.cropping import crop_window
 from stage2_classifier.data.crop_dataset import CropDataset
 from stage2_classifier.data.crop_manifest import read_crop_set
-from tests.helpers.several_sources import TRUST, write_sources
+from tests.helpers.several_sources import TRUST, data_flags, write_sources
 
 
 def test_copies_and_twins_of_held_photos_are_left_out() -> None:
@@ -71,7 +71,7 @@ def args(tmp_path: Path) -> SourcesArgs:
 
 
 def command_line(args: SourcesArgs, *more: str) -> list[str]:
-    return [*args.data_flags(), *more]
+    return [*data_flags(args), *more]
 
 
 def test_split_of_the_main_data_does_not_change(args: SourcesArgs, tmp_path: Path) -> None:

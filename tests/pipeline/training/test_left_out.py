@@ -23,6 +23,7 @@ from pipeline.training import crossval, steps
 from pipeline.training.left_out import LeftOutTraining, left_out_training, run_left_out, same_as_left_out
 from pipeline.training.steps import TrainingStep
 from tests.helpers.commands import write_distinct_photos
+from tests.helpers.several_sources import data_flags
 
 TRUST = """\
 large: {twins: twins.csv}
@@ -230,7 +231,7 @@ def test_the_table(args: SourcesArgs, tmp_path: Path, started: list[tuple[str, s
 
 
 def command_line(args: SourcesArgs, out: Path, *more: str) -> list[str]:
-    return [*args.data_flags(), "--out", str(out), "--experiments", *CLASSES, *more]
+    return [*data_flags(args), "--out", str(out), "--experiments", *CLASSES, *more]
 
 
 def test_the_command_resumes(

@@ -28,7 +28,7 @@ from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.training import finetune
 from stage1_faces.training.photos import read_photos
 from tests.helpers.commands import write_distinct_photos
-from tests.helpers.several_sources import write_sources
+from tests.helpers.several_sources import data_flags, write_sources
 
 TRUST = "other: {edges: offset, share: 0.4}\nempty: {face_free: true}\n"
 GIVEN = {"p0": "train", "p1": "train", "p2": "val", "p3": "val", "p4": "test", "p5": "test"}
@@ -51,7 +51,7 @@ def args(tmp_path: Path) -> SourcesArgs:
 def train_all_flags(args: SourcesArgs, *more: str) -> list[str]:
     here = args.main_data.parent
     places = ["--splits", str(here / "splits.csv"), "--out", str(here / "made"), "--work-dir", str(here / "work")]
-    return [*args.data_flags(), *places, *more]
+    return [*data_flags(args), *places, *more]
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_results_are_not_written_among_further_data(
     args: SourcesArgs, started: list[TrainingStep], capsys: pytest.CaptureFixture[str], command: object
 ) -> None:
     inner = args.data[1] / "inner"
-    assert command.main([*args.data_flags(), "--out", str(inner)]) == 1  # type: ignore[attr-defined]
+    assert command.main([*data_flags(args), "--out", str(inner)]) == 1  # type: ignore[attr-defined]
     assert "would be read as data; give another --out" in capsys.readouterr().err
     assert not inner.exists() and not started
 
@@ -203,7 +203,7 @@ def test_folds_read_all_sources_and_test_the_main_one(
 
     monkeypatch.setattr(crossval, "score_fold", stop)
     out = args.main_data.parent / "cv"
-    argv = [*args.data_flags(), "--out", str(out), "--folds", "3", "--experiments", "final_cnn"]
+    argv = [*data_flags(args), "--out", str(out), "--folds", "3", "--experiments", "final_cnn"]
     assert crossval.main(argv) == 1
     assert "no further" in capsys.readouterr().err
     check_reading([step for step in started if step.name != "final_cnn"], args)

@@ -209,10 +209,11 @@ def test_preview_of_missing_crops_is_one_line(tmp_path: Path, capsys: pytest.Cap
     assert "crops.csv: not found" in error and len(error.splitlines()) == 1
 
 
-def test_preview_name_must_be_a_picture(crop_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--crops", str(crop_folder), "--preview", str(crop_folder.parent / "p.txt")]) == 1
+@pytest.mark.parametrize("name", ["p.txt", "p.psd"])  # Pillow reads PSD, and does not write it
+def test_preview_name_must_be_a_picture(crop_folder: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--crops", str(crop_folder), "--preview", str(crop_folder.parent / name)]) == 1
     assert "end it with .png" in capsys.readouterr().err
-    assert not (crop_folder.parent / "p.txt").exists()
+    assert not (crop_folder.parent / name).exists()
 
 
 @pytest.mark.parametrize("name", ["0.png", "made/new.png"])

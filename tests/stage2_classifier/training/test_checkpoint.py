@@ -132,6 +132,7 @@ ODDITIES: dict[str, tuple[Make, str]] = {
     "NaN": (headed(NAN), "its weights are not finite numbers (head.bias); train or download it again"),
     "mean of two": (headed(mean=[0.5, 0.5]), NUMBERS),
     "mean NaN": (headed(mean=[0.5, 0.5, float("nan")]), NUMBERS),
+    "too much dropout": (headed(dropout=1.5), MALFORMED.format("dropout 1.5 is not within 0 to 1")),
     "margin as text": (headed(margin="wide"), NUMBERS),
     "classes as text": (headed(class_names="abc"), MALFORMED.format("class_names is not a list")),
     "model as number": (headed(model=3), MALFORMED.format("model and class names must be text")),

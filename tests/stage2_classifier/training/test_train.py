@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 import torch
 
+from common import run_folder
 from common.errors import UserError
+from common.run_folder import lock_folder
 from stage2_classifier.augment.transforms import eval_transform
 from stage2_classifier.data.crop_dataset import CropDataset
 from stage2_classifier.data.crop_manifest import CropSet, write_crop_set
@@ -232,6 +234,23 @@ def test_a_finished_run_is_kept(unbroken: Path, tiny_crops: CropSet) -> None:
         message.startswith(f"{unbroken}: holds a run with another dropout (0.2, now 0.5)") and "--overwrite" in message
     )
     assert (unbroken / "last.pt").stat().st_mtime_ns == before
+
+
+def test_files_of_others_are_kept(tiny_crops: CropSet, tmp_path: Path) -> None:
+    weights = tmp_path / "quick" / "best.safetensors"
+    weights.parent.mkdir()
+    weights.write_text("mine")
+    with pytest.raises(UserError, match="quick: holds other files and no run; give another --name"):
+        fit(QUICK, tiny_crops.root, tmp_path)
+    assert weights.read_text() == "mine"
+
+
+@pytest.mark.skipif(run_folder.fcntl is None, reason="no file locks here")
+def test_one_process_trains_in_a_folder(tiny_crops: CropSet, tmp_path: Path) -> None:
+    (tmp_path / "quick").mkdir()
+    with lock_folder(tmp_path / "quick"), pytest.raises(UserError, match=f"quick: process {os.getpid()} works here"):
+        fit(QUICK, tiny_crops.root, tmp_path)
+    assert not list((tmp_path / "quick").iterdir())
 
 
 def test_overwrite_starts_again_and_patience_stops_early(tiny_crops: CropSet, tmp_path: Path) -> None:

@@ -56,6 +56,22 @@ def dataset_of(crops: CropSet, **options: Any) -> CropDataset:
     return CropDataset(crops, "train", as_it_is, margin=0.2, **options)
 
 
+@pytest.mark.parametrize("edit", ["mask_transfer_prob", "occluder_prob", "mask_recolor_prob"])
+def test_a_face_whose_stored_crop_is_too_small_is_kept(faces: CropSet, edit: str) -> None:
+    """Crops of further sources are stored smaller: landmarks that span a face in the photo may not in the crop."""
+    narrow = LANDMARKS.copy()
+    narrow[:, 0] = 50 + (narrow[:, 0] - 50) * 0.1  # eyes 2.4 px apart
+    records = []
+    for record in faces.records:
+        with Image.open(faces.root / record.path) as image:
+            image.resize((image.width // 4, image.height // 4)).save(faces.root / record.path)
+        records.append(replace(record, landmarks=tuple(narrow.ravel().tolist())))
+    crops = replace(faces, records=tuple(records))
+    changed, plain = dataset_of(crops, jitter=BoxJitter(), **{edit: 1.0}), dataset_of(crops, jitter=BoxJitter())
+    for i in range(len(plain)):
+        assert torch.equal(changed[i].image, plain[i].image)
+
+
 def changed_draws(dataset: CropDataset, plain: CropDataset, label: str, draws: int = 90) -> float:
     """Return the share of a class's draws whose pixels are changed; labels and boxes must be the same."""
     members, changed = np.flatnonzero(dataset.labels == CLASSES.index(label)), []

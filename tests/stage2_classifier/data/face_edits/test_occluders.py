@@ -102,3 +102,10 @@ def test_blur_and_noise_are_told_apart() -> None:
     assert blurs[0] < blurs[1] < blurs[2]
     noisy = np.clip(face() + rng.normal(0, 6, (130, 130, 1)), 0, 255).astype(np.uint8)
     assert blur_and_noise(face())[1] == 0 and 4 < blur_and_noise(noisy)[1] < 8
+
+
+def test_a_face_of_two_pixels_of_skin_is_not_black() -> None:
+    landmarks = np.array([[7.94, 7.93], [10.07, 7.93], [9.0, 9.21], [8.29, 10.07], [9.71, 10.07]])
+    bare = np.random.default_rng(1).integers(90, 160, (22, 22, 3)).astype(np.uint8)
+    pasted = paste_occluder(bare, landmarks, np.random.default_rng(0), "hand")
+    assert (pasted > 0).all()
