@@ -41,6 +41,7 @@ def test_iou_equals_slow_version(a, b, overlap):
     assert iou(a, b, overlap) == pytest.approx(expected.reshape(len(a), len(b)), abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_opencv_boxes", [0, 4096])
 @example(np.array([[-0.75, 0, -7.236312e-06, 1], [-7.236312e-06, 0, 0, 1]], np.float32), 0.0, "union", 0)
 @given(box_arrays(), st.sampled_from([0.0, 0.3, 0.7, 1.0]), st.sampled_from(["union", "min"]), st.integers(0, 9))

@@ -9,6 +9,7 @@ from docs.scale import batch_scaling as batch_bench
 from tests.helpers.fake_predictor import write_picture
 
 
+@pytest.mark.slow
 def test_all_parts_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for i in range(6):
         write_picture(tmp_path / f"{i}.png")

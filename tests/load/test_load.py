@@ -41,6 +41,7 @@ def test_a_short_load_on_a_real_server(capsys: pytest.CaptureFixture[str]) -> No
     assert "2 clients for" in out and "unknown (run 20 s or more)" in out
 
 
+@pytest.mark.slow
 def test_malformed_requests_on_a_real_server(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +184,7 @@ def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], args: list[st
     assert err.startswith(f"error: {line}") and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_start(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="the server did not start; see above"), running_server("--bundle", "missing"):
         pytest.fail("it started")

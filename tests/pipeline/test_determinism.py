@@ -30,6 +30,7 @@ def assert_same(one: Detections, other: Detections) -> None:
         assert getattr(one, name).tobytes() == getattr(other, name).tobytes(), name
 
 
+@pytest.mark.slow
 def test_two_predictors_and_two_calls_give_the_same_bits(photos: list[np.ndarray]) -> None:
     one, other = Predictor.default(), Predictor.default()
     assert sum(len(one.detect(photo, 0.01)) for photo in photos) > 10
@@ -40,6 +41,7 @@ def test_two_predictors_and_two_calls_give_the_same_bits(photos: list[np.ndarray
         assert_same(first, one.detect(photo.copy(order="F"), 0.01))
 
 
+@pytest.mark.slow
 def test_two_processes_and_any_number_of_workers_write_the_same_bytes(photos: list[np.ndarray], tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()

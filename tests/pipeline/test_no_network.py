@@ -99,6 +99,7 @@ def detection_command(command: str, folder: Path) -> list[str]:
     return ["-m", *commands[command]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["detect", "video", "batch"])
 def test_detection_makes_no_connection(command: str, tmp_path: Path) -> None:
     assert network_calls(detection_command(command, tmp_path), tmp_path) == []

@@ -294,6 +294,7 @@ def _check_same(some: Faces, others: Faces) -> None:
     assert others.landmarks[partner] == pytest.approx(some.landmarks, abs=0.01)
 
 
+@pytest.mark.slow
 def test_a_batch_of_mixed_sizes_gives_what_single_calls_give(untrained_nets: dict[str, Net], grace: Pixels) -> None:
     small = cv2.resize(grace, (128, 150))
     # P-Net takes levels of equal shape together, O-Net windows of several photos.

@@ -156,6 +156,7 @@ def test_the_origin_names_source_version_and_licence() -> None:
     assert hub["hub"].startswith("timm/resnet18") and hub["licence"]
 
 
+@pytest.mark.slow
 def test_the_origin_reaches_summary_weights_and_bundle(tiny_crops: CropSet, tmp_path: Path) -> None:
     for name, begins_trained in (("trained", True), ("scratch", False)):
         config = TrainConfig(

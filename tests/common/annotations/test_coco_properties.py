@@ -175,6 +175,7 @@ def check(root: Path, written: Written) -> None:
         assert len(str(problem).splitlines()) == 1 and problem.reason
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.data())
 def test_each_face_is_read_or_refused(data: st.DataObject) -> None:

@@ -44,6 +44,7 @@ def check_random_set(seed: int) -> str:
         return "read"
 
 
+@pytest.mark.slow
 @settings(derandomize=True, max_examples=40)
 @given(st.integers(0, 2**32 - 1))
 def test_each_face_of_a_random_set_is_read_or_refused_by_name(seed: int) -> None:

@@ -118,6 +118,7 @@ def test_results_are_not_written_among_the_data(data: Path, capsys: pytest.Captu
     assert not (data / "baseline").exists()
 
 
+@pytest.mark.slow
 def test_the_report_has_accuracy_size_and_time(data: Path, unbroken: Path) -> None:
     assert sorted(path.name for path in unbroken.iterdir()) == FINISHED
     assert [row["epoch"] for row in rows(unbroken)] == [1, 2]
@@ -212,6 +213,7 @@ def test_a_finished_run_is_only_scored_on_another_split_too(
     assert "split val was used in training, which flatters" in (out / "baseline.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_best_epoch_on_validation_photos_is_kept(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,6 +294,7 @@ def test_two_processes_do_not_train_in_one_folder(
     assert (out / "best.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_a_start_that_failed_leaves_the_folder_free(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

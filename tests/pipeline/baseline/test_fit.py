@@ -37,6 +37,7 @@ def images(tmp_path: Path) -> list[AnnotatedImage]:
     return photos
 
 
+@pytest.mark.slow
 def test_an_epoch_lowers_the_loss_of_every_part(images: list[AnnotatedImage]) -> None:
     train_state = start_state(BaselineConfig(size=64), len(CLASSES), torch.device("cpu"))
     schedule = StepSchedule(400, 1, 0.1)  # the warm-up takes 200 steps

@@ -161,6 +161,7 @@ def test_a_backbone_with_extra_tensors_takes_a_classifiers_weights(
     assert "vgg16.pth: 26 of 26 tensors of the backbone are loaded" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_other_models_and_damaged_files_are_refused(tmp_path: Path, three: nn.Module, two: nn.Module) -> None:
     before = {name: tensor.clone() for name, tensor in two.state_dict().items()}
     lacking = {n: t for n, t in three.state_dict().items() if not n.startswith("backbone.extra")}

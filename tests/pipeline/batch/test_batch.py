@@ -232,6 +232,7 @@ def test_two_runs_at_a_time_are_refused(fake: Path, capsys: pytest.CaptureFixtur
     assert line.startswith(f"error: {fake}/faces.parquet: process {os.getpid()} ")
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_and_doubles_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -282,6 +283,7 @@ def uninterrupted(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> lis
     return table(out)
 
 
+@pytest.mark.slow
 def test_rows_equal_the_results_of_detect(photos: Path, uninterrupted: list[dict[str, Any]], tmp_path: Path) -> None:
     report = tmp_path / "detections.json"
     assert detect.main([str(photos), "--no-pictures", "--json", str(report), "--min-score", "0.05"]) == 1
@@ -334,6 +336,7 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_table(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["faces.errors.parquet", "faces.parquet"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_run_at_once_and_it_resumes(
     photos: Path, uninterrupted: list[dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -353,6 +356,7 @@ def test_ctrl_c_ends_the_run_at_once_and_it_resumes(
     assert table(out) == uninterrupted
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_is_one_line(photos: Path, tmp_path: Path) -> None:
     with command(
         photos, tmp_path / "faces.parquet", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))

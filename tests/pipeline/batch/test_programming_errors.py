@@ -39,6 +39,7 @@ def test_the_pool_tells_it_once_and_ends(
     assert not (photos.parent / "faces.parquet").exists()
 
 
+@pytest.mark.slow
 def test_results_before_the_error_stay_and_the_run_resumes(
     photos: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,6 +54,7 @@ def pid(worker: Worker) -> int:
     return worker._process._process.pid
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_its_chunk_processed_again(start: Any, tmp_path: Path) -> None:
     worker = start(fake_job(load_once(tmp_path / "flag")))
     chunk = files(write_picture(tmp_path / "a.png"), deadly(tmp_path / "b.png"), write_picture(tmp_path / "c.png"))
@@ -82,6 +83,7 @@ def load_deadly(bundle: Path | None) -> Any:
     return BatchPredictor()
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_start(start: Any, tmp_path: Path) -> None:
     chunk = files(write_picture(tmp_path / "a.png"))
     with pytest.raises(UserError, match=r"^bundle: is broken; pack it again$"):
@@ -91,6 +93,7 @@ def test_a_worker_that_cannot_start(start: Any, tmp_path: Path) -> None:
     assert str(raised.value) == "a worker ends as it starts (SIGKILL); try again with fewer workers"
 
 
+@pytest.mark.slow
 def test_an_error_of_our_code_has_its_traceback_and_is_not_tried_again(start: Any, tmp_path: Path) -> None:
     chunk = files(*(write_picture(tmp_path / f"{i}.png", size=(48 + i, 32)) for i in range(4)))
     worker = start(fake_job(load_failing(AttributeError("no 'compute'"))))

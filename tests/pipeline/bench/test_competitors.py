@@ -90,6 +90,7 @@ def test_a_box_at_or_beyond_the_edge_gives_a_crop() -> None:
         assert naive._classify(photo, np.float32(box)) in (0, 1, 2)
 
 
+@pytest.mark.slow
 def test_a_one_stage_detector_takes_letterboxed_photos(tmp_path: Path) -> None:
     file = tmp_path / "mean.onnx"
     file.write_bytes(graph())
@@ -115,6 +116,7 @@ class Fixed(nn.Module):
         return pixels.reshape(-1, 3 * 64 * 64)[:1]
 
 
+@pytest.mark.slow
 def test_a_graph_that_fails_on_its_first_picture_is_refused(tmp_path: Path) -> None:
     import onnx
 

@@ -20,6 +20,7 @@ from tests.helpers.training.evaluation_data import CATEGORIES, RESULTS, detectio
 REAL = Path(__file__).resolve().parents[3].parent / "shared/data/face-mask-detection"
 
 
+@pytest.mark.slow
 def test_scores_another_detectors_results(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate_results(data, {"categories": CATEGORIES, "annotations": RESULTS}) == 0
     record = read_report(data)
@@ -213,6 +214,7 @@ def test_the_reliability_diagram_shows_shares_and_counts(monkeypatch: pytest.Mon
     assert path == tmp_path / "r.png"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"needs the photos in {REAL}")
 @pytest.mark.usefixtures("undrawn")
 def test_perfect_results_on_real_photos_score_one(tmp_path: Path) -> None:

@@ -175,6 +175,7 @@ def test_a_bundle_that_learned_from_the_only_dataset_is_warned_of(
     assert LEARNED_NOTES[learned] in Path("out/evaluation.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_the_first_dataset_is_split_and_the_report_says_what_was_learned_from(
     root: Path, monkeypatch: pytest.MonkeyPatch

@@ -38,6 +38,7 @@ def detector(exported: Path) -> ExportedDetector:
     return ExportedDetector(exported, Bundle.load())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "height", "faces"), [(320, 240, 1), (641, 427, 6), (90, 120, 1)])
 def test_the_answers_of_the_predictor(detector: ExportedDetector, width: int, height: int, faces: int) -> None:
     image = synthetic_photo(width, height, faces)

@@ -22,6 +22,7 @@ assert not {"cv2", "onnx", "onnxscript", "pipeline", "common", "torch"} & set(sy
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["readme", "hub"])
 def test_the_ten_lines(where: str, tmp_path: Path) -> None:
     option = ["--out", str(tmp_path / "mask-detector.onnx")] if where == "readme" else ["--hub", str(tmp_path)]

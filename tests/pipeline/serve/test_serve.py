@@ -78,6 +78,7 @@ def form(name: str, data: bytes) -> tuple[bytes, str]:
     return head + data + b"\r\n--x--\r\n", "multipart/form-data; boundary=x"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("0", "40")])
 def test_answers_equal_the_command_lines(
     server: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
@@ -109,6 +110,7 @@ def test_other_host_names_are_refused(server: Target) -> None:
         connection.close()
 
 
+@pytest.mark.slow
 def test_a_proxys_flags_reach_the_server() -> None:
     flags = ("--root-path", "/mask/", "--allow-host", "a.example", "--allow-host", "b.example")
     with running_server(*flags, "--allow-origin", "https://app.example") as target:
@@ -122,6 +124,7 @@ def test_a_proxys_flags_reach_the_server() -> None:
             connection.close()
 
 
+@pytest.mark.slow
 def test_nothing_is_logged() -> None:
     server = start_server("-m", "pipeline.serve")
     target = target_of(server)
@@ -138,6 +141,7 @@ def test_nothing_is_logged() -> None:
     assert server.returncode == 0
 
 
+@pytest.mark.slow
 def test_it_ends_soon_while_a_photo_never_ends(tmp_path: Path) -> None:
     go = tmp_path / "go"
     server = start_server("-c", SLOW.replace("GO", repr(str(go))), "--workers", "1")
@@ -168,6 +172,7 @@ def test_it_ends_soon_while_a_photo_never_ends(tmp_path: Path) -> None:
     assert server.communicate() == ("", "")
 
 
+@pytest.mark.slow
 def test_a_photo_in_progress_is_finished(tmp_path: Path) -> None:
     go = tmp_path / "go"
     server = start_server("-c", SLOW.replace("GO", repr(str(go))))
@@ -187,6 +192,7 @@ def test_a_photo_in_progress_is_finished(tmp_path: Path) -> None:
     assert server.communicate() == ("", "")
 
 
+@pytest.mark.slow
 def test_the_token_comes_from_the_environment() -> None:
     with running_server(token="secret") as target:
         assert b'"label": "without_mask"' in target.detect(hopper().read_bytes())

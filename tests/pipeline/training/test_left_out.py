@@ -134,6 +134,7 @@ def test_photos_that_show_the_same_are_not_learned_from(args: SourcesArgs, tmp_p
             assert [file.name for file in out.iterdir() if "splits" in file.name] == ["splits.csv"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["main", "ilc"])
 def test_photos_compared_before_are_not_compared_again(
     args: SourcesArgs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -173,6 +174,7 @@ def test_without_a_file_of_sources_one_is_written(args: SourcesArgs, tmp_path: P
     assert tyro.cli(EvaluateArgs, args=list(training.report.command[1:])).sources == file
 
 
+@pytest.mark.slow
 def test_options_of_scoring_are_of_one_source(args: SourcesArgs, tmp_path: Path) -> None:
     ious = ("ilc=0.35", "ilc2=0.2", "tv=0.4")
     merges = ("tv:with_mask=without_mask", "ilc:mask_weared_incorrect=without_mask")

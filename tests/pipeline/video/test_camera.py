@@ -81,6 +81,7 @@ def test_sampling_and_seconds() -> None:
         assert 1 <= len(slow) <= 5 and (np.diff(slow) > 0.05).all()
 
 
+@pytest.mark.slow
 def test_a_slow_caller_gets_the_newest_frame() -> None:
     with (
         camera_server(mjpeg_camera(rate=50, frames=40, then=lambda: time.sleep(20))) as port,

@@ -237,6 +237,7 @@ def test_a_camera_for_some_seconds(fake: FakePredictor, monkeypatch: pytest.Monk
     assert event_rows[0]["clock"]
 
 
+@pytest.mark.slow
 def test_a_live_source_stopped_by_a_signal_keeps_its_results(tmp_path: Path) -> None:
     script = (
         "import sys; import cv2; from pipeline.detect import command;"

@@ -310,6 +310,7 @@ def test_the_thread_ends_with_the_frames() -> None:
         assert not any(thread.name == stream.name for thread in threading.enumerate())
 
 
+@pytest.mark.slow
 def test_the_command_follows_faces_and_shows_no_password(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

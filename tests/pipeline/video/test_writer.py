@@ -295,6 +295,7 @@ def play(page: Any, path: Path, *points: tuple[float, float]) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
 @both_writers
 @pytest.mark.parametrize("size", [(96, 64), (1280, 720), (95, 63)])
 def test_a_video_plays_in_a_browser(tmp_path: Path, page: Any, writing: OpenWriter, size: tuple[int, int]) -> None:
@@ -308,6 +309,7 @@ def test_a_video_plays_in_a_browser(tmp_path: Path, page: Any, writing: OpenWrit
     assert np.abs(np.subtract(result["colours"], [(255, 0, 0), (128, 128, 128)])).max() <= 6
 
 
+@pytest.mark.slow
 def test_an_open_file_plays_in_a_browser(tmp_path: Path, page: Any) -> None:
     with growing_video(tmp_path / "a.mp4", RATE) as out:
         for i in range(60):

@@ -40,6 +40,7 @@ def agreement(expected, actual):
     return int(matched.sum()), float(distance.max(initial=0))
 
 
+@pytest.mark.slow
 def test_same_face_as_facenet_pytorch_on_a_portrait(stock, grace):
     from facenet_pytorch import MTCNN
 

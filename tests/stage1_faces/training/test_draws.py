@@ -93,6 +93,7 @@ def test_face_free_photos_take_part_in_the_background() -> None:
     assert background_weights(with_source_factors(two, sources)[1:]).sum() == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_patches_from_anywhere_show_them(monkeypatch: pytest.MonkeyPatch) -> None:
     photos = with_source_factors([photo("main"), *free(3)], [source("main"), source("free", face_free=True)])
     drawn: list[tuple[bool, bool]] = []

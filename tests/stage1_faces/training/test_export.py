@@ -17,6 +17,7 @@ def test_stock_graphs_agree_with_torch(stock_nets):
         assert output == pytest.approx(reference.numpy(), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_graphs_name_no_file_of_the_machine_that_made_them():
     graph = export.to_onnx(export.stock_nets()["pnet"], (1, 3, 20, 20), {0: 1}, ("probability", "offsets"))
     assert b".py" not in graph
@@ -43,6 +44,7 @@ def test_open_axes_have_their_multiples():
     assert all(side % 8 == 0 for side in specs["pnet"].shape[2:])
 
 
+@pytest.mark.slow
 def test_a_graph_that_differs_is_refused(monkeypatch):
     net = export.stock_nets()["rnet"]
     right = export.to_onnx

@@ -107,6 +107,7 @@ def test_finished_nets_are_left_as_they_are(quick: pytest.MonkeyPatch, data: Pat
     assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_a_missing_net_alone_is_trained_again(
     quick: pytest.MonkeyPatch, data: Path, unbroken: Path, tmp_path: Path
 ) -> None:
@@ -126,6 +127,7 @@ def test_other_validation_photos_are_the_same_run(quick: pytest.MonkeyPatch, dat
     assert finetune.finetune(data, splits, unbroken, RECIPE, threads=1) == unbroken
 
 
+@pytest.mark.slow
 def test_overwrite_starts_again(quick: pytest.MonkeyPatch, data: Path, unbroken: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     finetune.finetune(data, data / "splits.csv", out, replace(RECIPE, seed=5, onet_steps=2), threads=1)

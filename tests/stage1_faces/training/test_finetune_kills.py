@@ -38,6 +38,7 @@ def test_killed_after_every_epoch(quick: pytest.MonkeyPatch, data: Path, unbroke
     check_same(tmp_path / "run", unbroken)
 
 
+@pytest.mark.slow
 def test_killed_within_epochs(quick: pytest.MonkeyPatch, data: Path, unbroken: Path, tmp_path: Path) -> None:
     # Once in each net's second epoch, after a step; and when its windows are first mined.
     real: Callable[..., dict[str, float]] = finetune_run.train_epoch

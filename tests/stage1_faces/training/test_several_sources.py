@@ -125,6 +125,7 @@ def run(root: Path, out: Path, **recipe: Any) -> Path:
     return finetune.finetune(args.data, splits, out, chosen, threads=1, sources=args.sources)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_a_run_learns_from_all_and_records_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     searched: list[int] = []
@@ -181,6 +182,7 @@ def quick_teacher(image: np.ndarray) -> Faces:
     return Faces(box, np.float32([0.9]), landmarks_of(box))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_the_teacher_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
@@ -231,6 +233,7 @@ def test_a_missing_teacher_is_named(tmp_path: Path, data: Path, monkeypatch: pyt
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_a_damaged_teacher_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(finetune_run, "find_faces", quick_teacher)
@@ -241,6 +244,7 @@ def test_a_damaged_teacher_file_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         run(tmp_path / "data", tmp_path / "run", teacher="retinaface")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_a_wider_pnet_is_trained_and_loaded(tmp_path: Path, data: Path) -> None:
     recipe = replace(RECIPE, pnet_width=48)

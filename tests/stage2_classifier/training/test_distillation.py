@@ -55,6 +55,7 @@ def levels_of(image: torch.Tensor) -> np.ndarray:
     return ((image.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
 
 
+@pytest.mark.slow
 def test_teachers_see_the_same_place_at_their_own_size(teachers: tuple[str, str], wide_crops: CropSet) -> None:
     teacher = load_teacher([*teachers, teachers[0]], wide_crops)
     assert teacher is not None and [(one.size, one.margin) for one in teacher.inputs] == [(32, 0.2), (40, 0.4)]
@@ -101,6 +102,7 @@ def test_a_run_records_its_teachers(student: Path, teachers: tuple[str, str]) ->
     assert format_value("teacher", ()) == "(none)"
 
 
+@pytest.mark.slow
 def test_a_student_resumes_to_the_same_numbers(
     student: Path, teachers: tuple[str, str], wide_crops: CropSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +122,7 @@ def test_a_student_resumes_to_the_same_numbers(
             fit(replace(config, teacher=other), wide_crops.root, tmp_path, resume=True)
 
 
+@pytest.mark.slow
 def test_the_teachers_word_alone_teaches_the_classes(
     teachers: tuple[str, str], wide_crops: CropSet, tmp_path: Path
 ) -> None:

@@ -61,6 +61,7 @@ def outputs_of(run: Path, crops: CropSet, jitter: BoxJitter | None = None) -> tu
         return meta.heads, model.eval()(images), targets, deltas
 
 
+@pytest.mark.slow
 def test_classes_false_alarms_and_boxes_are_learned(objectness_run: Path, wide_crops: CropSet) -> None:
     history = rows(objectness_run)
     assert history[-1]["train_loss"] < history[0]["train_loss"]
@@ -83,6 +84,7 @@ def test_classes_false_alarms_and_boxes_are_learned(objectness_run: Path, wide_c
     assert (predicted - true).abs().mean() < 0.8 * true.abs().mean()
 
 
+@pytest.mark.slow
 def test_objectness_and_box_resume_to_the_same_numbers(
     objectness_run: Path, wide_crops: CropSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

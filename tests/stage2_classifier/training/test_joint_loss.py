@@ -170,6 +170,7 @@ def test_an_offset_moves_what_is_compared_and_is_mirrored_with_the_view() -> Non
         assert loss.offsets.grad is not None and loss.offsets.grad.tolist() == [[0.0] * 4] * 2
 
 
+@pytest.mark.slow
 def test_offsets_take_up_what_a_source_draws_differently() -> None:
     """Two sources see the same faces; the second draws its boxes lower and wider."""
     generator = torch.Generator().manual_seed(0)

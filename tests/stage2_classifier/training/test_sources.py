@@ -222,6 +222,7 @@ def test_a_run_records_its_sources_and_keeps_offsets_out_of_the_weights(run_of_s
     assert meta.heads.outputs == 8 and not any("offset" in name for name in model.state_dict())
 
 
+@pytest.mark.slow
 def test_a_run_of_several_sources_resumes_to_the_same_numbers(
     run_of_sources: Path, three_sources: CropSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

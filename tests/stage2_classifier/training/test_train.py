@@ -42,6 +42,7 @@ def unbroken(tiny_crops: CropSet, tmp_path_factory: pytest.TempPathFactory) -> P
     return runs / "quick"
 
 
+@pytest.mark.slow
 def test_learns_and_records(unbroken: Path, tiny_crops: CropSet) -> None:
     history = rows(unbroken)
     assert [row["epoch"] for row in history] == [1, 2, 3, 4]
@@ -86,6 +87,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "step"),
     [
@@ -118,6 +120,7 @@ def test_resume_equals_unbroken(
     assert (folder / "best.safetensors").read_bytes() == (whole / "best.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_state_of_another_run_is_refused(
     unbroken: Path, tiny_crops: CropSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,6 +256,7 @@ def test_one_process_trains_in_a_folder(tiny_crops: CropSet, tmp_path: Path) -> 
     assert not list((tmp_path / "quick").iterdir())
 
 
+@pytest.mark.slow
 def test_overwrite_starts_again_and_patience_stops_early(tiny_crops: CropSet, tmp_path: Path) -> None:
     config = replace(QUICK, epochs=30, patience=2, min_delta=1.0)  # nothing is better by more than 1
     summary = fit(config, tiny_crops.root, tmp_path)
@@ -302,6 +306,7 @@ def test_the_last_epoch_is_kept_on_request(tiny_crops: CropSet, tmp_path: Path) 
     assert load_model(tmp_path / "quick" / "best.safetensors")[1].epoch == 2
 
 
+@pytest.mark.slow
 def test_all_crops_may_be_for_training(
     tiny_crops: CropSet, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,6 +66,7 @@ def test_resampling_is_that_of_opencv(height: int, width: int) -> None:
     assert found.tolist() == expected.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("height", "width"), [(496, 496), (100, 150), (40, 401), (31, 16), (1, 1), (1, 60), (240, 3072)]
 )

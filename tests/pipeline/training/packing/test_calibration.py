@@ -275,6 +275,7 @@ def with_second(outputs: list[StageOutputs], move: float) -> list[StageOutputs]:
     return made
 
 
+@pytest.mark.slow
 def test_a_second_pass_is_chosen_only_where_its_boxes_are_better() -> None:
     outputs = shifted(1.0)
     once = fit_fusion(outputs, 0.0, flip_tta=False)
@@ -292,6 +293,7 @@ def test_a_second_pass_is_chosen_only_where_its_boxes_are_better() -> None:
     assert fit_fusion([nothing, *right], 0.0, flip_tta=False) == twice
 
 
+@pytest.mark.slow
 def test_scores_are_fitted_to_the_second_passes_outputs() -> None:
     outputs = with_second(shifted(1.0), 4)
     assert fit_fusion(outputs, 0.0, flip_tta=False).classifier_weight > 0.2

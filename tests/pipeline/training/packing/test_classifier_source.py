@@ -146,6 +146,7 @@ def test_a_bundle_says_what_its_networks_learned_from(
         pack_bundle([other], tmp_path / "five", MtcnnConfig())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cascade")
 def test_the_classifier_of_a_bundle_can_be_taken(tmp_path: Path) -> None:
     default = Bundle.load()

@@ -114,6 +114,7 @@ def test_a_fine_tuned_cascade_and_its_provenance(
     assert len(Predictor(bundle).detect(np.asarray(portrait()))) == 0  # untrained
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cascade")
 def test_with_photos_scores_are_calibrated_on_the_validation_ones(
     run: Path, tuned: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -31,6 +31,7 @@ def walking(i: int) -> list[tuple[int, int, int, int]]:
     return [(10 + 2 * i, 60, 58 + 2 * i, 116)]
 
 
+@pytest.mark.slow
 def test_boxes_move_between_two_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A portrait moves to the right; the boxes of the frames between are where the detector finds them as well."""
     monkeypatch.chdir(tmp_path)

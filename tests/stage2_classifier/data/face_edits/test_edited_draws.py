@@ -83,6 +83,7 @@ def changed_draws(dataset: CropDataset, plain: CropDataset, label: str, draws: i
     return float(np.mean(changed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("option", "label"), [("occluder_prob", "without_mask"), ("mask_recolor_prob", "with_mask")])
 def test_the_probability_decides_for_one_class(faces: CropSet, option: str, label: str) -> None:
     jitter = BoxJitter(degrees_p=0)
