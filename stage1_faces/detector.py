@@ -2,7 +2,7 @@
 
 The three steps are MTCNN's (Zhang et al. 2016): P-Net proposes boxes over an image pyramid, R-Net refines them, O-Net
 scores them and places five landmarks. The nets differ (stage1_faces.training.nets). P-Net and R-Net read a wide view:
-half of the faces are under 22 px, where context helps as much as the face. O-Net runs twice; the second pass
+half of the faces are under 24 px, where context helps as much as the face. O-Net runs twice; the second pass
 reads the boxes of the first and their mirror images, unless `second_look` is off. The weighted face logits of the
 three nets make the score.
 """

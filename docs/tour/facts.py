@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from common.annotations import Annotations
-from docs.tour.figures import drawn_shares, face_sides
+from docs.tour.figures import drawn_shares, face_sides, longer_sides
 from docs.tour.plan import (
     ALTERNATIVES,
     BASELINE,
@@ -33,7 +33,8 @@ from docs.tour.portrait import TILES
 from pipeline.evaluate.report import KIND_NAMES
 from pipeline.evaluate.tide_errors import STAGE
 from pipeline.inference.bundle import Bundle
-from stage2_classifier.config import EXPERIMENTS
+from stage2_classifier.augment.policy import DEFAULT_POLICY
+from stage2_classifier.config import EXPERIMENTS, TrainConfig
 from stage2_classifier.data.crop_manifest import read_crop_set
 
 CSV_ROWS = 3
@@ -45,7 +46,7 @@ def collect_facts(work: Path, annotations: Annotations, epochs: int, chosen: str
     return {
         "epochs": epochs,
         "base": base,
-        "dataset": _dataset(annotations, base.input_size),
+        "dataset": _dataset(annotations, base),
         "groups": _groups(work),
         "crops": _crops(work),
         "draws": _draws(work, base.sampler_power),
@@ -66,15 +67,16 @@ def collect_facts(work: Path, annotations: Annotations, epochs: int, chosen: str
         "found_default": _detected(work / DEFAULT_DETECTIONS, annotations.class_names),
         "faces_shown": len(TILES),
         "experiments": len(EXPERIMENTS),
+        "policy": DEFAULT_POLICY,
     }
 
 
-def _dataset(annotations: Annotations, input_size: int) -> dict[str, Any]:
+def _dataset(annotations: Annotations, base: TrainConfig) -> dict[str, Any]:
     """Return counts and sizes of the faces."""
     counts = Counter(label for image in annotations.images for label in image.labels)
     by_count = sorted(annotations.class_names, key=lambda name: -counts[name])
     most, rarest = by_count[0], by_count[-1]
-    sides = face_sides(annotations)
+    windows = (1 + 2 * base.margin) * longer_sides(annotations)
     return {
         "photos": len(annotations.images),
         "faces": counts.total(),
@@ -84,8 +86,8 @@ def _dataset(annotations: Annotations, input_size: int) -> dict[str, Any]:
         "rare_faces": counts[rarest],
         "ratio": counts[most] / max(counts[rarest], 1),
         "share": counts[most] / counts.total(),
-        "median_side": float(np.median(sides)),
-        "smaller": float((sides < input_size).mean()),
+        "median_side": float(np.median(face_sides(annotations))),
+        "smaller": float((windows < base.input_size).mean()),
         "most_in_a_photo": max(len(image.boxes) for image in annotations.images),
     }
 
@@ -171,10 +173,10 @@ def _comparisons(work: Path) -> str:
 
 
 def _bundle(work: Path) -> dict[str, Any]:
-    """Return the packed bundle's facts, and the default bundle's metrics if its validation photos are the same."""
-    bundle, default = Bundle.load(work / BUNDLE), Bundle.load()
+    """Return the packed bundle's facts, and the metrics of the bundle `kaggle` if it has the same validation photos."""
+    bundle, full = Bundle.load(work / BUNDLE), Bundle.load("kaggle")
     files = sorted((file.name, file.stat().st_size) for file in bundle.path.iterdir())
-    learned = default.meta.provenance.get("settings_and_metrics_from", default.meta.provenance)
+    learned = full.meta.provenance.get("settings_and_metrics_from", full.meta.provenance)
     splits = (one.get("data", {}).get("splits_sha256") for one in (bundle.meta.provenance, learned))
     same = len(set(splits)) == 1
     return {
@@ -184,7 +186,7 @@ def _bundle(work: Path) -> dict[str, Any]:
         "box_bias": bundle.meta.provenance["stage1"]["box_shift"],
         "calibration": bundle.meta.metrics["val_calibration_error"],
         "val": bundle.meta.metrics["val"],
-        "default_val": default.meta.metrics.get("val") if same else None,
+        "full_val": full.meta.metrics.get("val") if same else None,
     }
 
 

@@ -44,6 +44,12 @@ def face_sides(annotations: Annotations) -> NDArray[np.float64]:
     return np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
 
 
+def longer_sides(annotations: Annotations) -> NDArray[np.float64]:
+    """Return (N,) the longer side of each box in pixels, in the order of images and boxes."""
+    boxes = np.concatenate([np.zeros((0, 4)), *(image.boxes for image in annotations.images)])
+    return np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
+
+
 def draw_set(annotations: Annotations, input_size: int, path: Path) -> None:
     """Draw the faces per class, their sizes, and the faces per photo."""
     names = annotations.class_names

@@ -24,7 +24,7 @@ from common.errors import UserError, first_line
 from stage2_classifier.models import read_tensors
 
 MIN_SCORE, MAX_DETECTIONS = 0.01, 300  # of a detection's score, above; of detections in a photo, at most
-# RetinaNet's anchors begin at 32 px, at cells of 8 px; half of the Kaggle set's faces are under 22 px. A quarter of
+# RetinaNet's anchors begin at 32 px, at cells of 8 px; half of the Kaggle set's faces are under 24 px. A quarter of
 # that size is the smallest that cells of 8 px can separate.
 ANCHOR_SCALE = 0.25
 # SSD's default boxes as shares of the input's side, by level; torchvision's begin at 0.07, SSDLite's at 0.2.

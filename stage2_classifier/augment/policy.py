@@ -14,7 +14,7 @@ Image = NDArray[np.uint8]  # (S, S, 3) RGB
 class AugmentPolicy:
     """Range and probability (`*_p`) of each augmentation.
 
-    Half of the faces in the Kaggle set are under 22 px wide. At test time the boxes are a detector's. So the policy
+    Half of the faces in the Kaggle set are at most 23 px wide. At test time the boxes are a detector's. So the policy
     shifts boxes and lowers resolutions. The erased patch is too small to look like a mask or to hide one.
     """
 

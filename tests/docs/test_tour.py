@@ -209,7 +209,7 @@ def sentences_follow_the_numbers(place: Path, monkeypatch: pytest.MonkeyPatch) -
     other = page(lambda facts: (facts["found"].update(lost), facts["found_default"].update(lost)))
     assert "It found 1 face; these classes are not those of the portrait" in other
     shown = {"mAP50": 0.8125, "face_AP50": 0.9375}
-    assert "it has mAP50 0.812 and face AP50 0.938" in page(lambda facts: facts["bundle"].update(default_val=shown))
+    assert "it has mAP50 0.812 and face AP50 0.938" in page(lambda facts: facts["bundle"].update(full_val=shown))
 
 
 @pytest.mark.parametrize(

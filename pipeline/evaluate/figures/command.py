@@ -1,6 +1,6 @@
 """Write every figure of the documentation from results, so that no figure is typed.
 
-Example: python -m pipeline.evaluate.figures --results docs/results --pages MODEL_CARD.md
+Example: python -m pipeline.evaluate.figures --results docs/results --pages MODEL_CARD.md README.md
 
 --results has one folder per bundle, kaggle/ and default/. Files are found by name in them, at any depth:
   crossval.json: of pipeline.crossval.
@@ -29,7 +29,7 @@ PAGE = """# Figures
 
 Written by `python -m pipeline.evaluate.figures`; do not edit by hand. An empty cell is not measured yet. ± is the
 standard deviation over the folds, brackets hold 95% intervals over photos. "below" and "above" mark a missed target.
-Two targets are those of `kaggle` and of `default`.
+Where a cell has two targets, the first is of `kaggle` and the second of `default`.
 
 {targets}
 {peers}
