@@ -37,7 +37,7 @@ kills: $(VENV)/full ## Kill every command at KILLS random moments, and resume it
 	KILLS=$(KILLS) $(BIN)/python -m pytest tests/pipeline/test_kills.py
 
 fuzz: $(VENV)/full ## Fuzz every reader for MINUTES each
-	for name in image voc coco yolo yaml bundle multipart http; do \
+	for name in $$($(BIN)/python -c "from tests.fuzz.targets import TARGETS; print(*TARGETS)"); do \
 		$(BIN)/python tests/fuzz/run.py $$name --seconds $$(($(MINUTES) * 60)) || exit 1; done
 
 check: $(VENV)/full ## Lint, formatting and types

@@ -33,7 +33,7 @@ def start(target: str, package: str | None = None) -> None:
 
 def missing_package(package: str | None, extra: str) -> str:
     """Return the message for a missing package, with the command that installs the extra."""
-    return f"this needs the package {package!r}; install it with `pip install -e '.[{extra}]'`"
+    return f"this needs the package {package!r}; run `pip install -e '.[{extra}]'` in the project's folder"
 
 
 def install_sigint_exit() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
+CONTROL_GROUPS = Path("/sys/fs/cgroup")  # Linux's limits of a container
 QUEUED_PER_THREAD = 2  # items in work, or done and not yet taken; one slow item then does not stop the other threads
 
 
@@ -71,5 +75,20 @@ def run_beside(function: Callable[[], R]) -> Callable[[], R]:
 
 
 def usable_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that this process may use, by its affinity and by its container's limit."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return math.ceil(min(cores, _container_cores()))
+
+
+def _container_cores() -> float:
+    """Return the CPU limit of the container in cores; infinity without one.
+
+    The kernel's files are cpu.max of control groups 2 ("200000 100000": microseconds of each period), and two files of
+    control groups 1 (kernel.org, "Control Group v2" and "CFS Bandwidth Control").
+    """
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        with suppress(OSError, ValueError):
+            quota, period = " ".join((CONTROL_GROUPS / name).read_text(encoding="ascii") for name in names).split()
+            if quota not in ("max", "-1"):
+                return int(quota) / int(period)
+    return math.inf

@@ -62,3 +62,16 @@ class CascadeConfig:
             sqrt(area) in pixels.
         """
         return max(self.min_face, MIN_LEVEL_FACE * max(size) / self.max_side) if min_face is None else min_face
+
+
+def smallest_min_face(size: tuple[int, int], max_pixels: int) -> float:
+    """Return the smallest face that a search may be asked for, so that its largest level has at most `max_pixels`.
+
+    Args:
+        size: the photo's width and height, pixels.
+        max_pixels: pixels of the level.
+
+    Returns:
+        sqrt(area) in pixels of the photo.
+    """
+    return MIN_LEVEL_FACE * (size[0] * size[1] / max_pixels) ** 0.5

@@ -227,7 +227,10 @@ def test_without_the_training_extra_a_command_is_one_line(module: str) -> None:
     code = f"import runpy, sys; sys.modules['torch'] = None; runpy.run_module({module!r}, run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr == "error: this needs the package 'torch'; install it with `pip install -e '.[train]'`\n"
+    assert (
+        done.stderr
+        == "error: this needs the package 'torch'; run `pip install -e '.[train]'` in the project's folder\n"
+    )
 
 
 @pytest.mark.parametrize("module", sorted(modules()))

@@ -59,7 +59,7 @@ class BatchArgs:
     """Ray cluster to use: auto for the one that this machine belongs to, or HOST:PORT.
     Its machines must have the photos and the bundle under the same names."""
     workers: Optional[int] = None
-    """Number of worker processes, each with one photo at a time; if not given, one per core."""
+    """Number of worker processes, each with one photo at a time and some 200 MB; if not given, one per core."""
     chunk: int = 256
     """Most photos handed to a worker together. Each chunk gives a part; a kill loses at most a chunk per worker."""
 
@@ -76,6 +76,8 @@ def make_job(args: BatchArgs) -> BatchJob:
     from pipeline.batch.work import BatchJob
 
     options = {"min_score": args.min_score, "min_face": args.min_face, "id_column": args.id_column}
+    if args.column is not None:  # the results of earlier versions do not name it
+        options["column"] = args.column
     recipe = BatchRecipe(Bundle.load(args.bundle).describe(), options)
     bundle = None if args.bundle is None else bundle_folder(args.bundle).resolve()
     return BatchJob(recipe, bundle, args.min_score, args.min_face, ParquetColumns(args.column, args.id_column))

@@ -47,8 +47,8 @@ class BatchRecipe:
             bundle, options = recorded["bundle"], recorded["options"]
             if BatchRecipe(upgrade_description(bundle), options).hash == self.hash:
                 return None
-            for name, value in self.options.items():
-                old = options.get(name)
+            for name in {**options, **self.options}:
+                old, value = options.get(name), self.options.get(name)
                 if old != value:
                     flag = "--" + name.replace("_", "-")
                     made, now = (f"{flag} {each}" if each is not None else f"no {flag}" for each in (old, value))

@@ -41,6 +41,7 @@ def run(args: DetectArgs) -> int:
         check_config(videos)
     else:
         _refuse_video_flags(args.video)
+    _check_no_bundle_files(args)
     for error in found.errors:
         warn(error)
     if not images and videos is None:
@@ -131,6 +132,10 @@ def _check_args(args: DetectArgs) -> None:
         raise UserError("no pictures named; use photos, folders or patterns, as in `detect photo.jpg`")
     if args.animations and args.video.camera is not None:
         raise UserError("--video is for animated pictures, but --camera is given; remove one of the two")
+    if args.animations and args.skip_videos:
+        raise UserError("--video processes animated pictures, and --skip-videos leaves them out; remove one of the two")
+    if args.blur and not args.pictures and not args.video.show:
+        raise UserError("--blur changes pictures, and --no-pictures writes none; remove one of the two")
     if args.min_score is not None and not 0 <= args.min_score <= 1:
         raise UserError(f"--min-score is {args.min_score:g}; use a number from 0 to 1")
     if args.min_face is not None and not 1 <= args.min_face < float("inf"):
@@ -145,6 +150,15 @@ def _refuse_video_flags(options: VideoOptions) -> None:
         if getattr(options, field.name) != field.default:
             flag = f"--{field.name.replace('_', '-')}"
             raise UserError(f"{flag} is for videos, but no video is named; remove {flag}")
+
+
+def _check_no_bundle_files(args: DetectArgs) -> None:
+    """Raise UserError for an output that would replace a file of a bundle."""
+    for flag, path in {**args.output_files(), "--events": args.video.events}.items():
+        if path is not None and path.exists():
+            from pipeline.inference.bundle import check_no_bundle_file
+
+            check_no_bundle_file(flag, path)
 
 
 def _check_outputs(args: DetectArgs, found: FoundMedia) -> None:

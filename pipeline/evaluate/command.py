@@ -48,7 +48,7 @@ RENAMED_FLAGS = {
 
 
 def run(args: EvaluateArgs) -> int:
-    """Score the detectors, print the tables, write the report, and return the exit code."""
+    """Score the detectors, print the tables and write the report; return 1 where a photo cannot be read, else 0."""
     check_args(args)
     EvaluationSettings(args.iou, args.bootstrap, args.seed)
     with requires_extra("train"):
@@ -78,7 +78,7 @@ def run(args: EvaluateArgs) -> int:
     write_text(args.out / "evaluation.md", markdown("Evaluation", notes, tables))
     write_text(args.out / "evaluation.json", json.dumps(record, indent=1) + "\n")
     console().print(f"report: {args.out / 'evaluation.md'}", markup=False, highlight=False)
-    return 0
+    return int(part.unreadable > 0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

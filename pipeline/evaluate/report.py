@@ -82,7 +82,7 @@ def data_notes(dataset: Annotations, images: Sequence[AnnotatedImage]) -> list[s
         dataset: the dataset as read.
         images: those of its images that are scored.
     """
-    notes = [f"{len(dataset.problems)} problems in the data, the first: {p}" for p in dataset.problems[:1]]
+    notes = [f"{counted(len(dataset.problems), 'problem')} in the data, the first: {p}" for p in dataset.problems[:1]]
     notes += [line] if (line := count_line(dataset)) else []
     if incomplete := sum(not image.complete for image in images):
         fate = "detections there that overlap no annotated face are not counted"

@@ -5,7 +5,7 @@ Example: python -m pipeline.export --out mask-detector.onnx
 Pyramid, P-, R- and O-Net, suppression, crops, classifier, fusion and calibration are inside, with standard operators
 alone. So the file needs nothing but ONNX Runtime, in any language. With --web, a static site is written: the web page
 of pipeline.serve, which finds the faces in the browser. With --hub, a folder for the Hugging Face Hub. With --int8
-PHOTOS, all of these get smaller.
+PHOTOS, all of these get smaller, if the bundle computes in float32 (`default` and `kaggle` compute in INT8).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from common.cli import console, requires_extra, run_cli
 from common.errors import UserError
 from common.files import check_writable_file, write_bytes
 from pipeline.export.folders import FolderKind, check_folder, write_folder
-from pipeline.inference.bundle import Bundle
+from pipeline.inference.bundle import Bundle, check_no_bundle_file
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ def _check(args: ExportArgs) -> None:
         if args.out is not None and folder is not None and args.out.resolve().is_relative_to(folder.resolve()):
             raise UserError(f"--out {args.out}: is in the folder of {flag}; name a file outside it")
     if args.out is not None:
+        check_no_bundle_file("--out", args.out)
         check_writable_file(args.out)
 
 

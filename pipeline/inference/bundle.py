@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import BundleError, first_line
+from common.errors import BundleError, UserError, first_line
 from common.files import check_writable_folder, replaced_folder
 from pipeline.inference.bundle_meta import BundleMeta, meta_to_json, read_meta
 from pipeline.inference.device import Device
@@ -52,6 +52,17 @@ def bundle_folder(bundle: Path | str | None) -> Path:
     known = ", ".join(bundle_names())
     what = "not found; name a bundle directory (one with bundle.json and four .onnx graphs)"
     raise BundleError(f"{folder / 'bundle.json'}: {what}, or a bundle of the project: {known}")
+
+
+def check_no_bundle_file(flag: str, path: Path) -> None:
+    """Raise UserError where an output would replace a file of a bundle.
+
+    Args:
+        flag: the flag that names the output.
+        path: the output.
+    """
+    if path.exists() and (path.parent / "bundle.json").is_file():
+        raise UserError(f"{path}: is a file of a bundle, which needs it; name another file with {flag}")
 
 
 class Bundle:

@@ -22,7 +22,7 @@ from pipeline.inference.detections import Detections
 from pipeline.inference.device import Device
 from pipeline.inference.fusion import ScoreFusion
 from pipeline.inference.image_input import ImageInput, check_order, image_list, image_path, image_pixels
-from stage1_faces.cascade_config import CascadeConfig
+from stage1_faces.cascade_config import CascadeConfig, smallest_min_face
 from stage1_faces.detector import O_CONTEXT, O_SIZE
 from stage1_faces.faces import Detector, Faces
 from stage2_classifier.cropping import cut_crop, to_input
@@ -113,7 +113,8 @@ class Predictor:
             MediaError: the file, the bytes or the PIL image cannot be decoded.
             ImageTypeError: `image` is something else, or `bgr` is given without an array. It is a UserError and a
                 TypeError.
-            UserError: min_score or min_face is out of range.
+            UserError: min_score or min_face is out of range, or min_face so small that the photo would be enlarged
+                to more than MAX_PIXELS.
         """
         _check_range(min_score, min_face)
         photo = self._photo(image, min_face, bgr)
@@ -147,9 +148,12 @@ class Predictor:
             min_face: as in `detect`.
 
         Raises:
-            MediaError: the file cannot be read.
+            MediaError: the file cannot be read, or `min_face` would enlarge the photo to more than MAX_PIXELS.
         """
-        return read_photo(path, self._shrink(min_face))
+        photo = read_photo(path, self._shrink(min_face))
+        if min_face is not None and (reason := _enlarged(photo.size, min_face, MAX_PIXELS)):
+            raise MediaError(path, reason)
+        return photo
 
     def read_from(
         self, file: BinaryIO, name: str, min_face: float | None = None, max_pixels: int = MAX_PIXELS
@@ -160,9 +164,12 @@ class Predictor:
             file: the open file.
             name: what error messages call the file.
             min_face: as in `detect`.
-            max_pixels: a photo with more pixels is refused.
+            max_pixels: a photo with more pixels is refused, and a `min_face` that would enlarge it to more pixels.
         """
-        return decode_photo(file, name, self._shrink(min_face), max_pixels)
+        photo = decode_photo(file, name, self._shrink(min_face), max_pixels)
+        if min_face is not None and (reason := _enlarged(photo.size, min_face, max_pixels)):
+            raise MediaError(name, reason)
+        return photo
 
     def _shrink(self, min_face: float | None) -> Shrink | None:
         """Return how many times smaller a photo may be read, by its size; None except for the fine-tuned cascade."""
@@ -196,7 +203,7 @@ class Predictor:
         Raises:
             MediaError: as in `detect`.
             ImageTypeError: `images` is one image, or one of them is nothing that `detect` takes.
-            UserError: min_score or min_face is out of range.
+            UserError: as in `detect`.
         """
         _check_range(min_score, min_face)
         listed = image_list(images)
@@ -210,6 +217,9 @@ class Predictor:
         """Find the faces of images, uint8 (H, W, 3) RGB each."""
         if not images:
             return []
+        for height, width, _ in (image.shape for image in images):
+            if min_face is not None and (reason := _enlarged((width, height), min_face, MAX_PIXELS)):
+                raise UserError(f"the image {reason}")
         meta, fusion = self.bundle.meta, self.bundle.meta.fusion
         threshold = meta.score_threshold if min_score is None else min_score
         # A score is at most its face score: stage 1 may drop faces whose face score cannot reach the threshold.
@@ -360,3 +370,11 @@ def _check_range(min_score: float | None, min_face: float | None) -> None:
         raise UserError(f"min_score is {min_score}; give a number from 0 to 1")
     if min_face is not None and not 1 <= min_face < math.inf:
         raise UserError(f"min_face is {min_face}; give 1 pixel or more")
+
+
+def _enlarged(size: tuple[int, int], min_face: float, max_pixels: int) -> str | None:
+    """Return why a photo cannot be searched for faces so small, or None where it can."""
+    if min_face >= (least := smallest_min_face(size, max_pixels)):
+        return None
+    what = f"would be enlarged to more than {max_pixels / 1e6:.3g} million pixels for faces of {min_face:g} px"
+    return f"{what}; use a smallest face of {math.ceil(10 * least) / 10:g} px or more"

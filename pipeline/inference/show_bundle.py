@@ -27,18 +27,18 @@ class ShowArgs:
 
 
 def parse_args(argv: Sequence[str]) -> ShowArgs:
-    """Return the arguments of `show`, the only subcommand.
+    """Return the arguments of `show`, the only subcommand, which may be left out where nothing else is given.
 
     Raises:
         UserError: the first argument is not `show`, or two bundles are named.
     """
+    program = arguments.program_name("pipeline.bundle")
     if argv[:1] == ["pack"]:
         raise UserError("pack is a separate command; use `python -m pipeline.pack`")
-    if argv[:1] not in (["show"], ["-h"], ["--help"]):
-        raise UserError("use `python -m pipeline.bundle show [FOLDER]`")
-    options = argv[1:] if argv[0] == "show" else argv
-    prog = f"{arguments.program_name('pipeline.bundle')} show"
-    args = arguments.parse_args(ShowArgs, options, "pipeline.bundle", prog=prog)
+    if argv[:1] not in ([], ["show"], ["-h"], ["--help"]):
+        raise UserError(f"use `{program} show [FOLDER]`")
+    options = argv[1:] if argv[:1] == ["show"] else argv
+    args = arguments.parse_args(ShowArgs, options, "pipeline.bundle", prog=f"{program} show")
     if args.folder is not None and args.bundle is not None:
         raise UserError(f"{args.folder}: --bundle names a bundle, too; name one")
     return args

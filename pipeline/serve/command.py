@@ -70,15 +70,15 @@ def run(args: ServeArgs) -> int:
     workers = args.workers or default_workers(args.device)
     with requires_extra("serve"):
         from pipeline.serve.app import create_app
-        from pipeline.serve.http_server import address_of, is_loopback, listen, make_server
+        from pipeline.serve.http_server import address_of, bound_address, listen, make_server
     with listen(args.host, args.port) as listener:
         limit_malloc_arenas()
         if workers > 1:
             cv2.setNumThreads(1)  # the workers use all cores
         predictor = load_predictor(args.bundle, args.threads, args.device)
-        is_local = is_loopback(listener)
-        hosts = {*LOOPBACK_NAMES, args.host.lower(), *names} if is_local or names else None
-        if not is_local and token is None:
+        own = {*LOOPBACK_NAMES, args.host.lower(), str(bound_address(listener))}
+        hosts = own | names if names or not bound_address(listener).is_unspecified else None
+        if not bound_address(listener).is_loopback and token is None:
             who = f"everyone who reaches {address_of(listener)} can use it"
             print(f"warning: {who}; set {TOKEN_VARIABLE} to require a token", file=sys.stderr)
         app = create_app(predictor, args.limits, token, workers, hosts, origins, root_path, device)

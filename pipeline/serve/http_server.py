@@ -56,9 +56,9 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def is_loopback(listener: socket.socket) -> bool:
-    """Return whether only this machine reaches the socket."""
-    return ipaddress.ip_address(str(listener.getsockname()[0]).partition("%")[0]).is_loopback
+def bound_address(listener: socket.socket) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Return the address that the socket listens at, without the name of a network card."""
+    return ipaddress.ip_address(str(listener.getsockname()[0]).partition("%")[0])
 
 
 def address_of(listener: socket.socket) -> str:

@@ -31,7 +31,7 @@ class ServeMetrics:
         self._seconds = Histogram("detect_seconds", "Time to decode a photo and detect", buckets=BUCKETS, **options)
         self._faces = Counter("faces", "Faces reported", ("label",), **options)
         self._bytes = Counter("upload_bytes", "Bytes of the photos processed", **options)
-        Gauge("requests_under_way", "Photos being sent, waiting or processed", **options).set_function(in_flight)
+        Gauge("requests_in_flight", "Photos being sent, waiting or processed", **options).set_function(in_flight)
         ProcessCollector(registry=self.registry)
         for name in class_names:
             self._faces.labels(name)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 
 from common.cli import console, progress
-from common.display import display_name
+from common.display import counted, display_name
 from common.errors import MediaError
 from common.parallel import map_ordered
 from pipeline.inference.blur import MIN_BLUR_SCORE
@@ -181,8 +181,8 @@ def _progress_bar(stack: ExitStack, source: Source, seconds: float | None) -> Ca
 def _show_summary(screen: Console, name: str, summary: VideoSummary, paths: OutputPaths) -> None:
     faces = ", ".join(f"{count} {label}" for label, count in summary.faces.most_common())
     lines = [
-        f"{display_name(name)}: {summary.frames} frames, {clock(summary.seconds)}",
-        f"{summary.faces.total()} faces entered{': ' + faces if faces else ''}",
+        f"{display_name(name)}: {counted(summary.frames, 'frame')}, {clock(summary.seconds)}",
+        f"{counted(summary.faces.total(), 'face')} entered{': ' + faces if faces else ''}",
     ]
     files = {"video": paths.video, "json": paths.lines, "events": paths.events}
     lines += [f"{kind + ':':<12}{display_name(path)}" for kind, path in files.items() if path is not None]

@@ -222,7 +222,8 @@ class VideoFile:
     def _describe_damage(self, stopped: bool) -> MediaError | None:
         """Return the error of a damaged file; `stopped`: the file was not read to its end."""
         if self._count == 0:
-            return MediaError(self.name, "holds no frame that can be read; copy or download it again")
+            fix = "download it, and name the file" if is_address(self.name) else "copy or download it again"
+            return MediaError(self.name, f"holds no frame that can be read; {fix}")
         in_header = self._container.format.name in FORMATS_WITH_DURATION and not stopped
         expected = self._container_seconds if in_header else None
         missing = expected is not None and self._end - self._begin < expected - DURATION_TOLERANCE

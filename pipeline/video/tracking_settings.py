@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TrackingSettings:
-    """When a face becomes a track, when the track is told, and when it ends."""
+    """When a face becomes a track, when the track is reported, and when it ends."""
 
     # Share of the score that starts a track; a lower score only continues one (Zhang et al. 2022, "ByteTrack").
     low_threshold_ratio: float = 0.25

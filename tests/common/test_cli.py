@@ -103,7 +103,7 @@ def test_other_errors_keep_their_traceback(error: Exception) -> None:
 def test_a_missing_package_gives_the_install_command() -> None:
     missing = ModuleNotFoundError(name="ray")
     with (
-        pytest.raises(UserError, match=r"'ray'; install it with `pip install -e '\.\[batch\]'`"),
+        pytest.raises(UserError, match=r"'ray'; run `pip install -e '\.\[batch\]'` in the project's folder"),
         requires_extra("batch"),
     ):
         raise missing

@@ -136,7 +136,7 @@ def running_server(
 def is_idle_within(target: Target, seconds: float = 10.0) -> bool:
     """Return whether the server has no request in flight any more within `seconds`."""
     end = time.monotonic() + seconds
-    while target.metrics()["mask_requests_under_way"]:
+    while target.metrics()["mask_requests_in_flight"]:
         if time.monotonic() > end:
             return False
         time.sleep(0.1)

@@ -23,7 +23,7 @@ from tests.load.malformed import MalformedRequest, malformed_requests
 from tests.load.request_fuzzer import RequestFuzzer, SendStep
 from tests.load.server_process import HERE, Target, running_server
 
-METRICS = b"process_resident_memory_bytes 1e8\nmask_requests_under_way 0\n"
+METRICS = b"process_resident_memory_bytes 1e8\nmask_requests_in_flight 0\n"
 
 
 def record(out: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ class SuspectArgs(ReadingArgs):
     bundle: tuple[Path, ...] = ()
     """Bundles for --suspects; they must not have learned from this dataset."""
     crossval: Path | None = None
-    """Folder of pipeline.crossval on this dataset: each photo is judged by the fold that did not learn from it."""
+    """Folder of pipeline.crossval on this dataset: each photo is scored by the fold that did not learn from it."""
     suspect_labels: tuple[str, ...] = ()
     """Labelled classes to doubt; all when not given. Leave out a class whose contact sheets show right labels."""
     suspects_out: Path = Path("suspects")

@@ -83,6 +83,10 @@ def check_args(args: EvaluateArgs) -> None:
     for data in (*args.data, *args.face_free):
         check_apart(data, args.out, "--out")
     check_writable_folder(args.out)
+    given = {"--categories": bool(args.categories), "--first-category": args.first_category is not None}
+    for flag, is_given in {**given, "--coco-truth": args.coco_truth is not None}.items():
+        if is_given and not args.predictions:
+            raise UserError(f"{flag}: is for the files of --predictions; name them, or leave it out")
     for file in args.predictions:
         if not file.is_file():
             raise UserError(f"{file}: not found; check the name given with --predictions")

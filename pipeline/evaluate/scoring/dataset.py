@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.annotations import AnnotatedImage, Annotations
+from common.display import counted
+from common.errors import UserError
 from common.images import Pixels, read_image
+from pipeline.data.checks import readable_images
 from pipeline.evaluate.coco_results import CocoNames, write_results
 from pipeline.evaluate.detectors import BUNDLE_NAME, DetectorRun, free_name, read_run, run_bundle
 from pipeline.evaluate.evaluation import DetectionEvaluation, EvaluationSettings, evaluate_samples
@@ -39,6 +43,7 @@ class DatasetPart:
     merge: Mapping[str, str]  # {class: the class that it counts as}
     iou: float  # at which a box is on its face
     notes: tuple[str, ...]  # lines for the report
+    unreadable: int = 0  # photos that are in no score because they cannot be read
 
 
 @dataclass(frozen=True)
@@ -70,22 +75,28 @@ def dataset_part(
         predictor: the detector, which names the classes; None takes the data's.
         data: the dataset's folder.
         dataset: the dataset as read.
-        selected: the images that are scored.
+        selected: the images that are scored, but for those that cannot be read, which are reported.
         notes: lines on the selection.
         merge: pairs A=B.
         iou: at which a box is on its face.
 
     Raises:
-        UserError: a class is unknown, or a value is out of range.
+        UserError: a class is unknown, a value is out of range, or no photo can be read.
     """
     EvaluationSettings(iou, args.bootstrap, args.seed)
     classes = parse_merge(merge)
-    images = merge_classes(selected, classes)
+    readable = readable_images(selected, partial(print, file=sys.stderr))
+    if not readable:
+        raise UserError(f"{data}: none of its {len(selected)} photos can be used; check the warnings above")
+    images = merge_classes(readable, classes)
     class_names = merged_names(dataset.class_names, classes)
     if predictor is not None:
         class_names = merged_names(predictor.bundle.meta.class_names, classes)
     check_classes(images, class_names)
-    return DatasetPart(data, dataset, images, class_names, classes, iou, (*notes, *data_notes(dataset, selected)))
+    notes = [*notes, *data_notes(dataset, readable)]
+    if unreadable := len(selected) - len(readable):
+        notes.append(f"left out of all scores: {counted(unreadable, 'unreadable photo')}")
+    return DatasetPart(data, dataset, images, class_names, classes, iou, tuple(notes), unreadable)
 
 
 def score_dataset(
@@ -104,6 +115,7 @@ def score_dataset(
         "splits": None if args.splits is None else str(args.splits),
         "split": args.split,
         "photos": len(part.images),
+        "unreadable_photos": part.unreadable,
         "incomplete_photos": sum(not image.complete for image in part.images),
         "faces": {name: sum(image.labels.count(name) for image in part.images) for name in part.class_names},
         "min_score": args.min_score,
@@ -184,7 +196,9 @@ def _notes(
     args: EvaluateArgs, images: Sequence[AnnotatedImage], evaluations: Sequence[DetectionEvaluation]
 ) -> list[str]:
     faces = sum(len(image.boxes) for image in images)
-    notes = [f"split {args.split}: {len(images)} photos with {faces} faces; bootstrap seed {args.seed}"]
+    notes = [
+        f"split {args.split}: {counted(len(images), 'photo')} with {counted(faces, 'face')}; bootstrap seed {args.seed}"
+    ]
     what = "no detection" if all(image.complete for image in images) else "no detection that counts"
     for e in evaluations:
         if e.silent_images:

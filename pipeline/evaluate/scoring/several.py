@@ -69,7 +69,7 @@ class SourceScore:
 
 
 def run_several(args: EvaluateArgs, predictor: Predictor) -> int:
-    """Score every dataset, print the summary, write the report, and return the exit code."""
+    """Score every dataset, print the summary and write the report; return 1 where a photo cannot be read, else 0."""
     sources = describe_sources(args.data, args.sources)
     annotated = [source for source in sources if not source.face_free]
     names = [source.name for source in annotated]
@@ -92,7 +92,7 @@ def run_several(args: EvaluateArgs, predictor: Predictor) -> int:
     show([*([_console_table(scores)] if scores else []), *tables[bool(scores) :]], [])
     _write(args, predictor, tables, scores, face_free)
     console().print(f"report: {args.out / 'evaluation.md'}", markup=False, highlight=False)
-    return 0
+    return int(any(part.unreadable for part in parts) or any(score.unreadable for score in face_free))
 
 
 def _face_free_folders(args: EvaluateArgs, sources: Sequence[Source]) -> dict[str, Path]:

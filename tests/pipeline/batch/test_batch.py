@@ -261,7 +261,9 @@ def test_a_missing_extra_is_one_line(package: str, tmp_path: Path) -> None:
     with command(*args, env=environment) as process:
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (1, "")
-    assert err == f"error: this needs the package '{package}'; install it with `pip install -e '.[batch]'`\n"
+    assert (
+        err == f"error: this needs the package '{package}'; run `pip install -e '.[batch]'` in the project's folder\n"
+    )
 
 
 @pytest.fixture(scope="module")

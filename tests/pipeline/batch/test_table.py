@@ -26,6 +26,7 @@ def test_the_difference_in_words() -> None:
     assert difference(BUNDLE, {**OPTIONS, "min_score": 0.3}) == "--min-score 0.3, this is no --min-score"
     assert difference(BUNDLE, {**OPTIONS, "min_face": None}) == "no --min-face, this is --min-face 20.0"
     assert difference({**BUNDLE, "sha256": {}, "name": "b"}, OPTIONS) == "another bundle ('b'), this is 'a'"
+    assert difference(BUNDLE, {**OPTIONS, "column": "front"}) == "--column front, this is no --column"
     assert recipe.difference({}) == "a version that this one cannot read"
 
 

@@ -250,7 +250,7 @@ def test_a_missing_extra_names_the_install_command(
     monkeypatch.setitem(sys.modules, package, None)
     assert main([]) == 1
     error = capsys.readouterr().err
-    assert f"this needs the package {package!r}; install it with `pip install -e '.[train]'`" in error
+    assert f"this needs the package {package!r}; run `pip install -e '.[train]'` in the project's folder" in error
     assert error.count("\n") == 1
 
 

@@ -77,6 +77,33 @@ def test_videos_can_be_left_out(mixed: Path, capsys: pytest.CaptureFixture[str])
     assert "--frame-stride is for videos" in capsys.readouterr().err
 
 
+def test_an_output_never_replaces_a_file_of_a_bundle(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("b").mkdir()
+    for name in ("bundle.json", "pnet.onnx"):
+        Path("b", name).write_text("as it was")
+    for media, flag, name in (("in/a.png", "--json", "bundle.json"), ("in/v.mp4", "--json", "pnet.onnx")):
+        assert run_detect(media, flag, f"b/{name}") == 1
+        error = f"error: b/{name}: is a file of a bundle, which needs it; name another file with {flag}\n"
+        assert capsys.readouterr().err == error and Path("b", name).read_text() == "as it was"
+    assert run_detect("in/a.png", "--json", "b/new.json") == 0
+
+
+@pytest.mark.usefixtures("mixed")
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--video", "--skip-videos"), "--skip-videos leaves them out; remove one of the two"),
+        (("--blur", "--no-pictures"), "--no-pictures writes none; remove one of the two"),
+    ],
+)
+def test_flags_that_exclude_each_other(
+    flags: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_detect("in", *flags) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and message in err and err.count("\n") == 1 and not Path("detections").exists()
+
+
 def test_only_videos_and_all_left_out(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for photo in mixed.rglob("*.png"):
         photo.unlink()

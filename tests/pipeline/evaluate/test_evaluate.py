@@ -234,3 +234,29 @@ def test_perfect_results_on_real_photos_score_one(tmp_path: Path) -> None:
     assert record["intervals"]["mAP50"] == {"value": 1, "low": 1, "high": 1}
     assert record["errors"]["correct"] == len(results)
     assert not any(record["errors"]["kinds"].values())
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_photo_that_cannot_be_read_is_in_no_score(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = {"categories": CATEGORIES, "annotations": RESULTS}
+    assert evaluate_results(data, results) == 0
+    before = json.loads((data.parent / "out/evaluation.json").read_text())
+    first = sorted(data.rglob("*.png"))[0]
+    first.write_bytes(first.read_bytes()[:-40])
+    capsys.readouterr()
+    assert evaluate_results(data, results) == 1
+    assert f"warning: {first}: " in capsys.readouterr().err
+    after = json.loads((data.parent / "out/evaluation.json").read_text())
+    assert (before["unreadable_photos"], after["unreadable_photos"]) == (0, 1)
+    assert after["photos"] == before["photos"] - 1
+    assert "left out of all scores: 1 unreadable photo" in (data.parent / "out/evaluation.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "options", [("--coco-truth", "nowhere.json"), ("--categories", "a", "b"), ("--first-category", "0")]
+)
+def test_options_of_other_results_need_them(
+    data: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
+) -> None:
+    assert main(["--data", str(data), "--split", "all", "--out", str(data.parent / "out"), *options]) == 1
+    assert f"{options[0]}: is for the files of --predictions" in capsys.readouterr().err

@@ -81,10 +81,10 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def evaluate(*options: str) -> dict[str, Any]:
-    """Score main and webcam, and return evaluation.json."""
+def evaluate(*options: str, code: int = 0) -> dict[str, Any]:
+    """Score main and webcam, and return evaluation.json; `code` is the expected exit code."""
     argv = ["--data", "main", "webcam", "--split", "all", "--bootstrap", "20", "--no-pictures", "--out", "out"]
-    assert main([*argv, *options]) == 0
+    assert main([*argv, *options]) == code
     record: dict[str, Any] = json.loads(Path("out/evaluation.json").read_text())
     return record
 
@@ -129,11 +129,12 @@ def test_iou_and_merge_of_one_dataset() -> None:
 @pytest.mark.usefixtures("undrawn")
 def test_photos_without_faces(root: Path) -> None:
     (root / "empty/broken.jpg").write_bytes(b"no picture")
-    (score,) = evaluate("--face-free", "empty")["face_free"].values()
+    (score,) = evaluate("--face-free", "empty", code=1)["face_free"].values()
     assert (score["photos"], score["false_alarms"], score["photos_with_one"], score["threshold"]) == (4, 1, 1, 0.5)
     assert score["per_photo"]["value"] == 0.25 and 0 <= score["per_photo"]["low"] < 0.25 < score["per_photo"]["high"]
     assert score["unreadable"][0].startswith("broken.jpg: ")
     assert "| empty | 4 | 0.5 | 1 | 1 | 0.250 [" in Path("out/evaluation.md").read_text()
+    (root / "empty/broken.jpg").unlink()
     (score,) = evaluate("--face-free", "empty", "--score-threshold", "0.3")["face_free"].values()
     assert (score["false_alarms"], score["photos_with_one"], score["per_photo"]["value"]) == (2, 1, 0.5)
 

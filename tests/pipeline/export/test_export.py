@@ -123,6 +123,11 @@ def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["--hub", folder, "--out", str(tmp_path / "file" / "e.onnx")]) == 1  # before the folder is written
     assert len(capsys.readouterr().err.splitlines()) == 1
     (tmp_path / "file").unlink()
+    for name in ("bundle.json", "classifier.onnx"):
+        (tmp_path / "b.onnx" / name).write_bytes(b"as it was")
+    assert main(["--out", str(tmp_path / "b.onnx/classifier.onnx")]) == 1
+    assert "classifier.onnx: is a file of a bundle, which needs it; name another file" in capsys.readouterr().err
+    assert (tmp_path / "b.onnx/classifier.onnx").read_bytes() == b"as it was"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.onnx"]
 
 

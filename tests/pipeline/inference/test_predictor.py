@@ -1,5 +1,6 @@
 """The inference path with the default bundle: from pixels to Detections, alone and in batches."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from common.boxes import iou
-from common.errors import BundleError, UserError
+from common.errors import BundleError, MediaError, UserError
 from common.images import Photo, read_image
 from pipeline.bench.synthetic_photos import synthetic_photo
 from pipeline.detect.demo.command import portrait, tiled_photo
@@ -97,6 +98,24 @@ def test_refuses_values_out_of_range(predictor, tiles):
         predictor.detect(tiles, min_face=float("inf"))
     with pytest.raises(UserError, match="min_face"):
         predictor.detect("never-read.jpg", min_face=-5)
+
+
+def test_a_smallest_face_that_enlarges_a_photo_beyond_the_limit_is_refused(predictor, tmp_path):
+    # A face of 1 px fills 8 px of the largest level: 1200x1300 px would become 100 million.
+    pixels = np.zeros((1200, 1300, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    limit = (
+        "would be enlarged to more than 89.5 million pixels for faces of 1 px; use a smallest face of 1.1 px or more"
+    )
+    for image, start in ((pixels, "the image "), (tmp_path / "a.png", f"{tmp_path / 'a.png'}: ")):
+        with pytest.raises(UserError, match=re.escape(start + limit)):
+            predictor.detect(image, min_face=1)
+    with pytest.raises(UserError, match="the image would be enlarged"):
+        predictor.detect_batch([pixels[:9], pixels], min_face=1)
+    with (tmp_path / "a.png").open("rb") as file, pytest.raises(MediaError, match=r"b.png: .* smallest face of 5.7 px"):
+        predictor.read_from(file, "b.png", min_face=5.6, max_pixels=3_120_000)
+    with (tmp_path / "a.png").open("rb") as file:
+        assert predictor.read_from(file, "b.png", min_face=5.7, max_pixels=3_120_000).size == (1300, 1200)
 
 
 def test_a_classifier_weight_needs_face_logits(predictor):

@@ -24,8 +24,9 @@ def test_show_prints_provenance_and_bad_bundle_is_one_line(bundle_copy, capsys, 
     )
 
 
-def test_show_prints_the_default_bundle_when_none_is_named(capsys):
-    assert main(["show"]) == 0
+@pytest.mark.parametrize("argv", [["show"], []])
+def test_show_prints_the_default_bundle_when_none_is_named(capsys, argv):
+    assert main(argv) == 0
     assert json.loads(capsys.readouterr().out)["name"] == DEFAULT.name
 
 
@@ -44,7 +45,9 @@ def test_show_says_when_the_commit_was_not_recorded(bundle_copy, capsys, provena
     assert Bundle.load(bundle_copy).describe()["provenance"] == provenance
 
 
-@pytest.mark.parametrize(("argv", "line"), [([], "use `python -m pipeline.bundle show"), (["pack"], "pipeline.pack")])
+@pytest.mark.parametrize(
+    ("argv", "line"), [(["list"], "use `python -m pipeline.bundle show [FOLDER]`"), (["pack"], "pipeline.pack")]
+)
 def test_other_subcommands_are_refused(capsys, argv, line):
     assert main(argv) == 1
     err = capsys.readouterr().err

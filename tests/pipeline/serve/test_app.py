@@ -227,7 +227,7 @@ def test_an_unexpected_error_is_one_line_and_names_no_photo(photo: bytes, capsys
                 "error": "unexpected error in the server; see its log"
             }
         assert client.get("/v1/health").status_code == 200
-        assert metric(client, "mask_requests_under_way") == 0
+        assert metric(client, "mask_requests_in_flight") == 0
     err = capsys.readouterr().err
     assert "error: unexpected RuntimeError" in err and "in detect" in err and NAME not in err
 
@@ -259,7 +259,7 @@ def test_few_requests_wait_and_further_ones_are_refused(photo: bytes) -> None:
         threads = ConcurrentPosts(client, photo)
         for number in (1, 2, 3):
             threads.post()
-            until(lambda n=number: metric(client, "mask_requests_under_way") == n)
+            until(lambda n=number: metric(client, "mask_requests_in_flight") == n)
         assert slow.begun == 1
         refused = client.post("/v1/detect", content=photo, headers=RAW)
         assert refused.status_code == 429 and refused.headers["retry-after"] == "2"
@@ -267,7 +267,7 @@ def test_few_requests_wait_and_further_ones_are_refused(photo: bytes) -> None:
         assert client.get("/v1/health").status_code == 200  # the event loop is not blocked
         slow.go.set()
         assert threads.join() == [200, 200, 200]
-        assert metric(client, "mask_requests_under_way") == 0
+        assert metric(client, "mask_requests_in_flight") == 0
         assert client.post("/v1/detect", content=photo, headers=RAW).status_code == 200
 
 
@@ -279,8 +279,8 @@ def test_slow_work_counts_as_in_flight_until_it_ends(photo: bytes) -> None:
             answer = client.post("/v1/detect", content=photo, headers=RAW)
             assert answer.status_code == 503
             assert answer.json()["error"] == ("there was no answer within 0.2 seconds; try a smaller photo, or later")
-            assert metric(client, "mask_requests_under_way") == in_flight
+            assert metric(client, "mask_requests_in_flight") == in_flight
         assert slow.begun == 1
         slow.go.set()
-        until(lambda: metric(client, "mask_requests_under_way") == 0)
+        until(lambda: metric(client, "mask_requests_in_flight") == 0)
         assert client.post("/v1/detect", content=photo, headers=RAW).status_code == 200

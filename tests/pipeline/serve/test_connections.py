@@ -101,7 +101,7 @@ def test_a_slow_body_is_refused(target: Target) -> None:
         statuses(data) == [408]
         and error_message(data) == "the upload did not arrive within 0.5 seconds; try a smaller photo"
     )
-    until(lambda: target.metrics()["mask_requests_under_way"] == 0)
+    until(lambda: target.metrics()["mask_requests_in_flight"] == 0)
 
 
 def test_invalid_http_gets_one_line(target: Target) -> None:
@@ -138,7 +138,7 @@ def test_bad_chunks_in_the_middle_of_an_upload(target: Target) -> None:
         connection.sendall(b"no size\r\n")
         data = received(connection)
     assert statuses(data) == [400] and error_message(data).startswith("this is not a valid HTTP/1.1 request")
-    until(lambda: target.metrics()["mask_requests_under_way"] == 0)
+    until(lambda: target.metrics()["mask_requests_in_flight"] == 0)
 
 
 @pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"])
@@ -218,9 +218,9 @@ def test_work_of_a_disconnected_client_is_dropped(tmp_path: Path) -> None:
         first.sendall(whole)
         until(lambda: slow.begun == 1)
         second.sendall(whole)
-        until(lambda: target.metrics()["mask_requests_under_way"] == 2)
+        until(lambda: target.metrics()["mask_requests_in_flight"] == 2)
         second.close()
-        until(lambda: target.metrics()["mask_requests_under_way"] == 1)
+        until(lambda: target.metrics()["mask_requests_in_flight"] == 1)
         slow.go.set()
         assert statuses(first.recv(9999)) == [200]
         first.close()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
+from pipeline.inference.predictor import Predictor
 from pipeline.serve.app import create_app
 from pipeline.serve.body_parser import MAX_TEXT
 from tests.helpers.fake_predictor import FakePredictor
@@ -139,3 +143,16 @@ def test_unknown_query_names_are_refused(
 def test_the_token_comes_first(fake: FakePredictor, photo: bytes) -> None:
     with TestClient(create_app(fake, LIMITS, token="secret")) as client:  # type: ignore[arg-type]
         assert client.post("/v1/detect?x=1", content=photo, headers=RAW).status_code == 401
+
+
+def test_a_smallest_face_that_enlarges_the_photo_beyond_the_limit_is_refused() -> None:
+    app = create_app(Predictor.default(), replace(LIMITS, max_pixels=480_000))
+    file = io.BytesIO()
+    Image.new("RGB", (300, 200)).save(file, "PNG")
+    with TestClient(app) as client:
+        for min_face, status in ((2.8, 422), (2.9, 200)):
+            answer = client.post(f"/v1/detect?min_face={min_face}", content=file.getvalue(), headers=RAW)
+            assert answer.status_code == status
+            if status == 422:
+                reason = "would be enlarged to more than 0.48 million pixels for faces of 2.8 px"
+                assert answer.json() == {"error": f"upload: {reason}; use a smallest face of 2.9 px or more"}

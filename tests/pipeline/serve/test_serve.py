@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import signal
@@ -159,7 +160,7 @@ def test_it_ends_soon_while_a_photo_never_ends(tmp_path: Path) -> None:
         idle.sendall(b"GET")
         for post in posts:
             post.start()
-        while target.metrics()["mask_requests_under_way"] < 3 or not go.with_suffix(".begun").exists():
+        while target.metrics()["mask_requests_in_flight"] < 3 or not go.with_suffix(".begun").exists():
             time.sleep(0.01)
         begin = time.monotonic()
         server.send_signal(signal.SIGINT)
@@ -224,6 +225,11 @@ def test_an_open_server_is_a_warning(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert capsys.readouterr().err == "" and len(apps) == 5
     statuses = [TestClient(app).get("/v1/health").status_code for app in apps]  # addressed as testserver
     assert statuses == [403, 403, 200, 403, 200]
+    # At one address of a network, the server answers to this address and to the name of --host.
+    monkeypatch.setattr(http_server, "bound_address", lambda _: ipaddress.ip_address("192.0.2.2"))
+    assert serve.main(["--port", "0", "--host", "localhost"]) == 0
+    for name, status in (("192.0.2.2", 200), ("localhost", 200), ("evil.example", 403)):
+        assert TestClient(apps[-1], base_url=f"http://{name}").get("/v1/health").status_code == status
 
 
 @pytest.mark.parametrize(
@@ -284,7 +290,7 @@ def test_a_missing_extra_is_one_line(
     for module in ("pipeline.serve.app", "pipeline.serve.http_server", "pipeline.serve.metrics"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     assert serve.main(["--port", "0"]) == 1
-    line = f"error: this needs the package {package!r}; install it with `pip install -e '.[serve]'`\n"
+    line = f"error: this needs the package {package!r}; run `pip install -e '.[serve]'` in the project's folder\n"
     assert capsys.readouterr() == ("", line)
 
 

@@ -69,7 +69,7 @@ def test_a_video(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> Non
     assert drawn == [10 <= i < 30 for i in range(80)]
     output = capsys.readouterr().out
     assert "0:00:00.6  face 1 entered with mask (0.63)" in output
-    assert "1 faces entered: 1 with_mask" in output
+    assert "1 face entered: 1 with_mask" in output
     assert not list(Path("detections").glob(".*"))
 
 
@@ -334,7 +334,7 @@ def test_without_the_video_extra_it_is_one_line(
     blob_video(Path("a.mp4"), passing_blob, frames=5)
     monkeypatch.setitem(sys.modules, "av", None)
     assert run_detect("a.mp4") == 1
-    expected = "this needs the package 'av'; install it with `pip install -e '.[video]'`"
+    expected = "this needs the package 'av'; run `pip install -e '.[video]'` in the project's folder"
     assert capsys.readouterr().err == f"error: {expected}\n"
 
 

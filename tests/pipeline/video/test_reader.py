@@ -198,7 +198,9 @@ def test_file_names_are_not_addresses(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = blob_video(tmp_path / "a.mp4", frames=1)
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(UserError, match=r"this needs the package 'av'; install it with `pip install -e '\.\[video\]'`"):
+    with pytest.raises(
+        UserError, match=r"the package 'av'; run `pip install -e '\.\[video\]'` in the project's folder"
+    ):
         VideoFile(str(path))
 
 
