@@ -30,6 +30,7 @@ PAGES = (
     "docs/figures.md",
     "docs/inputs.md",
     "docs/label_noise.md",
+    "docs/outputs.md",
     "docs/scale.md",
     "docs/serving.md",
     "docs/tour.md",
@@ -39,6 +40,7 @@ PAGES = (
 # Needs a network, a camera, a cluster, minutes of training, or does not end by itself.
 NOT_QUICK = (
     "make ",
+    "pip ",
     "curl",
     "pipeline.serve",
     "--camera",
@@ -46,6 +48,7 @@ NOT_QUICK = (
     "s3:",
     "--address",
     "finetune",
+    "baseline",
     "train",
     "crossval",
     "--web",
