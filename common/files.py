@@ -23,6 +23,8 @@ _UMASK_LOCK = threading.Lock()
 # A temporary name holds its owner: the machine (several may write into one folder) and the process id.
 _MACHINE = f"{crc32(socket.gethostname().encode()):08x}"
 _TEMPORARY_NAME = re.compile(r"\.(.*)\.([0-9a-f]{8})-([0-9]+)-[^.]*\.tmp(\.[^.]*)?")
+MAX_NAME_BYTES = 255  # of a file's name on most file systems
+RANDOM_CHARACTERS = 8  # that `tempfile` adds
 _CLEANED_FOLDERS: set[str] = set()  # by this process
 
 
@@ -39,7 +41,7 @@ def atomic_replace(path: Path | str) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale_files(path.parent)
     with with_file_name(path):
-        prefix = f".{path.stem}.{_MACHINE}-{os.getpid()}-"
+        prefix = _temporary_prefix(path.stem, path.suffix)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=f".tmp{path.suffix}")
     os.close(handle)
     temporary = Path(name)
@@ -73,7 +75,7 @@ def replaced_folder(path: Path | str) -> Iterator[Path]:
     out.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale_files(out.parent)
     with with_file_name(out):
-        prefix = f".{out.name}.{_MACHINE}-{os.getpid()}-"
+        prefix = f".{out.name}.{_MACHINE}-{os.getpid()}-"  # of the whole name, by which a killed folder comes back
         temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=prefix, suffix=".tmp"))
     new, old = temporary / "new", temporary / "old"
     try:
@@ -115,14 +117,14 @@ def atomic_text(path: Path | str, newline: str | None = None) -> Iterator[TextIO
 
 
 def streaming_text(path: Path | str, newline: str | None = None) -> TextIO:
-    """Open `path` as a text file (UTF-8) that is written in place, as for a live stream; its errors name `path`."""
-    return _as_text(streaming_bytes(path), newline)
+    """Open `path` to append text (UTF-8) in place, as of a live stream; its errors name `path`."""
+    return _as_text(streaming_bytes(path, append=True), newline)
 
 
-def streaming_bytes(path: Path | str) -> io.RawIOBase:
+def streaming_bytes(path: Path | str, *, append: bool = False) -> io.RawIOBase:
     """Open `path` as an unbuffered file that is written in place; its errors name `path`."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    return _NamedFile(path, path)
+    return _NamedFile(path, path, "a" if append else "w")
 
 
 def check_writable_file(path: Path | str) -> None:
@@ -155,8 +157,8 @@ def with_file_name(path: Path | str) -> Iterator[None]:
 class _NamedFile(io.FileIO):
     """A file whose failed writes name `path`, because several files may be open at once."""
 
-    def __init__(self, file: Path | str, path: Path | str) -> None:
-        super().__init__(file, "w")
+    def __init__(self, file: Path | str, path: Path | str, mode: str = "w") -> None:
+        super().__init__(file, mode)
         self._path = path
 
     def write(self, data: Any) -> int:
@@ -191,6 +193,15 @@ def _remove_stale_files(folder: Path) -> None:
             if owner and owner[2] == _MACHINE and not _is_running(int(owner[3])):
                 with suppress(OSError):
                     _remove_stale(Path(entry.path), owner[1])
+
+
+def _temporary_prefix(stem: str, suffix: str) -> str:
+    """Return the start of a temporary file's name; a long stem is cut, so that the name is no longer than allowed."""
+    owner = f".{_MACHINE}-{os.getpid()}-"
+    free = MAX_NAME_BYTES - len(os.fsencode(f".{owner}.tmp{suffix}")) - RANDOM_CHARACTERS
+    if len(name := os.fsencode(stem)) > free:
+        stem = name[: max(free, 0)].decode(errors="ignore")
+    return f".{stem}{owner}"
 
 
 def _remove_stale(temporary: Path, name: str) -> None:

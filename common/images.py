@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from common.errors import MediaError, TooManyPixelsError
 
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
+Depth = TypeVar("Depth", np.uint8, np.uint16)
 Shrink = Callable[[tuple[int, int]], float]
 
 # Pillow's default limit: a quarter of a gibibyte as RGB. A file of a few kilobytes can claim far more.
@@ -50,7 +51,7 @@ _MODES = (
     "I;16N",
 )
 _MAX_12_BITS = 4095
-_BITS_PER_SAMPLE = 258  # TIFF tag
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF tags, and a value of the second
 _JPEG_START, _TIFF_STARTS = b"\xff\xd8\xff", (b"II", b"MM")
 _STRIP_ROWS = 256  # rows converted at a time: Pillow's conversion would hold the whole picture three times
 
@@ -166,6 +167,8 @@ def _decode(file: BinaryIO, name: str | Path, shrink: Shrink | None, max_pixels:
             # Raw modes such as "RGB;16B"; the tile has numbers, too.
             deep = image.mode in ("RGB", "RGBA") and ";16" in str(getattr(image, "tile", ""))
             with _file_errors(name):
+                # Pillow turns a TIFF upright when it loads it, but not the pixels that are read again below.
+                stored = orientation_of(image) if image.format == "TIFF" else 1
                 if factor > 1:
                     image.draft(None, (max(width // factor, 1), max(height // factor, 1)))
                 image.load()
@@ -174,7 +177,7 @@ def _decode(file: BinaryIO, name: str | Path, shrink: Shrink | None, max_pixels:
             orientation = orientation_of(image)
             pixels = to_rgb(image)
             if deep and _is_dark(image):
-                pixels = _decode_deep_colour(file, pixels)
+                pixels = _decode_deep_colour(file, pixels, stored)
             pixels = _autorotate(pixels, orientation)
             size = (height, width) if orientation in TRANSPOSED else (width, height)
             return Photo(pixels, size, _animation_note(image))
@@ -212,12 +215,18 @@ def _is_dark(image: Image.Image) -> bool:
     return int(np.count_nonzero(colours > _MAX_12_BITS >> 8)) <= colours.size // _HOT_PIXELS
 
 
-def _decode_deep_colour(file: BinaryIO, pixels: Pixels) -> Pixels:
-    """Return 10 or 12-bit colours stored in 16 bits at full brightness; `pixels` where they cannot be read so."""
+def _decode_deep_colour(file: BinaryIO, pixels: Pixels, orientation: int) -> Pixels:
+    """Return 10 or 12-bit colours stored in 16 bits at full brightness; `pixels` where they cannot be read so.
+
+    `orientation` is by which `pixels` were turned already.
+    """
     from common.decoding.deep_images import read_16_bits
 
     values = read_16_bits(file)
-    if values is None or values.ndim != 3 or values.shape[:2] != pixels.shape[:2]:
+    if values is None or values.ndim != 3:
+        return pixels
+    values = _autorotate(values, orientation)
+    if values.shape[:2] != pixels.shape[:2]:
         return pixels
     colours = _deep_to_rgb(values[..., :3], _white_of([values[..., :3]]))
     if values.shape[2] == 3:
@@ -316,7 +325,9 @@ def to_rgb(image: Image.Image) -> Pixels:
     for top, bottom in strips:
         strip = image.crop((0, top, width, bottom))
         out[top:bottom] = _deep_to_rgb(np.asarray(strip), white) if deep else _strip_to_rgb(strip)
-    return out
+    # Pillow inverts a TIFF whose white is 0 for 8 bits alone.
+    is_inverted = deep and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+    return 255 - out if is_inverted else out
 
 
 def _strip_to_rgb(strip: Image.Image) -> Pixels:
@@ -356,7 +367,11 @@ def _scale_to_8_bits(values: NDArray[np.float32]) -> Pixels:
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
     if low >= 0 and high <= 65535:
-        low, high = 0.0, next(float(top) for top in (1, *GREY_RANGES) if high <= top)
+        # The least range that all pixels fit into, except for hot ones. Filters lead a little beyond 1.
+        beyond = ((top, 1.5 if top == 1 else top) for top in (1, *GREY_RANGES))
+        fitting = (top for top, most in beyond if np.count_nonzero(values > most) <= values.size // _HOT_PIXELS)
+        low, high = 0.0, float(next(fitting))
+    values = np.clip(values, low, high)
     grey = np.rint((values - low) * (255 / ((high - low) or 1.0))).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)
 
@@ -374,7 +389,7 @@ def upright_pixels(image: Image.Image) -> Pixels:
     return _autorotate(to_rgb(image), orientation_of(image))
 
 
-def _autorotate(pixels: Pixels, orientation: int) -> Pixels:
+def _autorotate(pixels: NDArray[Depth], orientation: int) -> NDArray[Depth]:
     """Return the pixels upright, rotated and mirrored by their EXIF orientation."""
     if orientation in TRANSPOSED:
         pixels = pixels.swapaxes(0, 1)

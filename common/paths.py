@@ -77,10 +77,12 @@ def find_media(paths: Sequence[str | Path], skip: str | Path | None = None) -> F
     chosen = set(videos)
     others = [name for name in names if name not in chosen]
     found, errors = _find(others, skip, lambda name: _is_picture(name) or _has_suffix(name, VIDEO_SUFFIXES))
-    named = {canonical_path(video) for video in videos}
+    named: dict[str, str] = {}
+    for video in videos:
+        named.setdefault(video if is_address(video) else canonical_path(video), video)
     return FoundMedia(
         [each for each in found if not is_video(each.path)],
-        [FoundImage(video, os.path.basename(video)) for video in dict.fromkeys(videos)]
+        [FoundImage(video, os.path.basename(video)) for video in named.values()]
         + [each for each in found if is_video(each.path) and canonical_path(each.path) not in named],
         errors,
     )

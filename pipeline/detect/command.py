@@ -41,6 +41,7 @@ def run(args: DetectArgs) -> int:
         check_config(videos)
     else:
         _refuse_video_flags(args.video)
+    _check_folder(args)
     _check_no_bundle_files(args)
     for error in found.errors:
         warn(error)
@@ -152,6 +153,13 @@ def _refuse_video_flags(options: VideoOptions) -> None:
             raise UserError(f"{flag} is for videos, but no video is named; remove {flag}")
 
 
+def _check_folder(args: DetectArgs) -> None:
+    """Raise UserError where the annotated pictures and videos would be inputs of the next run."""
+    out = os.path.realpath(args.out)
+    if args.pictures and args.out.is_dir() and any(os.path.realpath(path) == out for path in args.paths):
+        raise UserError(f"{display_name(args.out)}: is both --out and a folder of pictures; use another --out")
+
+
 def _check_no_bundle_files(args: DetectArgs) -> None:
     """Raise UserError for an output that would replace a file of a bundle."""
     for flag, path in {**args.output_files(), "--events": args.video.events}.items():
@@ -163,9 +171,6 @@ def _check_no_bundle_files(args: DetectArgs) -> None:
 
 def _check_outputs(args: DetectArgs, found: FoundMedia) -> None:
     """Raise UserError for outputs that would overwrite an input, one another, or a folder or device."""
-    out = os.path.realpath(args.out)
-    if args.pictures and args.out.is_dir() and any(os.path.realpath(path) == out for path in args.paths):
-        raise UserError(f"{display_name(args.out)}: is both --out and a folder of pictures; use another --out")
     videos = [video.path for video in found.videos if not is_address(video.path)]
     inputs = set(map(os.path.realpath, (*(image.path for image in found.images), *videos)))
     flags: dict[str, str] = {}  # real path -> flag

@@ -187,7 +187,7 @@ def _open_http(address: str, fetches_per_second: float) -> Source:
         _log(f"{name}: shows a picture; fetching it {fetches_per_second:g} times a second (--max-fps) until Ctrl-C")
         return LiveStream(address=address, opened=snapshots)
     # A stream has no length. It uses the connection that is open: many cameras admit only one.
-    return LiveStream(address=address, opened=video) if video.seconds is None else video
+    return LiveStream(address=address, opened=video) if video.is_stream else video
 
 
 def _log(line: str) -> None:

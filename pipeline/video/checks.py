@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from common.display import display_name
 from common.errors import UserError
@@ -55,7 +56,12 @@ def _check_output_files(config: VideoConfig) -> None:
             raise UserError(f"{display_name(path)}: {flag} names one file for several videos; remove {flag}")
         if path.exists() and not path.is_file():
             raise UserError(f"{display_name(path)}: is a folder or device; name a file with {flag}")
-        if any(os.path.realpath(path) == os.path.realpath(video) for video in config.paths):
+        if _names(path) & {name for video in config.paths for name in _names(video)}:
             raise UserError(f"{display_name(path)}: is the video; name another file with {flag}")
     if len({canonical_path(file).casefold() for file in files.values()}) < len(files):
         raise UserError(f"{display_name(files['--json'])}: is named by both --json and --events; use one file for each")
+
+
+def _names(path: str | Path) -> set[str]:
+    """Return the names by which files are compared: of a link and of its target; many file systems ignore case."""
+    return {name.casefold() for name in (canonical_path(path), os.path.realpath(path))}

@@ -121,10 +121,10 @@ def _class_words(label: str) -> str:
 class EventWriter:
     """Writes events as CSV rows or JSON lines, and flushes each."""
 
-    def __init__(self, file: TextIO, as_csv: bool) -> None:
+    def __init__(self, file: TextIO, as_csv: bool, header: bool = True) -> None:
         self._file = file
         self._csv = csv.DictWriter(file, [field.name for field in fields(Event)]) if as_csv else None
-        if self._csv:
+        if self._csv and header:
             self._csv.writeheader()
 
     def add(self, event: Event) -> None:
@@ -146,7 +146,8 @@ def event_writer(path: Path, live: bool) -> Iterator[EventWriter]:
     """Open an EventWriter for CSV or JSON lines, by the file's suffix.
 
     The file is put in place when the block ends without an error. A live one is written in place from the start, so
-    that other programs can follow it.
+    that other programs can follow it, and after the events that it already has.
     """
     with (streaming_text if live else atomic_text)(path, newline="") as file:
-        yield EventWriter(file, as_csv=path.suffix.lower() == ".csv")
+        is_continued = live and path.stat().st_size > 0
+        yield EventWriter(file, path.suffix.lower() == ".csv", header=not is_continued)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -62,6 +63,12 @@ def process_videos(config: VideoConfig, predictor: Predictor) -> int:
                 summary = _process_video(source, paths, config, predictor, webhook)
             except MediaError as error:
                 print(f"error: {error}", file=sys.stderr)
+                failed += 1
+                continue
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG:
+                    raise
+                print(f"error: {display_name(path)}: is too long a name for the outputs; shorten it", file=sys.stderr)
                 failed += 1
                 continue
             if summary.damage:

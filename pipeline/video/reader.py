@@ -119,6 +119,7 @@ class VideoFile:
         self._safe_pts: set[int | None] = set()  # except for those with these time stamps,
         self._sent_pts: deque[int | None] = deque(maxlen=32)  # which are the last ones in decoding order
         self._begin, self._end = 0.0, 0.0  # seconds of the first and last packet; 0 is always included
+        self._packets_last = True  # whether the packets of the video say how long they last
 
     def frames(self, sampler: FrameSampler | None = None, seconds: float | None = None) -> Generator[Frame]:
         """Yield the frames of the first `seconds` that `sampler` takes; the other frames are not converted to RGB.
@@ -136,6 +137,11 @@ class VideoFile:
                 if sampler.takes(time):
                     yield Frame(self._count - 1, time, self._autorotate(frame))
             self.damage = self._describe_damage(stopped)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether an address has no end: neither the header nor the server says how long it is."""
+        return self.seconds is None and self._container.size <= 0
 
     def live_frames(self) -> Generator[Pixels]:
         """Yield every frame of a stream without an end; raise MediaError where the stream breaks off."""
@@ -156,13 +162,23 @@ class VideoFile:
         step, start = 1 / float(self.rate), None
         time = -step
         for frame in self._decoded_frames():
-            previous, stamp = time, frame.time
+            previous, stamp = time, self._stamp(frame)
             time = previous + step if stamp is None or start is None else stamp - start
             if time < previous:  # joined recordings: the time stamps start again
                 time, start = previous + step, None
             if start is None and stamp is not None:
                 start = stamp - time
             yield frame, time
+
+    def _stamp(self, frame: VideoFrame) -> float | None:
+        """Return a frame's time stamp in seconds; None where it has none.
+
+        AVI stores no presentation times. FFmpeg guesses them, wrongly for frames that are stored in another order. The
+        decoder returns frames in the order of presentation, so the decoding times fit.
+        """
+        if self._container.format.name != "avi":
+            return frame.time
+        return None if frame.dts is None or frame.time_base is None else float(frame.dts * frame.time_base)
 
     def _decoded_frames(self) -> Iterator[VideoFrame]:
         """Yield every intact frame."""
@@ -188,6 +204,7 @@ class VideoFile:
                     self._begin = min(self._begin, begin)
                     self._end = max(self._end, begin + float((packet.duration or 0) * packet.time_base))
                 if packet.stream.index == self._stream.index:
+                    self._packets_last &= packet.pts is None or bool(packet.duration)
                     self._sent_pts.append(packet.pts)
                     if packet.is_corrupt and marks_gaps:
                         self._mark_missing(packet.pts)
@@ -226,7 +243,9 @@ class VideoFile:
             return MediaError(self.name, f"holds no frame that can be read; {fix}")
         in_header = self._container.format.name in FORMATS_WITH_DURATION and not stopped
         expected = self._container_seconds if in_header else None
-        missing = expected is not None and self._end - self._begin < expected - DURATION_TOLERANCE
+        step = self._last_time / max(self._count - 1, 1)  # on average
+        tolerance = DURATION_TOLERANCE + (0 if self._packets_last else step)
+        missing = expected is not None and self._end - self._begin < expected - tolerance
         if not self._damaged and not missing:
             return None
         detail = f" ({self._damage_reason})" if self._damage_reason else ""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass
+from statistics import median_low
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ IOU_BUFFER = 0.4
 REFERENCE_STEP = 0.1  # seconds between frames that IOU_BUFFER is meant for; a longer step scales the buffer
 MAX_BUFFER_SCALE = 4.0
 MIN_IOU = 0.1  # smallest buffered IoU of a face with itself in the next frame
+STEPS_KEPT = 5  # frames, of whose steps the median is the usual one
 LOST_TRACK_FRAMES = 2.5  # a lost track stays for this many frames, where that is longer than its time
 MAX_RECOVERED_SCALE = 1.6  # largest ratio of the sides of a lost face and of the face found in its last place
 
@@ -72,6 +75,7 @@ class Tracker:
         self._last_id = 0
         self._time: float | None = None
         self._step = 0.0  # seconds since the previous frame
+        self._steps: deque[float] = deque(maxlen=STEPS_KEPT)  # the last ones
 
     def update(self, detections: Detections, time: float) -> tuple[list[Track], list[Track]]:
         """Add a frame's detections (scores from `low_threshold` on) at `time` seconds, which must not fall.
@@ -79,7 +83,11 @@ class Tracker:
         Return the tracks seen in this frame, best score first, and the tracks that ended since the last frame. A
         detection below `high_threshold` is seen only where its track is confirmed.
         """
-        self._step, self._time = time - (time if self._time is None else self._time), time
+        if self._time is not None:
+            self._step = time - self._time
+            self._steps.append(self._step)
+        self._time = time
+        before = self.end() if self._step > self._lost_after() else []  # a stream that was lost for long shows others
         scores = detections.scores
         high = np.flatnonzero(scores >= self._high_threshold)
         low = np.flatnonzero((scores < self._high_threshold) & (scores >= self.low_threshold))
@@ -105,7 +113,7 @@ class Tracker:
             for detection, track in sorted(seen.items())
             if scores[detection] >= self._high_threshold or self._tracks[track].confirmed
         ]
-        return shown, self._remove_lost(time)
+        return shown, [*before, *self._remove_lost(time)]
 
     def lost_boxes(self, time: float) -> Boxes:
         """Return (N, 4) boxes where confirmed faces that were not seen at `time` are expected."""
@@ -113,7 +121,7 @@ class Tracker:
         return np.stack(boxes) if boxes else np.zeros((0, 4), np.float32)
 
     def end(self) -> list[Track]:
-        """End and return all tracks, at the end of the video."""
+        """End and return all tracks."""
         ended, self._tracks = self._tracks, []
         return ended
 
@@ -153,8 +161,14 @@ class Tracker:
         still, score = np.zeros(2, np.float32), float(detections.scores[detection])
         return Track(self._last_id, *values, first_time=time, last_time=time, velocity=still, best_score=score)
 
+    def _lost_after(self) -> float:
+        """Return after how many seconds out of sight a track ends; a long gap, as of a lost stream, does not count."""
+        patience = self._settings.lost_track_buffer
+        usual = median_low(self._steps) if self._steps else 0.0
+        return max(patience, LOST_TRACK_FRAMES * max(usual, min(self._step, patience)))
+
     def _remove_lost(self, time: float) -> list[Track]:
-        lost_after = max(self._settings.lost_track_buffer, LOST_TRACK_FRAMES * self._step)
+        lost_after = self._lost_after()
         ended = [track for track in self._tracks if time - track.last_time > lost_after]
         self._tracks = [track for track in self._tracks if time - track.last_time <= lost_after]
         return ended

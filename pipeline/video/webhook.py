@@ -44,7 +44,8 @@ class Webhook(AbstractContextManager["Webhook"]):
         check_webhook_address(address)
         self.sent = self.lost = 0
         self._address, self._headers = _split_credentials(address)
-        self._name, self._timeout, self._initial_backoff = redact_address(address), timeout, initial_backoff
+        parts = urlsplit(redact_address(address))  # the path of a webhook is often its secret
+        self._name, self._timeout, self._initial_backoff = f"{parts.scheme}://{parts.netloc}", timeout, initial_backoff
         self._added, self._warned = 0, False
         self._queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._stopped = threading.Event()

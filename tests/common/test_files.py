@@ -231,3 +231,14 @@ def test_paths_are_checked_before_work_without_a_trace(tmp_path: Path) -> None:
     with pytest.raises(NotADirectoryError) as raised:
         files.check_writable_file(tmp_path / "file" / "a.txt")
     assert raised.value.filename == str(tmp_path / "file" / "a.txt")
+
+
+@pytest.mark.parametrize("name", ["n" * 251 + ".txt", "\uac00" * 83 + ".png", "a." + "s" * 253])
+def test_a_name_of_the_greatest_length_is_written(tmp_path: Path, name: str) -> None:
+    assert 253 <= len(name.encode()) <= 255
+    if len(Path(name).suffix) > 200:  # the suffix stays, so that writers know their format
+        with pytest.raises(OSError, match="name too long"):
+            write_text(tmp_path / name, "x")
+    else:
+        write_text(tmp_path / name, "x")
+    assert {path.name for path in tmp_path.iterdir()} <= {name}

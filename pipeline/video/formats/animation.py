@@ -15,7 +15,8 @@ from pipeline.video.reader import MIN_RATE, Frame, FrameSampler
 
 SUFFIXES = frozenset({".gif", ".webp", ".png", ".apng", ".avif"})
 DEFAULT_SECONDS = 0.1  # of a frame without a duration, as in browsers
-_GIF_END = b";"  # a file's last byte
+_GIF_END = b";"  # a file's last byte, which some programs pad
+_PADDING, _END_BYTES = b"\0\r\n\t ", 64
 
 
 def is_animation(path: str) -> bool:
@@ -68,15 +69,16 @@ class AnimationFile:
     def _pictures(self) -> Generator[tuple[Image.Image, float]]:
         """Yield each loaded frame and its seconds; raise MediaError where the file is damaged."""
         with open_image_file(self.name) as file, open_undecoded(file, self.name) as image:
-            count = 0
+            # A PNG may begin with a picture for programs that know no animations; browsers do not play it.
+            count = int(getattr(image, "default_image", False))
             while _seek(image, count):
                 image.load()
                 yield image, _seconds(image)
                 count += 1
             expected = getattr(image, "n_frames", 1)
             if image.format == "GIF":
-                file.seek(-1, 2)
-                expected += file.read(1) != _GIF_END
+                file.seek(max(file.seek(0, 2) - _END_BYTES, 0))
+                expected += not file.read().rstrip(_PADDING).endswith(_GIF_END)
         if count < expected:
             raise MediaError(self.name, "is truncated or broken (its last frames are missing)")
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from common.errors import MediaError
-from common.images import read_image
+from common.images import _autorotate, read_image
 from tests.helpers.cases import CASES, needs_cases
 
 
@@ -79,6 +79,44 @@ def test_12_bit_colours_with_transparency(tmp_path: Path, suffix: str) -> None:
     pixels = read_image(tmp_path / f"a.{suffix}").astype(int)
     assert np.abs(pixels[:4] - in_8_bits(colours, 4095)[:4]).max() <= 1
     assert (pixels[4:] == 255).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("white", [4095, 65535])
+def test_a_turned_tiff_of_deep_colours_is_upright(tmp_path: Path, orientation: int, white: int) -> None:
+    stored = np.random.default_rng(0).integers(0, white + 1, (9, 9, 3), np.uint16)
+    cv2.imwrite(str(tmp_path / "a.tif"), stored[..., ::-1])
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    begin = int.from_bytes(data[4:8], "little")
+    count = int.from_bytes(data[begin : begin + 2], "little")
+    entries = [data[at : at + 12] for at in range(begin + 2, begin + 2 + 12 * count, 12)]
+    entries = sorted([*entries, struct.pack("<HHII", 274, 3, 1, orientation)], key=lambda entry: entry[:2][::-1])
+    moved = struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)  # at the end of the file
+    data[4:8] = len(data).to_bytes(4, "little")
+    (tmp_path / "a.tif").write_bytes(data + moved)
+    upright = _autorotate(stored, orientation)
+    pixels = read_image(tmp_path / "a.tif").astype(int)
+    assert np.abs(pixels - in_8_bits(upright, white)).max() <= 1
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_grey_whose_white_is_zero(tmp_path: Path, bits: int) -> None:
+    values = np.array([[0, 2**bits - 1], [2 ** (bits - 2), 2 ** (bits - 1)]])
+    data = values.astype("<u2" if bits == 16 else "u1").tobytes()
+    shorts = {256: 2, 257: 2, 258: bits, 259: 1, 262: 0, 277: 1, 278: 2}
+    tags = sorted([*shorts.items(), (273, 8), (279, len(data))])
+    entries = b"".join(struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, value) for tag, value in tags)
+    head = b"II*\0" + struct.pack("<I", 8 + len(data)) + data
+    (tmp_path / "a.tif").write_bytes(head + struct.pack("<H", len(tags)) + entries + bytes(4))
+    expected = 255 - in_8_bits(values, 2**bits - 1)
+    assert np.abs(read_image(tmp_path / "a.tif")[..., 0].astype(int) - expected).max() <= 1
+
+
+def test_a_filters_overshoot_does_not_darken_a_float_picture(tmp_path: Path) -> None:
+    values = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (64, 1))
+    values[:, -1] = 1.02
+    Image.fromarray(values).save(tmp_path / "f.tif")
+    assert read_image(tmp_path / "f.tif")[..., 0].mean() == pytest.approx(127.5, abs=1)
 
 
 def test_32_bits_follow_the_same_rule(tmp_path: Path) -> None:

@@ -70,6 +70,35 @@ def test_a_broken_video_and_a_broken_photo(mixed: Path, capsys: pytest.CaptureFi
     assert len(read_json()["images"]) == 2 and (frames("v"), frames("sub/v")) == (6, 4)
 
 
+def test_a_folder_of_videos_is_not_its_own_output(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for photo in mixed.rglob("*.png"):
+        photo.unlink()
+    before = sorted(mixed.rglob("*"))
+    assert run_detect("in", "--out", "in") == 1
+    assert capsys.readouterr().err == "error: in: is both --out and a folder of pictures; use another --out\n"
+    assert sorted(mixed.rglob("*")) == before
+
+
+def test_a_video_named_twice_is_processed_once(mixed: Path) -> None:
+    assert run_detect("in/v.mp4", "./in/v.mp4", str(mixed.absolute() / "v.mp4")) == 0
+    assert files() == ["v.events.csv", "v.jsonl", "v.mp4"]
+
+
+def test_an_output_with_the_name_of_the_video_in_other_letters(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_detect("in/v.mp4", "--json", "in/V.mp4") == 1
+    assert capsys.readouterr().err == "error: in/V.mp4: is the video; name another file with --json\n"
+
+
+def test_a_long_name_does_not_end_the_run(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    longest, too_long = "n" * 240, "o" * 251  # with .events.csv 251 and 262 bytes; 255 are allowed
+    for name in (longest, too_long):
+        (mixed / f"{name}.mp4").write_bytes((mixed / "v.mp4").read_bytes())
+    assert run_detect("in", "--no-pictures") == 1
+    error = f"error: in/{too_long}.mp4: is too long a name for the outputs; shorten it\n"
+    assert capsys.readouterr().err == error
+    assert (frames("v"), frames(longest), frames("sub/v")) == (6, 6, 4)
+
+
 def test_videos_can_be_left_out(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_detect("in", "--skip-videos") == 0
     assert files() == ["a.png", "detections.json", "sub/a.png"]

@@ -119,6 +119,17 @@ def test_live_events_carry_the_clock() -> None:
     assert events[0].clock == "2026-05-01T12:00:00.250+00:00"
 
 
+@pytest.mark.parametrize("name", ["e.csv", "e.jsonl"])
+def test_a_camera_that_is_started_again_keeps_the_earlier_events(tmp_path: Path, name: str) -> None:
+    (event,) = (e for e in detect_events(*[make_detections((box_at(50), MASK, 0.9))] * 9) if e.event == "entered")
+    for _ in range(2):
+        with event_writer(tmp_path / name, live=True) as writer:
+            writer.add(event)
+    lines = (tmp_path / name).read_text().splitlines()
+    first, second = lines[-2:]
+    assert first == second and len(lines) == 2 + name.endswith(".csv")
+
+
 @pytest.mark.parametrize("live", [False, True])
 def test_csv_and_json_lines_hold_the_same(tmp_path: Path, live: bool) -> None:
     events = detect_events(*[masked_face()] * 10, *[bare_face()] * 15)

@@ -81,6 +81,17 @@ def test_time_continues_over_joined_recordings(tmp_path: Path) -> None:
     assert len(times) >= 90 and (np.diff(times) > 0.03).all() and times[-1] < 4
 
 
+def test_frames_stored_in_another_order_keep_their_times(tmp_path: Path) -> None:
+    times = [frame.time for frame in read_frames(blob_video(tmp_path / "a.avi", frames=30, rate=10))]  # has B-frames
+    assert times == pytest.approx([i / 10 for i in range(30)])
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.flv", "flv1"), ("a.wmv", "wmv2")])
+def test_a_slow_video_whose_packets_have_no_duration_is_whole(tmp_path: Path, name: str, codec: str) -> None:
+    found, damage = read_with_damage(blob_video(tmp_path / name, frames=6, rate=1, codec=codec))
+    assert len(found) == 6 and damage is None
+
+
 @pytest.mark.parametrize("rotation", [0, 90, 180, 270])
 def test_a_phones_video_comes_upright(tmp_path: Path, rotation: int) -> None:
     path = blob_video(tmp_path / "a.mp4", frames=3, rotation=rotation)

@@ -80,6 +80,17 @@ def test_a_face_seen_once_a_second_is_followed() -> None:
     assert len(ended) == 1
 
 
+def test_nobody_is_taken_for_who_was_there_before_a_long_gap() -> None:
+    tracker = Tracker(0.4)
+    for i in range(10):
+        tracker.update(make_detections((box_at(50), MASK, 0.9)), i / 10)
+    tracks, ended = tracker.update(make_detections((box_at(52), BARE, 0.9)), 3600)
+    assert [track.track_id for track in ended] == [1] and [track.track_id for track in tracks] == [2]
+    # The gap is no usual step: who leaves now is lost after a second.
+    assert not tracker.update(make_detections(), 3600.9)[1]
+    assert [track.track_id for track in tracker.update(make_detections(), 3601.1)[1]] == [2]
+
+
 def test_two_frames_at_one_time_keep_the_track() -> None:
     tracker = Tracker(0.4)
     for time, x in ((0.0, 10), (0.04, 12), (0.04, 14), (0.08, 16), (0.12, 18)):

@@ -158,6 +158,15 @@ def test_no_server(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err.splitlines()[0] == message
 
 
+def test_no_message_shows_the_path_of_a_webhook(capsys: pytest.CaptureFixture[str]) -> None:
+    with hook_server(404) as server:
+        with quick_webhook(f"{server.address}/services/T1/SeCrEt?key=SeCrEt") as hook:
+            hook.add(make_event(1))
+        assert hook.lost == 1
+    shown = capsys.readouterr().err
+    assert f"warning: {server.address}: an event could not be sent" in shown and "SeCrEt" not in shown
+
+
 @pytest.mark.parametrize("refusal", [400, 401, 404, 301, 302, 307])
 def test_other_refusals_are_not_retried(refusal: int, capsys: pytest.CaptureFixture[str]) -> None:
     with hook_server(refusal) as server:

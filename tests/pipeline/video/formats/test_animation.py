@@ -81,3 +81,20 @@ def test_a_cut_animation_gives_the_frames_before_and_says_so(tmp_path: Path, suf
 def test_what_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="not found"):
         AnimationFile(str(tmp_path / "gone.gif"))
+
+
+@pytest.mark.parametrize("padding", [b"\0", b"\n", b"\0" * 16])
+def test_a_gif_that_a_program_padded_is_whole(tmp_path: Path, padding: bytes) -> None:
+    path = animate(tmp_path / "a.gif")
+    path.write_bytes(path.read_bytes() + padding)
+    source = AnimationFile(str(path))
+    assert len(list(source.frames())) == 6 and source.damage is None
+
+
+def test_the_picture_for_programs_that_know_no_animations_is_not_played(tmp_path: Path) -> None:
+    first, *rest = (Image.fromarray(blob_frame(walk(5 * i))) for i in range(3))
+    first.save(tmp_path / "a.png", save_all=True, append_images=rest, duration=[40, 60], default_image=True)
+    source = AnimationFile(str(tmp_path / "a.png"))
+    frames = list(source.frames())
+    assert [frame.time for frame in frames] == [0, 0.04] and source.damage is None
+    assert [blob_boxes(frame) for frame in frames] == [[list(map(float, walk(5 * i)[0]))] for i in (1, 2)]
