@@ -17,6 +17,7 @@ from common.annotations.layouts import parse_or_report
 from common.annotations.photos import (
     AmbiguousNameError,
     PhotoIndex,
+    entries_in,
     equal_end,
     files_in,
     name_parts,
@@ -80,13 +81,17 @@ def _folders(root: Path, depth: int = MAX_FOLDERS_DEEP) -> Iterator[Path]:
     if depth == 0:
         return
     # Path.is_dir: unlike os.scandir's, it is false for a link that leads to itself.
-    for folder in sorted(inner for inner in root.iterdir() if inner.name[0] not in "._" and inner.is_dir()):
+    for folder in sorted(inner for inner in entries_in(root) if inner.name[0] not in "._" and inner.is_dir()):
         if any(pattern.fullmatch(folder.name) for pattern in (_ANNOTATION_FOLDER, _IMAGE_FOLDER)) or split_of_folders(
             (folder.name,)
         ):
             yield from _folders(folder, depth - 1)
-        elif depth == MAX_FOLDERS_DEEP and any(folder.glob("*.json")) and not photos_in(folder, True):
+        elif depth == MAX_FOLDERS_DEEP and any(folder.glob("*.json")) and not _holds_photos(folder):
             yield folder  # of any name: only the annotations are in it
+
+
+def _holds_photos(folder: Path) -> bool:
+    return bool(photos_in(folder, recursive=True, skip_unsearchable=True))
 
 
 def _describe(file: Path, root: Path) -> CocoFile:

@@ -6,8 +6,9 @@ import math
 import os
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -298,24 +299,37 @@ class Collector:
         return DatasetError(f"{message}; {count}: {refused}", self._problems)
 
 
-def relative_name(photo: Path, base: Path | str) -> Path:
-    """Return a photo's name below `base`, as text: NFC, and bytes that are not UTF-8 as in "caf\\xe9"."""
+def relative_name(photo: Path, base: Path | str | None) -> Path:
+    """Return a photo's name below `base`, as text: NFC, and bytes that are not UTF-8 as in "caf\\xe9".
+
+    Where `base` is None, the name is the absolute path, without the colon of a drive.
+    """
     return Path(unicodedata.normalize("NFC", _named(photo, base)))
 
 
-def _named(photo: Path, base: Path | str) -> str:
-    return os.fsencode(photo.relative_to(base)).decode("utf-8", "backslashreplace")
+def _named(photo: PurePath, base: Path | str | None) -> str:
+    if base is None:  # without the colon of "C:", because a crop's file is named after the id
+        text, drive = os.fspath(photo), photo.drive
+        return _unicode(drive.replace(":", "") + text[len(drive) :])
+    return _unicode(os.fspath(photo.relative_to(base)))
+
+
+def _unicode(path: str) -> str:
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def image_ids(photos: Sequence[Path]) -> list[str]:
     """Return a unique id for each image: its stem.
 
-    If two stems are equal, all ids get the folder below the common parent ("train/a"). If two of those are equal
-    (a.jpg and a.png), all ids get the extension, too. Bytes that are not UTF-8 are written as in "caf\\xe9". Ids are
-    in Unicode's NFC, because macOS changes the form of names.
+    If two stems are equal, all ids get the folder below the common parent ("train/a"). Photos on two drives have no
+    common parent; their ids are absolute paths. If two of those are equal (a.jpg and a.png), all ids get the
+    extension, too. Bytes that are not UTF-8 are written as in "caf\\xe9". Ids are in Unicode's NFC, because macOS
+    changes the form of names.
     """
     absolute = [photo.absolute() for photo in photos]
-    base = os.path.commonpath([photo.parent for photo in absolute]) if photos else ""
+    base: str | None = None
+    with suppress(ValueError):  # of photos on two drives of Windows
+        base = os.path.commonpath([photo.parent for photo in absolute]) if photos else ""
     as_named = [_named(photo, base) for photo in absolute]
     relative = [relative_name(photo, base) for photo in absolute]
     for ids in ([p.stem for p in relative], [p.with_suffix("").as_posix() for p in relative]):

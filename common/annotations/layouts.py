@@ -13,6 +13,7 @@ from common.annotations.collect import Collector, RawFace, Size
 from common.annotations.photos import (
     AmbiguousNameError,
     PhotoIndex,
+    entries_in,
     files_in,
     name_parts,
     photos_in,
@@ -81,7 +82,7 @@ def find_parts(root: Path, kind: FileKind) -> list[Part]:
     """
     if part := _folders_part(root, kind, None):
         return [part]
-    named = [(p, split_of_folders([p.name])) for p in sorted(root.iterdir()) if p.is_dir()]
+    named = [(p, split_of_folders([p.name])) for p in sorted(entries_in(root)) if p.is_dir()]
     inner = [(p, split) for p, split in named if split is not None and p.name[0] != "."]
     parts = [_folders_part(p, kind, split) or _beside_part(p, kind, split) for p, split in inner]
     return [part for part in parts if part is not None] or list(filter(None, [_beside_part(root, kind, None)]))
@@ -139,7 +140,7 @@ def find_listings(root: Path, kind: FileKind) -> list[Listing]:
         return [Listing(root, root.parent if photos_in(root.parent, True) else root.parent.parent, None)]
     if found := _listings_in(root, _named(root, ANNOTATION_FOLDERS), kind, None):
         return found
-    folders = [p for p in sorted(root.iterdir()) if p.is_dir() and p.name[0] != "."]
+    folders = [p for p in sorted(entries_in(root)) if p.is_dir() and p.name[0] != "."]
     splits = ((p, split_of_folders([p.name])) for p in folders)
     return [each for p, split in splits if split is not None for each in _listings_in(p, [], kind, split)]
 
@@ -160,7 +161,7 @@ def note_unlisted_photos(listed: set[Path], collector: Collector, what: str) -> 
 
 def _named(folder: Path, names: Sequence[str]) -> list[Path]:
     """Return the folders in `folder` that have one of the names, in the order of `names`."""
-    found = [p for p in sorted(folder.iterdir()) if p.is_dir() and p.name.lower() in names]
+    found = [p for p in sorted(entries_in(folder)) if p.is_dir() and p.name.lower() in names]
     return sorted(found, key=lambda p: names.index(p.name.lower()))
 
 

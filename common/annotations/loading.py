@@ -10,7 +10,7 @@ from common.annotations.collect import DatasetError
 from common.annotations.options import DEFAULT_READING, ReadingArgs
 from common.annotations.reader import read_dataset
 from common.annotations.types import AnnotatedImage, Annotations, Problem
-from common.display import counted
+from common.display import counted, printable
 from common.errors import UserError
 
 MAX_SHOWN = 5  # problems in a console
@@ -42,7 +42,7 @@ def load_dataset(root: Path | str, options: ReadingArgs = DEFAULT_READING, log: 
         raise
     log_problems(annotations.problems, log)
     for line in summary_lines(annotations):
-        log(f"note: {line}")
+        log(f"note: {printable(line)}")
     return annotations
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import unicodedata
@@ -9,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from common.errors import MediaError
+from common.display import display_name
+from common.errors import MediaError, UserError
 from common.images import TRANSPOSED, open_image_file, open_undecoded, orientation_of
 from common.paths import IMAGE_SUFFIXES
 
@@ -18,6 +20,8 @@ SPLIT_FOLDERS = {
     **{"train": "train", "training": "train", "valid": "val", "val": "val", "validation": "val"},
     **{"test": "test", "testing": "test"},
 }
+# Folders of macOS's archives and of file systems: no dataset is in them, and few users may read the last two.
+SYSTEM_FOLDERS = ("__MACOSX", "lost+found", "System Volume Information")
 MAX_NAMED = 3  # candidates in a message
 _Candidate = tuple[Path, tuple[str, ...]]  # an image, and the parts of its path
 
@@ -44,14 +48,64 @@ def split_of_folders(folders: Sequence[str]) -> str | None:
     return None
 
 
-def files_in(folder: Path, recursive: bool = False) -> Iterator[Path]:
+def _unsearchable(error: OSError) -> UserError:
+    what = f"cannot be searched ({error.strerror}); allow reading it, or move it out of the dataset"
+    return UserError(f"{display_name(error.filename)}: {what}")
+
+
+def _refuse_unsearchable(error: OSError) -> None:
+    """Raise UserError for a folder that cannot be listed: without its files, photos or labels would be missing."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise _unsearchable(error) from error
+
+
+def _leave_out(_: OSError) -> None:
+    """Take a folder that cannot be listed as empty."""
+
+
+def entries_in(folder: Path) -> list[Path]:
+    """Return the files and folders of a folder, in any order; raise UserError when its permissions forbid it."""
+    try:
+        return list(folder.iterdir())
+    except PermissionError as error:
+        raise _unsearchable(error) from error
+
+
+def is_searchable(folder: Path) -> bool:
+    """Return whether the permissions of a folder allow listing it and opening its files."""
+    try:
+        os.scandir(folder).close()
+    except PermissionError:
+        return False
+    return _can_open_files(folder)
+
+
+def _can_open_files(folder: Path | str) -> bool:
+    """Return whether the files of a folder can be opened: some folders can only be listed."""
+    return os.path.exists(f"{folder}/.")  # noqa: PTH110 (a Path has no dot at its end)
+
+
+def files_in(folder: Path, recursive: bool = False, skip_unsearchable: bool = False) -> Iterator[Path]:
     """Yield the files of a folder in a fixed order; a missing folder has none.
 
-    Hidden files and those in __MACOSX/, which macOS adds to archives, are left out.
+    Hidden files and those in SYSTEM_FOLDERS are left out.
     Links to folders are followed, and each real folder is visited once: links may form a circle.
+
+    Args:
+        folder: where.
+        recursive: also the files of the folders in it, in any depth.
+        skip_unsearchable: leave out folders that cannot be listed. Use it only where no data is read.
+
+    Raises:
+        UserError: a folder cannot be listed.
     """
     seen = set()
-    for name, folders, files in os.walk(folder, followlinks=True):
+    report: Callable[[OSError], None] = _leave_out if skip_unsearchable else _refuse_unsearchable
+    for name, folders, files in os.walk(folder, followlinks=True, onerror=report):
+        if files and not _can_open_files(name):
+            report(PermissionError(errno.EACCES, os.strerror(errno.EACCES), name))
+            folders.clear()
+            continue
         real = os.path.realpath(name)
         if real in seen:
             folders.clear()
@@ -61,12 +115,12 @@ def files_in(folder: Path, recursive: bool = False) -> Iterator[Path]:
         yield from (here / file for file in sorted(files) if file[0] != "." and (here / file).is_file())
         if not recursive:
             return
-        folders[:] = sorted(inner for inner in folders if inner[0] != "." and inner != "__MACOSX")
+        folders[:] = sorted(inner for inner in folders if inner[0] != "." and inner not in SYSTEM_FOLDERS)
 
 
-def photos_in(folder: Path, recursive: bool = False) -> list[Path]:
-    """Return the sorted image files of a folder, without hidden files; a missing folder has none."""
-    return sorted(p for p in files_in(folder, recursive) if p.suffix.lower() in IMAGE_SUFFIXES)
+def photos_in(folder: Path, recursive: bool = False, skip_unsearchable: bool = False) -> list[Path]:
+    """Return the sorted image files of a folder; arguments and errors as of `files_in`."""
+    return sorted(p for p in files_in(folder, recursive, skip_unsearchable) if p.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def name_parts(name: str | Path) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.annotations.coco import coco_files, read_coco
 from common.annotations.options import DEFAULT_READING, ReadingArgs
-from common.annotations.photos import files_in
+from common.annotations.photos import entries_in, files_in, is_searchable
 from common.annotations.tools.cvat import is_cvat_folder, read_cvat
 from common.annotations.tools.labelme import is_labelme_file, is_labelme_folder, read_labelme
 from common.annotations.tools.via import is_via_file, is_via_folder, read_via
@@ -86,9 +86,11 @@ def _contents(root: Path) -> str:
     """Return what a path holds, as far as a reader of the message can use it."""
     if not root.is_dir():
         return "a file of another kind"
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and p.name[0] not in "._")
+    folders = _inner_folders(root)
     parts = [_count_by_suffix(root, recursive=False)]
-    parts += [f"{display_name(p.name)}/ ({_count_by_suffix(p) or 'no files'})" for p in folders[:MAX_LISTED]]
+    for folder in folders[:MAX_LISTED]:
+        held = (_count_by_suffix(folder) or "no files") if is_searchable(folder) else "cannot be searched"
+        parts.append(f"{display_name(folder.name)}/ ({held})")
     if len(folders) > MAX_LISTED:
         parts.append(f"and {len(folders) - MAX_LISTED} more folders")
     return ", ".join(part for part in parts if part) or "nothing"
@@ -96,7 +98,8 @@ def _contents(root: Path) -> str:
 
 def _count_by_suffix(folder: Path, recursive: bool = True) -> str:
     """Return the numbers of files in a folder, such as "12 .jpg, 12 .csv"."""
-    counts = Counter(file.suffix.lower() or "without suffix" for file in files_in(folder, recursive))
+    files = files_in(folder, recursive, skip_unsearchable=True)
+    counts = Counter(file.suffix.lower() or "without suffix" for file in files)
     ordered = sorted(counts.items(), key=lambda each: (-each[1], each[0]))
     return ", ".join(f"{count} {suffix}" for suffix, count in ordered[:MAX_LISTED])
 
@@ -104,13 +107,16 @@ def _count_by_suffix(folder: Path, recursive: bool = True) -> str:
 def find_dataset(root: Path, depth: int = MAX_DEPTH) -> tuple[Path, Reader] | None:
     """Return the folder of the dataset, which is `root` or a folder in it, and its reader; None without one.
 
-    Raises UserError when several folders in `root` are datasets.
+    Folders in `root` that cannot be searched are skipped, such as lost+found of a disk.
+
+    Raises:
+        UserError: several folders in `root` are datasets, or a folder of the dataset cannot be searched.
     """
     if reader := next((read for fits, read in FOLDER_READERS if fits(root)), None):
         return root, reader
     if depth == 0:
         return None
-    inner = sorted(p for p in root.iterdir() if p.is_dir() and p.name[0] not in "._")
+    inner = filter(is_searchable, _inner_folders(root))
     datasets = [found for found in (find_dataset(p, depth - 1) for p in inner) if found is not None]
     # A link to a dataset is not another one. Of its names, the one with the fewest folders is taken.
     datasets.sort(key=lambda found: len(found[0].parts), reverse=True)
@@ -119,3 +125,8 @@ def find_dataset(root: Path, depth: int = MAX_DEPTH) -> tuple[Path, Reader] | No
         names = ", ".join(sorted(str(folder.relative_to(root)) for folder, _ in different)[:3])
         raise UserError(f"{root}: holds {len(different)} datasets ({names}); name one of them")
     return different[0] if different else None
+
+
+def _inner_folders(root: Path) -> list[Path]:
+    """Return the sorted folders in which a dataset may be."""
+    return sorted(p for p in entries_in(root) if p.is_dir() and p.name[0] not in "._")

@@ -21,7 +21,7 @@ from common.annotations.layouts import (
     read_parts,
 )
 from common.annotations.options import DEFAULT_READING, ReadingArgs
-from common.annotations.photos import AmbiguousNameError, PhotoIndex
+from common.annotations.photos import AmbiguousNameError, PhotoIndex, entries_in
 from common.annotations.shapes import NO_BOX, Box, hull, rotated_box_hull
 from common.annotations.text import EncodingError, read_text
 from common.annotations.types import Annotations
@@ -159,7 +159,7 @@ def _is_datumaro(root: Path) -> bool:
 
 def _listed_splits(root: Path, parts: Iterable[Part], collector: Collector) -> dict[Path, str]:
     """Return the split of each image in a list of ImageSets/Main (VOC's and torchvision's convention)."""
-    folders = [inner for p in root.iterdir() if p.name.lower() == "imagesets" for inner in (p / "Main", p / "main")]
+    folders = [inner for p in entries_in(root) if p.name.lower() == "imagesets" for inner in (p / "Main", p / "main")]
     lists = {file.stem.lower(): file for folder in folders for file in sorted(folder.glob("*.txt"))}
     wanted = [(file, SPLIT_LISTS[stem]) for stem, file in lists.items() if stem in SPLIT_LISTS]
     if "trainval" in lists and not {split for _, split in wanted} & {"train", "val"}:

@@ -15,6 +15,7 @@ from common.annotations.options import ReadingArgs
 from common.annotations.photos import header_size, photos_in
 from common.annotations.source import Source, draw_factors
 from common.annotations.types import AnnotatedImage, Annotations, Problem
+from common.display import printable
 from common.errors import MediaError, UserError
 from common.sources.doubtful import check_names, read_doubtful, without_doubtful
 from common.sources.options import SourcesArgs
@@ -59,7 +60,7 @@ def load_sources(args: SourcesArgs, log: Log = warn) -> Annotations:
             pairs, note = read_twins(source.twins, found.images, source.data, main.images, args.main_data)
             twins |= pairs
             if note:
-                log(note)
+                log(printable(note))
     images = [image for part in read for image in part.images]
     _check_unique(images)
     return Annotations(
@@ -115,7 +116,7 @@ def describe_sources(data: Sequence[Path], file: Path | None, log: Log | None = 
     names = {source.name for source in sources}
     for name in trust:
         if name not in names and log is not None:
-            log(f"note: {file}: {name!r} is no folder of --data; it changes nothing")
+            log(f"note: {printable(str(file))}: {name!r} is no folder of --data; it changes nothing")
     return sources
 
 

@@ -19,7 +19,7 @@ from common.annotations import AnnotatedImage, Annotations, count_line, require_
 from common.annotations.loading import Log, warn
 from common.arguments import parse_args
 from common.cli import console, progress, run_cli
-from common.display import counted
+from common.display import counted, display_name, printable
 from common.errors import MediaError, UserError
 from common.files import atomic_replace, check_writable_folder
 from common.images import read_image
@@ -339,10 +339,10 @@ def _print_summary(summary: CropSummary, annotations: Annotations) -> None:
 
     crops = summary.crops
     counts = Counter((record.split, record.label) for record in crops.records)
-    table = Table(title=escape(f"{len(crops.records)} crops in {crops.root}, {summary.cut} cut now"))
+    table = Table(title=escape(f"{len(crops.records)} crops in {display_name(crops.root)}, {summary.cut} cut now"))
     table.add_column("split")
     for name in (*crops.class_names, "all"):
-        table.add_column(escape(name), justify="right")
+        table.add_column(escape(printable(name)), justify="right")
     for name in SPLITS:
         row = [counts[name, label] for label in crops.class_names]
         table.add_row(name, *map(str, (*row, sum(row))))
@@ -351,20 +351,22 @@ def _print_summary(summary: CropSummary, annotations: Annotations) -> None:
         own = Counter(record.label for record in crops.records if record.source == source.name)
         found = ", ".join(f"{own[label]} {label}" for label in crops.class_names)
         negatives = sum(record.source == source.name for record in crops.hard_negatives)
-        console().print(f"{source.name}: {found}; {negatives} false alarms", markup=False, highlight=False)
+        line = printable(f"{source.name}: {found}; {negatives} false alarms")
+        console().print(line, markup=False, highlight=False)
     if mined := len(crops.hard_negatives):
-        print(f"{mined} false alarms of stage 1 in {crops.root / HARD_NEGATIVE_FOLDER}, of training photos")
+        folder = display_name(crops.root / HARD_NEGATIVE_FOLDER)
+        print(f"{mined} false alarms of stage 1 in {folder}, of training photos")
     if summary.not_mined:
         photos = counted(summary.not_mined, "training photo")
         print(f"no hard negatives from {photos} that may show a face without a box")
     if line := count_line(annotations):
         print(line)
     for message in summary.unreadable:
-        print(f"warning: {message}", file=sys.stderr)
+        print(f"warning: {printable(message)}", file=sys.stderr)
     if summary.without_split:
-        names = ", ".join(summary.without_split[:3])
+        names = printable(", ".join(summary.without_split[:3]))
         print(f"warning: {len(summary.without_split)} images are in no split, left out: {names} ...", file=sys.stderr)
-    print(f"contact sheets: {crops.root}/contact_*.png")
+    print(f"contact sheets: {display_name(crops.root)}/contact_*.png")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,15 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.annotations import AnnotatedImage, Annotations
+from common.annotations.yolo import photo_folders
 from common.cli import progress
+from common.display import display_name
 from common.errors import MediaError, UserError
 from common.images import read_image
 
 
 def check_apart(data: Path, path: Path, flag: str) -> None:
-    """Raise UserError when `path`, given by `flag`, is in the dataset: the next run would read results as data."""
-    if path.resolve().is_relative_to(data.resolve()):
-        raise UserError(f"{path}: is in {data} and would be read as data; give another {flag}")
+    """Raise UserError when `path`, given by `flag`, is in the dataset: the next run would read results as data.
+
+    A data.yaml names the folders of its photos; only these count.
+    """
+    is_yaml = data.suffix.lower() in (".yaml", ".yml") and data.is_file()
+    for place in (data, *(photo_folders(data) if is_yaml else ())):
+        if path.resolve().is_relative_to(place.resolve()):
+            raise UserError(f"{path}: is in {display_name(place)} and would be read as data; give another {flag}")
 
 
 def check_dataset(data: Path, annotations: Annotations, log: Callable[[str], None]) -> list[AnnotatedImage]:
@@ -48,7 +55,7 @@ def readable_images(images: Iterable[AnnotatedImage], log: Callable[[str], None]
                 log(f"warning: {error}; left out")
                 continue
             if mismatch:
-                log(f"warning: {image.path}: is {mismatch}; left out")
+                log(f"warning: {display_name(image.path)}: is {mismatch}; left out")
             else:
                 usable.append(image)
     return usable

@@ -220,8 +220,10 @@ def fingerprint_photo(photo: Path) -> PhotoFingerprint | str:
     bits, mirrored_bits = (imagehash.phash(side).hash.ravel() for side in (small, ImageOps.mirror(small)))
     scale = FEATURE_SIDE / max(grey.shape)
     size = (max(round(grey.shape[1] * scale), 1), max(round(grey.shape[0] * scale), 1))
-    grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     orb = cv2.ORB.create(ORB_FEATURES)
+    if min(size) <= 2 * orb.getEdgeThreshold():  # too thin for a corner; OpenCV fails on the thinnest
+        return replace(_fingerprint(bits, (), None), mirrored=_fingerprint(mirrored_bits, (), None))
+    grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     points, descriptors = orb.detectAndCompute(grey, None)
     # The mirrored photo has the same corners, mirrored; only their descriptors differ.
     width = grey.shape[1]

@@ -16,6 +16,7 @@ from common.annotations.tools.via import is_via_file
 from common.annotations.yolo import label_file
 from common.arguments import parse_args
 from common.cli import console, run_cli
+from common.display import display_name, printable
 from common.errors import UserError
 from common.files import check_writable_file
 from common.paths import IMAGE_SUFFIXES
@@ -142,7 +143,7 @@ def run(args: SplitArgs, log: Log = warn, compared: Mapping[Path, int] | None = 
         write_splits(name, [*rows, *found.rows])
         _print_table(name, rows, annotations)
         for line in found.lines():
-            console().print(line, markup=False, highlight=False)
+            console().print(printable(line), markup=False, highlight=False)
     _print_notes(made, annotations)
     return 1 if unreadable or further.unreadable else 0
 
@@ -246,8 +247,9 @@ def _files_in(data: Path) -> Iterator[Path]:
     if data.is_file():
         yield data
         data = data.parent
-    yield from (file for file in files_in(data, recursive=True) if file.suffix.lower() in DATA_SUFFIXES)
-    yield from (file for file in files_in(data, recursive=True) if file.suffix.lower() == ".csv" and is_via_file(file))
+    files = list(files_in(data, recursive=True, skip_unsearchable=True))  # reading the data names such a folder
+    yield from (file for file in files if file.suffix.lower() in DATA_SUFFIXES)
+    yield from (file for file in files if file.suffix.lower() == ".csv" and is_via_file(file))
 
 
 def _print_table(name: Path, rows: Sequence[SplitRow], annotations: Annotations) -> None:
@@ -255,10 +257,10 @@ def _print_table(name: Path, rows: Sequence[SplitRow], annotations: Annotations)
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(str(name)))
+    table = Table(title=escape(display_name(name)))
     table.add_column("split")
     for heading in ("images", *annotations.class_names, "faces"):
-        table.add_column(escape(heading), justify="right")
+        table.add_column(escape(printable(heading)), justify="right")
     labelled = [(row.split, image) for row, image in zip(rows, annotations.images, strict=True)]
     for split in (*SPLITS, "all"):
         images = [image for own, image in labelled if split in (own, "all")]
@@ -275,9 +277,9 @@ def _print_notes(made: _MadeSplits, annotations: Annotations) -> None:
     out.print(f"{len(shared)} groups of photos that show the same, {sum(shared)} photos in them")
     out.print(f"{annotations.clipped_boxes} boxes reached over the edge of their image and were clipped")
     for note in made.notes:
-        out.print(note, markup=False, highlight=False)
+        out.print(printable(note), markup=False, highlight=False)
     for warning in (*made.warnings, *made.divided_groups(), *made.class_warnings(annotations)):
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {printable(warning)}", file=sys.stderr)
     log_problems(annotations.problems)
 
 

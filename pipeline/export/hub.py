@@ -30,15 +30,16 @@ FIGURES = {
 LARGE_FILES = "*.onnx filter=lfs diff=lfs merge=lfs -text\n"  # for those who push with git
 
 
-def _is_own(folder: Path) -> bool:
-    """Return whether a folder is one that this module wrote."""
+def _written_files(folder: Path) -> frozenset[str]:
+    """Return the files that this module writes; none where the folder is not one that it wrote."""
     try:
-        return bool(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["model_type"] == MODEL_TYPE)
+        own = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["model_type"] == MODEL_TYPE
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        own = False
+    return frozenset({MODEL, CARD, CONFIG, ATTRIBUTES, REPORT}) if own else frozenset()
 
 
-HUB_FOLDER = FolderKind("--hub", "a model folder", _is_own, frozenset({MODEL, CARD, CONFIG, ATTRIBUTES, REPORT}))
+HUB_FOLDER = FolderKind("--hub", "a model folder", _written_files)
 
 
 def hub_files(bundle: Bundle) -> dict[str, bytes]:

@@ -19,17 +19,24 @@ self.addEventListener("activate", (event) => {
   event.waitUntil(caches.keys().then((names) => Promise.all(old(names).map((name) => caches.delete(name)))));
 });
 
+// Other pages may be in the scope, such as other projects of the same host: their requests are left to the browser.
+const addresses = (names) => names.map((name) => new URL(name, location.href).href);
+const PAGE = addresses(["./", "index.html"]);
+const OWN = [...PAGE, ...addresses(FILES)];
+
 self.addEventListener("fetch", (event) => {
   const { request } = event;
-  if (request.method === "GET" && new URL(request.url).origin === location.origin) event.respondWith(answer(request));
+  const { origin, pathname } = new URL(request.url);
+  const address = origin + pathname;
+  if (request.method === "GET" && OWN.includes(address)) event.respondWith(answer(request, address));
 });
 
-async function answer(request) {
-  const { origin, pathname } = new URL(request.url);
-  const page = [registration.scope, `${registration.scope}index.html`].includes(origin + pathname);
+async function answer(request, address) {
   const cache = await caches.open(VERSION);
-  const kept = await cache.match(page ? "./" : request, { ignoreSearch: true });
-  const { body, status, statusText, headers } = kept ?? (await fetch(request));
+  const kept = await cache.match(PAGE.includes(address) ? "./" : request, { ignoreSearch: true });
+  const found = kept ?? (await fetch(request));
+  const { body, status, statusText, headers } = found;
+  if (status === 0) return found; // a redirect, which the browser follows; such a response cannot be copied
   const more = new Headers(headers);
   for (const [name, value] of Object.entries(HEADERS)) more.set(name, value);
   return new Response(body, { status, statusText, headers: more });

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,12 +16,8 @@ from pipeline.serve.page_files import DEVICE_FOLDER, MODEL_JSON, STATIC, page_ht
 
 MODEL = "mask-detector.onnx"
 SERVICE_WORKER = "service-worker.js"
-SITE = FolderKind(
-    "--web",
-    "a site",
-    is_own=lambda folder: (folder / DEVICE_FOLDER / MODEL_JSON).is_file(),
-    names=frozenset({"index.html", "static", DEVICE_FOLDER, SERVICE_WORKER}),
-)
+PAGE = "index.html"
+CACHE_PREFIX = "mask-detector-"  # of the names under which a browser keeps sites of this command
 # No photo can leave the device: the page may only connect to its own site.
 POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' blob: data:; "
@@ -77,8 +74,8 @@ def site_files(bundle: Bundle, runtime: Path | None) -> dict[str, bytes]:
     policy = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
     attributes = f'data-backends="device" data-service-worker="{SERVICE_WORKER}"'
     files = {
-        "index.html": page_html(attributes, policy).encode(),
-        **{f"static/{path.name}": path.read_bytes() for path in sorted(STATIC.iterdir()) if path.name != "index.html"},
+        PAGE: page_html(attributes, policy).encode(),
+        **{f"static/{path.name}": path.read_bytes() for path in sorted(STATIC.iterdir()) if path.name != PAGE},
         **device_files(bundle, runtime),
     }
     return {**files, SERVICE_WORKER: _service_worker(files)}
@@ -89,9 +86,24 @@ def _service_worker(files: Mapping[str, bytes]) -> bytes:
     digest = hashlib.sha256()
     for name, data in files.items():
         digest.update(f"{name} {len(data)}\n".encode() + data)
-    names = ["./", *(name for name in files if name != "index.html")]
-    prefix = "mask-detector-"
-    head = f"const PREFIX = {prefix!r};\nconst VERSION = {prefix + digest.hexdigest()[:16]!r};\n"
+    names = ["./", *(name for name in files if name != PAGE)]
+    version = CACHE_PREFIX + digest.hexdigest()[:16]
+    head = f"const PREFIX = {CACHE_PREFIX!r};\nconst VERSION = {version!r};\n"
     head += f"const POLICY = {json.dumps(POLICY)};\nconst FILES = "
     body = (Path(__file__).parent / SERVICE_WORKER).read_text(encoding="utf-8")
     return (head + json.dumps(names, indent=2) + ";\n" + body).encode()
+
+
+def _written_files(folder: Path) -> frozenset[str]:
+    """Return the files of a site of any version, which its service worker lists; none where it is no site."""
+    try:
+        worker = (folder / SERVICE_WORKER).read_text(encoding="utf-8")
+        (names,) = re.findall(r"^const FILES = (\[.*?\]);$", worker, re.DOTALL | re.MULTILINE)
+        listed = frozenset(json.loads(names)) - {"./"}
+    except (OSError, ValueError, TypeError):
+        return frozenset()
+    own = worker.startswith(f"const PREFIX = {CACHE_PREFIX!r};") and f"{DEVICE_FOLDER}/{MODEL_JSON}" in listed
+    return listed | {PAGE, SERVICE_WORKER} if own else frozenset()
+
+
+SITE = FolderKind("--web", "a site", _written_files)

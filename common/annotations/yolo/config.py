@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.annotations.collect import Collector
-from common.annotations.photos import SPLIT_FOLDERS, name_parts, split_of_folders
+from common.annotations.photos import SPLIT_FOLDERS, entries_in, name_parts, split_of_folders
 from common.annotations.text import EncodingError, read_text
 from common.cli import requires_extra
 from common.errors import UserError
@@ -52,7 +52,7 @@ def yolo_configs(root: Path) -> list[Path]:
     if not root.is_dir():
         return []
     suffixes = (".yaml", ".yml", ".data")
-    files = sorted(p for p in root.iterdir() if p.suffix.lower() in suffixes and p.name[0] != "." and p.is_file())
+    files = sorted(p for p in entries_in(root) if p.suffix.lower() in suffixes and p.name[0] != "." and p.is_file())
     texts = {file: text_of_any(file) for file in files}
     usual = [root / name for name in YAML_NAMES if root / name in texts]
     found = [file for file in usual if _has_key(texts[file], "names") or _has_key(texts[file], *SPLIT_KEYS)]

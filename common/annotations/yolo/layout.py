@@ -18,6 +18,7 @@ from common.annotations.photos import (
     SPLIT_FOLDERS,
     AmbiguousNameError,
     PhotoIndex,
+    entries_in,
     files_in,
     photos_in,
     split_of_folders,
@@ -64,8 +65,8 @@ def is_yolo_folder(folder: Path) -> bool:
         return True
     if not any(True for _ in _class_files(folder)):
         return False
-    photos = (file for file in files_in(folder, recursive=True) if file.suffix.lower() in IMAGE_SUFFIXES)
-    return any(photo.with_suffix(".txt").is_file() for photo in photos)
+    files = files_in(folder, recursive=True, skip_unsearchable=True)
+    return any(file.suffix.lower() in IMAGE_SUFFIXES and file.with_suffix(".txt").is_file() for file in files)
 
 
 def _has_pair(folder: Path) -> bool:
@@ -93,6 +94,26 @@ def _folders_in(folder: Path) -> list[Path]:
 
 def _split_folders(folder: Path) -> list[Path]:
     return [inner for inner in _folders_in(folder) if inner.name.lower() in SPLIT_FOLDERS]
+
+
+def _image_folders(base: Path) -> list[Path]:
+    """Return images/ of a dataset and of its splits; raise UserError for a split that cannot be searched."""
+    folders = [base, *_split_folders(base)]
+    entries = [p for folder in folders for p in sorted(entries_in(folder))]
+    return [p for p in entries if p.name.lower() == "images" and p.is_dir()]
+
+
+def photo_folders(config: Path) -> list[Path]:
+    """Return the folders whose images, in any depth, are those of a data.yaml; lists of images are left out.
+
+    Raises UserError when the file is malformed.
+    """
+    settings = read_yaml(config, Collector(config))
+    base = config.parent
+    if not settings.sources:
+        return _image_folders(base) or [base]
+    found = (find_path(base, settings.prefix, value)[0] for _, value, _ in settings.sources)
+    return [place for place in found if place is not None and place.is_dir()]
 
 
 def read_layout(root: Path, collector: Collector) -> YoloLayout:
@@ -221,10 +242,7 @@ class _PhotoSources:
 
     def add_folders(self) -> None:
         """Add the images of a dataset without a configuration; the names of folders give the splits."""
-        inner = [
-            p for f in (self._base, *_split_folders(self._base)) for p in _folders_in(f) if p.name.lower() == "images"
-        ]
-        photos = [photo for folder in inner for photo in photos_in(folder, recursive=True)]
+        photos = [photo for folder in _image_folders(self._base) for photo in photos_in(folder, recursive=True)]
         for photo in photos or photos_in(self._base, recursive=True):
             folders = photo.relative_to(self._base).parts[:-1]
             darknet = next((name for name in reversed(folders) if re.fullmatch(r"obj_\w+_data", name)), "")

@@ -35,7 +35,8 @@ def write_csv(report: SuspectReport, folder: Path) -> Path:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow((*COLUMNS, *EXTRA_COLUMNS))
     for number, each in enumerate(report.suspects, start=1):
-        box = (f"{edge:.1f}" for edge in each.image.boxes[each.face].tolist())
+        # Four decimals: a reader must find boxes of one pixel again.
+        box = (f"{edge:.4f}" for edge in each.image.boxes[each.face].tolist())
         overlap = "" if each.detector_iou is None else f"{each.detector_iou:.2f}"
         probs = (f"{each.predicted_prob:.4f}", f"{each.label_prob:.4f}")
         row = (each.image.image_id, each.label, *box, each.action, each.predicted, *probs)

@@ -24,7 +24,7 @@ ONCE = ("pnet", "classifier")  # in the bodies of loops
 INPUTS = {
     "image": "uint8 (height, width, 3), RGB, upright",
     "min_score": "float32 scalar, the smallest score reported; optional",
-    "min_face": "float32 scalar, the smallest face in pixels; 0: by the size of the image; optional",
+    "min_face": "float32 scalar, the smallest face in pixels, 1 or more; 0: by the size of the image; optional",
 }
 OUTPUTS = {
     "boxes": "float32 (N, 4), x1, y1, x2, y2 in pixels; right and bottom edge exclusive",

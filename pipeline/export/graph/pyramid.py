@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import GraphBuilder, OpBuilder
 
+from common.images import MAX_PIXELS
 from pipeline.export.graph.net import Net
 from pipeline.export.graph.ops import (
     FLOAT,
@@ -29,6 +30,7 @@ from stage1_faces.pyramid import PNET_MULTIPLE
 from stage1_faces.roi_crop import GREY
 
 MAX_LEVELS = 24
+LEAST_MIN_FACE = 1.0  # px: Predictor refuses smaller values of min_face
 
 
 def run_pnet(
@@ -40,18 +42,12 @@ def run_pnet(
         builder: of the graph.
         net: P-Net.
         maps: mipmaps of the image.
-        min_face: float32 scalar: the smallest face in pixels; 0 for the config's, which grows with the image.
+        min_face: as for first_scale.
         config: of the search.
     """
     op = builder.op
     size = op.Cast(op.Squeeze(maps.size, [0]), to=DOUBLE)  # width, height
-    own = op.Min(
-        double(op, MIN_LEVEL_FACE / config.min_face),
-        op.Div(double(op, float(config.max_side)), op.ReduceMax(size, keepdims=0)),
-    )
-    given = op.Div(double(op, MIN_LEVEL_FACE), op.Cast(op.Max(min_face, 1e-3), to=DOUBLE))
-    scale = op.Where(op.Greater(min_face, 0.0), given, own)
-    first, step = first_level(builder, maps, size, scale)
+    first, step = first_level(builder, maps, size, first_scale(op, size, min_face, config))
 
     def search(op: OpBuilder, _: Value, planes: Value, step: Value, boxes: Value, scores: Value) -> Sequence[Value]:
         found, score = _search_level(op, net, planes, step, config.pnet_threshold)
@@ -68,6 +64,30 @@ def run_pnet(
     }
     _, _, boxes, scores = loop(builder, "pyramid", search, constant(op, MAX_LEVELS), states)
     return boxes, scores
+
+
+def first_scale(op: OpBuilder, size: Value, min_face: Value, config: CascadeConfig) -> Value:
+    """Return the pixels of the largest level per pixel of the image, a double scalar.
+
+    A graph cannot refuse a `min_face`. So a smaller one than Predictor takes counts as the smallest that it takes: 1
+    px, or what enlarges the image to MAX_PIXELS (`smallest_min_face`).
+
+    Args:
+        op: of the graph.
+        size: double (2,): width and height of the image.
+        min_face: float32 scalar: the smallest face in pixels; 0 for the config's, which grows with the image.
+        config: of the search.
+    """
+    least_side = double(op, MIN_LEVEL_FACE)
+    own = op.Min(
+        double(op, MIN_LEVEL_FACE / config.min_face),
+        op.Div(double(op, float(config.max_side)), op.ReduceMax(size, keepdims=0)),
+    )
+    width, height = (op.Gather(size, constant(op, axis)) for axis in (0, 1))
+    share = op.Div(op.Mul(width, height), double(op, float(MAX_PIXELS)))
+    bounds = double(op, LEAST_MIN_FACE), op.Mul(op.Sqrt(share), least_side)
+    given = op.Div(least_side, op.Max(op.Cast(min_face, to=DOUBLE), *bounds))
+    return op.Where(op.Greater(min_face, 0.0), given, own)
 
 
 def first_level(builder: GraphBuilder, maps: FlatMipmaps, size: Value, scale: Value) -> tuple[Value, Value]:

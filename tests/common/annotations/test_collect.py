@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from common.annotations import collect
 from common.annotations.collect import Collector, DatasetError, RawFace, image_ids
 from common.annotations.loading import MAX_SHOWN, load_dataset, require_faces, summary_lines
 from common.annotations.types import MASK_CLASSES, AnnotatedImage, Problem, fingerprint
@@ -133,6 +135,18 @@ def test_ids_are_in_one_unicode_form(tmp_path: Path) -> None:
     assert image_ids([tmp_path / f"{decomposed}.png"]) == [composed]
     both = image_ids([tmp_path / f"{decomposed}.png", tmp_path / f"{composed}.png"])
     assert len(set(both)) == 2
+
+
+def test_ids_of_photos_on_two_drives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(paths: object) -> str:
+        raise ValueError("Paths don't have the same drive")
+
+    monkeypatch.setattr(os.path, "commonpath", refuse)
+    assert image_ids([tmp_path / "train/a.png", tmp_path / "val/b.png"]) == ["a", "b"]
+    same = image_ids([tmp_path / "train/a.png", tmp_path / "val/a.png"])
+    assert same == [f"{tmp_path}/train/a", f"{tmp_path}/val/a"]
+    # Such an id becomes the name of a crop's file, which has no colon.
+    assert collect._named(PureWindowsPath(r"C:\data\a.png"), None) == r"C\data\a.png"
 
 
 def write_voc(root: Path, count: int, good: int) -> None:

@@ -14,6 +14,7 @@ from common.annotations.types import fingerprint
 from common.boxes import max_iou
 from common.errors import UserError
 from tests.helpers.incomplete_data import BOTH, write_half_refused, write_incomplete
+from tests.helpers.yolo_sets import save_photo, save_text
 
 
 def test_refused_faces_are_reported_at_once_and_counted(tmp_path: Path) -> None:
@@ -29,6 +30,17 @@ def test_refused_faces_are_reported_at_once_and_counted(tmp_path: Path) -> None:
 
 def test_without_anything_to_count_there_is_no_line(tmp_path: Path) -> None:
     assert count_line(load_dataset(write_incomplete(tmp_path / "data", {"a": BOTH}, {}, {}))) == ""
+
+
+def test_notes_are_lines_that_can_be_shown(tmp_path: Path) -> None:
+    lines: list[str] = []
+    root = tmp_path / "data\x1b[2J"
+    save_photo(root / "images/a.jpg")
+    save_text(root / "labels/a.txt", "0 0.5 0.5 0.2 0.3")
+    save_text(root / "data.yaml", "train: images\nnc: 2\nnames: [mask]\n")
+    load_dataset(root, log=lines.append)
+    assert all(line.isprintable() for line in lines)
+    assert f"note: {tmp_path}/data\ufffd[2J/data.yaml: nc is 2, but it names 1 classes; the names are used" in lines
 
 
 def test_the_problems_of_a_dataset_without_a_face_are_reported(tmp_path: Path) -> None:

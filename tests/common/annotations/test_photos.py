@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -11,13 +14,19 @@ from PIL import Image
 from common.annotations.photos import (
     AmbiguousNameError,
     PhotoIndex,
+    entries_in,
     files_in,
     header_size,
+    is_searchable,
     name_parts,
     photos_in,
     split_of_folders,
     split_of_name,
 )
+from common.annotations.reader import find_dataset, read_dataset
+from common.errors import UserError
+from tests.helpers import unprivileged
+from tests.helpers.yolo_sets import save_photo, save_text
 
 ROOT = Path("/train/sets/faces")  # folders above the dataset do not count, whatever their names
 
@@ -120,3 +129,100 @@ def test_header_size_of_a_turned_photo(tmp_path: Path) -> None:
     exif[0x0112] = 6
     Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg", exif=exif)
     assert header_size(tmp_path / "a.jpg")[:2] == ((40, 30), (30, 40))
+
+
+def close(monkeypatch: pytest.MonkeyPatch, *closed: Path) -> None:
+    """Forbid listing folders, as permissions do for all users but root."""
+
+    def unless_closed(listing: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def list_folder(path: Any = ".") -> Any:
+            if Path(path) in closed:
+                raise PermissionError(13, "Permission denied", str(path))
+            return listing(path)
+
+        return list_folder
+
+    for name in ("scandir", "listdir"):
+        monkeypatch.setattr(os, name, unless_closed(getattr(os, name)))
+
+
+def write_set(root: Path) -> Path:
+    """Write a YOLO dataset of two photos, one of them in images/private."""
+    for photo in ("images/a", "images/private/b"):
+        save_photo(root / f"{photo}.jpg")
+        save_text(root / f"{photo.replace('images', 'labels')}.txt", "0 0.5 0.5 0.2 0.3")
+    save_text(root / "classes.txt", "mask")
+    return root
+
+
+def cannot_be_searched(folder: Path) -> str:
+    fix = "allow reading it, or move it out of the dataset"
+    return f"{folder}: cannot be searched (Permission denied); {fix}"
+
+
+@pytest.mark.parametrize("inner", ["images/private", "labels/private", "images"])
+def test_a_folder_that_cannot_be_listed_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inner: str
+) -> None:
+    root = write_set(tmp_path / "set")
+    assert len(read_dataset(root).images) == 2
+    close(monkeypatch, root / inner)
+    for read in (read_dataset, lambda folder: photos_in(folder, recursive=True)):
+        if inner.startswith("images") or read is read_dataset:
+            with pytest.raises(UserError) as raised:
+                read(root)
+            assert str(raised.value) == cannot_be_searched(root / inner)
+    with pytest.raises(UserError):
+        entries_in(root / inner)
+    assert is_searchable(root) and not is_searchable(root / inner)
+
+
+def test_a_split_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for split in ("train", "val"):
+        save_photo(tmp_path / f"{split}/images/{split}.jpg")
+        save_text(tmp_path / f"{split}/labels/{split}.txt", "0 0.5 0.5 0.2 0.3")
+    save_text(tmp_path / "classes.txt", "mask")
+    assert len(read_dataset(tmp_path).images) == 2
+    close(monkeypatch, tmp_path / "val")
+    with pytest.raises(UserError) as raised:
+        read_dataset(tmp_path)
+    assert str(raised.value) == cannot_be_searched(tmp_path / "val")
+
+
+def test_folders_of_the_file_system_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_set(tmp_path / "set")
+    (root / "lost+found").mkdir()
+    close(monkeypatch, root / "lost+found")
+    assert len(photos_in(root, recursive=True)) == len(read_dataset(root).images) == 2
+
+
+def test_a_dataset_is_found_next_to_folders_that_cannot_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = tmp_path / "disk"
+    root = write_set(disk / "backup/set")
+    closed = (disk / "lost+found", disk / "private", disk / "backup/private")
+    for folder in closed:
+        folder.mkdir()
+    close(monkeypatch, *closed)
+    found = find_dataset(disk)
+    assert found is not None and found[0] == root
+    assert len(read_dataset(disk).images) == 2
+    close(monkeypatch, disk / "backup")
+    with pytest.raises(UserError, match=r"no annotated dataset; .*found backup/ \(cannot be searched\), lost\+found/"):
+        read_dataset(disk)
+
+
+def test_permissions_of_the_system(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "disk/set")
+    (tmp_path / "disk/lost+found").mkdir(mode=0)
+    (tmp_path / "disk/names only").mkdir()
+    save_text(tmp_path / "disk/names only/a.txt", "")
+    (tmp_path / "disk/names only").chmod(0o444)
+    code = "from common.annotations import read_dataset as read; print(len(read('disk').images))"
+    assert unprivileged.run_python("-c", code, cwd=tmp_path).stdout == "2\n"
+    for mode in (0, 0o444):
+        (root / "images/private").chmod(mode)
+        done = unprivileged.run_python("-m", "pipeline.split", "--data", "disk", cwd=tmp_path)
+        line = f"error: {cannot_be_searched(Path('disk/set/images/private'))}\n"
+        assert (done.returncode, done.stderr) == (1, line)

@@ -114,6 +114,20 @@ def test_the_wrong_label_is_listed_and_can_be_left_out(data: Path, capsys: pytes
     assert own.exists() and not earlier.exists()
 
 
+@pytest.mark.parametrize("side", [1, 1.3, 2])
+def test_a_tiny_face_can_be_left_out(data: Path, tmp_path: Path, side: float) -> None:
+    tiny = ("without_mask", (70.16, 80.25, side, side))
+    photos = {f"p{i}.png": (i, [("with_mask", FACE)]) for i in range(4)}
+    photos |= {"t.png": (4, [("with_mask", FACE), tiny]), "u.png": (5, [("without_mask", (150, 60, 40, 50))])}
+    write_part(tmp_path / "tiny", photos)
+    assert check(tmp_path / "tiny", "--suspects", "--bundle", "a") == 0
+    (row,) = rows()
+    assert (row["image_id"], row["label"]) == ("t", "without_mask")
+    image = next(i for i in read_dataset(tmp_path / "tiny", ReadingArgs()).images if i.image_id == "t")
+    file = Path("suspects/suspects.csv")
+    assert without_doubtful(image, read_doubtful(file)["t"], file).class_known.tolist() == [True, False]
+
+
 def folds(folder: Path, tests: Sequence[Sequence[str]]) -> Path:
     """Write what pipeline.crossval leaves: each fold's splits and a bundle."""
     names = [name for part in tests for name in part]

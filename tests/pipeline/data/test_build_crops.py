@@ -262,6 +262,24 @@ def test_an_unreadable_photo_is_named_and_the_rest_is_cut(data, capsys):
     assert len(read_crop_set(data / "crops").records) == 24
 
 
+def test_names_of_the_data_do_not_control_the_terminal(data, capsys):
+    for file in (data / "data" / "annotations").iterdir():
+        file.write_text(file.read_text().replace("without_mask", "without\x9b2J"))
+    for folder, suffix in (("images", "png"), ("annotations", "xml")):
+        for name in ("p0", "p1"):
+            file = data / "data" / folder / f"{name}.{suffix}"
+            file.rename(file.with_stem(f"{name}\x1b[2J"))
+    splits = data / "splits.csv"
+    splits.write_text(splits.read_text().replace("p0,", "p0\x1b[2J,"))
+    photo = data / "data" / "images" / "p0\x1b[2J.png"
+    photo.write_bytes(photo.read_bytes()[:400])
+    assert build(data) == 1
+    printed = capsys.readouterr()
+    assert all(c.isprintable() for c in (printed.out + printed.err).replace("\n", ""))
+    assert "without\ufffd2J" in printed.out
+    assert "p0\ufffd[2J.png: " in printed.err and "in no split, left out: p1\ufffd[2J" in printed.err
+
+
 def test_a_photo_that_rotates_when_decoded_is_named(data, capsys, monkeypatch):
     read = module.read_image
     monkeypatch.setattr(module, "read_image", lambda p: read(p).swapaxes(0, 1) if p.stem == "p2" else read(p))

@@ -10,7 +10,8 @@ from PIL import Image
 
 from common.annotations import AnnotatedImage, Annotations
 from common.errors import UserError
-from pipeline.data.checks import check_dataset
+from pipeline.data.checks import check_apart, check_dataset
+from tests.helpers.yolo_sets import save_photo, save_text
 
 
 def test_unusable_photos_are_reported(tmp_path: Path) -> None:
@@ -28,3 +29,41 @@ def test_unusable_photos_are_reported(tmp_path: Path) -> None:
     assert lines[1].endswith("turned.png: is 8x6 when decoded, 6x8 by its header; left out")
     with pytest.raises(UserError, match="none of its 1 photos can be used"):
         check_dataset(tmp_path, Annotations(images[:1], ()), lines.append)
+
+
+@pytest.mark.parametrize(
+    ("config", "out", "inside"),
+    [
+        ("train: .", "crops", True),
+        ("train: .", "../crops", False),
+        ("train: images/train", "crops", False),
+        ("train: images/train", "images/train/crops", True),
+        ("train: [images/train, images/val]", "images/val/crops", True),
+        ("train: images/train", "images/val/crops", False),
+        ("path: /elsewhere/set\ntrain: ../images/train", "images/train", True),
+        ("train: list.txt", "crops", False),
+        ("train: missing", "missing", False),
+        ("nc: 1", "crops", False),
+        ("nc: 1", "images/crops", True),
+    ],
+)
+def test_results_stay_out_of_the_folders_of_a_data_yaml(tmp_path: Path, config: str, out: str, inside: bool) -> None:
+    root = tmp_path / "set"
+    for split in ("train", "val"):
+        save_photo(root / f"images/{split}/a.jpg")
+    save_text(root / "list.txt", "images/train/a.jpg\n")
+    data = save_text(root / "data.yaml", f"{config}\nnames: [mask]\n")
+    if not inside:
+        check_apart(data, root / out, "--out")
+        return
+    with pytest.raises(UserError, match=r"crops|images/train: is in .*set.* read as data; give another --out"):
+        check_apart(data, root / out, "--out")
+
+
+def test_results_stay_out_of_a_folder(tmp_path: Path) -> None:
+    data = save_text(tmp_path / "set/data.json", "[]")
+    for file in (data, data.with_name("data.yaml")):  # the second one does not exist
+        check_apart(file, tmp_path / "set/crops", "--out")
+    for folder in (tmp_path, data):
+        with pytest.raises(UserError, match="would be read as data; give another --out"):
+            check_apart(folder, data, "--out")

@@ -179,6 +179,21 @@ def test_a_photo_without_features_or_unreadable_is_alone(tmp_path: Path) -> None
     assert near_duplicate_groups([]).groups == []
 
 
+@pytest.mark.parametrize("size", [(1200, 4), (400, 1), (1, 401), (3, 4000), (20000, 20), (400, 62)])
+def test_a_thin_photo_has_no_corners(tmp_path: Path, size: tuple[int, int]) -> None:
+    scene(1).resize(size).save(tmp_path / "thin.png")
+    found = fingerprint_photo(tmp_path / "thin.png")
+    assert not isinstance(found, str) and found.mirrored is not None
+    assert len(found.descriptors) == len(found.points) == len(found.mirrored.points) == 0
+    assert found.hash.shape == (64,) and found.hash.any()
+
+
+def test_the_least_thin_photos_have_corners(tmp_path: Path) -> None:
+    scene(1).resize((400, 80)).save(tmp_path / "a.png")
+    found = fingerprint_photo(tmp_path / "a.png")
+    assert not isinstance(found, str) and len(found.points) > 0
+
+
 def test_group_numbers_join_chains() -> None:
     assert connected_components(6, [(1, 4), (4, 5), (0, 2)]) == [0, 1, 0, 2, 1, 1]
     assert connected_components(2, []) == [0, 1]

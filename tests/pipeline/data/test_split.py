@@ -293,6 +293,23 @@ def test_the_datas_own_files_are_not_written_over(
     assert out.read_bytes() == before and (tmp_path / "link").is_symlink()
 
 
+def test_names_of_the_data_do_not_control_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = coco_set(tmp_path / "data")
+    controls = "\x1b[2J\x1b]0;title\x07"
+    content = json.loads((data / "_annotations.coco.json").read_text())
+    content["categories"][0]["name"] += controls
+    for image in content["images"]:
+        name = f"{Path(image['file_name']).stem}{controls}.png"
+        (data / image["file_name"]).rename(data / name)
+        image["file_name"] = name
+    (data / "_annotations.coco.json").write_text(json.dumps(content))
+    assert main(["--data", str(data), "--out", str(tmp_path / "splits\x1b[2J.csv"), "--by-time"]) == 0
+    printed = capsys.readouterr()
+    assert all(c.isprintable() for c in (printed.out + printed.err).replace("\n", ""))
+    assert "with_mask\ufffd[2J" in printed.out and "between p1\ufffd[2J" in printed.out
+    assert "all 4 faces are of class with_mask\ufffd[2J" in printed.err
+
+
 def test_folds_are_not_written_over_the_datas_own_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = coco_set(tmp_path / "data")
     own = (data / "_annotations.coco.json").rename(data / "data.fold1.json")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -82,6 +84,15 @@ def test_optional_inputs(detector: ExportedDetector) -> None:
     assert len(detector.run(image, min_face=20.0)["boxes"]) == len(predictor.detect(image, min_face=20.0))
 
 
+@pytest.mark.parametrize("min_face", [0.5, 0.001])
+def test_a_smallest_face_below_one_pixel_counts_as_one(detector: ExportedDetector, min_face: float) -> None:
+    image = synthetic_photo(48, 40, 1)
+    expected, found = (detector.run(image, min_score=0.0, min_face=value) for value in (1.0, min_face))
+    assert len(expected["boxes"]) > 0
+    for name in OUTPUTS:
+        assert found[name].tolist() == expected[name].tolist()
+
+
 @pytest.mark.parametrize("side", [124, 250, 496])
 def test_a_smallest_face_larger_than_the_photo(detector: ExportedDetector, side: int) -> None:
     image = np.asarray(cv2.resize(portrait()[:512, :512], (side, side), interpolation=cv2.INTER_AREA), np.uint8)
@@ -100,6 +111,25 @@ def test_the_file_is_standard_and_says_what_it_is(exported: Path) -> None:
     assert json.loads(said["class_names"]) == list(meta.class_names)
     assert float(said["score_threshold"]) == meta.score_threshold
     assert json.loads(said["bundle_sha256"]) == meta.sha256 and "provenance" in said and said["license"] == "MIT"
+
+
+def operators(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield the operators of a graph and of its loops and branches, without constants."""
+    for node in graph.node:
+        if node.op_type != "Constant":
+            yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from operators(attribute.g)
+
+
+def test_the_operators_are_standard_and_as_many_as_documented(exported: Path) -> None:
+    found = list(operators(onnx.load(exported).graph))
+    assert {node.domain for node in found} == {""}
+    kinds = Counter(node.op_type for node in found)
+    assert kinds["Loop"] == 8 and kinds["If"] == 1
+    text = (Path(__file__).resolve().parents[3] / "docs/deploy.md").read_text(encoding="utf-8")
+    assert f"has {len(found):,} operators of {len(kinds)} kinds (constants not counted), with 8 loops and one" in text
 
 
 def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,8 +95,10 @@ def test_what_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFix
     (folder / "mine.txt").touch()
     assert main(["--hub", str(folder)]) == 1
     assert "also has mine.txt" in capsys.readouterr().err
-    (folder / "mine.txt").unlink()
+    (folder / "mine.txt").rename(folder / ".DS_Store")  # of macOS's file manager, which counts as nothing
+    (folder / "report.md").unlink()  # a bundle may have none
     assert main(["--hub", str(folder)]) == 0
+    assert (folder / "report.md").is_file() and not (folder / ".DS_Store").exists()
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

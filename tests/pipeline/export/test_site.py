@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -59,29 +60,88 @@ def test_another_content_has_another_version() -> None:
     assert len(versions) == 3
 
 
+def site_of(names: Sequence[str], content: bytes = b"") -> dict[str, bytes]:
+    """Return a small site with these files."""
+    files = dict.fromkeys(("index.html", "device/model.json", *names), content)
+    return {**files, "service-worker.js": site._service_worker(files)}
+
+
+def files_of(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_a_site_is_replaced_and_nothing_else(tmp_path: Path) -> None:
+    """A site of an earlier version, whose files have other names, is replaced, too."""
     out = tmp_path / "site"
-    write_folder(out, {"device/model.json": b"{}", "index.html": b"old"}, SITE)
-    write_folder(out, {"device/model.json": b"{}", "service-worker.js": b"new"}, SITE)
-    assert sorted(path.name for path in out.rglob("*")) == ["device", "model.json", "service-worker.js"]
+    write_folder(out, site_of(["static/old.js", "device/old.wasm"]), SITE)
+    new = site_of(["static/new.js"])
+    write_folder(out, new, SITE)
+    assert files_of(out) == set(new)
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
-    (out / "device/model.json").unlink()
+    (out / "service-worker.js").unlink()
     with pytest.raises(UserError, match="is not a site of this command"):
-        write_folder(out, {"device/model.json": b"{}"}, SITE)
-    assert (out / "service-worker.js").is_file()
+        write_folder(out, new, SITE)
+    assert (out / "static/new.js").is_file()
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(UserError, match="is not a site of this command"):
         write_folder(file, {}, SITE)
 
 
-def test_a_site_with_other_files_stays(tmp_path: Path) -> None:
-    out = tmp_path / "site"
-    write_folder(out, {"device/model.json": b"{}"}, SITE)
+@pytest.mark.parametrize("worker", ["", "const FILES = [1;]", 'const FILES = ["./"];', "const FILES = [[]];"])
+def test_a_site_of_others_is_not_replaced(tmp_path: Path, worker: str) -> None:
+    (tmp_path / "index.html").write_text("theirs")
+    (tmp_path / "service-worker.js").write_text(f"{worker}\n")
+    with pytest.raises(UserError, match="is not a site of this command"):
+        write_folder(tmp_path, site_of([]), SITE)
+    assert files_of(tmp_path) == {"index.html", "service-worker.js"}
+
+
+@pytest.mark.parametrize("name", ["CNAME", "static/my-logo.png", "device/photos/me.jpg", "static/index.html"])
+def test_a_site_with_other_files_stays(tmp_path: Path, name: str) -> None:
+    out, files = tmp_path / "site", site_of(["static/page.js"])
+    write_folder(out, files, SITE)
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).write_bytes(b"mine")
+    first = "device/photos" if name.startswith("device/") else name
+    with pytest.raises(UserError, match=f"also has {first}, which would be lost; move it, or name another folder"):
+        write_folder(out, files, SITE)
+    assert files_of(out) == {*files, name} and (out / name).read_bytes() == b"mine"
+
+
+def test_a_site_with_folders_and_links_of_others_stays(tmp_path: Path) -> None:
+    out, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    write_folder(out, site_of(["static/page.js"]), SITE)
     (out / ".git").mkdir()
     with pytest.raises(UserError, match=r"also has \.git, which would be lost"):
-        write_folder(out, {"device/model.json": b"{}"}, SITE)
-    assert (out / ".git").is_dir()
+        write_folder(out, site_of([]), SITE)
+    (out / ".git").rmdir()
+    (out / "static").rename(elsewhere)
+    (out / "static").symlink_to(elsewhere)
+    with pytest.raises(UserError, match="also has static, which would be lost"):
+        write_folder(out, site_of([]), SITE)
+    assert (out / "static/page.js").is_file()
+
+
+def test_a_link_to_a_site_is_looked_into(tmp_path: Path) -> None:
+    out, link = tmp_path / "site", tmp_path / "link"
+    write_folder(out, site_of([]), SITE)
+    link.symlink_to(out)
+    write_folder(link, site_of(["static/page.js"]), SITE)
+    assert link.is_symlink() and (out / "static/page.js").is_file()
+    (out / "static/mine.png").touch()
+    with pytest.raises(UserError, match=r"also has static/mine\.png, which would be lost"):
+        write_folder(link, site_of([]), SITE)
+
+
+def test_what_finder_leaves_is_ignored(tmp_path: Path) -> None:
+    out, files = tmp_path / "site", site_of(["static/page.js"])
+    out.mkdir()
+    for _ in range(2):  # a folder with nothing else is empty, and a site with it is replaced
+        (out / ".DS_Store").touch()
+        write_folder(out, files, SITE)
+        assert files_of(out) == set(files)
+        (out / "static/.DS_Store").touch()
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
@@ -89,7 +149,7 @@ def test_a_site_that_cannot_be_replaced_stays(
     error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "site"
-    write_folder(out, {"device/model.json": b"{}", "index.html": b"old"}, SITE)
+    write_folder(out, site_of([], b"old"), SITE)
     replace = Path.replace
 
     def refuse(path: Path, target: Path) -> Path:
@@ -99,8 +159,8 @@ def test_a_site_that_cannot_be_replaced_stays(
 
     monkeypatch.setattr(Path, "replace", refuse)
     with pytest.raises(error, match="no"):
-        write_folder(out, {"device/model.json": b"{}", "service-worker.js": b"new"}, SITE)
-    assert (out / "index.html").is_file() and [path.name for path in tmp_path.iterdir()] == ["site"]
+        write_folder(out, site_of([], b"new"), SITE)
+    assert (out / "index.html").read_bytes() == b"old" and [path.name for path in tmp_path.iterdir()] == ["site"]
 
 
 @pytest.mark.parametrize("folder", ["", "dist"])

@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from onnxscript import GraphBuilder
 
 from common import boxes as numpy_boxes
+from common.images import MAX_PIXELS
 from pipeline.export.graph import ops, resizing
 from pipeline.export.graph.crops import cut_crops
 from pipeline.export.graph.ops import Value, constant
-from pipeline.export.graph.pyramid import first_level
+from pipeline.export.graph.pyramid import first_level, first_scale
 from pipeline.export.graph.resizing import double, halve, halve_planes, resample
 from pipeline.export.graph.windows import build_mipmaps, crop_windows
 from stage1_faces.anchors import box_anchors
-from stage1_faces.cascade_config import MIN_LEVEL_FACE, CascadeConfig
+from stage1_faces.cascade_config import MIN_LEVEL_FACE, CascadeConfig, smallest_min_face
 from stage1_faces.pyramid import build_pyramid
 from stage1_faces.roi_crop import GREY, Mipmaps, halved
 from stage2_classifier.cropping import cut_window, resize_crop
@@ -88,6 +89,20 @@ def test_levels_are_those_of_the_cascade(height: int, width: int, min_face: floa
         assert (level.picture[rows:] == GREY).all() and (level.picture[:, columns:] == GREY).all()
         np.testing.assert_allclose(step, level.step, rtol=1e-6)
         (found,), step = run_part(lambda b, x: halve_planes(b.op, x), {"x": found}), step * 2
+
+
+@pytest.mark.parametrize("size", [(1, 1), (64, 48), (4000, 3000), (11_000, 8000), (1, 89_000_000)])
+@pytest.mark.parametrize("min_face", [0.0, -1.0, 1e-30, 0.001, 0.5, 1.0, 1.5, 6.0, 40.0])
+def test_the_search_is_bounded_as_that_of_predictor(size: tuple[int, int], min_face: float) -> None:
+    config = CascadeConfig()
+
+    def build(b: GraphBuilder, size: Value, min_face: Value) -> Value:
+        return ops.as_float(b.op, first_scale(b.op, b.op.Cast(size, to=resizing.DOUBLE), min_face, config))
+
+    (scale,) = run_part(build, {"size": np.array(size, np.float32), "min_face": np.array(min_face, np.float32)})
+    bounded = max(min_face, 1.0, smallest_min_face(size, MAX_PIXELS))
+    searched = bounded if min_face > 0 else config.min_face_for(size)
+    assert scale == pytest.approx(MIN_LEVEL_FACE / searched, rel=1e-6)
 
 
 @pytest.mark.parametrize("side", [1, 7, 40, 80, 81, 133, 160, 500])
