@@ -19,7 +19,8 @@ EVALUATE = (
 )
 FACE_FREE = "`python -m pipeline.crossval`, each fold on photos without faces that it did not learn from; or "
 FACE_FREE += "`python -m pipeline.evaluate --face-free DIR` where the bundle did not learn from them"
-UNSEEN = f"{LEAVE_OUT}; for `kaggle`, `python -m pipeline.evaluate --data ilc tv-news near-faces --split all`"
+UNSEEN = f"{LEAVE_OUT}; for `kaggle`, `python -m pipeline.evaluate --bundle kaggle --data ilc tv-news near-faces "
+UNSEEN += "--split all` with the same two flags"
 ELSEWHERE = f"{EVALUATE}, and {LEAVE_OUT}"
 BENCH = "CPU time of `Predictor.detect` on 60 of the Kaggle photos, the bundles in turn"
 TRAIN = "`python -m pipeline.train_all` on two CPU cores"

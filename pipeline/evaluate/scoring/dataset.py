@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from common.annotations import AnnotatedImage, Annotations
 from common.display import counted
-from common.errors import UserError
 from common.images import Pixels, read_image
-from pipeline.data.checks import readable_images
+from pipeline.data.checks import check_dataset
 from pipeline.evaluate.coco_results import CocoNames, write_results
 from pipeline.evaluate.detectors import BUNDLE_NAME, DetectorRun, free_name, read_run, run_bundle
 from pipeline.evaluate.evaluation import DetectionEvaluation, EvaluationSettings, evaluate_samples
@@ -85,9 +84,7 @@ def dataset_part(
     """
     EvaluationSettings(iou, args.bootstrap, args.seed)
     classes = parse_merge(merge)
-    readable = readable_images(selected, partial(print, file=sys.stderr))
-    if not readable:
-        raise UserError(f"{data}: none of its {len(selected)} photos can be used; check the warnings above")
+    readable = check_dataset(data, replace(dataset, images=selected), partial(print, file=sys.stderr))
     images = merge_classes(readable, classes)
     class_names = merged_names(dataset.class_names, classes)
     if predictor is not None:
