@@ -84,7 +84,7 @@ def dataset_part(
     """
     EvaluationSettings(iou, args.bootstrap, args.seed)
     classes = parse_merge(merge)
-    readable = check_dataset(data, replace(dataset, images=selected), partial(print, file=sys.stderr))
+    readable = check_dataset(data, replace(dataset, images=tuple(selected)), partial(print, file=sys.stderr))
     images = merge_classes(readable, classes)
     class_names = merged_names(dataset.class_names, classes)
     if predictor is not None:
