@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 
+from common.display import printable
 from common.errors import ProgrammingError, UserError
 from common.launcher import install_sigint_exit, missing_package, restore_sigint
 
@@ -101,7 +102,8 @@ def run_cli(command: Callable[[], int], interrupted: str = "interrupted") -> int
         elif failure is not None and not (isinstance(failure, BrokenPipeError) and failure.filename is None):
             if isinstance(failure, ProgrammingError) and failure.trace:
                 print(failure.trace.rstrip(), file=sys.stderr)
-            print(f"error: {_error_line(failure)}", file=sys.stderr)
+            line = " ".join(_error_line(failure).splitlines())  # a library's message may have several
+            print(f"error: {printable(line)}", file=sys.stderr)
     _flush(sys.stderr)
     return code
 

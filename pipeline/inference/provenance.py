@@ -9,9 +9,11 @@ from typing import Any
 def recorded_sources(provenance: Mapping[str, Any]) -> tuple[str, ...] | None:
     """Return the names of the datasets that a bundle learned from; None where the bundle does not record them.
 
-    A bundle of several datasets records them with the run of its cascade, or with those of its classifier.
+    A bundle of several datasets records them with the run of its cascade, or with those of its classifier; a bundle of
+    one dataset records its name with the run of its cascade.
     """
-    records = [(provenance.get("stage1") or {}).get("sources")]
+    stage1 = provenance.get("stage1") or {}
+    records = [stage1.get("sources") or ([stage1["dataset"]] if stage1.get("dataset") else None)]
     records += [classifier.get("sources") for classifier in classifier_records(provenance)]
     found = [names for names in records if names]
     return tuple(dict.fromkeys(name for names in found for name in names)) if found else None

@@ -107,7 +107,7 @@ def finetune(
     photos = read_photos(args, splits, vouched=recipe.teacher == "retinaface")
     folder = FinetuneFolder(out)
     record = {"format": 1, "recipe": asdict(recipe), "data": photos.fingerprint, "compute": compute.facts()}
-    with folder.held({**record, **_source_facts(photos)}, overwrite):
+    with folder.held({**record, **_source_facts(photos, folders[0])}, overwrite):
         if not folder.finished:
             FinetuneRun(folder, recipe, photos.train, photos.val, compute, workers).train_all()
     for line in photos.summary:
@@ -115,10 +115,11 @@ def finetune(
     return folder.path
 
 
-def _source_facts(photos: FinetuneData) -> dict[str, Any]:
-    """Return what the record says about several sources: what is learned from each, and how many photos and faces.
+def _source_facts(photos: FinetuneData, folder: Path) -> dict[str, Any]:
+    """Return what the record says about the dataset, its folder's name, or about several sources.
 
-    Faces are counted by class where their class is learned.
+    Of several sources: what is learned from each, and how many photos and faces, counted by class where their class is
+    learned.
     """
     facts: dict[str, Any] = {}
     for source in photos.sources:
@@ -132,7 +133,7 @@ def _source_facts(photos: FinetuneData) -> dict[str, Any]:
             "class_counts": {name: counts[name] for name in ordered_classes(counts) if counts[name]},
             "class_unknown": faces - counts.total(),
         }
-    return {"sources": facts} if facts else {}
+    return {"sources": facts} if facts else {"dataset": folder.resolve().name}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

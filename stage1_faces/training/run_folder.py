@@ -31,7 +31,7 @@ class FinetuneFolder(RunFolder):
     """The files of one fine-tuning: config.json, log.jsonl, the finished nets, and the state of the net in training."""
 
     def __init__(self, path: Path | str) -> None:
-        super().__init__(path, "fine-tuning", outputs=OUTPUTS, free_keys=("compute",))
+        super().__init__(path, "fine-tuning", outputs=OUTPUTS, free_keys=("compute", "dataset"))
 
     def check_same(self, record: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> None:
         """Raise UserError where the folder's record is another run's; an older one lacks newer fields."""
@@ -136,7 +136,7 @@ def load_net(folder: Path | str, name: str) -> nn.Module:
 
 
 def run_facts(folder: Path | str) -> dict[str, Any]:
-    """Return the recipe of a run, the fingerprint of the training photos, and their sources if there are several.
+    """Return the recipe of a run, the fingerprint of the training photos, and the dataset's name or the sources.
 
     Raises:
         UserError: config.json is missing or damaged.
@@ -144,8 +144,10 @@ def run_facts(folder: Path | str) -> dict[str, Any]:
     file = Path(folder) / "config.json"
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-        sources = {"sources": dict(record["sources"])} if "sources" in record else {}
-        return {"recipe": dict(record["recipe"]), "data": str(record["data"]), **sources}
+        named: dict[str, Any] = {"sources": dict(record["sources"])} if "sources" in record else {}
+        if "dataset" in record:  # of one dataset; earlier versions did not record its name
+            named["dataset"] = str(record["dataset"])
+        return {"recipe": dict(record["recipe"]), "data": str(record["data"]), **named}
     except FileNotFoundError as error:
         raise UserError(f"{file}: not found; name a run of stage1_faces.finetune") from error
     except (ValueError, KeyError, TypeError) as error:

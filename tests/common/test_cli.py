@@ -24,6 +24,7 @@ def failing(error: BaseException) -> int:
     [
         (UserError("a.png: broken; copy it again"), 1, "error: a.png: broken; copy it again\n"),
         (FileNotFoundError(2, "No such file", "b.png"), 1, "error: b.png: No such file; check the name\n"),
+        (UserError("a class \x1b[31m\ud800 of two\nlines"), 1, "error: a class \ufffd[31m\ufffd of two lines\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (
             OSError(errno.EFBIG, "File too large", "c.png"),

@@ -16,6 +16,8 @@ from pipeline.inference.provenance import recorded_sources
         ({"stage1": None, "stage2": None}, None),
         ({"stage1": {"sources": ["a"]}}, ("a",)),
         ({"stage1": {"sources": {"a": {}, "b": {}}}, "stage2": {"sources": {"b": {}, "c": {}}}}, ("a", "b", "c")),
+        ({"stage1": {"dataset": "photos"}, "stage2": {"mean_of": [{}, {}]}}, ("photos",)),
+        ({"stage1": {"dataset": "photos"}, "stage2": {"sources": ["photos", "c"]}}, ("photos", "c")),
         ({"stage1": {"weights": "fine-tuned"}, "stage2": {"mean_of": [{}, {"sources": ["c"]}]}}, ("c",)),
     ],
 )

@@ -271,6 +271,7 @@ def test_the_whole_training(data: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert made.meta.class_names == CLASSES
     assert made.meta.provenance["note"] == plan_module.QUICK_NOTE
     assert made.meta.provenance["stage1"]["recipe"]["pnet_steps"] == QUICKEST["pnet-steps"]
+    assert recorded_sources(made.meta.provenance) == (data.name,)
     assert made.meta.metrics["val"]["photos"] == 2
     text = (made.path / "report.md").read_text()
     assert text == (work / "report" / "evaluation.md").read_text() and "split test: 2 photos with 4 faces" in text

@@ -186,7 +186,10 @@ def test_every_oddity_of_a_nets_file_is_one_line(tmp_path: Path, oddity: str) ->
 
 
 def test_run_facts(folder: FinetuneFolder) -> None:
-    assert run_facts(folder.path) == {"recipe": {"steps": 3, "rate": 0.001}, "data": "abc"}
+    facts = {"recipe": {"steps": 3, "rate": 0.001}, "data": "abc"}
+    assert run_facts(folder.path) == facts
+    folder.write_json("config.json", {**folder.read_record(), "dataset": "photos"})
+    assert run_facts(folder.path) == {**facts, "dataset": "photos"}
 
 
 @pytest.mark.parametrize(

@@ -49,8 +49,8 @@ def test_photos_carry_what_may_be_learned_from_them(read: FinetuneData) -> None:
     assert [photo.source for photo in read.val] == ["main"]
 
 
-def test_the_record_counts_faces_whose_class_is_learned(read: FinetuneData) -> None:
-    facts = finetune._source_facts(read)["sources"]
+def test_the_record_counts_faces_whose_class_is_learned(read: FinetuneData, tmp_path: Path) -> None:
+    facts = finetune._source_facts(read, tmp_path)["sources"]
     assert list(facts) == ["main", "other", "partial", "empty"]
     labels = [label for photo in read.train if photo.source == "other" for label in photo.labels]
     bare = labels.count("without_mask")
@@ -66,7 +66,7 @@ def test_the_record_counts_faces_whose_class_is_learned(read: FinetuneData) -> N
 
 
 def test_a_run_before_these_facts_resumes(read: FinetuneData, tmp_path: Path) -> None:
-    record = {"format": 1, "recipe": asdict(RECIPE), "data": "abc", **finetune._source_facts(read)}
+    record = {"format": 1, "recipe": asdict(RECIPE), "data": "abc", **finetune._source_facts(read, tmp_path)}
     new = ("classes", "background", "class_counts", "class_unknown")
     older = {n: {k: v for k, v in facts.items() if k not in new} for n, facts in record["sources"].items()}
     folder = FinetuneFolder(tmp_path / "run")
