@@ -44,11 +44,19 @@ LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 @dataclass(frozen=True)
 class PhotometricRanges:
-    """Range and probability (`*_p`) of each change of a sample's colours and sharpness; chosen by hand, not tuned."""
+    """Range and probability (`*_p`) of each change of a sample's colours and sharpness; chosen by hand, not tuned.
+
+    EXPERIMENTS.md, 2026-11-30, has what dim light and colour casts bring.
+    """
 
     light_p: float = 0.7  # of contrast, tint, saturation and brightness together
     contrast: tuple[float, float] = (0.65, 1.4)  # factor of all channels
+    dim_p: float = 0.3  # of these changes: the factor is of the next range, drawn by its logarithm
+    dim: tuple[float, float] = (0.15, 0.65)
+    dark_p: float = 0.5  # of the dim ones: black stays black; the others are anything from dark to hazy
     tint: tuple[float, float] = (0.93, 1.07)  # factor of each channel
+    cast_p: float = 0.25  # of these changes: the factors are of the next range, as in coloured light
+    cast: tuple[float, float] = (0.4, 1.2)
     colour_p: float = 0.8  # of these; the others are grey
     saturation: tuple[float, float] = (0.4, 1.4)  # factor
     brightness: float = 30.0  # +-, of 255
@@ -136,10 +144,14 @@ def photometric_augment(image: Pixels, rng: Rng) -> Pixels:
     """
     ranges, (height, width) = PHOTOMETRIC, image.shape[:2]
     if rng.random() < ranges.light_p:
-        gain = rng.uniform(*ranges.contrast) * rng.uniform(*ranges.tint, 3)
+        is_dim, is_dark, is_cast = rng.random(3) < (ranges.dim_p, ranges.dark_p, ranges.cast_p)
+        contrast = math.exp(rng.uniform(*np.log(ranges.dim))) if is_dim else rng.uniform(*ranges.contrast)
+        gain = contrast * rng.uniform(*(ranges.cast if is_cast else ranges.tint), 3)
         saturation = rng.uniform(*ranges.saturation) if rng.random() < ranges.colour_p else 0.0
         matrix = gain[:, None] * (saturation * np.eye(3) + (1 - saturation) * LUMA_WEIGHTS)
-        offset = rng.uniform(-ranges.brightness, ranges.brightness) + GREY * (1 - gain.mean()) * rng.uniform(0, 1)
+        brightness = ranges.brightness * min(contrast, 1.0)  # more would leave nothing of a dark sample
+        lift = 0.0 if is_dim and is_dark else rng.uniform(0, 1)
+        offset = rng.uniform(-brightness, brightness) + GREY * (1 - gain.mean()) * lift
         image = np.asarray(cv2.transform(image, np.hstack([matrix, np.full((3, 1), offset)])), np.uint8)
     if rng.random() < ranges.low_resolution_p:
         low = rng.uniform(*ranges.low_resolution)

@@ -324,6 +324,22 @@ def test_photometric_augment_keeps_the_shape_and_the_places() -> None:
     assert (image[0] == 60).all()
 
 
+def test_some_samples_are_dark_hazy_or_in_coloured_light() -> None:
+    image = np.full((32, 32, 3), 60, np.uint8)
+    image[:16] = 180
+    means = np.array(
+        [
+            [out[:12].mean((0, 1)), out[20:].mean((0, 1))]
+            for out in (photometric_augment(image, np.random.default_rng(seed)) for seed in range(400))
+        ]
+    )  # (samples, bright and dark half, channels)
+    bright, low = means.mean(axis=2).T
+    ratios = means[:, 0].max(axis=1) / means[:, 0].min(axis=1)
+    assert 0.02 < (bright < 70).mean() < 0.2
+    assert 0.02 < ((bright - low < 50) & (low > 70)).mean() < 0.2
+    assert 0.08 < (ratios > 1.3).mean() < 0.2
+
+
 def test_affine_maps_the_middle_to_the_centre() -> None:
     view = affine((70.5, 33.25), 1.5, 20, 1.1, True, 48)
     assert view @ [24, 24, 1] == pytest.approx([70.5, 33.25])
