@@ -32,6 +32,7 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "mask_hanging_share": (0, 1),
     "occluder_prob": (0, 1),
     "mask_recolor_prob": (0, 1),
+    "light_prob": (0, 1),
     "hard_negatives": (0, 0.9),
     "batch_size": (2, None),
     "epochs": (1, None),
@@ -99,6 +100,7 @@ class TrainConfig:
     occluder_prob: float = 0.0
     # Share of the masked faces' draws whose mask has another colour (black most often) or a print; the class stays.
     mask_recolor_prob: float = 0.0
+    light_prob: float = 0.0  # Share of all draws that are dark, hazy or in coloured light; the class stays.
     # Share of all draws that are false alarms of stage 1, so that the network learns to reject them; 0 is off.
     hard_negatives: float = 0.0
     box_head: bool = False  # Also learn to correct the face box.
@@ -262,6 +264,7 @@ EXPERIMENTS: dict[str, TrainConfig] = {
         ),
         _vary("aug_occluders", "Data: hands, cups, scarves, microphones before bare mouths?", occluder_prob=0.25),
         _vary("aug_mask_recolor", "Data: black, red and printed masks?", mask_recolor_prob=0.3),
+        _vary("aug_light", "Data: dark, hazy and coloured light?", light_prob=0.3),
         _vary("input_48", "Input: are 48 pixels enough?", input_size=48),
         _vary("input_96", "Input: do 96 pixels help?", input_size=96),
         _vary("arch_small_cnn_half", "Architecture: is half the width enough?", model="small_cnn_half"),

@@ -48,6 +48,14 @@ class AlbumentationsAugment:
                     hue=(-policy.hue, policy.hue),
                     p=policy.colour_p,
                 ),
+                A.OneOf(
+                    [
+                        A.MultiplicativeNoise(policy.dim, per_channel=False),
+                        A.ColorJitter(brightness=(1, 1), contrast=policy.haze, saturation=(1, 1), hue=(0, 0)),
+                        A.MultiplicativeNoise(policy.cast, per_channel=True),
+                    ],
+                    p=policy.light_p,
+                ),
                 A.ToGray(p=policy.grey_p),
                 A.GaussianBlur(blur_limit=0, sigma_limit=policy.blur_sigma_for(size), p=policy.blur_p),
                 A.Downscale(

@@ -32,6 +32,8 @@ class OpencvAugment:
             image = _affine(image, rng, policy)
         if rng.random() < policy.colour_p:
             image = _color_jitter(image, rng, policy)
+        if policy.light_p and rng.random() < policy.light_p:  # no draw without it: earlier trainings stay the same
+            image = _change_light(image, rng, policy)
         if rng.random() < policy.grey_p:
             image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB).astype(np.uint8)
         if rng.random() < policy.blur_p:
@@ -77,6 +79,20 @@ def _color_jitter(image: Image, rng: np.random.Generator, policy: AugmentPolicy)
     offset = np.full((3, 1), (1 - contrast) * mean_luma)
     # cv2.transform rounds and saturates to uint8 itself.
     return np.asarray(cv2.transform(image, np.hstack([matrix, offset])), dtype=np.uint8)
+
+
+def _change_light(image: Image, rng: np.random.Generator, policy: AugmentPolicy) -> Image:
+    """Darken, lower the contrast about the mean, or colour the light."""
+    match int(rng.integers(3)):
+        case 0:
+            gain, offset = np.full(3, rng.uniform(*policy.dim)), 0.0
+        case 1:
+            gain = np.full(3, rng.uniform(*policy.haze))
+            offset = float(np.dot(cv2.mean(image)[:3], _LUMA)) * (1 - gain[0])
+        case _:
+            gain, offset = rng.uniform(*policy.cast, 3), 0.0
+    matrix = np.hstack([np.diag(gain), np.full((3, 1), offset)])
+    return np.asarray(cv2.transform(image, matrix), dtype=np.uint8)
 
 
 def _jpeg(image: Image, quality: int) -> Image:

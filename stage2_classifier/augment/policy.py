@@ -28,6 +28,10 @@ class AugmentPolicy:
     contrast: float = 0.25
     saturation: float = 0.3
     hue: float = 0.03  # +- of the full circle
+    light_p: float = 0.0  # one of the next three, equally often (TrainConfig.light_prob)
+    dim: tuple[float, float] = (0.2, 0.7)  # factor of all values: a dark photo
+    haze: tuple[float, float] = (0.3, 0.7)  # factor of the contrast
+    cast: tuple[float, float] = (0.35, 1.2)  # factor of each channel: coloured light
     grey_p: float = 0.1
     blur_p: float = 0.15
     blur_sigma: tuple[float, float] = (0.3, 1.2)  # px of a 64 px crop

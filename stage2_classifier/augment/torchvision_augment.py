@@ -49,6 +49,18 @@ class TorchvisionAugment:
                 v2.RandomApply(
                     [v2.ColorJitter(policy.brightness, policy.contrast, policy.saturation, policy.hue)], policy.colour_p
                 ),
+                v2.RandomApply(
+                    [
+                        v2.RandomChoice(
+                            [
+                                v2.ColorJitter(brightness=policy.dim),
+                                v2.ColorJitter(contrast=policy.haze),
+                                v2.Lambda(_Cast(policy.cast)),
+                            ]
+                        )
+                    ],
+                    policy.light_p,
+                ),
                 v2.RandomGrayscale(policy.grey_p),
                 v2.RandomApply([v2.GaussianBlur(_kernel(sigma[1], size), sigma)], policy.blur_p),
                 v2.RandomApply([v2.RandomResize(low, high + 1), v2.Resize((size, size))], policy.low_resolution_p),
@@ -72,6 +84,17 @@ class TorchvisionAugment:
             torch.default_generator.manual_seed(seed)
             augmented = self._transform(tensor)
         return np.ascontiguousarray(augmented.numpy().transpose(1, 2, 0))
+
+
+class _Cast:
+    """Multiplies each channel of a uint8 picture (3, H, W) by a factor of its own within a range."""
+
+    def __init__(self, factors: tuple[float, float]) -> None:
+        self._low, self._high = factors
+
+    def __call__(self, picture: torch.Tensor) -> torch.Tensor:
+        factors = self._low + (self._high - self._low) * torch.rand(3, 1, 1)
+        return (picture * factors).round().clamp(0, 255).to(torch.uint8)
 
 
 def _kernel(sigma: float, size: int) -> int:

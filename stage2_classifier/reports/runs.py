@@ -16,7 +16,7 @@ CONFIG_FIELDS = tuple(field.name for field in fields(TrainConfig))
 LATER_FIELDS = (
     *("margin", "jitter", "mask_transfer_prob", "hard_negatives", "box_head", "checkpoint_epoch"),
     *("box_loss", "teacher", "distill_share", "distill_temperature"),
-    *("mask_hanging_share", "occluder_prob", "mask_recolor_prob", "epoch_draws"),
+    *("mask_hanging_share", "occluder_prob", "mask_recolor_prob", "light_prob", "epoch_draws"),
 )
 _SUMMARY_FIELDS = ("best_epoch", "epochs_run", "stopped_early", "seconds", "parameters")
 _EPOCH_FIELDS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_macro_f1")

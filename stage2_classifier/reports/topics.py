@@ -17,7 +17,7 @@ TOPIC_OF_FIELD = {
         ("loss", "teacher distill_share distill_temperature"),
         ("overfitting", "augment jitter"),
         ("loss", "mask_transfer_prob mask_hanging_share"),
-        ("overfitting", "occluder_prob mask_recolor_prob"),
+        ("overfitting", "occluder_prob mask_recolor_prob light_prob"),
         ("overfitting", "mixup dropout weight_decay ema_decay"),
         ("hyperparameters", "batch_size epochs epoch_draws scheduler lr input_size margin checkpoint_epoch"),
         ("hyperparameters", "warmup_epochs momentum grad_clip"),

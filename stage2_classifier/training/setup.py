@@ -185,11 +185,11 @@ def training_crops(
     if config.hard_negatives and not any(r.split == "train" for r in crop_set.hard_negatives):
         build = "build crops with `pipeline.build_crops --cascade RUN`"
         raise UserError(f"hard_negatives: {crop_set.root} has none for training; {build}")
-    jitter, policy = None, DEFAULT_POLICY
+    jitter, policy = None, replace(DEFAULT_POLICY, light_p=config.light_prob)
     if config.jitter:
         # The jittered view already shifts and mirrors the face, with the photo's own surroundings.
         jitter = BoxJitter().scaled(config.jitter, config.input_size)
-        policy = replace(DEFAULT_POLICY, flip_p=0.0, geometry_p=0.0)
+        policy = replace(policy, flip_p=0.0, geometry_p=0.0)
     return CropDataset(
         crop_set,
         "train",

@@ -57,6 +57,7 @@ REQUIRED = {
         ("mask_hanging_share", {"mask_hanging_share": 0.2}),
         ("occluder_prob", {"occluder_prob": 1.5}),
         ("mask_recolor_prob", {"mask_recolor_prob": -0.5}),
+        ("light_prob", {"light_prob": 1.5}),
         ("hard_negatives", {"hard_negatives": 0.95}),
         ("hard_negatives", {"hard_negatives": math.nan}),
         ("checkpoint_epoch", {"checkpoint_epoch": "first"}),

@@ -137,6 +137,26 @@ class TestPolicy:
         for version in versions:
             assert np.corrcoef(version.mean(axis=2).ravel(), image.mean(axis=2).ravel())[0, 1] > 0.9
 
+    def test_light(self, implementation: type) -> None:
+        image = face()
+        kinds, means = {"dim": 0, "haze": 0, "cast": 0}, image.mean(axis=(0, 1))
+        for version in self.versions(implementation, replace(NOTHING, light_p=1.0), image, 60):
+            gains = np.array([np.polyfit(image[..., c].ravel(), version[..., c].ravel(), 1)[0] for c in range(3)])
+            ratios = version.mean(axis=(0, 1)) / means
+            assert (gains > 0.18).all() and (gains < 1.22).all()
+            if np.ptp(gains) > 0.03:
+                kinds["cast"] += 1
+                assert ratios == pytest.approx(gains, abs=0.03)
+            elif ratios[0] == pytest.approx(gains[0], abs=0.03):
+                kinds["dim"] += 1
+                assert gains.max() < 0.72
+            else:
+                kinds["haze"] += 1
+                assert (
+                    0.28 < gains.min() and gains.max() < 0.72 and version.mean() == pytest.approx(image.mean(), abs=9)
+                )
+        assert min(kinds.values()) > 8
+
     def test_grey(self, implementation: type) -> None:
         for version in self.versions(implementation, replace(NOTHING, grey_p=1.0), face()):
             assert np.ptp(version.astype(int), axis=2).max() == 0
