@@ -28,17 +28,11 @@ from pipeline.evaluate.evaluation import EvaluationSettings
 from pipeline.evaluate.report import markdown, show
 from pipeline.evaluate.scoring.args import EvaluateArgs, check_args
 from pipeline.evaluate.scoring.dataset import dataset_part, draw_dataset, score_dataset
-from pipeline.evaluate.scoring.learned import learned_from, sources_table
+from pipeline.evaluate.scoring.learned import LEARNED_NOTES, learned_from, sources_table
 from pipeline.evaluate.scoring.several import run_several
 from pipeline.evaluate.selection import parse_merge, select_images
 from pipeline.inference.predictor import Predictor
 
-# By whether the bundle learned from the scored photos.
-LEARNED_NOTES = {
-    "yes": "the bundle learned from these photos, or from photos of this dataset: the figures flatter it",
-    "no": "the bundle does not record that it learned from these photos; it names datasets by their folders alone",
-    "not recorded": "the bundle does not say whether it learned from these photos; if it did, the figures flatter it",
-}
 # The present flag by its name in earlier versions.
 RENAMED_FLAGS = {
     "--ours": "no flag: the bundle is scored by default",

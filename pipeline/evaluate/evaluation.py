@@ -99,6 +99,7 @@ def detect_samples(
     advance: Callable[[], None] | None = None,
     on_image: Callable[[AnnotatedImage, NDArray[np.uint8]], None] | None = None,
     match_iou: float = 0.5,
+    change: Callable[[AnnotatedImage, NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
 ) -> tuple[list[Sample], float | None]:
     """Detect in each image.
 
@@ -110,8 +111,9 @@ def detect_samples(
             before the label is chosen.
         min_score: leaves out detections whose label has a lower score.
         advance: called after each image.
-        on_image: called with each image and its pixels (H, W, 3) RGB.
+        on_image: called with each image and its pixels (H, W, 3) RGB, which `change` has changed.
         match_iou: IoU at which a detection is on its face.
+        change: gives the pixels that are searched, of the same size; None searches the image as it is.
 
     Returns:
         One sample per image, and the median seconds to detect in one image (without reading it).
@@ -125,6 +127,8 @@ def detect_samples(
     samples, seconds = [], []
     for image in images:
         pixels = read_image(image.path)
+        if change is not None:
+            pixels = change(image, pixels)
         if on_image:
             on_image(image, pixels)
         start = time.perf_counter()

@@ -19,6 +19,12 @@ SOURCES_NOTE = (
     "without a box are learned as such. Share: of the draws; without one, by the number of faces. Crops: stage 2's "
     "faces + false alarms."
 )
+# By whether the bundle learned from the scored photos.
+LEARNED_NOTES = {
+    "yes": "the bundle learned from these photos, or from photos of this dataset: the figures flatter it",
+    "no": "the bundle does not record that it learned from these photos; it names datasets by their folders alone",
+    "not recorded": "the bundle does not say whether it learned from these photos; if it did, the figures flatter it",
+}
 
 
 def names_source(provenance: Mapping[str, Any], name: str) -> str:

@@ -14,7 +14,8 @@ from PIL import Image
 
 from common.annotations import read_dataset
 from common.annotations.types import fingerprint
-from pipeline.evaluate.command import LEARNED_NOTES, main
+from pipeline.evaluate.command import main
+from pipeline.evaluate.scoring.learned import LEARNED_NOTES
 from tests.helpers.planted_data import SIZE, Face, picture, write_part
 
 CLASSES = ("with_mask", "without_mask", "mask_weared_incorrect")
