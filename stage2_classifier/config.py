@@ -209,12 +209,12 @@ _TRUNK: dict[str, object] = {"model": FACE_TRUNK, "input_size": 48}
 _LONG = {"epochs": 80, "warmup_epochs": 5, "ema_decay": 0.998, "patience": 0, "checkpoint_epoch": "last"}
 _INPUT = {"margin": 0.1, "input_size": 48, "batch_size": 128}
 # Settings of `final_trunk` and `final_cnn`; EXPERIMENTS.md has the effect of each.
-_FINAL = _OBJECTNESS | _LONG | _INPUT | {"sampler_power": 0.7, "label_smoothing": 0.0}
+_FINAL = _OBJECTNESS | _LONG | _INPUT | {"sampler_power": 0.7, "label_smoothing": 0.0, "light_prob": 0.3}
 # One stronger network for all candidates of stage 1: a short fine-tuning of pretrained weights, the backbone at half of
 # the head's rate.
 _LAST_STAGE: dict[str, object] = {
     **{"model": "tf_efficientnet_lite0", "pretrained": True, "input_size": 80, "margin": 0.35, "jitter": 1.0},
-    **{"hard_negatives": 0.3, "box_head": True, "box_loss": "giou"},
+    **{"hard_negatives": 0.3, "box_head": True, "box_loss": "giou", "light_prob": 0.3},
     **{"lr": 2e-3, "backbone_lr_scale": 0.5, "warmup_epochs": 1, "epochs": 14, "batch_size": 128, "ema_decay": 0.99},
     **{"label_smoothing": 0.0, "sampler_power": 0.7, "patience": 0, "checkpoint_epoch": "last"},
 }

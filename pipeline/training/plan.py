@@ -22,7 +22,7 @@ EXPERIMENTS = ("last_stage_lite0", "final_trunk")
 # More photos need fewer passes: several datasets give some six times as many crops as the Kaggle photos.
 EPOCHS_OF_SEVERAL = {"last_stage_lite0": 10, "final_trunk": 30}
 # Longer than by finetune's defaults, for more sources; the teacher finds the faces without a box.
-CASCADE = {"teacher": "retinaface", "pnet-steps": 10_000, "rnet-steps": 1500, "onet-steps": 2000}
+CASCADE = {"teacher": "retinaface", "pnet-steps": 10_000, "rnet-steps": 1500, "onet-steps": 3000}
 # A few steps of each training, as a check that everything fits. The rates are higher: all steps are in the warm-up.
 QUICK_STEPS = {"teacher": "stock", "pnet-steps": 60, "rnet-steps": 30, "onet-steps": 30, "epoch-steps": 20, "passes": 1}
 QUICK_STEPS |= {"rnet-batch": 64, "onet-batch": 64}
