@@ -13,6 +13,7 @@ Parts (--parts):
   export: the exported ONNX file of pipeline.export against our own code: same faces, CPU time.
   torch: the nets of a training (--training) in PyTorch, on --device, by 1, 16 and 64 photos a call.
   video: the peak over ten seconds and over --hours of a synthetic video, with an annotated video written.
+  rates: frames per second on synthetic videos, by --frame-stride, --follow and --motion.
 
 The other detectors are facenet-pytorch's MTCNN and the naive pipeline: MTCNN, then a timm model in eager PyTorch, crop
 by crop. --competitor adds a one-stage ONNX detector at 640x640. All look for the same smallest face; each keeps its
@@ -41,13 +42,14 @@ from pipeline.bench import photos as bench_photos
 from pipeline.bench import profile as bench_profile
 from pipeline.bench import runs as bench_runs
 from pipeline.bench import torch_nets as bench_torch
+from pipeline.bench import video_rates as bench_rates
 from pipeline.bench.competitors import NaivePipeline, OneStageDetector, OwnPipeline
 from pipeline.bench.environment import machine_info, same_threads, versions
 from pipeline.evaluate.report import Table
 from pipeline.inference.bundle import Bundle, bundle_folder
 from pipeline.inference.device import Device
 
-Part = Literal["photos", "sizes", "profile", "command", "folder", "memory", "video", "export", "torch"]
+Part = Literal["photos", "sizes", "profile", "command", "folder", "memory", "video", "rates", "export", "torch"]
 # ONNX Runtime's threads spin for 40 ms after a call and would take the next call's cores.
 REST = 0.1  # s
 # The present flag by its name in earlier versions.
@@ -162,6 +164,7 @@ def _measure(
         "export": (lambda: bench_exported.compare_exported(*compared), bench_exported.exported_tables),
         "torch": (lambda: bench_torch.time_torch(*in_torch), bench_torch.torch_tables),
         "video": (lambda: bench_runs.measure_video(args.hours * 3600, options), bench_runs.video_tables),
+        "rates": (lambda: bench_rates.time_videos(args.rounds, options), bench_rates.rates_tables),
     }
     tables = []
     for part, (measure, make_tables) in parts.items():
