@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from common.images import Pixels
 
-PhotoChange = Callable[
-    [Pixels, np.random.Generator], Pixels
-]  # (uint8 (H, W, 3) RGB, rng of the noise) -> a new picture of that size
+# (uint8 (H, W, 3) RGB, rng of the noise) -> a new picture of that size
+PhotoChange = Callable[[Pixels, np.random.Generator], Pixels]
 
 GREY = 128.0
 LIGHT_NOISE = 4.0  # of 255, standard deviation: cameras raise the gain in poor light
@@ -28,7 +27,6 @@ def _rounded(values: NDArray[np.floating]) -> Pixels:
 
 def _light(factors: tuple[float, float, float], level: float = 0.0) -> PhotoChange:
     """Return a change that multiplies red, green and blue, measured from a grey level."""
-
     gain = np.array(factors, np.float32)
 
     def change(pixels: Pixels, rng: np.random.Generator) -> Pixels:

@@ -9,6 +9,7 @@ bundle depends on light and sharpness, and not how good it is on photos of such 
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.annotations import AnnotatedImage, ReadingArgs, load_dataset
+from common.annotations import AnnotatedImage, ReadingArgs, load_dataset, require_faces
 from common.arguments import parse_args
 from common.cli import console, progress, requires_extra, run_cli
 from common.display import counted
@@ -69,9 +70,9 @@ class ChangeScores:
     """The scores on photos with one change."""
 
     change: str
-    mean_ap: float | None  # at the IoU, every class with its own score; None without annotated faces
+    mean_ap: float | None  # at the IoU, every class with its own score
     face_ap: float | None
-    found: float | None  # share of the annotated faces, at the bundle's threshold
+    found: float  # share of the annotated faces, at the bundle's threshold
     right_label: float | None  # share of the found ones; None where none is found
     false_alarms: float  # per photo, at the threshold
     crops_accuracy: float  # of the classifier, at the annotated boxes
@@ -86,6 +87,7 @@ def run(args: RobustnessArgs) -> int:
     dataset = load_dataset(args.data, args)
     selected, notes = select_images(dataset.images, args.data, args.splits, args.split)
     images = merge_classes(selected[:: args.every], merge)
+    require_faces(images, str(args.data), "name photos with annotated faces, or a lower --every")
     predictor = Predictor.load(args.bundle, threads=args.threads)
     class_names = merged_names(predictor.bundle.meta.class_names, merge)
     check_classes(images, class_names)
@@ -132,7 +134,7 @@ def _score(
 
     def change(image: AnnotatedImage, pixels: Pixels) -> Pixels:
         # The noise of a photo depends on its name alone, not on which others are scored.
-        return CHANGES[name](pixels, np.random.default_rng((args.seed, zlib.crc32(image.image_id.encode()))))
+        return CHANGES[name](pixels, np.random.default_rng((args.seed, zlib.crc32(os.fsencode(image.image_id)))))
 
     def classify(image: AnnotatedImage, pixels: Pixels) -> None:
         np.add(confusion, crop_confusion(predictor, image, pixels, class_names, merge), out=confusion)
@@ -150,7 +152,7 @@ def _score(
         change=name,
         mean_ap=each_class.mean.overall.ap_at_iou,
         face_ap=scores.faces.overall.ap_at_iou,
-        found=found / faces if faces else None,
+        found=found / faces,
         right_label=int(np.trace(counts[:-1, :-1])) / found if found else None,
         false_alarms=int(counts[-1].sum()) / len(images),
         crops_accuracy=accuracy(confusion),
@@ -159,7 +161,7 @@ def _score(
 
 def _cells(row: ChangeScores) -> tuple[str, ...]:
     values = (row.mean_ap, row.face_ap, row.found, row.right_label, row.false_alarms, row.crops_accuracy)
-    return (row.change, *("-" if value is None or np.isnan(value) else f"{value:.3f}" for value in values))
+    return (row.change, *("-" if value is None else f"{value:.3f}" for value in values))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -101,6 +101,15 @@ def test_bad_options_are_one_line(
     assert capsys.readouterr().err == f"error: {message}\n"
 
 
+def test_photos_without_faces_are_refused(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_part(tmp_path / "empty", {"d.png": (1, []), "e.png": (2, [("with_mask", BOX)])})
+    assert command.main(["--data", str(data), "--split", "all", "--every", "2", *arguments[4:]]) == 1
+    expected = f"error: {data} has no face in its 1 photo; name photos with annotated faces, or a lower --every\n"
+    assert capsys.readouterr().err == expected
+
+
 def test_a_photo_that_cannot_be_read_is_named(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
