@@ -12,16 +12,18 @@ MINUTES ?= 10
 JS := onnxruntime-node@1.30.0 onnxruntime-web@1.30.0
 
 .DELETE_ON_ERROR:
-.PHONY: help demo serve install test slow js kills fuzz check format lock clean
+.PHONY: help demo serve install-serve install test slow js kills fuzz check format lock clean
 
 help: ## List the targets
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
 
 demo: $(VENV)/light ## Find the faces in a photo: make demo PHOTO=me.jpg
 	@$(BIN)/python -m pipeline.detect.demo $(if $(PHOTO),"$(PHOTO)")
 
 serve: $(VENV)/serve ## Web page and HTTP API on this machine; installs video, too: make serve PORT=8080
 	@$(BIN)/python -m pipeline.serve --port $(PORT)
+
+install-serve: $(VENV)/serve ## Install what the web page, the API and videos need, without PyTorch
 
 install: $(VENV)/full ## Install everything, PyTorch too (some 8 GB)
 

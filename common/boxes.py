@@ -12,6 +12,9 @@ Boxes = NDArray[np.float32]  # (N, 4)
 Overlap = Literal["union", "min"]
 MAX_OPENCV_BOXES = 4096  # OpenCV's time grows with the square of the number of boxes
 
+# Largest logarithm of a side in box deltas: no net may scale a side by a factor over 55.
+BBOX_XFORM_CLIP = 4.0
+
 # Of a box or of an ignored place, the smaller of the two: with a larger share, the box is not background.
 MAX_IGNORED_SHARE = 0.3
 

@@ -1,9 +1,12 @@
-"""File names as text that can be shown."""
+"""File names and counts as text that can be shown."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+
+MAX_NAMES = 5  # in a message
 
 
 def path_text(path: str | Path) -> str:
@@ -19,6 +22,11 @@ def display_name(path: str | Path) -> str:
 def counted(count: int, noun: str) -> str:
     """Return a number with its noun, such as "1 photo" or "3 photos"; the plural must end in s."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def first_names(names: Sequence[str]) -> str:
+    """Return the first MAX_NAMES names, separated by commas; ", ..." follows when there are more."""
+    return ", ".join(names[:MAX_NAMES]) + (", ..." if len(names) > MAX_NAMES else "")
 
 
 def figure_text(text: str) -> str:

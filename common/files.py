@@ -25,6 +25,7 @@ _MACHINE = f"{crc32(socket.gethostname().encode()):08x}"
 _TEMPORARY_NAME = re.compile(r"\.(.*)\.([0-9a-f]{8})-([0-9]+)-[^.]*\.tmp(\.[^.]*)?")
 MAX_NAME_BYTES = 255  # of a file's name on most file systems
 RANDOM_CHARACTERS = 8  # that `tempfile` adds
+MAX_LINKS = 40  # that lead to one another, as on Linux
 _CLEANED_FOLDERS: set[str] = set()  # by this process
 
 
@@ -33,11 +34,14 @@ def atomic_replace(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path in the same folder; that file replaces `path` when the block ends without an error.
 
     The temporary name has the suffix of `path`, because image and array writers choose their format by it.
-    After an exception the temporary file is removed and `path` is unchanged. Raises OSError, with the name `path`,
-    for a folder, a read-only file or a failed write.
+    After an exception the temporary file is removed and `path` is unchanged. A link stays a link: the file that it
+    leads to is replaced. Raises OSError, with the name `path`, for a folder, a device, a read-only file or a failed
+    write.
     """
     path = Path(path)
     _check_writable(path)
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale_files(path.parent)
     with with_file_name(path):
@@ -175,10 +179,30 @@ def _check_writable(path: Path) -> None:
     """Raise OSError when `path` is a folder, a pipe or device (which a file would replace) or a read-only file."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if path.exists() and not path.is_file():
+    # A redirected /dev/stdout leads to a file, but replacing it would replace the device or the program's output.
+    if _leads_to_device(path) or (path.exists() and not path.is_file()):
         raise FileExistsError(errno.EEXIST, "Is a pipe or device", str(path))
     if path.exists() and not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+def _leads_to_device(path: Path) -> bool:
+    """Return whether a name, or a link that it leads to, is in /dev itself or in /proc."""
+    for _ in range(MAX_LINKS):
+        folder = os.path.realpath(path.parent)
+        if folder == "/dev" or f"{folder}/".startswith("/proc/"):
+            return True
+        if not path.is_symlink():
+            return False
+        path = Path(folder, path.readlink())
+    return False
+
+
+def is_of_one_name(error: OSError, path: Path) -> bool:
+    """Return whether `path` cannot be written because of its name, so that other files of the folder can."""
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return path.exists()
+    return error.errno in (errno.ENAMETOOLONG, errno.EISDIR, errno.EEXIST, errno.ENOTDIR)
 
 
 def _remove_stale_files(folder: Path) -> None:

@@ -50,7 +50,6 @@ _MODES = (
     "I;16B",
     "I;16N",
 )
-_MAX_12_BITS = 4095
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF tags, and a value of the second
 _JPEG_START, _TIFF_STARTS = b"\xff\xd8\xff", (b"II", b"MM")
 _STRIP_ROWS = 256  # rows converted at a time: Pillow's conversion would hold the whole picture three times
@@ -212,7 +211,7 @@ def _decode_packed_tiff(file: BinaryIO, max_pixels: int) -> Photo | None:
 def _is_dark(image: Image.Image) -> bool:
     """Return whether 12 bits stored in 16 hold all colours, except for hot pixels."""
     colours = np.asarray(image)[..., :3]  # Pillow keeps the upper 8 of 16 bits
-    return int(np.count_nonzero(colours > _MAX_12_BITS >> 8)) <= colours.size // _HOT_PIXELS
+    return int(np.count_nonzero(colours > GREY_RANGES[2] >> 8)) <= colours.size // _HOT_PIXELS
 
 
 def _decode_deep_colour(file: BinaryIO, pixels: Pixels, orientation: int) -> Pixels:
@@ -367,7 +366,7 @@ def _scale_to_8_bits(values: NDArray[np.float32]) -> Pixels:
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
     if low >= 0 and high <= 65535:
-        # The least range that all pixels fit into, except for hot ones. Filters lead a little beyond 1.
+        # The least range that all pixels fit into, except for hot ones. Filters may give values slightly above 1.
         beyond = ((top, 1.5 if top == 1 else top) for top in (1, *GREY_RANGES))
         fitting = (top for top, most in beyond if np.count_nonzero(values > most) <= values.size // _HOT_PIXELS)
         low, high = 0.0, float(next(fitting))

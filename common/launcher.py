@@ -12,6 +12,8 @@ from typing import Any
 
 REPEAT_SECONDS = 0.05  # until a Ctrl-C that was lost or came too early is sent again
 IMPORT_FILE = "<frozen importlib._bootstrap>"  # of the frames of an import
+# The smallest make target that installs an extra; `make install` installs all extras.
+MAKE_TARGETS = {"demo": "demo", "serve": "install-serve", "video": "install-serve"}
 
 
 def start(target: str, package: str | None = None) -> None:
@@ -32,8 +34,10 @@ def start(target: str, package: str | None = None) -> None:
 
 
 def missing_package(package: str | None, extra: str) -> str:
-    """Return the message for a missing package, with the command that installs the extra."""
-    return f"this needs the package {package!r}; run `pip install -e '.[{extra}]'` in the project's folder"
+    """Return the message for a missing package, with the commands that install the extra."""
+    target, pip = MAKE_TARGETS.get(extra, "install"), f"pip install '.[{extra}]'"
+    how = f"in the project's folder, run `make {target}`, or `{pip}` in an environment of your own"
+    return f"this needs the package {package!r}; {how}"
 
 
 def install_sigint_exit() -> None:
@@ -71,7 +75,7 @@ def _interrupt(_: int, frame: FrameType | None) -> None:
 def _unraisable(unraisable: Any) -> None:
     """Send Ctrl-C again where Python has dropped its exception, as the hook for exceptions that cannot be raised.
 
-    A KeyboardInterrupt in `__del__` or in a callback of a weak reference ends there, and the command would go on.
+    A KeyboardInterrupt in `__del__` or in a callback of a weak reference ends there, and the command would continue.
     """
     if unraisable.exc_type is KeyboardInterrupt:
         _send_again()

@@ -1,4 +1,4 @@
-"""A function over many items in several threads, with results in order; or one function beside the caller."""
+"""A function over many items in several threads, with results in order; or one function next to the caller."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def map_ordered(function: Callable[[T], R], items: Iterable[T], threads: int) ->
                 future.cancel()
 
 
-def run_beside(function: Callable[[], R]) -> Callable[[], R]:
+def start_in_thread(function: Callable[[], R]) -> Callable[[], R]:
     """Start `function()` in a thread; return a function that waits for its result, or raises its exception."""
     results: list[R] = []
     errors: list[BaseException] = []

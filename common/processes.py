@@ -58,6 +58,13 @@ def map_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int, chunks
         raise UserError("a worker process was killed (out of memory?); try again with fewer workers") from error
 
 
+def turn_off_opencv_threads(_worker: int) -> None:
+    """Turn off OpenCV's threads in a worker process of PyTorch's DataLoader: one process per core is enough."""
+    import cv2  # the other functions need none
+
+    cv2.setNumThreads(0)
+
+
 @contextmanager
 def _sigint_held() -> Iterator[None]:
     """Handle a Ctrl-C of the block after it; processes that start in the block never receive Ctrl-C.

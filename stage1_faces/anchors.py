@@ -9,9 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from common.boxes import Boxes
-
-BBOX_XFORM_CLIP = 4.0  # largest logarithm of a side: no net may scale a side by more than a factor of 55
+from common.boxes import BBOX_XFORM_CLIP, Boxes
 
 
 def decode(anchors: NDArray[np.float32], box_deltas: NDArray[np.float32]) -> Boxes:

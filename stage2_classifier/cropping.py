@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from common.boxes import BBOX_XFORM_CLIP
+
 
 def crop_window(box: Sequence[float] | NDArray[np.floating], margin: float) -> tuple[int, int, int, int]:
     """Return the square window (x1, y1, x2, y2; whole pixels, exclusive ends) that is cut for a face box.
@@ -108,5 +110,5 @@ def apply_box_deltas(boxes: NDArray[np.float32], deltas: NDArray[np.float32], ma
     """Return the face boxes (N, 4) of the network's box outputs `deltas` (N, 4) on the windows of `boxes` (N, 4)."""
     anchors = np.array([window_anchor(box, margin) for box in boxes], np.float32).reshape(-1, 3)
     centres = anchors[:, :2] + deltas[:, :2] * anchors[:, 2:]
-    halves = np.exp(np.clip(deltas[:, 2:], -4, 4)) * anchors[:, 2:] / 2  # no side changes by a factor over 55
+    halves = np.exp(np.clip(deltas[:, 2:], -BBOX_XFORM_CLIP, BBOX_XFORM_CLIP)) * anchors[:, 2:] / 2
     return np.concatenate([centres - halves, centres + halves], axis=1).astype(np.float32)

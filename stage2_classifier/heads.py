@@ -17,17 +17,17 @@ class Heads:
 
     @property
     def outputs(self) -> int:
-        """Number of outputs per crop."""
+        """Return the number of outputs per crop."""
         return self.classes + int(self.has_objectness) + 4 * int(self.has_box)
 
     def class_logits(self, outputs: Tensor) -> Tensor:
-        """(N, outputs) -> (N, C)."""
+        """Return the class logits (N, C) of outputs (N, outputs)."""
         return outputs[:, : self.classes]
 
     def face_logit(self, outputs: Tensor) -> Tensor:
-        """(N, outputs) -> (N,); only with has_objectness."""
+        """Return the logits of being a face (N,) of outputs (N, outputs); only with has_objectness."""
         return outputs[:, self.classes]
 
     def box_deltas(self, outputs: Tensor) -> Tensor:
-        """(N, outputs) -> (N, 4) as in stage2_classifier.cropping; only with has_box."""
+        """Return the box deltas (N, 4), as in cropping.box_deltas, of outputs (N, outputs); only with has_box."""
         return outputs[:, self.outputs - 4 :]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from common.cli import console
 from common.errors import UserError, first_line
+from common.training.onet_trunk import FEATURES, OnetTrunk
 from stage2_classifier.config import FACE_TRUNK
 from stage2_classifier.pretrained import PACKAGES, load_package_weights
 
@@ -53,7 +54,7 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.second.get_parameter("1.weight"))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, inputs, H, W) -> (N, outputs, ceil(H / 2), ceil(W / 2))."""
+        """Return the features (N, outputs, ceil(H / 2), ceil(W / 2)) of features (N, inputs, H, W)."""
         return torch.relu(self.second(torch.relu(self.first(x))) + self.shortcut(x))
 
 
@@ -64,7 +65,7 @@ class SmallCNN(nn.Module):
     multiples of 16. Global average pooling at the end takes any input of 32 pixels or more.
 
     Args:
-        num_classes: number of outputs, those beside the classes included.
+        num_classes: number of outputs, those other than the classes included.
         dropout: probability that a feature is dropped before the last layer.
         width: channels of the first layer; later ones have more.
     """
@@ -85,19 +86,18 @@ class SmallCNN(nn.Module):
         return self.head
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, S, S) -> outputs (N, num_classes)."""
+        """Return the outputs (N, num_classes) of crops (N, 3, S, S)."""
         x = self.blocks(self.stem(x))  # (N, C, S / 16, S / 16)
         return self.head(self.dropout(x.mean(dim=(2, 3))))
 
 
-class FaceTrunk(nn.Module):
-    """O-Net's layers (Zhang et al. 2016) under a new head: 48x48 crops, 0.4 million weights, 13 million multiply-adds.
+class FaceTrunk(OnetTrunk):
+    """O-Net's layers under a new head: 48x48 crops, 0.4 million weights, 13 million multiply-adds.
 
-    The pretrained weights come with facenet-pytorch, so they need no download. They were trained on faces and landmarks
-    of WIDER FACE and CelebA. Each layer's PReLU slopes become their mean, which ONNX Runtime fuses.
+    The pretrained weights come with facenet-pytorch, so they need no download.
 
     Args:
-        num_classes: number of outputs, those beside the classes included.
+        num_classes: number of outputs, those other than the classes included.
         dropout: probability that a feature is dropped before the last layer.
         pretrained: whether the layers start from facenet-pytorch's weights.
     """
@@ -105,18 +105,10 @@ class FaceTrunk(nn.Module):
     pretrained_cfg: ClassVar[dict[str, Any]] = {"input_size": (3, 48, 48)}  # as timm's models have it
 
     def __init__(self, num_classes: int, dropout: float = 0.0, pretrained: bool = True) -> None:
-        super().__init__()
         from facenet_pytorch.models.mtcnn import ONet
 
-        stock = ONet()
-        self.features = nn.Sequential(
-            stock.conv1, _leaky(stock.prelu1), stock.pool1,
-            stock.conv2, _leaky(stock.prelu2), stock.pool2,
-            stock.conv3, _leaky(stock.prelu3), stock.pool3,
-            stock.conv4, _leaky(stock.prelu4),
-        )  # fmt: skip
-        self.dense = nn.Sequential(stock.dense5, _leaky(stock.prelu5), nn.Dropout(dropout))
-        self.head = nn.Linear(256, num_classes)
+        super().__init__(ONet(), dropout)
+        self.head = nn.Linear(FEATURES, num_classes)
         if not pretrained:  # the slopes stay: no checkpoint holds them
             for module in self.modules():
                 if isinstance(module, nn.Conv2d | nn.Linear):
@@ -127,14 +119,8 @@ class FaceTrunk(nn.Module):
         return self.head
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, 48, 48) -> outputs (N, num_classes)."""
-        # The stock dense layer counts columns first, then rows, then channels.
-        return self.head(self.dense(self.features(x).permute(0, 3, 2, 1).flatten(1)))
-
-
-def _leaky(prelu: nn.PReLU) -> nn.LeakyReLU:
-    """Return a leaky ReLU with the mean slope of a PReLU."""
-    return nn.LeakyReLU(float(prelu.weight.detach().mean()))
+        """Return the outputs (N, num_classes) of crops (N, 3, 48, 48)."""
+        return self.head(super().forward(x))
 
 
 def build_model(

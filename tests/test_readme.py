@@ -94,7 +94,9 @@ def test_the_readme_has_quick_commands() -> None:
     assert "pipeline.detect photo.jpg" in text and "facemask detect" in text and "door.mp4" in text and "--blur" in text
 
 
-@pytest.mark.parametrize("command", QUICK)
+@pytest.mark.parametrize(
+    "command", [pytest.param(line, marks=pytest.mark.slow if "pipeline.export" in line else ()) for line in QUICK]
+)
 def test_a_quick_command_runs_as_written(command: str, folder: Path) -> None:
     # The installed console script may be of an earlier version.
     command = re.sub(r"^facemask ", "python -m common.facemask ", command)

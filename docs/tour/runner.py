@@ -16,7 +16,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.files import write_text
-from pipeline.training.steps import KEEP_FREED_MEMORY, UNBUFFERED, check_log
+from pipeline.training.steps import UNBUFFERED, check_log
 
 RECORDS = "steps"  # folder of the outputs
 WIDTH = 110  # characters per line: a page shows about this much without scrolling
@@ -153,7 +153,7 @@ def run_step(step: TourStep, folder: Path, log_file: Path, error_file: Path) -> 
             stdin=subprocess.PIPE,
             stdout=out,
             stderr=err,
-            env={**os.environ, **KEEP_FREED_MEMORY, **UNBUFFERED, **own},
+            env={**os.environ, **UNBUFFERED, **own},
         )
         try:
             return process.wait()

@@ -12,7 +12,6 @@ another --split.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -23,6 +22,7 @@ import torch
 import tyro
 
 from common.annotations import AnnotatedImage, Annotations, ReadingArgs, load_dataset, require_faces
+from common.annotations.loading import warn
 from common.annotations.types import fingerprint
 from common.arguments import parse_args
 from common.cli import requires_extra, run_cli
@@ -85,13 +85,12 @@ def run(args: BaselineArgs) -> int:
         read_image(image.path)  # a broken photo is reported before hours of training
     sides = read_splits(args.splits)
     train, val = (
-        readable_images([i for i in dataset.images if sides.get(i.image_id) == side], _warn)
-        for side in ("train", "val")
+        readable_images([i for i in dataset.images if sides.get(i.image_id) == side], warn) for side in ("train", "val")
     )
     train, left_out = [image for image in train if image.complete], sum(not image.complete for image in train)
     if left_out:
         notes.append(f"{counted(left_out, 'training photo')} may show a face without a box: not trained on")
-        _warn(f"note: {notes[-1]}")
+        warn(f"note: {notes[-1]}")
     _check_faces(args, train, val, left_out)
     folder = BaselineFolder(args.out)
     with folder.held(_record(args, dataset, train, val), args.overwrite):
@@ -103,10 +102,6 @@ def run(args: BaselineArgs) -> int:
             notes.append(f"split {args.split} was used in training, which flatters")
         write_report(folder.path, args.split, scored, notes, settings, device)
     return 0
-
-
-def _warn(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 def _check(args: BaselineArgs) -> None:

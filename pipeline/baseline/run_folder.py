@@ -14,8 +14,9 @@ from torch import nn
 
 from common.errors import UserError, first_line
 from common.run_folder import RunFolder
+from common.training.state_file import save_state
 from pipeline.baseline.model import build_detector
-from stage2_classifier.training.checkpoint import load_state, save_state
+from stage2_classifier.training.checkpoint import load_state
 
 HEADER = "one_stage_baseline"
 FREE_KEYS = ("data", "splits", "versions")

@@ -77,9 +77,9 @@ class BenchArgs:
     threads: int = 1
     """Threads for each net."""
     device: Device = "cpu"
-    """Device of our nets and the one-stage detector; cuda needs onnxruntime-gpu, but PyTorch for the part torch."""
+    """Device of all detectors; cuda needs onnxruntime-gpu; the part `torch` needs PyTorch with CUDA instead."""
     training: Path | None = None
-    """The part torch's nets: a folder of one training with cascade and runs, such as pipeline.train_all's part."""
+    """Folder of one training, for the part `torch`: with cascade and runs, such as pipeline.train_all's part."""
     naive_model: str = "mobilenetv3_small_100"
     """The naive pipeline's timm model."""
     memory_photos: int = 1000
@@ -149,22 +149,31 @@ def _measure(
     options += [] if args.device == "cpu" else ["--device", args.device]
     options += [] if args.bundle is None else ["--bundle", str(bundle_folder(args.bundle).resolve())]
     options += [] if args.min_face is None else ["--min-face", str(args.min_face)]
-    profiled = (setup.ours.predictor.bundle, args.min_face, args.threads, args.device, args.rounds)
-    folder = (setup.ours.predictor, setup.naive, names, args.rounds, usable_cores(), args.min_face)
-    compared = (setup.ours.predictor, photos, args.min_face, args.threads, args.rounds)
-    chosen = (args.min_face, args.threads, args.device, args.rounds)
-    in_torch = (setup.ours.predictor.bundle, args.training or Path(), photos, *chosen)
+    predictor, training = setup.ours.predictor, args.training or Path()
+    min_face, threads, device, rounds = args.min_face, args.threads, args.device, args.rounds
     parts: dict[Part, tuple[Callable[[], Any], Callable[[Any], list[Table]]]] = {
         "photos": (lambda: bench_photos.time_photos(setup, photos), bench_photos.photos_tables),
         "sizes": (lambda: bench_photos.time_sizes(setup), bench_photos.sizes_tables),
-        "profile": (lambda: bench_profile.profile_sizes(*profiled), bench_profile.profile_tables),
-        "folder": (lambda: bench_runs.time_folder(*folder), bench_runs.folder_tables),
-        "command": (lambda: bench_runs.time_command(names[0], options, args.rounds), bench_runs.command_tables),
+        "profile": (
+            lambda: bench_profile.profile_sizes(predictor.bundle, min_face, threads, device, rounds),
+            bench_profile.profile_tables,
+        ),
+        "folder": (
+            lambda: bench_runs.time_folder(predictor, setup.naive, names, rounds, usable_cores(), min_face),
+            bench_runs.folder_tables,
+        ),
+        "command": (lambda: bench_runs.time_command(names[0], options, rounds), bench_runs.command_tables),
         "memory": (lambda: bench_runs.measure_memory(names, args.memory_photos, options), bench_runs.memory_tables),
-        "export": (lambda: bench_exported.compare_exported(*compared), bench_exported.exported_tables),
-        "torch": (lambda: bench_torch.time_torch(*in_torch), bench_torch.torch_tables),
+        "export": (
+            lambda: bench_exported.compare_exported(predictor, photos, min_face, threads, rounds),
+            bench_exported.exported_tables,
+        ),
+        "torch": (
+            lambda: bench_torch.time_torch(predictor.bundle, training, photos, min_face, threads, device, rounds),
+            bench_torch.torch_tables,
+        ),
         "video": (lambda: bench_runs.measure_video(args.hours * 3600, options), bench_runs.video_tables),
-        "rates": (lambda: bench_rates.time_videos(args.rounds, options), bench_rates.rates_tables),
+        "rates": (lambda: bench_rates.time_videos(rounds, options), bench_rates.rates_tables),
     }
     tables = []
     for part, (measure, make_tables) in parts.items():

@@ -31,7 +31,7 @@ class Timings:
 
     @property
     def median_seconds(self) -> NDArray[np.float64]:
-        """(calls,) seconds of each call: the median of its rounds."""
+        """Return the seconds (calls,) of each call: the median of its rounds."""
         return np.asarray(np.median(self.seconds, axis=1))
 
 

@@ -132,9 +132,9 @@ def _check_args(args: DetectArgs) -> None:
     if not args.paths and args.video.camera is None:
         raise UserError("no pictures named; use photos, folders or patterns, as in `detect photo.jpg`")
     if args.animations and args.video.camera is not None:
-        raise UserError("--video is for animated pictures, but --camera is given; remove one of the two")
+        raise UserError("--animations is for animated pictures, but --camera is given; remove one of the two")
     if args.animations and args.skip_videos:
-        raise UserError("--video processes animated pictures, and --skip-videos leaves them out; remove one of the two")
+        raise UserError("--animations asks for videos, and --skip-videos leaves them out; remove one of the two")
     if args.blur and not args.pictures and not args.video.show:
         raise UserError("--blur changes pictures, and --no-pictures writes none; remove one of the two")
     if args.min_score is not None and not 0 <= args.min_score <= 1:

@@ -14,8 +14,9 @@ from common.boxes import Boxes
 from common.cli import progress
 from common.display import display_name
 from common.errors import MediaError, UserError
-from common.files import check_writable_folder
+from common.files import check_writable_folder, is_of_one_name
 from common.images import Photo, read_image
+from common.memory import OUT_OF_MEMORY, is_out_of_memory
 from common.parallel import map_ordered
 from common.paths import FoundImage
 from pipeline.detect.args import DetectArgs
@@ -113,9 +114,9 @@ def _detect_photo(args: DetectArgs, predictor: Predictor, image: FoundImage, pic
     """Read a photo, detect its faces, and write the annotated `picture`, if any."""
     try:
         photo = predictor.read(image.path, args.min_face)
-    except MediaError as error:
-        return PhotoResult(image, None, error=error)
-    detections, blur_boxes = _detect_faces(args, predictor, photo)
+        detections, blur_boxes = _detect_faces(args, predictor, photo)
+    except Exception as error:
+        return PhotoResult(image, None, error=_own_error(image, error))
     result = image_result(image, photo.size, detections, photo.note)
     if picture is None:
         return PhotoResult(image, result)
@@ -125,9 +126,21 @@ def _detect_photo(args: DetectArgs, predictor: Predictor, image: FoundImage, pic
         if args.blur:
             pixels = blur_faces(pixels, blur_boxes)
         write_image(picture, draw(pixels, detections, landmarks=not args.blur) if args.boxes else pixels)
-    except MediaError as error:
-        return PhotoResult(image, result, error=error)
+    except Exception as error:
+        return PhotoResult(image, result, error=_own_error(image, error, picture))
     return PhotoResult(image, result, picture)
+
+
+def _own_error(image: FoundImage, error: Exception, picture: Path | None = None) -> MediaError:
+    """Return why this photo or its annotated picture failed; raise errors that concern all photos again."""
+    if isinstance(error, MediaError):
+        return error
+    if is_out_of_memory(error):
+        return MediaError(image.path, OUT_OF_MEMORY)
+    if picture is not None and isinstance(error, OSError) and is_of_one_name(error, picture):
+        reason = f"the annotated picture {display_name(picture)} cannot be written ({error.strerror})"
+        return MediaError(image.path, f"{reason}; rename the photo, or name another folder with --out")
+    raise error
 
 
 def _detect_faces(args: DetectArgs, predictor: Predictor, photo: Photo) -> tuple[Detections, Boxes]:
@@ -160,7 +173,7 @@ def _record(photo: PhotoResult, summary: DetectSummary, to_json: JsonWriter, tab
 
 def _warn_of_note(result: ImageResult) -> None:
     """Print what to know of a photo that was read all the same."""
-    fix = "; add --video for all" if "animation" in result.note else ""
+    fix = "; add --animations for all" if "animation" in result.note else ""
     print(f"warning: {display_name(result.image.path)}: {result.note}{fix}", file=sys.stderr)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from common.annotations import AnnotatedImage, require_faces
 from common.annotations.class_names import suggest_renames
+from common.display import first_names
 from common.errors import UserError
 from common.splits import SPLITS, read_splits
 
@@ -39,7 +40,7 @@ def select_images(
     missing = [i for i, side in sides.items() if side == split and i not in known]
     if missing:
         raise UserError(
-            f"{splits}: {len(missing)} images of split {split} are not in {data} ({_first_names(missing)}); "
+            f"{splits}: {len(missing)} images of split {split} are not in {data} ({first_names(missing)}); "
             "name the data that the split was made from, or make the split again"
         )
     selected = [image for image in images if sides.get(image.image_id) == split]
@@ -47,7 +48,7 @@ def select_images(
         raise UserError(f"{splits}: no images in split {split!r}; choose another --split or make the split again")
     require_faces(selected, f"{splits}: split {split!r}", "choose another --split or make the split again")
     stray = [i for i in sorted(known) if i not in sides]
-    notes = [f"{len(stray)} images of the data are not in {splits}: {_first_names(stray)}"] if stray else []
+    notes = [f"{len(stray)} images of the data are not in {splits}: {first_names(stray)}"] if stray else []
     return selected, notes
 
 
@@ -113,7 +114,3 @@ def rename_advice(unknown: Sequence[str], class_names: Sequence[str], flag: str 
     pairs = " ".join(shlex.quote(f"{name}={usual.get(name, 'NAME')}") for name in unknown)
     where = "" if len(usual) == len(unknown) else ", where NAME is one of the detector's"
     return f"name the data's classes as the detector does with {flag} {pairs}{where}"
-
-
-def _first_names(names: Sequence[str], limit: int = 5) -> str:
-    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")

@@ -63,7 +63,7 @@ def run(args: ExportArgs) -> int:
     if args.out is not None:
         data = detector_graph(bundle, optional_inputs=not args.all_inputs).SerializeToString()
         write_bytes(args.out, data)
-        _say(f"{args.out}: {len(data) / 1e6:.2f} MB; classes {', '.join(bundle.meta.class_names)}")
+        _log(f"{args.out}: {len(data) / 1e6:.2f} MB; classes {', '.join(bundle.meta.class_names)}")
     return 0
 
 
@@ -90,12 +90,13 @@ def _check(args: ExportArgs) -> None:
 
 
 def _write_folder(out: Path, files: Mapping[str, bytes], kind: FolderKind, advice: str) -> None:
-    """Write a folder, and say how large it is and what to do with it."""
+    """Write a folder, and print how large it is and what to do with it."""
     write_folder(out, files, kind)
-    _say(f"{out}: {len(files)} files, {sum(map(len, files.values())) / 1e6:.1f} MB; {advice}")
+    _log(f"{out}: {len(files)} files, {sum(map(len, files.values())) / 1e6:.1f} MB; {advice}")
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
+    """Print a line as it is."""
     console().print(line, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -54,7 +54,7 @@ def _fetch(folder: Path) -> Path:
     """Download the package into a folder, and return the folder of its files."""
     npm = shutil.which("npm")
     if npm is None:
-        raise UserError(f"npm is missing, which fetches {PACKAGE}; install Node.js, or {HOW_TO_GIVE}")
+        raise UserError(f"npm, which downloads {PACKAGE}, is not installed; install Node.js, or {HOW_TO_GIVE}")
     command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--silent", "--ignore-scripts"]
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=NPM_SECONDS, check=False)

@@ -50,7 +50,7 @@ def device_files(bundle: Bundle, runtime: Path | None) -> dict[str, bytes]:
     """Return the files of the folder "device" by name: the model, its description and the runtime.
 
     Raises:
-        UserError: the runtime cannot be had.
+        UserError: the runtime cannot be obtained.
     """
     found = runtime_files(runtime)
     graph = detector_graph(bundle, optional_inputs=False).SerializeToString()
@@ -69,7 +69,7 @@ def site_files(bundle: Bundle, runtime: Path | None) -> dict[str, bytes]:
     """Return all files of the site by their path.
 
     Raises:
-        UserError: the runtime cannot be had.
+        UserError: the runtime cannot be obtained.
     """
     policy = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
     attributes = f'data-backends="device" data-service-worker="{SERVICE_WORKER}"'

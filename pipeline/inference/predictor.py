@@ -16,7 +16,7 @@ from PIL import Image
 from common.boxes import Boxes, area, as_boxes, iou
 from common.errors import BundleError, MediaError, UserError
 from common.images import MAX_PIXELS, Photo, Pixels, Shrink, decode_photo, read_photo
-from common.parallel import run_beside
+from common.parallel import start_in_thread
 from pipeline.inference.bundle import Bundle
 from pipeline.inference.detections import Detections
 from pipeline.inference.device import Device
@@ -67,7 +67,7 @@ class Predictor:
         """
         self.bundle = bundle
         # The classifier takes longest to load; the other nets load meanwhile.
-        classifier = run_beside(lambda: bundle.graph("classifier", threads, device))
+        classifier = start_in_thread(lambda: bundle.graph("classifier", threads, device))
         self._detector = detector or bundle.detector(threads, device)
         self._search = None if detector else bundle.meta.search  # another detector has settings that are unknown here
         self._classifier = classifier()

@@ -51,7 +51,7 @@ from pipeline.training.left_out import (
     run_left_out,
     same_as_left_out,
 )
-from pipeline.training.plan import EXPERIMENTS, TrainingPlan, check_experiments, check_parts, check_workers
+from pipeline.training.plan import RECIPE_EXPERIMENTS, TrainingPlan, check_experiments, check_parts, check_workers
 from pipeline.training.steps import RESUMABLE, Log, run_parallel
 
 # The present flag by its name in earlier versions.
@@ -79,7 +79,7 @@ class CrossvalArgs(SourcesArgs):
     """Trainings at a time, each with one thread."""
     workers: int = 0
     """Processes per training that make its batches, for a GPU, which waits for them; 0: none."""
-    experiments: tuple[str, ...] = EXPERIMENTS
+    experiments: tuple[str, ...] = RECIPE_EXPERIMENTS
     """Stage 2's experiments, whose networks are averaged."""
     leave_out_source: tuple[str, ...] = ()
     """Instead of folds: for each of these --data (names of folders), learn from the others and score on it."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pipeline.evaluate.bootstrap import Interval, bootstrap
 from pipeline.evaluate.metrics import Sample
 from pipeline.evaluate.reliability import Reliability, scores_and_correct
+from pipeline.evaluate.report import number
 from pipeline.evaluate.risk_coverage import risk_coverage
 from pipeline.training.fold_scoring import CASCADES, DetectorScore, FoldMetrics
 from pipeline.training.packing.calibration import MATCH_IOU, MIN_DETECTOR_SCORE
@@ -50,7 +51,7 @@ def pooled_table(
     for name, interval in (bootstrap(samples, class_names) if intervals is None else intervals).items():
         lines.append(f"| {name} | {interval.value:.3f} | {interval.low:.3f}-{interval.high:.3f} |")
     probabilities, right = scores_and_correct(samples, len(class_names), MATCH_IOU)
-    error = _number(Reliability.above(MIN_DETECTOR_SCORE, probabilities, right).ece)
+    error = number(Reliability.above(MIN_DETECTOR_SCORE, probabilities, right).ece)
     return "\n".join([*lines, f"| expected calibration error | {error} | |"]) + "\n"
 
 
@@ -58,7 +59,7 @@ def calibration_table(errors: Sequence[FoldMetrics]) -> str:
     """Return the calibration error on validation photos before and after the fit, by fold."""
     lines = ["| calibration error on the photos that it was fitted on, by fold | |", "|---|---|"]
     for when in ("before", "after"):
-        numbers = ", ".join(_number(error.get(when)) for error in errors)
+        numbers = ", ".join(number(error.get(when)) for error in errors)
         lines.append(f"| {when} | {numbers} |")
     return "\n".join(lines) + "\n"
 
@@ -67,11 +68,6 @@ def unsure_table(samples: Sequence[Sample]) -> str:
     """Return the share of unsure faces and of wrong labels by margin, over the reported detections."""
     lines = ["| margin | unsure, of the faces found | wrong labels, of the sure ones |", "|---|---|---|"]
     for point in risk_coverage(samples, MATCH_IOU):
-        shares = f"{_number(point.unsure_share)} | {_number(point.wrong_share)}"
+        shares = f"{number(point.unsure_share)} | {number(point.wrong_share)}"
         lines.append(f"| {point.margin:g} | {shares} |")
     return "\n".join(lines) + "\n"
-
-
-def _number(value: float | None) -> str:
-    """Return a value with three decimals, or "-" for None."""
-    return "-" if value is None else f"{value:.3f}"

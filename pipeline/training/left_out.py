@@ -1,6 +1,6 @@
 """Leaves one source out: learn from all others, and score the bundle on the source that it has not seen.
 
-This is the honest figure for a stranger's photos: other cameras, other annotators, other faces.
+This is the figure to expect on photos from a new source: other cameras, other annotators, other faces.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from stage2_classifier.config import FACE_TRUNK, RANGES, experiment
 from stage2_classifier.data.crop_manifest import CropSet, read_crop_set
 
 # Two kinds of networks, whose errors differ (EXPERIMENTS.md, 2026-11-28).
-EXPERIMENTS = ("last_stage_lite0", "final_trunk")
+RECIPE_EXPERIMENTS = ("last_stage_lite0", "final_trunk")
 # More photos need fewer passes: several datasets give some six times as many crops as the Kaggle photos.
 EPOCHS_OF_SEVERAL = {"last_stage_lite0": 10, "final_trunk": 30}
 # Longer than by finetune's defaults, for more sources; the teacher finds the faces without a box.
@@ -39,7 +39,7 @@ class TrainingPlan:
     data: tuple[Path, ...]  # annotated photos: the main dataset, and others that are only learned from
     splits: Path  # splits.csv to follow
     folder: Path  # folder of all results
-    experiments: tuple[str, ...] = EXPERIMENTS  # stage 2's experiments, whose networks are averaged
+    experiments: tuple[str, ...] = RECIPE_EXPERIMENTS  # stage 2's experiments, whose networks are averaged
     settings_from: Path | None = None  # bundle whose settings and metrics are taken, if `splits` has no photos for them
     sibling_runs: tuple[
         Path, ...

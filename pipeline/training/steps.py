@@ -20,9 +20,6 @@ from pathlib import Path
 from common.errors import UserError
 from common.files import with_file_name
 
-# The C library returns freed memory to the system, but each training step asks for the same sizes. Keeping the memory
-# makes a training step up to a third faster. (stage1_faces.finetune does this itself.)
-KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 UNBUFFERED = {"PYTHONUNBUFFERED": "1"}  # so a log ends with the last line printed
 POLL_INTERVAL = 0.2  # s between checks for a stop
 RESUMABLE = "interrupted; run the same command to resume"  # the message of a command in steps at Ctrl-C
@@ -118,7 +115,7 @@ def run_parallel(
 
 def run_module(command: Sequence[str], log_file: Path, stop: threading.Event) -> int | None:
     """Run a module in a child process and return its exit code; None when it was stopped."""
-    environment = {**os.environ, **KEEP_FREED_MEMORY, **UNBUFFERED}
+    environment = {**os.environ, **UNBUFFERED}
     with log_file.open("ab") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "pipeline.training.steps", *command],

@@ -24,6 +24,7 @@ from common.annotations import AnnotatedImage, Annotations, count_line
 from common.annotations.loading import log_problems
 from common.arguments import parse_args
 from common.cli import console, requires_extra, run_cli
+from common.display import first_names
 from common.errors import UserError
 from common.files import write_bytes
 from common.run_folder import RunFolder
@@ -37,12 +38,11 @@ from pipeline.data.splitting import SplitRow, TooFewGroupsError, make_split, wri
 from pipeline.evaluate.bootstrap import ONE_LABEL
 from pipeline.evaluate.scoring.learned import sources_table
 from pipeline.inference.bundle import GRAPHS, Bundle, check_destination, write_bundle
-from pipeline.training.plan import EXPERIMENTS, TrainingPlan, check_experiments, check_parts, check_workers
+from pipeline.training.plan import RECIPE_EXPERIMENTS, TrainingPlan, check_experiments, check_parts, check_workers
 from pipeline.training.steps import RESUMABLE, Log, TrainingStep, run_parallel, run_steps
 
 ALL_SPLITS = "splits.all.csv"
 RESERVED = ("part", "all", "report", "splits.csv", ALL_SPLITS, "train_all.json")  # in --work-dir
-MAX_NAMES = 5  # photos in a message
 QUICK_REMARK = "--quick: a few steps of each training, as a check that everything fits; the detector will be poor"
 ALL_PHOTOS_REMARK = """\
 This bundle's weights were learned from all photos. The metrics below are those of the same recipe, learned from the
@@ -66,7 +66,7 @@ class TrainAllArgs(SourcesArgs):
     """splits.csv to follow; made with pipeline.split's defaults when not given."""
     all_photos: bool = True
     """--no-all-photos: the bundle has the weights learned from the training photos alone, for half the work."""
-    experiments: tuple[str, ...] = EXPERIMENTS
+    experiments: tuple[str, ...] = RECIPE_EXPERIMENTS
     """Stage 2's experiments (python -m stage2_classifier.train --list), whose networks are averaged."""
     seed: int = 0
     """Seed of the split."""
@@ -75,7 +75,7 @@ class TrainAllArgs(SourcesArgs):
     workers: int = 0
     """Processes per training that make its batches, for a GPU, which waits for them; 0: none."""
     int8: bool = True
-    """--no-int8: the bundle's nets compute in float32, as those must that pipeline.pack refuses in INT8."""
+    """--no-int8: all nets of the bundle compute in float32; use it when pipeline.pack refuses INT8."""
     quick: bool = False
     """Run only a few steps of each training, as a check that everything fits; the detector will be poor."""
 
@@ -239,15 +239,10 @@ def _given_split(
     """Return the rows of a given split whose photos can be used; rows of further sources are made again."""
     given = {name: split for name, split in read_splits(splits).items() if name not in further}
     if lost := [name for name in given if name not in images]:
-        log(f"warning: {splits}: left out {len(lost)} photos that are missing or unusable: {_first_names(lost)}")
+        log(f"warning: {splits}: left out {len(lost)} photos that are missing or unusable: {first_names(lost)}")
     if stray := [name for name in images if name not in given]:
-        log(f"warning: {splits}: lacks {len(stray)} photos of the data, which are left out: {_first_names(stray)}")
+        log(f"warning: {splits}: lacks {len(stray)} photos of the data, which are left out: {first_names(stray)}")
     return [SplitRow(name, split, number) for number, (name, split) in enumerate(given.items()) if name in images]
-
-
-def _first_names(names: Sequence[str]) -> str:
-    """Return the first names, as a list in text."""
-    return ", ".join(names[:MAX_NAMES]) + (", ..." if len(names) > MAX_NAMES else "")
 
 
 def _main_metrics(file: Path) -> list[str]:

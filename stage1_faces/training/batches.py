@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from stage1_faces.anchors import BBOX_XFORM_CLIP, box_anchors
+from common.boxes import BBOX_XFORM_CLIP
+from stage1_faces.anchors import box_anchors
 from stage1_faces.detector import ONET, RNET
 from stage1_faces.training.draws import BACKGROUND_SHARE, background_weights, face_sampling_weights
 from stage1_faces.training.mining import MinedWindows, windows_over_ignored

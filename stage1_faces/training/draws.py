@@ -32,17 +32,19 @@ def face_sampling_weights(photos: Sequence[TrainingPhoto]) -> tuple[NDArray[np.i
     """
     faces = [(i, j) for i, photo in enumerate(photos) for j in range(len(photo.boxes))]
     known = np.array([_class_known(photos[i], j) for i, j in faces], np.bool_)
-    counts = Counter(photos[i].labels[j] for (i, j), sure in zip(faces, known, strict=True) if sure)
+    counts = Counter(photos[i].labels[j] for (i, j), is_known in zip(faces, known, strict=True) if is_known)
     # Faces without a known class: a count of 1 for now.
-    numbers = [counts[photos[i].labels[j]] if sure else 1 for (i, j), sure in zip(faces, known, strict=True)]
-    weights = np.array([(n * len(photos[i].boxes)) ** -0.5 for n, (i, _) in zip(numbers, faces, strict=True)])
+    class_counts = [
+        counts[photos[i].labels[j]] if is_known else 1 for (i, j), is_known in zip(faces, known, strict=True)
+    ]
+    weights = np.array([(n * len(photos[i].boxes)) ** -0.5 for n, (i, _) in zip(class_counts, faces, strict=True)])
     sources = np.array([photos[i].source for i, _ in faces])
     if not known.all():
-        by_class = np.array(numbers, np.float64) ** -0.5
+        by_class = np.array(class_counts, np.float64) ** -0.5
         for source in sorted(set(sources[~known])):
-            sure = known & (sources == source)
+            known_in_source = known & (sources == source)
             weights[~known & (sources == source)] *= (
-                by_class[sure if sure.any() else known].mean() if known.any() else 1
+                by_class[known_in_source if known_in_source.any() else known].mean() if known.any() else 1
             )
     if any(photo.face_factors is not None for photo in photos):
         weights *= [1 if (f := photos[i].face_factors) is None else f[j] for i, j in faces]

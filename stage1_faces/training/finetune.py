@@ -104,7 +104,7 @@ def finetune(
     if recipe.teacher == "retinaface":
         require_teacher()
     args = SourcesArgs(data=folders, sources=sources, rename=reading.rename, unlabelled=reading.unlabelled)
-    photos = read_photos(args, splits, vouched=recipe.teacher == "retinaface")
+    photos = read_photos(args, splits, teacher_finds_unboxed_faces=recipe.teacher == "retinaface")
     folder = FinetuneFolder(out)
     record = {"format": 1, "recipe": asdict(recipe), "data": photos.fingerprint, "compute": compute.facts()}
     with folder.held({**record, **_source_facts(photos, folders[0])}, overwrite):
@@ -141,8 +141,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command() -> int:
         args = parse_args(FinetuneArgs, argv, "stage1_faces.finetune")
-        options = (args.recipe, args.overwrite, args.threads, args, args.sources, args.device, args.workers)
-        out = finetune(args.data, args.splits, args.out, *options)
+        out = finetune(
+            args.data,
+            args.splits,
+            args.out,
+            recipe=args.recipe,
+            overwrite=args.overwrite,
+            threads=args.threads,
+            reading=args,
+            sources=args.sources,
+            device=args.device,
+            workers=args.workers,
+        )
         console().print(f"{out}: finished")
         return 0
 

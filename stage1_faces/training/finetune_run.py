@@ -28,7 +28,7 @@ from stage1_faces.training.mining import MinedWindows, mine, npz_bytes, propose,
 from stage1_faces.training.nets import PNET_WIDTH, ExportWrapper, build_net
 from stage1_faces.training.run_folder import NETS, FinetuneFolder, load_net
 from stage1_faces.training.samples import TrainingPhoto
-from stage1_faces.training.teacher import TeacherFaces, find_all, find_faces, taught
+from stage1_faces.training.teacher import TeacherFaces, find_all, find_faces, with_teacher_faces
 from stage1_faces.training.trainer import EMA_DECAY, EMA_POWER, train_epoch
 
 RECALL_COUNTS = (5, 10, 20, 50, 100, 200)  # boxes per photo at which recall is reported
@@ -95,9 +95,18 @@ class FinetuneRun:
             task = bar.add_task(f"training {name}", total=schedule.steps, completed=epoch * schedule.per_epoch)
             while epoch < schedule.epochs:
                 start = time.perf_counter()
-                seed, on_step = self.recipe.seed, lambda: bar.advance(task)
-                how = (seed, on_step, self.compute, self.workers)
-                losses = train_epoch(net, ema, optimizer, batches, schedule, epoch, *how)
+                losses = train_epoch(
+                    net,
+                    ema,
+                    optimizer,
+                    batches,
+                    schedule,
+                    epoch,
+                    seed=self.recipe.seed,
+                    on_step=lambda: bar.advance(task),
+                    compute=self.compute,
+                    workers=self.workers,
+                )
                 epoch += 1
                 seconds = round(time.perf_counter() - start, 1)
                 rounded = {term: round(value, 5) for term, value in losses.items()}
@@ -146,7 +155,7 @@ class FinetuneRun:
         factors = {"profile": recipe.profile_factor, "hidden": recipe.hidden_factor}
         if recipe.teacher == "retinaface":
             found = self._cached("teacher.npz", TeacherFaces.from_bytes, lambda: self._teacher_faces().to_bytes())
-            self.photos = taught(self.photos, found)
+            self.photos = with_teacher_faces(self.photos, found)
         elif recipe.profile_factor != 1:
             self.photos = self._with_stock_landmarks()
         if any(factor != 1 for factor in factors.values()):
@@ -187,9 +196,16 @@ class FinetuneRun:
         after = NETS[NETS.index(name) - 1]
         with progress() as bar:
             task = bar.add_task(f"mining for {name}", total=len(self.photos))
-            passes, further, seed = self.recipe.passes, self.recipe.further_passes, self.recipe.seed + 1
-            how = (after, passes, seed, lambda: bar.advance(task), further, max(self.workers, 1))
-            return mine(self._detector(), self.photos, *how)
+            return mine(
+                self._detector(),
+                self.photos,
+                after,
+                passes=self.recipe.passes,
+                seed=self.recipe.seed + 1,
+                on_photo=lambda: bar.advance(task),
+                further_passes=self.recipe.further_passes,
+                workers=max(self.workers, 1),
+            )
 
     def _landmarks(self) -> bytes:
         """Return the stock cascade's landmarks on the training photos, as bytes of a .npz file."""

@@ -75,11 +75,19 @@ def mine(
     further_passes: int | None = None,
     workers: int = 1,
 ) -> MinedWindows:
-    """Return the proposals of the net `after` ("pnet" or "rnet") on each photo, searched `passes` times.
+    """Return the proposals of one net on each photo.
 
-    The first pass takes the photo unchanged. A pass depends on seed, photo index and pass index alone. Photos of
-    further sources are searched `further_passes` times, or as often as others for None. `on_photo` is called after
-    each photo. `workers` threads search photos at a time.
+    The first pass takes the photo unchanged. A pass depends on seed, photo index and pass index alone.
+
+    Args:
+        detector: the cascade.
+        photos: the photos.
+        after: the net, "pnet" or "rnet".
+        passes: how often a photo is searched.
+        seed: of the passes.
+        on_photo: called after each photo.
+        further_passes: how often a photo of a further source is searched; None: as often as others.
+        workers: threads that search photos at a time.
     """
 
     def search(i: int) -> list[MinedWindows]:

@@ -14,6 +14,7 @@ from facenet_pytorch.models.mtcnn import ONet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.training.onet_trunk import FEATURES, OnetTrunk
 from stage1_faces.detector import R_SIZE
 from stage1_faces.roi_crop import GREY
 
@@ -76,29 +77,16 @@ class RefineNet(nn.Module):
         return self.head(self.dense(self.features(pixels)))
 
 
-def mean_leaky_relu(prelu: nn.PReLU) -> nn.LeakyReLU:
-    """Return a PReLU with one fixed mean slope: ONNX Runtime fuses that into the convolution before it."""
-    return nn.LeakyReLU(float(prelu.weight.detach().mean()))
-
-
-class OutputNet(nn.Module):
+class OutputNet(OnetTrunk):
     """O-Net: normalised (N, 3, 48, 48) -> (N, 15): face logit, box deltas, five landmarks (x, y) from the centre.
 
-    Layers and weights are those of facenet-pytorch's O-Net (trained on WIDER FACE and CelebA): it knows bare faces.
-    The mean replaces each layer's PReLU slopes. The last layer is new, except for the face logit.
+    The last layer is new, except for the face logit.
     """
 
     def __init__(self) -> None:
-        super().__init__()
         stock = ONet()
-        self.features = nn.Sequential(
-            stock.conv1, mean_leaky_relu(stock.prelu1), stock.pool1,
-            stock.conv2, mean_leaky_relu(stock.prelu2), stock.pool2,
-            stock.conv3, mean_leaky_relu(stock.prelu3), stock.pool3,
-            stock.conv4, mean_leaky_relu(stock.prelu4),
-        )  # fmt: skip
-        self.dense = nn.Sequential(stock.dense5, mean_leaky_relu(stock.prelu5), nn.Dropout(0.2))
-        self.head = nn.Linear(256, 15)
+        super().__init__(stock, dropout=0.2)
+        self.head = nn.Linear(FEATURES, 15)
         with torch.no_grad():
             self.head.weight.mul_(0.1)
             self.head.bias.zero_()
@@ -107,8 +95,7 @@ class OutputNet(nn.Module):
             self.head.bias[0] = stock.dense6_1.bias[1] - stock.dense6_1.bias[0]
 
     def forward(self, pixels: Tensor) -> Tensor:
-        # The stock dense layer counts columns first, then rows, then channels.
-        return self.head(self.dense(self.features(pixels).permute(0, 3, 2, 1).flatten(1)))
+        return self.head(super().forward(pixels))
 
 
 class BoxOffsets(nn.Module):

@@ -39,13 +39,14 @@ class FinetuneData:
     sources: tuple[Source, ...] = ()  # of several sources, the main one first
 
 
-def read_photos(args: SourcesArgs, splits: Path, vouched: bool = False) -> FinetuneData:
+def read_photos(args: SourcesArgs, splits: Path, teacher_finds_unboxed_faces: bool = False) -> FinetuneData:
     """Return the training and validation photos that can be read.
 
     Args:
         args: the datasets and how they are read.
         splits: splits.csv.
-        vouched: whether a teacher finds the faces without a box in photos of sources that do not box every face.
+        teacher_finds_unboxed_faces: whether a teacher finds the faces without a box. Photos of sources that do not box
+            every face are complete then.
 
     Raises:
         UserError: the photos cannot train a net, or a further source has photos that are not only learned from.
@@ -64,7 +65,9 @@ def read_photos(args: SourcesArgs, splits: Path, vouched: bool = False) -> Finet
         train, val = (_load_photos(images, source_of, main, lambda: bar.advance(task)) for images in sets)
     if not any(len(photo.boxes) for photo in train.values()):
         raise UserError(f"{args.main_data}: no training photo with a face can be read; copy the photos again")
-    incomplete = sum(not (photo.complete or (vouched and photo.source_incomplete)) for photo in train.values())
+    incomplete = sum(
+        not (photo.complete or (teacher_finds_unboxed_faces and photo.source_incomplete)) for photo in train.values()
+    )
     if incomplete == len(train):
         reason = "each training photo may show a face without a box, so that none teaches the background"
         raise UserError(f"{args.main_data}: {reason}; correct the refused annotations")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -16,12 +15,12 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.run_folder import ROWS_NAME, RunFolder
+from common.training.state_file import load_state, save_state
 from stage1_faces.training.finetune_config import MAX_PNET_WIDTH, FinetuneConfig
 from stage1_faces.training.nets import PNET_WIDTH, build_net
 
 NETS = ("pnet", "rnet", "onet")
 HEADER = "face_cascade"
-FORMAT = 1
 # Files that only the training needs: up to 100 MB, made again when they are missing.
 TEMPORARY = tuple(f"{name}{end}" for name in NETS for end in (".state", ".windows.npz"))
 OUTPUTS = (ROWS_NAME, "landmarks.npz", "teacher.npz", *(f"{name}.safetensors" for name in NETS), *TEMPORARY)
@@ -68,9 +67,7 @@ class FinetuneFolder(RunFolder):
 
     def save_state(self, name: str, state: Mapping[str, Any]) -> None:
         """Write the state of a net in training: tensors, numbers, strings, lists, dictionaries."""
-        buffer = io.BytesIO()
-        torch.save({"format": FORMAT, **state}, buffer)
-        self.write(f"{name}.state", buffer.getvalue())
+        save_state(self.path / f"{name}.state", state)
 
     def load_state(self, name: str) -> dict[str, Any] | None:
         """Return what `save_state` wrote, without running code from the file; None where there is no file.
@@ -81,14 +78,7 @@ class FinetuneFolder(RunFolder):
         file = self.path / f"{name}.state"
         if not file.is_file():
             return None
-        data = file.read_bytes()
-        try:
-            state: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except Exception as error:  # damaged files raise many kinds
-            raise UserError(f"{file}: damaged; remove it to train this net again") from error
-        if not isinstance(state, dict) or state.get("format") != FORMAT:
-            raise UserError(f"{file}: of another version of this program; remove it to train this net again")
-        return state
+        return load_state(file, "remove it to train this net again")
 
 
 def _with_new_facts(before: Mapping[str, Any], now: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -224,9 +224,12 @@ def cell_targets(
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Return P-Net's targets: objectness (h, w), 1 face, 0 background, -1 ignore; and box deltas (h, w, 4) where 1.
 
-    `boxes` (N, 4) are faces in patch pixels, clipped to the patch; `whole` (N, 4) are the same boxes before clipping.
-    Where faces overlap, a cell belongs to the smaller one. Cells over `ignored` boxes (K, 4) are ignored, except for
-    those of a face.
+    Where faces overlap, a cell belongs to the smaller one.
+
+    Args:
+        boxes: (N, 4) faces in patch pixels, clipped to the patch.
+        whole: (N, 4) the same boxes before clipping.
+        ignored: (K, 4) boxes in patch pixels. Their cells are ignored, except for those of a face.
     """
     objectness = np.zeros((CELLS, CELLS), np.int8)
     for box in as_boxes(() if ignored is None else ignored):
@@ -263,8 +266,15 @@ def sample_window(
 ) -> tuple[Pixels, NDArray[np.float32], NDArray[np.float32]]:
     """Return a window (side, side, 3) for R-Net or O-Net, and the box deltas (4,) and landmarks (5, 2) of its face.
 
-    The window is around a proposal's anchor (3,), and `context` is its side / anchor unit. A face of None is
-    background. Landmarks are in anchor units. Unknown targets are nan, as are box deltas of edges not learned.
+    Landmarks are in anchor units. Unknown targets are nan, as are box deltas of edges not learned.
+
+    Args:
+        photo: the photo.
+        anchor: (3,) of the proposal that the window is around.
+        face: index of the face; None: background.
+        context: the window's side / anchor unit.
+        side: px, side of the window.
+        rng: draws the window's place and the changes of its pixels.
     """
     anchor = anchor.astype(np.float64)
     centre = anchor[:2] + rng.normal(0, 0.05, 2) * anchor[2]

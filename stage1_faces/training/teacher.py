@@ -93,16 +93,16 @@ def find_all(
     return TeacherFaces.concatenated(parts)
 
 
-def taught(photos: Sequence[TrainingPhoto], found: TeacherFaces) -> list[TrainingPhoto]:
+def with_teacher_faces(photos: Sequence[TrainingPhoto], found: TeacherFaces) -> list[TrainingPhoto]:
     """Return the photos with the teacher's landmarks, and with ignored boxes where it finds faces without a box.
 
     A photo that is not complete only because of its source is complete then.
     """
     starts = np.searchsorted(found.photo, np.arange(len(photos) + 1))
-    return [_taught(photo, found[np.arange(*starts[i : i + 2])]) for i, photo in enumerate(photos)]
+    return [_with_found_faces(photo, found[np.arange(*starts[i : i + 2])]) for i, photo in enumerate(photos)]
 
 
-def _taught(photo: TrainingPhoto, found: TeacherFaces) -> TrainingPhoto:
+def _with_found_faces(photo: TrainingPhoto, found: TeacherFaces) -> TrainingPhoto:
     """Return one photo with what the teacher found in it."""
     landmarks = photo.landmarks.copy()
     best_iou = np.zeros(len(found.boxes))

@@ -10,10 +10,10 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from stage1_faces.training.batch_making import made_batches
 from stage1_faces.training.batches import Batches
 from stage1_faces.training.compute import FLOAT32_CPU, ComputeMode
 from stage1_faces.training.nets import normalize_pixels
+from stage1_faces.training.prefetch import prefetch_batches
 
 # Chosen by hand, not tuned.
 WARMUP_STEPS = 200  # steps over which the learning rate rises
@@ -80,7 +80,7 @@ def train_epoch(
     steps = schedule.steps_in(epoch)
     batches.start_epoch(epoch, steps)
     sums: dict[str, float] = {}
-    for step, arrays in enumerate(made_batches(batches, epoch, steps, workers)):
+    for step, arrays in enumerate(prefetch_batches(batches, epoch, steps, workers)):
         total_step = epoch * schedule.per_epoch + step
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate_at(total_step)

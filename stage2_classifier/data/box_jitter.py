@@ -68,8 +68,14 @@ def jittered_view(
 
     Views of one seed with other margins show the same place (`jittered_box`) with more or less context. S is the side
     of the jittered window in pixels of the crop, but at least jitter.min_side. Pixels outside the crop repeat its
-    edge. Rotation does not change the deltas: the annotators' boxes are upright, and faces are round. `crop` is uint8
-    (H, W, 3), `box` xyxy in its pixels, `margin` the view's context as a share of the longer side.
+    edge. Rotation does not change the deltas: the annotators' boxes are upright, and faces are round.
+
+    Args:
+        crop: uint8 (H, W, 3).
+        box: the face, xyxy in pixels of the crop.
+        margin: the view's context on each side, as a share of the box's longer side.
+        seed: of the jitter.
+        jitter: how large the random errors are.
     """
     x, y, unit, turn, mirrored = jittered_box(box, seed, jitter)
     deltas = box_deltas(box, (x, y, unit))

@@ -31,7 +31,7 @@ from stage2_classifier.data.mask_transfer import TransferPosition, transfer_axes
 MASKED, BARE, INCORRECT = "with_mask", "without_mask", "mask_weared_incorrect"
 MIN_DONOR_SIDE = 14  # px: smaller masks are a few grey pixels
 NOSE_OUT_SHARE = 0.65  # share of wrongly worn masks that uncover the nose alone; the others are on the chin
-# How often a transferred mask is worn rightly, as a share of mask_transfer_prob. Without these, a visible seam would
+# How often a transferred mask is worn correctly, as a share of mask_transfer_prob. Without these, a visible seam would
 # mean "worn wrongly".
 CORRECTLY_WORN_SHARE = 0.2
 # (crop uint8 (H, W, 3) RGB, seed) -> float32 tensor (3, S, S); see stage2_classifier.augment.transforms
@@ -48,7 +48,7 @@ class CropView(NamedTuple):
     # 1 + the index in CropSet.offset_sources, negative in a mirrored view; 0 where the edges are learned as they are.
     edge_offset: int
     teacher_images: tuple[torch.Tensor, ...]  # the same view for each TeacherView, float32 (3, S, S)
-    told_apart: torch.Tensor  # bool (C,): the classes that the face's annotators told apart
+    annotated_classes: torch.Tensor  # bool (C,): the classes that the face's annotators used
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class CropDataset(Dataset[CropView]):
         jitter: random errors of the views' boxes; None: views as inference cuts them.
         hard_negatives: also use the set's hard negatives, with the class index len(class_names).
         mask_transfer_prob: probability that a draw of the rare class is a bare face with another face's mask, worn
-            wrongly (stage2_classifier.data.mask_transfer). A masked draw is a bare face with a mask worn rightly with a
-            fifth of this probability.
+            wrongly (stage2_classifier.data.mask_transfer). A masked draw is a bare face with a mask worn correctly with
+            a fifth of this probability.
         class_unknown: also use faces whose class is not known, with the class index CLASS_UNKNOWN.
         teacher_views: views for teacher networks.
         mask_hanging_share: share of the wrongly worn transferred masks that hang from one ear.
@@ -122,7 +122,7 @@ class CropDataset(Dataset[CropView]):
             check_margin(crop_set, needed)
         self._teacher_views = tuple(teacher_views)
         self._offsets = {name: k for k, name in enumerate(crop_set.offset_sources, start=1)}
-        self._told_apart = {
+        self._annotated_classes = {
             source.name: torch.tensor([name not in source.absent_classes for name in crop_set.class_names])
             for source in crop_set.sources
         }
@@ -165,8 +165,8 @@ class CropDataset(Dataset[CropView]):
             deltas = np.full_like(deltas, np.nan)
         image = self.transform(pixels, seed)
         # How a transferred mask is worn is known, whoever annotated the faces.
-        told_apart = self._all_classes if transferred else self._told_apart.get(source, self._all_classes)
-        return CropView(image, int(self.labels[i]), torch.from_numpy(deltas), offset, tuple(teacher_images), told_apart)
+        annotated = self._all_classes if transferred else self._annotated_classes.get(source, self._all_classes)
+        return CropView(image, int(self.labels[i]), torch.from_numpy(deltas), offset, tuple(teacher_images), annotated)
 
     def _view(
         self, i: int, painted: NDArray[np.uint8] | None, seed: int, margin: float, jitter: BoxJitter | None
@@ -216,7 +216,7 @@ class CropDataset(Dataset[CropView]):
         if rng.random() >= probs.get(label, 0.0):
             return None
         if label == MASKED:
-            return "right"
+            return "correct"
         if self._mask_hanging_share and rng.random() < self._mask_hanging_share:
             return "hanging"
         return "nose_out" if rng.random() < NOSE_OUT_SHARE else "chin"

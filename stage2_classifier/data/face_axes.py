@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # How a mask is worn: over nose and mouth, under the nose, or under the mouth.
-MaskPosition = Literal["right", "nose_out", "chin"]
+MaskPosition = Literal["correct", "nose_out", "chin"]
 
 
 def face_axes(

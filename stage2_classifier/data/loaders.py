@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Sampler
 
+from common.processes import turn_off_opencv_threads
 from stage2_classifier.data.crop_dataset import CropDataset
 
 
@@ -128,10 +128,5 @@ def build_loader(
         num_workers=workers,
         drop_last=drop_last,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_single_thread if workers else None,
+        worker_init_fn=turn_off_opencv_threads if workers else None,
     )
-
-
-def _single_thread(_worker: int) -> None:
-    """Turn off OpenCV's threads: one process per core is enough."""
-    cv2.setNumThreads(0)

@@ -1,7 +1,8 @@
-"""Draws a surgical mask over a bare face by the face's landmarks, worn rightly or wrongly.
+"""Draws a surgical mask over a bare face by the face's landmarks, worn correctly or wrongly.
 
-The idea of masks placed by landmarks, rightly and in wrong ways, is MaskedFace-Net's (Cabani et al., "MaskedFace-Net -
-A dataset of correctly/incorrectly masked face images in the context of COVID-19", 2020). The drawing is our own.
+The idea of masks placed by landmarks, correctly and in wrong ways, is MaskedFace-Net's (Cabani et al.,
+"MaskedFace-Net - A dataset of correctly/incorrectly masked face images in the context of COVID-19", 2020). The drawing
+is our own.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from stage2_classifier.data.face_axes import MaskPosition, face_axes
 
 # Height of the mask's upper edge in the middle and at the sides, in the face's axes. The line of the eyes is 0, that of
 # the mouth 1, the nose tip near 0.6, the chin near 1.8.
-_TOP: dict[MaskPosition, tuple[float, float]] = {"right": (0.28, 0.42), "nose_out": (0.80, 0.72), "chin": (1.22, 1.12)}
+_TOP: dict[MaskPosition, tuple[float, float]] = {
+    "correct": (0.28, 0.42),
+    "nose_out": (0.80, 0.72),
+    "chin": (1.22, 1.12),
+}
 _BOTTOM = 1.75
 _SUPERSAMPLE = 4
 _MIN_HEIGHT = 1.0  # px from eyes to mouth
@@ -36,7 +41,7 @@ class _MaskCurves(NamedTuple):
 def draw_mask(
     image: NDArray[np.uint8],
     landmarks: NDArray[np.floating],
-    position: MaskPosition = "right",
+    position: MaskPosition = "correct",
     colour: tuple[int, int, int] = (176, 208, 226),
 ) -> NDArray[np.uint8]:
     """Return a copy of an image with a mask drawn over a face.

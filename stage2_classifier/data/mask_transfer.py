@@ -1,4 +1,4 @@
-"""Transfers the mask of one face to a bare face, worn rightly or wrongly, by the landmarks of both (copy-paste).
+"""Transfers the mask of one face to a bare face, worn correctly or wrongly, by the landmarks of both (copy-paste).
 
 So the frequent classes give examples of the rare class. MaskedFace-Net (Cabani et al. 2020) draws one mask over bare
 faces. Here each mask is a real one from the same data, so colours, folds, light and blur are real, too.
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from stage2_classifier.data.face_axes import face_axes
 
 # How a transferred mask is worn: over nose and mouth, under the nose, under the mouth, or hanging from one ear.
-TransferPosition = Literal["right", "nose_out", "chin", "hanging"]
+TransferPosition = Literal["correct", "nose_out", "chin", "hanging"]
 
 # In a face's axes the line of the eyes is 0, that of the mouth 1, the nose tip near 0.6, the chin near 1.8.
 # Range of the mask's upper edge, on the bare face and on the masked face.
 TOP: dict[TransferPosition, tuple[float, float]] = {
-    "right": (0.28, 0.45),
+    "correct": (0.28, 0.45),
     "nose_out": (0.72, 1.0),
     "chin": (1.2, 1.45),
     "hanging": (0.35, 0.55),
@@ -48,10 +48,18 @@ def transfer_mask(
     position: TransferPosition,
     rng: np.random.Generator,
 ) -> NDArray[np.uint8]:
-    """Return a copy of `bare`, uint8 (H, W, 3), with the mask of `masked`, uint8 (h, w, 3), worn as `position` says.
+    """Return a copy of a bare face with the mask of a masked face.
 
-    Landmarks are (5, 2) in pixels of their picture; ValueError says that they do not span a face. `rng` decides the
-    exact place, the softness of the edge, and how far the light follows the bare face's.
+    Args:
+        bare: uint8 (H, W, 3).
+        bare_landmarks: (5, 2) in pixels of `bare`.
+        masked: uint8 (h, w, 3).
+        masked_landmarks: (5, 2) in pixels of `masked`.
+        position: how the mask is worn.
+        rng: decides the exact place, the softness of the edge, and how far the light follows the bare face's.
+
+    Raises:
+        ValueError: the landmarks do not span a face.
     """
     target, source = transfer_axes(bare_landmarks), transfer_axes(masked_landmarks)
     if target is None or source is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Mapping
@@ -17,13 +16,14 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.files import write_bytes
+from common.training import state_file
 from stage2_classifier.heads import Heads
 from stage2_classifier.models import build_model, check_finite, check_input_size, mismatched_tensors
 
 HEADER = "face_mask_classifier"
 # The present name of each header field that earlier versions wrote under another name.
 _RENAMED_FIELDS = {"judges": "has_objectness", "boxes": "has_box"}
-STATE_FORMAT = 1
+START_AGAIN = "use --overwrite to start again"
 MIN_INPUT, MAX_INPUT = 8, 1024  # pixels per side
 
 
@@ -127,25 +127,13 @@ def _read_header(path: Path, header: str) -> ModelMeta:
         raise UserError(f"{path}: its header is malformed ({error}); train or copy it again") from error
 
 
-def save_state(path: Path | str, state: Mapping[str, Any]) -> None:
-    """Write a run's state (tensors, numbers, strings, lists, dictionaries) atomically."""
-    buffer = io.BytesIO()
-    torch.save({"format": STATE_FORMAT, **state}, buffer)
-    write_bytes(path, buffer.getvalue())
-
-
 def load_state(path: Path | str) -> dict[str, Any]:
-    """Read what save_state wrote, onto the CPU and without running code from the file.
+    """Return the state of a run, which has its history, with tensors on the CPU.
 
     Raises:
-        UserError: the file is damaged or of another format.
+        UserError: the file is damaged or of another version.
     """
-    try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # damaged files raise many kinds: UnpicklingError, RuntimeError, EOFError, ...
-        raise UserError(f"{path}: damaged; remove the run's folder or use --overwrite") from error
-    if not isinstance(state, dict) or state.get("format") != STATE_FORMAT or not isinstance(state.get("history"), list):
-        raise UserError(f"{path}: of another version of this program; use --overwrite to start again")
+    state = state_file.load_state(Path(path), START_AGAIN)
+    if not isinstance(state.get("history"), list):
+        raise UserError(f"{path}: of another version of this program; {START_AGAIN}")
     return state

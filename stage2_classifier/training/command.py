@@ -20,6 +20,7 @@ from rich.table import Column, Table
 
 from common import arguments
 from common.cli import console, run_cli
+from common.memory import keep_freed_memory
 from stage2_classifier.config import EXPERIMENTS, RENAMED_FIELDS, TrainConfig, experiment
 from stage2_classifier.training.fit import fit
 from stage2_classifier.training.torchrun import end_with_launcher, exit_now, rank, report_errors_once
@@ -67,6 +68,7 @@ def run(argv: Sequence[str] | None) -> int:
             table.add_row(config.name, model, config.description)
         console().print(table)
         return 0
+    keep_freed_memory()
     if args.threads > 0:
         torch.set_num_threads(args.threads)
     folder = args.runs / args.config.name

@@ -133,7 +133,7 @@ def _average_offsets(state: TrainState) -> None:
 def _forward(state: TrainState, batch: CropView, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Return the outputs (N, heads.outputs) and the loss, with mixup (Zhang et al. 2018) if the config says so."""
     images = batch.image.contiguous(memory_format=torch.channels_last)
-    targets: tuple[Any, ...] = (batch.target, batch.box_deltas, batch.edge_offset, batch.told_apart)
+    targets: tuple[Any, ...] = (batch.target, batch.box_deltas, batch.edge_offset, batch.annotated_classes)
     alpha = state.config.mixup
     if alpha == 0:
         outputs = state.model(images)

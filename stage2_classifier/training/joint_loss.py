@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import generalized_box_iou_loss
 
+from common.boxes import BBOX_XFORM_CLIP
 from stage2_classifier.heads import Heads
 
 # Label smoothing of "is a face": some of stage 1's false alarms are faces that the annotators left out.
 FACE_SMOOTHING = 0.02
-# Weights of the losses beside the class loss, which has weight 1. They were chosen by hand, so that the losses are of
-# similar size, and not tuned.
+# Weights of the losses other than the class loss, which has weight 1. They were chosen by hand, so that the losses are
+# of similar size, and not tuned.
 FACE_WEIGHT = 0.5
 # Beta of smooth L1, in box deltas: errors below a twentieth of the face's side count by their square.
 BOX_BETA = 0.05
@@ -24,10 +25,9 @@ BOX_WEIGHT = 4.0
 GIOU_WEIGHT = 2.0
 # Weight of smooth L1 next to it: a quarter of BOX_WEIGHT, for boxes whose IoU hardly changes with an edge.
 GIOU_L1_WEIGHT = 1.0
-# How far the logit of a class that was not told apart is below the highest one: a share of 1e-9. It is finite, so
-# that label smoothing adds a constant, not infinity.
+# How far the logit of a class that the annotators did not use is below the highest one: a share of 1e-9. It is finite,
+# so that label smoothing adds a constant, not infinity.
 ABSENT_MARGIN = 20.0
-MAX_LOG_SIDE = 4.0  # as in cropping.apply_box_deltas
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class JointLoss(nn.Module):
         targets: Tensor,
         box_deltas: Tensor,
         edge_offsets: Tensor | None = None,
-        told_apart: Tensor | None = None,
+        annotated_classes: Tensor | None = None,
         teacher: TeacherTargets | None = None,
     ) -> Tensor:
         """Return the loss, a scalar.
@@ -85,19 +85,19 @@ class JointLoss(nn.Module):
             targets: (N,) class indices: `classes` for a hard negative, below 0 for a face whose class is not learned.
             box_deltas: (N, 4); NaN where the edges are not learned.
             edge_offsets: (N,) 1 + the row of `offsets`, negative in a mirrored view, 0 for none; None: all 0.
-            told_apart: bool (N, C): the classes that each face's annotators told apart. The label is compared with
+            annotated_classes: bool (N, C): the classes that each face's annotators used. The label is compared with
                 these alone, and says nothing on the others; None: all.
             teacher: the teachers' outputs.
         """
         heads = self.heads
         if not heads.has_objectness and not heads.has_box and teacher is None:
-            return self.criterion(_among(outputs, told_apart), targets)
+            return self.criterion(_mask_absent_classes(outputs, annotated_classes), targets)
         is_face = targets < heads.classes
         known = is_face & (targets >= 0)
         label_share = 1.0 if teacher is None or self.distillation is None else 1 - self.distillation.share
         loss = outputs.sum() * 0.0  # a batch may hold no face
         if known.any():
-            logits = _among(heads.class_logits(outputs), told_apart)
+            logits = _mask_absent_classes(heads.class_logits(outputs), annotated_classes)
             loss = loss + label_share * self.criterion(logits[known], targets[known])
         if heads.has_box:
             loss = loss + self._box_loss(outputs, box_deltas, edge_offsets, is_face)
@@ -140,15 +140,15 @@ class JointLoss(nn.Module):
         return self.distillation.share * t**2 * divergence
 
 
-def _among(logits: Tensor, told_apart: Tensor | None) -> Tensor:
-    """Return logits (N, C) that leave no probability, and no gradient, to classes that were not told apart."""
-    if told_apart is None:
+def _mask_absent_classes(logits: Tensor, annotated_classes: Tensor | None) -> Tensor:
+    """Return logits (N, C) that leave no probability, and no gradient, to classes that the annotators did not use."""
+    if annotated_classes is None:
         return logits
     lowest = logits.detach().amax(dim=1, keepdim=True) - ABSENT_MARGIN
-    return torch.where(told_apart, logits, lowest)
+    return torch.where(annotated_classes, logits, lowest)
 
 
 def _unit_boxes(deltas: Tensor) -> Tensor:
     """Return the boxes (N, 4), xyxy in units of the window without margins, of deltas (N, 4) as in cropping."""
-    halves = deltas[:, 2:].clamp(-MAX_LOG_SIDE, MAX_LOG_SIDE).exp() / 2
+    halves = deltas[:, 2:].clamp(-BBOX_XFORM_CLIP, BBOX_XFORM_CLIP).exp() / 2
     return torch.cat([deltas[:, :2] - halves, deltas[:, :2] + halves], dim=1)

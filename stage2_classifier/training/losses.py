@@ -32,7 +32,7 @@ class FocalLoss(nn.Module):
         self.register_buffer("weight", weight)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """(N, C) logits and (N,) class indices -> scalar."""
+        """Return the loss, a scalar, of logits (N, C) and class indices (N,)."""
         log_p = F.log_softmax(logits, dim=1).gather(1, targets[:, None]).squeeze(1)  # (N,)
         loss = -((1 - log_p.exp()) ** self.gamma) * log_p
         if self.weight is None:

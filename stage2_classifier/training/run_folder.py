@@ -16,11 +16,12 @@ from common.display import figure_text
 from common.errors import UserError
 from common.files import atomic_replace, write_text
 from common.run_folder import RunFolder
+from common.training.state_file import save_state
 from stage2_classifier.config import TrainConfig, with_new_names
 from stage2_classifier.data.crop_manifest import CropSet
 from stage2_classifier.models import input_stats
 from stage2_classifier.pretrained import pretrained_origin
-from stage2_classifier.training.checkpoint import ModelMeta, save_model, save_state
+from stage2_classifier.training.checkpoint import ModelMeta, save_model
 from stage2_classifier.training.engine import TrainState
 
 # summary.json is removed first: a run whose outputs are being removed does not count as finished. config.json is

@@ -13,6 +13,7 @@ import pytest
 
 from common.cli import console, progress, requires_extra, requires_package, run_cli
 from common.errors import ProgrammingError, UserError
+from common.launcher import MAKE_TARGETS
 
 
 def failing(error: BaseException) -> int:
@@ -101,10 +102,15 @@ def test_other_errors_keep_their_traceback(error: Exception) -> None:
         run_cli(lambda: failing(error))
 
 
+def test_the_make_targets_that_install_an_extra_exist() -> None:
+    makefile = (Path(__file__).resolve().parents[2] / "Makefile").read_text(encoding="utf-8")
+    assert all(f"\n{target}: $(VENV)/" in makefile for target in ("install", *MAKE_TARGETS.values()))
+
+
 def test_a_missing_package_gives_the_install_command() -> None:
     missing = ModuleNotFoundError(name="ray")
     with (
-        pytest.raises(UserError, match=r"'ray'; run `pip install -e '\.\[batch\]'` in the project's folder"),
+        pytest.raises(UserError, match=r"'ray'; .* run `make install`, or `pip install '\.\[batch\]'` in an env"),
         requires_extra("batch"),
     ):
         raise missing

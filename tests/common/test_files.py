@@ -242,3 +242,28 @@ def test_a_name_of_the_greatest_length_is_written(tmp_path: Path, name: str) -> 
     else:
         write_text(tmp_path / name, "x")
     assert {path.name for path in tmp_path.iterdir()} <= {name}
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.csv").write_text("old")
+    (tmp_path / "second").symlink_to("data/a.csv")
+    (tmp_path / "first").symlink_to("second")
+    write_text(tmp_path / "first", "new")
+    assert (tmp_path / "first").is_symlink() and (tmp_path / "second").is_symlink()
+    assert (tmp_path / "data" / "a.csv").read_text() == "new"
+    (tmp_path / "to_come").symlink_to("data/b.csv")
+    write_text(tmp_path / "to_come", "b")
+    assert (tmp_path / "data" / "b.csv").read_text() == "b" and (tmp_path / "to_come").is_symlink()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the system has no /proc")
+def test_a_link_to_the_standard_output_is_refused(tmp_path: Path) -> None:
+    """A shell's `> out.txt` makes a file of /dev/stdout."""
+    with (tmp_path / "out.txt").open("w") as out:
+        (tmp_path / "stdout").symlink_to(f"/proc/self/fd/{out.fileno()}")
+        (tmp_path / "again").symlink_to("stdout")
+        for name in (tmp_path / "stdout", tmp_path / "again", Path(f"/proc/self/fd/{out.fileno()}")):
+            with pytest.raises(FileExistsError, match="Is a pipe or device"):
+                write_text(name, "x")
+    assert (tmp_path / "stdout").is_symlink() and (tmp_path / "out.txt").read_text() == ""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from common.parallel import QUEUED_PER_THREAD, map_ordered, run_beside, usable_cores
+from common.parallel import QUEUED_PER_THREAD, map_ordered, start_in_thread, usable_cores
 from tests.helpers.commands import ENVIRONMENT
 
 
@@ -89,17 +89,17 @@ def test_a_function_runs_beside_the_caller() -> None:
         assert go.wait(10)
         return 7
 
-    result = run_beside(work)
+    result = start_in_thread(work)
     assert started.wait(10)  # before its result is asked for
     go.set()
     assert result() == 7 and result() == 7
 
 
-def test_an_error_of_a_function_beside_the_caller_is_raised_where_its_result_is_used() -> None:
+def test_an_error_of_a_function_next_to_the_caller_is_raised_where_its_result_is_used() -> None:
     def work() -> int:
         raise KeyError("gone")
 
-    result = run_beside(work)
+    result = start_in_thread(work)
     with pytest.raises(KeyError, match="gone"):
         result()
 
@@ -132,13 +132,13 @@ def test_a_containers_limit_counts(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
-def test_ctrl_c_while_a_function_runs_beside_lets_it_end() -> None:
+def test_ctrl_c_while_a_function_runs_in_a_thread_lets_it_end() -> None:
     # In a bare process, whose exit waits for the thread.
     code = """
 import os, signal, threading, time
-from common.parallel import run_beside
+from common.parallel import start_in_thread
 may_end = threading.Event()
-result = run_beside(lambda: (may_end.wait(20), time.sleep(0.3), print("the function has ended", flush=True)))
+result = start_in_thread(lambda: (may_end.wait(20), time.sleep(0.3), print("the function has ended", flush=True)))
 threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:
     result()

@@ -161,7 +161,7 @@ CASES = {
     ),
     "baseline": Case(baseline, (0, 2 * PAGE)),
 }
-FAST = ("split", "check", "detect")  # the tests of all other commands are slow
+FAST = ("split", "detect")  # the tests of all other commands are slow
 FULL_DISKS = [(name, size) for name, case in CASES.items() for size in case.sizes]
 
 

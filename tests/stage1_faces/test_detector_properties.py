@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.boxes import Boxes
+from common.boxes import BBOX_XFORM_CLIP, Boxes
 from stage1_faces import detector, proposals
-from stage1_faces.anchors import BBOX_XFORM_CLIP, box_anchors, decode
+from stage1_faces.anchors import box_anchors, decode
 from stage1_faces.cascade_config import MIN_LEVEL_FACE, CascadeConfig
 from stage1_faces.detector import STRIDE, FaceDetector
 from stage1_faces.face_logits import PROB_EPS, log_odds, sigmoid

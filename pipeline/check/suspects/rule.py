@@ -1,7 +1,7 @@
 """The rule that tells which labels are doubtful: confident learning (Northcutt et al. 2021, "Confident Learning").
 
 A label is a suspect when another class is as probable as it is on average for faces labelled so, while the label's own
-class is less probable than it is on average. A class that no face is labelled has the mean of the other thresholds.
+class is less probable than it is on average. A class without a labelled face gets the mean of the other thresholds.
 """
 
 from __future__ import annotations

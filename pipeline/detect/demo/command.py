@@ -56,7 +56,7 @@ def tiled_photo(predictor: Predictor, face: NDArray[np.uint8]) -> NDArray[np.uin
     if not len(detections):
         raise UserError("the bundle finds no face in the demo's portrait; use another photo: make demo PHOTO=me.jpg")
     landmarks = detections.landmarks[0]
-    masked = [draw_mask(face, landmarks, position) for position in ("right", "nose_out")]
+    masked = [draw_mask(face, landmarks, position) for position in ("correct", "nose_out")]
     return np.concatenate([face, *masked], axis=1)
 
 

@@ -12,18 +12,28 @@ COLUMNS = ("kaggle", "default")
 MAIN, OTHER = "face-mask-detection", "other-photos"
 FALSE_ALARMS = "false alarms per face-free photo"  # in the cross-validation: of each fold's own unseen photos
 
-CROSSVAL = "`python -m pipeline.crossval --data $DATA`, for `default` with `MORE...` and `--sources sources.yaml`"
+CROSSVAL_ONE = "`python -m pipeline.crossval --data $DATA`"
+CROSSVAL_SEVERAL = "`python -m pipeline.crossval --data $DATA MORE... --sources sources.yaml`"
+CROSSVAL = f"{CROSSVAL_ONE}, for `default` with `MORE...` and `--sources sources.yaml`"
 LEAVE_OUT = "`python -m pipeline.crossval --leave-out-source NAME`, `--match-iou` and `--merge` as in docs/sources.md"
 EVALUATE = (
     "`python -m pipeline.evaluate --data OTHER --split all --iou 0.35 --merge mask_weared_incorrect=without_mask`"
 )
 FACE_FREE = "`python -m pipeline.crossval`, each fold on photos without faces that it did not learn from; or "
 FACE_FREE += "`python -m pipeline.evaluate --face-free DIR` where the bundle did not learn from them"
-UNSEEN = f"{LEAVE_OUT}; for `kaggle`, `python -m pipeline.evaluate --bundle kaggle --data ilc tv-news near-faces "
-UNSEEN += "--split all` with the same two flags"
+UNSEEN_ONE = (
+    "`python -m pipeline.evaluate --bundle kaggle --data ilc tv-news near-faces --split all`, `--match-iou` and "
+)
+UNSEEN_ONE += "`--merge` as in docs/sources.md"
+UNSEEN = f"{LEAVE_OUT}; for `kaggle`, {UNSEEN_ONE}"
 ELSEWHERE = f"{EVALUATE}, and {LEAVE_OUT}"
 BENCH = "CPU time of `Predictor.detect` on 60 of the Kaggle photos, the bundles in turn"
 TRAIN = "`python -m pipeline.train_all` on two CPU cores"
+# Where a table has one bundle, its own command.
+OF_BUNDLE = {
+    "kaggle": {CROSSVAL: CROSSVAL_ONE, UNSEEN: UNSEEN_ONE, ELSEWHERE: f"{EVALUATE}, and {UNSEEN_ONE}"},
+    "default": {CROSSVAL: CROSSVAL_SEVERAL, UNSEEN: LEAVE_OUT},
+}
 Get = Callable[[ColumnResults], Figure | None]
 
 

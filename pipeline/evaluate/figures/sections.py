@@ -13,7 +13,7 @@ from typing import Any
 
 from common.errors import UserError
 from pipeline.evaluate.figures.results import OURS, ColumnResults, Record, as_figure, fold_figure
-from pipeline.evaluate.figures.rows import CASCADE, PIPELINE, ROWS, figures_table, peer_notes
+from pipeline.evaluate.figures.rows import CASCADE, OF_BUNDLE, PIPELINE, ROWS, figures_table, peer_notes
 from pipeline.inference.provenance import recorded_sources
 
 SECTION = re.compile(r"(<!-- figures: ([^\n]+?) -->\n)(.*?)(<!-- /figures -->)", re.DOTALL)
@@ -29,7 +29,7 @@ SOURCE_COLUMNS = {
     "mAP": "mAP at IoU",
     "face_AP": "face AP at IoU",
     "face_recall": "face recall",
-    "calibration_error": "calibration error",
+    "calibration_error": "calibration error (score from 0.01)",
     "crop_accuracy": "crops: accuracy",
     "crop_macro_f1": "crops: macro-F1",
 }
@@ -82,7 +82,7 @@ def all_sections(
     }
     for name, results in columns.items():
         found |= {
-            f"headline {name}": lambda results=results: headline(results),  # type: ignore[misc]
+            f"headline {name}": lambda name=name, results=results: headline(name, results),  # type: ignore[misc]
             f"cascades {name}": lambda results=results: cascades(results),  # type: ignore[misc]
             f"sources {name}": lambda results=results: sources_table(results),  # type: ignore[misc]
             f"slices {name}": lambda results=results: slices_tables(results),  # type: ignore[misc]
@@ -91,10 +91,11 @@ def all_sections(
     return found
 
 
-def headline(results: ColumnResults) -> str | None:
-    """Return the figures of one bundle with their commands; None without any result."""
-    rows = [(row.title, f.text(row.digits), row.command) for row in ROWS if (f := row.get(results)) is not None]
-    command = next(row.command for row in ROWS if row.key == "map50")
+def headline(bundle: str, results: ColumnResults) -> str | None:
+    """Return the figures of the bundle of that name with their commands; None without any result."""
+    made_by = {row.command: OF_BUNDLE.get(bundle, {}).get(row.command, row.command) for row in ROWS}
+    rows = [(r.title, f.text(r.digits), made_by[r.command]) for r in ROWS if (f := r.get(results)) is not None]
+    command = next(made_by[row.command] for row in ROWS if row.key == "map50")
     details = [(t, f.text(), command) for m, t in DETAILS.items() if (f := fold_figure(results, m, PIPELINE))]
     rows = [*rows[:2], *details, *rows[2:]]
     earlier = ["", *(command for _, _, command in rows)]
@@ -216,7 +217,8 @@ def _scored(results: ColumnResults) -> Iterator[tuple[str, Record, str]]:
     for name, record in results.left_out.items():
         yield name, record, "all but this one"
     for name, record in results.sources.items():
-        yield name, record, record.get("learned_from", "not recorded")
+        learned = record.get("learned_from", "not recorded")
+        yield name, record, "no (test split)" if record.get("split") == "test" and learned != "yes" else learned
 
 
 def _own(record: Record) -> Any:

@@ -38,6 +38,9 @@ from pipeline.inference.predictor import Predictor
 
 HEADER = ("change", "mAP", "face AP", "found", "right label, of the found", "false alarms per photo", "crops: accuracy")
 
+# The present flag by its name in earlier versions.
+RENAMED_FLAGS = {"--every": "--photo-stride"}
+
 
 @dataclass(frozen=True)
 class RobustnessArgs(ReadingArgs):
@@ -49,7 +52,7 @@ class RobustnessArgs(ReadingArgs):
     """splits.csv of pipeline.split; not needed with --split all."""
     split: str = "val"
     """Which photos: train, val, test, or all."""
-    every: int = 1
+    photo_stride: int = 1
     """Take every Nth of these photos."""
     bundle: Path | None = None
     """Bundle directory, or a bundle of the project by name; the default bundle without this option."""
@@ -86,8 +89,8 @@ def run(args: RobustnessArgs) -> int:
     merge = parse_merge(args.merge)
     dataset = load_dataset(args.data, args)
     selected, notes = select_images(dataset.images, args.data, args.splits, args.split)
-    images = merge_classes(selected[:: args.every], merge)
-    require_faces(images, str(args.data), "name photos with annotated faces, or a lower --every")
+    images = merge_classes(selected[:: args.photo_stride], merge)
+    require_faces(images, str(args.data), "name photos with annotated faces, or a lower --photo-stride")
     predictor = Predictor.load(args.bundle, threads=args.threads)
     class_names = merged_names(predictor.bundle.meta.class_names, merge)
     check_classes(images, class_names)
@@ -113,8 +116,8 @@ def run(args: RobustnessArgs) -> int:
 
 def _check(args: RobustnessArgs) -> None:
     EvaluationSettings(args.iou, 0, args.seed)
-    if args.every < 1:
-        raise UserError(f"--every is {args.every}; use 1 or more")
+    if args.photo_stride < 1:
+        raise UserError(f"--photo-stride is {args.photo_stride}; use 1 or more")
     if args.threads < 1:
         raise UserError(f"--threads is {args.threads}; use 1 or more")
     check_apart(args.data, args.out, "--out")
@@ -168,6 +171,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line of `python -m pipeline.evaluate.robustness`."""
 
     def command() -> int:
-        return run(parse_args(RobustnessArgs, argv, "pipeline.evaluate.robustness", description=__doc__))
+        return run(parse_args(RobustnessArgs, argv, "pipeline.evaluate.robustness", RENAMED_FLAGS, description=__doc__))
 
     return run_cli(command)

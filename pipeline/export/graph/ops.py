@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnxscript import GraphBuilder, OpBuilder
 
-from stage1_faces.anchors import BBOX_XFORM_CLIP
+from common.boxes import BBOX_XFORM_CLIP
 from stage1_faces.face_logits import PROB_EPS
 from stage1_faces.proposals import MAX_CELLS_PER_PROPOSAL
 

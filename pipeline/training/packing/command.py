@@ -16,7 +16,12 @@ from stage1_faces.cascade_config import CascadeConfig
 from stage1_faces.stock.reference import STOCK_CONFIG as STOCK_SEARCH
 
 # The present flag by its name in earlier versions.
-RENAMED_FLAGS = {"--like": "--settings-from", "--pnet": "--pnet-threshold", "--rnet": "--rnet-threshold"}
+RENAMED_FLAGS = {
+    "--like": "--settings-from",
+    "--pnet": "--pnet-threshold",
+    "--rnet": "--rnet-threshold",
+    "--score": "--score-threshold",
+}
 
 WeightsDtype = Literal["float16", "float32"]
 Int8Net = Literal["pnet", "rnet", "onet", "classifier"]
@@ -50,8 +55,8 @@ class PackArgs(ReadingArgs):
     pnet_threshold: float | None = None
     """Face probability that passes P-Net; default: 0.2, of the stock cascade 0.6."""
     rnet_threshold: float | None = None
-    """Face probability that passes R-Net (P-Net's weighs in, except in the stock cascade); default: 0.15, stock 0.3."""
-    score: float | None = None
+    """Least face probability by P-Net and R-Net together, in the stock cascade by R-Net; default: 0.15, stock 0.3."""
+    score_threshold: float | None = None
     """`score` from which a face is reported; default: by F1 on validation photos, 0.5 without --data."""
     settings_from: Path | None = None
     """Bundle of the same recipe whose settings and metrics are taken, for weights trained on all photos."""
@@ -96,7 +101,7 @@ def run(args: PackArgs) -> int:
         config,
         args.cascade,
         photos,
-        args.score,
+        args.score_threshold,
         args.note,
         args.settings_from,
         weights_dtype=args.weights_dtype,
@@ -115,8 +120,8 @@ def _check(args: PackArgs) -> None:
     if args.settings_from is not None and (settings != (None,) * 3 or args.second_look != "on"):
         flags = "--min-face, --pnet-threshold, --rnet-threshold, --second-look"
         raise UserError(f"--settings-from takes all settings from that bundle; leave out {flags}")
-    if args.score is not None and not 0 <= args.score <= 1:
-        raise UserError(f"--score is {args.score:g}; use a number from 0 to 1")
+    if args.score_threshold is not None and not 0 <= args.score_threshold <= 1:
+        raise UserError(f"--score-threshold is {args.score_threshold:g}; use a number from 0 to 1")
     if args.second_look != "on" and args.cascade is None:
         raise UserError(f"--second-look {args.second_look}: the stock cascade has none; name a run with --cascade")
     if args.second_look == "compare" and not args.data:

@@ -137,7 +137,7 @@ def pack_bundle(
         compare_second_look: fit the settings with and without O-Net's second pass, and with and without stage 2's
             weight in the face score; the quickest of the best is kept, and the figures of each are recorded.
         int8: nets of GRAPHS that compute in INT8. Their ranges are measured on the training photos.
-            Only with it may there be photos beside `settings_from`.
+            Only with it may `photos` be given together with `settings_from`.
 
     Raises:
         UserError: a run cannot be read, the photos have an unknown class, or arguments exclude each other.
@@ -197,7 +197,7 @@ def _check_arguments(
     int8: Sequence[str],
 ) -> None:
     """Raise UserError when arguments of pack_bundle exclude each other."""
-    given = {"--data": photos is not None and not int8, "--score": score_threshold is not None}
+    given = {"--data": photos is not None and not int8, "--score-threshold": score_threshold is not None}
     if settings_from is not None and any(given.values()):
         flags = " and ".join(flag for flag, is_given in given.items() if is_given)
         raise UserError(f"--settings-from takes all settings from that bundle; leave out {flags}")

@@ -379,4 +379,4 @@ def test_a_missing_package_is_reported(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "faster_coco_eval", None)
     assert call(data, tmp_path / "run") == 1
-    assert "pip install -e '.[train]'" in one_line(capsys)
+    assert "pip install '.[train]'" in one_line(capsys)

@@ -250,7 +250,8 @@ def test_a_missing_extra_names_the_install_command(
     monkeypatch.setitem(sys.modules, package, None)
     assert main([]) == 1
     error = capsys.readouterr().err
-    assert f"this needs the package {package!r}; run `pip install -e '.[train]'` in the project's folder" in error
+    how = "in the project's folder, run `make install`, or `pip install '.[train]'` in an environment of your own"
+    assert f"this needs the package {package!r}; {how}" in error
     assert error.count("\n") == 1
 
 

@@ -134,7 +134,7 @@ def test_a_graph_that_fails_on_its_first_picture_is_refused(tmp_path: Path) -> N
         OneStageDetector(file, threads=1)
 
 
-@pytest.mark.parametrize(("side", "channels"), [(320, 3), (INPUT_SIDE, 1)])
+@pytest.mark.parametrize(("side", "channels"), [(320, 3), pytest.param(INPUT_SIDE, 1, marks=pytest.mark.slow)])
 def test_a_graph_of_another_kind_is_refused(tmp_path: Path, side: int, channels: int) -> None:
     file = tmp_path / "other.onnx"
     file.write_bytes(graph(side, channels))

@@ -286,7 +286,7 @@ def test_without_the_training_packages(
     code, found = check(two_classes)
     out, err = capsys.readouterr()
     assert code == 0 and found["photos"] == 4 and found["near_duplicates"] is None and "4 photos, 4 faces" in out
-    install = "run `pip install -e '.[train]'` in the project's folder"
+    install = "in the project's folder, run `make install`, or `pip install '.[train]'` in an environment of your own"
     assert err.splitlines() == [
         f"warning: no page is written: this needs the package 'jinja2'; {install}",
         f"warning: near-duplicates are not looked for: this needs the package 'imagehash'; {install}",

@@ -58,5 +58,5 @@ def test_no_face_to_draw_on() -> None:
 
 def test_a_missing_extra_names_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(UserError, match=r"'matplotlib'; run `pip install -e '\.\[demo\]'` in the project's folder"):
+    with pytest.raises(UserError, match=r"'matplotlib'; .* run `make demo`, or `pip install '\.\[demo\]'` in an env"):
         portrait()

@@ -215,3 +215,41 @@ def test_an_error_of_our_code_is_not_a_bad_photo(fake: FakePredictor, workers: s
     with pytest.raises(AttributeError, match="nothing"):
         run_detect("in", "--workers", workers)
     assert not Path("detections/detections.json").exists()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_photo_that_needs_too_much_memory_is_a_bad_photo(
+    fake: FakePredictor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], workers: str
+) -> None:
+    for name, size in (("in/a.png", (90, 60)), ("in/b.png", (200, 60)), ("in/c.png", (90, 60))):
+        write_picture(Path(name), size=size)
+    detect = fake.detect
+
+    def limited(photo: Any, *args: Any) -> Any:
+        if photo.size[0] > 100:
+            raise RuntimeError("OpenCV: (-4:Insufficient memory) Failed to allocate 9 bytes")
+        return detect(photo, *args)
+
+    monkeypatch.setattr(fake, "detect", limited)
+    assert run_detect("in", "--workers", workers) == 1
+    line = "error: in/b.png: needs more memory than there is; make it smaller, or leave it out\n"
+    assert capsys.readouterr().err == line
+    assert [image["file"] for image in read_json()["images"]] == ["in/a.png", "in/c.png"]
+    assert [error["file"] for error in read_json()["errors"]] == ["in/b.png"]
+
+
+def test_a_picture_whose_name_cannot_be_written_costs_no_results(
+    fake: FakePredictor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = "\uac00" * 83 + ".webp"  # 254 bytes; the annotated picture's name has ".jpg" behind it
+    for name in ("a.png", "b.png", "c.png"):
+        write_picture(Path(name))
+    Path("a.png").rename(long)
+    Path("out/b.png").mkdir(parents=True)
+    assert run_detect(long, "b.png", "c.png", "--out", "out", "--csv", "faces.csv") == 1
+    lines = capsys.readouterr().err.splitlines()
+    fix = "; rename the photo, or name another folder with --out"
+    assert [line.split(": ")[:2] for line in lines] == [["error", long], ["error", "b.png"]]
+    assert all("the annotated picture out/" in line and line.endswith(fix) for line in lines)
+    assert [image["file"] for image in read_json("out/detections.json")["images"]] == [long, "b.png", "c.png"]
+    assert Path("faces.csv").is_file() and Path("out/c.png").is_file()

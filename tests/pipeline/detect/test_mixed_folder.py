@@ -121,7 +121,7 @@ def test_an_output_never_replaces_a_file_of_a_bundle(mixed: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--video", "--skip-videos"), "--skip-videos leaves them out; remove one of the two"),
+        (("--animations", "--skip-videos"), "--skip-videos leaves them out; remove one of the two"),
         (("--blur", "--no-pictures"), "--no-pictures writes none; remove one of the two"),
     ],
 )
@@ -159,7 +159,7 @@ def test_without_the_video_extra_the_photos_are_done(
     monkeypatch.setitem(sys.modules, "av", None)
     assert run_detect("in") == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: in/sub/v.mp4 and 1 more: not processed, ") and "pip install -e '.[video]'" in line
+    assert line.startswith("error: in/sub/v.mp4 and 1 more: not processed, ") and "pip install '.[video]'" in line
     assert len(read_json()["images"]) == 2 and files() == ["a.png", "detections.json", "sub/a.png"]
 
 
@@ -181,9 +181,9 @@ def test_an_animation_is_a_photo_with_a_note_or_a_video(suffix: str, capsys: pyt
     write_picture(Path("b.png"))
     assert run_detect(f"a.{suffix}", "b.png") == 0
     note = "is an animation; the first of 5 frames was used"
-    assert capsys.readouterr().err == f"warning: a.{suffix}: {note}; add --video for all\n"
+    assert capsys.readouterr().err == f"warning: a.{suffix}: {note}; add --animations for all\n"
     assert [image.get("note") for image in read_json()["images"]] == [note, None]
-    assert run_detect(f"a.{suffix}", "b.png", "--video") == 0
+    assert run_detect(f"a.{suffix}", "b.png", "--animations") == 0
     assert capsys.readouterr().err == "" and frames("a") == 5
     assert [image["file"] for image in read_json()["images"]] == ["b.png"]
     times = [json.loads(line)["time"] for line in Path("detections/a.jsonl").read_text().splitlines()]

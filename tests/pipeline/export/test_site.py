@@ -195,7 +195,7 @@ def test_npm_is_missing_or_fails(
     assert main(["--web", str(tmp_path / "site")]) == 1
     missing, failed, damaged = capsys.readouterr().err.splitlines()
     assert "npm fetched a damaged package.tgz" in damaged
-    assert "npm is missing" in missing and "give --runtime DIR" in missing
+    assert "is not installed" in missing and "give --runtime DIR" in missing
     assert "(npm error code ENOTFOUND)" in failed and "give --runtime DIR" in failed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tools"]
 

@@ -290,7 +290,8 @@ def test_a_missing_extra_is_one_line(
     for module in ("pipeline.serve.app", "pipeline.serve.http_server", "pipeline.serve.metrics"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     assert serve.main(["--port", "0"]) == 1
-    line = f"error: this needs the package {package!r}; run `pip install -e '.[serve]'` in the project's folder\n"
+    how = "run `make install-serve`, or `pip install '.[serve]'` in an environment of your own"
+    line = f"error: this needs the package {package!r}; in the project's folder, {how}\n"
     assert capsys.readouterr() == ("", line)
 
 

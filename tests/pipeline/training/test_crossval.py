@@ -30,7 +30,7 @@ from pipeline.training.fold_scoring import (
     write_fold,
 )
 from pipeline.training.fold_tables import fold_table, pooled_table, summarize_folds
-from pipeline.training.plan import EXPERIMENTS, TrainingPlan
+from pipeline.training.plan import RECIPE_EXPERIMENTS, TrainingPlan
 from pipeline.training.steps import TrainingStep
 from stage1_faces.faces import Faces
 from tests.helpers.fake_predictor import fake_detections
@@ -271,7 +271,7 @@ def test_folds_that_are_scored_are_not_repeated(data, tmp_path, folds, capsys):
     (out / "fold1.json").unlink()
     assert main(argv) == 0
     assert scored == ["fold0", "fold1", "fold2", "fold1"]
-    steps = len(EXPERIMENTS) + 3  # cascade, crops, bundle
+    steps = len(RECIPE_EXPERIMENTS) + 3  # cascade, crops, bundle
     # A scored fold is not trained again, also where its folder is gone.
     assert trained == [[(f"fold{k}", steps) for k in range(3)], [("fold1", steps)]]
     record = json.loads((out / "crossval.json").read_text())

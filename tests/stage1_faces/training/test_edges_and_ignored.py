@@ -16,7 +16,7 @@ from stage1_faces.training.compute import ComputeMode, choose_compute
 from stage1_faces.training.mining import MinedWindows, windows_over_ignored
 from stage1_faces.training.nets import BoxOffsets, build_net
 from stage1_faces.training.samples import CELL_CENTRES, TrainingPhoto, cell_targets, sample_patch, sample_window
-from stage1_faces.training.teacher import IGNORED_SCORE, find_all, find_faces, taught
+from stage1_faces.training.teacher import IGNORED_SCORE, find_all, find_faces, with_teacher_faces
 from stage1_faces.training.trainer import StepSchedule, train_epoch
 from tests.helpers.drawn_photos import draw, landmarks_of, made_photo
 
@@ -202,7 +202,7 @@ def test_what_the_teacher_knows() -> None:
     answers = iter([found, Faces.empty(), found])
     table = find_all(photos, lambda _: next(answers))
     assert table.photo.tolist() == [0] * 4 + [3] * 4
-    first, second, third, fourth = taught(photos, type(table).from_bytes(table.to_bytes()))
+    first, second, third, fourth = with_teacher_faces(photos, type(table).from_bytes(table.to_bytes()))
     # The first face gets the landmarks of the box that overlaps it most; a face that was not found has none.
     np.testing.assert_array_equal(first.landmarks[0], found.landmarks[0])
     assert np.isnan(first.landmarks[1]).all()

@@ -101,8 +101,8 @@ def test_the_whole_command(data: Path, tmp_path: Path, capsys: pytest.CaptureFix
 def test_finished_nets_are_left_as_they_are(quick: pytest.MonkeyPatch, data: Path, tmp_path: Path) -> None:
     out = run(data, tmp_path / "run")
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
-    quick.setattr(finetune_run, "train_epoch", lambda *_: pytest.fail("was trained"))
-    quick.setattr(finetune_run, "mine", lambda *_: pytest.fail("was mined"))
+    quick.setattr(finetune_run, "train_epoch", lambda *_, **__: pytest.fail("was trained"))
+    quick.setattr(finetune_run, "mine", lambda *_, **__: pytest.fail("was mined"))
     assert run(data, out) == out
     assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
 

@@ -82,7 +82,7 @@ def test_bad_recipes(
     flag: str,
     value: str,
 ) -> None:
-    monkeypatch.setattr(finetune, "finetune", lambda *_: pytest.fail("was accepted"))
+    monkeypatch.setattr(finetune, "finetune", lambda *_, **__: pytest.fail("was accepted"))
     where = ["--data", data, "--splits", data / "splits.csv", "--out", tmp_path / "run"]
     assert flag in failed(capsys, *where, f"{flag}={value}")
     assert not (tmp_path / "run").exists()
@@ -110,7 +110,7 @@ def test_a_folder_of_something_else(data: Path, tmp_path: Path, capsys: pytest.C
 
 
 def test_interrupted_by_hand(data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(finetune, "finetune", interrupted)

@@ -25,13 +25,13 @@ def test_killed_after_every_epoch(quick: pytest.MonkeyPatch, data: Path, unbroke
     real: Callable[..., dict[str, float]] = finetune_run.train_epoch
     done = 0
 
-    def one_epoch(*arguments: Any) -> dict[str, float]:
+    def one_epoch(*arguments: Any, **options: Any) -> dict[str, float]:
         nonlocal done
         if done:
             done = 0
             raise Killed
         done = 1
-        return real(*arguments)
+        return real(*arguments, **options)
 
     quick.setattr(finetune_run, "train_epoch", one_epoch)
     assert until_done(data, tmp_path / "run") == sum(EPOCHS.values()) - 1
@@ -51,27 +51,27 @@ def test_killed_within_epochs(quick: pytest.MonkeyPatch, data: Path, unbroken: P
         batches: Any,
         schedule: Any,
         epoch: int,
-        seed: int,
-        advance: Any,
-        *further: Any,
+        *,
+        on_step: Any,
+        **options: Any,
     ) -> Any:
         def killing() -> None:
             if epoch == 1 and type(net).__name__ not in broken_off:
                 broken_off.add(type(net).__name__)
                 raise Killed
-            advance()
+            on_step()
 
-        return real(net, ema, optimizer, batches, schedule, epoch, seed, killing, *further)
+        return real(net, ema, optimizer, batches, schedule, epoch, on_step=killing, **options)
 
     mine = finetune_run.mine
     mined: list[str] = []
     without: list[int] = []
 
-    def mining(detector: Any, photos: Any, after: str, *arguments: Any) -> Any:
+    def mining(detector: Any, photos: Any, after: str, **options: Any) -> Any:
         mined.append(after)
         if mined.count(after) == 1:
             raise Killed
-        found = mine(detector, photos, after, *arguments)
+        found = mine(detector, photos, after, **options)
         without.append(int((found.overlap < 0.25).sum()))
         return found
 
@@ -178,10 +178,10 @@ def test_damaged_files_of_a_run_are_named(quick: pytest.MonkeyPatch, data: Path,
     last = "rnet" if name == "rnet.windows.npz" else "onet"
     kinds = {"rnet": "RefineNet", "onet": "OutputNet"}
 
-    def killing(net: Any, *arguments: Any) -> dict[str, float]:
+    def killing(net: Any, *arguments: Any, **options: Any) -> dict[str, float]:
         if type(net).__name__ == kinds[last] and arguments[4] == 1:
             raise Killed
-        return real(net, *arguments)
+        return real(net, *arguments, **options)
 
     out = tmp_path / "run"
     with quick.context() as patch:
@@ -206,12 +206,12 @@ def test_the_state_of_another_net_is_refused(
     real: Callable[..., dict[str, float]] = finetune_run.train_epoch
     done = 0
 
-    def one_epoch(*arguments: Any) -> dict[str, float]:
+    def one_epoch(*arguments: Any, **options: Any) -> dict[str, float]:
         nonlocal done
         done += 1
         if done > 1:
             raise Killed
-        return real(*arguments)
+        return real(*arguments, **options)
 
     with quick.context() as patch:
         patch.setattr(finetune_run, "train_epoch", one_epoch)

@@ -112,7 +112,7 @@ def test_a_run_counts_them_and_teaches_no_background_there(
     out = run(data, tmp_path / "run")
     printed = capsys.readouterr()
     assert "no background was learned from 1 training photo that may show a face without a box" in printed.out
-    assert "of the data: 2 of 10 annotated faces refused" in printed.out
+    assert "data: 2 of 10 annotated faces refused" in printed.out
     assert printed.err.count("p1.xml") == 1
     assert backgrounds == {True}
     rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]

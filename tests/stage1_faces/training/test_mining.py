@@ -122,8 +122,8 @@ def test_several_threads_find_the_same() -> None:
     photos = [photo_of([LARGE, SMALL], [LARGE]), photo_of([SMALL], []), photo_of([], [SMALL])] * 3
     calls: list[int] = []
     alone = mine(Blobs(), photos, "pnet", passes=2, seed=0)  # type: ignore[arg-type]
-    beside = mine(Blobs(), photos, "pnet", 2, 0, lambda: calls.append(1), workers=3)  # type: ignore[arg-type]
-    assert alone.to_bytes() == beside.to_bytes() and len(calls) == 9
+    threaded = mine(Blobs(), photos, "pnet", 2, 0, lambda: calls.append(1), workers=3)  # type: ignore[arg-type]
+    assert alone.to_bytes() == threaded.to_bytes() and len(calls) == 9
 
 
 @pytest.fixture

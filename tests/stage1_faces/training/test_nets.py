@@ -15,7 +15,7 @@ from stage1_faces.faces import Net
 from stage1_faces.pyramid import PNET_MULTIPLE
 from stage1_faces.roi_crop import GREY
 from stage1_faces.training.export import FINE_TUNED, STOCK, TOLERANCE, max_difference
-from stage1_faces.training.nets import ExportWrapper, OutputNet, build_net, mean_leaky_relu, normalize_pixels
+from stage1_faces.training.nets import ExportWrapper, OutputNet, build_net, normalize_pixels
 
 
 def pixels(n: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -67,13 +67,6 @@ def test_onet_starts_with_the_stock_weights_and_face_logit() -> None:
     assert torch.sigmoid(logit).numpy() == pytest.approx(probability[:, 1].numpy(), abs=1e-5)
     assert logit.numpy() == pytest.approx((probability[:, 1] / probability[:, 0]).log().numpy(), abs=1e-3)
     assert np.ptp(logit.numpy()) > 0.5  # the pictures do differ
-
-
-def test_mean_leaky_relu_has_the_mean_slope() -> None:
-    prelu = nn.PReLU(3)
-    with torch.no_grad():
-        prelu.weight.copy_(torch.tensor([0.1, 0.2, 0.6]))
-    assert mean_leaky_relu(prelu)(torch.tensor([-1.0, 2.0])).tolist() == pytest.approx([-0.3, 2.0])
 
 
 def test_export_wrapper_gives_the_nets_outputs() -> None:

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save, save_file
 
 from common.errors import UserError
+from common.training import state_file
 from stage1_faces.training import run_folder
 from stage1_faces.training.nets import build_net
 from stage1_faces.training.run_folder import NETS, FinetuneFolder, load_net, run_facts
@@ -103,7 +104,7 @@ def test_damaged_states_are_named_and_run_no_code(folder: FinetuneFolder, tmp_pa
 
 def test_states_of_another_version_are_named(folder: FinetuneFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(run_folder, "FORMAT", 99)
+        patch.setattr(state_file, "STATE_FORMAT", 99)
         folder.save_state("pnet", {"epoch": 1})
     line = f"{folder.path}/pnet.state: of another version of this program; remove it to train this net again"
     with pytest.raises(UserError) as error:

@@ -116,7 +116,8 @@ def test_photos_that_only_a_teacher_makes_complete(tmp_path: Path) -> None:
     splits.write_text("image_id,split\np0,train\np1,train\n")
     with pytest.raises(UserError, match="none teaches the background"):
         read_photos(args, splits)
-    assert not any("no background" in line for line in read_photos(args, splits, vouched=True).summary)
+    with_teacher = read_photos(args, splits, teacher_finds_unboxed_faces=True)
+    assert not any("no background" in line for line in with_teacher.summary)
 
 
 def run(root: Path, out: Path, **recipe: Any) -> Path:
@@ -156,14 +157,14 @@ def test_a_killed_run_resumes_with_its_offsets(tmp_path: Path, monkeypatch: pyte
     real = finetune_run.train_epoch
     broken: set[str] = set()
 
-    def killing(net: Any, ema: Any, optimizer: Any, batches: Any, schedule: Any, epoch: int, *rest: Any) -> Any:
+    def killing(net: Any, ema: Any, optimizer: Any, batches: Any, schedule: Any, epoch: int, **rest: Any) -> Any:
         kind = type(net).__name__
         if epoch == 1:
             offsets.append(batches.offsets.offsets.detach().clone())
             if kind not in broken:
                 broken.add(kind)
                 raise Killed
-        return real(net, ema, optimizer, batches, schedule, epoch, *rest)
+        return real(net, ema, optimizer, batches, schedule, epoch, **rest)
 
     monkeypatch.setattr(finetune_run, "train_epoch", killing)
     for _ in range(3):
@@ -191,11 +192,11 @@ def test_the_teacher_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     real = finetune_run.mine
     completes: list[bool] = []
 
-    def mining(detector: Any, photos: Sequence[Any], after: str, *rest: Any) -> Any:
+    def mining(detector: Any, photos: Sequence[Any], after: str, **rest: Any) -> Any:
         completes.extend(photo.complete for photo in photos)
         if after == "rnet" and len(completes) < 20:
             raise Killed
-        return real(detector, photos, after, *rest)
+        return real(detector, photos, after, **rest)
 
     monkeypatch.setattr(finetune_run, "mine", mining)
     options = {"teacher": "retinaface", "profile_factor": 2.0, "hidden_factor": 3.0}

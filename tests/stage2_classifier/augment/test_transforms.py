@@ -184,6 +184,7 @@ class TestPolicy:
             assert (version[~erased] == 200).all()
 
 
+@pytest.mark.slow
 def test_libraries_that_are_not_chosen_are_not_imported() -> None:
     code = (
         "import sys; from stage2_classifier.augment.transforms import train_transform; "

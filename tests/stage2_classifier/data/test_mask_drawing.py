@@ -21,7 +21,7 @@ def covered(face, drawn, place):
 
 
 @pytest.mark.parametrize(
-    ("position", "nose", "mouth"), [("right", True, True), ("nose_out", False, True), ("chin", False, False)]
+    ("position", "nose", "mouth"), [("correct", True, True), ("nose_out", False, True), ("chin", False, False)]
 )
 def test_each_position_covers_what_its_name_says(face, position, nose, mouth):
     drawn = draw_mask(face, LANDMARKS, position)

@@ -28,7 +28,7 @@ SKIN, CLOTH = (200, 150, 120), (40, 70, 200)
 # A face of 60 px in a picture of 100: eyes on row 40, mouth on row 65, nose tip on row 55.
 LANDMARKS = np.array([[35, 40], [65, 40], [50, 55], [40, 65], [60, 65]], np.float64)
 BRIDGE, NOSE, MOUTH, CHIN = (48, 50), (55, 50), (66, 50), (78, 50)
-POSITIONS: list[TransferPosition] = ["right", "nose_out", "chin"]
+POSITIONS: list[TransferPosition] = ["correct", "nose_out", "chin"]
 
 
 def bare_face() -> np.ndarray:
@@ -48,7 +48,7 @@ def is_cloth(pixel: np.ndarray) -> bool:
 
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize(
-    ("position", "nose", "mouth"), [("right", True, True), ("nose_out", False, True), ("chin", False, False)]
+    ("position", "nose", "mouth"), [("correct", True, True), ("nose_out", False, True), ("chin", False, False)]
 )
 def test_each_position_covers_what_its_name_says(
     position: TransferPosition, nose: bool, mouth: bool, seed: int
@@ -58,7 +58,7 @@ def test_each_position_covers_what_its_name_says(
     assert is_cloth(result[NOSE]) == nose
     assert is_cloth(result[MOUTH]) == mouth
     assert is_cloth(result[CHIN])
-    assert is_cloth(result[BRIDGE]) <= (position == "right")
+    assert is_cloth(result[BRIDGE]) <= (position == "correct")
     # Eyes, forehead, ears and the background stay as they were, to the last bit.
     for part in (result[:40], result[:, :8], result[:, -8:]):
         assert (part == SKIN).all()
@@ -106,7 +106,7 @@ def test_a_large_mask_is_averaged_when_it_shrinks() -> None:
     grains = np.random.default_rng(0).integers(0, 2, (800, 800, 1)) * 255
     masked[392:] = grains[392:]
     for seed in range(8):
-        result = transfer_mask(bare_face(), LANDMARKS, masked, LANDMARKS * 8, "right", np.random.default_rng(seed))
+        result = transfer_mask(bare_face(), LANDMARKS, masked, LANDMARKS * 8, "correct", np.random.default_rng(seed))
         assert result[62:72, 40:60, 0].std() < 25  # single grains would be black or white
 
 
@@ -144,7 +144,7 @@ def test_landmarks_that_span_no_face_are_refused(landmarks: np.ndarray) -> None:
     assert transfer_axes(landmarks) is None
     for pair in ((landmarks, LANDMARKS), (LANDMARKS, landmarks)):
         with pytest.raises(ValueError, match="do not span a face"):
-            transfer_mask(bare_face(), pair[0], masked_face(), pair[1], "right", np.random.default_rng(0))
+            transfer_mask(bare_face(), pair[0], masked_face(), pair[1], "correct", np.random.default_rng(0))
 
 
 # Each kind of face has another colour of forehead; without_mask crops are of two people.
@@ -244,7 +244,7 @@ def test_the_share_of_hanging_masks_decides(faces: CropSet) -> None:
         rng = np.random.default_rng(0)
         drawn_positions = [dataset._draw_mask_position("mask_weared_incorrect", rng) for _ in range(400)]
         shares[share] = np.mean([position == "hanging" for position in drawn_positions])
-        assert dataset._draw_mask_position("with_mask", np.random.default_rng(1)) in ("right", None)
+        assert dataset._draw_mask_position("with_mask", np.random.default_rng(1)) in ("correct", None)
     assert shares[0.0] == 0 and shares[1.0] == 1 and abs(shares[0.4] - 0.4) < 0.08
     views = [dataset_of(faces, 1.0, **options)[3, 20][0] for options in ({}, {"mask_hanging_share": 0.0})]
     assert torch.equal(*views)
@@ -284,7 +284,10 @@ def test_how_a_transferred_mask_is_worn_is_known_whoever_annotated_the_faces(fac
         for draw in range(60):
             view = dataset[draw, member]
             found.add(
-                (face_kind(view.image.numpy()) != Path(records[member].path).parent.name, *view.told_apart.tolist())
+                (
+                    face_kind(view.image.numpy()) != Path(records[member].path).parent.name,
+                    *view.annotated_classes.tolist(),
+                )
             )
         assert found == (
             {(False, True, True, False), (True, True, True, True)} if label == 0 else {(False, True, True, False)}

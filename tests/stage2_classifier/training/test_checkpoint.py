@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.training.state_file import save_state
 from stage2_classifier.heads import Heads
 from stage2_classifier.models import build_model
-from stage2_classifier.training.checkpoint import HEADER, ModelMeta, load_model, load_state, save_model, save_state
+from stage2_classifier.training.checkpoint import HEADER, ModelMeta, load_model, load_state, save_model
 
 META = ModelMeta(
     model="small_cnn_half",
@@ -170,7 +171,7 @@ def test_state_is_read_as_written(tmp_path: Path) -> None:
     assert torch.equal(loaded["model"]["w"], torch.arange(3.0))
 
 
-DAMAGED = "damaged; remove the run's folder or use --overwrite"
+DAMAGED = "damaged; use --overwrite to start again"
 OTHER_VERSION = "of another version of this program; use --overwrite to start again"
 
 

@@ -91,13 +91,13 @@ def test_without_other_outputs_it_is_the_criterion(seed: int, smoothing: float) 
     assert loss.item() == criterion(logits, targets).item()
 
 
-def test_a_label_says_nothing_on_classes_that_were_not_told_apart() -> None:
+def test_a_label_says_nothing_on_classes_that_the_annotators_did_not_use() -> None:
     """The second face's annotators knew the first two classes alone: its label is one of two."""
     heads = Heads(3, has_objectness=True)
     outputs = torch.tensor([[1.0, 2.0, 3.0, 0.0], [1.0, 2.0, 3.0, 0.0]], requires_grad=True)
     targets, deltas = torch.tensor([0, 1]), torch.zeros(2, 4)
-    told_apart = torch.tensor([[True, True, True], [True, True, False]])
-    loss = JointLoss(nn.CrossEntropyLoss(), heads)(outputs, targets, deltas, None, told_apart)
+    annotated_classes = torch.tensor([[True, True, True], [True, True, False]])
+    loss = JointLoss(nn.CrossEntropyLoss(), heads)(outputs, targets, deltas, None, annotated_classes)
     of_three = math.log(math.exp(1) + math.exp(2) + math.exp(3)) - 1
     of_two = math.log(math.exp(1) + math.exp(2)) - 2
     faces = FACE_WEIGHT * cross_entropy(0.5, YES)
@@ -110,7 +110,7 @@ def test_a_label_says_nothing_on_classes_that_were_not_told_apart() -> None:
 
 
 @given(st.integers(0, 2**31), st.sampled_from([0.0, 0.1]))
-def test_where_all_classes_were_told_apart_nothing_changes(seed: int, smoothing: float) -> None:
+def test_where_the_annotators_used_all_classes_nothing_changes(seed: int, smoothing: float) -> None:
     logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(seed))
     loss = JointLoss(nn.CrossEntropyLoss(label_smoothing=smoothing), Heads(3))
     arguments = logits, torch.tensor([0, 1, 2, 0, 1, 2]), torch.full((6, 4), torch.nan)

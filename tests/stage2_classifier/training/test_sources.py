@@ -147,11 +147,11 @@ def test_unknown_classes_alone_are_refused(wide_crops: CropSet) -> None:
         build_sampler(LEARNS_BOXES, training_crops(LEARNS_BOXES, crops, STATS))
 
 
-def test_views_say_which_classes_were_told_apart(wide_crops: CropSet, tmp_path: Path) -> None:
+def test_views_say_which_classes_the_annotators_used(wide_crops: CropSet, tmp_path: Path) -> None:
     crops = with_sources(wide_crops, (MAIN, replace(NEWS, absent_classes=wide_crops.class_names[2:]), WEB))
     dataset = training_crops(LEARNS_BOXES, crops, STATS)
     for i, record in enumerate(dataset.records):
-        assert dataset[0, i].told_apart.tolist() == [True, True, record.source != "news"]
+        assert dataset[0, i].annotated_classes.tolist() == [True, True, record.source != "news"]
     write_crop_set(replace(crops, root=tmp_path))
     assert read_crop_set(tmp_path).sources == crops.sources
 

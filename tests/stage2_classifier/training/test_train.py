@@ -20,11 +20,12 @@ import torch
 from common import run_folder
 from common.errors import UserError
 from common.run_folder import lock_folder
+from common.training.state_file import save_state
 from stage2_classifier.augment.transforms import eval_transform
 from stage2_classifier.data.crop_dataset import CropDataset
 from stage2_classifier.data.crop_manifest import CropSet, write_crop_set
 from stage2_classifier.data.loaders import build_loader
-from stage2_classifier.training.checkpoint import load_model, load_state, save_state
+from stage2_classifier.training.checkpoint import load_model, load_state
 from stage2_classifier.training.command import main
 from stage2_classifier.training.engine import predict, score, seed_epoch
 from stage2_classifier.training.fit import fit

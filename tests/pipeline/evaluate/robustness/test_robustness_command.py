@@ -77,7 +77,7 @@ def test_every_change_has_a_row(arguments: list[str], tmp_path: Path, capsys: py
 
 
 def test_merged_classes_and_every_second_photo(arguments: list[str], tmp_path: Path) -> None:
-    merge = ("--merge", "mask_weared_incorrect=without_mask", "--every", "2", "--split", "all")
+    merge = ("--merge", "mask_weared_incorrect=without_mask", "--photo-stride", "2", "--split", "all")
     assert command.main([*arguments, *merge]) == 0
     record = json.loads((tmp_path / "out" / "robustness.json").read_text())
     assert any(note.startswith("2 photos with 2 faces, split all") for note in record["notes"])
@@ -86,7 +86,8 @@ def test_merged_classes_and_every_second_photo(arguments: list[str], tmp_path: P
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--every", "0"], "--every is 0; use 1 or more"),
+        (["--photo-stride", "0"], "--photo-stride is 0; use 1 or more"),
+        (["--every", "2"], "--every: has a new name; use --photo-stride"),
         (["--threads", "0"], "--threads is 0; use 1 or more"),
         (["--seed", "-1"], "--seed is -1, must be 0 or more"),
         (["--iou", "1"], "--iou is 1.0, must be between 0.1 and 1"),
@@ -105,8 +106,10 @@ def test_photos_without_faces_are_refused(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_part(tmp_path / "empty", {"d.png": (1, []), "e.png": (2, [("with_mask", BOX)])})
-    assert command.main(["--data", str(data), "--split", "all", "--every", "2", *arguments[4:]]) == 1
-    expected = f"error: {data} has no face in its 1 photo; name photos with annotated faces, or a lower --every\n"
+    assert command.main(["--data", str(data), "--split", "all", "--photo-stride", "2", *arguments[4:]]) == 1
+    expected = (
+        f"error: {data} has no face in its 1 photo; name photos with annotated faces, or a lower --photo-stride\n"
+    )
     assert capsys.readouterr().err == expected
 
 

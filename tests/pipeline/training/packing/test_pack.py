@@ -231,7 +231,7 @@ def test_weights_of_all_photos_take_the_settings_of_a_bundle_of_the_same_recipe(
 
     capsys.readouterr()
     refusals = [
-        (objectness_run, ["--score", "0.5"], "leave out --score"),
+        (objectness_run, ["--score-threshold", "0.5"], "leave out --score-threshold"),
         (objectness_run, ["--min-face", "9"], "leave out --min-face, --pnet-threshold, --rnet-threshold"),
         (run, [], "its face scores need a classifier with objectness"),
     ]

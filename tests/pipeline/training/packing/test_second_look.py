@@ -11,7 +11,7 @@ import pytest
 from pipeline.inference.bundle import Bundle
 from pipeline.inference.bundle_meta import BundleMeta
 from pipeline.training.packing import second_look
-from pipeline.training.packing.command import PackArgs, _check
+from pipeline.training.packing.command import RENAMED_FLAGS, PackArgs, _check, main
 from pipeline.training.packing.second_look import CHOICES, MAX_LOSS, choose, fit_second_look
 
 
@@ -54,9 +54,15 @@ def test_every_choice_is_fitted_and_recorded(monkeypatch: pytest.MonkeyPatch) ->
         ({"second_look": "off"}, "--second-look off: the stock cascade has none; name a run with --cascade"),
         ({"second_look": "compare", "cascade": "c"}, "--second-look compare: needs validation photos"),
         ({"second_look": "off", "cascade": "c", "settings_from": "s"}, "leave out .*--second-look"),
-        ({"score": 1.5}, "--score is 1.5; use a number from 0 to 1"),
+        ({"score_threshold": 1.5}, "--score-threshold is 1.5; use a number from 0 to 1"),
     ],
 )
 def test_flags_that_are_refused_before_the_work(flags: dict[str, Any], message: str) -> None:
     with pytest.raises(Exception, match=message):
         _check(PackArgs(run=(), out="o", **flags))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED_FLAGS.items())
+def test_a_renamed_flag_is_refused_with_the_new_name(old: str, new: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--run", "r", "--out", "o", old, "0.5"]) == 1
+    assert capsys.readouterr().err == f"error: {old}: has a new name; use {new}\n"

@@ -6,14 +6,14 @@ import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import cv2
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from common.processes import turn_off_opencv_threads
 from stage1_faces.training.batches import Batches
 
-AHEAD = 4  # batches that each process makes ahead
+PREFETCH_FACTOR = 4  # batches that each process makes ahead
 
 
 class EpochBatches(Dataset[tuple[Tensor, ...]]):
@@ -29,7 +29,7 @@ class EpochBatches(Dataset[tuple[Tensor, ...]]):
         return tuple(torch.from_numpy(array) for array in self._batches.batch(self._epoch, step))
 
 
-def made_batches(batches: Batches, epoch: int, steps: int, workers: int = 0) -> Iterator[tuple[Tensor, ...]]:
+def prefetch_batches(batches: Batches, epoch: int, steps: int, workers: int = 0) -> Iterator[tuple[Tensor, ...]]:
     """Yield the batches of an epoch that was started, in order of their steps; `workers` does not change them.
 
     Args:
@@ -41,31 +41,26 @@ def made_batches(batches: Batches, epoch: int, steps: int, workers: int = 0) -> 
     Yields:
         pixels and targets, as in `Batches.batch`.
     """
-    made = EpochBatches(batches, epoch, steps)
+    epoch_batches = EpochBatches(batches, epoch, steps)
     if workers:
         # A fork shares the photos; other ways to start a process would copy them.
         context = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
         yield from DataLoader(
-            made,
+            epoch_batches,
             batch_size=None,
             num_workers=workers,
-            prefetch_factor=AHEAD,
+            prefetch_factor=PREFETCH_FACTOR,
             multiprocessing_context=context,
-            worker_init_fn=_single_thread,
+            worker_init_fn=turn_off_opencv_threads,
             collate_fn=tuple,
             generator=torch.Generator(),  # its own: the loader draws a number, and dropout has torch's generator
         )
         return
     # OpenCV releases the interpreter's lock.
     with ThreadPoolExecutor(1) as pool:
-        coming = [pool.submit(made.__getitem__, step) for step in range(min(1, steps))]
+        pending = [pool.submit(epoch_batches.__getitem__, step) for step in range(min(1, steps))]
         for step in range(steps):
-            arrays = coming.pop().result()
+            arrays = pending.pop().result()
             if step + 1 < steps:
-                coming.append(pool.submit(made.__getitem__, step + 1))
+                pending.append(pool.submit(epoch_batches.__getitem__, step + 1))
             yield arrays
-
-
-def _single_thread(_worker: int) -> None:
-    """Turn off OpenCV's threads: one process per core is enough."""
-    cv2.setNumThreads(0)

@@ -10,10 +10,10 @@ import torch
 from timm.utils import ModelEmaV3
 
 from common.errors import UserError
-from stage1_faces.training.batch_making import made_batches
 from stage1_faces.training.batches import Batches, PatchBatches
 from stage1_faces.training.finetune import finetune
 from stage1_faces.training.nets import build_net
+from stage1_faces.training.prefetch import prefetch_batches
 from stage1_faces.training.trainer import StepSchedule, train_epoch
 from tests.stage1_faces.training.test_trainer import photo, windows
 
@@ -25,12 +25,12 @@ def test_processes_make_the_batches_of_the_thread(kind: str) -> None:
         batches.start_epoch(1, 5)
         return batches
 
-    alone, beside = (list(made_batches(start(), 1, 5, workers)) for workers in (0, 2))
-    assert len(alone) == len(beside) == 5
-    for first, second in zip(alone, beside, strict=True):
+    from_thread, from_processes = (list(prefetch_batches(start(), 1, 5, workers)) for workers in (0, 2))
+    assert len(from_thread) == len(from_processes) == 5
+    for first, second in zip(from_thread, from_processes, strict=True):
         assert [a.dtype for a in first] == [b.dtype for b in second]
         assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(first, second, strict=True))
-    assert not torch.equal(alone[0][0], alone[1][0])
+    assert not torch.equal(from_thread[0][0], from_thread[1][0])
 
 
 def test_a_net_learns_the_same_from_processes() -> None:
@@ -47,7 +47,7 @@ def test_a_net_learns_the_same_from_processes() -> None:
 
 
 def test_an_epoch_without_steps_makes_nothing() -> None:
-    assert list(made_batches(windows(), 0, 0)) == []
+    assert list(prefetch_batches(windows(), 0, 0)) == []
 
 
 @pytest.mark.parametrize("workers", [-1, 257])
