@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Container, Mapping
 from pathlib import Path
 
+from common.display import display_name, first_names, printable
 from common.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -33,3 +35,18 @@ def read_splits(path: Path | str) -> dict[str, str]:
             return splits
     except (ValueError, csv.Error) as error:
         raise UserError(f"{path}: is not CSV text ({error}); make it again with pipeline.split") from error
+
+
+def missing_line(path: Path, splits: Mapping[str, str], image_ids: Container[str]) -> str | None:
+    """Return a warning on rows of a splits file whose photos are not in the data; None where all are.
+
+    Args:
+        path: the splits file.
+        splits: {image_id: split}, as read from it.
+        image_ids: the data's.
+    """
+    lost = [image_id for image_id in splits if image_id not in image_ids]
+    if not lost:
+        return None
+    fact = f"{len(lost)} of its {len(splits)} photos are not in the data, or refused"
+    return f"warning: {display_name(path)}: {fact}: {printable(first_names(lost))}"

@@ -53,7 +53,7 @@ def load_sources(args: SourcesArgs, log: Log = warn) -> Annotations:
             names = ", ".join(main.class_names)
             fix = f"map it with `rename: [{strange[0]}=NAME]` in the file of sources"
             raise UserError(f"{source.data}: class {strange[0]!r} is not among the main data's ({names}); {fix}")
-        _check_absent(source, labels, main.class_names)
+        _check_classes(source, labels, main.class_names)
     twins: dict[str, str] = {}
     for source, found in zip(sources, read, strict=True):
         if source.twins is not None:
@@ -77,14 +77,15 @@ def load_sources(args: SourcesArgs, log: Log = warn) -> Annotations:
     )
 
 
-def _check_absent(source: Source, labels: Set[str], class_names: Sequence[str]) -> None:
-    """Raise UserError when an absent class is no class of the main dataset, or is one of the source's labels."""
-    for name in source.absent_classes:
-        entry = f"source {source.name}: absent_classes: {name!r}"
-        if name not in class_names:
-            raise UserError(f"{entry} is not among the main data's classes ({', '.join(class_names)}); correct it")
-        if name in labels:
-            raise UserError(f"{entry} is a label of its faces; remove it from absent_classes")
+def _check_classes(source: Source, labels: Set[str], class_names: Sequence[str]) -> None:
+    """Raise UserError when the file names a class that the main data lacks, or an absent class that has faces."""
+    for field, names in (("classes", source.classes or ()), ("absent_classes", source.absent_classes)):
+        for name in names:
+            entry = f"source {source.name}: {field}: {name!r}"
+            if name not in class_names:
+                raise UserError(f"{entry} is not among the main data's classes ({', '.join(class_names)}); correct it")
+            if field == "absent_classes" and name in labels:
+                raise UserError(f"{entry} is a label of its faces; remove it from absent_classes")
 
 
 def main_part(annotations: Annotations) -> Annotations:

@@ -25,12 +25,15 @@ def read_trust_file(file: Path) -> dict[str, dict[str, Any]]:
     Paths in the file are relative to the dataset's folder for `twins`, and to the file for `left_out`.
 
     Raises:
-        UserError: the file cannot be read, is not YAML, or has an unknown field or a value of another type.
+        UserError: the file cannot be read, is not YAML, has a key twice or an unknown field, or a value is of another
+            type.
     """
     with requires_extra("train"):
         import yaml
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8-sig")
+        _refuse_repeated_keys(file, yaml.compose(text, Loader=yaml.SafeLoader))
+        content = yaml.safe_load(text)
     except FileNotFoundError as error:
         raise UserError(f"{file}: does not exist; check --sources") from error
     except OSError as error:
@@ -40,6 +43,21 @@ def read_trust_file(file: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(content, Mapping) or not content:
         raise UserError(f"{file}: is not a table from source to what may be learned; see docs/sources.md")
     return {str(name): _checked_fields(file, str(name), values or {}) for name, values in content.items()}
+
+
+def _refuse_repeated_keys(file: Path, node: Any) -> None:
+    """Raise UserError where a table of the file has a key twice: YAML would silently take the last one."""
+    if node is None or node.id != "mapping":
+        return
+    seen: set[str] = set()
+    for key, value in node.value:
+        if key.id != "scalar":
+            continue  # a list or table as a key: safe_load refuses it
+        if key.value in seen:
+            line = key.start_mark.line + 1
+            raise UserError(f"{file}: has `{key.value}:` twice, again on line {line}; remove one")
+        seen.add(key.value)
+        _refuse_repeated_keys(file, value)
 
 
 def _checked_fields(file: Path, name: str, values: Any) -> dict[str, Any]:

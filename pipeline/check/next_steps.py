@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.annotations import AnnotatedImage, ReadingArgs
-from common.display import counted
+from common.display import counted, printable
 from common.splits import SPLITS
+from pipeline.data.checks import can_be_typed, class_name_fault, usable_name
 
 MAX_RENAMES = 12  # in a command; with more, the classes are probably not those of masks
 
@@ -46,12 +47,21 @@ def next_steps(
     if failures:
         text = f"Correct what was refused ({counted(failures, 'problem')}), then check again."
         steps.append(NextStep(text, _command("check", data, flags)))
-    renamed = [f"{old}={new}" for old, new in renames.items() if _can_be_typed(old) and _can_be_typed(new)]
+    renamed = [f"{old}={new}" for old, new in renames.items() if can_be_typed(old) and can_be_typed(new)]
     if renamed and not options.rename and len(renamed) <= MAX_RENAMES:
         better = ReadingArgs(rename=tuple(renamed), unlabelled=options.unlabelled).reading_flags()
         text = "Are these other names of the same classes? Then give them one name, in this and all later commands."
         steps.append(NextStep(text, _command("check", data, better)))
         flags = better
+    labels = sorted({label for image in images for label in image.labels})
+    if faulty := {name: class_name_fault(name) for name in labels if class_name_fault(name)}:
+        name = next(iter(faulty))
+        text = f"Training stores crops in a folder per class, and {printable(name)!r} {faulty[name]}. "
+        typed = [f"{old}={usable_name(old)}" for old in faulty if can_be_typed(old)]
+        text += "Give it another name, in this and all later commands." if typed else "Rename it in the annotations."
+        given = options.rename or (renamed if flags != options.reading_flags() else ())
+        flags = ReadingArgs(rename=(*given, *typed), unlabelled=options.unlabelled).reading_flags()
+        steps.append(NextStep(text, _command("check", data, flags)))
     keep = {image.split for image in images} == set(SPLITS) and not leaks
     if leaks:
         text = "The dataset's own splits share photos that show the same. Make a new split, without --keep-folders."
@@ -64,11 +74,6 @@ def next_steps(
     train = ["--splits", "splits.csv", "--out", "my-bundle", *flags]
     steps.append(NextStep("Train both stages.", _command("train_all", data, train)))
     return tuple(steps)
-
-
-def _can_be_typed(name: str) -> bool:
-    """Return whether --rename can have a class name."""
-    return name.isprintable() and "=" not in name and not name.startswith("-")
 
 
 def _command(name: str, data: Path, flags: list[str]) -> str:

@@ -25,8 +25,8 @@ from common.files import atomic_replace, check_writable_folder
 from common.images import read_image
 from common.processes import map_jobs
 from common.sources import SourcesArgs, load_sources
-from common.splits import SPLITS, read_splits
-from pipeline.data.checks import check_apart, size_mismatch
+from common.splits import SPLITS, missing_line, read_splits
+from pipeline.data.checks import check_apart, check_class_names, size_mismatch
 from pipeline.data.hard_negatives import MinedFaces, load_detector, mine_faces
 from pipeline.data.split import SplitArgs
 from pipeline.data.split import run as make_splits
@@ -42,6 +42,7 @@ CONTACT_COLUMNS, CONTACT_ROWS = 12, 6
 HARD_NEGATIVE_FOLDER = "rejects"
 # Crops of further sources are many, and near faces are large: a network of 80 px with a margin of 0.35 sees 173 px.
 FURTHER_MAX_SIDE = 224
+MAX_STEM_BYTES = 180  # of an image id in a crop's file name, which may have 255
 JPEG_QUALITY = 95
 SUFFIXES = (".png", ".jpg")
 
@@ -179,15 +180,6 @@ def _photo_jobs(
     ]
 
 
-def check_class_names(class_names: Sequence[str]) -> None:
-    """Raise UserError when a class cannot have a folder of crops, or has the name of hard negatives."""
-    for name in class_names:
-        if name != Path(name).name or name.startswith("."):
-            raise UserError(f"class {name!r} cannot be a folder's name; rename it in the annotations")
-        if name == BACKGROUND:
-            raise UserError(f"class {name!r} is the name of hard negatives; rename it in the annotations")
-
-
 def _take_folder(out: Path) -> None:
     """Mark `out` as a crop folder; refuse a folder with other files, because stale crops are deleted there."""
     marker = out / ".crops"
@@ -218,7 +210,7 @@ def _cut_photo(job: _PhotoJob) -> _PhotoCrops:
     for number, (folder, label, box, landmarks) in enumerate(job.crops()):
         crop_digest = digest.copy()
         crop_digest.update(box.tobytes())
-        name = f"{image.image_id.replace('/', '__')}_{number:03d}_{crop_digest.hexdigest()[:8]}"
+        name = f"{_file_stem(image.image_id)}_{number:03d}_{crop_digest.hexdigest()[:8]}"
         path = f"{folder}/{name}{SUFFIXES[job.max_side is not None]}"
         if not (job.root / path).is_file():
             try:
@@ -232,6 +224,15 @@ def _cut_photo(job: _PhotoJob) -> _PhotoCrops:
         place = (path, label, job.split, image.image_id, (x1, y1, x2, y2), landmarks)
         records.append(CropRecord(*place, source=image.source, class_known=known))
     return _PhotoCrops(tuple(records[:faces]), tuple(records[faces:]), cut)
+
+
+def _file_stem(image_id: str) -> str:
+    """Return the start of the crops' file names; an id too long for one is cut and gets its digest."""
+    stem = image_id.replace("/", "__")
+    if len(stem.encode()) <= MAX_STEM_BYTES:
+        return stem
+    digest = hashlib.sha256(image_id.encode()).hexdigest()[:8]
+    return f"{stem.encode()[: MAX_STEM_BYTES - 9].decode(errors='ignore')}_{digest}"
 
 
 def _save_crop(file: Path, crop: NDArray[np.uint8], max_side: int | None) -> None:
@@ -304,6 +305,8 @@ def run(args: BuildCropsArgs) -> int:
         log = _ignore  # pipeline.split has reported it
     annotations = load_sources(args, log)
     splits = read_splits(args.splits)
+    if line := missing_line(args.splits, splits, {image.image_id for image in annotations.images}):
+        warn(line)
     _check_faces(args.splits, splits, annotations.images)
     mined = None
     if args.cascade is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -11,9 +13,12 @@ from numpy.typing import NDArray
 from common.annotations import AnnotatedImage, Annotations
 from common.annotations.yolo import photo_folders
 from common.cli import progress
-from common.display import display_name
+from common.display import display_name, printable
 from common.errors import MediaError, UserError
 from common.images import read_image
+from stage2_classifier.data.crop_manifest import BACKGROUND
+
+MAX_CLASS_BYTES = 200  # of a class name, which is a folder's name
 
 
 def check_apart(data: Path, path: Path, flag: str) -> None:
@@ -68,3 +73,32 @@ def size_mismatch(pixels: NDArray[np.uint8], size: tuple[int, int]) -> str:
     """
     height, width = pixels.shape[:2]
     return "" if (width, height) == size else f"{width}x{height} when decoded, {size[0]}x{size[1]} by its header"
+
+
+def check_class_names(class_names: Iterable[str]) -> None:
+    """Raise UserError when a class cannot have a folder of crops, or has the name of hard negatives."""
+    for name in class_names:
+        if fault := class_name_fault(name):
+            way = f"use --rename {shlex.quote(f'{name}={usable_name(name)}')}, or " if can_be_typed(name) else ""
+            raise UserError(f"class {printable(name)!r} {fault}; {way}rename it in the annotations")
+
+
+def class_name_fault(name: str) -> str:
+    """Return why no crops can be made of a class of that name; "" where they can."""
+    if name == BACKGROUND:
+        return "is the name of hard negatives"
+    if name != Path(name).name or name.startswith(".") or "\0" in name:
+        return "cannot be a folder's name"
+    return "is too long for a folder's name" if len(name.encode()) > MAX_CLASS_BYTES else ""
+
+
+def usable_name(name: str) -> str:
+    """Return a name like this one that a folder of crops can have."""
+    text = re.sub(r"[^\w .-]+", "_", name).strip(" .")
+    text = text.encode()[:MAX_CLASS_BYTES].decode(errors="ignore")
+    return text if text and not class_name_fault(text) else f"{text}_class"
+
+
+def can_be_typed(name: str) -> bool:
+    """Return whether --rename can have a class name."""
+    return name.isprintable() and "=" not in name and not name.startswith("-")

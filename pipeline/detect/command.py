@@ -110,6 +110,7 @@ def _video_config(args: DetectArgs, found: FoundMedia) -> VideoConfig:
         min_face=args.min_face,
         workers=args.workers or (1 if live else default_workers(args.device)),
         stems={v.path: str(Path(v.relative).with_suffix("")) for v in found.videos if "/" in v.relative},
+        other_outputs=tuple(args.output_files().values()) if found.images else (),
     )
 
 

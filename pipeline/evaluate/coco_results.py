@@ -7,7 +7,6 @@ Accepted: COCO's results list [{image_id, category_id, bbox: [x, y, w, h], score
 from __future__ import annotations
 
 import json
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from common.files import write_text
 from pipeline.evaluate.metrics import Sample, coco_detections, make_sample
 
 Corners = tuple[float, ...]  # of a box, xyxy
+MAX_EDGE = 1e9  # px: what float32 holds, and more than any picture
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,8 @@ def _load(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"{path}: not found")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error})") from error
 
 
@@ -173,6 +173,7 @@ def _image_keys(images: Sequence[AnnotatedImage]) -> dict[str | int, str | None]
 
 
 def _image_id(given: Any, files: Mapping[Any, str], image_keys: Mapping[str | int, str | None], where: str) -> str:
+    given = _whole(given)
     name = files.get(given, given) if isinstance(given, str | int) else None
     if not isinstance(name, str | int) or isinstance(name, bool):
         raise UserError(f"{where}: image_id is {given!r}; use a name or a number")
@@ -192,6 +193,7 @@ def _image_id(given: Any, files: Mapping[Any, str], image_keys: Mapping[str | in
 
 
 def _category(given: Any, categories: Mapping[Any, str], where: str) -> str:
+    given = _whole(given)
     if isinstance(given, str | int) and given in categories:
         return categories[given]
     if isinstance(given, str):
@@ -201,12 +203,20 @@ def _category(given: Any, categories: Mapping[Any, str], where: str) -> str:
     )
 
 
+def _whole(given: Any) -> Any:
+    """Return an id of 1.0 as 1, as tables that had gaps write it."""
+    return int(given) if isinstance(given, float) and given.is_integer() else given
+
+
 def _box_and_score(entry: Any, where: str) -> tuple[tuple[float, ...], float]:
     try:
         x, y, width, height = (float(v) for v in entry["bbox"])
         score = float(entry["score"])
     except (TypeError, KeyError, ValueError) as error:
         raise UserError(f"{where}: needs a bbox [x, y, w, h] and a score ({error!r})") from error
-    if not all(math.isfinite(v) for v in (x, y, width, height, score)) or min(width, height) < 0:
-        raise UserError(f"{where}: bbox {entry['bbox']} or score {score} is not usable")
-    return (x, y, x + width, y + height), score
+    corners = (x, y, x + width, y + height)
+    if not all(abs(v) < MAX_EDGE for v in corners) or min(width, height) < 0:  # not for NaN, either
+        raise UserError(f"{where}: bbox {entry['bbox']} is not usable; use pixels [x, y, width, height]")
+    if not 0 <= score <= 1:
+        raise UserError(f"{where}: score is {score:g}; use probabilities from 0 to 1 (divide percentages by 100)")
+    return corners, score

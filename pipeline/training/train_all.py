@@ -30,8 +30,7 @@ from common.files import write_bytes
 from common.run_folder import RunFolder
 from common.sources import SourcesArgs, load_sources, main_part
 from common.splits import SPLITS, read_splits
-from pipeline.data.build_crops import check_class_names
-from pipeline.data.checks import check_apart, check_dataset
+from pipeline.data.checks import check_apart, check_class_names, check_dataset
 from pipeline.data.duplicates import near_duplicate_groups
 from pipeline.data.further_sources import FurtherSources
 from pipeline.data.splitting import SplitRow, TooFewGroupsError, make_split, write_splits

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from common.annotations import AnnotatedImage, count_line, require_faces
+from common.annotations.loading import warn
 from common.annotations.source import Source
 from common.annotations.types import Annotations, fingerprint
 from common.cli import progress
@@ -18,7 +19,7 @@ from common.display import counted
 from common.errors import MediaError, UserError
 from common.images import read_image
 from common.sources import SourcesArgs, load_sources
-from common.splits import read_splits
+from common.splits import missing_line, read_splits
 from stage1_faces.roi_crop import Mipmaps
 from stage1_faces.training.draws import with_source_factors
 from stage1_faces.training.samples import TrainingPhoto
@@ -53,6 +54,8 @@ def read_photos(args: SourcesArgs, splits: Path, teacher_finds_unboxed_faces: bo
     """
     split_of = read_splits(splits)
     dataset = load_sources(args)
+    if line := missing_line(splits, split_of, {image.image_id for image in dataset.images}):
+        warn(line)
     _check_further(dataset, split_of, splits)
     sets = [[i for i in dataset.images if split_of.get(i.image_id) == split] for split in ("train", "val")]
     for split, images in zip(("train", "val"), sets, strict=True):

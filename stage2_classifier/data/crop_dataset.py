@@ -262,6 +262,9 @@ class CropDataset(Dataset[CropView]):
             except (OSError, SyntaxError, ValueError) as error:
                 what = "not found" if isinstance(error, FileNotFoundError) else "cannot be read as an image"
                 raise UserError(f"{file}: {what}; build the crops again") from error
+            if pixels.shape[0] != pixels.shape[1]:
+                size = f"{pixels.shape[1]}x{pixels.shape[0]}"
+                raise UserError(f"{file}: is {size}, but crops are square; build the crops again")
             pixels.setflags(write=False)
             self._pixels[i] = pixels
         return pixels

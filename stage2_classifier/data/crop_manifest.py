@@ -151,7 +151,7 @@ def _read_source(source: Mapping[str, Any]) -> CropSource:
 def _read_table(table: Path) -> tuple[CropRecord, ...]:
     """Read one table of the manifest; raise UserError with the line when it is malformed."""
     try:
-        with table.open(newline="", encoding="utf-8") as f:
+        with table.open(newline="", encoding="utf-8-sig") as f:  # spreadsheets write a byte order mark
             reader = csv.DictReader(f)
             if reader.fieldnames is None or set(COLUMNS) - set(reader.fieldnames):
                 raise UserError(f"{table}: needs the columns {', '.join(COLUMNS)}; build the crops again")

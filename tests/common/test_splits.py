@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from common.splits import read_splits
+from common.splits import missing_line, read_splits
 
 
 def save(folder: Path, text: str, encoding: str = "utf-8") -> Path:
@@ -49,3 +49,10 @@ def test_a_missing_file_and_a_binary_file(tmp_path: Path) -> None:
     (tmp_path / "splits.csv").write_bytes(b"image_id,split\n\xff\xfe,train\n")
     with pytest.raises(UserError, match=r"is not CSV text .* make it again"):
         read_splits(tmp_path / "splits.csv")
+
+
+def test_photos_that_the_data_lacks_are_counted_and_named() -> None:
+    splits = {"a": "train", "b": "val", "c": "test"}
+    assert missing_line(Path("splits.csv"), splits, {"a", "b", "c", "d"}) is None
+    line = missing_line(Path("splits.csv"), splits, {"b"})
+    assert line == "warning: splits.csv: 2 of its 3 photos are not in the data, or refused: a, c"

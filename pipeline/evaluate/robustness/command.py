@@ -12,20 +12,21 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from common.annotations import AnnotatedImage, ReadingArgs, load_dataset, require_faces
+from common.annotations.loading import warn
 from common.arguments import parse_args
 from common.cli import console, progress, requires_extra, run_cli
 from common.display import counted
 from common.errors import UserError
 from common.files import check_writable_folder, write_text
 from common.images import Pixels
-from pipeline.data.checks import check_apart
+from pipeline.data.checks import check_apart, check_dataset
 from pipeline.evaluate.evaluation import EvaluationSettings, detect_samples
 from pipeline.evaluate.metrics import one_label, score_every_class, score_samples
 from pipeline.evaluate.report import Table, data_notes, markdown, show
@@ -89,7 +90,9 @@ def run(args: RobustnessArgs) -> int:
     merge = parse_merge(args.merge)
     dataset = load_dataset(args.data, args)
     selected, notes = select_images(dataset.images, args.data, args.splits, args.split)
-    images = merge_classes(selected[:: args.photo_stride], merge)
+    chosen = selected[:: args.photo_stride]
+    readable = check_dataset(args.data, replace(dataset, images=tuple(chosen)), warn)
+    images = merge_classes(readable, merge)
     require_faces(images, str(args.data), "name photos with annotated faces, or a lower --photo-stride")
     predictor = Predictor.load(args.bundle, threads=args.threads)
     class_names = merged_names(predictor.bundle.meta.class_names, merge)
@@ -100,6 +103,8 @@ def run(args: RobustnessArgs) -> int:
     threshold = predictor.bundle.meta.thresholds["score"]
     faces = sum(len(image.boxes) for image in images)
     notes = [*notes, *data_notes(dataset, images)]
+    if unreadable := len(chosen) - len(readable):
+        notes.append(f"left out of all scores: {counted(unreadable, 'unreadable photo')}")
     notes.append(f"{counted(len(images), 'photo')} with {counted(faces, 'face')}, split {args.split}, IoU {args.iou:g}")
     notes.append(f"found, right label and false alarms: from the bundle's score threshold on, {threshold:.3g}")
     provenance = predictor.bundle.describe().get("provenance", {})
@@ -111,7 +116,7 @@ def run(args: RobustnessArgs) -> int:
     write_text(args.out / "robustness.md", markdown("Changed photos", notes, [table]))
     write_text(args.out / "robustness.json", json.dumps(record, indent=1) + "\n")
     console().print(f"report: {args.out / 'robustness.md'}", markup=False, highlight=False)
-    return 0
+    return 1 if unreadable else 0
 
 
 def _check(args: RobustnessArgs) -> None:

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 
 from common.annotations import AnnotatedImage, ReadingArgs, require_faces
+from common.annotations.loading import warn
 from common.annotations.options import DEFAULT_READING
 from common.annotations.types import fingerprint
 from common.cli import progress
 from common.errors import UserError
 from common.sources import SourcesArgs, load_sources, main_part
-from common.splits import read_splits
+from common.splits import missing_line, read_splits
 from pipeline.evaluate.selection import rename_advice
 from pipeline.export.int8 import to_int8
 from pipeline.export.weights_dtype import WeightsDtype, check_stored, is_int8, store_weights
@@ -97,6 +98,8 @@ def read_fit_photos(
     folders = (data,) if isinstance(data, Path) else tuple(data)
     args = SourcesArgs(data=folders, sources=sources, rename=reading.rename, unlabelled=reading.unlabelled)
     read = load_sources(args)
+    if line := missing_line(splits, split_of, {image.image_id for image in read.images}):
+        warn(line)
     main = main_part(read).images
     train, val = (tuple(i for i in main if split_of.get(i.image_id) == split) for split in ("train", "val"))
     for split, images in (("train", train), ("val", val))[: 1 + validation]:

@@ -143,6 +143,14 @@ def test_an_absent_class_must_be_known_and_absent(args: SourcesArgs, name: str, 
     assert str(raised.value).startswith(message)
 
 
+def test_a_learned_class_must_be_known(args: SourcesArgs) -> None:
+    """A mistyped class would switch off every label of the source."""
+    assert args.sources is not None
+    args.sources.write_text(TRUST.replace("classes: [without_mask]", "classes: [witout_mask]"))
+    with pytest.raises(UserError, match="source other: classes: 'witout_mask' is not among the main data's classes"):
+        load_sources(args)
+
+
 def test_shares_that_leave_nothing_for_the_main_source_are_refused_before_reading(args: SourcesArgs) -> None:
     args.sources.write_text(TRUST.replace("background: false}", "background: false, share: 0.6}"))
     with pytest.raises(UserError, match="sources: the shares sum to 1, which leaves no draws for others; lower them"):

@@ -43,6 +43,9 @@ def test_fields_and_places(tmp_path: Path) -> None:
         ("- a", "is not a table from source"),
         ("", "is not a table from source"),
         ("a: [", "malformed YAML"),
+        ("a: {face_free: true}\nb: {}\na: {share: 0.2}", "has `a:` twice, again on line 3; remove one"),
+        ("a:\n  share: 0.2\n  share: 0.3", "has `share:` twice, again on line 3; remove one"),
+        ("? [a, b]\n: {}", "malformed YAML"),
     ],
 )
 def test_refusals_name_the_file(tmp_path: Path, text: str, message: str) -> None:

@@ -164,6 +164,22 @@ def test_the_next_command_runs(two_classes: Path) -> None:
     assert split(command[3:]) == 0 and Path("splits.csv").is_file()
 
 
+def test_class_names_that_cannot_be_folders_are_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["facemask check"])
+    data = write_part(tmp_path / "data", {"a.png": (1, [("mask/no", FACE)]), "b.png": (2, [("Mask", FACE)])})
+    _, found = check(data)
+    steps = found["next_steps"]
+    assert "'mask/no' cannot be a folder's name" in steps[1]["text"]
+    renames = "--rename Mask=with_mask mask/no=mask_no"
+    assert [step["command"] for step in steps[1:]] == [
+        f"facemask check --data {data} {renames}",
+        f"facemask split --data {data} --out splits.csv {renames}",
+        f"facemask train-all --data {data} --splits splits.csv --out my-bundle {renames}",
+    ]
+    _, renamed = check(data, *renames.split())
+    assert {each["name"] for each in renamed["classes"] if each["faces"]} == {"with_mask", "mask_no"}
+
+
 def test_class_names_that_should_be_one_are_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["facemask check"])
     photos = {"a.png": (1, [("Mask", FACE)]), "b.png": (2, [("mask", FACE)]), "c.png": (3, [("no-mask", FACE)])}

@@ -308,6 +308,34 @@ def test_a_class_that_cannot_be_a_folder_is_refused(tmp_path):
         build_crops(Annotations((image,), ("../up",)), {"a": "train"}, tmp_path / "out")
 
 
+def test_photos_of_the_split_that_are_missing_are_named(data, capsys):
+    (data / "data/images/p0.png").unlink()
+    (data / "data/annotations/p0.xml").unlink()
+    assert build(data) == 0
+    line = f"warning: {data}/splits.csv: 1 of its 9 photos are not in the data, or refused: p0"
+    assert line in capsys.readouterr().err.splitlines()
+
+
+def test_photos_with_long_names_have_crops_with_shorter_ones(tmp_path):
+    """As names of crops, ids with their folders are longer than a file's name may be."""
+    folder = tmp_path / "data" / ("\uac00" * 60) / ("\uac01" * 60)
+    folder.mkdir(parents=True)
+    boxes = np.array([[0, 0, 5, 5]], np.float32)
+    images = []
+    for name in ("a", "b"):
+        Image.new("RGB", (10, 10)).save(folder / f"{name}.png")
+        image_id = f"{folder.parent.name}/{folder.name}/{name}"
+        images.append(AnnotatedImage(folder / f"{name}.png", image_id, (10, 10), boxes, ("x",)))
+    splits = {image.image_id: "train" for image in images}
+    for cut in (2, 0):
+        summary = build_crops(Annotations(tuple(images), ("x",)), splits, tmp_path / "out")
+        assert summary.cut == cut
+    records = read_crop_set(tmp_path / "out").records
+    assert len({record.path for record in records}) == 2
+    assert {record.image_id for record in records} == set(splits)
+    assert all((tmp_path / "out" / record.path).is_file() for record in records)
+
+
 def test_a_class_with_the_name_of_hard_negatives_is_refused(tmp_path):
     image = AnnotatedImage(tmp_path / "a.png", "a", (10, 10), np.array([[0, 0, 5, 5]], np.float32), ("not_a_face",))
     with pytest.raises(UserError, match="is the name of hard negatives"):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from common.annotations import AnnotatedImage, Annotations
 from common.errors import UserError
-from pipeline.data.checks import check_apart, check_dataset
+from pipeline.data.checks import check_apart, check_class_names, check_dataset, class_name_fault, usable_name
 from tests.helpers.yolo_sets import save_photo, save_text
 
 
@@ -67,3 +67,22 @@ def test_results_stay_out_of_a_folder(tmp_path: Path) -> None:
     for folder in (tmp_path, data):
         with pytest.raises(UserError, match="would be read as data; give another --out"):
             check_apart(folder, data, "--out")
+
+
+@pytest.mark.parametrize(
+    ("name", "better"),
+    [("mask/no", "mask_no"), ("..", "_class"), (".hidden", "hidden"), ("not_a_face", "not_a_face_class")],
+)
+def test_class_names_that_cannot_be_folders_get_a_name_that_can(name: str, better: str) -> None:
+    assert class_name_fault(name) and usable_name(name) == better and not class_name_fault(better)
+    with pytest.raises(UserError) as raised:
+        check_class_names(["with_mask", name])
+    assert f"{name}={better}" in str(raised.value) and "--rename" in str(raised.value)
+
+
+def test_class_names_are_short_enough_for_a_folder() -> None:
+    long = "\uac00" * 90
+    assert class_name_fault(long) == "is too long for a folder's name"
+    assert not class_name_fault(usable_name(long)) and not class_name_fault("\uac00" * 60)
+    with pytest.raises(UserError, match="rename it in the annotations"):
+        check_class_names(["a\0b"])

@@ -122,6 +122,10 @@ def test_no_detection_at_all(data: Path) -> None:
         ([detection("a", 1, (0, 0, 9, 9), 1)], ["--categories", "with_mask", "without_mask"], "--first-category"),
         ([{"image_id": "a", "category_id": "with_mask", "bbox": [0, 0, 9, 9]}], [], "a score"),
         ([detection("a", "with_mask", (9, 9, 0, 0), 1)], [], "not usable"),
+        ([detection("a", "with_mask", (0, 0, 1e300, 9), 1)], [], "not usable"),
+        ([detection("a", "with_mask", (0, 0, float("nan"), 9), 1)], [], "not usable"),
+        ([detection("a", "with_mask", (0, 0, 9, 9), 87.5)], [], "score is 87.5; use probabilities from 0 to 1 (divide"),
+        ([detection("a", "with_mask", (0, 0, 9, 9), -3)], [], "score is -3; use probabilities"),
         ({"detections": []}, [], "not COCO results"),
         ([], ["--split", "dev"], "--split is 'dev'"),
         ([], ["--split", "val"], "no images in split 'val'"),
@@ -143,6 +147,25 @@ def test_bad_input_is_one_clear_line(
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert not (data.parent / "out").exists()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_results_as_tables_write_them(data: Path) -> None:
+    """Ids of 1.0, as of a column with gaps, and a byte order mark."""
+    images = [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}]
+    rows = [{"image_id": 1.0, "category_id": 1.0, "bbox": [0, 0, 9, 9], "score": 0.9}]
+    results = {"images": images, "categories": [{"id": 1, "name": "with_mask"}], "annotations": rows}
+    assert evaluate_results(data, results) == 0
+    file = data.parent / "other.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    argv = ["--data", str(data), "--splits", str(data.parent / "splits.csv"), "--split", "test", "--skip-bundle"]
+    assert main([*argv, "--predictions", str(file), "--out", str(data.parent / "out"), "--bootstrap", "0"]) == 0
+
+
+def test_deeply_nested_results_are_refused(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data.parent / "deep.json").write_text("[" * 100_000)
+    assert evaluate_results(data, [], "--predictions", str(data.parent / "deep.json")) == 1
+    assert "deep.json: not JSON" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("inner", [".", "images/report"])

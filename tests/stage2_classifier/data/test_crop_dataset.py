@@ -80,11 +80,13 @@ def test_a_crop_is_read_once(crop_set: CropSet) -> None:
     assert torch.equal(dataset[0][0], first)
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "text"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "text", "not square"])
 def test_a_bad_crop_file_is_named(crop_set: CropSet, damage: str) -> None:
     file = crop_set.root / "0.png"
     if damage == "missing":
         file.unlink()
+    elif damage == "not square":
+        Image.new("RGB", (50, 3)).save(file)
     else:
         file.write_bytes(file.read_bytes()[:45] if damage == "truncated" else b"no picture")
     with pytest.raises(UserError, match=r"0\.png: .*build the crops again"):

@@ -113,12 +113,14 @@ def test_photos_without_faces_are_refused(
     assert capsys.readouterr().err == expected
 
 
-def test_a_photo_that_cannot_be_read_is_named(
+def test_a_photo_that_cannot_be_read_is_named_and_left_out(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "data" / "b.png"
     file.write_bytes(file.read_bytes()[:150])
     assert command.main(arguments) == 1
     line = capsys.readouterr().err
-    assert line.startswith(f"error: {tmp_path}/data/b.png: ") and line.count("\n") == 1
-    assert not (tmp_path / "out").exists()
+    assert line.startswith(f"warning: {tmp_path}/data/b.png: ") and line.count("\n") == 1
+    notes = json.loads((tmp_path / "out" / "robustness.json").read_text())["notes"]
+    assert "left out of all scores: 1 unreadable photo" in notes
+    assert any(note.startswith("1 photo with 1 face, split val") for note in notes)
