@@ -10,7 +10,7 @@ from difflib import get_close_matches
 # Command: (module that `python -m` runs, what it does).
 COMMANDS = {
     "detect": ("pipeline.detect", "find faces in photos, folders, videos and cameras"),
-    "demo": ("pipeline.detect.demo", "detect in a photo that comes with a dependency"),
+    "demo": ("pipeline.detect.demo", "find faces in your photo, or in one that comes with a dependency"),
     "serve": ("pipeline.serve", "web page and HTTP API on this machine"),
     "batch": ("pipeline.batch", "millions of photos into a Parquet table"),
     "check": ("pipeline.check", "show what annotated photos hold, before anything is trained"),

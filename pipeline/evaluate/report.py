@@ -33,9 +33,9 @@ JSON_KEYS = {"gt_count": "truths", "oracle_fixed": "mended", **REPORT_KEYS}
 AP_COLUMNS = ("faces", "AP50-95", "AP50", "AP75", "AP50, one label", "recall50, one label")
 AP_NOTE = "AP scores every class of a face, and of faces classes aside; one label: its best label alone counts."
 HEADLINE_NOTE = (
-    "mAP: mean over the classes that have truths. It and AP50 score every class of a face, as COCO's protocol does "
-    'with one-stage detectors, so they compare with such detectors\' published figures; "one label" counts each '
-    "face with its best label alone, as it is reported. "
+    "mAP: mean over the classes that have annotated faces. It and AP50 score every class of a face, as COCO's "
+    "protocol does with one-stage detectors, so they compare with such detectors' published figures; "
+    '"one label" counts each face with its best label alone, as it is reported. '
 )
 
 

@@ -202,7 +202,7 @@ def _notes(
             notes.append(f"{e.name}: {what} in {e.silent_images} of {e.images} photos, counted as empty")
         absent = {c.name for c in e.scores.classes if not c.overall.gt_count}
         detected = {n: sum(row[k] for row in e.confusion) for k, n in enumerate(e.class_names) if n in absent}
-        text = "a class without truths here, count as faces but not in mAP"
+        text = "a class without annotated faces here, count as faces but not in mAP"
         notes += [f"{e.name}: {count} detections of {name}, {text}" for name, count in detected.items() if count]
     if args.min_score > 0:
         notes.append(f"detections below score {args.min_score:g} were left out, which lowers average precision")
