@@ -23,7 +23,12 @@ class ProcessDiedError(Exception):
 
 
 class ChildProcess:
-    """Runs `main(ParentPipe)` of a module. stderr: file for the process's standard error; inherited if None."""
+    """Runs `main(ParentPipe)` of a module in a child process.
+
+    Args:
+        module: the module's name.
+        stderr: file for the process's standard error; None: the parent's.
+    """
 
     def __init__(self, module: str, stderr: IO[bytes] | None = None) -> None:
         self._process = subprocess.Popen(

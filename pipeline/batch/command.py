@@ -127,21 +127,23 @@ def run(args: BatchArgs) -> int:
 def _show(args: BatchArgs, stats: BatchStats, job: BatchJob) -> None:
     """Print the run's statistics."""
     from pipeline.batch.results import errors_path
+    from pipeline.batch.storage import without_secrets
 
+    out = without_secrets(args.out, strict=False)
     faces = ", ".join(f"{name} {stats.faces[name]}" for name in job.recipe.bundle["class_names"])
     lines = {
         "photos": f"{stats.photos}" + (f" ({stats.processed_before} before)" if stats.processed_before else ""),
         "faces": f"{stats.faces.total()}: {faces}",
     }
     if stats.error_count:
-        lines["errors"] = f"{stats.error_count}, tried again by the same command: {display_name(errors_path(args.out))}"
+        lines["errors"] = f"{stats.error_count}, tried again by the same command: {display_name(errors_path(out))}"
     if stats.notes:
         lines["notes"] = f"{stats.notes}, in the column note of the results"
     if stats.skipped_videos:
         lines["videos"] = f"{stats.skipped_videos} skipped; process them with `python -m pipeline.detect`"
     if stats.photos:
         lines["speed"] = f"{stats.rate:.1f} photos a second, a worker held up to {stats.peak_megabytes:.0f} MB"
-    lines["results"] = display_name(args.out) if stats.photos + stats.processed_before else "none"
+    lines["results"] = display_name(out) if stats.photos + stats.processed_before else "none"
     screen = console()
     for name, text in lines.items():
         screen.print(f"{name + ':':<12}{text}", markup=False, highlight=False)

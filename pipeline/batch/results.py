@@ -23,7 +23,7 @@ from common.files import with_file_name
 from common.parallel import map_ordered
 from common.run_folder import lock_folder
 from pipeline.batch.chunk import name_digest
-from pipeline.batch.storage import FolderEntry, resolve_storage
+from pipeline.batch.storage import FolderEntry, resolve_storage, split_tail, without_secrets
 from pipeline.batch.table import ERROR_SCHEMA, BatchRecipe
 
 SUFFIX = ".parquet"
@@ -63,10 +63,11 @@ class BatchResults:
 
     def __init__(self, out: str, recipe: BatchRecipe) -> None:
         self._recipe = recipe
-        if not out.rstrip("/").endswith(SUFFIX):
-            raise UserError(f"{display_name(out)}: name the folder of results last, ending in {SUFFIX}")
-        self._shown = display_name(out.rstrip("/"))
+        self._shown = display_name(without_secrets(out).rstrip("/"))
+        if not split_tail(out)[0].rstrip("/").endswith(SUFFIX):
+            raise UserError(f"{self._shown}: name the folder of results last, ending in {SUFFIX}")
         self._storage, path = resolve_storage(out.rstrip("/"))
+        self._shown = display_name(without_secrets(out, strict=False).rstrip("/"))
         self._path = os.path.realpath(path) if self._storage.is_local else path
 
     @property
@@ -193,5 +194,6 @@ class ErrorFile:
 
 
 def errors_path(out: str) -> str:
-    """Return the path of the file of errors, next to the folder of results `out`."""
-    return f"{out.rstrip('/').removesuffix(SUFFIX)}.errors{SUFFIX}"
+    """Return the path or address of the file of errors, next to the folder of results `out`."""
+    place, tail = split_tail(out)
+    return f"{place.rstrip('/').removesuffix(SUFFIX)}.errors{SUFFIX}{tail}"

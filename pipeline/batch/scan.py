@@ -16,7 +16,7 @@ from common.errors import MediaError, UserError, first_line
 from common.paths import IMAGE_SUFFIXES, VIDEO_SUFFIXES, canonical_path, is_address
 from pipeline.batch.chunk import Chunk, PhotoRef, name_digest, photo_name
 from pipeline.batch.photo_source import ParquetColumns, find_rows, read_contents
-from pipeline.batch.storage import FolderEntry, PathKind, Storage, resolve_storage
+from pipeline.batch.storage import FolderEntry, PathKind, Storage, resolve_storage, split_tail, without_secrets
 
 # Chunks grow with the number of photos found: so a few hundred photos keep all workers busy to the end.
 MIN_CHUNK = 16
@@ -24,7 +24,7 @@ CHUNK_SHARE = 4  # a chunk holds at most 1 / (CHUNK_SHARE * workers) of the phot
 TABLE_SUFFIX = ".parquet"
 
 Report = Callable[[MediaError], None]
-OnVideo = Callable[[str], None]  # called with a video's path
+OnVideo = Callable[[str], None]  # called with a video's name, as in the results
 
 
 @dataclass(frozen=True)
@@ -126,14 +126,16 @@ class _SourceScanner:
             storage, path = resolve_storage(base)
             kind = storage.kind(path)
         except (UserError, OSError) as error:
-            what = first_line(error).removeprefix(f"{base}: ")
-            self._problem(MediaError(base, what if isinstance(error, UserError) else f"cannot be read ({what})"))
+            shown = without_secrets(base)
+            what = first_line(error).removeprefix(f"{shown}: ")
+            self._problem(MediaError(shown, what if isinstance(error, UserError) else f"cannot be read ({what})"))
             return
+        shown = without_secrets(base, strict=False)
         photos: Iterator[_FoundPhoto] = iter(())
         if kind == "folder":
             photos = self._matching(storage, path, pattern or [], set())
         elif kind == "file" and pattern is None and _is_video(base):
-            self._problem(MediaError(base, "is a video; process it with `python -m pipeline.detect`"))
+            self._problem(MediaError(shown, "is a video; process it with `python -m pipeline.detect`"))
         elif kind == "file" and pattern is None:
             photos = self._in_file(storage, canonical_path(path) if storage.is_local else path)
         empty = True
@@ -141,7 +143,7 @@ class _SourceScanner:
             empty = False
             yield found
         if empty and not self._reported:
-            self._problem(_no_photos(base, pattern, kind))
+            self._problem(_no_photos(shown, pattern, kind))
 
     def _in_folder(self, storage: Storage, root: str) -> Iterator[_FoundPhoto]:
         """Yield the photos in a folder and its subfolders; links to folders are followed, each real folder once."""
@@ -188,7 +190,7 @@ class _SourceScanner:
         if _has_photos(entry.name):
             yield from self._in_file(storage, entry.path)
         elif _is_video(entry.name):
-            self._on_video(entry.path)
+            self._on_video(storage.name(entry.path))
 
     def _in_file(self, storage: Storage, path: str) -> Iterator[_FoundPhoto]:
         """Yield a picture file, or the rows of a Parquet file."""
@@ -215,21 +217,31 @@ class _SourceScanner:
 
 
 def _split_pattern(source: str) -> tuple[str, list[str] | None]:
-    """Return a pattern's folder before the first wildcard, and the parts from there; a name as it is, and None."""
-    wildcard = re.compile(r"[*[]" if is_address(source) else r"[*?[]")  # "?" begins the options of an address
-    if not wildcard.search(source) or (not is_address(source) and os.path.lexists(source)):
+    """Return a pattern's folder before the first wildcard, and the parts from there; a name as it is, and None.
+
+    The folder of an address has the options of the address. Its user, password and host have no wildcard.
+    """
+    start, path, tail, wildcard = "", source, "", re.compile(r"[*?[]")
+    if is_address(source):
+        place, tail = split_tail(source)
+        rest = place.partition("://")[2]
+        path = rest[len(re.split("[/#]", rest, maxsplit=1)[0]) :]
+        start, wildcard = place.removesuffix(path), re.compile(r"[*[]")  # "?" begins the options
+    elif os.path.lexists(source):
         return source, None
-    scheme, _, path = source.rpartition("://")
+    if not wildcard.search(path):
+        return source, None
     parts = path.split("/")
     first = next(i for i, part in enumerate(parts) if wildcard.search(part))
-    folder = "/".join(parts[:first]) or ("/" if path.startswith("/") else "" if scheme else os.curdir)
-    return f"{scheme}://{folder}" if scheme else folder, [part for part in parts[first:] if part]
+    folder = "/".join(parts[:first]) or ("/" if path.startswith("/") else os.curdir)
+    return f"{start}{folder}{tail}", [part for part in parts[first:] if part]
 
 
 def _no_photos(base: str, pattern: Sequence[str] | None, kind: PathKind) -> MediaError:
     """Return the error of a source without photos."""
     if pattern is not None:
-        return MediaError("/".join([base.rstrip("/"), *pattern]), "matches no pictures; check the pattern")
+        place, tail = split_tail(base)
+        return MediaError("/".join([place.rstrip("/"), *pattern]) + tail, "matches no pictures; check the pattern")
     if kind == "none":
         return MediaError(base, "not found; check the name")
     return MediaError(base, "holds no pictures; name a folder that does" if kind == "folder" else "holds no photos")

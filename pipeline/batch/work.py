@@ -18,13 +18,12 @@ import pyarrow.parquet as pq
 
 from common.errors import MediaError, UserError
 from common.images import Photo
+from common.memory import OUT_OF_MEMORY, is_out_of_memory
 from common.paths import FoundImage
 from pipeline.batch.chunk import Chunk
 from pipeline.batch.photo_source import ParquetColumns, read_contents
 from pipeline.batch.table import BatchRecipe, photo_rows, table_schema, to_parquet
 from pipeline.inference.results import image_result
-
-_OUT_OF_MEMORY = re.compile("insufficient memory|failed to allocate|bad_alloc|bad allocation", re.IGNORECASE)
 
 if TYPE_CHECKING:
     from pipeline.inference.predictor import Predictor
@@ -108,10 +107,10 @@ def process_chunk(chunk: Chunk, job: BatchJob, predictor: Predictor) -> ChunkRes
         except MediaError as error:
             errors.append((name, error.reason))
         except Exception as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 error.add_note(f"The photo was {name}")
                 raise
-            errors.append((name, "needs more memory than there is; make it smaller, or leave it out"))
+            errors.append((name, OUT_OF_MEMORY))
         else:
             photos += 1
             faces.update(face["label"] for face in record["faces"])
@@ -121,11 +120,6 @@ def process_chunk(chunk: Chunk, job: BatchJob, predictor: Predictor) -> ChunkRes
     part = to_parquet(pa.Table.from_pylist(rows, schema), job.recipe.metadata()) if photos else b""
     cpu, peak = time.process_time() - cpu_start, process_peak_megabytes()
     return ChunkResult(chunk.key, part, photos, faces, tuple(errors), start, time.time(), cpu, peak, notes)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Return whether a photo needs too much memory: Python's, OpenCV's or ONNX Runtime's error."""
-    return isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def _readers(

@@ -261,9 +261,8 @@ def test_a_missing_extra_is_one_line(package: str, tmp_path: Path) -> None:
     with command(*args, env=environment) as process:
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (1, "")
-    assert (
-        err == f"error: this needs the package '{package}'; run `pip install -e '.[batch]'` in the project's folder\n"
-    )
+    how = "in the project's folder, run `make install`, or `pip install '.[batch]'` in an environment of your own"
+    assert err == f"error: this needs the package '{package}'; {how}\n"
 
 
 @pytest.fixture(scope="module")

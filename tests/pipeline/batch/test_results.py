@@ -151,6 +151,17 @@ def test_any_number_of_errors(monkeypatch: pytest.MonkeyPatch, count: int) -> No
 
 def test_the_path_of_the_error_file() -> None:
     assert errors_path("a/faces.parquet/") == "a/faces.errors.parquet"
+    assert errors_path("a?b/faces.parquet") == "a?b/faces.errors.parquet"
+    options = "?endpoint_override=h:9000&scheme=http"
+    assert errors_path(f"s3://b/faces.parquet/{options}") == f"s3://b/faces.errors.parquet{options}"
+
+
+def test_an_address_may_have_options() -> None:
+    results = BatchResults("s3://KEY:hush@b/faces.parquet?endpoint_override=h:9000&scheme=http", RECIPE)
+    assert results.location == "s3://b/faces.parquet?endpoint_override=h:9000&scheme=http"
+    assert refused("s3://KEY:hush@b/faces?endpoint_override=h.parquet") == (
+        "s3://b/faces?endpoint_override=h.parquet: name the folder of results last, ending in .parquet"
+    )
 
 
 def test_a_set_of_digests_knows_its_names() -> None:

@@ -8,12 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from common.errors import UserError
 from common.paths import canonical_path, find_images
 from pipeline.batch.chunk import Chunk, PhotoRef
 from pipeline.batch.photo_source import ParquetColumns
 from pipeline.batch.results import DigestSet
 from pipeline.batch.scan import MIN_CHUNK, ScanConfig, find_chunks
-from pipeline.batch.storage import LOCAL
+from pipeline.batch.storage import LOCAL, FolderEntry
 from pipeline.batch.table import METADATA_KEY
 from tests.helpers.fake_predictor import write_picture
 
@@ -233,3 +234,52 @@ def test_addresses(here: Path) -> None:
         ]
     finally:
         memory.rm("/photos", recursive=True)
+
+
+def test_patterns_keep_the_options_and_the_host_of_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    def unreachable(name: str) -> None:
+        opened.append(name)
+        raise UserError(f"{name}: cannot be opened (no network); check the address")
+
+    monkeypatch.setattr("pipeline.batch.scan.resolve_storage", unreachable)
+    sources = ("s3://b/a*/x.jpg?endpoint_override=h", "s3://b/*?endpoint_override=h", "ftp://[::1]:2121/a")
+    chunks(*sources, "ftp://u:p*@h/a/[bc].jpg")
+    assert opened == ["s3://b/?endpoint_override=h", "s3://b/?endpoint_override=h", sources[2], "ftp://u:p*@h/a"]
+
+
+def test_errors_of_a_source_hold_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.batch.scan.resolve_storage", lambda _: (LOCAL, "/nosuch"))
+    assert chunks("ftp://u:hush@h/a", "ftp://u:hush@h/a/*.tif", "ftp://u:hush@h/a/*.tif?endpoint_override=x")[1] == [
+        "ftp://h/a: not found; check the name",
+        "ftp://h/a/*.tif: matches no pictures; check the pattern",
+        "ftp://h/a/*.tif?endpoint_override=x: matches no pictures; check the pattern",
+    ]
+    monkeypatch.undo()
+    assert chunks("nosuch://u:hush@x/y")[1] == [
+        "nosuch://x/y: cannot be opened (Protocol not known: nosuch); check the address"
+    ]
+
+
+def test_videos_of_two_servers_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Server:
+        is_local = is_private = False
+
+        def __init__(self, address: str) -> None:
+            self._address = address
+
+        def kind(self, path: str) -> str:
+            return "folder"
+
+        def entries(self, folder: str) -> list[FolderEntry]:
+            return [FolderEntry(f"{folder}/a.mp4", is_folder=False)]
+
+        def name(self, path: str) -> str:
+            return f"{self._address}{path}"
+
+    monkeypatch.setattr("pipeline.batch.scan.resolve_storage", lambda name: (Server(name), "/cam"))
+    videos: list[str] = []
+    config = ScanConfig(("ftp://one", "ftp://two"), 256, 1)
+    assert list(find_chunks(config, DigestSet(), lambda _: None, videos.append)) == []
+    assert videos == ["ftp://one/cam/a.mp4", "ftp://two/cam/a.mp4"]
