@@ -58,6 +58,8 @@ def _check_output_files(config: VideoConfig) -> None:
             raise UserError(f"{display_name(path)}: is a folder or device; name a file with {flag}")
         if _names(path) & {name for video in config.paths for name in _names(video)}:
             raise UserError(f"{display_name(path)}: is the video; name another file with {flag}")
+        if _names(path) & {name for output in config.other_outputs for name in _names(output)}:
+            raise UserError(f"{display_name(path)}: is the file of the photos' results; name another file with {flag}")
     if len({canonical_path(file).casefold() for file in files.values()}) < len(files):
         raise UserError(f"{display_name(files['--json'])}: is named by both --json and --events; use one file for each")
 

@@ -54,3 +54,4 @@ class VideoConfig:
     min_face: float | None  # smallest face to detect in pixels; None is the bundle's
     workers: int  # number of frames processed at a time
     stems: Mapping[str, str] = field(default_factory=dict)  # video -> name of its outputs, where not its own stem
+    other_outputs: tuple[Path, ...] = ()  # files that the same run wrote for photos, which no video's output replaces

@@ -1,4 +1,4 @@
-"""Names the output files of each video, never over an input or another video's output."""
+"""Names the output files of each video, never over an input or another output of the run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class OutputNamer:
     def __init__(self, config: VideoConfig) -> None:
         self._config = config
         # For an input that is a link, both the link and its target are kept.
-        files = [path for path in config.paths if not is_address(path)]
+        files = [*(path for path in config.paths if not is_address(path)), *config.other_outputs]
         self._used = {name.casefold() for path in files for name in (canonical_path(path), os.path.realpath(path))}
 
     def paths_for(self, source: Source, path: str) -> OutputPaths:

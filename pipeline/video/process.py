@@ -8,12 +8,15 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rich.console import Console
 
 from common.cli import console, progress
 from common.display import counted, display_name
 from common.errors import MediaError
+from common.files import is_of_one_name
+from common.memory import OUT_OF_MEMORY, is_out_of_memory
 from common.parallel import map_ordered
 from pipeline.inference.blur import MIN_BLUR_SCORE
 from pipeline.inference.detections import Detections
@@ -44,7 +47,8 @@ class VideoSummary:
 def process_videos(config: VideoConfig, predictor: Predictor) -> int:
     """Process every video that `config` names, or the camera.
 
-    A video that cannot be read is reported on standard error; the other videos are still processed.
+    A video that cannot be read, or whose outputs cannot have their names, is reported on standard error; the other
+    videos are still processed.
 
     Args:
         config: checked by `pipeline.video.checks.check_config`.
@@ -60,15 +64,9 @@ def process_videos(config: VideoConfig, predictor: Predictor) -> int:
             try:
                 source = open_source(str(path), options.camera, options.max_fps, options.rtsp_transport)
                 paths = namer.paths_for(source, str(path))
-                summary = _process_video(source, paths, config, predictor, webhook)
+                summary = _try_video(source, paths, config, predictor, webhook)
             except MediaError as error:
                 print(f"error: {error}", file=sys.stderr)
-                failed += 1
-                continue
-            except OSError as error:
-                if error.errno != errno.ENAMETOOLONG:
-                    raise
-                print(f"error: {display_name(path)}: is too long a name for the outputs; shorten it", file=sys.stderr)
                 failed += 1
                 continue
             if summary.damage:
@@ -77,6 +75,27 @@ def process_videos(config: VideoConfig, predictor: Predictor) -> int:
             _show_summary(screen, source.name, summary, paths)
     lost = webhook.lost if webhook else 0
     return 1 if failed or lost else 0
+
+
+def _try_video(
+    source: Source, paths: OutputPaths, config: VideoConfig, predictor: Predictor, webhook: Webhook | None
+) -> VideoSummary:
+    """Process one video; raise MediaError for each error after which other videos can still be processed."""
+    try:
+        return _process_video(source, paths, config, predictor, webhook)
+    except OSError as error:
+        output = Path(error.filename or "")
+        if config.out not in output.parents or not is_of_one_name(error, output):
+            raise
+        reason = f"{display_name(output)} cannot be written ({error.strerror})"
+        fix = "rename the video, or name another folder with --out"
+        if error.errno == errno.ENAMETOOLONG:
+            reason, fix = "is too long a name for the outputs", "shorten it"
+        raise MediaError(source.name, f"{reason}; {fix}") from error
+    except Exception as error:
+        if isinstance(error, MediaError) or not is_out_of_memory(error):
+            raise
+        raise MediaError(source.name, OUT_OF_MEMORY) from error
 
 
 def _process_video(

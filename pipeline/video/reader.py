@@ -19,9 +19,10 @@ from common.cli import requires_extra
 from common.errors import MediaError
 from common.images import MAX_PIXELS, Pixels
 from common.paths import is_address
-from pipeline.video.autorotate import Autorotator
+from pipeline.video.autorotate import Autorotator, square_pixels
 from pipeline.video.formats.joined_jpegs import FORMAT as JOINED_JPEGS
 from pipeline.video.formats.joined_jpegs import follows_torn_header, is_torn, open_container
+from pipeline.video.formats.transport_stream import ends_within_packet
 from pipeline.video.network.address import ENCODING_HINT
 from pipeline.video.options import RtspTransport
 
@@ -53,7 +54,7 @@ class Frame:
 
     index: int  # number of the frame from 0; skipped frames count
     time: float  # seconds from the start
-    pixels: Pixels  # uint8 (H, W, 3) RGB, upright
+    pixels: Pixels  # uint8 (H, W, 3) RGB, upright, with square pixels
     clock: datetime | None = None  # date and time of a live frame; None for a file
     look: Look = "detect"
 
@@ -98,7 +99,7 @@ class VideoFile:
         timeout: float = READ_TIMEOUT,
         rtsp_transport: RtspTransport = "tcp",
     ) -> None:
-        self.name = name or path
+        self.name, self._path = name or path, path
         self._container = _open(path, self.name, timeout, rtsp_transport)
         try:
             self._stream = _video_stream(self._container, self.name)
@@ -112,7 +113,7 @@ class VideoFile:
         # The duration in the header; None for a stream without an end.
         self.seconds = float(duration * base) if duration is not None and base is not None else self._container_seconds
         self.damage: MediaError | None = None  # the error of a damaged file, once `frames` has ended
-        self._autorotate = Autorotator()
+        self._autorotate = Autorotator(self._stream.sample_aspect_ratio)
         self._count, self._last_time = 0, 0.0  # number of frames read, and the time of the last one
         self._damaged, self._damage_reason = False, ""
         self._reference_missing = False  # whether frames may build on a missing one,
@@ -152,7 +153,7 @@ class VideoFile:
                 for packet in self._container.demux(self._stream):
                     # A frame that was damaged in transit does not end the connection.
                     with suppress(av.error.InvalidDataError):
-                        for frame in filter(_is_undamaged, self._stream.codec_context.decode(packet)):
+                        for frame in filter(self._is_undamaged, self._stream.codec_context.decode(packet)):
                             yield self._autorotate(frame)
             except av.error.FFmpegError as error:
                 raise MediaError(self.name, _reason(error)) from error
@@ -196,7 +197,7 @@ class VideoFile:
         """Yield the packets of the video; the last is empty and makes the decoder return the frames that it holds."""
         import av
 
-        marks_gaps = self._container.format.name == "mpegts"
+        is_transport_stream = self._container.format.name == "mpegts"
         try:
             for packet in self._container.demux():  # of all streams: the sound may be longer
                 if packet.pts is not None:
@@ -206,7 +207,7 @@ class VideoFile:
                 if packet.stream.index == self._stream.index:
                     self._packets_last &= packet.pts is None or bool(packet.duration)
                     self._sent_pts.append(packet.pts)
-                    if packet.is_corrupt and marks_gaps:
+                    if packet.is_corrupt and is_transport_stream:
                         self._mark_missing(packet.pts)
                     if self._container.format.name == JOINED_JPEGS:
                         if is_torn(packet):
@@ -215,6 +216,8 @@ class VideoFile:
                         self._damaged |= follows_torn_header(packet)
                     self._damaged |= packet.is_corrupt  # in other containers: in the last bytes of a file
                     yield packet
+            if is_transport_stream and not is_address(self._path) and ends_within_packet(Path(self._path)):
+                self._damaged = True
         except av.error.FFmpegError as error:
             self._damaged, self._damage_reason = True, self._damage_reason or _reason(error)
             yield None
@@ -222,12 +225,16 @@ class VideoFile:
     def _is_intact(self, frame: VideoFrame) -> bool:
         """Return whether a frame is undamaged and builds on no missing frame."""
         if self._reference_missing and frame.pts in self._safe_pts:
-            return _is_undamaged(frame)
-        if not _is_undamaged(frame):
+            return self._is_undamaged(frame)
+        if not self._is_undamaged(frame):
             self._mark_missing(frame.pts)
         elif frame.key_frame:
             self._reference_missing = False
         return not self._reference_missing
+
+    def _is_undamaged(self, frame: VideoFrame) -> bool:
+        """Return whether a frame is undamaged and fits memory."""
+        return not frame.is_corrupt and frame.width * frame.height * max(self._autorotate.stretch) <= MAX_PIXELS
 
     def _mark_missing(self, pts: int | None, reason: str = "") -> None:
         """Record that the frame with this time stamp is missing; later frames in decoding order may build on it."""
@@ -353,14 +360,12 @@ def _video_stream(container: InputContainer, name: str) -> VideoStream:
     try:
         if stream.codec_context is None:
             raise ValueError("no decoder is installed")
+        if stream.codec_context.name == "h264":
+            stream.codec_context.thread_count = 1  # with more threads, the decoder marks no damaged frame
         stream.codec_context.open(strict=False)
     except (av.error.FFmpegError, ValueError) as error:
         raise MediaError(name, f"cannot be decoded ({_reason(error)}); convert it to H.264") from error
-    if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
+    stretch = max(square_pixels(stream.sample_aspect_ratio))
+    if stream.codec_context.width * stream.codec_context.height * stretch > MAX_PIXELS:
         raise MediaError(name, f"has more than {MAX_PIXELS / 1e6:g} million pixels per frame; make it smaller first")
     return stream
-
-
-def _is_undamaged(frame: VideoFrame) -> bool:
-    """Return whether a frame is undamaged and fits memory."""
-    return not frame.is_corrupt and frame.width * frame.height <= MAX_PIXELS

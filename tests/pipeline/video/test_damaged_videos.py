@@ -18,6 +18,7 @@ from pipeline.video.reader import VideoFile
 from tests.helpers.video.damaged_videos import (
     INDEX_FIRST,
     corrupt_frame,
+    find_packet,
     frame_numbers,
     open_error,
     read_frames,
@@ -41,10 +42,40 @@ def test_a_truncated_video_gives_its_intact_frames(tmp_path: Path, name: str) ->
 
 
 def test_a_truncated_transport_stream(tmp_path: Path) -> None:
-    """The container holds no duration, so that nothing is reported as missing."""
+    """The container holds no duration: only a packet that was cut shows that frames are missing."""
     data = blob_video(tmp_path / "a.ts").read_bytes()
-    found, damage = read_with_damage(write_file(tmp_path / "cut.ts", data[: len(data) * 7 // 10]))
-    assert frame_numbers(found) == list(range(len(found))) and 20 <= len(found) <= 45 and damage is None
+    whole_packets = len(data) * 7 // 10 // 188 * 188
+    for end in (whole_packets, whole_packets + 100):
+        found, damage = read_with_damage(write_file(tmp_path / "cut.ts", data[:end]))
+        assert frame_numbers(found) == list(range(len(found))) and 20 <= len(found) <= 45
+        error = f"read {len(found)} frames, the last at {found[-1].time:.1f} s; copy or download it again"
+        assert damage == (f"cut.ts: is truncated or broken: {error}" if end > whole_packets else None)
+
+
+def test_the_first_seconds_of_a_truncated_transport_stream(tmp_path: Path) -> None:
+    data = blob_video(tmp_path / "a.ts").read_bytes()
+    file = VideoFile(str(write_file(tmp_path / "cut.ts", data[:-100])))
+    assert len(list(file.frames(seconds=1))) == 25 and file.damage is None
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.flv"])
+def test_damage_inside_an_h264_picture(tmp_path: Path, name: str) -> None:
+    """The decoder fills the missing end of the key frame and returns the frame. Smaller frames do not show it."""
+    path = blob_video(tmp_path / name, size=(192, 128))
+    start, size = find_packet(path, 20)
+    data = bytearray(path.read_bytes())
+    data[start + size * 9 // 10 : start + size] = bytes(size - size * 9 // 10)
+    found, damage = read_with_damage(write_file(tmp_path / f"bad{path.suffix}", data))
+    assert frame_numbers(found) == [*range(20), *range(30, 50)]
+    assert damage is not None and "is truncated or broken: read 40 frames, the last at 2.0 s; " in damage
+
+
+def test_an_h264_file_that_ends_within_a_key_frame(tmp_path: Path) -> None:
+    path = blob_video(tmp_path / "a.h264", size=(192, 128))
+    with av.open(str(path)) as container:
+        sizes = [packet.size for packet in container.demux()]
+    found, damage = read_with_damage(write_file(path, path.read_bytes()[: sum(sizes[:20]) + sizes[20] * 9 // 10]))
+    assert frame_numbers(found) == list(range(20)) and damage is not None
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.avi", "mjpeg")])

@@ -334,8 +334,8 @@ def test_without_the_video_extra_it_is_one_line(
     blob_video(Path("a.mp4"), passing_blob, frames=5)
     monkeypatch.setitem(sys.modules, "av", None)
     assert run_detect("a.mp4") == 1
-    expected = "this needs the package 'av'; run `pip install -e '.[video]'` in the project's folder"
-    assert capsys.readouterr().err == f"error: {expected}\n"
+    how = "run `make install-serve`, or `pip install '.[video]'` in an environment of your own"
+    assert capsys.readouterr().err == f"error: this needs the package 'av'; in the project's folder, {how}\n"
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(0, "0:00:00.0"), (59.96, "0:01:00.0"), (3725.25, "1:02:05.2")])

@@ -8,6 +8,7 @@ import shutil
 import sys
 import tracemalloc
 from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -16,6 +17,8 @@ import pytest
 from PIL import Image
 
 from common.errors import MediaError, UserError
+from pipeline.video import reader
+from pipeline.video.autorotate import square_pixels
 from pipeline.video.reader import FrameSampler, VideoFile
 from tests.helpers.video.damaged_videos import (
     INDEX_FIRST,
@@ -100,6 +103,59 @@ def test_a_phones_video_comes_upright(tmp_path: Path, rotation: int) -> None:
     assert stored == (SIZE[1] if rotation % 180 else SIZE[0])
     found = read_frames(path)
     assert {frame.pixels.shape for frame in found} == {(64, 96, 3)} and frame_numbers(found) == [0, 1, 2]
+
+
+def narrow_video(path: Path, ratio: Fraction, rotation: int = 0) -> Path:
+    """Write a picture of 96x64 px with one blob; stored pixels have this width by their height."""
+    upright = blob_frame([(24, 16, 48, 40)])
+    stored = np.rot90(upright, -(rotation // 90))
+    height, width = stored.shape[:2]
+    size = (round(width / ratio), height) if ratio > 1 else (width, round(height * ratio))
+    pixels = np.asarray(Image.fromarray(stored).resize(size, Image.Resampling.BOX))
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, width=size[0], height=size[1], pix_fmt="yuv420p")
+        stream.options = {"crf": "1"}
+        stream.codec_context.sample_aspect_ratio = ratio
+        if rotation:
+            stream.set_display_rotation(rotation)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.h264"])
+@pytest.mark.parametrize("ratio", [Fraction(2), Fraction(4, 3), Fraction(1, 2)])
+def test_frames_have_square_pixels(tmp_path: Path, name: str, ratio: Fraction) -> None:
+    (found,) = read_frames(narrow_video(tmp_path / name, ratio))
+    assert found.pixels.shape == (64, 96, 3) and found.pixels.flags.c_contiguous
+    (box,) = blob_boxes(found)
+    assert np.abs(np.subtract(box, (24, 16, 48, 40))).max() <= 2
+
+
+@pytest.mark.parametrize("rotation", [90, 180, 270])
+def test_square_pixels_before_the_rotation(tmp_path: Path, rotation: int) -> None:
+    (found,) = read_frames(narrow_video(tmp_path / "a.mp4", Fraction(2), rotation))
+    assert found.pixels.shape == (64, 96, 3)
+    (box,) = blob_boxes(found)
+    assert np.abs(np.subtract(box, (24, 16, 48, 40))).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("ratio", "factors"),
+    [
+        *((None, (1, 1)), (0, (1, 1)), (-2, (1, 1)), (1, (1, 1)), ("1281/1280", (1, 1)), ("4095/4096", (1, 1))),
+        *((4, (4, 1)), ("1/4", (1, 4)), (5, (1, 1)), ("1/5", (1, 1)), ("16/15", ("16/15", 1)), ("8/9", (1, "9/8"))),
+    ],
+)
+def test_factors_of_square_pixels(ratio: str | int | None, factors: tuple[str | int, str | int]) -> None:
+    assert square_pixels(None if ratio is None else Fraction(ratio)) == tuple(map(Fraction, factors))
+
+
+def test_a_frame_that_square_pixels_make_huge_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = narrow_video(tmp_path / "a.mp4", Fraction(2))
+    monkeypatch.setattr(reader, "MAX_PIXELS", 96 * 64 - 1)
+    with pytest.raises(MediaError, match="million pixels per frame"):
+        VideoFile(str(path))
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
@@ -209,9 +265,7 @@ def test_file_names_are_not_addresses(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = blob_video(tmp_path / "a.mp4", frames=1)
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(
-        UserError, match=r"the package 'av'; run `pip install -e '\.\[video\]'` in the project's folder"
-    ):
+    with pytest.raises(UserError, match=r"'av'; .* run `make install-serve`, or `pip install '\.\[video\]'` in an env"):
         VideoFile(str(path))
 
 

@@ -317,6 +317,7 @@ def test_an_open_file_plays_in_a_browser(tmp_path: Path, page: Any) -> None:
         assert play(page, tmp_path / "a.mp4")["time"] == pytest.approx(2, abs=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("turns", "flip"), [(1, False), (2, False), (3, False), (0, True), (1, True)])
 def test_a_browser_rotates_videos_as_we_do(tmp_path: Path, page: Any, turns: int, flip: bool) -> None:
     """The browser reads the display matrix as we do: the red corner is in the same place."""
