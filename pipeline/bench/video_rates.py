@@ -1,4 +1,4 @@
-"""The benchmark's frames per second of `pipeline.detect` on made videos, by the options that spare looks."""
+"""The benchmark's frames per second of `pipeline.detect` on made videos, by the options with fewer detector runs."""
 
 from __future__ import annotations
 

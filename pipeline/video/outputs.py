@@ -104,7 +104,7 @@ class VideoOutputs:
             **({"clock": frame.clock.isoformat(timespec="milliseconds")} if frame.clock else {}),
             "width": width,
             "height": height,
-            **({} if frame.look == "detect" else {"look": frame.look}),
+            **({} if frame.action == "detect" else {"look": frame.action}),
             "faces": [{"track": track.track_id, **face} for track, face in zip(result.tracks, faces, strict=True)],
         }
 

@@ -24,7 +24,7 @@ from pipeline.inference.predictor import Predictor
 from pipeline.video.camera import LiveStream, Source, open_source
 from pipeline.video.events import Event, EventDetector
 from pipeline.video.motion.face_follower import FaceFollower
-from pipeline.video.motion.looks import LookSelector
+from pipeline.video.motion.frame_selection import FrameSelector
 from pipeline.video.options import VideoConfig
 from pipeline.video.output_paths import OutputNamer, OutputPaths
 from pipeline.video.outputs import FrameResult, VideoOutputs, clock
@@ -111,9 +111,9 @@ def _process_video(
     fetched = isinstance(source, LiveStream) and source.fetched  # already at --max-fps
     options = config.options
     # With --follow, the frames between are read as well.
-    read, looked = (1, options.frame_stride) if options.follow else (options.frame_stride, 1)
+    read, detected = (1, options.frame_stride) if options.follow else (options.frame_stride, 1)
     frames = source.frames(FrameSampler(read, None if fetched else options.max_fps), options.seconds)
-    marked = LookSelector(looked, options.motion).marked(frames)
+    marked = FrameSelector(detected, options.motion).marked(frames)
     with ExitStack() as stack:
         stack.enter_context(closing(frames))
         detected = stack.enter_context(closing(map_ordered(analyzer.detect, marked, config.workers)))
@@ -151,8 +151,8 @@ class FrameAnalyzer:
         self.last_frame: Frame | None = None
 
     def detect(self, frame: Frame) -> tuple[Frame, Detections | None]:
-        """Return a frame and its detections, None where the detector does not look; called from several threads."""
-        if frame.look != "detect":
+        """Return a frame and its detections, None where the detector does not run; called from several threads."""
+        if frame.action != "detect":
             return frame, None
         return frame, self._predictor.detect(frame.pixels, self._detection_threshold, self._min_face)
 
@@ -161,7 +161,7 @@ class FrameAnalyzer:
         self.last_frame = frame
         self.summary.frames += 1
         self.summary.seconds = frame.time
-        if frame.look == "follow" and self._follower is not None:
+        if frame.action == "follow" and self._follower is not None:
             return self._follower.move(frame)
         if detections is not None:
             self._last_detections = detections

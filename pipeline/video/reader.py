@@ -43,9 +43,9 @@ class NoVideoError(MediaError):
     """An address that answers, but not with a video; it may show a picture."""
 
 
-# What a frame's faces are: found in it by the detector; those of the last look, as nothing moved; or those of the last
-# look with boxes that moved along with the picture.
-Look = Literal["detect", "hold", "follow"]
+# What a frame's faces are: found in it by the detector; those of its last run, as nothing moved; or those of its last
+# run with boxes that moved along with the picture.
+FrameAction = Literal["detect", "hold", "follow"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Frame:
     time: float  # seconds from the start
     pixels: Pixels  # uint8 (H, W, 3) RGB, upright, with square pixels
     clock: datetime | None = None  # date and time of a live frame; None for a file
-    look: Look = "detect"
+    action: FrameAction = "detect"
 
 
 class FrameSampler:

@@ -18,7 +18,7 @@ from pipeline.inference.detections import Detections
 from pipeline.inference.results import ImageResult, image_result
 from pipeline.video.events import Event, EventKind
 from pipeline.video.outputs import FrameResult, VideoOutputs
-from pipeline.video.reader import Frame, Look
+from pipeline.video.reader import Frame, FrameAction
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/outputs.md").read_text(encoding="utf-8")
 IMAGE = FoundImage("a.png", "a.png")
@@ -60,7 +60,7 @@ def test_frames_of_a_video() -> None:
     found = Detections.empty(("a",))
     line = outputs._line(FrameResult(frame, found, (), found, np.zeros((0, 4), np.float32), ()))
     assert tables("JSON lines") == [list(line)]
-    assert all(f"`{look}`:" in PAGE for look in get_args(Look) if look != "detect")
+    assert all(f"`{action}`:" in PAGE for action in get_args(FrameAction) if action != "detect")
 
 
 def test_events_of_a_video() -> None:

@@ -60,7 +60,7 @@ def replay(
         high_threshold: score that starts a track.
         settings: the constants.
         unsure_margin: margin below which a face is unsure; the detections' own when None.
-        stride: only every `stride`th frame is looked at.
+        stride: the detector runs in every `stride`th frame only.
     """
     tracker, detector = Tracker(high_threshold, settings), EventDetector("clip", settings)
     events: list[Event] = []

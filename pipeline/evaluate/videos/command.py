@@ -198,22 +198,22 @@ def _unsure_table(clips: Sequence[DetectedClip], threshold: float, bundle_margin
 
 
 def _looks_table(clips: Sequence[DetectedClip], threshold: float) -> Table:
-    """Return what is lost where the detector looks at fewer frames: by stride, and by --motion for each camera."""
+    """Return what is lost where the detector runs in fewer frames: by stride, and by --motion for each camera."""
     rows: list[tuple[str, int, Sequence[EventScores]]] = []
     for stride in STRIDES:
-        looks = sum(-(-len(clip.detections) // stride) for clip in clips)
-        rows.append((f"stride {stride}", looks, score_clips(clips, threshold, DEFAULT_TRACKING, stride=stride)))
+        runs = sum(-(-len(clip.detections) // stride) for clip in clips)
+        rows.append((f"stride {stride}", runs, score_clips(clips, threshold, DEFAULT_TRACKING, stride=stride)))
     for camera in sorted({clip.recipe.motion for clip in clips}):
         some = [clip for clip in clips if clip.recipe.motion == camera]
         every = sum(len(clip.detections) for clip in some)
         rows.append((f"{camera}: all frames", every, score_clips(some, threshold, DEFAULT_TRACKING)))
-        held, looks = [clip.with_motion() for clip in some], sum(sum(clip.moving) for clip in some)
-        rows.append((f"{camera}: --motion", looks, score_clips(held, threshold, DEFAULT_TRACKING)))
-    cells = tuple((name, str(looks), *_row("", scores)[1:]) for name, looks, scores in rows)
+        held, runs = [clip.with_motion() for clip in some], sum(sum(clip.moving) for clip in some)
+        rows.append((f"{camera}: --motion", runs, score_clips(held, threshold, DEFAULT_TRACKING)))
+    cells = tuple((name, str(runs), *_row("", scores)[1:]) for name, runs, scores in rows)
     frames = sum(len(clip.detections) for clip in clips)
     note = f"Looks: how many of {frames} frames the detector saw; below: of the frames of each kind of camera."
-    wide = Table("Fewer looks, present constants", ("", "looks", *COLUMNS), cells, note)
-    return _narrow(wide, "looks")
+    wide = Table("Fewer detector runs, present constants", ("", "runs", *COLUMNS), cells, note)
+    return _narrow(wide, "runs")
 
 
 def _record(

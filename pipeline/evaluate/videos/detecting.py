@@ -21,7 +21,7 @@ from pipeline.evaluate.videos.clips import ClipRecipe, make_clip
 from pipeline.evaluate.videos.truth import ClipTruth
 from pipeline.inference.detections import Detections
 from pipeline.inference.predictor import Predictor
-from pipeline.video.motion.looks import MotionGate
+from pipeline.video.motion.frame_selection import MotionGate
 from pipeline.video.reader import Frame, VideoFile
 
 MAKER_VERSION = 3  # raise it when the same recipe makes another video
@@ -35,13 +35,13 @@ class DetectedClip:
     recipe: ClipRecipe
     truth: ClipTruth
     detections: tuple[Detections, ...]  # of each frame
-    moving: tuple[bool, ...] = ()  # whether `detect --motion` looks at each frame
+    moving: tuple[bool, ...] = ()  # for each frame, whether `detect --motion` runs the detector
 
     def with_motion(self) -> DetectedClip:
-        """Return the video with the detections that `detect --motion` uses: those of the last frame looked at."""
+        """Return the video with the detections that `detect --motion` uses: those of the detector's last run."""
         held: list[Detections] = []
-        for found, looked in zip(self.detections, self.moving, strict=True):
-            held.append(found if looked else held[-1])
+        for found, runs in zip(self.detections, self.moving, strict=True):
+            held.append(found if runs else held[-1])
         return replace(self, detections=tuple(held))
 
 
@@ -110,7 +110,7 @@ def _detect(recipe: ClipRecipe, image: AnnotatedImage, predictor: Predictor, min
     frames, truth = make_clip(read_image(image.path), image, recipe)
     shown = encode_and_decode(frames, truth.times.tolist(), recipe.rate, recipe.bit_rate)
     gate = MotionGate()
-    moving = tuple(gate.opens(Frame(k, float(truth.times[k]), pixels)) for k, pixels in enumerate(shown))
+    moving = tuple(gate.should_detect(Frame(k, float(truth.times[k]), pixels)) for k, pixels in enumerate(shown))
     return DetectedClip(recipe, truth, tuple(predictor.detect(pixels, min_score) for pixels in shown), moving)
 
 

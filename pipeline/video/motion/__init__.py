@@ -1,1 +1,1 @@
-"""What happens in frames that the detector does not look at."""
+"""Frames without a run of the detector: which they are, and how boxes move along with the picture."""

@@ -1,4 +1,4 @@
-"""Moves boxes along with the picture, from frame to frame, where the detector does not look."""
+"""Moves boxes along with the picture, from frame to frame, where the detector does not run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Moves the results of the last frame that the detector looked at along with the picture."""
+"""Moves the results of the detector's last run along with the picture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.video.reader import Frame
 
 
 class FaceFollower:
-    """Gives each frame between two looks the tracks of the first one, at moved places, and no events."""
+    """Gives each frame between two runs of the detector the tracks of the first one, at moved places, and no events."""
 
     def __init__(self) -> None:
         self._boxes = BoxFollower()
@@ -33,7 +33,7 @@ class FaceFollower:
         """
         last = self._last
         if last is None:
-            raise ValueError("a frame is followed before one was looked at")
+            raise ValueError("a frame is followed before the detector ran in one")
         size = (frame.pixels.shape[1], frame.pixels.shape[0])
         boxes = self._boxes.move(frame.pixels)
         inside = np.flatnonzero(area(clip(boxes, size)) > 0)

@@ -102,7 +102,9 @@ def test_the_iou_of_the_run_and_a_class_without_faces(data: Path) -> None:
     assert other["scores"]["faces"]["overall"]["ap_at_iou"] == pytest.approx(34 / 101)
     assert other["scores"]["mean"]["overall"]["ap_at_iou"] == 0
     assert other["confusion"]["rows_true_columns_predicted"][1] == [0, 0, 1, 1]
-    assert "1 detections of mask_weared_incorrect, a class without annotated faces" in "".join(read_report(data)["notes"])
+    assert "1 detections of mask_weared_incorrect, a class without annotated faces" in "".join(
+        read_report(data)["notes"]
+    )
 
 
 @pytest.mark.usefixtures("undrawn")

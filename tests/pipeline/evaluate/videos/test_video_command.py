@@ -70,7 +70,7 @@ def test_a_second_run_detects_nothing_and_says_the_same(
     assert command.main([*arguments, "--clips", "4"]) == 0
     first = (tmp_path / "out" / "videos.md").read_text()
     assert "half 1, chosen" in first and "half 2, present" in first and "0.3 (the bundle's)" in first
-    assert "Fewer looks" in first and "stride 5" in first and ": --motion" in first
+    assert "Fewer detector runs" in first and "stride 5" in first and ": --motion" in first
     record = json.loads((tmp_path / "out" / "videos.json").read_text())
     assert len(record["videos"]) == 4 and record["chosen"]["tried"]
     kept = sorted(path.suffix for path in (tmp_path / "out").rglob("*") if path.is_file())

@@ -117,7 +117,7 @@ def test_a_replay_reports_what_detect_reports() -> None:
 
 
 def test_a_stride_leaves_frames_out() -> None:
-    """The face that is there in every second frame alone is not reported when the others are looked at."""
+    """The face that is there in every second frame alone is not reported when the detector runs in the others."""
     nothing, left = make_detections(), make_detections((LEFT, MASK, 0.9))
     clip = clip_of(*[part for _ in range(20) for part in (nothing, left)])
     assert score_clips([clip], 0.4, DEFAULT_TRACKING)[0].once == 1

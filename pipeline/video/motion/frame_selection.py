@@ -1,4 +1,4 @@
-"""Decides which frames of a video the detector looks at."""
+"""Selects the frames of a video in which the detector runs."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ COLUMNS = 20  # blocks in a row
 # Grey levels, of 255, that a block must change by, beyond the exposure of the whole picture: a face of 16 px that
 # differs by 20 from what was there.
 MIN_CHANGE = 5.0
-MAX_HOLD = 1.0  # s without a look; slow changes are seen by then
+MAX_HOLD = 1.0  # s without a run of the detector; slow changes are seen by then
 
 
 class MotionGate:
-    """Tells whether a frame differs from the last one that the detector looked at."""
+    """Tells whether a frame differs from the last one in which the detector ran."""
 
     def __init__(self) -> None:
-        self._blocks: NDArray[np.float32] | None = None  # (rows, columns) of the last frame looked at
+        self._blocks: NDArray[np.float32] | None = None  # (rows, columns) of the last frame in which it ran
         self._time = 0.0  # s, of that frame
 
-    def opens(self, frame: Frame) -> bool:
-        """Return whether the detector should look at a frame; if so, later frames are compared with it."""
+    def should_detect(self, frame: Frame) -> bool:
+        """Return whether the detector should run in a frame; if so, later frames are compared with it."""
         blocks = block_means(frame.pixels)
         last = self._blocks
         if last is not None and last.shape == blocks.shape and frame.time - self._time < MAX_HOLD:
@@ -48,24 +48,24 @@ def block_means(pixels: Pixels) -> NDArray[np.float32]:
     return cv2.cvtColor(coarse, cv2.COLOR_RGB2GRAY).astype(np.float32)
 
 
-class LookSelector:
-    """Marks each frame: the detector looks at it, its faces are those of the last look, or its boxes are moved."""
+class FrameSelector:
+    """Marks each frame: the detector runs in it, its faces are those of the last run, or its boxes are moved."""
 
     def __init__(self, stride: int = 1, motion: bool = False) -> None:
-        """Set what is looked at.
+        """Set where the detector runs.
 
         Args:
             stride: every `stride`th frame is a candidate; in the others, boxes are moved.
-            motion: look only at candidates that differ from the last frame looked at.
+            motion: run only in candidates that differ from the last frame in which it ran.
         """
         self._stride, self._gate = stride, MotionGate() if motion else None
 
     def marked(self, frames: Iterable[Frame]) -> Generator[Frame]:
-        """Yield the frames with their `look`."""
+        """Yield the frames with their `action`."""
         for number, frame in enumerate(frames):
             if number % self._stride:
-                yield replace(frame, look="follow")
-            elif self._gate is None or self._gate.opens(frame):
+                yield replace(frame, action="follow")
+            elif self._gate is None or self._gate.should_detect(frame):
                 yield frame
             else:
-                yield replace(frame, look="hold")
+                yield replace(frame, action="hold")

@@ -1,11 +1,11 @@
-"""Which frames the detector looks at."""
+"""In which frames the detector runs."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from pipeline.video.motion.looks import MAX_HOLD, LookSelector, MotionGate, block_means
+from pipeline.video.motion.frame_selection import MAX_HOLD, FrameSelector, MotionGate, block_means
 from pipeline.video.reader import Frame
 
 SIZE = (640, 360)
@@ -25,32 +25,32 @@ def frame(
 
 def test_noise_and_exposure_do_not_open_and_a_small_face_does() -> None:
     gate = MotionGate()
-    assert gate.opens(frame(0, 0.0))
-    assert not any(gate.opens(frame(k, k * 0.04, light=1 + k / 20)) for k in range(1, 6))
-    assert gate.opens(frame(6, 0.24, face=(100, 100), light=1.3))
-    assert not gate.opens(frame(7, 0.28, face=(100, 100)))
-    assert gate.opens(frame(8, 0.32, face=(130, 100)))
-    assert gate.opens(frame(9, 0.36))
+    assert gate.should_detect(frame(0, 0.0))
+    assert not any(gate.should_detect(frame(k, k * 0.04, light=1 + k / 20)) for k in range(1, 6))
+    assert gate.should_detect(frame(6, 0.24, face=(100, 100), light=1.3))
+    assert not gate.should_detect(frame(7, 0.28, face=(100, 100)))
+    assert gate.should_detect(frame(8, 0.32, face=(130, 100)))
+    assert gate.should_detect(frame(9, 0.36))
 
 
 def test_slow_motion_adds_up() -> None:
-    """Frames are compared with the last one looked at, not with the one before."""
+    """Frames are compared with the last one in which the detector ran, not with the one before."""
     gate = MotionGate()
-    opened = [gate.opens(frame(k, k * 0.04, face=(100 + 2 * k, 100))) for k in range(20)]
+    opened = [gate.should_detect(frame(k, k * 0.04, face=(100 + 2 * k, 100))) for k in range(20)]
     assert opened[0] and sum(opened) >= 2 and not all(opened)
 
 
 def test_a_still_scene_is_looked_at_once_in_a_while() -> None:
     gate = MotionGate()
     times = [k * 0.1 for k in range(31)]
-    looks = [t for k, t in enumerate(times) if gate.opens(frame(k, t))]
-    assert looks == [pytest.approx(k * MAX_HOLD, abs=0.11) for k in range(len(looks))] and len(looks) == 4
+    runs = [t for k, t in enumerate(times) if gate.should_detect(frame(k, t))]
+    assert runs == [pytest.approx(k * MAX_HOLD, abs=0.11) for k in range(len(runs))] and len(runs) == 4
 
 
 def test_another_size_opens() -> None:
     gate = MotionGate()
-    assert gate.opens(frame(0, 0.0))
-    assert gate.opens(frame(1, 0.04, size=(360, 640)))
+    assert gate.should_detect(frame(0, 0.0))
+    assert gate.should_detect(frame(1, 0.04, size=(360, 640)))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 4000), (4000, 1), (37, 53)])
@@ -61,11 +61,11 @@ def test_frames_of_any_size(shape: tuple[int, int]) -> None:
 
 def test_marks() -> None:
     frames = [frame(k, k * 0.04) for k in range(7)]
-    assert [f.look for f in LookSelector(3).marked(frames)] == [
+    assert [f.action for f in FrameSelector(3).marked(frames)] == [
         "detect", "follow", "follow", "detect", "follow", "follow", "detect"
     ]  # fmt: skip
-    assert [f.look for f in LookSelector(3, motion=True).marked(frames)] == [
+    assert [f.action for f in FrameSelector(3, motion=True).marked(frames)] == [
         "detect", "follow", "follow", "hold", "follow", "follow", "hold"
     ]  # fmt: skip
-    assert [f.index for f in LookSelector(2).marked(iter(frames))] == list(range(7))
-    assert all(f.look == "detect" for f in LookSelector().marked(frames))
+    assert [f.index for f in FrameSelector(2).marked(iter(frames))] == list(range(7))
+    assert all(f.action == "detect" for f in FrameSelector().marked(frames))

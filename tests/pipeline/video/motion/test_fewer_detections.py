@@ -1,4 +1,4 @@
-"""`pipeline.detect --follow` and `--motion`: what is looked at, what is written."""
+"""`pipeline.detect --follow` and `--motion`: where the detector runs, what is written."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_boxes_move_between_two_looks(tmp_path: Path, monkeypatch: pytest.Monkey
         assert iou(*boxes)[0, 0] > 0.85, line["frame"]
         nose, nose_found = face_there["landmarks"][2], face_found["landmarks"][2]
         np.testing.assert_allclose(nose, nose_found, atol=6)
-    # The events, and the faces of the frames looked at, are those without --follow.
+    # The events, and the faces of the frames in which the detector ran, are those without --follow.
     assert events("followed/a.events.csv") == events("plain/a.events.csv")
     assert [line["faces"] for line in read if "look" not in line] == [
         line["faces"] for line in read_lines("plain/a.jsonl")
