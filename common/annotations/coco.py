@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -131,11 +132,12 @@ class _FileReader:
     def read(self) -> list[ListedImage]:
         """Return the images with their faces; faces that belong to none of them become problems."""
         names = self._category_names()
+        self._refuse_shifted_categories(names)
         by_id, images = self._images()
         crowds = strays = 0
         for number, row in enumerate(self._tables["annotations"], start=1):
-            location = f"annotation {row['id']}" if row.get("id") is not None else f"annotation number {number}"
             image = by_id.get(_key(row.get("image_id")))
+            location = _location(row, number, image)
             fault = None
             strays += image is None
             if _is_crowd(row) and not self._use_crowds:
@@ -172,6 +174,21 @@ class _FileReader:
             if name not in names[_key(row.get("id"))]:
                 names[_key(row.get("id"))].append(name)
         return names
+
+    def _refuse_shifted_categories(self, names: Iterable[str]) -> None:
+        """Raise DatasetError where annotations count categories from 0 and the file's list from 1, or the reverse."""
+        rows = [row for row in self._tables["annotations"] if self._use_crowds or not _is_crowd(row)]
+        keys = set(names), {_key(row.get("category_id")) for row in rows}
+        listed, used = (sorted(int(key) for key in each if key.isdecimal()) for each in keys)
+        if len(listed) < 2 or not used:
+            return
+        shift = used[0] - listed[0]
+        if abs(shift) != 1 or used[-1] - listed[-1] != shift or listed[-1] - listed[0] != len(listed) - 1:
+            return
+        what = f"annotations have the categories {used[0]} to {used[-1]}, but it lists {listed[0]} to {listed[-1]}"
+        fix = "add 1 to" if shift < 0 else "subtract 1 from"
+        fix = f"{fix} each `category_id`; if they are right, list category {used[0] if shift < 0 else used[-1]}"
+        raise self._collector.error(f"{self._file.path}: its {what}, so classes would be wrong; {fix}")
 
     def _images(self) -> tuple[dict[str, ListedImage], list[ListedImage]]:
         """Return the images by their id, and all images."""
@@ -210,6 +227,12 @@ class _FileReader:
             self._counts["rotated"] += 1
             return rotated_box_hull(x + width / 2, y + height / 2, width, height, math.radians(turned))
         return x, y, x + width, y + height
+
+
+def _location(row: dict[str, Any], number: int, image: ListedImage | None) -> str:
+    """Return where an annotation is in its file, such as "image 'a.jpg': annotation 3"."""
+    place = f"annotation {row['id']}" if row.get("id") is not None else f"annotation number {number}"
+    return place if image is None else f"image {image.name!r}: {place}"
 
 
 def _text(value: Any) -> str:

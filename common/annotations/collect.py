@@ -84,6 +84,7 @@ class _CollectedPhoto:
     labels: tuple[str, ...]
     split: str | None
     complete: bool
+    annotation: Path  # the file that names the faces
 
 
 class DatasetError(UserError):
@@ -168,7 +169,7 @@ class Collector:
                 self._images[photo] = replace(self._images[photo], complete=False)
             return
         size = header.upright
-        scale = self._fit_size(annotation, faces, annotated_size or size, header)
+        scale = self._fit_size(photo, annotation, faces, annotated_size or size, header)
         if scale is None:
             return
         if faces and _is_turn_unsure(annotated_size, header):
@@ -189,16 +190,18 @@ class Collector:
             self._clipped_in.add(photo)
         boxes = as_boxes([box for box, _ in kept.values()])
         labels = tuple(clean_name(face.label) for _, face in kept.values())
-        self._images[photo] = _CollectedPhoto(size, boxes, labels, split, complete)
+        self._images[photo] = _CollectedPhoto(size, boxes, labels, split, complete, annotation)
 
     def _fit_size(
-        self, annotation: Path, faces: Sequence[RawFace], annotated: Size, header: HeaderSize
+        self, photo: Path, annotation: Path, faces: Sequence[RawFace], annotated: Size, header: HeaderSize
     ) -> tuple[float, float] | None:
         """Return the (x, y) scale of boxes annotated for another size, or None if the image is refused."""
         stored, size = header.stored, header.upright
         if annotated == size:
             return (1.0, 1.0)
         differ = f"is for a {annotated[0]}x{annotated[1]} image, but the image is {size[0]}x{size[1]}"
+        if annotation.stem not in (photo.stem, photo.name):  # as of a file of many images
+            differ = f"image {photo.name!r}: its annotation {differ}"
         if annotated == stored or (_same_shape(stored, annotated) and not _same_shape(size, annotated)):
             # The boxes are of the unturned picture.
             fix = "rotate the image and annotate it again"
@@ -272,6 +275,7 @@ class Collector:
             unlabelled=tuple(image.image_id for image in images if image.path in self._unlabelled),
             format_name=format_name,
             clipped_in=tuple(image.image_id for image in images if image.path in self._clipped_in),
+            annotation_files={p: image.annotation for p, image in self._images.items() if p not in self._unlabelled},
         )
 
     def _turn_notes(self) -> list[str]:

@@ -80,7 +80,7 @@ def count_line(annotations: Annotations) -> str:
         counts.append(f"{counted(len(annotations.incomplete), 'photo')} that may show a face without a box")
     if annotations.face_free_count:
         counts.append(f"{counted(annotations.face_free_count, 'photo')} without a label file, taken as face-free")
-    return f"of the data: {'; '.join(counts)}" if counts else ""
+    return f"data: {'; '.join(counts)}" if counts else ""
 
 
 def require_faces(images: Iterable[AnnotatedImage], what: str, fix: str) -> None:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from common.annotations.coco import coco_files, read_coco
+from common.annotations.collect import MAX_NORMALISED, DatasetError, parse_number
 from common.annotations.options import DEFAULT_READING, ReadingArgs
 from common.annotations.photos import entries_in, files_in, is_searchable
+from common.annotations.text import EncodingError, read_text
 from common.annotations.tools.cvat import is_cvat_folder, read_cvat
 from common.annotations.tools.labelme import is_labelme_file, is_labelme_folder, read_labelme
 from common.annotations.tools.via import is_via_file, is_via_folder, read_via
-from common.annotations.types import Annotations
+from common.annotations.types import Annotations, Problem
 from common.annotations.voc import is_voc_folder, read_voc
 from common.annotations.xml_text import xml_root_tag
-from common.annotations.yolo import is_yolo_folder, read_yolo, yolo_config
-from common.display import display_name
+from common.annotations.yolo import is_yolo_folder, label_file, read_yolo, yolo_config
+from common.display import counted, display_name
 from common.errors import UserError
+from common.paths import IMAGE_SUFFIXES
 
 Reader = Callable[[Path, ReadingArgs], Annotations]
 # (whether a folder has this format, its reader). The first format found is read.
@@ -56,7 +60,8 @@ def read_dataset(root: Path | str, options: ReadingArgs = DEFAULT_READING) -> An
         options: how to read it.
 
     Raises:
-        UserError: the dataset has none of the formats, no usable image, or no face.
+        UserError: the dataset has none of the formats, no usable image, or no face; or some of its images have faces
+            in another format only.
     """
     root = Path(root)
     if not root.exists():
@@ -66,11 +71,89 @@ def read_dataset(root: Path | str, options: ReadingArgs = DEFAULT_READING) -> An
         return FILE_READERS[root.suffix.lower()](root, options)
     if root.is_dir() and (found := find_dataset(root)) is not None:
         folder, reader = found
-        return reader(folder, options)
+        return _with_other_formats(folder, reader, reader(folder, options))
     if root.is_file() and root.suffix.lower() in ARCHIVES:
         raise UserError(f"{root}: is an archive; unpack it, and give the folder")
     looked_for = f"{', '.join(LAYOUTS[:-1])} and {LAYOUTS[-1]}, also in train/, valid/ and test/"
     raise UserError(f"{root}: no annotated dataset; looked for {looked_for}; found {_contents(root)}")
+
+
+def _with_other_formats(folder: Path, reader: Reader, read: Annotations) -> Annotations:
+    """Return a dataset with a note on each other format that is in its folder, too.
+
+    Raises:
+        DatasetError: a photo has faces in another format, and neither faces nor a refused annotation in the one read.
+    """
+    refused = [problem for problem in read.problems if problem.kind == "refused"]
+    stems, reasons = {problem.file.stem for problem in refused}, "\n".join(problem.reason for problem in refused)
+    annotated = {os.path.realpath(photo) for photo in read.annotation_files}
+    notes = []
+    for fits, other_reader in FOLDER_READERS:
+        found = None if other_reader is reader else _read_other(folder, fits, other_reader, read.problems)
+        if found is None:
+            continue
+        name, faces, files = found
+        alone = [
+            photo
+            for photo in files
+            if os.path.realpath(photo) not in annotated and photo.stem not in stems and photo.name not in reasons
+        ]
+        own = read.format_name
+        if alone:
+            what = f"{folder}: has {own} and {name} annotations, and only {name} has those of"
+            example = f"{counted(len(alone), 'photo')}, such as {alone[0].name} in {_below(files[alone[0]], folder)}"
+            fix = f"convert them to one format, or move the files of {own} or {name} out of the folder"
+            raise DatasetError(f"{what} {example}; {fix}", read.problems)
+        if faces:
+            example = f"{counted(faces, 'face')}, such as in {_below(next(iter(files.values())), folder)}"
+            what = f"{own} ({counted(read.face_count, 'face')}) is read, and {name} of the same photos ({example})"
+            notes.append(f"{what} is not; move the files of one format out of the folder")
+    return replace(read, notes=(*read.notes, *notes))
+
+
+def _read_other(
+    folder: Path, fits: Callable[[Path], bool], reader: Reader, problems: Iterable[Problem]
+) -> tuple[str, int, dict[Path, Path]] | None:
+    """Return another format's name, number of faces, and {photo: annotation file} of photos with faces; or None.
+
+    The number is 0 where the rows of YOLO labels cannot be read, because class names are missing.
+
+    Args:
+        folder: the dataset, which was read in one format.
+        fits: whether a folder has the other format.
+        reader: reads the other format.
+        problems: of the format that was read.
+    """
+    try:
+        other = reader(folder, DEFAULT_READING) if fits(folder) else None
+    except UserError:  # no usable dataset of that format
+        files = _unread_labels(problems) if reader is read_yolo else {}
+        return ("YOLO", 0, files) if files else None
+    if other is None:
+        return None
+    files = {image.path: other.annotation_files[image.path] for image in other.images if image.labels}
+    return other.format_name, other.face_count, files
+
+
+def _below(file: Path, folder: Path) -> Path:
+    """Return a file's path in a folder, or its whole path."""
+    return file.relative_to(folder) if file.is_relative_to(folder) else file
+
+
+def _unread_labels(problems: Iterable[Problem]) -> dict[Path, Path]:
+    """Return the YOLO label file of each photo that has no other annotation, as where classes.txt is missing."""
+    unmatched = (problem.file for problem in problems if problem.kind == "unmatched")
+    found = ((photo, label_file(photo)) for photo in unmatched if photo.suffix.lower() in IMAGE_SUFFIXES)
+    return {photo: file for photo, file in found if file is not None and _has_normalised_rows(file)}
+
+
+def _has_normalised_rows(file: Path) -> bool:
+    """Return whether a line of a text file is a class and a normalised box; rows of landmarks in pixels are not."""
+    try:
+        rows = [line.split()[1:] for line in read_text(file).splitlines()]
+    except (OSError, EncodingError):
+        return False
+    return any(len(row) >= 4 and all(0 <= parse_number(word) <= MAX_NORMALISED for word in row) for row in rows)
 
 
 def _refuse_file_of_one_image(file: Path) -> None:

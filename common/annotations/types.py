@@ -95,6 +95,8 @@ class Annotations:
     unlabelled: tuple[str, ...] = ()  # ids of the images without a label file; face-free, if they are complete
     format_name: str = ""  # such as "COCO"
     clipped_in: tuple[str, ...] = ()  # ids of the images with a clipped box
+    # {image: its annotation file} of a dataset read alone; images without a label file are not in it.
+    annotation_files: Mapping[Path, Path] = field(default_factory=dict)
     sources: tuple[Source, ...] = ()  # the sources of images of several datasets, the main one first
     # {image id: image id in the main source} of photos that two sources show at two sizes; they are one photo.
     twins: Mapping[str, str] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -37,6 +37,7 @@ ROTATED = ("cx", "cy", "w", "h", "angle")  # of roLabelImg's <robndbox>; the ang
 # <ImageSets/Main> lists; "trainval" is the training part of a dataset that has no other.
 SPLIT_LISTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 LABEL_MAPS = ("labelmap.txt", "label_map.txt")
+MIN_ZERO_SHARE = 0.001  # of the boxes start in pixel 0, where a dataset counts from 0; in real ones 0.003 and more do
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,9 @@ def read_voc(root: Path | str, options: ReadingArgs = DEFAULT_READING) -> Annota
     VOC counts pixels from 1 and includes the last pixel: a box becomes (xmin - 1, ymin - 1, xmax, ymax). The
     Kaggle "Face Mask Detection" dataset does so: of 3,235 faces in 674 photos no edge is 0. 27 have xmin = 1, 18
     ymin = 1, 35 xmax = width, 20 ymax = height; 11 end at width + 1 (clipped), and none ends later. Roboflow writes
-    0-based edges. So a dataset with any xmin or ymin in [0, 1) is read as 0-based with exclusive ends. So is one with
-    the labelmap.txt of Datumaro and CVAT: they write x, y, x + width, y + height (datumaro's `_write_xml_bbox`).
+    0-based edges. So a dataset where boxes start in pixel 0 is read as 0-based with exclusive ends (`_first_pixel`).
+    So is one with the labelmap.txt of Datumaro and CVAT: they write x, y, x + width, y + height (datumaro's
+    `_write_xml_bbox`).
 
     Rotated boxes (roLabelImg's <robndbox>) and polygons become their upright hulls. A rotated box is in 0-based pixels.
     An image is found by the stem of the XML, else by <filename>, with any usual extension. An image without XML is
@@ -77,12 +79,12 @@ def read_voc(root: Path | str, options: ReadingArgs = DEFAULT_READING) -> Annota
         raise UserError(f"{root}: no Pascal VOC dataset (images/ and annotations/*.xml, or *.xml next to the images)")
     collector = Collector(root, options.rename)
     found = read_parts(root, parts, collector, lambda file: _parse_file(file, collector))
-    edges = (edge for _, _, image, _ in found for face in image.faces if _counts_pixels(face) for edge in face.box[:2])
-    origin = 0 if _is_datumaro(root) or any(0 <= edge < 1 for edge in edges) else 1
+    boxes = [(file, face.box) for _, file, image, _ in found for face in image.faces if _counts_pixels(face)]
+    first = _first_pixel(root, boxes, collector)
     listed = _listed_splits(root, parts, collector)
     for photo, file, image, split in found:
         faces = [
-            replace(face, box=[edge - origin for edge in face.box[:2]] + [*face.box[2:]])
+            replace(face, box=[edge - first for edge in face.box[:2]] + [*face.box[2:]])
             if _counts_pixels(face)
             else face
             for face in image.faces
@@ -90,6 +92,34 @@ def read_voc(root: Path | str, options: ReadingArgs = DEFAULT_READING) -> Annota
         add_image(collector, photo, file, replace(image, faces=faces), listed.get(photo, split))
     note_unread_files(root, XML, parts, collector)
     return collector.finish("Pascal VOC")
+
+
+def _first_pixel(root: Path, boxes: Sequence[tuple[Path, Sequence[float]]], collector: Collector) -> int:
+    """Return the number of a dataset's first pixel, 0 or 1; note why it is 0, or that some boxes contradict.
+
+    Boxes of faces that the image cuts off start in the first pixel, so there more boxes start than in the second one:
+    45 and 14 in the Kaggle set. One box at 0 in a 1-based dataset, drawn by another tool, must not move all others.
+
+    Args:
+        root: the dataset's folder.
+        boxes: (annotation file, xyxy) of each face.
+        collector: gets the note.
+    """
+    if label_map := _datumaro_label_map(root):
+        collector.add_note(f"pixels are counted from 0, because {label_map.name} is of CVAT or Datumaro, which do so")
+        return 0
+    zeros, ones = (
+        [file for file, box in boxes if any(pixel <= edge < pixel + 1 for edge in box[:2])] for pixel in (0, 1)
+    )
+    if not zeros:
+        return 1
+    found = f"{len(zeros)} of {len(boxes)} boxes start in pixel 0, such as in {zeros[0].name}"
+    found = f"{found}, and {len(ones)} in pixel 1"
+    if len(zeros) > len(ones) and len(zeros) >= MIN_ZERO_SHARE * len(boxes):
+        collector.add_note(f"pixels are counted from 0, because {found}")
+        return 0
+    collector.add_note(f"pixels are counted from 1, as in Pascal VOC, but {found}; correct the boxes at 0")
+    return 1
 
 
 def _counts_pixels(face: RawFace) -> bool:
@@ -151,10 +181,10 @@ def _outline_hull(outlines: Iterable[Element]) -> Box:
     return hull(points) if len(points) >= 2 else NO_BOX
 
 
-def _is_datumaro(root: Path) -> bool:
-    """Return whether a dataset has the list of colours that Datumaro and CVAT write with Pascal VOC."""
+def _datumaro_label_map(root: Path) -> Path | None:
+    """Return the list of colours that Datumaro and CVAT write with Pascal VOC, if a dataset has it."""
     files = [root / name for name in LABEL_MAPS if (root / name).is_file()]
-    return any(b"color_rgb" in file.read_bytes().partition(b"\n")[0] for file in files)
+    return next((file for file in files if b"color_rgb" in file.read_bytes().partition(b"\n")[0]), None)
 
 
 def _listed_splits(root: Path, parts: Iterable[Part], collector: Collector) -> dict[Path, str]:

@@ -111,9 +111,9 @@ def _process_video(
     fetched = isinstance(source, LiveStream) and source.fetched  # already at --max-fps
     options = config.options
     # With --follow, the frames between are read as well.
-    read, detected = (1, options.frame_stride) if options.follow else (options.frame_stride, 1)
+    read, stride = (1, options.frame_stride) if options.follow else (options.frame_stride, 1)
     frames = source.frames(FrameSampler(read, None if fetched else options.max_fps), options.seconds)
-    marked = FrameSelector(detected, options.motion).marked(frames)
+    marked = FrameSelector(stride, options.motion).marked(frames)
     with ExitStack() as stack:
         stack.enter_context(closing(frames))
         detected = stack.enter_context(closing(map_ordered(analyzer.detect, marked, config.workers)))

@@ -117,7 +117,7 @@ def photo_folders(config: Path) -> list[Path]:
 
 
 def read_layout(root: Path, collector: Collector) -> YoloLayout:
-    """Return the layout of the dataset at `root`: a folder, data.yaml or obj.data; tell paths that fail.
+    """Return the layout of the dataset at `root`: a folder, data.yaml or obj.data; report paths that fail.
 
     Raises:
         UserError: several configurations, no class names, no image, or a malformed file.
@@ -135,15 +135,15 @@ def read_layout(root: Path, collector: Collector) -> YoloLayout:
     listed = list(_class_files(base))
     names = settings.names or _listed_names(base, config, listed, collector)
     layout = YoloLayout(base, config, names, settings.kpt_shape, other_files=set(listed))
-    _tell_equal_names(names, config or base, collector)
-    _tell_other_names(settings, listed, config, collector)
+    _report_equal_names(names, config or base, collector)
+    _report_other_names(settings, listed, config, collector)
     finder = _PhotoSources(layout, settings.prefix, collector)
     if settings.sources:
         for key, value, split in settings.sources:
             finder.add_source(key, value, split)
     else:
         finder.add_folders()
-    finder.tell_repeated()
+    finder.report_repeated()
     if not layout.photos:
         where = "its train, val and test folders hold no image" if settings.sources else "it holds no image"
         raise collector.unusable(f"{config or root}: {where}", "correct the paths")
@@ -177,7 +177,7 @@ def _listed_names(base: Path, config: Path | None, listed: list[Path], collector
     raise collector.error(f"{config or base}: no class names; {fix}")
 
 
-def _tell_equal_names(names: dict[int, str], where: Path, collector: Collector) -> None:
+def _report_equal_names(names: dict[int, str], where: Path, collector: Collector) -> None:
     """Note class numbers with the same name: they become one class."""
     numbers: dict[str, list[int]] = {}
     for number, name in names.items():
@@ -187,7 +187,7 @@ def _tell_equal_names(names: dict[int, str], where: Path, collector: Collector) 
             collector.add_note(f"{where}: the classes {', '.join(map(str, own))} are all named {name!r}")
 
 
-def _tell_other_names(settings: YoloSettings, listed: list[Path], config: Path | None, collector: Collector) -> None:
+def _report_other_names(settings: YoloSettings, listed: list[Path], config: Path | None, collector: Collector) -> None:
     """Note a classes.txt that says something else than the configuration, which counts."""
     if not settings.names or config is None or config.suffix.lower() == ".data":
         return
@@ -214,7 +214,7 @@ class _PhotoSources:
         return PhotoIndex(photos_in(self._base, recursive=True), self._base)
 
     def add_source(self, key: str, value: str, split: str | None) -> None:
-        """Add the images of a folder or list that the configuration names, or tell that it fails."""
+        """Add the images of a folder or list that the configuration names, or report that it fails."""
         source, tried = find_path(self._base, self._prefix, value)
         if source is None:
             what = f"{key}: {value} does not exist; not used, tried {tried}"
@@ -248,8 +248,8 @@ class _PhotoSources:
             darknet = next((name for name in reversed(folders) if re.fullmatch(r"obj_\w+_data", name)), "")
             self._add(photo, split_of_folders(folders) or split_of_name(darknet))
 
-    def tell_repeated(self) -> None:
-        """Tell how many images are in two splits."""
+    def report_repeated(self) -> None:
+        """Report how many images are in two splits."""
         for (own, other), count in self._repeated.items():
             what = f"{count} images are in {own} and {other}, such as {self._examples[own, other]}; kept in {own}"
             self._collector.add_problem(self._config, what, "changed")

@@ -57,7 +57,7 @@ def read_yolo(root: Path | str, options: ReadingArgs = DEFAULT_READING) -> Annot
         raise collector.unusable(what, "add them, or correct the paths")
     _add_unlabelled(unlabelled, layout, pairing, lost, options, collector)
     _add_lost(pairing, lost, collector)
-    reader.tell()
+    reader.report_unused()
     return collector.finish("YOLO")
 
 
@@ -136,7 +136,7 @@ class _LabelReader:
         self.named_rows += known is not None
         return None if known is None else self.layout.names[known]
 
-    def tell(self) -> None:
+    def report_unused(self) -> None:
         """Note the values that were not used."""
         for kind, count in self.forms.extras.items():
             self.collector.add_note(f"{count} rows have {kind} after the box, which are not used")
@@ -164,7 +164,7 @@ def _add_unlabelled(
     if options.unlabelled == "skip":
         collector.add_note(f"{counted(len(photos), 'photo')} without a label file: not used, as --unlabelled skip says")
         return
-    empty = _tell_empty_parts(photos, layout, pairing, collector)
+    empty = _report_empty_parts(photos, layout, pairing, collector)
     # An empty label file cannot be that of a face.
     orphans = {file for file, what in pairing.lost.items() if what.is_orphan and lost[file] != 0}
     folders = {file.parent for file in orphans}
@@ -191,7 +191,7 @@ def _below(folder: Path, base: Path) -> tuple[str, ...]:
     return folder.relative_to(base).parts if folder.is_relative_to(base) else folder.parts
 
 
-def _tell_empty_parts(
+def _report_empty_parts(
     photos: list[tuple[Path, str | None]], layout: YoloLayout, pairing: Pairing, collector: Collector
 ) -> set[str]:
     """Note the splits and folders without any label file, and return the splits: their labels may be missing."""

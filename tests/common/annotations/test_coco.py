@@ -199,7 +199,7 @@ def test_an_image_listed_twice(tmp_path: Path) -> None:
     assert [(p.kind, p.reason) for p in read.problems] == [
         ("changed", "image id 1 is listed twice for 'b.png'; used once"),
         ("changed", "'b.png' is listed twice; the faces of both were taken"),
-        ("refused", "annotation 3 (with_mask) repeats an earlier box; left out"),
+        ("refused", "image 'b.png': annotation 3 (with_mask) repeats an earlier box; left out"),
     ]
     check_objects(read, 4)
 
@@ -229,9 +229,9 @@ def test_categories_with_odd_names(tmp_path: Path) -> None:
     read = read_dataset(write_coco(tmp_path / "x.json", ["a.jpg"], rows, categories))
     assert read.images[0].labels == ("5", "true", "ü", "ü", "2.5")
     assert reasons(read) == [
-        "annotation 6 has the category 6, which has the names u and v; left out",
-        "annotation 3 has no class name; left out",
-        "annotation 7 has no class name; left out",
+        "image 'a.jpg': annotation 6 has the category 6, which has the names u and v; left out",
+        "image 'a.jpg': annotation 3 has no class name; left out",
+        "image 'a.jpg': annotation 7 has no class name; left out",
     ]
     check_objects(read, 8)
 
@@ -272,8 +272,8 @@ def test_files_with_boxes_are_merged(tmp_path: Path) -> None:
     assert read.images[0].boxes.tolist() == [BOX, [50, 5, 59, 14], [1, 2, 10, 11]]
     assert read.images[1].boxes.tolist() == [[1, 2, 10, 11]] and read.images[1].labels == ("without_mask",)
     assert [str(p) for p in read.problems] == [
-        f"{folder}/instances_all.json: annotation 1 of person_keypoints_all.json (with_mask) repeats an earlier box; "
-        "left out"
+        f"{folder}/instances_all.json: image 'a.jpg': annotation 1 of person_keypoints_all.json (with_mask) "
+        "repeats an earlier box; left out"
     ]
     assert all(image.complete for image in read.images)
     check_objects(read, 5)

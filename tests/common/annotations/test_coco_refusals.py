@@ -44,15 +44,75 @@ def test_single_boxes_that_look_normalised_are_refused_by_name(tmp_path: Path) -
     write_faces(tmp_path, [[0.1, 0.2, 0.3, 0.4], [0, 0, 20, 10]])
     read = read_dataset(tmp_path)
     assert [image.complete for image in read.images] == [False, True]
-    assert reasons(read) == ["annotation 1 has a box that looks normalised (0.1, 0.2, 0.4, 0.6); left out"]
+    assert reasons(read) == [
+        "image '0.png': annotation 1 has a box that looks normalised (0.1, 0.2, 0.4, 0.6); left out"
+    ]
     assert (read.face_count, read.refused_count) == (1, 1)
 
 
 def test_boxes_before_the_image_are_outside_and_not_normalised(tmp_path: Path) -> None:
     write_faces(tmp_path, [[-50, -50, 20, 20], [10, 10, 20, 20]])
     assert reasons(read_dataset(tmp_path)) == [
-        "annotation 1 has a box outside the 100x80 image (-50, -50, -30, -30); left out"
+        "image '0.png': annotation 1 has a box outside the 100x80 image (-50, -50, -30, -30); left out"
     ]
+
+
+@pytest.mark.parametrize(
+    ("listed", "used", "fix"),
+    [
+        ((1, 2, 3), (0, 1, 2), "add 1 to each `category_id`; if they are right, list category 0"),
+        ((1, 2, 3), (0, 2), "add 1 to each `category_id`; if they are right, list category 0"),
+        ((0, 1), (2, 1), "subtract 1 from each `category_id`; if they are right, list category 2"),
+    ],
+)
+def test_categories_that_are_off_by_one_refuse_the_file(
+    tmp_path: Path, listed: tuple[int, ...], used: tuple[int, ...], fix: str
+) -> None:
+    names = [save_photo(tmp_path / f"{i}.png").name for i in range(len(used))]
+    faces = [face(i, key) for i, key in enumerate(used, start=1)]
+    file = write_coco(tmp_path / "x.json", names, faces, [(key, f"class {key}") for key in listed])
+    with pytest.raises(DatasetError) as raised:
+        read_dataset(tmp_path)
+    what = f"the categories {min(used)} to {max(used)}, but it lists {min(listed)} to {max(listed)}"
+    assert str(raised.value) == f"{file}: its annotations have {what}, so classes would be wrong; {fix}"
+
+
+@pytest.mark.parametrize(
+    ("listed", "used"),
+    [
+        ((0, 1, 2), (1, 2)),  # Roboflow lists an unused one first
+        ((1, 2, 3), (1, 2)),
+        ((1, 2, 3), (0, 1, 2, 3)),  # one unknown category
+        ((1, 2, 3), (2, 3, 7)),
+        ((1, 3), (0, 1, 2)),
+        ((1,), (0, 1)),
+    ],
+)
+def test_other_categories_are_not_off_by_one(tmp_path: Path, listed: tuple[int, ...], used: tuple[int, ...]) -> None:
+    names = [save_photo(tmp_path / f"{i}.png").name for i in range(len(used))]
+    faces = [face(i, key) for i, key in enumerate(used, start=1)]
+    write_coco(tmp_path / "x.json", names, faces, [(key, f"class {key}") for key in listed])
+    read = read_dataset(tmp_path)
+    assert read.face_count == len({*used} & {*listed}) and read.face_count + read.refused_count == len(used)
+
+
+def test_a_crowd_region_does_not_count_as_a_used_category(tmp_path: Path) -> None:
+    names = [save_photo(tmp_path / f"{i}.png").name for i in range(2)]
+    faces = [face(1, 1), face(2, 0, iscrowd=1)]
+    write_coco(tmp_path / "x.json", names, faces, [(1, "a"), (2, "b")])
+    assert read_dataset(tmp_path).face_count == 1
+
+
+def test_problems_of_a_photos_size_name_the_photo(tmp_path: Path) -> None:
+    for name, size in (("a.png", (200, 160)), ("b.png", (60, 30)), ("c.png", (100, 80))):
+        save_photo(tmp_path / name, size)
+    faces = [face(1), face(2, bbox=[50, 20, 30, 40]), face(3)]
+    file = write_coco(tmp_path / "x.json", ["a.png", "b.png", "c.png"], faces)
+    assert {str(problem) for problem in read_dataset(tmp_path).problems} == {
+        f"{file}: image 'a.png': its annotation is for a 100x80 image, but the image is 200x160; boxes were scaled",
+        f"{file}: image 'b.png': its annotation is for a 100x80 image, but the image is 60x30, and boxes do not fit; "
+        "not used",
+    }
 
 
 def test_small_images_may_have_small_boxes(tmp_path: Path) -> None:

@@ -69,6 +69,22 @@ def test_objects_of_a_photo_of_another_size(tmp_path: Path, annotated: tuple[int
     assert {p.kind for p in read.problems} == {"refused" if objects else "changed"}
 
 
+@pytest.mark.parametrize(("file", "named"), [("a.xml", False), ("a.png.xml", False), ("all.json", True)])
+def test_a_file_of_many_photos_names_the_photo_of_another_size(tmp_path: Path, file: str, named: bool) -> None:
+    collector = Collector(tmp_path)
+    collector.add(photo(tmp_path), tmp_path / file, [face()], (200, 160), None)
+    (problem,) = collector.finish().problems
+    subject = "image 'a.png': its annotation " if named else ""
+    assert problem.reason == f"{subject}is for a 200x160 image, but the image is 100x80; boxes were scaled"
+
+
+def test_each_photo_has_its_annotation_file_but_unlabelled_ones(tmp_path: Path) -> None:
+    collector = Collector(tmp_path)
+    collector.add(photo(tmp_path), tmp_path / "a.txt", [face()], None, None)
+    collector.add_unlabelled(photo(tmp_path, "b.png"), None)
+    assert collector.finish().annotation_files == {tmp_path / "a.png": tmp_path / "a.txt"}
+
+
 def test_a_second_annotation_of_a_photo_is_refused_with_its_faces(tmp_path: Path) -> None:
     collector = Collector(tmp_path)
     a = photo(tmp_path)

@@ -104,8 +104,8 @@ FACE_FAULTS: dict[str, tuple[DatasetWriter, Any, str]] = {
         voc_object(xmin=101, xmax=120),
         "object 1 has a box outside the 100x80 image (100, 20, 120, 50); left out",
     ),
-    "coco, missing box": (write_coco, [coco_face(bbox=...)], f"annotation 1 {MISSING_EDGE}"),
-    "coco, missing edge": (write_coco, [coco_face(bbox=[1, 2, 3])], f"annotation 1 {MISSING_EDGE}"),
+    "coco, missing box": (write_coco, [coco_face(bbox=...)], f"image 'b.png': annotation 1 {MISSING_EDGE}"),
+    "coco, missing edge": (write_coco, [coco_face(bbox=[1, 2, 3])], f"image 'b.png': annotation 1 {MISSING_EDGE}"),
     "coco, missing image": (
         write_coco,
         [coco_face(image_id=...)],
@@ -114,30 +114,42 @@ FACE_FAULTS: dict[str, tuple[DatasetWriter, Any, str]] = {
     "coco, missing class": (
         write_coco,
         [coco_face(category_id=...)],
-        "annotation 1 has the unknown category None; left out",
+        "image 'b.png': annotation 1 has the unknown category None; left out",
     ),
-    "coco, class without name": (write_coco, [coco_face(category_id=3)], "annotation 1 has no class name; left out"),
+    "coco, class without name": (
+        write_coco,
+        [coco_face(category_id=3)],
+        "image 'b.png': annotation 1 has no class name; left out",
+    ),
     "coco, unknown class": (
         write_coco,
         [coco_face(category_id=9)],
-        "annotation 1 has the unknown category 9; left out",
+        "image 'b.png': annotation 1 has the unknown category 9; left out",
     ),
-    "coco, boolean edge": (write_coco, [coco_face(bbox=[1, 2, True, 4])], f"annotation 1 {MISSING_EDGE}"),
-    "coco, NaN": (write_coco, [coco_face(bbox=[float("nan"), 20, 20, 30])], f"annotation 1 {MISSING_EDGE}"),
+    "coco, boolean edge": (
+        write_coco,
+        [coco_face(bbox=[1, 2, True, 4])],
+        f"image 'b.png': annotation 1 {MISSING_EDGE}",
+    ),
+    "coco, NaN": (
+        write_coco,
+        [coco_face(bbox=[float("nan"), 20, 20, 30])],
+        f"image 'b.png': annotation 1 {MISSING_EDGE}",
+    ),
     "coco, swapped": (
         write_coco,
         [coco_face(bbox=[30, 20, -20, 30])],
-        "annotation 1 has an empty or inverted box (30, 20, 10, 50); left out",
+        "image 'b.png': annotation 1 has an empty or inverted box (30, 20, 10, 50); left out",
     ),
     "coco, empty": (
         write_coco,
         [coco_face(bbox=[30, 20, 0, 30])],
-        "annotation 1 has an empty or inverted box (30, 20, 30, 50); left out",
+        "image 'b.png': annotation 1 has an empty or inverted box (30, 20, 30, 50); left out",
     ),
     "coco, outside": (
         write_coco,
         [coco_face(bbox=[100, 20, 20, 30])],
-        "annotation 1 has a box outside the 100x80 image (100, 20, 120, 50); left out",
+        "image 'b.png': annotation 1 has a box outside the 100x80 image (100, 20, 120, 50); left out",
     ),
     "yolo, missing edge": (
         write_yolo,
@@ -174,7 +186,7 @@ def test_an_invalid_face_is_left_out_and_reported(tmp_path: Path, fault: str) ->
 
 DUPLICATES: dict[str, tuple[DatasetWriter, Any, Any, str]] = {
     "voc": (write_voc, voc_object() * 2, voc_object() + voc_object("zebra"), "object 2"),
-    "coco": (write_coco, [coco_face()] * 2, [coco_face(), coco_face(category_id=2)], "annotation 2"),
+    "coco": (write_coco, [coco_face()] * 2, [coco_face(), coco_face(category_id=2)], "image 'b.png': annotation 2"),
     "yolo": (
         write_yolo,
         "0 0.2 0.4375 0.2 0.375\n" * 2,

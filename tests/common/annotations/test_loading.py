@@ -24,7 +24,7 @@ def test_refused_faces_are_reported_at_once_and_counted(tmp_path: Path) -> None:
     assert sum("left out" in line and line.startswith("warning: ") for line in lines) == 2
     assert "note: 2 of 8 annotated faces were refused" in lines
     assert any(line.startswith("note: 2 photos may show a face without a box") for line in lines)
-    line = "of the data: 2 of 8 annotated faces refused; 2 photos that may show a face without a box"
+    line = "data: 2 of 8 annotated faces refused; 2 photos that may show a face without a box"
     assert count_line(data) == line
 
 

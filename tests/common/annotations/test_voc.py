@@ -57,12 +57,43 @@ def test_voc_boxes_become_zero_based_and_exclusive(tmp_path: Path) -> None:
     assert read.class_names == MASK_CLASSES and not read.problems and read.clipped_boxes == 0
 
 
-def test_one_zero_edge_makes_the_whole_dataset_zero_based(tmp_path: Path) -> None:
+def write_edges(root: Path, *left: float) -> Path:
+    """Write a photo with a box for each left edge."""
+    objects = [("with_mask", edge, 5 + i % 70, edge + 20, 6 + i % 70) for i, edge in enumerate(left)]
+    return write_kaggle_set(root, *objects)
+
+
+def test_one_zero_edge_makes_a_small_dataset_zero_based_with_a_note(tmp_path: Path) -> None:
     write_kaggle_set(tmp_path, ("with_mask", 11, 21, 30, 50))
     save_photo(tmp_path / "images/b.png")
     save_xml(tmp_path / "annotations/b.xml", ("with_mask", 40, 0, 60, 20))
-    boxes = [image.boxes[0].tolist() for image in read_voc(tmp_path).images]
-    assert boxes == [[11, 21, 30, 50], [40, 0, 60, 20]]
+    read = read_voc(tmp_path)
+    assert [image.boxes[0].tolist() for image in read.images] == [[11, 21, 30, 50], [40, 0, 60, 20]]
+    found = "1 of 2 boxes start in pixel 0, such as in b.xml, and 0 in pixel 1"
+    assert read.notes == (f"pixels are counted from 0, because {found}",)
+
+
+def test_edges_at_zero_are_compared_with_edges_at_one(tmp_path: Path) -> None:
+    read = read_voc(write_edges(tmp_path / "from 1", 0, 1, 1, 30))
+    assert sorted(box[0] for box in read.images[0].boxes.tolist()) == [0, 0, 0, 29] and read.clipped_boxes == 1
+    (note,) = read.notes
+    what = "but 1 of 4 boxes start in pixel 0, such as in a.xml, and 2 in pixel 1; correct the boxes at 0"
+    assert note == f"pixels are counted from 1, as in Pascal VOC, {what}"
+    read = read_voc(write_edges(tmp_path / "from 0", 0, 0.5, 1, 30))
+    assert sorted(box[0] for box in read.images[0].boxes.tolist()) == [0, 0.5, 1, 30]
+    assert read.notes[0].startswith("pixels are counted from 0, because 2 of 4 boxes")
+    read = read_voc(write_edges(tmp_path / "usual", 1, 30))
+    assert not read.notes and sorted(box[0] for box in read.images[0].boxes.tolist()) == [0, 29]
+
+
+def test_one_edge_among_thousands_does_not_move_all_boxes(tmp_path: Path) -> None:
+    for i in range(20):
+        save_photo(tmp_path / f"images/{i}.png")
+        objects = [("with_mask", 10 + k % 60, 2 + k, 40 + k % 60, 4 + k) for k in range(70)]
+        save_xml(tmp_path / f"annotations/{i}.xml", *objects, *([("with_mask", 0, 5, 9, 9)] if i == 7 else []))
+    read = read_voc(tmp_path)
+    assert read.images[0].boxes[0].tolist() == [9, 1, 40, 4]
+    assert "1 of 1401 boxes start in pixel 0, such as in 7.xml" in read.notes[0]
 
 
 def test_boxes_beyond_the_image_are_clipped_and_counted(tmp_path: Path) -> None:

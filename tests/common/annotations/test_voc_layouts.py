@@ -221,7 +221,9 @@ def test_datumaro_and_cvat_write_zero_based_boxes(tmp_path: Path) -> None:
     write(tmp_path, ("JPEGImages/a.jpg", "Annotations/a.xml"))
     assert read_dataset(tmp_path).images[0].boxes.tolist() == [[10, 20, 30, 50]]
     (tmp_path / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nwith_mask:128,0,0::\n")
-    assert read_dataset(tmp_path).images[0].boxes.tolist() == [[11, 21, 30, 50]]
+    read = read_dataset(tmp_path)
+    assert read.images[0].boxes.tolist() == [[11, 21, 30, 50]]
+    assert read.notes == ("pixels are counted from 0, because labelmap.txt is of CVAT or Datumaro, which do so",)
     (tmp_path / "labelmap.txt").write_text("with_mask\n")  # of another tool
     assert read_dataset(tmp_path).images[0].boxes.tolist() == [[10, 20, 30, 50]]
 

@@ -122,7 +122,7 @@ def test_every_item_is_on_the_page_and_the_first_ones_in_the_console(
     assert code == 1 and found["refused_faces"] == 8 and len(found["incomplete"]) == 8
     out = capsys.readouterr().out
     page = read_page(Path("check.html").read_text(encoding="utf-8"))
-    assert "refused, 8 times, 8 faces lost: annotation N has an empty or inverted box (…); left out:" in out
+    assert "refused, 8 times, 8 faces lost: image …: annotation N has an empty or inverted box (…); left out:" in out
     assert out.count("inverted box (10, 10, 5, 15)") == 5 and "  and 3 more\n" in out
     assert sum("inverted box (10, 10, 5, 15)" in row[-1] for row in page.rows) == 8
 
