@@ -38,13 +38,13 @@ def atomic_replace(path: Path | str) -> Iterator[Path]:
     leads to is replaced. Raises OSError, with the name `path`, for a folder, a device, a read-only file or a failed
     write.
     """
-    path = Path(path)
+    given = path = Path(path)
     _check_writable(path)
     if path.is_symlink():
         path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale_files(path.parent)
-    with with_file_name(path):
+    with with_file_name(given):
         prefix = _temporary_prefix(path.stem, path.suffix)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=f".tmp{path.suffix}")
     os.close(handle)
@@ -55,13 +55,13 @@ def atomic_replace(path: Path | str) -> Iterator[Path]:
         except OSError as error:  # a failed write has no file name
             nameless = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and error.filename is None
             if nameless or error.filename == name:
-                raise OSError(error.errno, error.strerror, str(path)) from error
+                raise OSError(error.errno, error.strerror, str(given)) from error
             raise
         # mkstemp makes private files; give the file the permissions that open() would have given.
         with _UMASK_LOCK:  # the mask is the process's: a second thread would read, and restore, this thread's 0
             umask = os.umask(0)
             os.umask(umask)
-        with with_file_name(path):
+        with with_file_name(given):
             temporary.chmod(0o666 & ~umask)
             temporary.replace(path)
     finally:

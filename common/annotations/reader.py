@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -81,23 +82,21 @@ def read_dataset(root: Path | str, options: ReadingArgs = DEFAULT_READING) -> An
 def _with_other_formats(folder: Path, reader: Reader, read: Annotations) -> Annotations:
     """Return a dataset with a note on each other format that is in its folder, too.
 
+    A photo counts as annotated if one of the same stem is: conversions often come with copies of the photos.
+
     Raises:
-        DatasetError: a photo has faces in another format, and neither faces nor a refused annotation in the one read.
+        DatasetError: a photo has labels in another format, and no annotation, or a refused one, in the one read.
     """
-    refused = [problem for problem in read.problems if problem.kind == "refused"]
-    stems, reasons = {problem.file.stem for problem in refused}, "\n".join(problem.reason for problem in refused)
-    annotated = {os.path.realpath(photo) for photo in read.annotation_files}
+    annotated: set[str] | None = None
     notes = []
-    for fits, other_reader in FOLDER_READERS:
+    first = next(i for i, (_, each) in enumerate(FOLDER_READERS) if each is reader)
+    for fits, other_reader in FOLDER_READERS[first + 1 :]:  # `find_dataset` has refused those before
         found = None if other_reader is reader else _read_other(folder, fits, other_reader, read.problems)
         if found is None:
             continue
+        annotated = _annotated_stems(read) if annotated is None else annotated
         name, faces, files = found
-        alone = [
-            photo
-            for photo in files
-            if os.path.realpath(photo) not in annotated and photo.stem not in stems and photo.name not in reasons
-        ]
+        alone = [photo for photo in files if photo.stem not in annotated]
         own = read.format_name
         if alone:
             what = f"{folder}: has {own} and {name} annotations, and only {name} has those of"
@@ -109,6 +108,15 @@ def _with_other_formats(folder: Path, reader: Reader, read: Annotations) -> Anno
             what = f"{own} ({counted(read.face_count, 'face')}) is read, and {name} of the same photos ({example})"
             notes.append(f"{what} is not; move the files of one format out of the folder")
     return replace(read, notes=(*read.notes, *notes))
+
+
+def _annotated_stems(read: Annotations) -> set[str]:
+    """Return the stems of the photos that have an annotation, or a refused one."""
+    stems = {photo.stem for photo in read.annotation_files}
+    for problem in read.problems:
+        if problem.kind == "refused":  # a file of many photos quotes the photo's name
+            stems |= {problem.file.stem, *(Path(name).stem for name in re.findall("'([^']+)'", problem.reason))}
+    return stems
 
 
 def _read_other(

@@ -97,7 +97,7 @@ def read_voc(root: Path | str, options: ReadingArgs = DEFAULT_READING) -> Annota
 def _first_pixel(root: Path, boxes: Sequence[tuple[Path, Sequence[float]]], collector: Collector) -> int:
     """Return the number of a dataset's first pixel, 0 or 1; note why it is 0, or that some boxes contradict.
 
-    Boxes of faces that the image cuts off start in the first pixel, so there more boxes start than in the second one:
+    Boxes of faces that the image cuts off start in the first pixel. So more boxes start there than in the second one:
     45 and 14 in the Kaggle set. One box at 0 in a 1-based dataset, drawn by another tool, must not move all others.
 
     Args:
@@ -115,7 +115,7 @@ def _first_pixel(root: Path, boxes: Sequence[tuple[Path, Sequence[float]]], coll
         return 1
     found = f"{len(zeros)} of {len(boxes)} boxes start in pixel 0, such as in {zeros[0].name}"
     found = f"{found}, and {len(ones)} in pixel 1"
-    if len(zeros) > len(ones) and len(zeros) >= MIN_ZERO_SHARE * len(boxes):
+    if len(zeros) >= len(ones) and len(zeros) >= MIN_ZERO_SHARE * len(boxes):
         collector.add_note(f"pixels are counted from 0, because {found}")
         return 0
     collector.add_note(f"pixels are counted from 1, as in Pascal VOC, but {found}; correct the boxes at 0")

@@ -58,6 +58,12 @@ def photo_name(storage: Storage, photo: PhotoRef) -> str:
     return name if photo.row is None else f"{name}#{photo.row}"
 
 
+def earlier_photo_name(storage: Storage, photo: PhotoRef) -> str:
+    """Return a photo's name in results of earlier versions."""
+    name = storage.earlier_name(photo.path)
+    return name if photo.row is None else f"{name}#{photo.row}"
+
+
 def name_digest(name: str) -> bytes:
     """Return a name's 16 bytes; two of a billion names share them with a chance of 1 in 10**20."""
     return blake2b(name.encode(), digest_size=16).digest()

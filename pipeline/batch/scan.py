@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 
 from common.errors import MediaError, UserError, first_line
 from common.paths import IMAGE_SUFFIXES, VIDEO_SUFFIXES, canonical_path, is_address
-from pipeline.batch.chunk import Chunk, PhotoRef, name_digest, photo_name
+from pipeline.batch.chunk import Chunk, PhotoRef, earlier_photo_name, name_digest, photo_name
 from pipeline.batch.photo_source import ParquetColumns, find_rows, read_contents
 from pipeline.batch.storage import FolderEntry, PathKind, Storage, resolve_storage, split_tail, without_secrets
 
@@ -101,6 +101,10 @@ def _new_photos(
             name = photo_name(found.storage, found.photo)
             if name in processed:
                 continue
+            earlier = earlier_photo_name(found.storage, found.photo)
+            if earlier != name and earlier in processed:
+                fix = "name another place for the results, to process its photos again"
+                raise UserError(f"{name}: the results have it by its earlier name, without its server; {fix}")
             if may_repeat:
                 digest = name_digest(name)
                 if digest in seen:

@@ -90,6 +90,10 @@ class Storage:
         start, root, end = self.naming
         return f"{start}{path.lstrip('/').removeprefix(root)}{end}"
 
+    def earlier_name(self, path: str) -> str:
+        """Return the name that a file had in results before 2026-12: without the server of an address."""
+        return self.name(path) if self.address is None else f"{urlsplit(self.address).scheme}://{path.lstrip('/')}"
+
     def kind(self, path: str) -> PathKind:
         """Return whether `path` is a file, a folder or does not exist."""
         if self.address is None:

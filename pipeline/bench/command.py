@@ -77,7 +77,7 @@ class BenchArgs:
     threads: int = 1
     """Threads for each net."""
     device: Device = "cpu"
-    """Device of all detectors; cuda needs onnxruntime-gpu; the part `torch` needs PyTorch with CUDA instead."""
+    """Device of all detectors. cuda needs onnxruntime-gpu, and PyTorch's CUDA for the naive pipeline and `torch`."""
     training: Path | None = None
     """Folder of one training, for the part `torch`: with cascade and runs, such as pipeline.train_all's part."""
     naive_model: str = "mobilenetv3_small_100"

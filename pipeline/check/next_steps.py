@@ -57,7 +57,7 @@ def next_steps(
     if faulty := {name: class_name_fault(name) for name in labels if class_name_fault(name)}:
         name = next(iter(faulty))
         text = f"Training stores crops in a folder per class, and {printable(name)!r} {faulty[name]}. "
-        typed = [f"{old}={usable_name(old)}" for old in faulty if can_be_typed(old)]
+        typed = [f"{old}={usable_name(old, labels)}" for old in faulty if can_be_typed(old)]
         text += "Give it another name, in this and all later commands." if typed else "Rename it in the annotations."
         given = options.rename or (renamed if flags != options.reading_flags() else ())
         flags = ReadingArgs(rename=(*given, *typed), unlabelled=options.unlabelled).reading_flags()

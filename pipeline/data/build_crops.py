@@ -42,7 +42,7 @@ CONTACT_COLUMNS, CONTACT_ROWS = 12, 6
 HARD_NEGATIVE_FOLDER = "rejects"
 # Crops of further sources are many, and near faces are large: a network of 80 px with a margin of 0.35 sees 173 px.
 FURTHER_MAX_SIDE = 224
-MAX_STEM_BYTES = 180  # of an image id in a crop's file name, which may have 255
+MAX_STEM_BYTES = 236  # of an image id in a crop's file name: number, digest and suffix follow
 JPEG_QUALITY = 95
 SUFFIXES = (".png", ".jpg")
 

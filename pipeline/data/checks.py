@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -77,9 +77,11 @@ def size_mismatch(pixels: NDArray[np.uint8], size: tuple[int, int]) -> str:
 
 def check_class_names(class_names: Iterable[str]) -> None:
     """Raise UserError when a class cannot have a folder of crops, or has the name of hard negatives."""
+    class_names = tuple(class_names)
     for name in class_names:
         if fault := class_name_fault(name):
-            way = f"use --rename {shlex.quote(f'{name}={usable_name(name)}')}, or " if can_be_typed(name) else ""
+            rename = shlex.quote(f"{name}={usable_name(name, class_names)}")
+            way = f"use --rename {rename}, or " if can_be_typed(name) else ""
             raise UserError(f"class {printable(name)!r} {fault}; {way}rename it in the annotations")
 
 
@@ -92,11 +94,12 @@ def class_name_fault(name: str) -> str:
     return "is too long for a folder's name" if len(name.encode()) > MAX_CLASS_BYTES else ""
 
 
-def usable_name(name: str) -> str:
-    """Return a name like this one that a folder of crops can have."""
+def usable_name(name: str, taken: Container[str] = ()) -> str:
+    """Return a name like this one that a folder of crops can have, and that is not `taken`."""
     text = re.sub(r"[^\w .-]+", "_", name).strip(" .")
     text = text.encode()[:MAX_CLASS_BYTES].decode(errors="ignore")
-    return text if text and not class_name_fault(text) else f"{text}_class"
+    text = text if text and not class_name_fault(text) else f"{text}_class"
+    return next(each for each in (text, *(f"{text}_{n}" for n in range(2, 100))) if each not in taken)
 
 
 def can_be_typed(name: str) -> bool:

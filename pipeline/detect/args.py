@@ -46,7 +46,7 @@ class DetectArgs:
     """Draw boxes and labels into the pictures."""
     blur: bool = False
     """Make every face in the pictures unrecognisable."""
-    animations: Annotated[bool, tyro.conf.arg(aliases=["--video"])] = False
+    animations: Annotated[bool, tyro.conf.arg(aliases=["--video"])] = False  # the earlier flag still works
     """Process animated GIF, WebP, PNG and AVIF files as videos; without it, their first frame is a photo."""
     skip_videos: bool = False
     """Leave out the videos of folders and patterns."""

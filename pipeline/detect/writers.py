@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -128,10 +129,15 @@ class PictureNames:
         if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
             path = path.with_name(path.name + ".jpg")
         free, number = path, 2
-        while canonical_path(free).casefold() in self._used:
+        while self._used & (names := _compared(free)):
             free, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
-        self._used.add(canonical_path(free).casefold())
+        self._used |= names
         return free
+
+
+def _compared(path: str | Path) -> set[str]:
+    """Return the names by which files are compared: of a link and of its target; many file systems ignore case."""
+    return {name.casefold() for name in (canonical_path(path), os.path.realpath(path))}
 
 
 def _json(value: Any) -> str:

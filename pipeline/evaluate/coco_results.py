@@ -23,6 +23,7 @@ from common.files import write_text
 from pipeline.evaluate.metrics import Sample, coco_detections, make_sample
 
 Corners = tuple[float, ...]  # of a box, xyxy
+ROUNDING = 1e-4  # how far a score of half precision may be outside 0 to 1
 MAX_EDGE = 1e9  # px: what float32 holds, and more than any picture
 
 
@@ -217,6 +218,6 @@ def _box_and_score(entry: Any, where: str) -> tuple[tuple[float, ...], float]:
     corners = (x, y, x + width, y + height)
     if not all(abs(v) < MAX_EDGE for v in corners) or min(width, height) < 0:  # not for NaN, either
         raise UserError(f"{where}: bbox {entry['bbox']} is not usable; use pixels [x, y, width, height]")
-    if not 0 <= score <= 1:
-        raise UserError(f"{where}: score is {score:g}; use probabilities from 0 to 1 (divide percentages by 100)")
-    return corners, score
+    if not -ROUNDING <= score <= 1 + ROUNDING:
+        raise UserError(f"{where}: score is {score!r}; use probabilities from 0 to 1 (divide percentages by 100)")
+    return corners, min(max(score, 0.0), 1.0)

@@ -21,12 +21,12 @@ class OutputPaths:
     events: Path  # CSV or JSON lines
 
     def names(self) -> set[str]:
-        """Return the files' names as they are compared; many file systems ignore case."""
-        return {canonical_path(file).casefold() for file in self._files()}
+        """Return the names by which the files are compared: of links and their targets; many systems ignore case."""
+        return {name.casefold() for file in self._files() for name in (canonical_path(file), os.path.realpath(file))}
 
     def are_distinct(self) -> bool:
         """Return whether no two of the files are the same; --events may name what would be the lines' file."""
-        return len(self.names()) == len(self._files())
+        return len({os.path.realpath(file).casefold() for file in self._files()}) == len(self._files())
 
     def _files(self) -> list[Path]:
         return [file for file in (self.video, self.lines, self.events) if file is not None]

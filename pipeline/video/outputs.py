@@ -104,7 +104,7 @@ class VideoOutputs:
             **({"clock": frame.clock.isoformat(timespec="milliseconds")} if frame.clock else {}),
             "width": width,
             "height": height,
-            **({} if frame.action == "detect" else {"look": frame.action}),
+            **({} if frame.action == "detect" else {"look": frame.action}),  # the key of the first version
             "faces": [{"track": track.track_id, **face} for track, face in zip(result.tracks, faces, strict=True)],
         }
 

@@ -51,11 +51,11 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "demo": (Row("demo", (), "without_mask", quick=True), Row("", (), "pip install '.[demo]'", code=1)),
     "serve": (Row("serve", ("--help",), "--port", quick=True), Row("", (), "pip install '.[serve]'", code=1)),
     "batch": (
-        Row("batch", ("rows.parquet", "photo.png", "o.parquet", "--workers", "1"), "photos:     2", 1),
+        Row("batch", ("rows.parquet", "photo.png", "o.parquet", "--workers", "1"), "photos:     2", 1, quick=True),
         Row("batch", ("photo.png", "o.parquet", "--workers", "1", "--engine", "ray"), "photos:     1"),
         Row("", ("photo.png", "o.parquet"), "pip install '.[batch]'", code=1),
     ),
-    "split": (Row("train", ("--data", "distinct", "--out", "s.csv"), "train"),),
+    "split": (Row("train", ("--data", "distinct", "--out", "s.csv"), "train", quick=True),),
     "build-crops": (Row("train", (*DATA, "--workers", "2"), "28 crops"),),
     "train-all": (
         Row("train", ("--help",), "--quick"),

@@ -112,7 +112,7 @@ def run(args: VideoScoreArgs) -> int:
     note = "Constants are chosen on half 1. Half 2 says whether they help. Unseen: the detector never found the face."
     tables = [Table("Events", ("", *COLUMNS), tuple(rows), note if choice else "")]
     tables.append(_unsure_table(clips, threshold, predictor.bundle.meta.fusion.unsure_margin))
-    tables.append(_looks_table(clips, threshold))
+    tables.append(_fewer_runs_table(clips, threshold))
     show([_narrow(tables[0]), *tables[1:]], notes)
     per_clip = tuple(_row(_clip_name(c), [s]) for c, s in zip(clips, present, strict=True))
     tables.append(Table("Each video, present constants", ("", *COLUMNS), per_clip))
@@ -197,7 +197,7 @@ def _unsure_table(clips: Sequence[DetectedClip], threshold: float, bundle_margin
     return Table("Unsure at `entered`, all videos, present constants", header, tuple(rows))
 
 
-def _looks_table(clips: Sequence[DetectedClip], threshold: float) -> Table:
+def _fewer_runs_table(clips: Sequence[DetectedClip], threshold: float) -> Table:
     """Return what is lost where the detector runs in fewer frames: by stride, and by --motion for each camera."""
     rows: list[tuple[str, int, Sequence[EventScores]]] = []
     for stride in STRIDES:
@@ -211,7 +211,7 @@ def _looks_table(clips: Sequence[DetectedClip], threshold: float) -> Table:
         rows.append((f"{camera}: --motion", runs, score_clips(held, threshold, DEFAULT_TRACKING)))
     cells = tuple((name, str(runs), *_row("", scores)[1:]) for name, runs, scores in rows)
     frames = sum(len(clip.detections) for clip in clips)
-    note = f"Looks: how many of {frames} frames the detector saw; below: of the frames of each kind of camera."
+    note = f"Runs: in how many of {frames} frames the detector ran; below: of the frames of each kind of camera."
     wide = Table("Fewer detector runs, present constants", ("", "runs", *COLUMNS), cells, note)
     return _narrow(wide, "runs")
 

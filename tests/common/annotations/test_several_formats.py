@@ -179,3 +179,14 @@ def test_other_files_are_no_second_format(tmp_path: Path) -> None:
     write_coco(tmp_path / "of_other_photos.json", ["x.jpg", "y.jpg"], [face(), face(2)])
     read = read_dataset(tmp_path)
     assert not read.notes and [problem.file.name for problem in read.problems] == ["c.jpg"]
+
+
+def test_a_conversion_with_copies_of_the_photos_is_noted(tmp_path: Path) -> None:
+    """VOC in images/ and annotations/, and its YOLO conversion with the photos copied to train/images."""
+    write_photos(tmp_path, "abc", "images")
+    write_voc(tmp_path, "abc", "annotations")
+    write_photos(tmp_path, "abc", "train/images")
+    write_yolo(tmp_path, "abc", "train/labels")
+    read = read_dataset(tmp_path)
+    assert read.face_count == 3 and {image.image_id for image in read.images} >= {"a", "b", "c"}
+    assert any("YOLO of the same photos (6 faces" in note for note in read.notes)

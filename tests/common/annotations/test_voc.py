@@ -82,6 +82,8 @@ def test_edges_at_zero_are_compared_with_edges_at_one(tmp_path: Path) -> None:
     read = read_voc(write_edges(tmp_path / "from 0", 0, 0.5, 1, 30))
     assert sorted(box[0] for box in read.images[0].boxes.tolist()) == [0, 0.5, 1, 30]
     assert read.notes[0].startswith("pixels are counted from 0, because 2 of 4 boxes")
+    read = read_voc(write_edges(tmp_path / "tie", 0, 1, 30))
+    assert sorted(box[0] for box in read.images[0].boxes.tolist()) == [0, 1, 30]
     read = read_voc(write_edges(tmp_path / "usual", 1, 30))
     assert not read.notes and sorted(box[0] for box in read.images[0].boxes.tolist()) == [0, 29]
 

@@ -16,6 +16,7 @@ import pytest
 
 from pipeline.batch import command as batch
 from pipeline.batch import pool as batch_pool
+from pipeline.batch.storage import Storage
 from tests.helpers.batch_fakes import fake_job, run_here
 from tests.helpers.fake_predictor import write_picture
 
@@ -164,3 +165,19 @@ def test_two_servers_with_the_same_bucket(servers: list[S3Server], capsys: pytes
     out, err = capsys.readouterr()
     assert "photos:     0 (2 before)\n" in out and "hush" not in out + err
     assert b"hush" not in b"".join(results.objects.values())
+
+
+def test_results_with_names_of_an_earlier_version_are_not_doubled(
+    servers: list[S3Server], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = servers[0]
+    one.objects["cam/1.png"] = write_picture(Path("1.png"), []).read_bytes()
+    present = Storage.name
+    with monkeypatch.context() as earlier:
+        earlier.setattr(Storage, "name", lambda s, path: present(s, path) if s.is_local else f"s3://{path}")
+        assert batch.main([one.address("cam"), "faces.parquet"]) == 0
+    capsys.readouterr()
+    assert batch.main([one.address("cam"), "faces.parquet"]) == 1
+    what = "the results have it by its earlier name, without its server; name another place for the results"
+    assert capsys.readouterr().err == f"error: s3://b/cam/1.png{one.options}: {what}, to process its photos again\n"
+    assert batch.main([one.address("cam"), "other.parquet"]) == 0

@@ -80,6 +80,12 @@ def test_class_names_that_cannot_be_folders_get_a_name_that_can(name: str, bette
     assert f"{name}={better}" in str(raised.value) and "--rename" in str(raised.value)
 
 
+def test_a_new_name_is_no_other_class() -> None:
+    assert usable_name("a/b", ["a/b", "a_b"]) == "a_b_2"
+    with pytest.raises(UserError, match="--rename a/b=a_b_2, or rename"):
+        check_class_names(["a/b", "a_b"])
+
+
 def test_class_names_are_short_enough_for_a_folder() -> None:
     long = "\uac00" * 90
     assert class_name_fault(long) == "is too long for a folder's name"

@@ -189,6 +189,14 @@ def test_no_input_is_overwritten_and_outputs_are_not_read_again(fake: FakePredic
         assert [image["file"] for image in read_json("set/out/detections.json")["images"]] == ["set/photo.png"]
 
 
+def test_a_link_in_the_output_folder_that_leads_to_an_input_is_left_alone(fake: FakePredictor) -> None:
+    original = write_picture(Path("photo.png")).read_bytes()
+    Path("out").mkdir()
+    Path("out/photo.png").symlink_to("../photo.png")
+    assert run_detect("photo.png", "--out", "out") == 0
+    assert Path("photo.png").read_bytes() == original and Path("out/photo-2.png").is_file()
+
+
 def test_many_files_give_a_summary(fake: FakePredictor, capsys: pytest.CaptureFixture[str]) -> None:
     for i in range(6):
         write_picture(Path(f"in/{i}.png"), [BOX] if i else [])

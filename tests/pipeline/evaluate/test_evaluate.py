@@ -127,7 +127,7 @@ def test_no_detection_at_all(data: Path) -> None:
         ([detection("a", "with_mask", (0, 0, 1e300, 9), 1)], [], "not usable"),
         ([detection("a", "with_mask", (0, 0, float("nan"), 9), 1)], [], "not usable"),
         ([detection("a", "with_mask", (0, 0, 9, 9), 87.5)], [], "score is 87.5; use probabilities from 0 to 1 (divide"),
-        ([detection("a", "with_mask", (0, 0, 9, 9), -3)], [], "score is -3; use probabilities"),
+        ([detection("a", "with_mask", (0, 0, 9, 9), -3)], [], "score is -3.0; use probabilities"),
         ({"detections": []}, [], "not COCO results"),
         ([], ["--split", "dev"], "--split is 'dev'"),
         ([], ["--split", "val"], "no images in split 'val'"),

@@ -45,6 +45,14 @@ def test_outputs_of_photos_are_kept(flag: str, file: str) -> None:
     assert read_rows("detections/door-2.events.csv")[1:]
 
 
+def test_a_link_in_the_output_folder_that_leads_to_the_video_is_left_alone() -> None:
+    original = blob_video(Path("door.mp4"), frames=5).read_bytes()
+    Path("detections").mkdir()
+    Path("detections/door.mp4").symlink_to("../door.mp4")
+    assert run_detect("door.mp4") == 0
+    assert Path("door.mp4").read_bytes() == original and length("detections/door-2.mp4") == 5
+
+
 def test_events_and_the_outputs_of_photos_are_different_files(capsys: pytest.CaptureFixture[str]) -> None:
     write_picture(Path("photo.png"))
     blob_video(Path("door.mp4"), frames=5)
