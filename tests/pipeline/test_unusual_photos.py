@@ -173,7 +173,11 @@ def test_a_photo_without_read_permission(tmp_path: Path) -> None:
     done = unprivileged.run_python("-m", "pipeline.build_crops", "--data", "set", "--workers", "1", cwd=tmp_path)
     assert (done.returncode, done.stderr.splitlines()) == (
         0,
-        [f"warning: set/images/b.png: {what}; not used", "note: 1 of 2 annotated faces were refused"],
+        [
+            f"warning: set/images/b.png: {what}; not used",
+            "note: 1 of 2 annotated faces were refused",
+            "warning: splits.csv: 1 of its 2 photos are not in the data, or refused: b",
+        ],
     )
     assert [record.image_id for record in read_crop_set(tmp_path / "crops").records] == ["a"]
 
@@ -196,4 +200,5 @@ def test_an_annotation_without_read_permission(tmp_path: Path) -> None:
     (tmp_path / "splits.csv").write_text("image_id,split\na,train\nb,train\n")
     done = unprivileged.run_python("-m", "pipeline.build_crops", "--data", "set", "--workers", "1", cwd=tmp_path)
     line = "set/annotations/b.xml: cannot be read (Permission denied); not used, check its permissions"
-    assert (done.returncode, done.stderr) == (0, f"warning: {line}\n")
+    lost = "splits.csv: 1 of its 2 photos are not in the data, or refused: b"
+    assert (done.returncode, done.stderr) == (0, f"warning: {line}\nwarning: {lost}\n")
