@@ -35,8 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the first argument names, or list the commands; return the exit code (unknown: 2)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage())
-        return 0
+        from common.cli import run_cli  # the commands import it themselves
+
+        return run_cli(_show_usage)
     name = arguments[0].replace("_", "-")
     if name not in COMMANDS:
         close = get_close_matches(name, COMMANDS, 1)
@@ -45,6 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     sys.argv = [f"facemask {name}", *arguments[1:]]
     runpy.run_module(COMMANDS[name][0], run_name="__main__")
+    return 0
+
+
+def _show_usage() -> int:
+    print(usage())
     return 0
 
 

@@ -29,6 +29,16 @@ def test_the_list_names_every_command(argv: list[str], capsys: pytest.CaptureFix
     assert all(line.split()[1:] for line in lines)
 
 
+def test_the_list_into_a_pipe_that_has_ended() -> None:
+    """As in `facemask | head -1`."""
+    lister = subprocess.Popen(
+        [sys.executable, "-m", "common.facemask"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert lister.stdout is not None and lister.stderr is not None
+    lister.stdout.close()
+    assert lister.stderr.read() == b"" and lister.wait() == 1
+
+
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
