@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import sys
 from collections.abc import Sequence
@@ -35,9 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the first argument names, or list the commands; return the exit code (unknown: 2)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        from common.cli import run_cli  # the commands import it themselves
-
-        return run_cli(_show_usage)
+        return _show_usage()
     name = arguments[0].replace("_", "-")
     if name not in COMMANDS:
         close = get_close_matches(name, COMMANDS, 1)
@@ -50,7 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show_usage() -> int:
-    print(usage())
+    """Print the list and return the exit code: 1 when the reader of a pipe has ended. `common.cli` would load rich."""
+    try:
+        print(usage(), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again at its end
+        return 1
     return 0
 
 
