@@ -35,9 +35,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pipeline.detect": ("common", "stage2_classifier.data.mask_drawing", "pipeline.inference", "pipeline.video"),
     "pipeline.serve": ("common", "pipeline.inference"),
     "pipeline.batch": ("common", "pipeline.inference"),
+    "pipeline.bundle": ("common", "stage1_faces.cascade_config", "pipeline.inference"),
     "pipeline.export": (
         *("common", *CASCADE, "stage1_faces.pyramid", "stage1_faces.roi_crop", "pipeline.inference"),
-        "pipeline.serve.page_files",
+        *("pipeline.bundle", "pipeline.serve.page_files"),
     ),
     "pipeline.data": ("common", *STAGES),
     "pipeline.check": (
@@ -51,8 +52,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *("pipeline.inference", "pipeline.video"),
     ),
     "pipeline.training": (
-        *("common", *STAGES, "pipeline.inference", "pipeline.data", "pipeline.evaluate"),
-        *("pipeline.export.int8", "pipeline.export.weights_dtype"),
+        *("common", *STAGES, "pipeline.inference", "pipeline.bundle", "pipeline.data", "pipeline.evaluate"),
     ),
     "pipeline.baseline": ("common", *STAGES, "pipeline.data", "pipeline.evaluate", "pipeline.bench"),
     "pipeline.bench": (

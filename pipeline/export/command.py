@@ -46,9 +46,9 @@ def run(args: ExportArgs) -> int:
     """Write what is wanted, and return the exit code."""
     _check(args)
     with requires_extra("export"):
+        from pipeline.bundle.int8 import int8_bundle
         from pipeline.export.graph.detector_graph import detector_graph
         from pipeline.export.hub import HUB_FOLDER, hub_files
-        from pipeline.export.int8 import int8_bundle
         from pipeline.export.site import SITE, site_files
     bundle = Bundle.load(args.bundle)
     for folder, kind in ((args.web, SITE), (args.hub, HUB_FOLDER)):  # before any work

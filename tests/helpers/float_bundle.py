@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from pipeline.export.weights_dtype import is_int8
+from pipeline.bundle.weights_dtype import is_int8
 from pipeline.inference.bundle import DEFAULT, GRAPHS, Bundle
 from tests.helpers.bundle_files import edit_meta, replace_graph
 

@@ -21,9 +21,9 @@ from common.cli import progress
 from common.errors import UserError
 from common.sources import SourcesArgs, load_sources, main_part
 from common.splits import missing_line, read_splits
+from pipeline.bundle.int8 import to_int8
+from pipeline.bundle.weights_dtype import WeightsDtype, check_stored, is_int8, store_weights
 from pipeline.evaluate.selection import rename_advice
-from pipeline.export.int8 import to_int8
-from pipeline.export.weights_dtype import WeightsDtype, check_stored, is_int8, store_weights
 from pipeline.inference.bundle import GRAPHS, Bundle, check_destination, write_bundle
 from pipeline.inference.bundle_meta import BundleMeta, Search
 from pipeline.inference.fusion import ScoreFusion

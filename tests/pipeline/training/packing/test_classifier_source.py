@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from common.errors import BundleError, UserError
-from pipeline.inference import show_bundle
+from pipeline.bundle import command as show_bundle
 from pipeline.inference.bundle import Bundle
 from pipeline.inference.fusion import ScoreFusion
 from pipeline.inference.provenance import recorded_sources

@@ -12,7 +12,7 @@ import pytest
 
 from common.boxes import iou
 from pipeline.bench.synthetic_photos import synthetic_photo
-from pipeline.export.weights_dtype import is_int8, store_weights
+from pipeline.bundle.weights_dtype import is_int8, store_weights
 from pipeline.inference.bundle import GRAPHS, Bundle
 from pipeline.inference.predictor import Predictor
 from pipeline.training.packing import pack

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from common.errors import UserError
-from pipeline.export.weights_dtype import check_stored, store_weights
+from pipeline.bundle.weights_dtype import check_stored, store_weights
 from pipeline.inference.graphs import load_graph
 
 RNG = np.random.default_rng(0)

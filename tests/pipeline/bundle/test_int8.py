@@ -13,11 +13,11 @@ import pytest
 from common.boxes import iou
 from common.errors import UserError
 from pipeline.bench.synthetic_photos import synthetic_photo
-from pipeline.export import int8
+from pipeline.bundle import int8
+from pipeline.bundle.int8 import int8_bundle, probability_difference, quantize, to_int8
+from pipeline.bundle.weights_dtype import is_int8, store_weights
 from pipeline.export.command import main
 from pipeline.export.exported_detector import ExportedDetector
-from pipeline.export.int8 import int8_bundle, probability_difference, quantize, to_int8
-from pipeline.export.weights_dtype import is_int8, store_weights
 from pipeline.inference.bundle import GRAPHS, Bundle, write_bundle
 from pipeline.inference.graphs import load_graph
 from pipeline.inference.predictor import Predictor

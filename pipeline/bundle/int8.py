@@ -23,7 +23,7 @@ from common.cli import progress
 from common.errors import UserError
 from common.images import read_image
 from common.paths import find_images
-from pipeline.export.weights_dtype import is_int8, store_weights
+from pipeline.bundle.weights_dtype import is_int8, store_weights
 from pipeline.inference.bundle import GRAPHS, Bundle
 from pipeline.inference.device import Device
 from pipeline.inference.graphs import Graph, load_graph

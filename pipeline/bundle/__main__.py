@@ -3,4 +3,4 @@
 from common.launcher import start
 
 if __name__ == "__main__":
-    start("pipeline.inference.show_bundle:main")
+    start("pipeline.bundle.command:main")

@@ -1,12 +1,19 @@
 """The command pipeline.bundle."""
 
 import json
+import shutil
 
 import pytest
 
+from pipeline.bundle.command import main
 from pipeline.inference.bundle import DEFAULT, Bundle
-from pipeline.inference.show_bundle import main
 from tests.helpers.bundle_files import edit_meta
+
+
+@pytest.fixture
+def bundle_copy(tmp_path):
+    """Return a copy of the default bundle that a test may break."""
+    return shutil.copytree(DEFAULT, tmp_path / "bundle")
 
 
 @pytest.mark.parametrize("flags", [[], ["--bundle"]])
