@@ -17,9 +17,14 @@ STATE_FORMAT = 1
 
 def save_state(file: Path, state: Mapping[str, Any]) -> None:
     """Replace a state file in one step."""
+    write_bytes(file, state_bytes(state))
+
+
+def state_bytes(state: Mapping[str, Any]) -> bytes:
+    """Return what a state file holds."""
     buffer = io.BytesIO()
     torch.save({"format": STATE_FORMAT, **state}, buffer)
-    write_bytes(file, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def load_state(file: Path, advice: str) -> dict[str, Any]:

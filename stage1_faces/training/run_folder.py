@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.run_folder import ROWS_NAME, RunFolder
-from common.training.state_file import load_state, save_state
+from common.training.state_file import load_state, state_bytes
 from stage1_faces.training.finetune_config import MAX_PNET_WIDTH, FinetuneConfig
 from stage1_faces.training.nets import PNET_WIDTH, build_net
 
@@ -67,7 +67,7 @@ class FinetuneFolder(RunFolder):
 
     def save_state(self, name: str, state: Mapping[str, Any]) -> None:
         """Write the state of a net in training: tensors, numbers, strings, lists, dictionaries."""
-        save_state(self.path / f"{name}.state", state)
+        self.write(f"{name}.state", state_bytes(state))
 
     def load_state(self, name: str) -> dict[str, Any] | None:
         """Return what `save_state` wrote, without running code from the file; None where there is no file.
