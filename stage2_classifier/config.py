@@ -123,13 +123,15 @@ class TrainConfig:
     warmup_epochs: int = 2
     loss: str = "cross_entropy"  # cross_entropy or focal (Lin et al. 2017).
     label_smoothing: float = 0.1  # Share of the target spread over all classes (cross entropy only).
-    focal_gamma: float = 2.0  # How strongly focal loss weighs down easy crops; 0 is cross entropy.
+    focal_gamma: float = 2.0  # How strongly focal loss reduces the weight of easy crops; 0: cross entropy.
     class_weights: str = "none"  # Loss weights: none, inverse (1 / count) or effective (Cui et al. 2019).
     # 1 draws the classes equally often, 0 as often as they occur, 0.5 by the square root of their counts.
     sampler_power: float = 0.5
     dropout: float = 0.2  # Dropout before the last layer.
     mixup: float = 0.0  # Alpha of mixup's Beta distribution (Zhang et al. 2018); 0 is off.
-    ema_decay: float = 0.99  # Decay of the weights' moving average, which is validated and kept; 0 is off.
+    # Highest decay of the weights' moving average, which is validated and kept; 0 is off. It warms up: after n updates
+    # the decay is 1 - n^(-2/3), which is 0.99 after 1,000 and 0.998 after 11,181.
+    ema_decay: float = 0.99
     patience: int = 10  # Stop after this many epochs without a better validation macro-F1; 0 never stops early.
     min_delta: float = 0.0  # Least gain of macro-F1 that patience counts as better.
     # Folders of finished runs whose outputs, averaged, are learned next to the labels (Hinton et al. 2015).
@@ -208,16 +210,17 @@ _OBJECTNESS: dict[str, object] = {"jitter": 1.0, "hard_negatives": 0.25, "box_he
 _TRUNK: dict[str, object] = {"model": FACE_TRUNK, "input_size": 48}
 _LONG = {"epochs": 80, "warmup_epochs": 5, "ema_decay": 0.998, "patience": 0, "checkpoint_epoch": "last"}
 _INPUT = {"margin": 0.1, "input_size": 48, "batch_size": 128}
-# Settings of `final_trunk` and `final_cnn`; EXPERIMENTS.md has the effect of each.
+# Settings of `final_trunk` and `final_cnn`. EXPERIMENTS.md has the trials; batch size, margin, warm-up and decay were
+# not varied alone.
 _FINAL = _OBJECTNESS | _LONG | _INPUT | {"sampler_power": 0.7, "label_smoothing": 0.0, "light_prob": 0.3}
 # One stronger network for all candidates of stage 1: a short fine-tuning of pretrained weights, the backbone at half of
 # the head's rate.
-_LAST_STAGE: dict[str, object] = {
-    **{"model": "tf_efficientnet_lite0", "pretrained": True, "input_size": 80, "margin": 0.35, "jitter": 1.0},
-    **{"hard_negatives": 0.3, "box_head": True, "box_loss": "giou", "light_prob": 0.3},
-    **{"lr": 2e-3, "backbone_lr_scale": 0.5, "warmup_epochs": 1, "epochs": 14, "batch_size": 128, "ema_decay": 0.99},
-    **{"label_smoothing": 0.0, "sampler_power": 0.7, "patience": 0, "checkpoint_epoch": "last"},
-}
+_LAST_STAGE = dict[str, object](
+    model="tf_efficientnet_lite0", pretrained=True, input_size=80, margin=0.35, jitter=1.0,
+    hard_negatives=0.3, box_head=True, box_loss="giou", light_prob=0.3,
+    lr=2e-3, backbone_lr_scale=0.5, warmup_epochs=1, epochs=14, batch_size=128, ema_decay=0.99,
+    label_smoothing=0.0, sampler_power=0.7, patience=0, checkpoint_epoch="last",
+)  # fmt: skip
 EXPERIMENTS: dict[str, TrainConfig] = {
     config.name: config
     for config in (
@@ -228,7 +231,7 @@ EXPERIMENTS: dict[str, TrainConfig] = {
         _vary("loss_focal", "Loss: focal loss instead of cross entropy?", loss="focal", label_smoothing=0.0),
         _vary(
             "loss_class_weights",
-            "Imbalance: weigh the loss instead of drawing rare classes more often?",
+            "Imbalance: weight the loss instead of drawing rare classes more often?",
             class_weights="effective",
             sampler_power=0.0,
         ),
@@ -252,7 +255,11 @@ EXPERIMENTS: dict[str, TrainConfig] = {
         _vary("epochs_15", "Epochs: are half as many enough?", epochs=15),
         _vary("epochs_60", "Epochs: do twice as many help?", epochs=60, patience=20),
         _vary("seed_1", "Chance: how much does another seed change?", seed=1),
-        _vary("view_jitter", "Views: stray as stage 1's boxes do, into the photo's own surroundings?", jitter=1.0),
+        _vary(
+            "view_jitter",
+            "Views: move and resize boxes at random, as stage 1's boxes are inexact?",
+            jitter=1.0,
+        ),
         _vary("view_margin_35", "Views: more context around the face?", margin=0.35),
         _vary("objectness_box", "Objectness: learn stage 1's false alarms and the face's box, too?", **_OBJECTNESS),
         _vary("aug_mask_transfer", "Data: bare faces with the masks of others, worn wrongly?", mask_transfer_prob=0.25),
@@ -299,12 +306,12 @@ EXPERIMENTS: dict[str, TrainConfig] = {
         ),
         _vary(
             "final_trunk",
-            "Final: all that helped, with O-Net's layers?",
+            "Final: the full recipe, with O-Net's layers?",
             pretrained=True,
             mask_transfer_prob=0.25,
             **_FINAL | _TRUNK,
         ),
-        _vary("final_cnn", "Final: all that helped, with our own network?", **_FINAL),
+        _vary("final_cnn", "Final: the full recipe, with our own network?", **_FINAL),
         _vary("last_stage_lite0", "Last stage: EfficientNet-Lite0 with ImageNet weights?", **_LAST_STAGE),
         _vary(
             "last_stage_lite0_96",

@@ -7,6 +7,7 @@ the training has them, the face logit and four box deltas (`stage2_classifier.he
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -51,7 +52,7 @@ class ResidualBlock(nn.Module):
         self.second = _conv_bn(outputs, outputs)
         self.shortcut = nn.Sequential(nn.AvgPool2d(2, ceil_mode=True), *_conv_bn(inputs, outputs, kernel=1))
         # A block that starts as its shortcut trains more steadily (Goyal et al. 2017).
-        nn.init.zeros_(self.second.get_parameter("1.weight"))
+        nn.init.zeros_(self.second.get_parameter("1.weight"))  # gamma of the last batch norm
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the features (N, outputs, ceil(H / 2), ceil(W / 2)) of features (N, inputs, H, W)."""
@@ -72,7 +73,7 @@ class SmallCNN(nn.Module):
 
     def __init__(self, num_classes: int, dropout: float = 0.0, width: int = 32) -> None:
         super().__init__()
-        channels = [-(-int(width * ratio) // 16) * 16 for ratio in (1, 1.5, 3, 5)]
+        channels = [math.ceil(width * ratio / 16) * 16 for ratio in (1, 1.5, 3, 5)]  # multiples of 16
         self.stem = nn.Sequential(*_conv_bn(3, channels[0], stride=2), nn.ReLU())
         self.blocks = nn.Sequential(*(ResidualBlock(a, b) for a, b in pairwise(channels)))
         self.dropout = nn.Dropout(dropout)

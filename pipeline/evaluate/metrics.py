@@ -80,6 +80,7 @@ class Sample:
             if not np.isfinite(class_scores).all():
                 raise ValueError(f"{self.image_id}: a class score is not a finite number")
             class_scores = class_scores[order]
+        # The class is frozen: its checked fields go to its dictionary.
         vars(self).update(gt_boxes=gt_boxes, gt_labels=gt_labels, class_scores=class_scores)
         vars(self).update(boxes=boxes[order], scores=scores[order], labels=labels[order])
 

@@ -15,7 +15,8 @@ class AugmentPolicy:
     """Range and probability (`*_p`) of each augmentation.
 
     Half of the faces in the Kaggle set are at most 23 px wide. At test time the boxes are a detector's. So the policy
-    shifts boxes and lowers resolutions. The erased patch is too small to look like a mask or to hide one.
+    shifts boxes and lowers resolutions. The erased patch is small and grey. It may
+    cover the mouth: not everything in front of a mouth is a mask.
     """
 
     flip_p: float = 0.5

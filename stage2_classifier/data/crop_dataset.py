@@ -146,6 +146,7 @@ class CropDataset(Dataset[CropView]):
         return len(self.records)
 
     def __getitem__(self, key: int | tuple[int, int]) -> CropView:
+        # Without options: cut the view of crop i, transform it, and return it with its class.
         draw, i = key if isinstance(key, tuple) else (key, key)
         seed = int(np.random.SeedSequence((self.seed, self.epoch, draw)).generate_state(1)[0])
         # A changed face is seen as a jittered one is, if only with a jitter of zero.

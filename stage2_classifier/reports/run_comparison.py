@@ -127,15 +127,16 @@ def _answer(topic: Topic, groups: dict[str, list[RunRow]], baseline: ScoredRun) 
 
 
 def _summary(others: list[RunRow], baseline: ScoredRun) -> list[str]:
-    """Return sentences on how many runs did better, and on the best one."""
+    """Return sentences on how many runs scored higher, and on the best one."""
     best = max(others, key=lambda row: row.delta)
     better = sum(row.delta > 0 for row in others)
     name, run = baseline.run.name, best.scored.run
     count = f"{len(others)} alternatives were" if len(others) > 1 else "1 alternative was"
     start = f"{name} reaches validation macro-F1 {baseline.val_f1:.3f}; {count} tried."
     if not better:
-        return [start, f"None does better; the closest is {run.name} ({best.delta:+.3f})."]
-    return [start, f"{better} did better, most of all {run.name} ({best.delta:+.3f}: {', '.join(best.changes)})."]
+        return [start, f"None scores higher; the closest is {run.name} ({best.delta:+.3f})."]
+    most = f"{better} scored higher, most of all {run.name} ({best.delta:+.3f}: {', '.join(best.changes)})."
+    return [start, most, 'What chance explains is under "In which order".']
 
 
 def _gaps(others: list[RunRow], baseline: ScoredRun) -> list[str]:

@@ -65,7 +65,9 @@ def measure_noise(scored_runs: Sequence[ScoredRun], baseline: ScoredRun) -> Nois
         names = ", ".join(scored.run.name for scored in repeated[spreads.index(size)])
         widest = f", the widest of {len(repeated)} such spreads" if len(repeated) > 1 else ""
         source = f"the spread of validation macro-F1 between runs that differ in their seed alone ({names}{widest})"
-        return NoiseLevel(size, "the spread between seeds", f"Chance is taken to be {size:.3f}: {source}.")
+        hint = "A few seeds show only roughly how large chance is, so a larger difference is a hint: a change that does"
+        hint += " nothing is farther away than two runs alike in half of all cases. Repeat both runs with other seeds."
+        return NoiseLevel(size, "the spread between seeds", f"Chance is taken to be {size:.3f}: {source}. {hint}")
     low, high = baseline.val_interval or (baseline.low, baseline.high)
     where = "validation crops" if baseline.val_interval else "the crops scored here"
     size, name = (high - low) / 2, baseline.run.name
@@ -88,4 +90,4 @@ def _conclusion(row: RunRow, baseline: ScoredRun, noise: NoiseLevel) -> str:
     measure = f"{noise.name} ({noise.size:.3f})"
     if abs(row.delta) <= noise.size + 1e-9:  # sums of floats that are equal on paper
         return f"Within chance: {row.delta:+.3f} is no more than {measure}."
-    return f"{'Better' if row.delta > 0 else 'Worse'}: {row.delta:+.3f} is more than {measure}."
+    return f"{'Higher' if row.delta > 0 else 'Lower'}: {row.delta:+.3f} is more than {measure}."

@@ -198,9 +198,11 @@ def _fit_platt_scaling(fusion: ScoreFusion, outputs: Sequence[StageOutputs], rig
     if face_logits:
         columns.append(np.concatenate(face_logits))
     weights, intercept = fit_platt(np.stack(columns, axis=1), right)
+    if face_logits and weights[1] < 0:
+        # A classifier that knows nothing of faces may get a weight below 0 by chance; then stage 1 is fitted alone.
+        weights, intercept = fit_platt(columns[0][:, None], right)
     max_face_logit = max((float(v.max(initial=0.0)) for v in face_logits), default=fusion.max_face_logit)
-    # A classifier that knows nothing of faces may get a weight below 0 by chance.
-    classifier_weight = max(weights[1], 0.0) if face_logits else 0.0
+    classifier_weight = weights[1] if len(weights) > 1 else 0.0
     return replace(
         fusion,
         detector_weight=round(weights[0], 4),

@@ -66,14 +66,14 @@ def test_the_report_has_the_order(crops: CropSet, tmp_path: Path) -> None:
         f"| 2 | 2026-02-03 03:10 | late | {question} | seed 0 → 1 | 0.830 | +0.020 | "
         "The same settings again: this difference (+0.020) is chance itself. |",
         "| 3 | — | old | Dropout \\| half? | dropout 0.2 → 0.5 | 0.700 | -0.110 | "
-        "Worse: -0.110 is more than the spread between seeds (0.020). |",
+        "Lower: -0.110 is more than the spread between seeds (0.020). |",
     ]
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     order = page[page.index('id="order"') : page.index('id="architecture"')]
     assert [order.index(name) for name in (">baseline<", ">late<", ">old<")] == sorted(
         order.index(name) for name in (">baseline<", ">late<", ">old<")
     )
-    assert "Worse: -0.110 is more than the spread between seeds (0.020)." in order and "2026-02-03 03:10" in order
+    assert "Lower: -0.110 is more than the spread between seeds (0.020)." in order and "2026-02-03 03:10" in order
 
 
 def test_report_writes_everything(crops: CropSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,7 +120,7 @@ def test_report_writes_everything(crops: CropSet, tmp_path: Path, capsys: pytest
 
     text = (out / "report.md").read_text(encoding="utf-8")
     assert "| odd\\|&lt;b> | small_cnn_half | 123,456 | 1.5 | 2 of 3 | 0.840 |" in text
-    assert "1 did better, most of all odd\\|&lt;b> (+0.030: optimizer adamw → sgd, lr 0.002 → 0.1)" in text
+    assert "1 scored higher, most of all odd\\|&lt;b> (+0.030: optimizer adamw → sgd, lr 0.002 → 0.1)" in text
     assert "No run with another network was given." in text
     assert "(odd%7C%3Cb%3E/confusion_matrix.png)" in text and "(odd%7C%3Cb%3E/augmentation.png)" in text
     for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):

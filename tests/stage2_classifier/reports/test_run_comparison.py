@@ -69,8 +69,8 @@ def test_runs_go_to_their_topic() -> None:
     sgd = found["optimizer"].comparisons[0].rows[0]
     assert sgd.changes == ("optimizer adamw → sgd", "lr 0.002 → 0.1")
     assert sgd.delta == pytest.approx(0.02)
-    assert "1 did better, most of all sgd (+0.020" in " ".join(found["optimizer"].text)
-    assert "None does better; the closest is b32 (-0.020)" in " ".join(found["hyperparameters"].text)
+    assert "1 scored higher, most of all sgd (+0.020" in " ".join(found["optimizer"].text)
+    assert "None scores higher; the closest is b32 (-0.020)" in " ".join(found["hyperparameters"].text)
     overfitting = " ".join(found["overfitting"].text)
     assert "a gap of 0.100" in overfitting and "augment opencv → none: a gap of 0.250" in overfitting
     assert "from 0.800 to 0.810" in found["noise"].text[0]
@@ -147,9 +147,9 @@ def test_a_conclusion_compares_the_difference_with_the_spread_between_seeds() ->
     assert conclusions["baseline"] == "The reference that all others are compared with."
     assert conclusions["again"] == "The same settings again: this difference (+0.020) is chance itself."
     assert conclusions["as_far"] == "Within chance: +0.040 is no more than the spread between seeds (0.040)."
-    assert conclusions["further"] == "Better: +0.041 is more than the spread between seeds (0.040)."
+    assert conclusions["further"] == "Higher: +0.041 is more than the spread between seeds (0.040)."
     assert conclusions["near"].startswith("Within chance: -0.030 ")
-    assert conclusions["bad"] == "Worse: -0.100 is more than the spread between seeds (0.040)."
+    assert conclusions["bad"] == "Lower: -0.100 is more than the spread between seeds (0.040)."
 
 
 def test_without_repeated_runs_the_noise_is_half_the_bootstrap_interval() -> None:
@@ -160,7 +160,7 @@ def test_without_repeated_runs_the_noise_is_half_the_bootstrap_interval() -> Non
     assert chance.size == pytest.approx(0.03)
     assert "half the width of baseline's 95% bootstrap interval of macro-F1 on validation crops" in chance.text
     conclusion = build_timeline([base, other], base).entries[1].conclusion
-    assert conclusion == "Better: +0.040 is more than half of baseline's bootstrap interval (0.030)."
+    assert conclusion == "Higher: +0.040 is more than half of baseline's bootstrap interval (0.030)."
     # Crops without a validation split leave the interval of the split that is scored.
     base = replace(base, val_interval=None)
     assert measure_noise([base, other], base).size == pytest.approx(0.15)
