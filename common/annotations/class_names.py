@@ -13,12 +13,14 @@ from common.errors import UserError
 # Spellings of public face-mask datasets, as `class_key` returns them.
 _USUAL_SPELLINGS = {
     "with_mask": "mask withmask masked facemask wearingmask maskon maskworn goodmask yesmask correctmask maskcorrect "
-    "maskedface wearmask withfacemask maskweared maskweareds properlymasked",
+    "maskedface wearmask withfacemask maskweared maskweareds properlymasked facewithmask withmasks masks correct",
     "without_mask": "nomask withoutmask unmasked notmasked maskoff nofacemask facenomask withoutfacemask face bareface "
-    "nonmask notmask nomaskface unmaskedface",
+    "nonmask notmask nomaskface unmaskedface notwearingmask facewithoutmask nomasks",
     "mask_weared_incorrect": "incorrectmask maskincorrect improperlymasked improper impropermask maskwornincorrect "
     "wrongmask incorrect maskwearedincorrect maskwornincorrectly incorrectlymasked badmask incorrectlyworn "
-    "maskedincorrectly maskwornimproperly wrongwear incorrectlywornmask halfmask poormask",
+    "maskedincorrectly maskwornimproperly wrongwear incorrectlywornmask halfmask poormask wrong maskwrong "
+    "facewithmaskincorrect facewithmaskincorrectly facemaskincorrect wearingmaskincorrect wearingmaskincorrectly "
+    "maskwearedincorrectly",
 }
 _CLASS_OF_SPELLING = {key: name for name, keys in _USUAL_SPELLINGS.items() for key in keys.split()}
 

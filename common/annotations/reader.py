@@ -12,10 +12,11 @@ from pathlib import Path
 from common.annotations.coco import coco_files, read_coco
 from common.annotations.collect import MAX_NORMALISED, DatasetError, parse_number
 from common.annotations.options import DEFAULT_READING, ReadingArgs
-from common.annotations.photos import entries_in, files_in, is_searchable
+from common.annotations.photos import entries_in, files_in, is_searchable, photos_in
 from common.annotations.text import EncodingError, read_text
 from common.annotations.tools.cvat import is_cvat_folder, read_cvat
 from common.annotations.tools.labelme import is_labelme_file, is_labelme_folder, read_labelme
+from common.annotations.tools.unsupported import packed_photos, recognise, recognise_folder
 from common.annotations.tools.via import is_via_file, is_via_folder, read_via
 from common.annotations.types import Annotations, Problem
 from common.annotations.voc import is_voc_folder, read_voc
@@ -49,6 +50,7 @@ LAYOUTS = (
     "VIA (a project, or its annotations as .json or .csv, with the images)",
 )
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
+UNUSED_PHOTOS = "in other folders are not used"  # of the COCO reader's note
 MAX_LISTED = 5  # folders and suffixes in a message
 MAX_DEPTH = 3  # folders with nothing but one folder, as archives make them
 
@@ -67,16 +69,43 @@ def read_dataset(root: Path | str, options: ReadingArgs = DEFAULT_READING) -> An
     root = Path(root)
     if not root.exists():
         raise UserError(f"{root}: not found; give the folder of an annotated dataset")
+    if root.is_file() and (hint := recognise(root)):
+        raise UserError(f"{root}: {hint}")
     if root.is_file() and root.suffix.lower() in FILE_READERS:
         _refuse_file_of_one_image(root)
-        return FILE_READERS[root.suffix.lower()](root, options)
+        return _read_or_hint(root, FILE_READERS[root.suffix.lower()], root, options)
     if root.is_dir() and (found := find_dataset(root)) is not None:
         folder, reader = found
-        return _with_other_formats(folder, reader, reader(folder, options))
+        read = _with_other_formats(folder, reader, _read_or_hint(root, reader, folder, options))
+        return _with_unused_photos(root, folder, read)
     if root.is_file() and root.suffix.lower() in ARCHIVES:
         raise UserError(f"{root}: is an archive; unpack it, and give the folder")
+    if root.is_dir() and (hint := packed_photos(root, ARCHIVES) or recognise_folder(root)):
+        raise UserError(f"{root}: {hint}")
     looked_for = f"{', '.join(LAYOUTS[:-1])} and {LAYOUTS[-1]}, also in train/, valid/ and test/"
     raise UserError(f"{root}: no annotated dataset; looked for {looked_for}; found {_contents(root)}")
+
+
+def _read_or_hint(root: Path, reader: Reader, place: Path, options: ReadingArgs) -> Annotations:
+    """Return a dataset, or raise the reader's error: with a hint where photos are packed, or labels are not YOLO's.
+
+    Args:
+        root: what the user named.
+        reader: of the format that was found.
+        place: the dataset's folder or file.
+        options: how to read it.
+    """
+    try:
+        return reader(place, options)
+    except DatasetError as error:
+        base = root if root.is_dir() else root.parent
+        hint = packed_photos(base, ARCHIVES)
+        if hint is None and reader is read_yolo:  # labels of other formats have the same layout
+            base = place if place.is_dir() else place.parent
+            hint = recognise_folder(base, (".txt",))
+        if hint is None:
+            raise
+        raise DatasetError(f"{base}: {hint}", error.problems) from error
 
 
 def _with_other_formats(folder: Path, reader: Reader, read: Annotations) -> Annotations:
@@ -117,6 +146,40 @@ def _annotated_stems(read: Annotations) -> set[str]:
         if problem.kind == "refused":  # a file of many photos quotes the photo's name
             stems |= {problem.file.stem, *(Path(name).stem for name in re.findall("'([^']+)'", problem.reason))}
     return stems
+
+
+def _with_unused_photos(root: Path, folder: Path, read: Annotations) -> Annotations:
+    """Return a dataset with a note on photos of `root` that it neither has nor names, such as in a folder beside.
+
+    Args:
+        root: the folder that the user named.
+        folder: the folder in it that was read.
+        read: the dataset.
+    """
+    if any(UNUSED_PHOTOS in note for note in read.notes):  # the format's reader has told it
+        return read
+    known = _annotated_stems(read) | {image.path.stem for image in read.images}
+    known |= {problem.file.stem for problem in read.problems}
+    others = [photo for photo in photos_in(root, True, skip_unsearchable=True) if photo.stem not in known]
+    if not others:
+        return read
+    note = f"not used: {counted(len(others), 'photo')} in other folders, such as {_below(others[0], root)}"
+    if labelled := [photo for photo in others if _has_annotation(photo)]:
+        have = "has an annotation" if len(labelled) == 1 else "have annotations"
+        note += f"; {len(labelled)} {have}, such as {_below(labelled[0], root)}"
+        note += " (name the folder with --data, or in data.yaml)"
+    if folder != root:
+        note += f"; {_below(folder, root)}/ is read"
+    return replace(read, notes=(*read.notes, note))
+
+
+def _has_annotation(photo: Path) -> bool:
+    """Return whether a photo has an annotation file of a usual place and form."""
+    label = label_file(photo)
+    if label is not None and _has_normalised_rows(label):
+        return True
+    page, shapes = photo.with_suffix(".xml"), photo.with_suffix(".json")
+    return (page.is_file() and xml_root_tag(page) == "annotation") or (shapes.is_file() and is_labelme_file(shapes))
 
 
 def _read_other(

@@ -15,7 +15,6 @@ from common.annotations.class_names import clean_name
 from common.annotations.collect import Collector, parse_number
 from common.annotations.layouts import IMAGE_FOLDERS
 from common.annotations.photos import (
-    SPLIT_FOLDERS,
     AmbiguousNameError,
     PhotoIndex,
     entries_in,
@@ -34,6 +33,7 @@ from common.annotations.yolo.config import (
     text_of_any,
     yolo_configs,
 )
+from common.display import counted
 from common.paths import IMAGE_SUFFIXES
 
 # Files with one class name per line, the nearest first: LabelImg, Darknet, Roboflow's Darknet export.
@@ -61,7 +61,7 @@ def is_yolo_folder(folder: Path) -> bool:
     """Return whether a folder has images/ and labels/, also in train/, or images and their labels elsewhere in it."""
     if _has_pair(folder) or any(_has_pair(inner) for inner in _split_folders(folder)):
         return True
-    if _has_other_pair(folder):
+    if any(_has_other_pair(place) for place in (folder, *_split_folders(folder))):
         return True
     if not any(True for _ in _class_files(folder)):
         return False
@@ -93,7 +93,7 @@ def _folders_in(folder: Path) -> list[Path]:
 
 
 def _split_folders(folder: Path) -> list[Path]:
-    return [inner for inner in _folders_in(folder) if inner.name.lower() in SPLIT_FOLDERS]
+    return [inner for inner in _folders_in(folder) if split_of_folders((inner.name,)) is not None]
 
 
 def _image_folders(base: Path) -> list[Path]:
@@ -145,8 +145,13 @@ def read_layout(root: Path, collector: Collector) -> YoloLayout:
         finder.add_folders()
     finder.report_repeated()
     if not layout.photos:
-        where = "its train, val and test folders hold no image" if settings.sources else "it holds no image"
-        raise collector.unusable(f"{config or root}: {where}", "correct the paths")
+        if settings.sources:
+            what = f"{config or root}: its train, val and test folders hold no image"
+            raise collector.unusable(what, "correct the paths")
+        texts = [file for file in files_in(base, recursive=True) if file.suffix.lower() == ".txt"]
+        count = sum(file not in layout.other_files and has_rows(file) for file in texts)
+        held = f"{counted(count, 'label file')} but no photo" if count else "no photo"
+        raise collector.unusable(f"{config or root}: it holds {held}", f"put the photos into {base / 'images'}")
     return layout
 
 
@@ -164,6 +169,8 @@ def _listed_names(base: Path, config: Path | None, listed: list[Path], collector
             if others != names and other.parent.parent == first.parent.parent and other.name == first.name:
                 fix = "number all labels after one list, and put it into data.yaml"
                 raise collector.error(f"{first} and {other}: name different classes; {fix}")
+        if wrong := _wrong_form(names):
+            raise collector.error(f"{first}: {wrong}; write one class name per line")
         return dict(enumerate(names))
     for file in sorted((*base.glob("*.yaml"), *base.glob("*.yml"))):
         if file != config and re.search(r"^names\s*:", text_of_any(file), re.M):
@@ -175,6 +182,19 @@ def _listed_names(base: Path, config: Path | None, listed: list[Path], collector
     if inner:
         fix = f"name {inner[0]} with --data, or {fix}"
     raise collector.error(f"{config or base}: no class names; {fix}")
+
+
+def _wrong_form(names: list[str]) -> str:
+    """Return what is wrong with the form of a file of class names; "" where nothing is."""
+    numbers = [re.match(r"(\d+)\s*[:=,\t ]\s*\S", name) for name in names]
+    if len(names) > 1 and [int(found[1]) if found else -1 for found in numbers] in (
+        list(range(len(names))),
+        list(range(1, len(names) + 1)),
+    ):
+        return "each line begins with the class's number"
+    if len(names) == 1 and len(names[0].split(",")) > 1:
+        return "all class names are on one line"
+    return ""
 
 
 def _report_equal_names(names: dict[int, str], where: Path, collector: Collector) -> None:

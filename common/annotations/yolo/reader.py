@@ -85,7 +85,7 @@ class _LabelReader:
             self.forms.settle()
         except AmbiguousRowsError as error:
             config = self.layout.config
-            hint = "" if config is not None else " (write one, with `names:`)"
+            hint = " (write one, with `names:`)" if config is None and "data.yaml" in str(error) else ""
             raise self.collector.error(f"{error}{hint}") from error
         return rows
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,9 @@ MAX_TESTED_POINTS = 150  # the test of a polygon needs their square
 MIN_ROUNDNESS = 0.6
 MIN_TRACKED_ROWS = 5  # five triangles do not all end in a whole number
 _FLAGS = (-1.0, 0.0, 1.0, 2.0)  # COCO's visibility of a key point, and -1 for a missing one
+# When rows are taken for corners.
+MAX_OUTSIDE = 0.05  # of the image's side, that a box may leave it
+MIN_OUTSIDE_ROWS, MIN_OUTSIDE_SHARE, MIN_ORDERED_SHARE = 3, 0.25, 0.98
 _Box = tuple[float, float, float, float]
 
 
@@ -65,6 +69,28 @@ class _Shapes:
         return tested > 0 and tested - self.found[kind] - self.found["both"] <= MAX_MISFITS * tested
 
 
+class _Corners:
+    """How many rows of four values look like two corners (x1 y1 x2 y2), and leave the photo when read as cx cy w h."""
+
+    def __init__(self) -> None:
+        self.rows = self.ordered = self.outside = 0
+        self.first = ""  # file and line of the first row
+
+    def add(self, values: Sequence[float], place: str) -> None:
+        """Count a row."""
+        x1, y1, x2, y2 = values
+        self.first = self.first or place
+        self.rows += 1
+        self.ordered += 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1
+        edges = (x1 - x2 / 2, y1 - y2 / 2, x1 + x2 / 2, y1 + y2 / 2)
+        self.outside += min(edges) < -MAX_OUTSIDE or max(edges) > 1 + MAX_OUTSIDE
+
+    def are_likely(self) -> bool:
+        """Return whether the rows are corners: real boxes seldom leave the photo, and few are wider than their cx."""
+        many = self.outside >= max(MIN_OUTSIDE_ROWS, MIN_OUTSIDE_SHARE * self.rows)
+        return many and self.ordered >= MIN_ORDERED_SHARE * self.rows
+
+
 class RowForms:
     """What the rows of a dataset mean: a box, a box with more values, or a polygon.
 
@@ -78,6 +104,7 @@ class RowForms:
         self._kpt_shape = kpt_shape
         self._shapes: dict[int, _Shapes] = {}  # by the rows' length
         self._plain_rows = 0  # rows that are a box and nothing else
+        self._corners = _Corners()  # of these
         self._meanings: dict[int, str] = {}  # "box", "polygon", or why rows of this length are refused
         self.extras: Counter[str] = Counter()  # rows read as a box whose further values were not used, by their kind
 
@@ -91,7 +118,9 @@ class RowForms:
             class_text, values = _split_class(words)
             rows.append(_make_row(number, class_text, values))
             self._plain_rows += len(values) == 4
-            if len(values) > 4:
+            if len(values) == 4:
+                self._corners.add(values, f"{file}: line {number}")
+            elif len(values) > 4:
                 self._test(rows[-1], values, file)
         return rows
 
@@ -111,8 +140,13 @@ class RowForms:
         """Decide what a row of each length means, after all files were parsed.
 
         Raises:
-            AmbiguousRowsError: the rows of a length can be boxes with key points as well as polygons.
+            AmbiguousRowsError: the rows of a length can be boxes with key points as well as polygons, or boxes look
+                like corners.
         """
+        if self._corners.are_likely():
+            few = f"{self._corners.outside} of {self._corners.rows} boxes would leave their photos"
+            fix = "write `class cx cy w h` (the centre and the size), or export the dataset again"
+            raise AmbiguousRowsError(f"{self._corners.first}: the rows look like corners, x1 y1 x2 y2 ({few}); {fix}")
         lengths = [length for length in self._shapes if length % 2 and length >= 7]
         odd = "box" if self._kpt_shape else self._settle_odd(lengths)
         for length, shapes in self._shapes.items():
@@ -189,7 +223,7 @@ class RowForms:
         meaning = "box" if row.length == 5 else self._meanings.get(row.length, "")
         largest = row.largest if meaning == "polygon" else _largest_of_box(row.box)
         if math.isfinite(largest) and largest > MAX_NORMALISED:
-            fix = "divide them by the image's width and height"
+            fix = "write `cx cy w h`, divided by the image's width and height"
             return f"has the value {largest:g}, but all must be within 0 and 1: values look like pixels; {fix}"
         if meaning not in ("box", "polygon"):
             return meaning or f"has {row.length} values, which is not a box or a polygon"

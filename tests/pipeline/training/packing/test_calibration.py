@@ -227,12 +227,10 @@ def test_without_objectness_stage_1s_scores_alone_are_weighted() -> None:
 
 def test_a_misleading_classifier_has_no_weight() -> None:
     made = many(20, weights=(1.0, -0.6, -1.5))
-    outputs = [
-        replace(each, face_logits=each.face_logits + np.float32(2)) for each in made
-    ]  # all look like faces to it
+    outputs = [replace(each, face_logits=each.face_logits + np.float32(2)) for each in made]
     fusion = fit_fusion(outputs, 0.2, flip_tta=False)
     assert fusion.classifier_weight == 0
-    # Without it, stage 1 is fitted alone: the mean score is the share of right candidates.
+    # Stage 1 is fitted alone: the mean score is the share of right candidates.
     scores = np.concatenate([fusion.face_scores(e.scores, e.face_logits) for e in outputs])
     right = np.concatenate([is_true_positive(e.boxes, e.gt_boxes) for e in outputs])
     assert scores.mean() == pytest.approx(right.mean(), abs=0.01)
