@@ -199,7 +199,7 @@ def sentences_follow_the_numbers(place: Path, monkeypatch: pytest.MonkeyPatch) -
     bare = page(lambda facts: facts["runs"]["aug_none"].update(f1=9.0, gap=0.5))
     assert "without augmentation the network memorizes its crops. Its validation score is higher" in bare
     assert "Here it gains nothing." in page(lambda facts: facts["runs"]["arch_face_trunk"].update(f1=0.0))
-    chosen_by = "were chosen by validation"
+    chosen_by = "Choosing the epoch and the experiment by validation"
     assert chosen_by in page(lambda facts: facts["test_crops"].update(macro_f1=0.0))
     assert chosen_by not in page(lambda facts: facts["test_crops"].update(macro_f1=1.0))
     one, two = ({"by_stage": {1: a, 2: 5}, "worst": None, "most_missed": None} for a in (9, 1))
