@@ -124,6 +124,11 @@ def canonical_path(path: str | Path) -> str:
     return os.path.join(os.path.realpath(folder), name)
 
 
+def compared_names(path: str | Path) -> set[str]:
+    """Return the names by which files are compared: of a link and of its target, as many file systems ignore case."""
+    return {name.casefold() for name in (canonical_path(path), os.path.realpath(path))}
+
+
 def _walk(root: str, skipped: str | None, errors: list[MediaError], wanted: Callable[[str], bool]) -> Iterator[str]:
     """Yield files relative to `root`; follow links to folders, but search each real folder once."""
 

@@ -149,14 +149,14 @@ def _annotated_stems(read: Annotations) -> set[str]:
 
 
 def _with_unused_photos(root: Path, folder: Path, read: Annotations) -> Annotations:
-    """Return a dataset with a note on photos of `root` that it neither has nor names, such as in a folder beside.
+    """Return a dataset with a note on photos of `root` that are neither in it nor named by a problem.
 
     Args:
         root: the folder that the user named.
         folder: the folder in it that was read.
         read: the dataset.
     """
-    if any(UNUSED_PHOTOS in note for note in read.notes):  # the format's reader has told it
+    if any(UNUSED_PHOTOS in note for note in read.notes):  # the format's reader has reported them
         return read
     known = _annotated_stems(read) | {image.path.stem for image in read.images}
     known |= {problem.file.stem for problem in read.problems}

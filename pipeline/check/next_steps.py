@@ -54,7 +54,7 @@ def next_steps(
         steps.append(NextStep(text, _command("check", data, better)))
         flags = better
     labels = sorted({label for image in images for label in image.labels})
-    if faulty := {name: class_name_fault(name) for name in labels if class_name_fault(name)}:
+    if faulty := {name: fault for name in labels if (fault := class_name_fault(name))}:
         name = next(iter(faulty))
         text = f"Training stores crops in a folder per class, and {printable(name)!r} {faulty[name]}. "
         typed = [f"{old}={usable_name(old, labels)}" for old in faulty if can_be_typed(old)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -65,9 +64,7 @@ def detect_images(
 
 
 def _picture_names(args: DetectArgs, images: Sequence[FoundImage]) -> PictureNames:
-    # For an input that is a link, both the link and its target are kept.
-    inputs = {name for image in images for name in (image.path, os.path.realpath(image.path))}
-    return PictureNames(args.out, [*inputs, *args.output_files().values()])
+    return PictureNames(args.out, [*(image.path for image in images), *args.output_files().values()])
 
 
 def _open_writers(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from typing import Any, Protocol, TextIO
 from common.display import path_text
 from common.errors import MediaError, UserError
 from common.files import atomic_text
-from common.paths import FoundImage, canonical_path
+from common.paths import FoundImage, compared_names
 from pipeline.inference.results import ImageResult
 
 
@@ -121,7 +120,7 @@ class PictureNames:
 
     def __init__(self, folder: Path, reserved: Sequence[str | Path]) -> None:
         self._folder = folder
-        self._used = {canonical_path(path).casefold() for path in reserved}  # many file systems ignore case
+        self._used = {name for path in reserved for name in compared_names(path)}
 
     def name(self, image: FoundImage) -> Path:
         """Return the path of the annotated picture."""
@@ -129,15 +128,10 @@ class PictureNames:
         if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
             path = path.with_name(path.name + ".jpg")
         free, number = path, 2
-        while self._used & (names := _compared(free)):
+        while self._used & (names := compared_names(free)):
             free, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
         self._used |= names
         return free
-
-
-def _compared(path: str | Path) -> set[str]:
-    """Return the names by which files are compared: of a link and of its target; many file systems ignore case."""
-    return {name.casefold() for name in (canonical_path(path), os.path.realpath(path))}
 
 
 def _json(value: Any) -> str:

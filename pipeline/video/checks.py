@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from common.display import display_name
 from common.errors import UserError
-from common.paths import canonical_path
+from common.paths import canonical_path, compared_names
 from pipeline.video.events import check_event_file
 from pipeline.video.options import VideoConfig
 from pipeline.video.webhook import check_webhook_address
@@ -56,14 +55,9 @@ def _check_output_files(config: VideoConfig) -> None:
             raise UserError(f"{display_name(path)}: {flag} names one file for several videos; remove {flag}")
         if path.exists() and not path.is_file():
             raise UserError(f"{display_name(path)}: is a folder or device; name a file with {flag}")
-        if _names(path) & {name for video in config.paths for name in _names(video)}:
+        if compared_names(path) & {name for video in config.paths for name in compared_names(video)}:
             raise UserError(f"{display_name(path)}: is the video; name another file with {flag}")
-        if _names(path) & {name for output in config.other_outputs for name in _names(output)}:
+        if compared_names(path) & {name for output in config.other_outputs for name in compared_names(output)}:
             raise UserError(f"{display_name(path)}: is the file of the photos' results; name another file with {flag}")
     if len({canonical_path(file).casefold() for file in files.values()}) < len(files):
         raise UserError(f"{display_name(files['--json'])}: is named by both --json and --events; use one file for each")
-
-
-def _names(path: str | Path) -> set[str]:
-    """Return the names by which files are compared: of a link and of its target; many file systems ignore case."""
-    return {name.casefold() for name in (canonical_path(path), os.path.realpath(path))}

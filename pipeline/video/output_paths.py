@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from common.paths import canonical_path, is_address
+from common.paths import compared_names, is_address
 from pipeline.video.camera import LiveStream, Source
 from pipeline.video.options import VideoConfig
 
@@ -22,7 +22,7 @@ class OutputPaths:
 
     def names(self) -> set[str]:
         """Return the names by which the files are compared: of links and their targets; many systems ignore case."""
-        return {name.casefold() for file in self._files() for name in (canonical_path(file), os.path.realpath(file))}
+        return {name for file in self._files() for name in compared_names(file)}
 
     def are_distinct(self) -> bool:
         """Return whether no two of the files are the same; --events may name what would be the lines' file."""
@@ -37,9 +37,8 @@ class OutputNamer:
 
     def __init__(self, config: VideoConfig) -> None:
         self._config = config
-        # For an input that is a link, both the link and its target are kept.
         files = [*(path for path in config.paths if not is_address(path)), *config.other_outputs]
-        self._used = {name.casefold() for path in files for name in (canonical_path(path), os.path.realpath(path))}
+        self._used = {name for path in files for name in compared_names(path)}
 
     def paths_for(self, source: Source, path: str) -> OutputPaths:
         """Return the output files of `source`, which was opened from `path`."""
